@@ -1,0 +1,113 @@
+//! The error of everything that starts, runs and stops processes.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+/// What failed, in words for the person who reads the log, and for what kind of reason.
+///
+/// [`Display`](fmt::Display) prints one level; [`Error::report`] prints the whole chain of causes.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::Usage, "the pool has no workers");
+/// assert_eq!(error.kind(), ErrorKind::Usage);
+/// assert_eq!(error.report(), "the pool has no workers");
+/// ```
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of reason that a caller may want to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The program asks for something that cannot be: fix the program or its arguments.
+    Usage,
+    /// Another instance holds the lock file, or answers on the control socket.
+    AlreadyRunning,
+    /// A user, group or privilege is missing or is not what was asked for.
+    Privileges,
+    /// A worker could not be started, or kept failing.
+    Worker,
+    /// The master and its worker do not speak the same protocol.
+    Protocol,
+    /// The operating system refused; the source is the [`io::Error`].
+    System,
+    /// The daemon's own code (its `main`, a worker's function) returned an error.
+    Program,
+}
+
+impl Error {
+    /// An error with a message of its own.
+    #[cold]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    /// The same error with the cause behind it.
+    #[cold]
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// A refused system call: `message` says what was being done.
+    #[cold]
+    pub(crate) fn system(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::new(ErrorKind::System, message).caused_by(source.into())
+    }
+
+    /// The kind of reason.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message and all causes behind it, on one line, separated by `: `.
+    #[must_use]
+    pub fn report(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,1 @@
+//! The suite (to be written).

@@ -1,0 +1,141 @@
+//! `Rt`, the handle that the rest of the library holds, and `run`.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+
+use super::{Driver, Io, Runtime, Task};
+
+/// A cheap clone of a [`Runtime`]: the executor as the rest of the library, and a daemon's own
+/// code, sees it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::rt::{Driver, local::Local, run};
+///
+/// let driver = Local::new()?;
+/// let rt = driver.handle();
+/// let answer = run(&driver, async {
+///     let task = rt.spawn(async { 42 });
+///     rt.sleep(Duration::from_millis(1)).await;
+///     rt.timeout(Duration::from_secs(5), task).await
+/// });
+/// assert_eq!(answer, Ok(42));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Rt(Arc<dyn Runtime>);
+
+/// The future did not finish in the time it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the deadline passed")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+impl fmt::Debug for Rt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Rt {
+    /// Wraps an implementation; what a backend's [`Driver::handle`] returns.
+    pub fn new(runtime: impl Runtime) -> Self {
+        Self(Arc::new(runtime))
+    }
+
+    /// Starts a task beside the caller. Dropping the [`Task`] cancels it, [`Task::detach`] lets it go.
+    ///
+    /// A panic in the task is caught and logged; whoever waits for the task panics with it.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
+        let (task, boxed) = Task::new(future);
+        self.0.spawn(boxed);
+        task
+    }
+
+    /// Waits for a duration.
+    pub async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.now() + duration).await;
+    }
+
+    /// Waits until an instant of [`Rt::now`]'s clock.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        self.0.sleep_until(deadline).await;
+    }
+
+    /// Gives a future a duration to finish in; the future is dropped when it does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Elapsed`] when the time is over first.
+    pub async fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        self.timeout_at(self.now() + limit, future).await
+    }
+
+    /// Like [`Rt::timeout`], with the deadline as an instant.
+    ///
+    /// # Errors
+    ///
+    /// [`Elapsed`] when the deadline passes first.
+    pub async fn timeout_at<F: Future>(
+        &self,
+        deadline: Instant,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        let future = pin!(future);
+        // The future first: what is ready at the deadline counts as in time.
+        match select(future, self.0.sleep_until(deadline)).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(_) => Err(Elapsed),
+        }
+    }
+
+    /// The runtime's clock.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    /// Watches a descriptor, which is made non-blocking here.
+    pub(crate) fn register(&self, fd: OwnedFd) -> io::Result<Io> {
+        crate::sys::fds::set_nonblocking(&fd)?;
+        self.0.register(fd).map(Io::new)
+    }
+}
+
+/// Runs `main` on a driver and returns what it returns.
+///
+/// # Panics
+///
+/// When the driver breaks its contract and comes back before `main` is done.
+pub fn run<T>(driver: &dyn Driver, main: impl Future<Output = T>) -> T {
+    let mut output = None;
+    {
+        let mut main = pin!(async { output = Some(main.await) });
+        driver.block_on(main.as_mut());
+    }
+    #[allow(clippy::expect_used)]
+    output.expect("the driver's block_on came back before the main future was done")
+}

@@ -1,0 +1,120 @@
+//! The door to the executor (row R20): what this library asks of an async runtime, and what it
+//! builds on the answer.
+//!
+//! Three traits with six methods are all that a backend supplies: spawn a task, wake at an instant,
+//! and say when a descriptor is ready. Streams, listeners, frames, signals and the exit of a child
+//! are written once, on top of readiness and non-blocking system calls, so that they behave and cost
+//! alike on every executor.
+//!
+//! To run this library on an executor of your own, implement [`Driver`], [`Runtime`] and [`Source`]
+//! and let the `conformance` suite judge the result; [`local`] is written to be read for it.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod handle;
+mod io_handle;
+pub mod local;
+mod task;
+
+pub use handle::{Elapsed, Rt, run};
+pub(crate) use io_handle::Io;
+pub use task::Task;
+
+/// A task as it is handed to [`Runtime::spawn`], and a timer as [`Runtime::sleep_until`] returns it.
+pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Owns an executor; what a program's `main` builds, once, after the last fork.
+///
+/// Entry points take the *constructor* of a driver instead of a driver, because processes are
+/// forked before any executor may exist: an executor's threads do not survive a fork.
+pub trait Driver: Debug {
+    /// The handle through which everything else reaches the executor.
+    fn handle(&self) -> Rt;
+
+    /// Drives `main`, and the spawned tasks beside it, until `main` is done.
+    ///
+    /// Tasks that are unfinished then are dropped at the latest together with the driver.
+    fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>);
+}
+
+/// What the library needs from an async runtime.
+///
+/// Every method may be called from any thread and with no ambient context: an implementation keeps
+/// what it needs in itself. It must not own the executor (the [`Driver`] does), or tasks that hold
+/// the runtime would keep their own executor alive.
+pub trait Runtime: Debug + Send + Sync + 'static {
+    /// Runs a task to its end beside the caller, never inside this call.
+    ///
+    /// A panic in the task must not take the driver down. [`Rt::spawn`] catches panics before they
+    /// get here, so an implementation that is used through [`Rt`] alone meets none.
+    fn spawn(&self, task: BoxFuture);
+
+    /// A timer that is done at `deadline`, or at once when that has passed. Dropping it cancels.
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture;
+
+    /// Watches a descriptor that is already non-blocking and can be polled.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the reactor says: `EPERM` from epoll for regular files and `/dev/null`, `ENOMEM`,
+    /// `EMFILE`.
+    fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>>;
+
+    /// The clock that deadlines are measured with. A paused or simulated clock overrides this.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// A non-blocking descriptor that the runtime watches. Dropping it ends the watch, then closes.
+pub trait Source: AsFd + Debug + Send + Sync + 'static {
+    /// Runs `attempt` now or when the descriptor is ready, until it says something other than
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
+    ///
+    /// * `attempt` runs zero or more times on this thread before the call returns, and is not kept.
+    /// * `Ok` and every error but `WouldBlock` end the call at once and are passed on.
+    /// * After `WouldBlock` the task in `cx` is woken when trying again is worthwhile, and the call
+    ///   returns [`Poll::Pending`]. It does not spin.
+    /// * After [`Progress::Drained`] the implementation may wait for a new event before it tries
+    ///   again: that saves one system call per message. Hang-up and error conditions must end such
+    ///   a wait even when they came together with the last data (an edge that is reported once).
+    /// * One task per direction: a second waker replaces the first.
+    ///
+    /// # Errors
+    ///
+    /// The error of the attempt, or of the reactor.
+    fn poll_io(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
+    ) -> Poll<io::Result<()>>;
+}
+
+/// Which readiness an attempt needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Direction {
+    /// Data, a connection or an end of file can be read.
+    Read,
+    /// There is room to write.
+    Write,
+}
+
+/// What a successful attempt learned about the queue behind the descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Progress {
+    /// There may be more to do at once.
+    More,
+    /// The queue was emptied (or filled): only a new event makes another attempt worthwhile.
+    Drained,
+}
