@@ -1,8 +1,20 @@
 //! Runtime-agnostic framework for multi-process daemons on Unix.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod child;
+mod daemon;
 mod error;
+pub mod ipc;
+pub mod net;
 pub mod rt;
+mod signals;
 pub mod supervise;
 mod sys;
 
+pub use daemon::{
+    BoundControlSocket, Connections, ControlSocket, Credentials, Daemon, Detached, Environment,
+    Exit, Master, MasterHandle, Me, PlainMe, Worker, WorkerInfo, WorkerState, Workers, is_worker,
+    me,
+};
 pub use error::{Error, ErrorKind};

@@ -1,1 +1,108 @@
-//! The suite (to be written).
+//! A suite that any implementation of [`Driver`](super::Driver) can run on itself (feature
+//! `conformance`).
+//!
+//! The checks say in code what the traits of [`rt`](super) say in words. A runtime that passes
+//! them can carry everything that this library builds on it.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    reason = "a check fails by panicking, and reports the errors of what it calls"
+)]
+
+mod attempts;
+mod lifetime;
+mod sources;
+mod support;
+mod tasks;
+mod timers;
+
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use self::support::Make;
+use super::Driver;
+use super::task::panic_message;
+
+/// One promise of the contract.
+struct Check {
+    name: &'static str,
+    promise: &'static str,
+    body: fn(&Make),
+}
+
+/// A check that takes longer hangs; each of them needs well under a second.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Checks everything that [`Driver`], [`Runtime`](super::Runtime) and [`Source`](super::Source)
+/// promise; `make` is what a program would hand to this library, called once or more per check.
+///
+/// Every check runs on a thread of its own and against a deadline, so that one which hangs is
+/// reported like one that fails, and the others run all the same. Suites that are started by
+/// several threads of a process run one after the other, because one check measures how much
+/// processor time the process uses.
+///
+/// # Panics
+///
+/// When a check fails or hangs: the message has the name of each one that did, the promise that was
+/// broken, and what happened instead.
+///
+/// # Examples
+///
+/// All that a backend's `tests/conformance.rs` needs:
+///
+/// ```
+/// use release_core::rt::{conformance, local::Local};
+///
+/// conformance::run(Local::new);
+/// ```
+pub fn run<D: Driver + 'static>(make: impl Fn() -> io::Result<D> + Send + Sync + 'static) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let make: Arc<Make> =
+        Arc::new(move || Box::new(make().expect("the constructor of the driver failed")));
+    let failures: Vec<String> = [
+        attempts::CHECKS,
+        sources::CHECKS,
+        timers::CHECKS,
+        tasks::CHECKS,
+        lifetime::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
+    .filter_map(|check| judge(check, &make))
+    .collect();
+    drop(turn);
+    assert!(
+        failures.is_empty(),
+        "the runtime breaks its contract\n{}",
+        failures.join("\n")
+    );
+}
+
+/// Runs one check; the report when it fails.
+fn judge(check: &'static Check, make: &Arc<Make>) -> Option<String> {
+    let make = Arc::clone(make);
+    // Nothing is sent: the channel closes when the thread ends, by return or by panic.
+    let (running, ended) = channel::<()>();
+    let body = move || {
+        let _running = running;
+        (check.body)(make.as_ref());
+    };
+    let thread = thread::Builder::new()
+        .name(check.name.to_owned())
+        .spawn(body)
+        .expect("a thread for the check could not be started");
+    let problem = match ended.recv_timeout(DEADLINE) {
+        // The thread is left behind: nothing can stop it.
+        Err(RecvTimeoutError::Timeout) => format!("it hangs for {DEADLINE:?}"),
+        _ => panic_message(thread.join().err()?.as_ref()).to_owned(),
+    };
+    Some(format!(
+        "* {}: {}\n  but: {problem}",
+        check.name, check.promise
+    ))
+}

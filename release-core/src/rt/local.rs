@@ -1,1 +1,221 @@
-//! The poll(2) runtime (to be written).
+//! `Local`: the runtime that this library carries itself, for one thread, on poll(2).
+//!
+//! It starts no thread and asks the kernel for nothing but a pipe. A master that watches a handful
+//! of descriptors and the command-line programs run on it. It is also the model for a runtime of
+//! your own, so here is how it hangs together:
+//!
+//! * The driver (this file) owns every future. The rest of the world knows tasks by number, so no
+//!   waker, timer or descriptor can keep a task alive, and dropping the driver drops all of them.
+//! * `shared` is what other threads may touch: which tasks can go on, which timers and descriptors
+//!   somebody waits for. One mutex guards it, and no foreign code runs under that mutex: wakers are
+//!   cloned before it is taken and woken or dropped after it is released.
+//! * `watch` has the two things that a task waits with, a timer and a source.
+//!
+//! A turn runs the tasks that were ready when it began and then looks at the descriptors and the
+//! clock, so a task that is always ready delays the others by a turn and does not shut them out.
+
+mod shared;
+mod watch;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use self::shared::{Ready, Shared, TaskWaker};
+use super::{BoxFuture, Driver, Rt};
+
+/// The built-in single-threaded runtime.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::rt::{Driver, local::Local, run};
+///
+/// let driver = Local::new()?;
+/// let rt = driver.handle();
+/// let sum = run(&driver, async {
+///     let slow = rt.spawn({
+///         let rt = rt.clone();
+///         async move {
+///             rt.sleep(Duration::from_millis(2)).await;
+///             40
+///         }
+///     });
+///     let quick = rt.spawn(async { 2 });
+///     slow.await + quick.await
+/// });
+/// assert_eq!(sum, 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Local {
+    shared: Arc<Shared>,
+    rt: Rt,
+    tasks: RefCell<Tasks>,
+    kicks: PipeReader,
+}
+
+/// The futures of the tasks that are not done, by number.
+#[derive(Default)]
+struct Tasks {
+    by_id: HashMap<u64, Running>,
+    last_id: u64,
+}
+
+struct Running {
+    future: BoxFuture,
+    wakes: Arc<TaskWaker>,
+    waker: Waker,
+}
+
+/// The main future is queued like a task, under a number that no task gets.
+const MAIN: u64 = 0;
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").finish_non_exhaustive()
+    }
+}
+
+impl Local {
+    /// Makes a runtime; it runs on whichever thread calls [`Driver::block_on`].
+    ///
+    /// # Errors
+    ///
+    /// When the pipe cannot be made through which other threads wake this one (`EMFILE`, `ENFILE`).
+    pub fn new() -> io::Result<Self> {
+        let (kicks, kick) = io::pipe()?;
+        let shared = Arc::new(Shared::new(kick));
+        Ok(Self {
+            rt: Rt::new(shared::Handle(Arc::clone(&shared))),
+            shared,
+            tasks: RefCell::default(),
+            kicks,
+        })
+    }
+
+    /// Sleeps until a descriptor or a timer has something to say, or another thread has; when tasks
+    /// are ready it only looks.
+    ///
+    /// # Panics
+    ///
+    /// When poll(2) fails for another reason than a signal: nothing could ever be woken again.
+    fn wait(&self) {
+        let waits = self.shared.begin_wait();
+        let mut set = Vec::with_capacity(waits.watched.len() + 1);
+        set.push(PollFd::new(self.kicks.as_fd(), PollFlags::POLLIN));
+        set.extend(
+            waits
+                .watched
+                .iter()
+                .map(|(_, watched, interest)| PollFd::new(watched.as_fd(), *interest)),
+        );
+        match ppoll(&mut set, waits.timeout.map(TimeSpec::from_duration), None) {
+            Ok(_) => {}
+            // The set still holds the zeros that it was made with: no events.
+            Err(Errno::EINTR) => {}
+            Err(error) => panic!("poll(2) failed: {error}"),
+        }
+        let mut events = set
+            .iter()
+            .map(|entry| entry.revents().unwrap_or(PollFlags::POLLERR));
+        if events.next().is_some_and(|kicked| !kicked.is_empty()) {
+            // One kick is one byte, and there is at most one for each sleep.
+            let _ = (&self.kicks).read(&mut [0; 8]);
+        }
+        let ids = waits.watched.iter().map(|(id, ..)| *id);
+        let woken = self.shared.end_wait(ids.zip(events));
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Driver for Local {
+    fn handle(&self) -> Rt {
+        self.rt.clone()
+    }
+
+    /// # Panics
+    ///
+    /// When it is called by the future that it runs.
+    fn block_on(&self, mut main: Pin<&mut dyn Future<Output = ()>>) {
+        let mut tasks = self
+            .tasks
+            .try_borrow_mut()
+            .expect("block_on was called within block_on");
+        let wakes = TaskWaker::new(MAIN, &self.shared);
+        let waker = Waker::from(Arc::clone(&wakes));
+        waker.wake_by_ref();
+        loop {
+            for _ in 0..self.shared.ready_count() {
+                match self.shared.next_ready() {
+                    Some(Ready::Task(MAIN)) => {
+                        wakes.clear();
+                        if main
+                            .as_mut()
+                            .poll(&mut Context::from_waker(&waker))
+                            .is_ready()
+                        {
+                            return;
+                        }
+                    }
+                    Some(Ready::Task(id)) => tasks.go_on(id),
+                    Some(Ready::New(future)) => tasks.start(future, &self.shared),
+                    None => break,
+                }
+            }
+            self.wait();
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // Whatever the futures do while they are dropped must not start new ones.
+        let never_started = self.shared.close();
+        self.tasks.take();
+        drop(never_started);
+    }
+}
+
+impl Tasks {
+    fn start(&mut self, future: BoxFuture, shared: &Arc<Shared>) {
+        self.last_id += 1;
+        let wakes = TaskWaker::new(self.last_id, shared);
+        let waker = Waker::from(Arc::clone(&wakes));
+        self.by_id.insert(
+            self.last_id,
+            Running {
+                future,
+                wakes,
+                waker,
+            },
+        );
+        self.go_on(self.last_id);
+    }
+
+    /// Polls a task once. One that is done already was woken too late, which is no error.
+    fn go_on(&mut self, id: u64) {
+        let Some(task) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        // Before the poll: a wake that comes during it must queue the task again.
+        task.wakes.clear();
+        if let Poll::Ready(()) = task
+            .future
+            .as_mut()
+            .poll(&mut Context::from_waker(&task.waker))
+        {
+            self.by_id.remove(&id);
+        }
+    }
+}

@@ -1,9 +1,9 @@
-//! Descriptors: flags, and closing what a launcher left open.
+//! Descriptors: flags, and what a launcher left open.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 /// Sets `O_NONBLOCK` on the open file description.
 pub(crate) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
@@ -12,4 +12,91 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+/// A close-on-exec duplicate whose number is at least `lowest`.
+pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes a descriptor that this process was started with, and marks it close-on-exec.
+///
+/// Its number must be above 2, and each number may be taken once: the caller got them from the
+/// one who started the process.
+pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: only asks the kernel for the flags; a number that is not open gives EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: open (the call above succeeded), and no Rust object owns it: it was passed to this
+    // process at a number that its starter assigned, and is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// What to do with the descriptors above 2 that came from whoever started this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inherited {
+    /// Keep them open here, but let no worker have them.
+    CloseOnExec,
+    /// Close them.
+    Close,
+}
+
+/// Deals with descriptors above 2 that the launcher left open, except those listed.
+///
+/// Whatever this program opened itself is close-on-exec (the standard library and every crate of
+/// worth opens files so), hence one that lacks the flag has survived an exec: it is inherited.
+pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Result<()> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok());
+        numbers.extend(number.filter(|number| *number > 2 && !except.contains(number)));
+    }
+    for number in numbers {
+        // SAFETY: only reads and sets flags; a number that is no longer open gives EBADF.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let Ok(flags) = fcntl(borrowed, FcntlArg::F_GETFD) else {
+            continue;
+        };
+        if FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC) {
+            continue;
+        }
+        match treatment {
+            Inherited::CloseOnExec => {
+                fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+            }
+            // SAFETY: without the flag it is not one of this program's own (see above), so no
+            // Rust object owns it.
+            Inherited::Close => drop(unsafe { OwnedFd::from_raw_fd(number) }),
+        }
+    }
+    Ok(())
+}
+
+/// Moves standard input away to a descriptor of its own and puts `/dev/null` in its place.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = duplicate_from(io::stdin().as_fd(), 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(taken)
+}
+
+/// Whether the descriptor is a socket.
+pub(crate) fn is_socket(fd: &impl AsRawFd) -> bool {
+    nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| {
+        nix::sys::stat::SFlag::from_bits_truncate(stat.st_mode & libc::S_IFMT)
+            == nix::sys::stat::SFlag::S_IFSOCK
+    })
+}
+
+fn borrow(fd: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the number comes from a reference that lives as long as the borrow.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }

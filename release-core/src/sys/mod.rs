@@ -1,4 +1,45 @@
 //! The system calls: the only module of the workspace that may contain unsafe code.
+//!
+//! Each function is one call, or one sequence that must stay together (what happens between fork
+//! and exec, how privileges are given up). Nothing here knows of executors, frames or policies.
 #![allow(unsafe_code)]
 
+pub(crate) mod creds;
 pub(crate) mod fds;
+pub(crate) mod pidfd;
+pub(crate) mod process;
+pub(crate) mod signal;
+pub(crate) mod socket;
+pub(crate) mod spawn;
+
+/// A call that failed, with the name that the manual gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) call: &'static str,
+    pub(crate) errno: i32,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.call,
+            std::io::Error::from_raw_os_error(self.errno)
+        )
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// Turns the `-1` of a system call into its errno, without allocating.
+fn check(call: &'static str, result: libc::c_long) -> Result<libc::c_long, Failed> {
+    if result == -1 {
+        Err(Failed {
+            call,
+            errno: nix::errno::Errno::last_raw(),
+        })
+    } else {
+        Ok(result)
+    }
+}

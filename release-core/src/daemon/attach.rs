@@ -1,0 +1,202 @@
+//! The master's side of one worker's connection, in call mode or plain.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::WorkerInfo;
+use super::connections::Connections;
+use super::hello::{Hello, Types};
+use crate::Error;
+use crate::ipc::link::{Limits, Link, Mode};
+use crate::ipc::plain::Server;
+use crate::ipc::serve::serve;
+use crate::ipc::{Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError};
+use crate::rt::{Rt, Task};
+
+/// What the supervisor hears from a connection.
+pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
+
+/// News of a worker that comes over its connection.
+#[derive(Debug)]
+pub(crate) enum News {
+    Ready,
+    /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
+    Closed,
+    /// The worker broke the protocol or does not read: this is what it did.
+    Violation(String),
+}
+
+/// Serves the connections of a group's workers, whatever the types of their messages.
+pub(crate) trait Attach: Send + Sync {
+    /// Greets the worker and serves it until the returned task is dropped.
+    fn attach(
+        &self,
+        rt: &Rt,
+        socket: OwnedFd,
+        worker: WorkerInfo,
+        hello: Hello,
+        notify: Notify,
+    ) -> Result<Task<()>, Error>;
+
+    /// Whether workers of this kind say when they are ready.
+    fn says_ready(&self) -> bool;
+}
+
+fn cannot_watch(error: std::io::Error) -> Error {
+    Error::system("cannot watch a worker's socket", error)
+}
+
+/// Takes a worker off the list when its serving ends, however it ends.
+struct Listed<W, C> {
+    connections: Connections<W, C>,
+    pid: i32,
+}
+
+impl<W, C> Listed<W, C> {
+    fn new(connections: &Connections<W, C>, worker: WorkerInfo, peer: Peer<W, C>) -> Self {
+        let pid = worker.pid;
+        connections.add(worker, peer);
+        Self {
+            connections: connections.clone(),
+            pid,
+        }
+    }
+}
+
+impl<W, C> Drop for Listed<W, C> {
+    fn drop(&mut self) {
+        self.connections.remove(self.pid);
+    }
+}
+
+/// Call mode.
+pub(crate) struct Calls<W, C, H, R> {
+    types: Types,
+    codec: C,
+    handler: Arc<H>,
+    connections: Connections<W, C>,
+    requests: std::marker::PhantomData<fn(R)>,
+}
+
+impl<W, C, H, R> Calls<W, C, H, R> {
+    pub(crate) fn new(types: Types, codec: C, handler: H, connections: Connections<W, C>) -> Self {
+        let handler = Arc::new(handler);
+        Self {
+            types,
+            codec,
+            handler,
+            connections,
+            requests: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<W, C, H, F, R> Attach for Calls<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn attach(
+        &self,
+        rt: &Rt,
+        socket: OwnedFd,
+        worker: WorkerInfo,
+        mut hello: Hello,
+        notify: Notify,
+    ) -> Result<Task<()>, Error> {
+        hello.types = hello.types.map(|_| self.types.clone());
+        let link = Link::new(rt, socket, Mode::Calls, Limits::IPC).map_err(cannot_watch)?;
+        let link = Arc::new(link);
+        link.queue(Some(Header::Hello), |payload| -> Result<(), SendError> {
+            Ok(Postcard.encode(&hello, payload)?)
+        })
+        .map_err(|error| {
+            Error::new(crate::ErrorKind::Worker, "cannot greet it").caused_by(error)
+        })?;
+        link.flush_now();
+
+        let peer = Peer::new(Arc::clone(&link), self.codec.clone());
+        let listed = Listed::new(&self.connections, worker.clone(), peer);
+        let (codec, handler) = (self.codec.clone(), Arc::clone(&self.handler));
+        Ok(rt.spawn(async move {
+            let _listed = listed;
+            let mut is_ready = false;
+            let ready = || {
+                // Said once; a worker that goes on saying so is not listened to.
+                if !std::mem::replace(&mut is_ready, true) {
+                    notify(News::Ready);
+                }
+            };
+            let answer = |request| handler(worker.clone(), request);
+            notify(match serve(link, codec, answer, ready).await {
+                Ended::Closed | Ended::Here => News::Closed,
+                ended => News::Violation(crate::error::chain(&ended)),
+            });
+        }))
+    }
+
+    fn says_ready(&self) -> bool {
+        true
+    }
+}
+
+/// Plain mode.
+pub(crate) struct Plain<W, C, H, R> {
+    codec: C,
+    handler: Arc<H>,
+    connections: Connections<W, C>,
+    requests: std::marker::PhantomData<fn(R)>,
+}
+
+impl<W, C, H, R> Plain<W, C, H, R> {
+    pub(crate) fn new(codec: C, handler: H, connections: Connections<W, C>) -> Self {
+        Self {
+            codec,
+            handler: Arc::new(handler),
+            connections,
+            requests: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<W, C, H, F, R> Attach for Plain<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn attach(
+        &self,
+        rt: &Rt,
+        socket: OwnedFd,
+        worker: WorkerInfo,
+        _: Hello,
+        notify: Notify,
+    ) -> Result<Task<()>, Error> {
+        let mut server = Server::new(rt, socket, self.codec.clone()).map_err(cannot_watch)?;
+        let peer = Peer::new(server.link(), self.codec.clone());
+        let listed = Listed::new(&self.connections, worker.clone(), peer);
+        let handler = Arc::clone(&self.handler);
+        Ok(rt.spawn(async move {
+            let _listed = listed;
+            match server
+                .handle_requests(|request| handler(worker.clone(), request))
+                .await
+            {
+                // A program that does not speak to its master is free to close its input.
+                Ok(()) | Err(ReadError::Ended(Ended::Here)) => {}
+                Err(error) => notify(News::Violation(crate::error::chain(&error))),
+            }
+        }))
+    }
+
+    fn says_ready(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,81 @@
+//! The running workers' connections, for the master to ask and to broadcast (row R5).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::WorkerInfo;
+use crate::ipc::{Codec, Peer, Postcard, Request};
+
+/// The workers of a group that run now, each with its connection.
+///
+/// A clone shows the same, always current list.
+pub struct Connections<W, C = Postcard> {
+    members: Arc<Mutex<Vec<(WorkerInfo, Peer<W, C>)>>>,
+}
+
+impl<W, C> Clone for Connections<W, C> {
+    fn clone(&self) -> Self {
+        Self {
+            members: Arc::clone(&self.members),
+        }
+    }
+}
+
+impl<W, C> Default for Connections<W, C> {
+    fn default() -> Self {
+        Self {
+            members: Arc::default(),
+        }
+    }
+}
+
+impl<W, C> fmt::Debug for Connections<W, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.lock().iter().map(|(worker, _)| worker))
+            .finish()
+    }
+}
+
+impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
+    /// The workers and their connections, at this moment.
+    #[must_use]
+    pub fn list(&self) -> Vec<(WorkerInfo, Peer<W, C>)> {
+        self.lock().clone()
+    }
+
+    /// Sends a message that wants no answer to every worker; says to how many it was given.
+    ///
+    /// Never waits: a worker that does not read, and has enough waiting for it already, is passed
+    /// over with a warning in the log.
+    pub fn broadcast(&self, message: &W) -> usize {
+        let sent = self.list().into_iter().filter(|(worker, peer)| {
+            let sent = peer.notify(message);
+            if let Err(error) = &sent {
+                let reason = crate::error::chain(error);
+                tracing::warn!(
+                    worker = worker.id,
+                    pid = worker.pid,
+                    reason,
+                    "not told a broadcast"
+                );
+            }
+            sent.is_ok()
+        });
+        sent.count()
+    }
+}
+
+impl<W, C> Connections<W, C> {
+    pub(super) fn add(&self, worker: WorkerInfo, peer: Peer<W, C>) {
+        self.lock().push((worker, peer));
+    }
+
+    pub(super) fn remove(&self, pid: i32) {
+        self.lock().retain(|(worker, _)| worker.pid != pid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(WorkerInfo, Peer<W, C>)>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,521 @@
+//! Control sockets (rows R4, R13): a Unix socket where scripts and people ask a daemon.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{AbortHandle, Abortable};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use nix::unistd::{Gid, Uid, fchownat, geteuid};
+
+use crate::ipc::link::Limits;
+use crate::ipc::plain::Server;
+use crate::ipc::{Codec, ReadError, Refused, Request, Text};
+use crate::net::Listener;
+use crate::rt::Rt;
+use crate::sys::socket::peer;
+use crate::{Error, ErrorKind};
+
+/// A Unix socket that speaks plain frames, text by default.
+///
+/// What it grants its peers, documented because it is part of the promise:
+///
+/// | limit | value |
+/// |---|---|
+/// | mode of the socket file | 0600, settable |
+/// | who may connect | root, the daemon's own user and the socket's owner: checked by the peer's uid too |
+/// | longest frame | 64 KiB, settable |
+/// | time for a frame from its first byte to its last | 5 s |
+/// | idle time | 60 s, settable |
+/// | time in which a peer has to read something that waits for it | 60 s |
+/// | connections | 64, settable; one more takes the place of the one that has been idle longest, those first that never asked |
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ControlSocket;
+///
+/// let socket = ControlSocket::new("/run/service/control").mode(0o660).allow_user(1000);
+/// # let _ = socket;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ControlSocket<C = Text> {
+    path: PathBuf,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    users: Vec<u32>,
+    connections: usize,
+    idle_time: Duration,
+    limits: Limits,
+    codec: C,
+}
+
+/// Who is at the other end of a connection, as the kernel recorded it when they connected.
+///
+/// The pid may be reused: never decide anything by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// The process.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+impl ControlSocket {
+    /// A control socket at a path, speaking text.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o600,
+            owner: None,
+            users: Vec::new(),
+            connections: 64,
+            idle_time: Duration::from_secs(60),
+            limits: Limits {
+                frame: 64 * 1024,
+                frame_time: Duration::from_secs(5),
+                unsent: 64 * 1024,
+                unsent_time: Duration::from_secs(60),
+            },
+            codec: Text,
+        }
+    }
+}
+
+impl<C> ControlSocket<C> {
+    /// The mode of the socket file, set before anybody can see it.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The owner and group of the socket file (ids), who may then connect.
+    #[must_use]
+    pub fn owner(mut self, uid: u32, gid: u32) -> Self {
+        self.owner = Some((uid, gid));
+        self
+    }
+
+    /// One more user who may connect. The socket's mode must let them, too.
+    #[must_use]
+    pub fn allow_user(mut self, uid: u32) -> Self {
+        self.users.push(uid);
+        self
+    }
+
+    /// The longest frame in either direction, in bytes.
+    #[must_use]
+    pub fn frame_limit(mut self, bytes: u32) -> Self {
+        self.limits.frame = bytes;
+        self
+    }
+
+    /// How many connections may be open at a time.
+    #[must_use]
+    pub fn connections(mut self, most: usize) -> Self {
+        self.connections = most.max(1);
+        self
+    }
+
+    /// How long a connection may be without a request.
+    #[must_use]
+    pub fn idle_time(mut self, time: Duration) -> Self {
+        self.idle_time = time;
+        self
+    }
+
+    /// Another codec than text.
+    #[must_use]
+    pub fn codec<D>(self, codec: D) -> ControlSocket<D> {
+        ControlSocket {
+            path: self.path,
+            mode: self.mode,
+            owner: self.owner,
+            users: self.users,
+            connections: self.connections,
+            idle_time: self.idle_time,
+            limits: self.limits,
+            codec,
+        }
+    }
+
+    /// Makes relative paths independent of the working directory that is left later.
+    pub(crate) fn make_absolute(&mut self) -> Result<(), Error> {
+        self.path = absolute(&self.path)?;
+        Ok(())
+    }
+
+    /// Binds the socket: nobody else can have it, and its mode is right from the first moment.
+    ///
+    /// A socket file that nobody answers on, left by a daemon that was killed, is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyRunning`] when somebody answers on the path, whose socket stays
+    /// untouched; [`ErrorKind::Usage`] when something other than a socket is there or the path is
+    /// too long; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
+    pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
+        let cannot = |what: &str| {
+            let message = format!("cannot {what} the control socket {}", self.path.display());
+            move |errno: Errno| Error::system(message, errno)
+        };
+        let address = UnixAddr::new(&self.path).map_err(|errno| match errno {
+            Errno::ENAMETOOLONG => too_long(&self.path),
+            errno => cannot("name")(errno),
+        })?;
+        clear_the_way(&self.path, &address)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket =
+            socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(cannot("make"))?;
+        // On Linux the file gets the mode that the socket has when it is bound, less the umask: at
+        // no moment can more be done with it than was asked for.
+        let mode = Mode::from_bits_truncate(self.mode);
+        fchmod(&socket, mode).map_err(cannot("set the mode of"))?;
+        bind(socket.as_raw_fd(), &address).map_err(cannot("bind"))?;
+        let file = FileIdentity::of(&self.path)?;
+        fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::FollowSymlink)
+            .map_err(cannot("set the mode of"))?;
+        if let Some((uid, gid)) = self.owner {
+            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            fchownat(
+                AT_FDCWD,
+                &self.path,
+                owner.0,
+                owner.1,
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            )
+            .map_err(cannot("change the owner of"))?;
+        }
+        listen(&socket, Backlog::new(128).unwrap_or(Backlog::MAXCONN))
+            .map_err(cannot("listen on"))?;
+        Ok(BoundControlSocket {
+            socket: Some(socket),
+            file,
+            settings: self,
+        })
+    }
+}
+
+#[cold]
+fn too_long(path: &Path) -> Error {
+    let length = path.as_os_str().len();
+    let message = format!(
+        "the control socket's path has {length} bytes, and the system allows 107: {}",
+        path.display()
+    );
+    Error::new(ErrorKind::Usage, message)
+}
+
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|error| {
+        Error::system(format!("cannot resolve the path {}", path.display()), error)
+    })
+}
+
+/// Removes a socket that a dead daemon left; everything else at the path is an error.
+fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
+    let shown = path.display();
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::system(format!("cannot examine {shown}"), error)),
+    };
+    if !metadata.file_type().is_socket() {
+        let message = format!(
+            "the control socket {shown} cannot be made: something that is not a socket is there; \
+             remove it or name another path"
+        );
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    if is_answered(address) {
+        let message = format!("already running: somebody answers on the control socket {shown}");
+        return Err(Error::new(ErrorKind::AlreadyRunning, message));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::system(
+            format!("cannot remove the stale control socket {shown}"),
+            error,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a process has this socket. Only a refused connection says that there is none: a full
+/// queue or a missing permission are a live one's.
+fn is_answered(address: &UnixAddr) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let tried = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), address));
+    !matches!(tried, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
+/// Which file a path named at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    fn of(path: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::symlink_metadata(path)
+            .map_err(|error| Error::system(format!("cannot examine {}", path.display()), error))?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// A control socket that listens. Dropping it removes the socket file, if it is still its own.
+#[derive(Debug)]
+pub struct BoundControlSocket<C = Text> {
+    socket: Option<OwnedFd>,
+    file: FileIdentity,
+    settings: ControlSocket<C>,
+}
+
+impl<C> Drop for BoundControlSocket<C> {
+    fn drop(&mut self) {
+        let path = &self.settings.path;
+        if FileIdentity::of(path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl<C> BoundControlSocket<C> {
+    /// Answers requests, one after the other on each connection, until the future is dropped.
+    ///
+    /// A handler that refuses ends its connection, and so does a request that does not decode:
+    /// plain frames have no other way to say so. A handler that panics does the same.
+    ///
+    /// # Errors
+    ///
+    /// Only what ends every accept on the socket.
+    #[doc(alias = "control_socket")]
+    pub async fn serve<R, H, F>(mut self, rt: &Rt, handler: H) -> io::Result<()>
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(Credentials, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        let Some(socket) = self.socket.take() else {
+            return Ok(());
+        };
+        let listener = Listener::new(rt, socket)?;
+        let handler = Arc::new(handler);
+        let seats = Arc::new(Seats::default());
+        loop {
+            let socket = listener.accept_socket().await?;
+            let Some(credentials) = self.admitted(&socket) else {
+                continue;
+            };
+            let Some((seat, registration)) = seats.take(self.settings.connections, rt.now()) else {
+                tracing::warn!("a control connection was turned away: all are busy");
+                continue;
+            };
+            let settings = &self.settings;
+            let Ok(server) =
+                Server::with_limits(rt, socket, settings.codec.clone(), settings.limits)
+            else {
+                continue;
+            };
+            let connection = Connection {
+                rt: rt.clone(),
+                server,
+                seat,
+                credentials,
+                idle_time: settings.idle_time,
+            };
+            let serving = connection.serve(Arc::clone(&handler));
+            rt.spawn(Abortable::new(serving, registration)).detach();
+        }
+    }
+
+    /// The peer's identity, if it may connect: the mode of the socket file is one line of
+    /// defence, this is the other.
+    fn admitted(&self, socket: &OwnedFd) -> Option<Credentials> {
+        let peer = peer(&socket.as_fd()).ok()?;
+        let credentials = Credentials {
+            pid: peer.pid(),
+            uid: peer.uid(),
+            gid: peer.gid(),
+        };
+        let uid = credentials.uid;
+        let admitted = uid == 0
+            || uid == geteuid().as_raw()
+            || self.settings.owner.is_some_and(|(owner, _)| owner == uid)
+            || self.settings.users.contains(&uid);
+        if !admitted {
+            tracing::warn!(
+                uid,
+                pid = credentials.pid,
+                "a control connection was refused"
+            );
+        }
+        admitted.then_some(credentials)
+    }
+}
+
+struct Connection<R, C> {
+    rt: Rt,
+    server: Server<R, C>,
+    seat: Seat,
+    credentials: Credentials,
+    idle_time: Duration,
+}
+
+impl<R, C> Connection<R, C>
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+{
+    async fn serve<H, F>(mut self, handler: Arc<H>)
+    where
+        H: Fn(Credentials, R) -> F,
+        F: Future<Output = Result<R::Response, Refused>>,
+    {
+        let Err(why) = self.answer_all(&*handler).await else {
+            return;
+        };
+        tracing::debug!(
+            why,
+            uid = self.credentials.uid,
+            "a control connection was ended"
+        );
+    }
+
+    async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>
+    where
+        H: Fn(Credentials, R) -> F,
+        F: Future<Output = Result<R::Response, Refused>>,
+    {
+        loop {
+            let read = self
+                .rt
+                .timeout(self.idle_time, self.server.read_request())
+                .await;
+            let request = match read {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(ReadError::Codec(error))) => return Err(error.to_string()),
+                Ok(Err(error)) => return Err(crate::error::chain(&error)),
+                Err(_) => return Err("idle for too long".to_owned()),
+            };
+            self.seat.busy(true, self.rt.now());
+            let response = handler(self.credentials, request)
+                .await
+                .map_err(Refused::into_words)?;
+            self.seat.busy(false, self.rt.now());
+            let written = self.server.write_response(&response).await;
+            written.map_err(|error| crate::error::chain(&error))?;
+        }
+    }
+}
+
+/// Who is connected, and who goes first when there is no room.
+#[derive(Default)]
+struct Seats {
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    last: u64,
+    seats: HashMap<u64, Occupant>,
+}
+
+struct Occupant {
+    abort: AbortHandle,
+    asked: bool,
+    busy: bool,
+    since: Instant,
+}
+
+impl Seats {
+    /// A seat, if need be that of the connection which has been idle longest.
+    fn take(
+        self: &Arc<Self>,
+        most: usize,
+        now: Instant,
+    ) -> Option<(Seat, futures_util::future::AbortRegistration)> {
+        let mut taken = self.lock();
+        if taken.seats.len() >= most {
+            let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
+            let first = idle.min_by_key(|(_, occupant)| (occupant.asked, occupant.since));
+            let number = first.map(|(number, _)| *number)?;
+            if let Some(occupant) = taken.seats.remove(&number) {
+                occupant.abort.abort();
+            }
+        }
+        taken.last += 1;
+        let number = taken.last;
+        let (abort, registration) = AbortHandle::new_pair();
+        taken.seats.insert(
+            number,
+            Occupant {
+                abort,
+                asked: false,
+                busy: false,
+                since: now,
+            },
+        );
+        Some((
+            Seat {
+                seats: Arc::clone(self),
+                number,
+            },
+            registration,
+        ))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's seat; free again when dropped.
+struct Seat {
+    seats: Arc<Seats>,
+    number: u64,
+}
+
+impl Seat {
+    fn busy(&self, busy: bool, now: Instant) {
+        if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
+            (occupant.busy, occupant.asked, occupant.since) = (busy, true, now);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.lock().seats.remove(&self.number);
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}

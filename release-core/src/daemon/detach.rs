@@ -1,0 +1,278 @@
+//! Becoming a daemon (row R1): away from the terminal, with the outcome told to the launcher.
+
+use std::fs::{File, OpenOptions};
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+
+use super::Exit;
+use crate::rt::{Driver, Rt, run};
+use crate::sys::fds::{Inherited, settle_inherited};
+use crate::sys::process::{Fork, exit_now, fork, redirect, thread_count};
+use crate::sys::signal;
+use crate::{Error, ErrorKind};
+
+/// The settings of a daemon process; [`detach`](Daemon::detach) makes this process one.
+///
+/// By default: umask 022 (no file of the daemon is writable by others; the source's 0 can be set),
+/// working directory `/`, and `/dev/null` as standard input, output and error.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    umask: u32,
+    directory: PathBuf,
+    output: Option<PathBuf>,
+    error: Option<PathBuf>,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Daemon {
+    /// The default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            umask: 0o022,
+            directory: PathBuf::from("/"),
+            output: None,
+            error: None,
+        }
+    }
+
+    /// The file mode creation mask, for example `0o027`.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.umask = mask;
+        self
+    }
+
+    /// The working directory. A relative path is resolved before the daemon leaves its own.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = path.into();
+        self
+    }
+
+    /// Appends standard output to a file.
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.output = Some(path.into());
+        self
+    }
+
+    /// Appends standard error to a file.
+    #[must_use]
+    pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
+        self.error = Some(path.into());
+        self
+    }
+
+    /// Makes this process a daemon: fork, setsid, fork again, and what the settings say.
+    ///
+    /// Comes back in the daemon only. The process that was started waits for [`Detached::ready`]
+    /// and exits with status 0, or with 1 and the reason after [`Detached::fail`]; a daemon that
+    /// ends before it said either counts as failed.
+    ///
+    /// Descriptors above 2 that the launcher left open are closed; files of this program stay.
+    ///
+    /// # Errors
+    ///
+    /// Before the first fork, so that they reach the terminal: [`ErrorKind::Usage`] when the
+    /// process has more than one thread (a fork would leave their locks behind: call this before
+    /// an async runtime or any thread exists), [`ErrorKind::System`] when a file cannot be opened,
+    /// the directory does not exist, or fork fails.
+    pub fn detach(self) -> Result<Detached, Error> {
+        refuse_threads()?;
+        let plan = Plan::new(&self)?;
+        let (waiting, telling) = UnixStream::pair()
+            .map_err(|error| Error::system("cannot make a socket pair", error))?;
+        match fork().map_err(|error| Error::system("cannot fork", error))? {
+            Fork::Parent => {
+                drop(telling);
+                launcher(waiting)
+            }
+            Fork::Child => {
+                drop(waiting);
+                let detached = Detached {
+                    launcher: Some(telling),
+                };
+                match plan.carry_out() {
+                    Ok(()) => Ok(detached),
+                    Err(error) => {
+                        detached.fail(&error);
+                        exit_now(1)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Becomes a daemon and runs `main` in it: the source's `daemon f`.
+    ///
+    /// `main` calls [`Detached::ready`] when the daemon does what it is for; that is when the
+    /// launcher exits with status 0.
+    #[doc(alias = "daemon")]
+    pub fn run<D, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl FnOnce(Rt, Detached) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let detached = match self.detach() {
+            Ok(detached) => detached,
+            Err(error) => return error.into(),
+        };
+        let driver = match driver() {
+            Ok(driver) => driver,
+            Err(error) => {
+                let error = Error::system("cannot start the async runtime", error);
+                detached.fail(&error);
+                return error.into();
+            }
+        };
+        let rt = driver.handle();
+        let done = run(&driver, main(rt, detached));
+        done.map_err(|error| Error::new(ErrorKind::Program, "the daemon failed").caused_by(error))
+            .into()
+    }
+}
+
+/// More than one thread forbids a fork that is not followed by exec.
+pub(crate) fn refuse_threads() -> Result<(), Error> {
+    let threads = thread_count().map_err(|error| Error::system("cannot count threads", error))?;
+    if threads == 1 {
+        return Ok(());
+    }
+    let message = format!(
+        "this process has {threads} threads and cannot fork safely; \
+         call this first in `main`, before an async runtime or any thread is started"
+    );
+    Err(Error::new(ErrorKind::Usage, message))
+}
+
+/// Everything that can fail for reasons the user can mend, done before the fork.
+struct Plan {
+    umask: Mode,
+    directory: PathBuf,
+    input: File,
+    output: File,
+    error: File,
+}
+
+impl Plan {
+    fn new(daemon: &Daemon) -> Result<Self, Error> {
+        let directory = std::fs::canonicalize(&daemon.directory).map_err(|error| {
+            let path = daemon.directory.display();
+            Error::system(format!("cannot use {path} as working directory"), error)
+        })?;
+        let null = || {
+            open(
+                "/dev/null".as_ref(),
+                OpenOptions::new().read(true).write(true),
+            )
+        };
+        let log = |path: &Option<PathBuf>| match path {
+            // A log file opened by root may lie where others can write: no link is followed.
+            Some(path) => open(
+                path,
+                OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o640)
+                    .custom_flags(libc::O_NOFOLLOW),
+            ),
+            None => null(),
+        };
+        Ok(Self {
+            umask: Mode::from_bits_truncate(daemon.umask & 0o777),
+            directory,
+            input: null()?,
+            output: log(&daemon.output)?,
+            error: log(&daemon.error)?,
+        })
+    }
+
+    /// In the first child; goes on in the second, which can never get a terminal again.
+    fn carry_out(self) -> Result<(), Error> {
+        let failed = |what: &'static str| move |error| Error::system(what, error);
+        nix::unistd::setsid().map_err(|errno| Error::system("cannot start a session", errno))?;
+        // The death of the session's leader, here, would hang up on its child.
+        signal::ignore(Signal::SIGHUP).map_err(failed("cannot ignore SIGHUP"))?;
+        signal::ignore(Signal::SIGPIPE).map_err(failed("cannot ignore SIGPIPE"))?;
+        if let Fork::Parent = fork().map_err(failed("cannot fork a second time"))? {
+            exit_now(0);
+        }
+        umask(self.umask);
+        std::env::set_current_dir(&self.directory).map_err(failed("cannot change directory"))?;
+        redirect(0, &self.input).map_err(failed("cannot redirect standard input"))?;
+        redirect(1, &self.output).map_err(failed("cannot redirect standard output"))?;
+        redirect(2, &self.error).map_err(failed("cannot redirect standard error"))?;
+        settle_inherited(Inherited::Close, &[]).map_err(failed("cannot close descriptors"))
+    }
+}
+
+fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
+    options
+        .open(path)
+        .map_err(|error| Error::system(format!("cannot open {}", path.display()), error))
+}
+
+/// The process that was started: waits, prints the reason of a failure, and ends.
+fn launcher(mut waiting: UnixStream) -> ! {
+    let mut word = Vec::new();
+    let read = waiting.read_to_end(&mut word);
+    let code = match (read, word.split_first()) {
+        (Ok(_), Some((&READY, _))) => 0,
+        (Ok(_), Some((_, reason))) => complain(&String::from_utf8_lossy(reason)),
+        _ => complain("the daemon ended before it was ready; its log may say why"),
+    };
+    exit_now(code)
+}
+
+fn complain(reason: &str) -> i32 {
+    let _ = writeln!(io::stderr(), "{}: {reason}", super::exit::program_name());
+    1
+}
+
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+
+/// A daemon's word to the process that launched it and still waits.
+///
+/// Dropped without a word, the launcher reports that the daemon ended before it was ready.
+#[derive(Debug)]
+pub struct Detached {
+    launcher: Option<UnixStream>,
+}
+
+impl Detached {
+    /// The daemon does what it is for: the launcher exits with status 0.
+    pub fn ready(mut self) {
+        self.tell(READY, "");
+    }
+
+    /// The start failed: the launcher prints the reason and exits with status 1.
+    pub fn fail(mut self, error: &Error) {
+        self.tell(FAILED, &error.report());
+    }
+
+    fn tell(&mut self, word: u8, reason: &str) {
+        if let Some(mut launcher) = self.launcher.take() {
+            // Nobody waits any more when the launcher was killed; the daemon goes on.
+            let _ = launcher.write_all(&[word]);
+            let _ = launcher.write_all(reason.as_bytes());
+        }
+    }
+}

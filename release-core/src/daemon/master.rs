@@ -1,0 +1,346 @@
+//! `Master`: what a daemon's `main` describes and runs (rows R2 to R8, R10).
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+
+use super::control::{BoundControlSocket, ControlSocket, Credentials, absolute};
+use super::detach::{Daemon, Detached, refuse_threads};
+use super::handle::MasterHandle;
+use super::lock::LockFile;
+use super::workers::{Group, IntoGroup};
+use super::{Exit, Workers};
+use crate::ipc::{Codec, Refused, Request};
+use crate::rt::{Driver, Rt, run};
+use crate::supervise::Outcome;
+use crate::supervise::drive::Supervisor;
+use crate::sys::fds::{Inherited, settle_inherited};
+use crate::sys::{creds, signal};
+use crate::{Error, ErrorKind};
+
+type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Starts a task of the master's own beside the supervisor.
+type Start = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
+
+/// Binds a control socket, and says how it is served.
+type Bind = Box<dyn FnOnce() -> Result<Start, Error>>;
+
+/// One master and its groups of workers.
+///
+/// The settings are checked when [`run`](Master::run) begins, before anything happens.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::{Exit, Master, Workers};
+/// use release_core::rt::local::Local;
+///
+/// fn main() -> Exit {
+///     Master::new()
+///         .lock_file("/run/service.pid")
+///         .workers(Workers::program("old", 2, "/usr/lib/service/worker", ["-v"])
+///             .user("nobody")
+///             .plain(|_, text: String| async move { Ok(text) }))
+///         .run(Local::new)
+/// }
+/// ```
+#[doc(alias = "master_slave")]
+#[doc(alias = "master_slaves")]
+pub struct Master {
+    background: Option<Daemon>,
+    privileged: Option<bool>,
+    lock_file: Option<PathBuf>,
+    groups: Vec<Box<dyn IntoGroup>>,
+    controls: Vec<Bind>,
+    main: Option<Start>,
+    stop_deadline: Duration,
+    exit_with_signal: bool,
+}
+
+impl fmt::Debug for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Master")
+            .field("background", &self.background)
+            .field("lock_file", &self.lock_file)
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Master {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Master {
+    /// A master in the foreground, without lock file, control socket or workers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            background: None,
+            privileged: None,
+            lock_file: None,
+            groups: Vec::new(),
+            controls: Vec::new(),
+            main: None,
+            stop_deadline: Duration::from_secs(10),
+            exit_with_signal: false,
+        }
+    }
+
+    /// Runs in the background as a daemon; the process that was started exits with status 0 when
+    /// every worker is ready, or with the reason of the failure.
+    #[must_use]
+    pub fn background(mut self, daemon: Daemon) -> Self {
+        self.background = Some(daemon);
+        self
+    }
+
+    /// `true` needs root, `false` refuses root (row R10); by default both are fine.
+    #[must_use]
+    pub fn privileged(mut self, privileged: bool) -> Self {
+        self.privileged = Some(privileged);
+        self
+    }
+
+    /// One master at a time: the file is locked while it runs, and holds its pid.
+    #[must_use]
+    pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.lock_file = Some(path.into());
+        self
+    }
+
+    /// A group of workers.
+    #[must_use]
+    pub fn workers<W, C>(mut self, workers: Workers<W, C>) -> Self
+    where
+        W: Request,
+        C: Codec<W> + Codec<W::Response>,
+    {
+        self.groups.push(Box::new(workers));
+        self
+    }
+
+    /// Listens on a Unix socket and answers requests there (row R4).
+    #[must_use]
+    pub fn control<R, C, H, F>(mut self, mut socket: ControlSocket<C>, handler: H) -> Self
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        self.controls.push(Box::new(move || {
+            socket.make_absolute()?;
+            let bound = socket.bind()?;
+            Ok(Box::new(move |rt, master| {
+                serve_control(bound, rt, master, handler)
+            }))
+        }));
+        self
+    }
+
+    /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
+    /// but its failure is.
+    #[must_use]
+    pub fn main<F, E>(mut self, main: impl FnOnce(MasterHandle) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.main = Some(Box::new(move |_, master| {
+            let main = main(master);
+            Box::pin(async move {
+                main.await.map_err(|error| {
+                    Error::new(ErrorKind::Program, "the master's main task failed").caused_by(error)
+                })
+            })
+        }));
+        self
+    }
+
+    /// How long workers may take to stop before they are killed; 10 s by default.
+    #[must_use]
+    pub fn stop_deadline(mut self, time: Duration) -> Self {
+        self.stop_deadline = time;
+        self
+    }
+
+    /// Exits with 128 + n after signal n asked for the stop, as the source does, instead of 0.
+    #[must_use]
+    pub fn exit_with_signal(mut self) -> Self {
+        self.exit_with_signal = true;
+        self
+    }
+
+    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
+    /// one at once), QUIT stops at once.
+    ///
+    /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
+    /// the last fork. Every failure to start is in the [`Exit`], and with
+    /// [`background`](Master::background) it reaches the launcher as well.
+    pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        let plan = match self.prepare() {
+            Ok(plan) => plan,
+            Err(error) => return error.into(),
+        };
+        let mut plan = match plan.enter_background() {
+            Ok(plan) => plan,
+            Err(error) => return error.into(),
+        };
+        let mut launcher = plan.launcher.take();
+        let ended = plan.run(driver, &mut launcher);
+        if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
+            launcher.fail(error);
+        }
+        ended
+    }
+
+    /// Everything that can be wrong with the settings, before anything has happened.
+    fn prepare(self) -> Result<Plan, Error> {
+        refuse_threads()?;
+        let as_root = nix::unistd::geteuid().is_root();
+        check_privileged(self.privileged, as_root)?;
+        let groups = self
+            .groups
+            .into_iter()
+            .map(|group| group.into_group(as_root));
+        Ok(Plan {
+            background: self.background,
+            launcher: None,
+            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
+            groups: groups.collect::<Result<_, _>>()?,
+            controls: self.controls,
+            main: self.main,
+            stop_deadline: self.stop_deadline,
+            exit_with_signal: self.exit_with_signal,
+        })
+    }
+}
+
+fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
+    let message = match (wanted, as_root) {
+        (Some(true), false) => "this program must be started as root",
+        (Some(false), true) => "this program refuses to run as root; start it as another user",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Privileges, message))
+}
+
+/// The checked settings.
+struct Plan {
+    background: Option<Daemon>,
+    launcher: Option<Detached>,
+    lock_file: Option<PathBuf>,
+    groups: Vec<Group>,
+    controls: Vec<Bind>,
+    main: Option<Start>,
+    stop_deadline: Duration,
+    exit_with_signal: bool,
+}
+
+impl Plan {
+    fn enter_background(mut self) -> Result<Self, Error> {
+        self.launcher = self.background.take().map(Daemon::detach).transpose()?;
+        Ok(self)
+    }
+
+    /// In the process that is the master: takes what only one may have, then supervises.
+    fn run<D: Driver>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        launcher: &mut Option<Detached>,
+    ) -> Exit {
+        match self.start(driver, launcher) {
+            Ok(exit) => exit,
+            Err(error) => {
+                tracing::error!(reason = error.report(), "the master could not start");
+                error.into()
+            }
+        }
+    }
+
+    fn start<D: Driver>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        launcher: &mut Option<Detached>,
+    ) -> Result<Exit, Error> {
+        settle_process(launcher.is_some())?;
+        // Dropped in the reverse order, after the last worker has gone: the control socket first.
+        let _lock = self
+            .lock_file
+            .as_deref()
+            .map(LockFile::acquire)
+            .transpose()?;
+        let mut starts = Vec::new();
+        for bind in self.controls {
+            starts.push(bind()?);
+        }
+        starts.extend(self.main);
+        let driver =
+            driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+        let rt = driver.handle();
+        let supervisor = Supervisor::new(&rt, self.groups, self.stop_deadline)?;
+        let (outcome, signal) = run(
+            &driver,
+            supervisor.run(starts, || launcher.take().map(Detached::ready)),
+        )?;
+        Ok(match (outcome, signal) {
+            (Outcome::Stopped, Some(signal)) if self.exit_with_signal => Exit::after_signal(signal),
+            (Outcome::Stopped, _) => Exit::success(),
+            (Outcome::Killed { workers }, _) => {
+                let message = format!("{workers} workers did not stop in time and were killed");
+                Exit::killed(Error::new(ErrorKind::Worker, message))
+            }
+            (Outcome::Failed { reason }, _) => Exit::failure(Error::new(ErrorKind::Worker, reason)),
+        })
+    }
+}
+
+/// The state that a launcher may have left: signals, groups, descriptors, file mode mask.
+fn settle_process(detached: bool) -> Result<(), Error> {
+    let failed = |what: &'static str| move |error| Error::system(what, error);
+    signal::reset_inherited().map_err(failed("cannot reset signals"))?;
+    signal::ignore(Signal::SIGPIPE).map_err(failed("cannot ignore SIGPIPE"))?;
+    creds::leave_groups().map_err(|error| {
+        Error::system(
+            "cannot leave groups",
+            io::Error::from_raw_os_error(error.errno),
+        )
+    })?;
+    if !detached {
+        settle_inherited(Inherited::CloseOnExec, &[])
+            .map_err(failed("cannot mark descriptors close-on-exec"))?;
+        // Nothing of a daemon is writable by others, whatever the launcher's mask was.
+        let mask = umask(Mode::empty());
+        umask(mask | Mode::from_bits_truncate(0o022));
+    }
+    Ok(())
+}
+
+fn serve_control<R, C, H, F>(
+    bound: BoundControlSocket<C>,
+    rt: Rt,
+    master: MasterHandle,
+    handler: H,
+) -> BoxedTask
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    Box::pin(async move {
+        let answer = move |peer, request| handler(master.clone(), peer, request);
+        let served = bound.serve(&rt, answer).await;
+        served.map_err(|error| Error::system("the control socket failed", error))
+    })
+}

@@ -1,0 +1,28 @@
+//! What a user calls: master, workers, daemon, lock file, control socket.
+
+mod attach;
+mod connections;
+mod control;
+mod detach;
+mod environment;
+mod exit;
+mod handle;
+mod hello;
+mod lock;
+mod master;
+mod privileges;
+mod worker;
+mod workers;
+
+pub(crate) use attach::News;
+pub use connections::Connections;
+pub use control::{BoundControlSocket, ControlSocket, Credentials};
+pub use detach::{Daemon, Detached};
+pub use environment::Environment;
+pub use exit::Exit;
+pub use handle::{MasterHandle, WorkerState};
+pub(crate) use hello::{Hello, PROTOCOL, Types};
+pub use master::Master;
+pub use worker::{Me, PlainMe, Worker, is_worker, me};
+pub(crate) use workers::Group;
+pub use workers::{WorkerInfo, Workers};

@@ -1,0 +1,512 @@
+//! `me`: the worker's entry, and what a worker knows (rows R9, P1).
+
+use std::any::type_name;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use nix::sys::signal::Signal;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::Exit;
+use super::exit::program_name;
+use super::hello::{Hello, PROTOCOL, Types};
+use super::privileges::Privileges;
+use crate::ipc::link::{Incoming, Limits, Link, Mode};
+use crate::ipc::plain::Client;
+use crate::ipc::serve::serve;
+use crate::ipc::{Codec, Ended, Header, Never, Peer, Postcard, Refused, Request, SendError};
+use crate::net::Listener;
+use crate::rt::{Driver, Rt, Task, run};
+use crate::signals::Signals;
+use crate::supervise::WorkerId;
+use crate::sys::{fds, process, socket, spawn};
+use crate::{Error, ErrorKind};
+
+/// How long the master may take to greet a worker that it has started.
+const GREETING_TIME: Duration = Duration::from_secs(30);
+
+/// What the command line of a worker says between the program and its identity.
+const ROLE: &str = ": worker ";
+
+/// The whole command line of a worker, as `ps` shows it: `service: worker http id=2`.
+pub(crate) fn argument(group: &str, id: WorkerId) -> String {
+    format!("{}{ROLE}{group} id={id}", program_name())
+}
+
+/// Whether this process was started as a worker by a master that is the same executable (row P1).
+///
+/// The first thing that `main` asks:
+///
+/// ```no_run
+/// # use release_core::{Exit, Master};
+/// # fn worker() -> Exit { Exit::success() }
+/// # fn master() -> Exit { Exit::success() }
+/// fn main() -> Exit {
+///     if release_core::is_worker() { worker() } else { master() }
+/// }
+/// ```
+#[must_use]
+pub fn is_worker() -> bool {
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| name.to_string_lossy().contains(ROLE))
+}
+
+/// This process as a worker of the master at its standard input; [`run`](Worker::run) goes on from
+/// there.
+#[must_use]
+pub fn me() -> Worker {
+    Worker {
+        privileges: Privileges::default(),
+        codec: Postcard,
+        requests: PhantomData,
+    }
+}
+
+/// The settings of a worker process: whom it becomes, and how it talks to its master.
+#[derive(Clone, Debug)]
+#[doc(alias = "me")]
+pub struct Worker<C = Postcard> {
+    privileges: Privileges,
+    codec: C,
+    requests: PhantomData<fn()>,
+}
+
+impl<C> Worker<C> {
+    /// The login name this process becomes when it runs as root: its groups, then its user, each
+    /// checked, and with no way back. A process that does not run as root must be this user already.
+    ///
+    /// Not needed when the master's [`Workers::user`](crate::Workers::user) has done it before this
+    /// program began.
+    pub fn user(mut self, login: impl Into<String>) -> Self {
+        self.privileges.user = Some(login.into());
+        self
+    }
+
+    /// Only these groups instead of all that the user has: an empty list leaves the primary group.
+    pub fn groups<G: Into<String>>(mut self, groups: impl IntoIterator<Item = G>) -> Self {
+        self.privileges.groups = Some(groups.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Makes a directory the root of the file system for this process. Needs [`user`](Worker::user).
+    ///
+    /// The directory and all above it must belong to root and be writable by nobody else.
+    pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.privileges.root = Some(directory.into());
+        self
+    }
+
+    /// [`chroot`](Worker::chroot) to the user's home, as the source does.
+    pub fn chroot_home(mut self) -> Self {
+        self.privileges.root_is_home = true;
+        self
+    }
+
+    /// Another codec than postcard; the master's group must have the same.
+    pub fn codec<D>(self, codec: D) -> Worker<D> {
+        Worker {
+            privileges: self.privileges,
+            codec,
+            requests: PhantomData,
+        }
+    }
+
+    /// Runs a worker in call mode that answers no requests of its master.
+    ///
+    /// See [`Worker::run_answering`].
+    pub fn run<D, Context, M, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl FnOnce(Me<Context, M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        Context: Serialize + DeserializeOwned,
+        M: Request,
+        C: Codec<M> + Codec<M::Response> + Codec<Never> + Codec<()>,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let refuse = |never: Never| async move { match never {} };
+        self.run_answering(driver, refuse, main)
+    }
+
+    /// Runs a worker in call mode: gives up privileges, is greeted by its master, answers its
+    /// requests with `answer`, and runs `main`, whose end is the end of the process.
+    ///
+    /// `main` calls [`Me::ready`] when it serves, and returns soon after [`Me::stopping`].
+    /// The types must be those of the master's group. Call it first in `main`: no thread may exist.
+    pub fn run_answering<D, Context, M, W, H, A, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        answer: H,
+        main: impl FnOnce(Me<Context, M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        Context: Serialize + DeserializeOwned,
+        M: Request,
+        W: Request,
+        C: Codec<M> + Codec<M::Response> + Codec<W> + Codec<W::Response>,
+        H: Fn(W) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<W::Response, Refused>> + Send + 'static,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let codec = self.codec.clone();
+        self.in_driver(driver, async |rt: Rt, socket| {
+            let link = Arc::new(Link::new(&rt, socket, Mode::Calls, Limits::IPC).map_err(no_io)?);
+            let hello = greeted(&link).await?;
+            let types = Types::of::<Context, M, W>();
+            let context = check_hello(&hello, &types)?;
+            let (stop, stopping) = stop_channel();
+            let signals = watch_signals(&rt, &stop)?;
+            let serving = {
+                let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
+                rt.spawn(async move {
+                    let ended = serve(link, codec, answer, || {}).await;
+                    tracing::debug!(%ended, "the connection to the master has ended");
+                    stop.now();
+                })
+            };
+            let listeners = take_listeners(hello.listeners)?;
+            let me = Me {
+                id: hello.worker,
+                group: hello.group,
+                context,
+                listeners: Mutex::new(listeners),
+                master: Peer::new(Arc::clone(&link), codec),
+                link,
+                stopping,
+                rt,
+                _tasks: [signals, serving],
+            };
+            main(me).await.map_err(program_failed)
+        })
+    }
+
+    /// Runs a worker in plain mode (rows R9, R11): for masters of the source, and masters in other
+    /// languages.
+    pub fn run_plain<D, M, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl FnOnce(PlainMe<M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        M: Request,
+        C: Codec<M> + Codec<M::Response>,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let codec = self.codec.clone();
+        self.in_driver(driver, async |rt: Rt, socket| {
+            let (stop, stopping) = stop_channel();
+            let signals = watch_signals(&rt, &stop)?;
+            let master = Client::with_end(&rt, socket, codec, move || stop.now()).map_err(no_io)?;
+            main(PlainMe {
+                master,
+                stopping,
+                rt,
+                _signals: signals,
+            })
+            .await
+            .map_err(program_failed)
+        })
+    }
+
+    /// What both modes begin with, in this order: the socket, privileges, the runtime.
+    fn in_driver<D: Driver>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl AsyncFnOnce(Rt, OwnedFd) -> Result<(), Error>,
+    ) -> Exit {
+        let ended = self.enter().and_then(|socket| {
+            let driver =
+                driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            run(&driver, main(driver.handle(), socket))
+        });
+        if let Err(error) = &ended {
+            tracing::error!(reason = error.report(), "the worker failed");
+        }
+        ended.into()
+    }
+
+    fn enter(self) -> Result<OwnedFd, Error> {
+        super::detach::refuse_threads()?;
+        if is_worker() {
+            // Started by another name than its own, see `Group::command`.
+            let name = program_name();
+            process::set_name(name.split(ROLE).next().unwrap_or(&name));
+        }
+        let parent = nix::unistd::getppid();
+        let socket = take_socket()?;
+        let master = socket::peer(&socket).map_err(no_io)?;
+        self.privileges.give_up()?;
+        let failed = |error: crate::sys::Failed| {
+            Error::new(ErrorKind::Privileges, "cannot secure this process").caused_by(error)
+        };
+        if master.uid() == 0 && !nix::unistd::geteuid().is_root() {
+            // Others of this user must not read what the master confided to this process.
+            process::forbid_tracing().map_err(failed)?;
+        }
+        process::forbid_new_privileges().map_err(failed)?;
+        // After the change of user, which clears it.
+        process::die_with(parent).map_err(failed)?;
+        Ok(socket)
+    }
+}
+
+fn no_io(error: io::Error) -> Error {
+    Error::system("cannot use the IPC socket", error)
+}
+
+fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
+}
+
+/// The IPC socket, moved away from standard input.
+fn take_socket() -> Result<OwnedFd, Error> {
+    if !fds::is_socket(&io::stdin()) {
+        let message = "standard input is not a socket: this program is a worker, \
+                       and its master starts it; start the master instead";
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    fds::take_stdin().map_err(no_io)
+}
+
+async fn greeted(link: &Link) -> Result<Hello, Error> {
+    let mut take = |incoming: Incoming<'_>| match incoming {
+        Incoming::Hello(body) => Postcard.decode(body).map_err(|error| error.to_string()),
+        other => Err(format!("it began with {other:?}")),
+    };
+    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, &mut take));
+    let protocol = |why: String| {
+        let message = format!("the master does not greet this worker as it should: {why}");
+        Err(Error::new(ErrorKind::Protocol, message))
+    };
+    match link.rt().timeout(GREETING_TIME, greeting).await {
+        Ok(Ok(Ok(hello))) => Ok(hello),
+        Ok(Ok(Err(why))) => protocol(why),
+        Ok(Err(ended)) => protocol(ended.to_string()),
+        Err(_) => protocol("it said nothing".to_owned()),
+    }
+}
+
+fn check_hello<Context: Serialize + DeserializeOwned>(
+    hello: &Hello,
+    types: &Types,
+) -> Result<Context, Error> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::Protocol, message));
+    if hello.protocol != PROTOCOL {
+        let theirs = hello.protocol;
+        return refuse(format!(
+            "the master speaks protocol {theirs}, this worker {PROTOCOL}"
+        ));
+    }
+    if let Some(difference) = hello.types.as_ref().and_then(|sent| sent.mismatch(types)) {
+        return refuse(format!("master and worker differ in {difference}"));
+    }
+    Postcard.decode(&hello.context).map_err(|error| {
+        let message = format!("the context is not a `{}`", type_name::<Context>());
+        Error::new(ErrorKind::Protocol, message).caused_by(error)
+    })
+}
+
+fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {
+    let numbers = spawn::FIRST_PASSED..;
+    let taken = names.into_iter().zip(numbers).map(|(name, number)| {
+        let socket = fds::take_inherited(number).map_err(|error| {
+            Error::system(
+                format!("cannot take listener `{name}`, descriptor {number}"),
+                error,
+            )
+        })?;
+        Ok((name, socket))
+    });
+    taken.collect()
+}
+
+/// TERM and INT ask a worker to stop.
+fn watch_signals(rt: &Rt, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
+    let signals = Signals::new(rt, &[Signal::SIGTERM, Signal::SIGINT])
+        .map_err(|error| Error::system("cannot catch signals", error))?;
+    let stop = Arc::clone(stop);
+    Ok(rt.spawn(async move {
+        if signals.next().await.is_ok() {
+            stop.now();
+        }
+        // Caught for as long as the worker lives: a second one must not kill it in its last work.
+        std::future::pending::<()>().await;
+    }))
+}
+
+type Stopping = Shared<oneshot::Receiver<()>>;
+
+/// The one who says stop, to all who listen.
+struct Stop(Mutex<Option<oneshot::Sender<()>>>);
+
+fn stop_channel() -> (Arc<Stop>, Stopping) {
+    let (sender, receiver) = oneshot::channel();
+    (Arc::new(Stop(Mutex::new(Some(sender)))), receiver.shared())
+}
+
+impl Stop {
+    fn now(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// A running worker: who it is, what it was given, and its master.
+///
+/// `Context` is what [`Workers::context`](crate::Workers::context) made for it, `M` what it may ask
+/// its master.
+pub struct Me<Context = (), M = Never, C = Postcard> {
+    id: u32,
+    group: String,
+    context: Context,
+    listeners: Mutex<Vec<(String, OwnedFd)>>,
+    master: Peer<M, C>,
+    link: Arc<Link>,
+    stopping: Stopping,
+    rt: Rt,
+    _tasks: [Task<()>; 2],
+}
+
+impl<Context, M, C> fmt::Debug for Me<Context, M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Me")
+            .field("id", &self.id)
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Context, M, C> Me<Context, M, C> {
+    /// The identity, kept over restarts.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The name of the group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// What the master has sent along.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The runtime.
+    #[must_use]
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    /// The shared listening socket of this name; it can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of this name (any more), or the runtime cannot watch it.
+    pub fn listener(&self, name: &str) -> Result<Listener, Error> {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
+            let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
+            let message = format!("no listener `{name}` here; there is: {names:?}");
+            return Err(Error::new(ErrorKind::Usage, message));
+        };
+        let (_, socket) = listeners.swap_remove(index);
+        Listener::new(&self.rt, socket)
+            .map_err(|error| Error::system(format!("cannot watch listener `{name}`"), error))
+    }
+
+    /// Tells the master that this worker serves from now on. Say it once.
+    ///
+    /// # Errors
+    ///
+    /// When the connection has ended.
+    pub fn ready(&self) -> Result<(), SendError> {
+        self.link
+            .queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
+        self.link.flush_now();
+        Ok(())
+    }
+
+    /// Done when this worker is to stop: it was told to, or its master has gone.
+    ///
+    /// Finish what is in hand and return from the main function: after the master's stop deadline
+    /// the process is killed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be awaited as often as you like, by many tasks.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<Context, M, C> {
+        self.stopping.clone().map(drop)
+    }
+
+    /// Why the connection to the master has ended, if it has.
+    #[must_use]
+    pub fn disconnected(&self) -> Option<Ended> {
+        self.link.ended()
+    }
+}
+
+impl<Context, M, C: Clone> Me<Context, M, C> {
+    /// The master, to be asked. Cheap to clone and give to tasks.
+    #[must_use]
+    pub fn master(&self) -> Peer<M, C> {
+        self.master.clone()
+    }
+}
+
+/// A running worker in plain mode.
+pub struct PlainMe<M, C> {
+    master: Client<M, C>,
+    stopping: Stopping,
+    rt: Rt,
+    _signals: Task<()>,
+}
+
+impl<M, C> fmt::Debug for PlainMe<M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlainMe")
+            .field("master", &self.master)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M, C> PlainMe<M, C> {
+    /// The master, to be asked.
+    #[must_use]
+    pub fn master(&self) -> &Client<M, C> {
+        &self.master
+    }
+
+    /// The runtime.
+    #[must_use]
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    /// Done when this worker is to stop: it was told to, or its master has gone.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<M, C> {
+        self.stopping.clone().map(drop)
+    }
+}

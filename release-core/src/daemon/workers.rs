@@ -1,0 +1,437 @@
+//! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
+
+use std::ffi::{CString, OsString};
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::Environment;
+use super::attach::{Attach, Calls, Plain};
+use super::connections::Connections;
+use super::hello::Types;
+use crate::ipc::{Codec, Never, Postcard, Refused, Request};
+use crate::supervise::{GroupSpec, Ready, RestartPolicy, WorkerId};
+use crate::sys::creds::Credentials;
+use crate::sys::spawn::Command;
+use crate::{Error, ErrorKind};
+
+/// One of the running workers, as its master knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Its identity, kept over restarts; unique in the whole master.
+    pub id: u32,
+    /// Its process.
+    pub pid: i32,
+    /// The name of its group.
+    pub group: Arc<str>,
+}
+
+/// A group of workers: which program, how many, under which user, and what the master answers them.
+///
+/// `W` is what the master may ask the workers. Workers speak call mode unless
+/// [`plain`](Workers::plain) says otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::Workers;
+/// use release_core::ipc::Request;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Next;
+/// impl Request for Next {
+///     type Response = u64;
+/// }
+///
+/// let workers = Workers::same_executable("http", 4)
+///     .user("nobody")
+///     .answer(|worker, Next| async move { Ok(u64::from(worker.id)) });
+/// # let _ = workers;
+/// ```
+pub struct Workers<W = Never, C = Postcard> {
+    name: String,
+    size: u32,
+    program: Program,
+    user: Option<String>,
+    environment: Environment,
+    policy: RestartPolicy,
+    listeners: Vec<(String, OwnedFd)>,
+    context: Context,
+    codec: C,
+    attach: Option<Arc<dyn Attach>>,
+    connections: Connections<W, C>,
+}
+
+impl<W, C> fmt::Debug for Workers<W, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers")
+            .field("name", &self.name)
+            .field("size", &self.size)
+            .field("program", &self.program)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Program {
+    ThisExecutable,
+    Other {
+        path: PathBuf,
+        arguments: Vec<OsString>,
+    },
+}
+
+/// How the context of a worker is made, and the name of its type.
+struct Context {
+    encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
+    type_name: &'static str,
+}
+
+impl Context {
+    fn new<T: Serialize + DeserializeOwned>(
+        context: impl Fn(u32) -> T + Send + Sync + 'static,
+    ) -> Self {
+        let encode = move |id| {
+            let mut payload = Vec::new();
+            Postcard
+                .encode(&context(id), &mut payload)
+                .map_err(|error| {
+                    let message = format!("the context of worker {id} cannot be encoded");
+                    Error::new(ErrorKind::Usage, message).caused_by(error)
+                })?;
+            Ok(payload)
+        };
+        Self {
+            encode: Box::new(encode),
+            type_name: std::any::type_name::<T>(),
+        }
+    }
+}
+
+impl Workers {
+    /// Workers that run this very executable again; [`is_worker`](crate::is_worker) tells the
+    /// processes apart.
+    #[must_use]
+    pub fn same_executable(name: impl Into<String>, size: u32) -> Self {
+        Self::new(name.into(), size, Program::ThisExecutable)
+    }
+
+    /// Workers that run another program, given by its path; the first argument it gets is its path.
+    ///
+    /// Its standard input is the IPC socket.
+    #[must_use]
+    pub fn program<A: Into<OsString>>(
+        name: impl Into<String>,
+        size: u32,
+        path: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let path = path.into();
+        let arguments = std::iter::once(path.clone().into_os_string())
+            .chain(arguments.into_iter().map(Into::into))
+            .collect();
+        Self::new(name.into(), size, Program::Other { path, arguments })
+    }
+
+    fn new(name: String, size: u32, program: Program) -> Self {
+        Self {
+            name,
+            size,
+            program,
+            user: None,
+            environment: Environment::default(),
+            policy: RestartPolicy::default(),
+            listeners: Vec::new(),
+            context: Context::new(|_| ()),
+            codec: Postcard,
+            attach: None,
+            connections: Connections::default(),
+        }
+    }
+
+    /// What the master may ask these workers, or tell them by a notice: see
+    /// [`Workers::connections`]. Say this before [`answer`](Workers::answer) or
+    /// [`plain`](Workers::plain).
+    #[must_use]
+    pub fn requests<W: Request>(self) -> Workers<W> {
+        self.with_types(Postcard)
+    }
+}
+
+impl<W, C> Workers<W, C> {
+    /// The same group with other message types; before anything depends on them.
+    fn with_types<V, D>(self, codec: D) -> Workers<V, D> {
+        Workers {
+            name: self.name,
+            size: self.size,
+            program: self.program,
+            user: self.user,
+            environment: self.environment,
+            policy: self.policy,
+            listeners: self.listeners,
+            context: self.context,
+            codec,
+            attach: None,
+            connections: Connections::default(),
+        }
+    }
+
+    /// Another codec than postcard. Say this before [`answer`](Workers::answer).
+    #[must_use]
+    pub fn codec<D>(self, codec: D) -> Workers<W, D> {
+        self.with_types(codec)
+    }
+
+    /// The login name that workers run as when the master is root. A master that is not root can
+    /// give away nothing: its workers run as itself.
+    ///
+    /// Groups are those of that user, exactly; root cannot be regained, and that is verified.
+    #[must_use]
+    pub fn user(mut self, login: impl Into<String>) -> Self {
+        self.user = Some(login.into());
+        self
+    }
+
+    /// What is in the workers' environment.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// When workers that die are started again.
+    #[must_use]
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// A listening socket that all workers of the group share; they find it by its name.
+    #[must_use]
+    pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Self {
+        self.listeners.push((name.into(), socket.into()));
+        self
+    }
+
+    /// The typed context that each worker is sent at its start, made from its identity.
+    #[must_use]
+    pub fn context<T: Serialize + DeserializeOwned>(
+        mut self,
+        context: impl Fn(u32) -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.context = Context::new(context);
+        self
+    }
+
+    /// The connections to the running workers, for the master's own questions and broadcasts.
+    #[must_use]
+    pub fn connections(&self) -> Connections<W, C> {
+        self.connections.clone()
+    }
+}
+
+impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
+    /// How the master answers these workers' requests, many at a time.
+    #[must_use]
+    pub fn answer<R, H, F>(mut self, handler: H) -> Self
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        let types = Types {
+            context: self.context.type_name.to_owned(),
+            ..Types::of::<(), R, W>()
+        };
+        self.attach = Some(Arc::new(Calls::new(
+            types,
+            self.codec.clone(),
+            handler,
+            self.connections.clone(),
+        )));
+        self
+    }
+
+    /// Workers that speak plain frames, one request at a time, like those of the source and scripts
+    /// in other languages. They count as ready as soon as they run.
+    #[must_use]
+    pub fn plain<R, H, F>(mut self, handler: H) -> Self
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        self.attach = Some(Arc::new(Plain::new(
+            self.codec.clone(),
+            handler,
+            self.connections.clone(),
+        )));
+        self
+    }
+}
+
+/// A group that is checked and ready to be run.
+pub(crate) struct Group {
+    pub(crate) name: Arc<str>,
+    pub(crate) attach: Arc<dyn Attach>,
+    spec: GroupSpec,
+    program: Program,
+    environment: Vec<CString>,
+    credentials: Option<Credentials>,
+    listeners: Vec<(String, OwnedFd)>,
+    context: Context,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
+pub(crate) trait IntoGroup {
+    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error>;
+}
+
+impl<W, C> IntoGroup for Workers<W, C>
+where
+    W: Request,
+    C: Codec<W> + Codec<W::Response>,
+{
+    /// Looks up and checks everything that can be wrong, while there is a terminal to say so.
+    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
+        let name = self.name;
+        let about = |message: &str| {
+            Error::new(
+                ErrorKind::Usage,
+                format!("worker group `{name}`: {message}"),
+            )
+        };
+        let attach = self
+            .attach
+            .ok_or_else(|| about("nothing answers its requests; call `answer` or `plain`"))?;
+        let credentials = match (&self.user, as_root) {
+            (None, true) => {
+                let message =
+                    format!("worker group `{name}` would run as root; name an account with `user`");
+                return Err(Error::new(ErrorKind::Privileges, message));
+            }
+            (Some(login), true) => Some(Credentials::of_user(login).map_err(|error| {
+                let message = format!("worker group `{name}` cannot run as its user");
+                Error::new(ErrorKind::Privileges, message).caused_by(error)
+            })?),
+            (_, false) => None,
+        };
+        for (listener, socket) in &self.listeners {
+            crate::sys::fds::set_nonblocking(socket)
+                .map_err(|error| about(&format!("listener `{listener}`")).caused_by(error))?;
+        }
+        Ok(Group {
+            spec: GroupSpec {
+                name: name.clone(),
+                size: self.size,
+                policy: self.policy,
+                ready: if attach.says_ready() {
+                    Ready::Message
+                } else {
+                    Ready::AtOnce
+                },
+            },
+            name: name.into(),
+            attach,
+            environment: self.environment.block()?,
+            program: self.program.resolve()?,
+            credentials,
+            listeners: self.listeners,
+            context: self.context,
+        })
+    }
+}
+
+impl Program {
+    /// The working directory may change before the first worker is started.
+    fn resolve(self) -> Result<Self, Error> {
+        match self {
+            Self::ThisExecutable => Ok(self),
+            Self::Other { path, arguments } => Ok(Self::Other {
+                path: super::control::absolute(&path)?,
+                arguments,
+            }),
+        }
+    }
+}
+
+impl Group {
+    pub(crate) fn spec(&self) -> GroupSpec {
+        self.spec.clone()
+    }
+
+    /// The command line of one worker; its identity shows in `ps` (row P8).
+    pub(crate) fn command(&self, id: WorkerId) -> Result<Command, Error> {
+        let (program, arguments) = match &self.program {
+            // By this name the kernel starts the very file that this process runs, even when
+            // another version has taken its path meanwhile, and whoever may enter its directory.
+            Program::ThisExecutable => {
+                let name = super::worker::argument(&self.name, id);
+                (
+                    c_string("/proc/self/exe".into())?,
+                    vec![c_string(name.into())?],
+                )
+            }
+            Program::Other { path, arguments } => {
+                let arguments = arguments
+                    .iter()
+                    .cloned()
+                    .map(c_string)
+                    .collect::<Result<_, _>>()?;
+                (c_string(path.clone().into_os_string())?, arguments)
+            }
+        };
+        Ok(Command {
+            program,
+            arguments,
+            environment: self.environment.clone(),
+            credentials: self.credentials.clone(),
+        })
+    }
+
+    pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
+        self.listeners
+            .iter()
+            .map(|(_, socket)| socket.as_fd())
+            .collect()
+    }
+
+    pub(crate) fn listener_names(&self) -> Vec<String> {
+        self.listeners
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    pub(crate) fn context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
+        (self.context.encode)(id.0)
+    }
+
+    /// Whether master and worker were compiled together.
+    pub(crate) fn is_same_executable(&self) -> bool {
+        matches!(self.program, Program::ThisExecutable)
+    }
+}
+
+fn c_string(text: OsString) -> Result<CString, Error> {
+    CString::new(text.into_vec()).map_err(|error| {
+        Error::new(ErrorKind::Usage, "a command line holds a NUL byte").caused_by(error)
+    })
+}

@@ -1,0 +1,197 @@
+//! How a message becomes a payload: the codec trait, serde with postcard, and text (row R11).
+
+use std::fmt::{self, Display, Write as _};
+use std::str::FromStr;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A request, and the type of its answer: what the source's functor `Ops` pairs.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::Request;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// enum Ask {
+///     NextNumber,
+///     Reserve { count: u32 },
+/// }
+///
+/// impl Request for Ask {
+///     type Response = u64;
+/// }
+/// ```
+#[doc(alias = "Ops")]
+pub trait Request: Send + 'static {
+    /// What the one who is asked answers with.
+    type Response: Send + 'static;
+}
+
+/// The request type of a direction in which nobody asks. It has no values.
+#[derive(Clone, Copy, Debug, Serialize, serde::Deserialize)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Never {}
+
+impl Request for Never {
+    type Response = ();
+}
+
+/// Text is asked and answered on control sockets and by scripts.
+impl Request for String {
+    type Response = Self;
+}
+
+/// Converts values of type `T` to payloads and back.
+///
+/// [`Postcard`] does it for every serde type, [`Text`] for everything with `Display` and `FromStr`.
+/// A codec of your own is a unit struct with this trait:
+///
+/// ```
+/// use release_core::ipc::{Codec, CodecError};
+///
+/// #[derive(Clone, Copy, Debug, Default)]
+/// struct Upper;
+///
+/// impl Codec<String> for Upper {
+///     fn encode(&self, value: &String, payload: &mut Vec<u8>) -> Result<(), CodecError> {
+///         payload.extend_from_slice(value.to_uppercase().as_bytes());
+///         Ok(())
+///     }
+///     fn decode(&self, payload: &[u8]) -> Result<String, CodecError> {
+///         String::from_utf8(payload.to_vec()).map_err(CodecError::new)
+///     }
+/// }
+/// ```
+pub trait Codec<T>: Clone + Send + Sync + 'static {
+    /// Appends the value's bytes to `payload`; what `payload` held before stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when the value has no encoding.
+    fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// The value of a complete payload.
+    ///
+    /// The bytes come from the peer: any bytes at all must give a value or an error, never a panic,
+    /// and must not make the decoder reserve more memory than they themselves take.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when the payload is not the encoding of a value, or is followed by more bytes.
+    fn decode(&self, payload: &[u8]) -> Result<T, CodecError>;
+}
+
+/// A payload that is not a message, or a message that has no payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodecError(String);
+
+impl CodecError {
+    /// The reason in words.
+    #[cold]
+    #[allow(clippy::needless_pass_by_value)] // Errors are given away: `map_err(CodecError::new)`.
+    pub fn new(reason: impl Display) -> Self {
+        Self(reason.to_string())
+    }
+}
+
+impl Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CodecError {}
+
+/// serde values in the compact postcard format: the default between master and worker.
+///
+/// ```
+/// use release_core::ipc::{Codec, Postcard};
+///
+/// let mut payload = Vec::new();
+/// Postcard.encode(&("seven".to_string(), 7_u8), &mut payload)?;
+/// let back: (String, u8) = Postcard.decode(&payload)?;
+/// assert_eq!(back, ("seven".to_string(), 7));
+/// # Ok::<(), release_core::ipc::CodecError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Postcard;
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
+    fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
+        postcard::serialize_with_flavor(value, Append(payload)).map_err(CodecError::new)
+    }
+
+    fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
+        let (value, rest) = postcard::take_from_bytes(payload).map_err(CodecError::new)?;
+        if rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(CodecError::new(format_args!(
+                "{} bytes follow the message",
+                rest.len()
+            )))
+        }
+    }
+}
+
+/// Where postcard writes to: the end of a buffer that already holds other frames.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Append<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// UTF-8 text, by `Display` and `FromStr`: what the OCaml programs and scripts speak.
+///
+/// ```
+/// use release_core::ipc::{Codec, Text};
+///
+/// let mut payload = Vec::new();
+/// Text.encode(&42, &mut payload)?;
+/// assert_eq!(payload, b"42");
+/// let back: i32 = Text.decode(b"42")?;
+/// assert_eq!(back, 42);
+/// # Ok::<(), release_core::ipc::CodecError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Text;
+
+impl<T: Display + FromStr<Err: Display>> Codec<T> for Text {
+    fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
+        let mut text = Utf8(payload);
+        write!(text, "{value}").map_err(CodecError::new)
+    }
+
+    fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
+        let text = std::str::from_utf8(payload).map_err(CodecError::new)?;
+        text.parse().map_err(CodecError::new)
+    }
+}
+
+/// Writes formatted text to the end of a byte buffer, without a string in between.
+struct Utf8<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Utf8<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! The wire (row R14): a 4-byte big-endian length, then the payload. Bytes in, frames out, and the
+//! other way round; no I/O here.
+
+use std::fmt;
+use std::ops::Range;
+
+use byteorder::{BigEndian, ByteOrder};
+
+/// The length field in front of every payload.
+pub(crate) const HEADER: usize = 4;
+
+/// The frame limit of connections between master and workers unless it is set: 16 MiB.
+pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
+
+/// What a fresh buffer holds; grows with what really arrives, never with what a header promises.
+const FIRST_CAPACITY: usize = 8 * 1024;
+
+/// A buffer that has grown past this gives its memory back when it was too large for long.
+const KEPT_CAPACITY: usize = 256 * 1024;
+
+/// How many small frames in a row make a large buffer "too large for long".
+const SMALL_FRAMES_BEFORE_SHRINKING: u32 = 64;
+
+/// A frame longer than the connection allows: refused from its header, or before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FrameTooLong {
+    /// The payload's length in bytes.
+    pub length: u64,
+    /// The most that this connection allows, in bytes.
+    pub limit: u32,
+}
+
+impl fmt::Display for FrameTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a frame of {} bytes is over the limit of {} bytes",
+            self.length, self.limit
+        )
+    }
+}
+
+impl std::error::Error for FrameTooLong {}
+
+/// Received bytes, cut into frames in place.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// Always initialised to its full length; `start..end` is what was received and not consumed.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    limit: u32,
+    small_frames: u32,
+}
+
+impl Inbox {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            limit,
+            small_frames: 0,
+        }
+    }
+
+    /// Where the next bytes are to be read to; never empty.
+    ///
+    /// Memory at most doubles what has been received, so a header that promises 16 MiB costs its
+    /// sender 8 MiB before it costs us more.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.end == self.buffer.len() {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            } else {
+                let grown = (self.buffer.len() * 2).max(FIRST_CAPACITY);
+                self.buffer.resize(grown, 0);
+            }
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Tells how many bytes were read to [`space`](Self::space).
+    pub(crate) fn received(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.buffer.len());
+    }
+
+    /// The payload of the first complete frame, if there is one.
+    pub(crate) fn frame(&self) -> Result<Option<Range<usize>>, FrameTooLong> {
+        let received = &self.buffer[self.start..self.end];
+        if received.len() < HEADER {
+            return Ok(None);
+        }
+        let length = BigEndian::read_u32(received);
+        if length > self.limit {
+            return Err(FrameTooLong {
+                length: length.into(),
+                limit: self.limit,
+            });
+        }
+        let payload = self.start + HEADER;
+        // Cannot fail where usize has 32 bits or more; where it has fewer, the limit is beyond it.
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        Ok((self.end - payload >= length).then(|| payload..payload + length))
+    }
+
+    pub(crate) fn payload(&self, frame: Range<usize>) -> &[u8] {
+        &self.buffer[frame]
+    }
+
+    /// Forgets the first frame, the one that [`frame`](Self::frame) told of.
+    pub(crate) fn consume(&mut self, frame: &Range<usize>) {
+        self.start = frame.end;
+        if self.buffer.len() > KEPT_CAPACITY {
+            self.small_frames = if frame.len() < KEPT_CAPACITY / 4 {
+                self.small_frames + 1
+            } else {
+                0
+            };
+            if self.small_frames >= SMALL_FRAMES_BEFORE_SHRINKING && self.start == self.end {
+                self.buffer = Vec::new();
+                (self.start, self.end, self.small_frames) = (0, 0, 0);
+            }
+        }
+    }
+
+    /// Whether a frame has begun and not ended.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.start < self.end && matches!(self.frame(), Ok(None))
+    }
+}
+
+/// Encoded frames on their way to the socket.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    buffer: Vec<u8>,
+    sent: usize,
+    limit: u32,
+}
+
+impl Outbox {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            buffer: Vec::new(),
+            sent: 0,
+            limit,
+        }
+    }
+
+    /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
+    pub(crate) fn push<E: From<FrameTooLong>>(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; HEADER]);
+        let payload = self.buffer.len();
+        let outcome = encode(&mut self.buffer).and_then(|()| {
+            let length = self.buffer.len().saturating_sub(payload);
+            let too_long = FrameTooLong {
+                length: length as u64,
+                limit: self.limit,
+            };
+            let length = u32::try_from(length).map_err(|_| too_long)?;
+            if length > self.limit {
+                return Err(too_long.into());
+            }
+            BigEndian::write_u32(&mut self.buffer[before..payload], length);
+            Ok(())
+        });
+        if outcome.is_err() {
+            self.buffer.truncate(before);
+        }
+        outcome
+    }
+
+    /// What is still to be sent.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.buffer[self.sent..]
+    }
+
+    /// Tells how many bytes of [`unsent`](Self::unsent) have been sent.
+    pub(crate) fn sent(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent >= self.buffer.len() {
+            self.sent = 0;
+            self.buffer.clear();
+            // Large answers are rare; their memory is not kept for the small ones.
+            if self.buffer.capacity() > 8 * KEPT_CAPACITY {
+                self.buffer = Vec::new();
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn push(outbox: &mut Outbox, payload: &[u8]) -> Result<(), FrameTooLong> {
+        outbox.push(|buffer| {
+            buffer.extend_from_slice(payload);
+            Ok(())
+        })
+    }
+
+    fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = inbox.space();
+            let count = space.len().min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            inbox.received(count);
+            bytes = &bytes[count..];
+        }
+    }
+
+    fn take(inbox: &mut Inbox) -> Option<Vec<u8>> {
+        let frame = inbox.frame().expect("within the limit")?;
+        let payload = inbox.payload(frame.clone()).to_vec();
+        inbox.consume(&frame);
+        Some(payload)
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_source() {
+        let mut outbox = Outbox::new(1024);
+        for payload in [&b"example"[..], b"broadcast:mybroadcast", b"", b"\xc3\xa9"] {
+            push(&mut outbox, payload).unwrap();
+        }
+        let expected =
+            b"\0\0\0\x07example\0\0\0\x15broadcast:mybroadcast\0\0\0\0\0\0\0\x02\xc3\xa9";
+        assert_eq!(outbox.unsent(), expected);
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_from_the_header_and_reserves_nothing() {
+        let mut inbox = Inbox::new(1024);
+        feed(&mut inbox, &[0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(
+            inbox.frame(),
+            Err(FrameTooLong {
+                length: 0xffff_ffff,
+                limit: 1024
+            })
+        );
+        assert!(inbox.buffer.capacity() <= 2 * FIRST_CAPACITY);
+        let error = inbox.frame().unwrap_err().to_string();
+        assert!(
+            error.contains("4294967295") && error.contains("1024"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_promise_of_16_mib_reserves_only_what_arrives() {
+        let mut inbox = Inbox::new(DEFAULT_FRAME_LIMIT);
+        feed(&mut inbox, &DEFAULT_FRAME_LIMIT.to_be_bytes());
+        feed(&mut inbox, &[0; 100]);
+        assert_eq!(inbox.frame(), Ok(None));
+        assert!(inbox.is_partial());
+        assert!(inbox.buffer.capacity() <= 2 * FIRST_CAPACITY);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_to_send_leaves_the_outbox_as_it_was() {
+        let mut outbox = Outbox::new(4);
+        push(&mut outbox, b"1234").unwrap();
+        assert_eq!(
+            push(&mut outbox, b"12345"),
+            Err(FrameTooLong {
+                length: 5,
+                limit: 4
+            })
+        );
+        assert_eq!(outbox.unsent(), b"\0\0\0\x041234");
+    }
+
+    #[test]
+    fn a_large_buffer_is_given_back_after_many_small_frames() {
+        let mut inbox = Inbox::new(DEFAULT_FRAME_LIMIT);
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
+        feed(&mut inbox, outbox.unsent());
+        assert_eq!(take(&mut inbox).map(|payload| payload.len()), Some(1 << 20));
+        assert!(inbox.buffer.capacity() > 1 << 20);
+        for _ in 0..SMALL_FRAMES_BEFORE_SHRINKING {
+            feed(&mut inbox, b"\0\0\0\x01x");
+            assert_eq!(take(&mut inbox).as_deref(), Some(&b"x"[..]));
+        }
+        assert!(inbox.buffer.capacity() < KEPT_CAPACITY);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_they_are_cut(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..20),
+            cuts in prop::collection::vec(1_usize..5000, 1..50),
+        ) {
+            let mut outbox = Outbox::new(4096);
+            for payload in &payloads {
+                push(&mut outbox, payload).unwrap();
+            }
+            let mut inbox = Inbox::new(4096);
+            let mut out = Vec::new();
+            let mut cuts = cuts.iter().cycle();
+            while !outbox.is_empty() {
+                let count = (*cuts.next().unwrap()).min(outbox.unsent().len());
+                feed(&mut inbox, &outbox.unsent()[..count]);
+                outbox.sent(count);
+                while let Some(payload) = take(&mut inbox) {
+                    out.push(payload);
+                }
+            }
+            prop_assert_eq!(out, payloads);
+            prop_assert!(!inbox.is_partial());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The header of call mode, inside the payload: what a frame is, and which request it belongs to.
+
+use std::time::Duration;
+
+use byteorder::{BigEndian, ByteOrder};
+
+/// The number of a request on its connection, given by the side that asks.
+pub(crate) type Number = u32;
+
+/// What a frame of call mode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// The master's first frame: who the worker is (see `daemon::hello`).
+    Hello,
+    /// The worker serves from now on.
+    Ready,
+    /// A question; `patience` is how long the asker waits for the answer, if not for ever.
+    Request {
+        number: Number,
+        patience: Option<Duration>,
+    },
+    /// The answer to the request of that number.
+    Answer { number: Number },
+    /// The request of that number was refused; the body is the reason in UTF-8.
+    Refusal { number: Number },
+    /// A message that wants no answer.
+    Notice,
+    /// The asker no longer waits for the answer to that request.
+    Cancel { number: Number },
+}
+
+const HELLO: u8 = 1;
+const READY: u8 = 2;
+const REQUEST: u8 = 3;
+const ANSWER: u8 = 4;
+const REFUSAL: u8 = 5;
+const NOTICE: u8 = 6;
+const CANCEL: u8 = 7;
+
+impl Header {
+    /// Appends the header: a byte for the kind; a number where there is one; for a request the
+    /// patience in milliseconds, 0 for unlimited. Integers are 4 bytes, big-endian.
+    pub(crate) fn write(self, payload: &mut Vec<u8>) {
+        let (kind, number) = match self {
+            Self::Hello => (HELLO, None),
+            Self::Ready => (READY, None),
+            Self::Request { number, .. } => (REQUEST, Some(number)),
+            Self::Answer { number } => (ANSWER, Some(number)),
+            Self::Refusal { number } => (REFUSAL, Some(number)),
+            Self::Notice => (NOTICE, None),
+            Self::Cancel { number } => (CANCEL, Some(number)),
+        };
+        payload.push(kind);
+        if let Some(number) = number {
+            payload.extend_from_slice(&number.to_be_bytes());
+        }
+        if let Self::Request { patience, .. } = self {
+            payload.extend_from_slice(&milliseconds(patience).to_be_bytes());
+        }
+    }
+
+    /// The header and the body behind it; `None` when there is no such kind or it is cut short.
+    pub(crate) fn parse(payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (&kind, rest) = payload.split_first()?;
+        let numbered = || Some((BigEndian::read_u32(rest.get(..4)?), &rest[4..]));
+        Some(match kind {
+            HELLO => (Self::Hello, rest),
+            READY => (Self::Ready, rest),
+            NOTICE => (Self::Notice, rest),
+            REQUEST => {
+                let (number, rest) = numbered()?;
+                let milliseconds = BigEndian::read_u32(rest.get(..4)?);
+                let patience =
+                    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
+                (Self::Request { number, patience }, &rest[4..])
+            }
+            ANSWER => numbered().map(|(number, body)| (Self::Answer { number }, body))?,
+            REFUSAL => numbered().map(|(number, body)| (Self::Refusal { number }, body))?,
+            CANCEL => numbered().map(|(number, body)| (Self::Cancel { number }, body))?,
+            _ => return None,
+        })
+    }
+}
+
+/// Never 0 for a limited patience, and at most 49 days.
+fn milliseconds(patience: Option<Duration>) -> u32 {
+    patience.map_or(0, |patience| {
+        u32::try_from(patience.as_millis())
+            .unwrap_or(u32::MAX)
+            .max(1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers() -> impl Strategy<Value = Header> {
+        prop_oneof![
+            Just(Header::Hello),
+            Just(Header::Ready),
+            Just(Header::Notice),
+            (any::<u32>(), prop::option::of(1_u64..1_000_000)).prop_map(|(number, patience)| {
+                Header::Request {
+                    number,
+                    patience: patience.map(Duration::from_millis),
+                }
+            }),
+            any::<u32>().prop_map(|number| Header::Answer { number }),
+            any::<u32>().prop_map(|number| Header::Refusal { number }),
+            any::<u32>().prop_map(|number| Header::Cancel { number }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(header in headers(), body: Vec<u8>) {
+            let mut payload = Vec::new();
+            header.write(&mut payload);
+            payload.extend_from_slice(&body);
+            prop_assert_eq!(Header::parse(&payload), Some((header, &body[..])));
+        }
+
+        #[test]
+        fn any_bytes_give_a_header_or_none(payload: Vec<u8>) {
+            let _ = Header::parse(&payload);
+        }
+    }
+
+    #[test]
+    fn a_sub_millisecond_patience_is_not_unlimited() {
+        assert_eq!(milliseconds(Some(Duration::from_micros(3))), 1);
+        assert_eq!(milliseconds(None), 0);
+    }
+}

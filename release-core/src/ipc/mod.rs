@@ -1,0 +1,29 @@
+//! How master and workers talk: one wire, two ways to use it (rows R11, R12, R14).
+//!
+//! On the wire a message is a 4-byte big-endian length and a payload, nothing else.
+//!
+//! * **Plain** ([`plain`]): the payload is the encoded message, and answers come in the order of the
+//!   requests. Control sockets, scripts and programs in other languages speak it.
+//! * **Calls** ([`Peer`]): a small header inside the payload lets many tasks share a connection.
+//!   Answers come in any order, either side asks, and a caller may give up without disturbing the
+//!   others. Master and workers of this library speak it.
+//!
+//! A connection that has met a frame it cannot take (over the limit, cut short, of no known kind,
+//! with descriptors that nobody asked for) is ended: what follows in the stream has no meaning.
+//! A message that arrived whole but does not decode is an error of that message alone.
+
+mod answers;
+mod codec;
+mod error;
+mod frame;
+mod header;
+pub(crate) mod link;
+mod peer;
+pub mod plain;
+pub(crate) mod serve;
+
+pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
+pub use error::{CallError, Ended, ReadError, Refused, SendError};
+pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
+pub(crate) use header::Header;
+pub use peer::Peer;

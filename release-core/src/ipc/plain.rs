@@ -1,0 +1,290 @@
+//! Plain mode (rows R11, R12, R14): what the source's programs, control sockets and scripts speak.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::link::{Incoming, Limits, Link, Mode};
+use super::{Codec, CodecError, Peer, Postcard, ReadError, Refused, Request, SendError};
+use crate::rt::{Rt, Task};
+use futures_channel::mpsc;
+
+/// The end of a plain connection that answers: requests of type `R` one after the other.
+///
+/// Dropping it closes the connection.
+///
+/// # Cancel safety
+///
+/// Dropping the future of any method loses no part of the stream: a request that was not returned
+/// is returned by the next call, a response that was begun is sent whole.
+pub struct Server<R, C = Postcard> {
+    link: Arc<Link>,
+    codec: C,
+    requests: PhantomData<fn() -> R>,
+}
+
+impl<R, C> fmt::Debug for Server<R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
+    pub(crate) fn with_limits(
+        rt: &Rt,
+        socket: OwnedFd,
+        codec: C,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let link = Arc::new(Link::new(rt, socket, Mode::PlainServer, limits)?);
+        Ok(Self {
+            link,
+            codec,
+            requests: PhantomData,
+        })
+    }
+
+    /// Serves a connected stream socket.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the socket.
+    pub fn new(rt: &Rt, socket: OwnedFd, codec: C) -> io::Result<Self> {
+        Self::with_limits(rt, socket, codec, Limits::IPC)
+    }
+
+    /// The connection, for messages beside the answers.
+    pub(crate) fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
+    }
+
+    /// The next request; `None` when the peer has closed the connection after a whole frame.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Codec`] for a request that does not decode: it has been taken from the stream
+    /// and the connection goes on. [`ReadError::Ended`] when it does not.
+    pub async fn read_request(&mut self) -> Result<Option<R>, ReadError> {
+        let codec = &self.codec;
+        let mut decode = |incoming: Incoming<'_>| match incoming {
+            Incoming::Request { body, .. } => codec.decode(body),
+            _ => Err(CodecError::new("not a request")),
+        };
+        let link = &self.link;
+        let read = poll_fn(|cx| {
+            // What the last answers left unsent; its room is waited for by the same task.
+            let _ = link.poll_flush(cx);
+            link.poll_incoming(cx, &mut decode)
+        });
+        let decoded = within_deadlines(link, read).await;
+        match decoded {
+            Ok(decoded) => Ok(Some(decoded?)),
+            Err(super::Ended::Closed) => Ok(None),
+            Err(ended) => Err(ended.into()),
+        }
+    }
+
+    /// Sends the answer to the request that was read last, or a message that nobody asked for.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn write_response(
+        &mut self,
+        response: &R::Response,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, R, C> {
+        // Encoded before the future exists, which so holds no reference to the response.
+        let queued = self.link.queue(None, |payload| -> Result<(), SendError> {
+            Ok(self.codec.encode(response, payload)?)
+        });
+        let link = &*self.link;
+        async move {
+            queued?;
+            within_deadlines(link, poll_fn(|cx| link.poll_flush(cx).map(Ok))).await?;
+            link.ended().map_or(Ok(()), |ended| Err(ended.into()))
+        }
+    }
+
+    /// Answers every request with `handler` until the peer closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// The first [`ReadError`]; a handler that refuses, and a response that cannot be sent, end the
+    /// connection too, because a plain stream has no way to say so.
+    #[doc(alias = "handle_request")]
+    pub async fn handle_requests<F>(
+        &mut self,
+        mut handler: impl FnMut(R) -> F,
+    ) -> Result<(), ReadError>
+    where
+        F: Future<Output = Result<R::Response, Refused>>,
+    {
+        while let Some(request) = self.read_request().await? {
+            let response = match handler(request).await {
+                Ok(response) => response,
+                Err(refused) => {
+                    return Err(CodecError::new(refused.into_words()).into());
+                }
+            };
+            match self.write_response(&response).await {
+                Ok(()) => {}
+                Err(SendError::Ended(ended)) => return Err(ended.into()),
+                Err(error) => return Err(CodecError::new(crate::error::chain(&error)).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.
+async fn within_deadlines<T>(
+    link: &Link,
+    operation: impl Future<Output = Result<T, super::Ended>>,
+) -> Result<T, super::Ended> {
+    let mut timer = super::serve::Timer::default();
+    let mut operation = std::pin::pin!(operation);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = operation.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            let Some(why) = timer.poll_deadline(cx, link) else {
+                return Poll::Pending;
+            };
+            link.end(why);
+        }
+    })
+    .await
+}
+
+/// The end of a plain connection that asks, from as many tasks as you like.
+///
+/// A caller that gives up disturbs nobody: its answer is skipped when it comes.
+pub struct Client<R, C = Postcard> {
+    peer: Peer<R, C>,
+    messages: futures_util::lock::Mutex<mpsc::Receiver<Vec<u8>>>,
+    codec: C,
+    _background: Task<()>,
+}
+
+/// How many messages that nobody asked for are kept before reading waits for them to be taken.
+const KEPT_MESSAGES: usize = 64;
+
+impl<R, C> fmt::Debug for Client<R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
+    /// Asks over a connected stream socket.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the socket.
+    pub fn new(rt: &Rt, socket: OwnedFd, codec: C) -> io::Result<Self> {
+        Self::with_end(rt, socket, codec, || {})
+    }
+
+    /// [`Client::new`], with a function that is called when the connection has ended.
+    pub(crate) fn with_end(
+        rt: &Rt,
+        socket: OwnedFd,
+        codec: C,
+        end: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let link = Arc::new(Link::new(rt, socket, Mode::PlainClient, Limits::IPC)?);
+        let (sender, receiver) = mpsc::channel(KEPT_MESSAGES);
+        Ok(Self {
+            peer: Peer::new(Arc::clone(&link), codec.clone()),
+            messages: futures_util::lock::Mutex::new(receiver),
+            codec,
+            _background: rt.spawn(async move {
+                background(link, sender).await;
+                end();
+            }),
+        })
+    }
+
+    /// Asks, and waits for the answer for as long as the connection lives.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`](super::CallError).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call's answer is skipped when it comes; the next call gets its own.
+    #[doc(alias = "make_request")]
+    pub async fn call(&self, request: &R) -> Result<R::Response, super::CallError> {
+        self.peer.call(request).await
+    }
+
+    /// Asks, and gives up after `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::TimedOut`](super::CallError::TimedOut), and what [`Client::call`] gives.
+    pub async fn call_within(
+        &self,
+        patience: Duration,
+        request: &R,
+    ) -> Result<R::Response, super::CallError> {
+        self.peer.call_within(patience, request).await
+    }
+
+    /// The next message that came while no answer was awaited (what the source calls a broadcast);
+    /// `None` when the connection has ended.
+    ///
+    /// On a plain stream such a message looks like an answer: one that comes while an answer is
+    /// awaited is taken for it. Programs that need both use call mode.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when it is not the encoding of a response.
+    pub async fn next_message(&self) -> Result<Option<R::Response>, CodecError> {
+        use futures_util::StreamExt;
+        match self.messages.lock().await.next().await {
+            Some(payload) => self.codec.decode(&payload).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Why the connection has ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<super::Ended> {
+        self.peer.ended()
+    }
+}
+
+/// Keeps messages for [`Client::next_message`], sends what waits for room, notices the end.
+async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
+    loop {
+        let read = poll_fn(|cx| {
+            let _ = link.poll_flush(cx);
+            // No room: the peer's messages wait in the socket.
+            if messages.poll_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+            link.poll_incoming(cx, &mut |incoming| match incoming {
+                Incoming::Notice(body) => body.to_vec(),
+                _ => Vec::new(),
+            })
+        });
+        let Ok(message) = within_deadlines(&link, read).await else {
+            return;
+        };
+        if messages.try_send(message).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! How drivers and what belongs to them end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::super::{Direction, run};
+use super::Check;
+use super::support::{CountsDrop, Make, half_watched, read, yield_once};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "unfinished_tasks",
+        promise: "tasks that are unfinished when block_on returns are dropped with the driver at the latest",
+        body: unfinished_tasks,
+    },
+    Check {
+        name: "main_may_block_again",
+        promise: "a driver can run one main future after the other",
+        body: main_may_block_again,
+    },
+    Check {
+        name: "drivers_in_turn",
+        promise: "a process can use one driver after the other, and two at the same time",
+        body: drivers_in_turn,
+    },
+];
+
+/// Tasks that were never polled, that wait for each kind of thing, and that hold the runtime.
+fn unfinished_tasks(make: &Make) {
+    let driver = make();
+    let rt = driver.handle();
+    let drops = Arc::new(AtomicUsize::new(0));
+    let guard = || CountsDrop(Arc::clone(&drops));
+    run(driver.as_ref(), async {
+        let (io, peer) = half_watched(&rt);
+        let held = (guard(), rt.clone(), peer);
+        let reading = async move {
+            let _held = held;
+            let _ = io.run(Direction::Read, read::<1>).await;
+        };
+        rt.spawn(reading).detach();
+        let held = (guard(), rt.clone());
+        let sleeping = async move {
+            held.1.sleep(Duration::from_secs(3600)).await;
+            drop(held);
+        };
+        rt.spawn(sleeping).detach();
+        let held = (guard(), rt.clone());
+        let pending = async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        };
+        rt.spawn(pending).detach();
+        for _ in 0..10 {
+            yield_once().await;
+        }
+        let held = (guard(), rt.clone());
+        let late = async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        };
+        rt.spawn(late).detach();
+    });
+    drop(driver);
+    assert_eq!(
+        drops.load(Ordering::SeqCst),
+        4,
+        "so many of 4 tasks were dropped"
+    );
+}
+
+fn main_may_block_again(make: &Make) {
+    let driver = make();
+    let rt = driver.handle();
+    for round in 0..3 {
+        let answer = run(driver.as_ref(), async {
+            rt.sleep(Duration::from_millis(1)).await;
+            rt.spawn(async move { round }).await
+        });
+        assert_eq!(answer, round);
+    }
+}
+
+fn drivers_in_turn(make: &Make) {
+    for _ in 0..3 {
+        let (one, other) = (make(), make());
+        for driver in [&one, &other] {
+            let rt = driver.handle();
+            run(driver.as_ref(), async {
+                let (io, peer) = half_watched(&rt);
+                let end = rt.spawn(async move { io.run(Direction::Read, read::<1>).await });
+                rt.sleep(Duration::from_millis(1)).await;
+                drop(peer);
+                assert_eq!(end.await.expect("read failed"), b"");
+            });
+        }
+    }
+}

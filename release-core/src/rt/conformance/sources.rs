@@ -1,0 +1,273 @@
+//! What a registered descriptor does: sockets, listeners, children, many at once.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::super::{Direction, Io, Progress, Rt};
+use super::Check;
+use super::support::{Make, drain, half_watched, on, read, watch, write};
+use crate::sys::pidfd::pidfd_open;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "echo",
+        promise: "bytes arrive in both directions between two tasks",
+        body: echo,
+    },
+    Check {
+        name: "both_directions",
+        promise: "two tasks may wait for one descriptor, one in each direction",
+        body: both_directions,
+    },
+    Check {
+        name: "accept",
+        promise: "a listener is readable when a connection waits, before the watch began or after",
+        body: accept,
+    },
+    Check {
+        name: "child_exit",
+        promise: "a process descriptor is readable when the child has exited, before or after",
+        body: child_exit,
+    },
+    Check {
+        name: "dropped_source",
+        promise: "dropping a source ends the watch and closes; its number can be watched anew",
+        body: dropped_source,
+    },
+    Check {
+        name: "many_sources",
+        promise: "each of 500 descriptors wakes its own task, and only that",
+        body: many_sources,
+    },
+];
+
+async fn send(io: &Io, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let attempt = |fd: BorrowedFd<'_>| Ok((write(fd, bytes)?, Progress::More));
+        let written = io
+            .run(Direction::Write, attempt)
+            .await
+            .expect("write failed");
+        bytes = &bytes[written..];
+    }
+}
+
+async fn receive(io: &Io) -> Vec<u8> {
+    io.run(Direction::Read, drain::<1024>)
+        .await
+        .expect("read failed")
+}
+
+fn echo(make: &Make) {
+    on(make, async |rt| {
+        let (near, far) = UnixStream::pair().expect("socketpair failed");
+        let (near, far) = (watch(&rt, near), watch(&rt, far));
+        let server = rt.spawn(async move {
+            loop {
+                let bytes = receive(&far).await;
+                if bytes.is_empty() {
+                    return;
+                }
+                send(&far, &bytes).await;
+            }
+        });
+        for round in 0..100_u8 {
+            send(&near, &[round; 64]).await;
+            assert_eq!(receive(&near).await, [round; 64]);
+        }
+        drop(near);
+        server.await;
+    });
+}
+
+fn both_directions(make: &Make) {
+    const TOTAL: usize = 2 * 1024 * 1024;
+    on(make, async |rt| {
+        let (io, peer) = half_watched(&rt);
+        let io = Arc::new(io);
+        let writer = rt.spawn({
+            let io = Arc::clone(&io);
+            async move { send(&io, &vec![1; TOTAL]).await }
+        });
+        let reader = rt.spawn(async move { receive(&io).await });
+        // The writer is stuck by now, in all likelihood, and the reader has nothing to read.
+        rt.sleep(Duration::from_millis(10)).await;
+        let other_side = std::thread::spawn(move || {
+            let mut peer = peer;
+            peer.write_all(b"hello").expect("write failed");
+            let mut bytes = vec![0; TOTAL];
+            peer.read_exact(&mut bytes).expect("read failed");
+        });
+        let ((), heard) = join(writer, reader).await;
+        assert_eq!(heard, b"hello");
+        other_side.join().expect("the other side panicked");
+    });
+}
+
+fn accept(make: &Make) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    let name = format!("release-conformance-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    on(make, async |rt| {
+        let listener = UnixListener::bind(&path).expect("bind failed");
+        let _early = UnixStream::connect(&path).expect("connect failed");
+        let listener = watch(&rt, listener);
+        accept_one(&listener).await.expect("accept failed");
+        let connecting = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                std::thread::sleep(Duration::from_millis(10));
+                UnixStream::connect(path).expect("connect failed")
+            }
+        });
+        let accepted = accept_one(&listener).await.expect("accept failed");
+        accepted.shutdown(Shutdown::Both).expect("shutdown failed");
+        connecting.join().expect("the client panicked");
+    });
+    let _ = std::fs::remove_file(&path);
+}
+
+async fn accept_one(listener: &Io) -> io::Result<UnixStream> {
+    let attempt = |fd: BorrowedFd<'_>| {
+        let (stream, _) = UnixListener::from(fd.try_clone_to_owned()?).accept()?;
+        Ok((stream, Progress::More))
+    };
+    listener.run(Direction::Read, attempt).await
+}
+
+fn child_exit(make: &Make) {
+    on(make, async |rt| {
+        let mut slow = Command::new("sleep")
+            .arg("0.05")
+            .spawn()
+            .expect("sleep did not start");
+        let slow_exit = watch(&rt, pidfd(&slow));
+        assert!(exit_of(&slow_exit, &mut slow).await.success());
+
+        let mut quick = Command::new("true").spawn().expect("true did not start");
+        let descriptor = pidfd(&quick);
+        rt.sleep(Duration::from_millis(50)).await;
+        let quick_exit = watch(&rt, descriptor);
+        assert!(exit_of(&quick_exit, &mut quick).await.success());
+    });
+}
+
+fn pidfd(child: &Child) -> OwnedFd {
+    let pid = child
+        .id()
+        .try_into()
+        .expect("a process number that does not fit");
+    pidfd_open(pid).expect("pidfd_open failed")
+}
+
+async fn exit_of(exit: &Io, child: &mut Child) -> ExitStatus {
+    let attempt = |_: BorrowedFd<'_>| match child.try_wait()? {
+        Some(status) => Ok((status, Progress::Drained)),
+        None => Err(io::ErrorKind::WouldBlock.into()),
+    };
+    exit.run(Direction::Read, attempt)
+        .await
+        .expect("wait failed")
+}
+
+fn dropped_source(make: &Make) {
+    on(make, async |rt| {
+        let (io, mut peer) = half_watched(&rt);
+        let number = io.as_fd().as_raw_fd();
+        poll_in_vain(&io);
+        drop(io);
+        assert_eq!(
+            peer.read(&mut [0; 1]).expect("read failed"),
+            0,
+            "the socket was not closed"
+        );
+        // The lowest free number is given out first, unless another thread takes it.
+        let anew: Vec<_> = (0..8)
+            .map(|_| UnixStream::pair().expect("socketpair failed"))
+            .collect();
+        let same = anew
+            .iter()
+            .position(|(near, _)| near.as_raw_fd() == number)
+            .unwrap_or(0);
+        let (near, mut far) = anew.into_iter().nth(same).expect("there are eight");
+        let near = watch(&rt, near);
+        poll_in_vain(&near);
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            far.write_all(b"anew").expect("write failed");
+            far
+        });
+        assert_eq!(receive(&near).await, b"anew");
+        writer.join().expect("the writer panicked");
+    });
+}
+
+fn poll_in_vain(io: &Io) {
+    let mut nobody = Context::from_waker(Waker::noop());
+    let polled = io.poll(&mut nobody, Direction::Read, read::<1>);
+    assert!(
+        polled.is_pending(),
+        "something was read from an empty socket"
+    );
+}
+
+fn many_sources(make: &Make) {
+    const PAIRS: usize = 250;
+    let room = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    // Both ends of every pair, and whatever the process has open otherwise.
+    if room < 3 * 250 {
+        return;
+    }
+    on(make, async |rt| {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let ends: Vec<Arc<Io>> = (0..PAIRS).flat_map(|_| watched_pair(&rt)).collect();
+        let readers: Vec<_> = ends
+            .iter()
+            .map(|end| rt.spawn(read_one(Arc::clone(end), Arc::clone(&attempts))))
+            .collect();
+        rt.sleep(Duration::from_millis(20)).await;
+        for (number, end) in ends.iter().enumerate() {
+            send(end, &number.to_be_bytes()).await;
+        }
+        for (reader, got) in join_all(readers).await.into_iter().enumerate() {
+            // The other end of the pair.
+            assert_eq!(
+                got,
+                (reader ^ 1).to_be_bytes(),
+                "source {reader} read something else"
+            );
+        }
+        let attempts = attempts.load(Ordering::SeqCst);
+        assert!(
+            attempts <= 4 * 2 * PAIRS,
+            "{attempts} attempts for {} messages",
+            2 * PAIRS
+        );
+    });
+}
+
+fn watched_pair(rt: &Rt) -> [Arc<Io>; 2] {
+    let (near, far) = UnixStream::pair().expect("socketpair failed");
+    [Arc::new(watch(rt, near)), Arc::new(watch(rt, far))]
+}
+
+async fn read_one(end: Arc<Io>, attempts: Arc<AtomicUsize>) -> Vec<u8> {
+    let attempt = |fd: BorrowedFd<'_>| {
+        attempts.fetch_add(1, Ordering::SeqCst);
+        drain::<1024>(fd)
+    };
+    end.run(Direction::Read, attempt)
+        .await
+        .expect("read failed")
+}

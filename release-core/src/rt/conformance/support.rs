@@ -1,0 +1,135 @@
+//! What the checks have in common.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send};
+
+use super::super::{Direction, Driver, Io, Progress, Rt, run};
+
+/// Makes the driver under test.
+pub(super) type Make = dyn Fn() -> Box<dyn Driver> + Send + Sync;
+
+/// Long enough for a loaded machine to do what must happen, short enough to wait for in vain.
+pub(super) const A_WHILE: Duration = Duration::from_millis(100);
+
+/// Runs an async check on a driver of its own, which is dropped in the end.
+pub(super) fn on<F: Future>(make: &Make, main: impl FnOnce(Rt) -> F) -> F::Output {
+    let driver = make();
+    let rt = driver.handle();
+    run(driver.as_ref(), main(rt))
+}
+
+/// A watched socket and a plain blocking one that is connected to it.
+pub(super) fn half_watched(rt: &Rt) -> (Io, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("socketpair failed");
+    (watch(rt, ours), theirs)
+}
+
+pub(super) fn watch(rt: &Rt, fd: impl Into<OwnedFd>) -> Io {
+    rt.register(fd.into()).expect("register failed")
+}
+
+/// An attempt that reads at most `N` bytes and never says that the queue is empty.
+pub(super) fn read<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Progress)> {
+    let mut bytes = [0; N];
+    let count = nix::unistd::read(fd, &mut bytes)?;
+    Ok((bytes[..count].to_vec(), Progress::More))
+}
+
+/// Like [`read`], but takes a short read as proof that the queue is empty now.
+pub(super) fn drain<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Progress)> {
+    let (bytes, _) = read::<N>(fd)?;
+    let progress = if bytes.len() < N {
+        Progress::Drained
+    } else {
+        Progress::More
+    };
+    Ok((bytes, progress))
+}
+
+/// Writes without a signal when nobody can read any more.
+pub(super) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Writes until the socket takes no more; how much it took.
+pub(super) fn fill(io: &Io) -> usize {
+    let mut total = 0;
+    let mut never_woken = Context::from_waker(Waker::noop());
+    loop {
+        let attempt = |fd: BorrowedFd<'_>| Ok((write(fd, &[7; 4096])?, Progress::More));
+        match io.poll(&mut never_woken, Direction::Write, attempt) {
+            Poll::Ready(written) => total += written.expect("write failed"),
+            Poll::Pending => return total,
+        }
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+pub(super) struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Wakes {
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Lets every other task have a turn.
+pub(super) async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs a future on this thread with nothing but `park`, as foreign code might.
+pub(super) fn block_on_plain_thread<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Adds one when it is dropped.
+pub(super) struct CountsDrop(pub(super) Arc<AtomicUsize>);
+
+impl Drop for CountsDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}

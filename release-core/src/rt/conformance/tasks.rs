@@ -1,0 +1,213 @@
+//! What spawned tasks and wakes do.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use super::super::Direction;
+use super::Check;
+use super::support::{
+    CountsDrop, Make, block_on_plain_thread, drain, half_watched, on, watch, yield_once,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "never_inline",
+        promise: "spawn does not run the task inside the call",
+        body: never_inline,
+    },
+    Check {
+        name: "many_tasks",
+        promise: "every spawned task runs, also those that tasks spawn and that nobody waits for",
+        body: many_tasks,
+    },
+    Check {
+        name: "foreign_wakes",
+        promise: "a wake from another thread is never lost",
+        body: foreign_wakes,
+    },
+    Check {
+        name: "no_ambient_context",
+        promise: "spawn, sleep_until and register work on a plain thread, and so do their results",
+        body: no_ambient_context,
+    },
+    Check {
+        name: "cancelled_task",
+        promise: "dropping a Task drops its future soon",
+        body: cancelled_task,
+    },
+    Check {
+        name: "panicking_task",
+        promise: "a panic in a task reaches whoever waits for it and nobody else",
+        body: panicking_task,
+    },
+    Check {
+        name: "busy_task",
+        promise: "a task that always has more to do does not shut out timers and descriptors",
+        body: busy_task,
+    },
+];
+
+thread_local!(static SPAWNING: Cell<bool> = const { Cell::new(false) });
+
+fn never_inline(make: &Make) {
+    on(make, async |rt| {
+        for _ in 0..100 {
+            SPAWNING.set(true);
+            let inline = rt.spawn(async { SPAWNING.get() });
+            SPAWNING.set(false);
+            assert!(!inline.await, "the task ran on the stack of spawn");
+        }
+    });
+}
+
+fn many_tasks(make: &Make) {
+    on(make, async |rt| {
+        let (done, mut finished) = futures_channel::mpsc::unbounded();
+        let parents = (0..100_u32).map(|parent| {
+            let (rt, done) = (rt.clone(), done.clone());
+            let spawner = rt.clone();
+            spawner.spawn(async move {
+                yield_once().await;
+                let child = async move { done.unbounded_send(parent).expect("nobody listens") };
+                rt.spawn(child).detach();
+                parent
+            })
+        });
+        let parents: u32 = join_all(parents.collect::<Vec<_>>())
+            .await
+            .into_iter()
+            .sum();
+        drop(done);
+        let mut children = 0;
+        while let Some(child) = futures_util::StreamExt::next(&mut finished).await {
+            children += child;
+        }
+        assert_eq!((parents, children), (4950, 4950));
+    });
+}
+
+fn foreign_wakes(make: &Make) {
+    on(make, async |rt| {
+        let (requests, inbox) = std::sync::mpsc::channel::<oneshot::Sender<u32>>();
+        let waker = thread::spawn(move || {
+            for (round, answer) in (0..).zip(inbox) {
+                // A little later each time, to meet the driver going to sleep at every point.
+                thread::sleep(Duration::from_micros(u64::from(round % 50)));
+                let _ = answer.send(round);
+            }
+        });
+        for round in 0..1000 {
+            let (answer, answered) = oneshot::channel();
+            requests.send(answer).expect("the thread is gone");
+            // Half of them wake the main future, half a task.
+            let got = if round % 2 == 0 {
+                answered.await
+            } else {
+                rt.spawn(answered).await
+            };
+            assert_eq!(got, Ok(round));
+        }
+        drop(requests);
+        waker.join().expect("the thread panicked");
+    });
+}
+
+fn no_ambient_context(make: &Make) {
+    on(make, async |rt| {
+        let (done, finished) = oneshot::channel();
+        let plain = {
+            let rt = rt.clone();
+            thread::spawn(move || {
+                let task = rt.spawn(async { 1 });
+                let (near, mut far) = UnixStream::pair().expect("socketpair failed");
+                let near = watch(&rt, near);
+                let outcome = block_on_plain_thread(async {
+                    rt.sleep(Duration::from_millis(5)).await;
+                    let late = thread::spawn(move || {
+                        thread::sleep(Duration::from_millis(5));
+                        far.write_all(b"far").expect("write failed");
+                    });
+                    let bytes = near
+                        .run(Direction::Read, drain::<16>)
+                        .await
+                        .expect("read failed");
+                    late.join().expect("the writer panicked");
+                    (task.await, bytes)
+                });
+                done.send(outcome).expect("the main future is gone");
+            })
+        };
+        // Asleep meanwhile, without timers or descriptors of its own.
+        assert_eq!(finished.await, Ok((1, b"far".to_vec())));
+        plain.join().expect("the thread panicked");
+    });
+}
+
+fn cancelled_task(make: &Make) {
+    on(make, async |rt| {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let guard = CountsDrop(Arc::clone(&drops));
+        let (dropped, seen) = oneshot::channel::<()>();
+        let (started, running) = oneshot::channel();
+        let task = rt.spawn(async move {
+            let _held = (guard, dropped);
+            let _ = started.send(());
+            std::future::pending::<()>().await;
+        });
+        running.await.expect("the task did not start");
+        assert_eq!(drops.load(Ordering::SeqCst), 0);
+        drop(task);
+        seen.await.expect_err("nothing is ever sent");
+        assert_eq!(drops.load(Ordering::SeqCst), 1);
+    });
+}
+
+fn panicking_task(make: &Make) {
+    on(make, async |rt| {
+        let mut after = Vec::new();
+        for _ in 0..10 {
+            // Without the hook, which would write to standard error.
+            let bad = rt.spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
+            let good = rt.spawn(async {
+                yield_once().await;
+                1
+            });
+            let caught = AssertUnwindSafe(bad).catch_unwind().await;
+            let panic: Box<dyn std::any::Any + Send> = caught.expect_err("the panic was swallowed");
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+            after.push(good.await);
+        }
+        assert_eq!(after, [1; 10]);
+    });
+}
+
+fn busy_task(make: &Make) {
+    on(make, async |rt| {
+        let busy = rt.spawn(async {
+            loop {
+                yield_once().await;
+            }
+        });
+        let (io, mut peer) = half_watched(&rt);
+        for _ in 0..3 {
+            rt.sleep(Duration::from_millis(1)).await;
+            peer.write_all(b"x").expect("write failed");
+            let got = io
+                .run(Direction::Read, drain::<16>)
+                .await
+                .expect("read failed");
+            assert_eq!(got, b"x");
+        }
+        drop(busy);
+    });
+}

@@ -1,0 +1,265 @@
+//! What every thread may touch: the queue of ready tasks, the timers, the watched descriptors.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+
+use super::super::{BoxFuture, Direction, Runtime, Source};
+use super::watch::{LocalSource, Sleep, Watched};
+
+/// The [`Runtime`] behind an [`Rt`](super::Rt) of this driver.
+#[derive(Debug)]
+pub(super) struct Handle(pub(super) Arc<Shared>);
+
+impl Runtime for Handle {
+    fn spawn(&self, task: BoxFuture) {
+        // Handed back when the driver is gone; then it is dropped here, after the lock.
+        let refused = self.0.change(|state| {
+            if state.closed {
+                return Some(task);
+            }
+            state.ready.push_back(Ready::New(task));
+            None
+        });
+        drop(refused);
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+        let id = self.0.change(State::new_id);
+        Box::pin(Sleep::new(deadline, id, Arc::clone(&self.0)))
+    }
+
+    fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+        let watched = Arc::new(Watched::new(fd));
+        let id = self.0.change(|state| {
+            let id = state.new_id();
+            let watched = Arc::clone(&watched);
+            state.sources.insert(
+                id,
+                Waiters {
+                    watched,
+                    reader: None,
+                    writer: None,
+                },
+            );
+            id
+        });
+        Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
+    }
+}
+
+/// Something for the driver to do.
+pub(super) enum Ready {
+    /// A future that was spawned and has not been polled yet.
+    New(BoxFuture),
+    /// A task, by number, that was woken.
+    Task(u64),
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    kick: PipeWriter,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// The driver sleeps, or is about to: a change must be followed by a kick.
+    parked: bool,
+    /// The driver is gone.
+    closed: bool,
+    ready: VecDeque<Ready>,
+    /// Of the timers that somebody waits for; the number keeps equal deadlines apart.
+    pub(super) timers: BTreeMap<(Instant, u64), Waker>,
+    pub(super) sources: BTreeMap<u64, Waiters>,
+    last_id: u64,
+}
+
+/// A descriptor and the tasks that wait for it.
+pub(super) struct Waiters {
+    watched: Arc<Watched>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What one call of poll(2) is asked. It owns its descriptors, or another thread could close one
+/// and let its number be used anew while the kernel looks at it.
+pub(super) struct Waits {
+    pub(super) watched: Vec<(u64, Arc<Watched>, PollFlags)>,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(kick: PipeWriter) -> Self {
+        Self {
+            state: Mutex::default(),
+            kick,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and makes the driver look at it again, should it sleep.
+    ///
+    /// A waker or future that the change replaces must be returned, so that its destructor runs
+    /// when the lock is released.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        let asleep = std::mem::take(&mut state.parked);
+        drop(state);
+        if asleep {
+            // Cannot fail: the driver reads the byte before it parks again, and `self` keeps the
+            // pipe open. After the driver's end nobody is parked.
+            let _ = (&self.kick).write(&[1]);
+        }
+        changed
+    }
+
+    pub(super) fn ready_count(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    pub(super) fn next_ready(&self) -> Option<Ready> {
+        self.lock().ready.pop_front()
+    }
+
+    /// From now on nothing can be spawned. Returns what was not started yet.
+    pub(super) fn close(&self) -> VecDeque<Ready> {
+        let mut state = self.lock();
+        state.closed = true;
+        std::mem::take(&mut state.ready)
+    }
+
+    /// Lists what poll(2) is to wait for, and how long. Parks in the same breath: a task that
+    /// becomes ready from here on sends a kick.
+    pub(super) fn begin_wait(&self) -> Waits {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.parked = state.ready.is_empty();
+        let timeout = if state.parked {
+            state
+                .timers
+                .first_key_value()
+                .map(|((deadline, _), _)| deadline.saturating_duration_since(now))
+        } else {
+            Some(Duration::ZERO)
+        };
+        let watched = state.sources.iter().filter_map(|(id, waiters)| {
+            let interest = waiters.interest();
+            (!interest.is_empty()).then(|| (*id, Arc::clone(&waiters.watched), interest))
+        });
+        Waits {
+            watched: watched.collect(),
+            timeout,
+        }
+    }
+
+    /// Takes the wakers of everything that happened.
+    pub(super) fn end_wait(&self, events: impl Iterator<Item = (u64, PollFlags)>) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        let mut state = self.lock();
+        state.parked = false;
+        for (id, event) in events.filter(|(_, event)| !event.is_empty()) {
+            // A source may have been dropped by another thread in the meantime.
+            if let Some(waiters) = state.sources.get_mut(&id) {
+                waiters.take(event, &mut woken);
+            }
+        }
+        let now = Instant::now();
+        while let Some(first) = state
+            .timers
+            .first_entry()
+            .filter(|first| first.key().0 <= now)
+        {
+            woken.push(first.remove());
+        }
+        woken
+    }
+}
+
+impl State {
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+impl Waiters {
+    pub(super) fn side(&mut self, direction: Direction) -> &mut Option<Waker> {
+        match direction {
+            Direction::Read => &mut self.reader,
+            Direction::Write => &mut self.writer,
+        }
+    }
+
+    fn interest(&self) -> PollFlags {
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::POLLIN, self.reader.is_some());
+        interest.set(PollFlags::POLLOUT, self.writer.is_some());
+        interest
+    }
+
+    fn take(&mut self, event: PollFlags, woken: &mut Vec<Waker>) {
+        // An end or an error concerns both directions; poll(2) reports these unasked.
+        let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        for (direction, wanted) in [
+            (Direction::Read, PollFlags::POLLIN),
+            (Direction::Write, PollFlags::POLLOUT),
+        ] {
+            if event.intersects(wanted | end) {
+                self.watched.set_blocked(direction, false);
+                woken.extend(self.side(direction).take());
+            }
+        }
+    }
+}
+
+/// Wakes one task, by number. Many wakes before the next poll queue it once.
+pub(super) struct TaskWaker {
+    id: u64,
+    queued: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl TaskWaker {
+    pub(super) fn new(id: u64, shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            queued: AtomicBool::new(false),
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// The task is about to be polled: the next wake counts again.
+    pub(super) fn clear(&self) {
+        self.queued.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            self.shared
+                .change(|state| state.ready.push_back(Ready::Task(self.id)));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What a task waits with: a source and a timer.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::super::{Direction, Progress, Source};
+use super::shared::Shared;
+
+/// A descriptor, and what is known of it without asking the kernel.
+///
+/// poll(2) reports a condition as long as it lasts, so forgetting too much is harmless: an attempt
+/// that is made too early says `WouldBlock`, and a wait that begins too late ends at once.
+pub(super) struct Watched {
+    fd: OwnedFd,
+    reading_blocks: AtomicBool,
+    writing_blocks: AtomicBool,
+}
+
+impl Watched {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            reading_blocks: AtomicBool::new(false),
+            writing_blocks: AtomicBool::new(false),
+        }
+    }
+
+    fn flag(&self, direction: Direction) -> &AtomicBool {
+        match direction {
+            Direction::Read => &self.reading_blocks,
+            Direction::Write => &self.writing_blocks,
+        }
+    }
+
+    /// Until poll(2) says otherwise an attempt is known to be useless.
+    fn blocked(&self, direction: Direction) -> bool {
+        self.flag(direction).load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_blocked(&self, direction: Direction, blocked: bool) {
+        self.flag(direction).store(blocked, Ordering::SeqCst);
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+pub(super) struct LocalSource {
+    watched: Arc<Watched>,
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl LocalSource {
+    pub(super) fn new(watched: Arc<Watched>, id: u64, shared: Arc<Shared>) -> Self {
+        Self {
+            watched,
+            id,
+            shared,
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>, direction: Direction) {
+        let waker = cx.waker().clone();
+        let replaced = self.shared.change(|state| {
+            state
+                .sources
+                .get_mut(&self.id)
+                .and_then(|waiters| waiters.side(direction).replace(waker))
+        });
+        drop(replaced);
+    }
+}
+
+impl Source for LocalSource {
+    fn poll_io(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
+    ) -> Poll<io::Result<()>> {
+        if !self.watched.blocked(direction) {
+            match attempt(self.as_fd()) {
+                Ok(Progress::More) => return Poll::Ready(Ok(())),
+                Ok(Progress::Drained) => {
+                    self.watched.set_blocked(direction, true);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.watched.set_blocked(direction, true);
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.wait(cx, direction);
+        Poll::Pending
+    }
+}
+
+impl AsFd for LocalSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watched.as_fd()
+    }
+}
+
+impl fmt::Debug for LocalSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("fd", &self.watched.fd)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for LocalSource {
+    fn drop(&mut self) {
+        // If the driver sleeps on the descriptor just now, the change wakes it, and it lets go.
+        let waiters = self.shared.change(|state| state.sources.remove(&self.id));
+        drop(waiters);
+    }
+}
+
+/// A timer. Only one that somebody waits for is known to the driver.
+pub(super) struct Sleep {
+    deadline: Instant,
+    id: u64,
+    armed: bool,
+    shared: Arc<Shared>,
+}
+
+impl Sleep {
+    pub(super) fn new(deadline: Instant, id: u64, shared: Arc<Shared>) -> Self {
+        Self {
+            deadline,
+            id,
+            armed: false,
+            shared,
+        }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        self.armed = true;
+        let (key, waker) = ((self.deadline, self.id), cx.waker().clone());
+        let replaced = self.shared.change(|state| state.timers.insert(key, waker));
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if self.armed {
+            let key = (self.deadline, self.id);
+            let waker = self.shared.change(|state| state.timers.remove(&key));
+            drop(waker);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Carries out what the pool decides: starts processes, signals them, waits for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use nix::sys::signal::Signal as Sig;
+use nix::sys::wait::WaitStatus;
+
+use super::{Action, Event, Exit, KillReason, Outcome, Pool, Report, Signal, WorkerId};
+use crate::child::Child;
+use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Types, WorkerInfo};
+use crate::rt::{Rt, Task};
+use crate::signals::Signals;
+use crate::sys::socket::pair;
+use crate::sys::spawn::spawn;
+use crate::{Error, ErrorKind};
+
+/// How long a worker that has closed its connection may take to exit by itself.
+const EXIT_TIME: Duration = Duration::from_secs(1);
+
+/// A task of the master's own, once it is started.
+type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
+
+/// What wakes the supervisor.
+#[derive(Debug)]
+enum Happening {
+    Pool(Event),
+    Signal(Sig),
+    Failed(Error),
+}
+
+/// The pool, and the processes that it has.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    rt: Rt,
+    groups: Vec<Group>,
+    master: MasterHandle,
+    processes: HashMap<WorkerId, Process>,
+    sender: UnboundedSender<Happening>,
+    happenings: UnboundedReceiver<Happening>,
+}
+
+/// A worker's process. Dropping it ends the tasks that serve and watch it.
+#[derive(Debug)]
+struct Process {
+    child: Arc<Child>,
+    _connection: Task<()>,
+    _watch: Task<()>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, stop_deadline: Duration) -> Result<Self, Error> {
+        let (sender, happenings) = unbounded();
+        let specs = groups.iter().map(Group::spec).collect();
+        let pool = Pool::new(specs, stop_deadline, seed());
+        let stop = sender.clone();
+        let master = MasterHandle::new(rt, pool, move || {
+            let _ = stop.unbounded_send(Happening::Pool(Event::Stop));
+        });
+        Ok(Self {
+            rt: rt.clone(),
+            groups,
+            master,
+            processes: HashMap::new(),
+            sender,
+            happenings,
+        })
+    }
+
+    /// Runs until no worker is left; says how it ended, and after which signal.
+    ///
+    /// Must be the main future: a worker dies with the thread that has started it, and the main
+    /// thread is the one that lives as long as the master.
+    pub(crate) async fn run<F>(
+        mut self,
+        starts: Vec<Start<F>>,
+        all_ready: impl FnOnce() -> Option<()>,
+    ) -> Result<(Outcome, Option<Sig>), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let _signals = self.catch_signals()?;
+        let _orphans = super::orphans::reap(&self.rt)?;
+        let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start)).collect();
+        let mut all_ready = Some(all_ready);
+        let mut asked = None;
+        let mut event = Event::Start;
+        loop {
+            let mut ended = None;
+            for action in self.decide(event) {
+                match action {
+                    Action::Done(outcome) => ended = Some(outcome),
+                    Action::AllReady => {
+                        tracing::info!("all workers are ready");
+                        all_ready.take().map(|all_ready| all_ready());
+                    }
+                    Action::Signal { id, pid, signal } => self.signal(id, pid, signal),
+                    Action::Report(report) => log(&report),
+                    // `decide` has carried it out.
+                    Action::Spawn { .. } => {}
+                }
+            }
+            if let Some(outcome) = ended {
+                return Ok((outcome, asked));
+            }
+            event = match self.next().await {
+                Happening::Pool(event) => event,
+                Happening::Failed(error) => Event::Fail {
+                    reason: error.report(),
+                },
+                Happening::Signal(signal) => {
+                    tracing::info!(signal = signal.as_str(), "a signal arrived");
+                    let again = asked.replace(signal).is_some();
+                    if again || signal == Sig::SIGQUIT {
+                        Event::StopNow
+                    } else {
+                        Event::Stop
+                    }
+                }
+            };
+        }
+    }
+
+    /// Asks the pool, and answers each of its wishes for a process until it has no more.
+    fn decide(&mut self, event: Event) -> Vec<Action> {
+        if let Event::Exited { id, .. } = &event {
+            self.processes.remove(id);
+        }
+        let mut actions = Vec::new();
+        let mut next = 0;
+        self.master.pool().on(event, self.rt.now(), &mut actions);
+        while let Some(action) = actions.get(next) {
+            if let Action::Spawn { id } = *action {
+                let answer = match self.spawn(id) {
+                    Ok(pid) => Event::Spawned { id, pid },
+                    Err(error) => Event::SpawnFailed {
+                        id,
+                        reason: error.report(),
+                    },
+                };
+                self.master.pool().on(answer, self.rt.now(), &mut actions);
+            }
+            next += 1;
+        }
+        actions
+    }
+
+    async fn next(&mut self) -> Happening {
+        let deadline = self.master.pool().deadline();
+        let happening = self.happenings.next();
+        let happening = match deadline {
+            None => happening.await,
+            Some(deadline) => {
+                let timer = std::pin::pin!(self.rt.sleep_until(deadline));
+                match select(happening, timer).await {
+                    Either::Left((happening, _)) => happening,
+                    Either::Right(_) => None,
+                }
+            }
+        };
+        // This side holds a sender, so the channel does not end: nothing means time has passed.
+        happening.unwrap_or(Happening::Pool(Event::Tick))
+    }
+
+    fn catch_signals(&self) -> Result<Task<()>, Error> {
+        let failed = |error| Error::system("cannot catch signals", error);
+        let signals =
+            Signals::new(&self.rt, &[Sig::SIGTERM, Sig::SIGINT, Sig::SIGQUIT]).map_err(failed)?;
+        let sender = self.sender.clone();
+        Ok(self.rt.spawn(async move {
+            loop {
+                let happening = match signals.next().await {
+                    Ok(signal) => Happening::Signal(signal),
+                    Err(error) => Happening::Failed(failed(error)),
+                };
+                if sender.unbounded_send(happening).is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    fn start<F>(&self, start: Start<F>) -> Task<()>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let task = start(self.rt.clone(), self.master.clone());
+        let sender = self.sender.clone();
+        let caught = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
+        self.rt.spawn(async move {
+            let error = match caught.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(panic) => {
+                    let message = crate::rt::panic_message(panic.as_ref());
+                    Error::new(
+                        ErrorKind::Program,
+                        format!("a task of the master panicked: {message}"),
+                    )
+                }
+            };
+            let _ = sender.unbounded_send(Happening::Failed(error));
+        })
+    }
+
+    fn spawn(&mut self, id: WorkerId) -> Result<i32, Error> {
+        let index = self.master.pool().group_of(id).unwrap_or_default();
+        let group = &self.groups[index];
+        let refused = |what: String| move |error| Error::system(what, error);
+        let hello = hello(group, id)?;
+        let command = group.command(id)?;
+        let (ours, theirs) = pair().map_err(refused("cannot make a socket pair".to_owned()))?;
+        let started = spawn(&command, std::os::fd::AsFd::as_fd(&theirs), &group.passed()).map_err(
+            |error| {
+                let program = command.program.to_string_lossy();
+                Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
+            },
+        )?;
+        drop(theirs);
+        let pid = started.pid.as_raw();
+        // From here on the process exists: what fails now ends it, and its exit is the news.
+        let child = Child::watch(&self.rt, started)
+            .map_err(refused(format!("cannot watch process {pid}")))?;
+        let child = Arc::new(child);
+        let worker = WorkerInfo {
+            id: id.0,
+            pid,
+            group: Arc::clone(&group.name),
+        };
+        let connection = group
+            .attach
+            .attach(&self.rt, ours, worker, hello, self.listen(id, pid));
+        let connection = connection.unwrap_or_else(|error| {
+            tracing::error!(
+                worker = id.0,
+                pid,
+                reason = error.report(),
+                "no connection to a worker"
+            );
+            let _ = child.signal(Sig::SIGKILL);
+            self.rt.spawn(async {})
+        });
+        let watch = self.watch(id, Arc::clone(&child));
+        self.processes.insert(
+            id,
+            Process {
+                child,
+                _connection: connection,
+                _watch: watch,
+            },
+        );
+        Ok(pid)
+    }
+
+    /// Turns what a worker's connection says into events of that very process.
+    fn listen(&self, id: WorkerId, pid: i32) -> Box<dyn Fn(News) + Send + Sync> {
+        let (sender, rt) = (self.sender.clone(), self.rt.clone());
+        let send = move |sender: &UnboundedSender<Happening>, event| {
+            let _ = sender.unbounded_send(Happening::Pool(event));
+        };
+        Box::new(move |news| match news {
+            News::Ready => send(&sender, Event::Ready { id, pid }),
+            News::Violation(reason) => send(&sender, Event::Violation { id, pid, reason }),
+            News::Closed => {
+                let (sender, later) = (sender.clone(), rt.clone());
+                rt.spawn(async move {
+                    later.sleep(EXIT_TIME).await;
+                    let reason = "it closed its connection and lived on".to_owned();
+                    send(&sender, Event::Violation { id, pid, reason });
+                })
+                .detach();
+            }
+        })
+    }
+
+    fn watch(&self, id: WorkerId, child: Arc<Child>) -> Task<()> {
+        let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
+        self.rt.spawn(async move {
+            let exit = match child.exit().await {
+                Ok(WaitStatus::Exited(_, status)) => Exit::Code(status),
+                Ok(WaitStatus::Signaled(_, signal, core)) => Exit::Signal {
+                    number: signal as i32,
+                    core,
+                },
+                // Somebody else has reaped it: it has ended, and nobody knows how.
+                other => {
+                    tracing::warn!(pid, ?other, "the exit status of a worker was lost");
+                    Exit::Code(-1)
+                }
+            };
+            let _ = sender.unbounded_send(Happening::Pool(Event::Exited { id, pid, exit }));
+        })
+    }
+
+    fn signal(&self, id: WorkerId, pid: i32, signal: Signal) {
+        let signal = match signal {
+            Signal::Terminate => Sig::SIGTERM,
+            Signal::Kill => Sig::SIGKILL,
+        };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        if let Err(error) = process.child.signal(signal) {
+            tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
+        }
+    }
+}
+
+fn hello(group: &Group, id: WorkerId) -> Result<Hello, Error> {
+    Ok(Hello {
+        protocol: PROTOCOL,
+        worker: id.0,
+        group: group.name.to_string(),
+        listeners: group.listener_names(),
+        // The connection fills the names in; a program of another build may call its types otherwise.
+        types: group.is_same_executable().then(Types::of::<(), (), ()>),
+        context: group.context(id)?,
+    })
+}
+
+/// Workers of masters that start at the same moment are not to come back at the same moment.
+fn seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(std::process::id())
+}
+
+fn log(report: &Report) {
+    match report {
+        Report::Started { id, pid } => tracing::info!(worker = id.0, pid, "started"),
+        Report::Ready { id, pid } => tracing::info!(worker = id.0, pid, "ready"),
+        Report::SpawnFailed {
+            id,
+            reason,
+            retry_in,
+        } => {
+            tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
+        }
+        Report::Died {
+            id,
+            pid,
+            exit,
+            restart_in,
+        } => match restart_in {
+            Some(restart_in) => {
+                tracing::warn!(worker = id.0, pid, %exit, ?restart_in, "died, is started again");
+            }
+            None => tracing::info!(worker = id.0, pid, %exit, "ended"),
+        },
+        Report::Killed {
+            id,
+            pid,
+            reason: KillReason::StopNow,
+        } => {
+            tracing::warn!(worker = id.0, pid, "killed: stopped at once");
+        }
+        Report::Killed { id, pid, reason } => {
+            tracing::error!(worker = id.0, pid, %reason, "killed");
+        }
+        Report::TooFast { group } => {
+            tracing::error!(
+                group,
+                "workers die too fast: they are started again slowly from now on"
+            );
+        }
+        Report::Failing { reason } => tracing::error!(reason, "the master stops"),
+    }
+}

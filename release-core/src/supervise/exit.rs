@@ -1,0 +1,61 @@
+//! How a process ended.
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+
+/// How a process ended: by itself or by a signal.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::Exit;
+///
+/// assert_eq!(Exit::Code(3).to_string(), "exit status 3");
+/// let killed = Exit::Signal { number: 9, core: false };
+/// assert_eq!(killed.to_string(), "signal 9 (SIGKILL)");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The number of the signal.
+        number: i32,
+        /// Whether the kernel wrote a core dump.
+        core: bool,
+    },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(status) => write!(f, "exit status {status}"),
+            Self::Signal { number, core } => {
+                write!(f, "signal {number}")?;
+                // Real-time signals have a number but no name.
+                if let Ok(signal) = Signal::try_from(number) {
+                    write!(f, " ({signal})")?;
+                }
+                f.write_str(if core { ", core dumped" } else { "" })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exit;
+
+    #[test]
+    fn exits_are_named_as_the_system_names_them() {
+        let signal = |number, core| Exit::Signal { number, core }.to_string();
+        assert_eq!(Exit::Code(0).to_string(), "exit status 0");
+        assert_eq!(signal(15, false), "signal 15 (SIGTERM)");
+        assert_eq!(signal(11, true), "signal 11 (SIGSEGV), core dumped");
+        assert_eq!(signal(40, false), "signal 40");
+        assert_eq!(signal(-1, false), "signal -1");
+    }
+}

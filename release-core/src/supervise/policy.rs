@@ -1,0 +1,153 @@
+//! When a worker that died is started again, and when trying is given up.
+
+use std::time::Duration;
+
+/// Longer than any master runs; keeps `now + duration` from overflowing.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// A back-off of nothing would be a busy loop, a window of nothing would hold no death.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The rules by which the workers of a group are started again.
+///
+/// **Back-off.** A worker that dies after a healthy life comes back at once. The `n`-th early death
+/// in a row is followed by a delay of `initial * 2^(n-1)`, at most `max`; of each delay between a
+/// half and the whole is waited, at random, so that workers that died together do not come back
+/// together. An exit with status 0 that nobody asked for is a death like any other, and a process
+/// that could not be started counts as an early death.
+///
+/// **Intensity.** More than `limit` deaths in the group within `window` are too many; what follows
+/// is [`Exceeded`].
+///
+/// **Initial start.** Until every worker of the pool has been ready once, a worker that fails
+/// `start_attempts` times in a row before it is ready ends the master: a configuration that cannot
+/// work is reported to the one who started it. Afterwards this rule does not apply.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::{Exceeded, RestartPolicy};
+///
+/// // A group whose workers must never flap: three deaths in a minute end the master.
+/// let strict = RestartPolicy::default()
+///     .intensity(2, Duration::from_secs(60))
+///     .exceeded(Exceeded::FailMaster);
+/// # let _ = strict;
+/// ```
+#[derive(Clone, Debug)]
+pub struct RestartPolicy {
+    pub(super) initial: Duration,
+    pub(super) max: Duration,
+    pub(super) healthy_after: Duration,
+    pub(super) limit: usize,
+    pub(super) window: Duration,
+    pub(super) exceeded: Exceeded,
+    pub(super) start_attempts: u32,
+    pub(super) ready_timeout: Duration,
+}
+
+/// What follows when the workers of a group die too fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exceeded {
+    /// Every restart in the group waits for the longest delay until the group has calmed down: at
+    /// most half of `limit` deaths are left in the window.
+    KeepTrying,
+    /// The master stops the other workers and ends with an error.
+    FailMaster,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(200),
+            max: Duration::from_secs(5),
+            healthy_after: Duration::from_secs(10),
+            limit: 10,
+            window: Duration::from_secs(10),
+            exceeded: Exceeded::KeepTrying,
+            start_attempts: 5,
+            ready_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl RestartPolicy {
+    /// The delay after the first early death (default 200 ms), and the longest (default 5 s). Both
+    /// are at least a millisecond.
+    #[must_use]
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.initial = initial.clamp(SHORTEST, LONGEST);
+        self.max = max.clamp(SHORTEST, LONGEST);
+        self
+    }
+
+    /// How long a worker must have been ready for its death not to count as early (default 10 s).
+    #[must_use]
+    pub fn healthy_after(mut self, life: Duration) -> Self {
+        self.healthy_after = life;
+        self
+    }
+
+    /// How many deaths in the group within `window` are tolerated (default 10 in 10 s). The
+    /// window is at least a millisecond.
+    #[must_use]
+    pub fn intensity(mut self, limit: usize, window: Duration) -> Self {
+        self.limit = limit;
+        self.window = window.max(SHORTEST);
+        self
+    }
+
+    /// What follows when there are more (default [`Exceeded::KeepTrying`]).
+    #[must_use]
+    pub fn exceeded(mut self, exceeded: Exceeded) -> Self {
+        self.exceeded = exceeded;
+        self
+    }
+
+    /// How many times in a row a worker may be tried in the initial start (default 5, at least 1).
+    #[must_use]
+    pub fn start_attempts(mut self, attempts: u32) -> Self {
+        self.start_attempts = attempts.max(1);
+        self
+    }
+
+    /// How long a worker may take to become ready before it is killed (default 30 s).
+    #[must_use]
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.ready_timeout = timeout.min(LONGEST);
+        self
+    }
+
+    /// The nominal delay after so many early deaths in a row.
+    pub(super) fn delay(&self, early_deaths: u32) -> Duration {
+        match early_deaths.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => {
+                let factor = 2_u32.saturating_pow(doublings);
+                self.initial.saturating_mul(factor).min(self.max)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let policy = RestartPolicy::default();
+        let delays = [0, 1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| policy.delay(n).as_millis());
+        assert_eq!(delays, [0, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+    }
+
+    #[test]
+    fn a_back_off_is_never_nothing_and_never_overflows() {
+        let policy = RestartPolicy::default().backoff(Duration::ZERO, Duration::ZERO);
+        assert_eq!(policy.delay(9), SHORTEST);
+        let policy = RestartPolicy::default().backoff(Duration::MAX, Duration::MAX);
+        assert_eq!(policy.delay(u32::MAX), LONGEST);
+    }
+}

@@ -1,0 +1,32 @@
+//! The rules one by one, and thousands of random histories against a model of the world.
+
+mod histories;
+mod model;
+mod restarts;
+mod stopping;
+mod world;
+
+use std::time::Duration;
+
+use super::{Exit, GroupSpec, Ready, RestartPolicy, WorkerId};
+
+const FIRST: WorkerId = WorkerId(0);
+const SECOND: WorkerId = WorkerId(1);
+const CRASH: Exit = Exit::Signal {
+    number: 11,
+    core: true,
+};
+
+/// A group whose workers say when they are ready.
+fn group(size: u32, policy: RestartPolicy) -> GroupSpec {
+    GroupSpec {
+        name: "web".to_owned(),
+        size,
+        policy,
+        ready: Ready::Message,
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

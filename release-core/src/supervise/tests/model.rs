@@ -1,0 +1,226 @@
+//! What must be true, written once more and naively: the facts of the world, and what follows.
+
+mod promises;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::supervise::*;
+
+/// A process that was started and has not been reaped.
+pub(super) struct Process {
+    pub(super) pid: i32,
+    started: Instant,
+    pub(super) ready: Option<Instant>,
+    violated: bool,
+    asked: bool,
+    killed: bool,
+}
+
+impl Process {
+    /// Whether the pool has told it to end.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.asked || self.killed
+    }
+}
+
+/// What is known of a worker beside its process.
+#[derive(Default)]
+struct Memory {
+    starts: u32,
+    early_deaths: u32,
+    failed_starts: u32,
+    was_ready: bool,
+    /// The earliest and the latest moment of the next start.
+    due: Option<(Instant, Instant)>,
+    /// The bounds of the delay that the next report must name.
+    delay: Option<(Duration, Duration)>,
+}
+
+/// The deaths of a group.
+#[derive(Default)]
+struct Deaths {
+    at: Vec<Instant>,
+    slow: bool,
+    /// Whether the pool has yet to say that they became too many.
+    unsaid: bool,
+}
+
+pub(super) struct Model {
+    specs: Vec<GroupSpec>,
+    stop_deadline: Duration,
+    pub(super) live: BTreeMap<WorkerId, Process>,
+    pub(super) spawning: BTreeSet<WorkerId>,
+    workers: BTreeMap<WorkerId, (usize, Memory)>,
+    deaths: Vec<Deaths>,
+    started: bool,
+    kill_at: Option<Instant>,
+    forced: bool,
+    failed: bool,
+    all_ready: bool,
+    killed: usize,
+    said_all_ready: bool,
+    said_failing: bool,
+    pub(super) done: Option<Outcome>,
+}
+
+impl Model {
+    pub(super) fn new(specs: Vec<GroupSpec>, stop_deadline: Duration) -> Self {
+        let groups = specs.iter().enumerate();
+        let groups = groups.flat_map(|(group, spec)| (0..spec.size).map(move |_| group));
+        let workers = (0..).map(WorkerId).zip(groups);
+        Self {
+            workers: workers
+                .map(|(id, group)| (id, (group, Memory::default())))
+                .collect(),
+            deaths: specs.iter().map(|_| Deaths::default()).collect(),
+            specs,
+            stop_deadline,
+            live: BTreeMap::new(),
+            spawning: BTreeSet::new(),
+            started: false,
+            kill_at: None,
+            forced: false,
+            failed: false,
+            all_ready: false,
+            killed: 0,
+            said_all_ready: false,
+            said_failing: false,
+            done: None,
+        }
+    }
+
+    fn policy(&self, id: WorkerId) -> &RestartPolicy {
+        &self.specs[self.workers[&id].0].policy
+    }
+
+    fn stopping(&self) -> bool {
+        self.kill_at.is_some() || self.forced
+    }
+
+    fn running(&self) -> bool {
+        self.started && !self.stopping()
+    }
+
+    /// What an event makes true. The pool is told afterwards.
+    pub(super) fn note(&mut self, event: &Event, now: Instant) {
+        match *event {
+            _ if self.done.is_some() => {}
+            Event::Start => self.started |= !self.stopping(),
+            Event::Stop => self.stop(now),
+            Event::StopNow => self.forced = true,
+            Event::Fail { .. } => self.fail(now),
+            Event::Spawned { id, pid } => self.spawned(id, pid, now),
+            Event::SpawnFailed { id, .. } => {
+                if self.spawning.remove(&id) {
+                    self.lost(id, None, now);
+                }
+            }
+            Event::Ready { id, pid } => {
+                if let Some(process) = self.live.get_mut(&id)
+                    && process.pid == pid
+                    && process.ready.is_none()
+                    && !process.is_doomed()
+                {
+                    process.ready = Some(now);
+                    self.was_ready(id);
+                }
+            }
+            Event::Violation { id, pid, .. } => {
+                if let Some(process) = self.live.get_mut(&id) {
+                    process.violated |= process.pid == pid;
+                }
+            }
+            Event::Exited { id, pid, .. } => {
+                if self.live.get(&id).is_some_and(|p| p.pid == pid) {
+                    let process = self.live.remove(&id);
+                    self.lost(id, process.as_ref(), now);
+                }
+            }
+            Event::Tick => {}
+        }
+        self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if !self.stopping() {
+            self.kill_at = Some(now + self.stop_deadline);
+        }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.stop(now);
+        self.failed = true;
+    }
+
+    fn was_ready(&mut self, id: WorkerId) {
+        let (_, memory) = self.workers.get_mut(&id).unwrap();
+        memory.was_ready = true;
+        memory.failed_starts = 0;
+    }
+
+    fn spawned(&mut self, id: WorkerId, pid: i32, now: Instant) {
+        if !self.spawning.remove(&id) {
+            return;
+        }
+        let (group, memory) = self.workers.get_mut(&id).unwrap();
+        memory.starts += 1;
+        let at_once = self.specs[*group].ready == Ready::AtOnce;
+        let process = Process {
+            pid,
+            started: now,
+            ready: at_once.then_some(now),
+            violated: false,
+            asked: false,
+            killed: false,
+        };
+        assert!(self.live.insert(id, process).is_none(), "two processes");
+        if at_once {
+            self.was_ready(id);
+        }
+    }
+
+    /// A process ended, or could not be started.
+    fn lost(&mut self, id: WorkerId, process: Option<&Process>, now: Instant) {
+        let running = self.running();
+        let (group, memory) = self.workers.get_mut(&id).unwrap();
+        (memory.due, memory.delay) = (None, None);
+        if !running {
+            return;
+        }
+        let policy = &self.specs[*group].policy;
+        let life = process.and_then(|p| p.ready).map(|at| now - at);
+        if life.is_some_and(|life| life >= policy.healthy_after) {
+            memory.early_deaths = 0;
+        } else {
+            memory.early_deaths += 1;
+        }
+        if life.is_none() {
+            memory.failed_starts += 1;
+        }
+        let deaths = &mut self.deaths[*group];
+        let recent = |at: &&Instant| now - **at < policy.window;
+        if deaths.at.iter().filter(recent).count() <= policy.limit / 2 {
+            deaths.slow = false;
+        }
+        if process.is_some() {
+            deaths.at.push(now);
+        }
+        let too_fast = deaths.at.iter().filter(recent).count() > policy.limit;
+        let begins = process.is_some() && too_fast && !deaths.slow;
+        deaths.slow |= too_fast;
+        deaths.unsaid |= begins;
+        if (!self.all_ready && memory.failed_starts >= policy.start_attempts)
+            || (begins && policy.exceeded == Exceeded::FailMaster)
+        {
+            return self.fail(now);
+        }
+        let nominal = match memory.early_deaths {
+            _ if deaths.slow => policy.max,
+            0 => Duration::ZERO,
+            n => (policy.initial * 2_u32.pow((n - 1).min(16))).min(policy.max),
+        };
+        memory.delay = Some((nominal / 2, nominal));
+        memory.due = Some((now + nominal / 2, now + nominal));
+    }
+}

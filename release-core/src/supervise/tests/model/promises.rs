@@ -1,0 +1,172 @@
+//! What the pool may do, and what must hold afterwards.
+
+use std::time::Instant;
+
+use super::{Memory, Model};
+use crate::supervise::*;
+
+impl Model {
+    /// Whether the pool may ask for this now.
+    pub(in crate::supervise::tests) fn accept(&mut self, action: &Action, now: Instant) {
+        assert!(self.done.is_none(), "{action:?} after Done");
+        match *action {
+            Action::Spawn { id } => {
+                assert!(self.running(), "a spawn while not running");
+                assert!(!self.live.contains_key(&id), "a second process");
+                assert!(self.spawning.insert(id), "a second spawn");
+                let (_, memory) = &self.workers[&id];
+                assert!(memory.due.is_none_or(|(earliest, _)| earliest <= now));
+            }
+            Action::Signal { id, pid, signal } => self.signalled(id, pid, signal),
+            Action::Report(ref report) => self.reported(report, now),
+            Action::AllReady => {
+                assert!(self.all_ready && !self.said_all_ready);
+                self.said_all_ready = true;
+            }
+            Action::Done(ref outcome) => {
+                assert!(self.stopping() && self.live.is_empty() && self.spawning.is_empty());
+                match outcome {
+                    Outcome::Failed { .. } => assert!(self.failed),
+                    Outcome::Killed { workers } => assert!(!self.failed && *workers == self.killed),
+                    Outcome::Stopped => assert!(!self.failed && self.killed == 0),
+                }
+                self.done = Some(outcome.clone());
+            }
+        }
+    }
+
+    fn signalled(&mut self, id: WorkerId, pid: i32, signal: Signal) {
+        let stopping = self.stopping();
+        let process = self.live.get_mut(&id).expect("a signal to nobody");
+        assert_eq!(process.pid, pid);
+        assert!(!process.killed, "a signal to a killed process");
+        match signal {
+            Signal::Terminate => {
+                assert!(stopping && !process.asked);
+                process.asked = true;
+            }
+            Signal::Kill => {
+                process.killed = true;
+                self.killed += usize::from(stopping);
+            }
+        }
+    }
+
+    fn reported(&mut self, report: &Report, now: Instant) {
+        match report {
+            Report::Died { id, restart_in, .. }
+            | Report::SpawnFailed {
+                id,
+                retry_in: restart_in,
+                ..
+            } => {
+                let (_, memory) = self.workers.get_mut(id).unwrap();
+                assert_eq!(restart_in.is_some(), memory.delay.is_some());
+                if let (Some(delay), Some((low, high))) = (restart_in, memory.delay) {
+                    assert!(
+                        low <= *delay && *delay <= high,
+                        "{low:?} {delay:?} {high:?}"
+                    );
+                    // From now on exactly.
+                    memory.due = Some((now + *delay, now + *delay));
+                }
+            }
+            Report::Killed { id, reason, .. } => {
+                let timeout = self.policy(*id).ready_timeout;
+                let process = &self.live[id];
+                match reason {
+                    KillReason::NotReady(_) => {
+                        assert!(process.ready.is_none() && now - process.started >= timeout);
+                    }
+                    KillReason::Violation(_) => assert!(process.violated),
+                    KillReason::StopDeadline => assert!(self.kill_at.is_some_and(|at| at <= now)),
+                    KillReason::StopNow => assert!(self.forced),
+                }
+            }
+            Report::Failing { .. } => {
+                assert!(self.failed && !self.said_failing);
+                self.said_failing = true;
+            }
+            Report::TooFast { group } => {
+                let index = self
+                    .specs
+                    .iter()
+                    .position(|spec| spec.name == *group)
+                    .unwrap();
+                assert!(std::mem::take(&mut self.deaths[index].unsaid));
+            }
+            Report::Started { .. } | Report::Ready { .. } => {}
+        }
+    }
+
+    /// What must hold when everything has been carried out.
+    pub(in crate::supervise::tests) fn check(&self, pool: &Pool, now: Instant) {
+        assert_eq!(self.said_all_ready, self.all_ready);
+        assert_eq!(self.said_failing, self.failed);
+        assert!(self.deaths.iter().all(|deaths| !deaths.unsaid));
+        let over = self.stopping() && self.live.is_empty();
+        assert_eq!(
+            self.done.is_some(),
+            over,
+            "Done when and only when all is over"
+        );
+        for process in self.live.values() {
+            assert!(
+                !self.stopping() || process.is_doomed(),
+                "nobody is forgotten"
+            );
+            let late = self.forced || self.kill_at.is_some_and(|at| at <= now);
+            assert!(
+                process.killed || !(late || process.violated),
+                "killed when due"
+            );
+        }
+        let status = pool.status(now);
+        assert_eq!(status.len(), self.workers.len());
+        for (status, (id, (group, memory))) in status.iter().zip(&self.workers) {
+            assert_eq!((status.id, status.group), (*id, &*self.specs[*group].name));
+            assert_eq!(status.restarts, memory.starts.saturating_sub(1));
+            assert_eq!(status.pid, self.live.get(id).map(|p| p.pid));
+            assert_eq!(status.state, self.state(*id, now));
+        }
+        self.check_deadline(pool.deadline(), now);
+    }
+
+    fn state(&self, id: WorkerId, now: Instant) -> State {
+        let timeout = self.policy(id).ready_timeout;
+        match self.live.get(&id) {
+            Some(process) if process.is_doomed() => State::Stopping,
+            Some(process) if process.ready.is_some() => State::Ready,
+            Some(process) => {
+                assert!(
+                    now - process.started < timeout,
+                    "killed when not ready in time"
+                );
+                State::Starting
+            }
+            None if self.running() => {
+                let (_, memory) = &self.workers[&id];
+                let (_, latest) = memory.due.expect("a reason to wait");
+                assert!(now < latest, "started when due");
+                State::Waiting
+            }
+            None => State::Gone,
+        }
+    }
+
+    /// The deadline is the earliest of what is timed, which is never overdue.
+    fn check_deadline(&self, deadline: Option<Instant>, now: Instant) {
+        let timer = |(id, (_, memory)): (&WorkerId, &(usize, Memory))| match self.live.get(id) {
+            Some(process) if process.ready.is_some() || process.is_doomed() => None,
+            Some(process) => Some(process.started + self.policy(*id).ready_timeout),
+            None => memory.due.map(|(_, latest)| latest),
+        };
+        let expected = match self.kill_at {
+            _ if self.done.is_some() || self.forced => None,
+            Some(kill_at) => Some(kill_at).filter(|at| now < *at),
+            None => self.workers.iter().filter_map(timer).min(),
+        };
+        assert_eq!(deadline, expected);
+        assert!(deadline.is_none_or(|deadline| now < deadline));
+    }
+}

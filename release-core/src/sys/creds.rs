@@ -1,0 +1,238 @@
+//! Accounts, and giving up privileges for good (row R9).
+
+use std::ffi::CString;
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use super::process::prctl;
+use super::{Failed, check};
+
+/// Who a worker becomes; everything that has to be looked up, looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) name: String,
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) home: PathBuf,
+}
+
+/// Why an account cannot be used.
+#[derive(Debug)]
+pub(crate) enum AccountError {
+    Unknown(String),
+    /// Root, or an account in root's group: dropping to it would drop nothing.
+    Privileged(String),
+    Lookup(String, nix::errno::Errno),
+}
+
+impl fmt::Display for AccountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => write!(
+                f,
+                "there is no user `{}`; name an account of this system (`getent passwd` lists them)",
+                name.escape_debug()
+            ),
+            Self::Privileged(name) => write!(
+                f,
+                "`{}` has uid 0 or gid 0; name an account without privileges",
+                name.escape_debug()
+            ),
+            Self::Lookup(name, errno) => {
+                write!(
+                    f,
+                    "cannot look up user `{}`: {}",
+                    name.escape_debug(),
+                    errno.desc()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for AccountError {}
+
+impl Credentials {
+    /// Looks an account up by its login name, with the groups that `initgroups` would give it.
+    pub(crate) fn of_user(name: &str) -> Result<Self, AccountError> {
+        let unknown = || AccountError::Unknown(name.to_owned());
+        let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
+        let c_name = CString::new(name).map_err(|_| unknown())?;
+        let user = User::from_name(name).map_err(lookup)?.ok_or_else(unknown)?;
+        let groups = getgrouplist(&c_name, user.gid).map_err(lookup)?;
+        if user.uid.is_root() || user.gid.as_raw() == 0 || is_unchanged(user.uid, user.gid) {
+            return Err(AccountError::Privileged(name.to_owned()));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            uid: user.uid,
+            gid: user.gid,
+            groups,
+            home: user.dir,
+        })
+    }
+
+    /// Becomes this user for good and proves it: groups, gid and uid in this order, capabilities,
+    /// no_new_privs, then reads every id back and tries to regain root, which must fail.
+    ///
+    /// For a process with one thread: capabilities and no_new_privs belong to threads. Allocates
+    /// nothing, so it may run between fork and exec.
+    pub(crate) fn assume(&self) -> Result<(), Failed> {
+        drop_bounding_set()?;
+        prctl(
+            "prctl(PR_CAP_AMBIENT)",
+            libc::PR_CAP_AMBIENT,
+            ambient_clear_all(),
+        )?;
+        self.set_ids()?;
+        clear_capabilities()?;
+        prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        self.verify()
+    }
+
+    fn set_ids(&self) -> Result<(), Failed> {
+        let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
+        // SAFETY: `Gid` is a transparent gid_t; pointer and length are those of the vector.
+        let done = unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr().cast()) };
+        check("setgroups", done.into())?;
+        // SAFETY: takes integers.
+        check(
+            "setresgid",
+            unsafe { libc::setresgid(gid, gid, gid) }.into(),
+        )?;
+        // SAFETY: takes integers.
+        check(
+            "setresuid",
+            unsafe { libc::setresuid(uid, uid, uid) }.into(),
+        )?;
+        Ok(())
+    }
+
+    /// Trusts nothing: reads real, effective and saved ids and the groups, and tries the way back.
+    fn verify(&self) -> Result<(), Failed> {
+        let wrong = |call| {
+            Err(Failed {
+                call,
+                errno: libc::EPERM,
+            })
+        };
+        let failed = |call| {
+            move |errno: nix::errno::Errno| Failed {
+                call,
+                errno: errno as i32,
+            }
+        };
+        let uids = nix::unistd::getresuid().map_err(failed("getresuid"))?;
+        if [uids.real, uids.effective, uids.saved] != [self.uid; 3] {
+            return wrong("getresuid (the user was not changed)");
+        }
+        let gids = nix::unistd::getresgid().map_err(failed("getresgid"))?;
+        if [gids.real, gids.effective, gids.saved] != [self.gid; 3] {
+            return wrong("getresgid (the group was not changed)");
+        }
+        if !self.has_exactly_its_groups()? {
+            return wrong("getgroups (other groups were kept)");
+        }
+        // SAFETY: takes integers; success would be the disaster that is looked for.
+        if unsafe { libc::setresuid(u32::MAX, 0, u32::MAX) } == 0 {
+            return wrong("setresuid (root could be regained)");
+        }
+        // SAFETY: as above.
+        if unsafe { libc::setresgid(u32::MAX, 0, u32::MAX) } == 0 {
+            return wrong("setresgid (root's group could be regained)");
+        }
+        Ok(())
+    }
+
+    fn has_exactly_its_groups(&self) -> Result<bool, Failed> {
+        let mut kept = [0_u32; 1024];
+        let room = i32::try_from(kept.len()).unwrap_or(i32::MAX);
+        // SAFETY: the kernel writes at most as many ids as the array has room for.
+        let count = unsafe { libc::getgroups(room, kept.as_mut_ptr()) };
+        let count = usize::try_from(check("getgroups", count.into())?).unwrap_or(0);
+        let kept = &kept[..count];
+        let all_wanted = kept
+            .iter()
+            .all(|gid| self.groups.contains(&Gid::from_raw(*gid)));
+        let all_kept = self.groups.iter().all(|gid| kept.contains(&gid.as_raw()));
+        Ok(all_wanted && all_kept)
+    }
+}
+
+/// An id of all ones means "leave unchanged" to setresuid: an account must not have it.
+fn is_unchanged(uid: Uid, gid: Gid) -> bool {
+    uid.as_raw() == u32::MAX || gid.as_raw() == u32::MAX
+}
+
+fn ambient_clear_all() -> libc::c_ulong {
+    // The constant is a C int; it is the small number 4.
+    libc::c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs())
+}
+
+/// Removes every capability from the bounding set, so that no exec can ever give one back.
+fn drop_bounding_set() -> Result<(), Failed> {
+    for capability in 0..64 {
+        match prctl("prctl(PR_CAPBSET_DROP)", libc::PR_CAPBSET_DROP, capability) {
+            Ok(_) => {}
+            // One past the last that this kernel knows.
+            Err(failed) if failed.errno == libc::EINVAL && capability > 0 => break,
+            // Not root: there is nothing that could be dropped, nor anything to drop it for.
+            Err(failed) if failed.errno == libc::EPERM => break,
+            Err(failed) => return Err(failed),
+        }
+    }
+    Ok(())
+}
+
+/// Empties the permitted, effective and inheritable sets.
+fn clear_capabilities() -> Result<(), Failed> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let nothing = [0_u32; 6];
+    // SAFETY: version 3 of the interface reads a header of two words and two records of three words.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, nothing.as_ptr()) };
+    check("capset", done).map(drop)
+}
+
+/// Makes `directory` the root of this process. The caller has checked who may write to it.
+pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
+    let failed = |call| {
+        move |errno: nix::errno::Errno| Failed {
+            call,
+            errno: errno as i32,
+        }
+    };
+    nix::unistd::chroot(directory).map_err(failed("chroot"))?;
+    nix::unistd::chdir("/").map_err(failed("chdir"))
+}
+
+/// Leaves the supplementary groups that root was started with: root needs none, and what it opens
+/// is to belong to it alone.
+pub(crate) fn leave_groups() -> Result<(), Failed> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    // SAFETY: a count of zero reads no memory.
+    match check(
+        "setgroups",
+        unsafe { libc::setgroups(0, std::ptr::null()) }.into(),
+    ) {
+        // A user namespace may forbid it; root there is nobody outside.
+        Err(Failed {
+            errno: libc::EPERM, ..
+        })
+        | Ok(_) => Ok(()),
+        Err(failed) => Err(failed),
+    }
+}

@@ -1,0 +1,64 @@
+//! Processes by descriptor: a pid may be reused, a pidfd never means another process.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+/// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    let number = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let number = RawFd::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends a signal to the very process that the descriptor stands for.
+pub(crate) fn send_signal(
+    pidfd: &impl AsRawFd,
+    signal: nix::sys::signal::Signal,
+) -> io::Result<()> {
+    let info: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo asks the kernel to fill it in itself.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as i32,
+            info,
+            0,
+        )
+    };
+    Errno::result(sent)?;
+    Ok(())
+}
+
+/// Reaps the process when it has ended; `None` while it runs.
+pub(crate) fn try_wait(pidfd: &impl AsFd) -> io::Result<Option<WaitStatus>> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    match waitid(Id::PIDFd(pidfd.as_fd()), flags)? {
+        WaitStatus::StillAlive => Ok(None),
+        status => Ok(Some(status)),
+    }
+}
+
+/// A child that has ended and was not reaped, whoever started it.
+pub(crate) fn any_zombie() -> io::Result<Option<Pid>> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::All, flags) {
+        Ok(status) => Ok(status.pid()),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Reaps a zombie by its number, which cannot be reused before this call.
+pub(crate) fn reap(zombie: Pid) -> io::Result<()> {
+    match waitid(Id::Pid(zombie), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Ok(_) | Err(Errno::ECHILD) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,105 @@
+//! This process as the kernel sees it: threads, fork, session, name, parent.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::unistd::Pid;
+
+use super::{Failed, check};
+
+/// How many threads this process has.
+pub(crate) fn thread_count() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// The two sides of a fork.
+pub(crate) enum Fork {
+    Parent,
+    Child,
+}
+
+/// Forks a process that has one thread.
+///
+/// # Errors
+///
+/// `EAGAIN`, `ENOMEM`; and [`io::ErrorKind::Unsupported`] when there is more than one thread, because the
+/// child would hold locks that nobody is left to release.
+pub(crate) fn fork() -> io::Result<Fork> {
+    if thread_count()? != 1 {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    // SAFETY: the only thread there is goes on in the child (counted above; no other thread is
+    // left that could start one), so the child may do whatever this process might.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { .. } => Ok(Fork::Parent),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends this process at once: no destructors, no buffers flushed twice after a fork.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives the process the name that `ps` and `top` show (at most 15 bytes of it).
+pub(crate) fn set_name(name: &str) {
+    let mut bytes = [0_u8; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    // SAFETY: the kernel reads up to 16 bytes, ended by NUL, from a buffer of 16 that ends so.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+}
+
+/// No core dumps, and no tracing or reading of this process's memory by others of the same user.
+pub(crate) fn forbid_tracing() -> Result<(), Failed> {
+    prctl("prctl(PR_SET_DUMPABLE)", libc::PR_SET_DUMPABLE, 0).map(drop)
+}
+
+/// No program that this process runs gets more than it has: set-user-id bits are ignored.
+pub(crate) fn forbid_new_privileges() -> Result<(), Failed> {
+    prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// Asks for SIGKILL when `parent` dies, and checks that it has not died before the question.
+///
+/// A change of user clears the request: ask after it. Allocates nothing.
+pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
+    prctl(
+        "prctl(PR_SET_PDEATHSIG)",
+        libc::PR_SET_PDEATHSIG,
+        libc::SIGKILL.unsigned_abs().into(),
+    )?;
+    if nix::unistd::getppid() == parent {
+        Ok(())
+    } else {
+        Err(Failed {
+            call: "getppid",
+            errno: libc::ESRCH,
+        })
+    }
+}
+
+/// One argument, the rest zero, as most of its options want it.
+pub(super) fn prctl(
+    call: &'static str,
+    option: libc::c_int,
+    argument: libc::c_ulong,
+) -> Result<libc::c_long, Failed> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: the options used in this module take an integer and no pointer.
+    check(
+        call,
+        unsafe { libc::prctl(option, argument, zero, zero, zero) }.into(),
+    )
+}
+
+/// Puts a file in the place of standard input, output or error.
+pub(crate) fn redirect(number: i32, file: &impl AsFd) -> io::Result<()> {
+    match number {
+        0 => nix::unistd::dup2_stdin(file)?,
+        1 => nix::unistd::dup2_stdout(file)?,
+        _ => nix::unistd::dup2_stderr(file)?,
+    }
+    Ok(())
+}

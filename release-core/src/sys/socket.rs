@@ -1,0 +1,31 @@
+//! Sockets: the calls that give a new descriptor, and who is at the other end.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, accept4, getsockopt, socketpair};
+
+/// Accepts a connection, non-blocking and close-on-exec.
+pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let number = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Two connected Unix stream sockets, close-on-exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        flags,
+    )?)
+}
+
+/// Who connected: the identity at the time of the connection, as the kernel recorded it.
+pub(crate) fn peer(socket: &impl AsFd) -> io::Result<nix::sys::socket::UnixCredentials> {
+    Ok(getsockopt(socket, PeerCredentials)?)
+}

@@ -1,0 +1,264 @@
+//! Starting a worker: fork and exec, with everything prepared before the fork.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::Pid;
+
+use super::creds::Credentials;
+use super::process::{die_with, exit_now};
+use super::{Failed, check, fds, pidfd, signal};
+
+/// The first descriptor after standard input, output and error.
+pub(crate) const FIRST_PASSED: RawFd = 3;
+
+/// What a new process is to be.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) program: CString,
+    pub(crate) arguments: Vec<CString>,
+    /// Each `NAME=VALUE`; nothing else is in the environment of the new process.
+    pub(crate) environment: Vec<CString>,
+    /// `None` keeps the user of this process.
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// A process that runs its program: the exec has succeeded.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Why a process could not be started.
+#[derive(Debug)]
+pub(crate) enum SpawnError {
+    /// In this process: descriptors, memory or processes are short.
+    Here(&'static str, io::Error),
+    /// In the new process, before it ran its program.
+    There(Failed),
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(what, error) => write!(f, "{what}: {error}"),
+            Self::There(failed) => failed.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+/// The calls that can fail in the child; their index is what travels through the error pipe.
+const CALLS: [&str; 14] = [
+    "dup2",
+    "close_range",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+    "capset",
+    "prctl(PR_CAPBSET_DROP)",
+    "prctl(PR_CAP_AMBIENT)",
+    "prctl(PR_SET_NO_NEW_PRIVS)",
+    "prctl(PR_SET_PDEATHSIG)",
+    "getppid",
+    "setpgid",
+    "execve",
+    "verifying that privileges are gone",
+];
+
+/// Starts a process: `stdin` becomes its descriptor 0 and `passed` its descriptors from 3 on.
+///
+/// The new process has its own process group (a Ctrl-C reaches the master alone, which then stops
+/// its workers in order), default signals, none blocked, and dies with the calling thread.
+pub(crate) fn spawn(
+    command: &Command,
+    stdin: BorrowedFd<'_>,
+    passed: &[BorrowedFd<'_>],
+) -> Result<Child, SpawnError> {
+    let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
+    let prepared = Prepared::new(command, stdin, passed, &writer)?;
+    drop(writer);
+    let parent = nix::unistd::getpid();
+
+    // A signal between fork and exec would run this process's handlers in the child.
+    let mut mask = SigSet::empty();
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut mask),
+    )
+    .map_err(|errno| SpawnError::Here("sigprocmask", errno.into()))?;
+    // SAFETY: the child makes only async-signal-safe calls on memory prepared above, and ends in
+    // execve or _exit; other threads of this process may hold any lock.
+    let forked = unsafe { nix::unistd::fork() };
+    if let Ok(nix::unistd::ForkResult::Child) = forked {
+        let failed = prepared.run(parent);
+        prepared.report(failed);
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    let pid = match forked {
+        Ok(nix::unistd::ForkResult::Parent { child }) => child,
+        Ok(nix::unistd::ForkResult::Child) => exit_now(127),
+        Err(errno) => return Err(SpawnError::Here("fork", errno.into())),
+    };
+    drop(prepared);
+    await_exec(pid, reader)
+}
+
+fn here(what: &'static str) -> impl Fn(io::Error) -> SpawnError {
+    move |error| SpawnError::Here(what, error)
+}
+
+/// Waits for the exec (the pipe closes) or the report of what failed before it.
+fn await_exec(pid: Pid, mut reader: UnixStream) -> Result<Child, SpawnError> {
+    let opened = pidfd::pidfd_open(pid.as_raw());
+    let mut report = [0_u8; 5];
+    let outcome = reader.read_exact(&mut report);
+    let failure = match (outcome, opened) {
+        (Ok(()), _) => SpawnError::There(decode(report)),
+        (Err(error), Ok(pidfd)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(Child { pid, pidfd });
+        }
+        (Err(_), Err(error)) => SpawnError::Here("pidfd_open", error),
+        (Err(error), Ok(_)) => SpawnError::Here("reading the child's report", error),
+    };
+    // Not reaped yet, so the number is still this child's.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+    Err(failure)
+}
+
+fn decode(report: [u8; 5]) -> Failed {
+    let [call, errno @ ..] = report;
+    let call = CALLS
+        .get(usize::from(call))
+        .unwrap_or(&CALLS[CALLS.len() - 1]);
+    Failed {
+        call,
+        errno: i32::from_ne_bytes(errno),
+    }
+}
+
+/// Everything the child needs, at addresses and descriptor numbers that do not change any more.
+struct Prepared<'a> {
+    command: &'a Command,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    /// Duplicates at numbers above every target, so that no dup2 overwrites a later source.
+    sources: Vec<OwnedFd>,
+    error: OwnedFd,
+    /// The number that the error pipe has in the child by now.
+    error_number: Cell<RawFd>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        command: &'a Command,
+        stdin: BorrowedFd<'_>,
+        passed: &[BorrowedFd<'_>],
+        error: &UnixStream,
+    ) -> Result<Self, SpawnError> {
+        let highest = FIRST_PASSED + RawFd::try_from(passed.len()).unwrap_or(RawFd::MAX - 8);
+        let duplicate = |fd| fds::duplicate_from(fd, highest + 1).map_err(here("fcntl(F_DUPFD)"));
+        let sources = std::iter::once(stdin)
+            .chain(passed.iter().copied())
+            .map(duplicate)
+            .collect::<Result<_, _>>()?;
+        let error = duplicate(error.as_fd())?;
+        Ok(Self {
+            command,
+            argv: pointers(&command.arguments),
+            envp: pointers(&command.environment),
+            sources,
+            error_number: Cell::new(error.as_raw_fd()),
+            error,
+        })
+    }
+
+    /// The child. Comes back only when something failed.
+    fn run(&self, parent: Pid) -> Failed {
+        match self.become_program(parent) {
+            Ok(never) => match never {},
+            Err(failed) => failed,
+        }
+    }
+
+    fn become_program(&self, parent: Pid) -> Result<std::convert::Infallible, Failed> {
+        signal::reset_for_exec();
+        // SAFETY: takes integers.
+        check("setpgid", unsafe { libc::setpgid(0, 0) }.into())?;
+        self.place_descriptors()?;
+        if let Some(credentials) = &self.command.credentials {
+            credentials.assume()?;
+        }
+        // After the change of user, which clears it.
+        die_with(parent)?;
+        // SAFETY: the three are NUL-ended strings and NULL-ended arrays of them, alive in self.
+        unsafe {
+            libc::execve(
+                self.command.program.as_ptr(),
+                self.argv.as_ptr(),
+                self.envp.as_ptr(),
+            )
+        };
+        Err(Failed {
+            call: "execve",
+            errno: nix::errno::Errno::last_raw(),
+        })
+    }
+
+    /// 0 and 3.. get what they are to be, the error pipe comes right after, the rest is closed.
+    fn place_descriptors(&self) -> Result<(), Failed> {
+        let targets = std::iter::once(0).chain(FIRST_PASSED..);
+        let mut next = FIRST_PASSED;
+        for (source, target) in self.sources.iter().zip(targets) {
+            // SAFETY: integers; what is overwritten is this child's copy.
+            check(
+                "dup2",
+                unsafe { libc::dup2(source.as_raw_fd(), target) }.into(),
+            )?;
+            next = next.max(target + 1);
+        }
+        // SAFETY: as above.
+        let moved = unsafe { libc::dup3(self.error.as_raw_fd(), next, libc::O_CLOEXEC) };
+        check("dup2", moved.into())?;
+        self.error_number.set(next);
+        let first = libc::c_long::from(next) + 1;
+        // SAFETY: closes this child's copies only; it never returns to code that owns them.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+        check("close_range", closed).map(drop)
+    }
+
+    /// Tells the parent what failed, and ends.
+    fn report(&self, failed: Failed) -> ! {
+        let call = CALLS
+            .iter()
+            .position(|call| *call == failed.call)
+            .unwrap_or(CALLS.len() - 1);
+        let [a, b, c, d] = failed.errno.to_ne_bytes();
+        let report = [u8::try_from(call).unwrap_or(u8::MAX), a, b, c, d];
+        // SAFETY: writes five bytes from an array of five.
+        unsafe {
+            libc::write(
+                self.error_number.get(),
+                report.as_ptr().cast(),
+                report.len(),
+            )
+        };
+        exit_now(127)
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain(std::iter::once(std::ptr::null()))
+        .collect()
+}
