@@ -6,6 +6,8 @@ mod child;
 mod daemon;
 mod error;
 pub mod ipc;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod net;
 pub mod rt;
 mod signals;
@@ -14,7 +16,7 @@ mod sys;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Credentials, Daemon, Detached, Environment,
-    Exit, Master, MasterHandle, Me, PlainMe, Worker, WorkerInfo, WorkerState, Workers, is_worker,
-    me,
+    Exit, Master, MasterHandle, Me, PlainMe, Stopping, Worker, WorkerInfo, WorkerState, Workers,
+    is_worker, me,
 };
 pub use error::{Error, ErrorKind};

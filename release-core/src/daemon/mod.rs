@@ -23,6 +23,6 @@ pub use exit::Exit;
 pub use handle::{MasterHandle, WorkerState};
 pub(crate) use hello::{Hello, PROTOCOL, Types};
 pub use master::Master;
-pub use worker::{Me, PlainMe, Worker, is_worker, me};
+pub use worker::{Me, PlainMe, Stopping, Worker, is_worker, me};
 pub(crate) use workers::Group;
 pub use workers::{WorkerInfo, Workers};

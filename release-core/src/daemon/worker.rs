@@ -7,7 +7,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -351,14 +353,29 @@ fn watch_signals(rt: &Rt, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
     }))
 }
 
-type Stopping = Shared<oneshot::Receiver<()>>;
+/// Done when a worker is to stop: it was told to, or its master has gone.
+///
+/// Cheap to clone, for every task that has to know.
+#[derive(Clone, Debug)]
+pub struct Stopping(Shared<oneshot::Receiver<()>>);
+
+impl Future for Stopping {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_unpin(cx).map(drop)
+    }
+}
 
 /// The one who says stop, to all who listen.
 struct Stop(Mutex<Option<oneshot::Sender<()>>>);
 
 fn stop_channel() -> (Arc<Stop>, Stopping) {
     let (sender, receiver) = oneshot::channel();
-    (Arc::new(Stop(Mutex::new(Some(sender)))), receiver.shared())
+    (
+        Arc::new(Stop(Mutex::new(Some(sender)))),
+        Stopping(receiver.shared()),
+    )
 }
 
 impl Stop {
@@ -453,12 +470,9 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// Finish what is in hand and return from the main function: after the master's stop deadline
     /// the process is killed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Can be awaited as often as you like, by many tasks.
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<Context, M, C> {
-        self.stopping.clone().map(drop)
+    #[must_use]
+    pub fn stopping(&self) -> Stopping {
+        self.stopping.clone()
     }
 
     /// Why the connection to the master has ended, if it has.
@@ -506,7 +520,8 @@ impl<M, C> PlainMe<M, C> {
     }
 
     /// Done when this worker is to stop: it was told to, or its master has gone.
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<M, C> {
-        self.stopping.clone().map(drop)
+    #[must_use]
+    pub fn stopping(&self) -> Stopping {
+        self.stopping.clone()
     }
 }

@@ -1,0 +1,178 @@
+//! hyper over our runtime: the adaptors, and an accept loop that ends in order.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_channel::mpsc;
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use release::Stopping;
+use release::net::{Listener, Stream};
+use release::rt::{BoxFuture, Rt};
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// Serves HTTP/1 connections until it is told to stop.
+pub(crate) struct Server {
+    rt: Rt,
+    http: http1::Builder,
+}
+
+impl Server {
+    pub(crate) fn new(rt: Rt) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(Clock(rt.clone())).header_read_timeout(HEAD_TIME);
+        Self { rt, http }
+    }
+
+    /// Accepts until `stopping` is done; then lets requests in hand finish, and closes connections
+    /// that have none.
+    pub(crate) async fn run<F>(
+        &self,
+        listener: Listener,
+        stopping: Stopping,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+    {
+        let answer = Arc::new(answer);
+        // Each connection holds a sender: when all have been dropped, all connections have ended.
+        let (alive, mut all_ended) = mpsc::channel::<Infallible>(0);
+        let mut stopped = stopping.clone();
+        loop {
+            match select(&mut stopped, pin!(listener.accept())).await {
+                Either::Left(_) => break,
+                Either::Right((stream, _)) => {
+                    self.start(
+                        stream?,
+                        stopping.clone(),
+                        Arc::clone(&answer),
+                        alive.clone(),
+                    );
+                }
+            }
+        }
+        drop((listener, alive));
+        all_ended.next().await;
+        Ok(())
+    }
+
+    /// One connection as a task of its own: its failure is its own too.
+    fn start<F>(
+        &self,
+        stream: Stream,
+        stopping: Stopping,
+        answer: Arc<impl Fn(Request<Incoming>) -> F + Send + Sync + 'static>,
+        alive: mpsc::Sender<Infallible>,
+    ) where
+        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+    {
+        let service = service_fn(move |request| answer(request));
+        let connection = self.http.serve_connection(Adapted(stream), service);
+        let task = self.rt.spawn(async move {
+            let mut connection = pin!(connection);
+            if let Either::Right(_) = select(connection.as_mut(), stopping).await {
+                connection.as_mut().graceful_shutdown();
+                // Clients that go away in the middle are their own business.
+                let _ = connection.await;
+            }
+            drop(alive);
+        });
+        task.detach();
+    }
+}
+
+/// Our stream as hyper wants it.
+struct Adapted(Stream);
+
+impl Read for Adapted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut chunk = [0; 4096];
+        let room = buffer.remaining().min(chunk.len());
+        let count = ready!(Pin::new(&mut self.0).poll_read(cx, &mut chunk[..room]))?;
+        buffer.put_slice(&chunk[..count]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Adapted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+}
+
+/// Our timers as hyper wants them.
+#[derive(Clone)]
+struct Clock(Rt);
+
+/// hyper shares its timers between threads, but polls them from one.
+struct Wait(Mutex<BoxFuture>);
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .poll(cx)
+    }
+}
+
+impl Sleep for Wait {}
+
+impl Timer for Clock {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.0.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let rt = self.0.clone();
+        Box::pin(Wait(Mutex::new(Box::pin(async move {
+            rt.sleep_until(deadline).await
+        }))))
+    }
+}

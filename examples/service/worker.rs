@@ -1,0 +1,70 @@
+//! A worker: accepts on the shared listener and answers with a number from the master.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use release::ipc::Refused;
+use release::{Exit, Me, driver, me};
+
+use crate::http::Server;
+use crate::{Next, Settings};
+
+type Worker = Me<Settings, Next>;
+
+pub(crate) fn run() -> Exit {
+    me().run_answering(driver, heard, serve)
+}
+
+/// What the master broadcasts goes to the log.
+async fn heard(text: String) -> Result<String, Refused> {
+    tracing::info!(text, "heard a broadcast");
+    Ok(String::new())
+}
+
+async fn serve(me: Worker) -> Result<(), Box<dyn Error + Send + Sync>> {
+    me.context().log.start()?;
+    let listener = me.listener("http")?;
+    let me = Arc::new(me);
+    let server = Server::new(me.rt().clone());
+    let stopping = me.stopping();
+    let answering = Arc::clone(&me);
+    me.ready()?;
+    server
+        .run(listener, stopping, move |request| {
+            answer(Arc::clone(&answering), request)
+        })
+        .await?;
+    Ok(())
+}
+
+async fn answer(
+    me: Arc<Worker>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET {
+        return Ok(text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered\n".to_owned(),
+        ));
+    }
+    Ok(match me.master().call(&Next).await {
+        Ok(number) => {
+            let pid = std::process::id();
+            text(
+                StatusCode::OK,
+                format!("worker={} pid={pid} seq={number}\n", me.id()),
+            )
+        }
+        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response
+}
