@@ -1,4 +1,4 @@
-//! The smallest master and worker, in one file: each worker introduces itself, the master answers.
+// The smallest master and worker, in one file: each worker introduces itself, the master answers.
 
 use release::ipc::Request;
 use release::{Exit, Master, Me, Workers, driver, is_worker, me};

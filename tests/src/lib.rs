@@ -1,1 +1,73 @@
-//! The harness.
+//! What the tests share: programs on every backend, waiting with a deadline, and looking at
+//! processes from outside.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    clippy::expect_used
+)]
+
+mod client;
+mod proc;
+mod program;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Answer, ControlClient, control, http_get, try_control, try_http_get};
+pub use proc::{Process, children, is_alive};
+pub use program::{Backend, Program, Running, free_port};
+
+/// How long anything may take before a test says that it does not happen.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for something to be so, and says what when it does not come true.
+#[track_caller]
+pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(
+            Instant::now() < deadline,
+            "did not happen within {DEADLINE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether the test may do what only root may; a test that may not says that it was skipped.
+#[must_use]
+pub fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: {test} needs root");
+    }
+    root
+}
+
+/// Runs a test once for each backend, each as a test of its own.
+///
+/// ```ignore
+/// on_every_backend! {
+///     fn answers(backend: Backend) { ... }
+/// }
+/// ```
+#[macro_export]
+macro_rules! on_every_backend {
+    ($($(#[$attribute:meta])* fn $name:ident($backend:ident: Backend) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(#[$attribute])*
+            fn check($backend: $crate::Backend) $body
+
+            #[test]
+            fn tokio() { check($crate::Backend::Tokio); }
+
+            #[test]
+            fn smol() { check($crate::Backend::Smol); }
+
+            #[test]
+            fn async_std() { check($crate::Backend::AsyncStd); }
+        }
+    )*};
+}

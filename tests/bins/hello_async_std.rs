@@ -1,0 +1,5 @@
+//! The example `hello` on async-std, for the tests.
+
+extern crate release_async_std as release;
+
+include!("../../examples/hello.rs");

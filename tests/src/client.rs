@@ -1,0 +1,106 @@
+//! Plain clients: frames on the control socket, GET over HTTP, with nothing of the library's own.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::DEADLINE;
+
+/// A connection to a control socket.
+#[derive(Debug)]
+pub struct ControlClient(pub UnixStream);
+
+impl ControlClient {
+    /// Connects.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        Ok(Self(stream))
+    }
+
+    /// Sends a frame.
+    pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        let mut frame = length.to_be_bytes().to_vec();
+        frame.extend_from_slice(payload);
+        self.0.write_all(&frame)
+    }
+
+    /// Receives a frame.
+    pub fn receive(&mut self) -> io::Result<Vec<u8>> {
+        let mut header = [0; 4];
+        self.0.read_exact(&mut header)?;
+        let length = usize::try_from(u32::from_be_bytes(header)).map_err(io::Error::other)?;
+        let mut payload = vec![0; length];
+        self.0.read_exact(&mut payload)?;
+        Ok(payload)
+    }
+
+    /// Asks and waits for the answer.
+    pub fn ask(&mut self, text: &str) -> io::Result<String> {
+        self.send(text.as_bytes())?;
+        String::from_utf8(self.receive()?).map_err(io::Error::other)
+    }
+}
+
+/// Asks on a connection of its own.
+pub fn try_control(path: &Path, text: &str) -> io::Result<String> {
+    ControlClient::connect(path)?.ask(text)
+}
+
+/// Asks on a connection of its own; no answer fails the test.
+#[track_caller]
+#[must_use]
+pub fn control(path: &Path, text: &str) -> String {
+    try_control(path, text).expect("the control socket answers")
+}
+
+/// What `service` answers to a GET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Answer {
+    /// The worker's identity.
+    pub worker: u32,
+    /// Its process.
+    pub pid: i32,
+    /// The number from the master.
+    pub seq: u64,
+}
+
+impl Answer {
+    /// Reads `worker=ID pid=PID seq=N`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let mut next = |name: &str| words.next()?.strip_prefix(name)?.parse::<u64>().ok();
+        let (worker, pid, seq) = (next("worker=")?, next("pid=")?, next("seq=")?);
+        Some(Self {
+            worker: u32::try_from(worker).ok()?,
+            pid: i32::try_from(pid).ok()?,
+            seq,
+        })
+    }
+}
+
+/// GET / on a connection of its own.
+pub fn try_http_get(address: SocketAddr) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(io::Error::other(format!("answered: {response:?}")));
+    }
+    Answer::parse(body).ok_or_else(|| io::Error::other(format!("answered: {response:?}")))
+}
+
+/// GET / on a connection of its own; no answer fails the test.
+#[track_caller]
+#[must_use]
+pub fn http_get(address: SocketAddr) -> Answer {
+    try_http_get(address).expect("HTTP is answered")
+}
