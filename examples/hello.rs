@@ -13,21 +13,14 @@ impl Request for Hello {
 
 fn main() -> Exit {
     // The same executable is the master or a worker, depending on who started it.
-    if is_worker() {
-        me().run(driver, worker)
-    } else {
-        master()
-    }
+    if is_worker() { me().run(driver, worker) } else { master() }
 }
 
 fn master() -> Exit {
     let workers = Workers::same_executable("greeter", 2)
         .user("nobody") // when the master is root
         .answer(|worker, Hello(text)| async move {
-            Ok(format!(
-                "you are worker {} (process {}): {text}",
-                worker.id, worker.pid
-            ))
+            Ok(format!("you are worker {} (process {}): {text}", worker.id, worker.pid))
         });
     Master::new().workers(workers).run(driver)
 }

@@ -16,7 +16,9 @@ pub(crate) fn answer(
         }
         ("broadcast", _) => "error: say what to broadcast: `broadcast TEXT`".to_owned(),
         (word, _) => {
-            let word = word.escape_debug();
+            // The answer is a frame too: it does not grow with the question.
+            let start: String = word.chars().take(40).collect();
+            let word = start.escape_debug();
             format!("error: unknown command `{word}`; there is: ping, status, broadcast TEXT")
         }
     }

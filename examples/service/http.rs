@@ -22,8 +22,8 @@ use release::Stopping;
 use release::net::{Listener, Stream};
 use release::rt::{BoxFuture, Rt};
 
-/// How long a client may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to send the head of a request; less than a stop may take.
+const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// Serves HTTP/1 connections until it is told to stop.
 pub(crate) struct Server {
@@ -57,12 +57,7 @@ impl Server {
             match select(&mut stopped, pin!(listener.accept())).await {
                 Either::Left(_) => break,
                 Either::Right((stream, _)) => {
-                    self.start(
-                        stream?,
-                        stopping.clone(),
-                        Arc::clone(&answer),
-                        alive.clone(),
-                    );
+                    self.start(stream?, stopping.clone(), Arc::clone(&answer), alive.clone());
                 }
             }
         }
@@ -154,11 +149,7 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
-            .poll(cx)
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
     }
 }
 
@@ -171,8 +162,6 @@ impl Timer for Clock {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         let rt = self.0.clone();
-        Box::pin(Wait(Mutex::new(Box::pin(async move {
-            rt.sleep_until(deadline).await
-        }))))
+        Box::pin(Wait(Mutex::new(Box::pin(async move { rt.sleep_until(deadline).await }))))
     }
 }

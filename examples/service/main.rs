@@ -103,11 +103,8 @@ fn master(options: Options) -> Result<Exit, Error> {
     options.log.start()?;
     // Bound here, as root if need be: workers get the socket, not the privilege.
     let listener = TcpListener::bind(options.listen).map_err(|error| {
-        Error::new(
-            ErrorKind::System,
-            format!("cannot listen on {}", options.listen),
-        )
-        .caused_by(error)
+        Error::new(ErrorKind::System, format!("cannot listen on {}", options.listen))
+            .caused_by(error)
     })?;
     tracing::info!(address = %options.listen, "listening");
 
@@ -124,20 +121,16 @@ fn master(options: Options) -> Result<Exit, Error> {
         });
     let connections = workers.connections();
 
-    let mut master = Master::new()
-        .stop_deadline(Duration::from_secs(options.stop_deadline))
-        .workers(workers);
+    let mut master =
+        Master::new().stop_deadline(Duration::from_secs(options.stop_deadline)).workers(workers);
     if let Some(path) = options.lock_file {
         master = master.lock_file(path);
     }
     if let Some(path) = options.control {
-        master = master.control(
-            ControlSocket::new(path),
-            move |master, _, request: String| {
-                let answer = control::answer(&master, &connections, &request);
-                async move { Ok(answer) }
-            },
-        );
+        master = master.control(ControlSocket::new(path), move |master, _, request: String| {
+            let answer = control::answer(&master, &connections, &request);
+            async move { Ok(answer) }
+        });
     }
     if options.background {
         master = master.background(Daemon::new());

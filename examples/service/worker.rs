@@ -33,11 +33,7 @@ async fn serve(me: Worker) -> Result<(), Box<dyn Error + Send + Sync>> {
     let stopping = me.stopping();
     let answering = Arc::clone(&me);
     me.ready()?;
-    server
-        .run(listener, stopping, move |request| {
-            answer(Arc::clone(&answering), request)
-        })
-        .await?;
+    server.run(listener, stopping, move |request| answer(Arc::clone(&answering), request)).await?;
     Ok(())
 }
 
@@ -46,18 +42,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET {
-        return Ok(text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is answered\n".to_owned(),
-        ));
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".to_owned()));
     }
     Ok(match me.master().call(&Next).await {
         Ok(number) => {
             let pid = std::process::id();
-            text(
-                StatusCode::OK,
-                format!("worker={} pid={pid} seq={number}\n", me.id()),
-            )
+            text(StatusCode::OK, format!("worker={} pid={pid} seq={number}\n", me.id()))
         }
         Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     })

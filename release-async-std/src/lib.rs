@@ -76,19 +76,13 @@ struct Tasks(Mutex<Register>);
 
 #[derive(Debug)]
 enum Register {
-    Open {
-        tasks: HashMap<u64, JoinHandle<()>>,
-        last: u64,
-    },
+    Open { tasks: HashMap<u64, JoinHandle<()>>, last: u64 },
     Closed,
 }
 
 impl Default for Register {
     fn default() -> Self {
-        Self::Open {
-            tasks: HashMap::new(),
-            last: 0,
-        }
+        Self::Open { tasks: HashMap::new(), last: 0 }
     }
 }
 
@@ -140,10 +134,7 @@ impl Runtime for AsyncStdRuntime {
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
         let io = Async::new_nonblocking(fd)?;
-        Ok(Box::new(AsyncStdSource {
-            io,
-            waits: Default::default(),
-        }))
+        Ok(Box::new(AsyncStdSource { io, waits: Default::default() }))
     }
 }
 
@@ -162,11 +153,7 @@ impl Source for AsyncStdSource {
         attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
     ) -> Poll<io::Result<()>> {
         let [reading, writing] = &self.waits;
-        let waits = if direction == Direction::Read {
-            reading
-        } else {
-            writing
-        };
+        let waits = if direction == Direction::Read { reading } else { writing };
         loop {
             if waits.load(Ordering::Relaxed) {
                 ready!(match direction {
@@ -176,10 +163,7 @@ impl Source for AsyncStdSource {
             }
             let result = attempt(self.as_fd());
             let blocked = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-            waits.store(
-                blocked || matches!(result, Ok(Progress::Drained)),
-                Ordering::Relaxed,
-            );
+            waits.store(blocked || matches!(result, Ok(Progress::Drained)), Ordering::Relaxed);
             if !blocked {
                 return Poll::Ready(result.map(drop));
             }

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use crate::rt::{Direction, Io, Progress, Rt};
+use crate::supervise::Exit;
 use crate::sys::{pidfd, spawn};
 
 #[derive(Debug)]
@@ -18,10 +18,7 @@ pub(crate) struct Child {
 
 impl Child {
     pub(crate) fn watch(rt: &Rt, started: spawn::Child) -> io::Result<Self> {
-        Ok(Self {
-            pid: started.pid,
-            io: rt.register(started.pidfd)?,
-        })
+        Ok(Self { pid: started.pid, io: rt.register(started.pidfd)? })
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -29,7 +26,7 @@ impl Child {
     }
 
     /// Waits for the process to end and reaps it. Dropping the future loses nothing.
-    pub(crate) async fn exit(&self) -> io::Result<WaitStatus> {
+    pub(crate) async fn exit(&self) -> io::Result<Exit> {
         self.io
             .run(Direction::Read, |fd| {
                 pidfd::try_wait(&fd)?

@@ -43,12 +43,8 @@ pub fn stderr() -> Result<(), Error> {
 ///
 /// When the process has a log already, or the name holds a NUL byte.
 pub fn syslog(name: &str) -> Result<(), Error> {
-    let refuse = || {
-        Error::new(
-            ErrorKind::Usage,
-            format!("`{name}` cannot be a name in the syslog"),
-        )
-    };
+    let refuse =
+        || Error::new(ErrorKind::Usage, format!("`{name}` cannot be a name in the syslog"));
     let identity = CString::new(name).map_err(|_| refuse())?;
     let options = syslog_tracing::Options::LOG_PID;
     let syslog = syslog_tracing::Syslog::new(identity, options, syslog_tracing::Facility::Daemon)

@@ -18,11 +18,13 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new(rt: &Rt, signals: &[Signal]) -> io::Result<Self> {
-        let (caught, wake) = Caught::new(signals)?;
-        Ok(Self {
-            io: rt.register(wake)?,
-            caught,
-        })
+        Self::watch(rt, Caught::new(signals)?)
+    }
+
+    /// Signals that are caught already, among them those that came before there was a runtime.
+    pub(crate) fn watch(rt: &Rt, mut caught: Caught) -> io::Result<Self> {
+        let wake = caught.wake.take().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self { io: rt.register(wake)?, caught })
     }
 
     /// The next signal. Dropping the future loses none.
@@ -36,14 +38,7 @@ impl Signals {
                 .run(Direction::Read, |fd| {
                     let count = recv(fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT)?;
                     let all = count < bytes.len();
-                    Ok((
-                        (),
-                        if all {
-                            Progress::Drained
-                        } else {
-                            Progress::More
-                        },
-                    ))
+                    Ok(((), if all { Progress::Drained } else { Progress::More }))
                 })
                 .await?;
         }

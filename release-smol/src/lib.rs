@@ -73,10 +73,7 @@ impl Runtime for SmolRuntime {
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
         let io = Async::new_nonblocking(fd)?;
-        Ok(Box::new(SmolSource {
-            io,
-            waits: Default::default(),
-        }))
+        Ok(Box::new(SmolSource { io, waits: Default::default() }))
     }
 }
 
@@ -95,11 +92,7 @@ impl Source for SmolSource {
         attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
     ) -> Poll<io::Result<()>> {
         let [reading, writing] = &self.waits;
-        let waits = if direction == Direction::Read {
-            reading
-        } else {
-            writing
-        };
+        let waits = if direction == Direction::Read { reading } else { writing };
         loop {
             if waits.load(Ordering::Relaxed) {
                 ready!(match direction {
@@ -109,10 +102,7 @@ impl Source for SmolSource {
             }
             let result = attempt(self.as_fd());
             let blocked = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-            waits.store(
-                blocked || matches!(result, Ok(Progress::Drained)),
-                Ordering::Relaxed,
-            );
+            waits.store(blocked || matches!(result, Ok(Progress::Drained)), Ordering::Relaxed);
             if !blocked {
                 return Poll::Ready(result.map(drop));
             }

@@ -87,11 +87,7 @@ impl Runtime for TokioRuntime {
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
         let reader = watch(&self.0, fd, Interest::READABLE)?;
-        Ok(Box::new(TokioSource {
-            reader,
-            writer: Mutex::default(),
-            handle: self.0.clone(),
-        }))
+        Ok(Box::new(TokioSource { reader, writer: Mutex::default(), handle: self.0.clone() }))
     }
 
     fn now(&self) -> Instant {
@@ -101,10 +97,7 @@ impl Runtime for TokioRuntime {
     }
 }
 
-#[allow(
-    deprecated,
-    reason = "its successor is unsafe, to make callers promise what OwnedFd does"
-)]
+#[allow(deprecated, reason = "its successor is unsafe, to make callers promise what OwnedFd does")]
 fn watch(handle: &Handle, fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     let _context = handle.enter();
     AsyncFd::with_interest(fd, interest)
@@ -144,11 +137,9 @@ impl TokioSource {
         let writer = match waiting {
             Some(writer) => writer,
             None => match attempt(self.as_fd()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => watch(
-                    &self.handle,
-                    self.as_fd().try_clone_to_owned()?,
-                    Interest::WRITABLE,
-                )?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    watch(&self.handle, self.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?
+                }
                 result => return Poll::Ready(result.map(drop)),
             },
         };

@@ -76,11 +76,7 @@ impl Answer {
         let mut words = text.split_whitespace();
         let mut next = |name: &str| words.next()?.strip_prefix(name)?.parse::<u64>().ok();
         let (worker, pid, seq) = (next("worker=")?, next("pid=")?, next("seq=")?);
-        Some(Self {
-            worker: u32::try_from(worker).ok()?,
-            pid: i32::try_from(pid).ok()?,
-            seq,
-        })
+        Some(Self { worker: u32::try_from(worker).ok()?, pid: i32::try_from(pid).ok()?, seq })
     }
 }
 

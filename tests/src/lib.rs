@@ -1,19 +1,17 @@
 //! What the tests share: programs on every backend, waiting with a deadline, and looking at
 //! processes from outside.
 
-#![allow(
-    clippy::missing_panics_doc,
-    clippy::missing_errors_doc,
-    clippy::expect_used
-)]
+#![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::expect_used)]
 
 mod client;
+mod hostile;
 mod proc;
 mod program;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, ControlClient, control, http_get, try_control, try_http_get};
+pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
 pub use proc::{Process, children, is_alive};
 pub use program::{Backend, Program, Running, free_port};
 
@@ -25,10 +23,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !so() {
-        assert!(
-            Instant::now() < deadline,
-            "did not happen within {DEADLINE:?}: {what}"
-        );
+        assert!(Instant::now() < deadline, "did not happen within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -10,9 +10,7 @@ pub struct Process(pub i32);
 /// Whether there is a process of this number that has not ended.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    Process(pid)
-        .status("State")
-        .is_some_and(|state| !state.starts_with(['Z', 'X']))
+    Process(pid).status("State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// The children of a process that have not ended.
@@ -39,9 +37,7 @@ impl Process {
     #[must_use]
     pub fn status(self, name: &str) -> Option<String> {
         let status = std::fs::read_to_string(self.path("status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         Some(line.trim().to_owned())
     }
 
@@ -49,9 +45,7 @@ impl Process {
     #[must_use]
     pub fn numbers(self, name: &str) -> Vec<u32> {
         let line = self.status(name).unwrap_or_default();
-        line.split_whitespace()
-            .filter_map(|number| number.parse().ok())
-            .collect()
+        line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
     }
 
     /// Descriptor numbers and what they are, such as `socket:[123]`.
@@ -76,31 +70,21 @@ impl Process {
     #[must_use]
     pub fn environment(self) -> Vec<String> {
         let bytes = std::fs::read(self.path("environ")).unwrap_or_default();
-        let entries = bytes
-            .split(|byte| *byte == 0)
-            .filter(|entry| !entry.is_empty());
-        entries
-            .map(|entry| String::from_utf8_lossy(entry).into_owned())
-            .collect()
+        let entries = bytes.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
+        entries.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
     }
 
     /// The command line, its arguments separated by blanks.
     #[must_use]
     pub fn command_line(self) -> String {
         let bytes = std::fs::read(self.path("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes)
-            .replace('\0', " ")
-            .trim()
-            .to_owned()
+        String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
     }
 
     /// Resident memory, in KiB.
     #[must_use]
     pub fn resident_kib(self) -> u64 {
         let line = self.status("VmRSS").unwrap_or_default();
-        line.split_whitespace()
-            .next()
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0)
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 }

@@ -35,10 +35,7 @@ impl Backend {
         };
         // Tests are in target/PROFILE/deps, programs in target/PROFILE.
         let test = std::env::current_exe().expect("this test's path");
-        let profile = test
-            .parent()
-            .and_then(Path::parent)
-            .expect("target/PROFILE");
+        let profile = test.parent().and_then(Path::parent).expect("target/PROFILE");
         let path = profile.join(format!("{example}-{suffix}"));
         assert!(path.exists(), "{} is not built", path.display());
         path
@@ -66,10 +63,7 @@ impl Program {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Workers that have become another user read their socket by descriptor; tests by path.
         let mut command = Command::new(backend.program(example));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .current_dir(directory.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         Self { command, directory }
     }
 
@@ -101,18 +95,8 @@ impl Program {
     pub fn start(mut self) -> Running {
         let log = self.path("stderr");
         let file = std::fs::File::create(&log).expect("a file for standard error");
-        let child = self
-            .command
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .expect("the program starts");
-        Running {
-            child,
-            directory: self.directory,
-            log,
-            status: None,
-        }
+        let child = self.command.stderr(file).process_group(0).spawn().expect("the program starts");
+        Running { child, directory: self.directory, log, status: None }
     }
 
     /// Starts it and waits for its end: exit code and standard error.
@@ -141,14 +125,7 @@ impl Running {
         let address = free_port();
         let (listen, count) = (address.to_string(), workers.to_string());
         let running = Program::new(backend, "service")
-            .args([
-                "--listen",
-                &listen,
-                "--workers",
-                &count,
-                "--control",
-                "control",
-            ])
+            .args(["--listen", &listen, "--workers", &count, "--control", "control"])
             .args(options)
             .start();
         running.await_ready(workers);
@@ -158,13 +135,10 @@ impl Running {
     /// Waits until the control socket says that so many workers are ready.
     pub fn await_ready(&self, workers: usize) {
         let control = self.control();
-        eventually(
-            &format!("{workers} workers are ready; log: {}", self.stderr()),
-            || {
-                try_control(&control, "status")
-                    .is_ok_and(|status| status.matches("\"ready\"").count() == workers)
-            },
-        );
+        eventually(&format!("{workers} workers are ready; log: {}", self.stderr()), || {
+            try_control(&control, "status")
+                .is_ok_and(|status| status.matches("\"ready\"").count() == workers)
+        });
     }
 
     /// Waits until HTTP is answered at the address.
@@ -234,9 +208,7 @@ impl Running {
     pub fn stop(&mut self) -> i32 {
         self.signal(Signal::SIGTERM);
         let status = self.wait();
-        status
-            .code()
-            .unwrap_or_else(|| -status.signal().unwrap_or(0))
+        status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
     }
 }
 

@@ -57,10 +57,7 @@ impl<W, C> Listed<W, C> {
     fn new(connections: &Connections<W, C>, worker: WorkerInfo, peer: Peer<W, C>) -> Self {
         let pid = worker.pid;
         connections.add(worker, peer);
-        Self {
-            connections: connections.clone(),
-            pid,
-        }
+        Self { connections: connections.clone(), pid }
     }
 }
 
@@ -82,13 +79,7 @@ pub(crate) struct Calls<W, C, H, R> {
 impl<W, C, H, R> Calls<W, C, H, R> {
     pub(crate) fn new(types: Types, codec: C, handler: H, connections: Connections<W, C>) -> Self {
         let handler = Arc::new(handler);
-        Self {
-            types,
-            codec,
-            handler,
-            connections,
-            requests: std::marker::PhantomData,
-        }
+        Self { types, codec, handler, connections, requests: std::marker::PhantomData }
     }
 }
 
@@ -154,12 +145,7 @@ pub(crate) struct Plain<W, C, H, R> {
 
 impl<W, C, H, R> Plain<W, C, H, R> {
     pub(crate) fn new(codec: C, handler: H, connections: Connections<W, C>) -> Self {
-        Self {
-            codec,
-            handler: Arc::new(handler),
-            connections,
-            requests: std::marker::PhantomData,
-        }
+        Self { codec, handler: Arc::new(handler), connections, requests: std::marker::PhantomData }
     }
 }
 
@@ -185,10 +171,7 @@ where
         let handler = Arc::clone(&self.handler);
         Ok(rt.spawn(async move {
             let _listed = listed;
-            match server
-                .handle_requests(|request| handler(worker.clone(), request))
-                .await
-            {
+            match server.handle_requests(|request| handler(worker.clone(), request)).await {
                 // A program that does not speak to its master is free to close its input.
                 Ok(()) | Err(ReadError::Ended(Ended::Here)) => {}
                 Err(error) => notify(News::Violation(crate::error::chain(&error))),

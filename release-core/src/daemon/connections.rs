@@ -15,25 +15,19 @@ pub struct Connections<W, C = Postcard> {
 
 impl<W, C> Clone for Connections<W, C> {
     fn clone(&self) -> Self {
-        Self {
-            members: Arc::clone(&self.members),
-        }
+        Self { members: Arc::clone(&self.members) }
     }
 }
 
 impl<W, C> Default for Connections<W, C> {
     fn default() -> Self {
-        Self {
-            members: Arc::default(),
-        }
+        Self { members: Arc::default() }
     }
 }
 
 impl<W, C> fmt::Debug for Connections<W, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.lock().iter().map(|(worker, _)| worker))
-            .finish()
+        f.debug_list().entries(self.lock().iter().map(|(worker, _)| worker)).finish()
     }
 }
 

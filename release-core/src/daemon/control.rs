@@ -193,22 +193,12 @@ impl<C> ControlSocket<C> {
             .map_err(cannot("set the mode of"))?;
         if let Some((uid, gid)) = self.owner {
             let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            fchownat(
-                AT_FDCWD,
-                &self.path,
-                owner.0,
-                owner.1,
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(cannot("change the owner of"))?;
+            fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(cannot("change the owner of"))?;
         }
         listen(&socket, Backlog::new(128).unwrap_or(Backlog::MAXCONN))
             .map_err(cannot("listen on"))?;
-        Ok(BoundControlSocket {
-            socket: Some(socket),
-            file,
-            settings: self,
-        })
+        Ok(BoundControlSocket { socket: Some(socket), file, settings: self })
     }
 }
 
@@ -248,10 +238,9 @@ fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::AlreadyRunning, message));
     }
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::system(
-            format!("cannot remove the stale control socket {shown}"),
-            error,
-        )),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("cannot remove the stale control socket {shown}"), error))
+        }
         _ => Ok(()),
     }
 }
@@ -276,10 +265,7 @@ impl FileIdentity {
     fn of(path: &Path) -> Result<Self, Error> {
         let metadata = std::fs::symlink_metadata(path)
             .map_err(|error| Error::system(format!("cannot examine {}", path.display()), error))?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
@@ -354,22 +340,14 @@ impl<C> BoundControlSocket<C> {
     /// defence, this is the other.
     fn admitted(&self, socket: &OwnedFd) -> Option<Credentials> {
         let peer = peer(&socket.as_fd()).ok()?;
-        let credentials = Credentials {
-            pid: peer.pid(),
-            uid: peer.uid(),
-            gid: peer.gid(),
-        };
+        let credentials = Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() };
         let uid = credentials.uid;
         let admitted = uid == 0
             || uid == geteuid().as_raw()
             || self.settings.owner.is_some_and(|(owner, _)| owner == uid)
             || self.settings.users.contains(&uid);
         if !admitted {
-            tracing::warn!(
-                uid,
-                pid = credentials.pid,
-                "a control connection was refused"
-            );
+            tracing::warn!(uid, pid = credentials.pid, "a control connection was refused");
         }
         admitted.then_some(credentials)
     }
@@ -396,11 +374,7 @@ where
         let Err(why) = self.answer_all(&*handler).await else {
             return;
         };
-        tracing::debug!(
-            why,
-            uid = self.credentials.uid,
-            "a control connection was ended"
-        );
+        tracing::debug!(why, uid = self.credentials.uid, "a control connection was ended");
     }
 
     async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>
@@ -409,10 +383,7 @@ where
         F: Future<Output = Result<R::Response, Refused>>,
     {
         loop {
-            let read = self
-                .rt
-                .timeout(self.idle_time, self.server.read_request())
-                .await;
+            let read = self.rt.timeout(self.idle_time, self.server.read_request()).await;
             let request = match read {
                 Ok(Ok(Some(request))) => request,
                 Ok(Ok(None)) => return Ok(()),
@@ -421,9 +392,7 @@ where
                 Err(_) => return Err("idle for too long".to_owned()),
             };
             self.seat.busy(true, self.rt.now());
-            let response = handler(self.credentials, request)
-                .await
-                .map_err(Refused::into_words)?;
+            let response = handler(self.credentials, request).await.map_err(Refused::into_words)?;
             self.seat.busy(false, self.rt.now());
             let written = self.server.write_response(&response).await;
             written.map_err(|error| crate::error::chain(&error))?;
@@ -469,22 +438,8 @@ impl Seats {
         taken.last += 1;
         let number = taken.last;
         let (abort, registration) = AbortHandle::new_pair();
-        taken.seats.insert(
-            number,
-            Occupant {
-                abort,
-                asked: false,
-                busy: false,
-                since: now,
-            },
-        );
-        Some((
-            Seat {
-                seats: Arc::clone(self),
-                number,
-            },
-            registration,
-        ))
+        taken.seats.insert(number, Occupant { abort, asked: false, busy: false, since: now });
+        Some((Seat { seats: Arc::clone(self), number }, registration))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
@@ -514,8 +469,6 @@ impl Drop for Seat {
 
 impl fmt::Debug for Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
+        f.debug_struct("Seat").field("number", &self.number).finish_non_exhaustive()
     }
 }

@@ -39,12 +39,7 @@ impl Daemon {
     /// The default settings.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            umask: 0o022,
-            directory: PathBuf::from("/"),
-            output: None,
-            error: None,
-        }
+        Self { umask: 0o022, directory: PathBuf::from("/"), output: None, error: None }
     }
 
     /// The file mode creation mask, for example `0o027`.
@@ -101,9 +96,7 @@ impl Daemon {
             }
             Fork::Child => {
                 drop(waiting);
-                let detached = Detached {
-                    launcher: Some(telling),
-                };
+                let detached = Detached { launcher: Some(telling) };
                 match plan.carry_out() {
                     Ok(()) => Ok(detached),
                     Err(error) => {
@@ -177,12 +170,7 @@ impl Plan {
             let path = daemon.directory.display();
             Error::system(format!("cannot use {path} as working directory"), error)
         })?;
-        let null = || {
-            open(
-                "/dev/null".as_ref(),
-                OpenOptions::new().read(true).write(true),
-            )
-        };
+        let null = || open("/dev/null".as_ref(), OpenOptions::new().read(true).write(true));
         let log = |path: &Option<PathBuf>| match path {
             // A log file opened by root may lie where others can write: no link is followed.
             Some(path) => open(

@@ -34,12 +34,7 @@ enum Kept {
 
 impl Default for Environment {
     fn default() -> Self {
-        Self::keep([
-            "RUST_BACKTRACE",
-            "RUST_LIB_BACKTRACE",
-            "RUST_MIN_STACK",
-            "RUST_LOG",
-        ])
+        Self::keep(["RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "RUST_MIN_STACK", "RUST_LOG"])
     }
 }
 
@@ -47,20 +42,14 @@ impl Environment {
     /// Everything that the master has.
     #[must_use]
     pub fn inherit() -> Self {
-        Self {
-            kept: Kept::All,
-            set: BTreeMap::new(),
-        }
+        Self { kept: Kept::All, set: BTreeMap::new() }
     }
 
     /// The variables of these names, where the master has them, and nothing else.
     #[must_use]
     pub fn keep<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
-        Self {
-            kept: Kept::Names(names),
-            set: BTreeMap::new(),
-        }
+        Self { kept: Kept::Names(names), set: BTreeMap::new() }
     }
 
     /// Sets a variable, whatever the master has.
@@ -76,23 +65,15 @@ impl Environment {
             Kept::All => !self.set.contains_key(name),
             Kept::Names(names) => names.contains(name) && !self.set.contains_key(name),
         });
-        let set = self
-            .set
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()));
-        kept.chain(set)
-            .map(|(name, value)| entry(&name, value))
-            .collect()
+        let set = self.set.iter().map(|(name, value)| (name.clone(), value.clone()));
+        kept.chain(set).map(|(name, value)| entry(&name, value)).collect()
     }
 }
 
 fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
     let refuse = || {
         let name = name.display();
-        Error::new(
-            ErrorKind::Usage,
-            format!("`{name}` cannot be an environment variable"),
-        )
+        Error::new(ErrorKind::Usage, format!("`{name}` cannot be an environment variable"))
     };
     if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
         return Err(refuse());
@@ -109,19 +90,13 @@ mod tests {
 
     fn names(environment: &Environment) -> Vec<String> {
         let block = environment.block().unwrap();
-        block
-            .iter()
-            .map(|entry| entry.to_string_lossy().into_owned())
-            .collect()
+        block.iter().map(|entry| entry.to_string_lossy().into_owned()).collect()
     }
 
     #[test]
     fn only_what_is_named_is_kept() {
         let path = std::env::var("PATH").unwrap();
-        assert_eq!(
-            names(&Environment::keep(["PATH", "NO_SUCH"])),
-            [format!("PATH={path}")]
-        );
+        assert_eq!(names(&Environment::keep(["PATH", "NO_SUCH"])), [format!("PATH={path}")]);
         assert!(names(&Environment::inherit()).contains(&format!("PATH={path}")));
         assert!(!names(&Environment::default()).contains(&format!("PATH={path}")));
     }
@@ -130,23 +105,14 @@ mod tests {
     fn what_is_set_wins_and_stands_once() {
         let environment = Environment::inherit().set("PATH", "/only").set("EMPTY", "");
         let block = names(&environment);
-        assert_eq!(
-            block
-                .iter()
-                .filter(|entry| entry.starts_with("PATH="))
-                .count(),
-            1
-        );
+        assert_eq!(block.iter().filter(|entry| entry.starts_with("PATH=")).count(), 1);
         assert!(block.contains(&"PATH=/only".to_owned()) && block.contains(&"EMPTY=".to_owned()));
     }
 
     #[test]
     fn a_name_that_cannot_be_is_an_error() {
         for name in ["", "A=B", "NUL\0"] {
-            assert!(
-                Environment::keep([""; 0]).set(name, "x").block().is_err(),
-                "{name:?}"
-            );
+            assert!(Environment::keep([""; 0]).set(name, "x").block().is_err(), "{name:?}");
         }
     }
 }

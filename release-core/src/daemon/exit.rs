@@ -29,25 +29,16 @@ const KILLED: u8 = 3;
 impl Exit {
     /// Everything went as asked.
     pub fn success() -> Self {
-        Self {
-            code: 0,
-            error: None,
-        }
+        Self { code: 0, error: None }
     }
 
     /// Failed, with the reason.
     pub fn failure(error: Error) -> Self {
-        Self {
-            code: 1,
-            error: Some(error),
-        }
+        Self { code: 1, error: Some(error) }
     }
 
     pub(crate) fn killed(error: Error) -> Self {
-        Self {
-            code: KILLED,
-            error: Some(error),
-        }
+        Self { code: KILLED, error: Some(error) }
     }
 
     pub(crate) fn after_signal(signal: nix::sys::signal::Signal) -> Self {

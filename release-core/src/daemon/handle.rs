@@ -41,11 +41,7 @@ impl fmt::Debug for MasterHandle {
 
 impl MasterHandle {
     pub(crate) fn new(rt: &Rt, pool: Pool, stop: impl Fn() + Send + Sync + 'static) -> Self {
-        Self {
-            rt: rt.clone(),
-            pool: Arc::new(Mutex::new(pool)),
-            stop: Arc::new(stop),
-        }
+        Self { rt: rt.clone(), pool: Arc::new(Mutex::new(pool)), stop: Arc::new(stop) }
     }
 
     /// The runtime that the master runs on.

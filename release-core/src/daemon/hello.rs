@@ -42,20 +42,10 @@ impl Types {
     pub(crate) fn mismatch(&self, expected: &Self) -> Option<String> {
         let pairs = [
             ("the context", &self.context, &expected.context),
-            (
-                "requests to the master",
-                &self.to_master,
-                &expected.to_master,
-            ),
-            (
-                "requests to the worker",
-                &self.to_worker,
-                &expected.to_worker,
-            ),
+            ("requests to the master", &self.to_master, &expected.to_master),
+            ("requests to the worker", &self.to_worker, &expected.to_worker),
         ];
         let (what, sent, expected) = pairs.into_iter().find(|(_, sent, here)| sent != here)?;
-        Some(format!(
-            "{what}: the master has `{sent}`, this worker expects `{expected}`"
-        ))
+        Some(format!("{what}: the master has `{sent}`, this worker expects `{expected}`"))
     }
 }

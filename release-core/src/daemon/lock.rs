@@ -41,10 +41,7 @@ impl LockFile {
             // is the lock on a file without a name, and another starter may hold the named one.
             if is_at(&locked, path)? {
                 let written = write_pid(&mut locked).map_err(|error| cannot("write", path, error));
-                let lock = Self {
-                    path: path.to_owned(),
-                    file: locked,
-                };
+                let lock = Self { path: path.to_owned(), file: locked };
                 return written.map(|()| lock);
             }
         }
@@ -77,25 +74,18 @@ fn open(path: &Path) -> Result<File, Error> {
             Some(libc::EISDIR) => refused(path, "is a directory"),
             _ => cannot("open", path, error),
         })?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| cannot("examine", path, error))?;
+    let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
     if !metadata.is_file() {
         return Err(refused(path, "is not a plain file"));
     }
     if metadata.nlink() > 1 {
-        return Err(refused(
-            path,
-            "has another name (a hard link), whose content would be lost",
-        ));
+        return Err(refused(path, "has another name (a hard link), whose content would be lost"));
     }
     Ok(file)
 }
 
 fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
-    let mine = file
-        .metadata()
-        .map_err(|error| cannot("examine", path, error))?;
+    let mine = file.metadata().map_err(|error| cannot("examine", path, error))?;
     match std::fs::symlink_metadata(path) {
         Ok(there) => Ok(mine.dev() == there.dev() && mine.ino() == there.ino()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -137,10 +127,7 @@ fn read_pid(mut file: &File) -> Option<u32> {
     let mut text = String::new();
     io::Seek::rewind(&mut file).ok()?;
     file.take(32).read_to_string(&mut text).ok()?;
-    text.strip_suffix('\n')?
-        .parse()
-        .ok()
-        .filter(|pid| *pid > 1 || std::process::id() == 1)
+    text.strip_suffix('\n')?.parse().ok().filter(|pid| *pid > 1 || std::process::id() == 1)
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -149,10 +136,7 @@ fn is_alive(pid: u32) -> bool {
 
 #[cold]
 fn cannot(what: &str, path: &Path, error: impl Into<io::Error>) -> Error {
-    Error::system(
-        format!("cannot {what} the lock file {}", path.display()),
-        error,
-    )
+    Error::system(format!("cannot {what} the lock file {}", path.display()), error)
 }
 
 #[cold]
@@ -187,33 +171,18 @@ mod tests {
         let _lock = LockFile::acquire(&path).unwrap();
         let error = LockFile::acquire(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyRunning);
-        assert!(
-            error.to_string().contains(&std::process::id().to_string()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     }
 
     #[test]
     fn whatever_an_unlocked_file_says_does_not_stop_a_start() {
         let directory = directory();
         let path = directory.path().join("lock");
-        for content in [
-            "",
-            "garbage",
-            "1\n",
-            "-1",
-            "0",
-            "99999999999999999999\n",
-            "\0\u{ff}",
-        ] {
+        for content in ["", "garbage", "1\n", "-1", "0", "99999999999999999999\n", "\0\u{ff}"] {
             std::fs::write(&path, content.repeat(3)).unwrap();
             let lock = LockFile::acquire(&path).unwrap();
             let now = std::fs::read_to_string(&path).unwrap();
-            assert_eq!(
-                now,
-                format!("{}\n", std::process::id()),
-                "after {content:?}"
-            );
+            assert_eq!(now, format!("{}\n", std::process::id()), "after {content:?}");
             drop(lock);
         }
     }
@@ -227,11 +196,7 @@ mod tests {
         let refuse = |what: &str| {
             let error = LockFile::acquire(&path).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{what}: {error}");
-            assert_eq!(
-                std::fs::read_to_string(&target).unwrap(),
-                "precious",
-                "{what}"
-            );
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious", "{what}");
         };
         std::os::unix::fs::symlink(&target, &path).unwrap();
         refuse("symbolic link");

@@ -18,9 +18,11 @@ use super::workers::{Group, IntoGroup};
 use super::{Exit, Workers};
 use crate::ipc::{Codec, Refused, Request};
 use crate::rt::{Driver, Rt, run};
+use crate::signals::Signals;
 use crate::supervise::Outcome;
 use crate::supervise::drive::Supervisor;
 use crate::sys::fds::{Inherited, settle_inherited};
+use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
 use crate::{Error, ErrorKind};
 
@@ -138,12 +140,12 @@ impl Master {
         H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
+        // Now: a daemon leaves the working directory that a relative path means.
+        let is_absolute = socket.make_absolute();
         self.controls.push(Box::new(move || {
-            socket.make_absolute()?;
+            is_absolute?;
             let bound = socket.bind()?;
-            Ok(Box::new(move |rt, master| {
-                serve_control(bound, rt, master, handler)
-            }))
+            Ok(Box::new(move |rt, master| serve_control(bound, rt, master, handler)))
         }));
         self
     }
@@ -182,7 +184,8 @@ impl Master {
     }
 
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
-    /// one at once), QUIT stops at once.
+    /// one at once), QUIT stops at once. HUP, USR1 and USR2, which would end a process that does
+    /// not expect them, are ignored unless the program handles them itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
@@ -209,10 +212,7 @@ impl Master {
         refuse_threads()?;
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
-        let groups = self
-            .groups
-            .into_iter()
-            .map(|group| group.into_group(as_root));
+        let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         Ok(Plan {
             background: self.background,
             launcher: None,
@@ -273,13 +273,9 @@ impl Plan {
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
     ) -> Result<Exit, Error> {
-        settle_process(launcher.is_some())?;
+        let signals = settle_process(launcher.is_some())?;
         // Dropped in the reverse order, after the last worker has gone: the control socket first.
-        let _lock = self
-            .lock_file
-            .as_deref()
-            .map(LockFile::acquire)
-            .transpose()?;
+        let _lock = self.lock_file.as_deref().map(LockFile::acquire).transpose()?;
         let mut starts = Vec::new();
         for bind in self.controls {
             starts.push(bind()?);
@@ -288,11 +284,11 @@ impl Plan {
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
         let rt = driver.handle();
-        let supervisor = Supervisor::new(&rt, self.groups, self.stop_deadline)?;
-        let (outcome, signal) = run(
-            &driver,
-            supervisor.run(starts, || launcher.take().map(Detached::ready)),
-        )?;
+        let signals = Signals::watch(&rt, signals)
+            .map_err(|error| Error::system("cannot catch signals", error))?;
+        let supervisor = Supervisor::new(&rt, self.groups, self.stop_deadline);
+        let (outcome, signal) =
+            run(&driver, supervisor.run(signals, starts, || launcher.take().map(Detached::ready)))?;
         Ok(match (outcome, signal) {
             (Outcome::Stopped, Some(signal)) if self.exit_with_signal => Exit::after_signal(signal),
             (Outcome::Stopped, _) => Exit::success(),
@@ -306,15 +302,16 @@ impl Plan {
 }
 
 /// The state that a launcher may have left: signals, groups, descriptors, file mode mask.
-fn settle_process(detached: bool) -> Result<(), Error> {
+///
+/// From here on, before there is anything to leave behind, a signal to stop is kept for the
+/// supervisor.
+fn settle_process(detached: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    signal::reset_inherited().map_err(failed("cannot reset signals"))?;
-    signal::ignore(Signal::SIGPIPE).map_err(failed("cannot ignore SIGPIPE"))?;
+    let signals = Caught::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])
+        .map_err(failed("cannot catch signals"))?;
+    signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
-        Error::system(
-            "cannot leave groups",
-            io::Error::from_raw_os_error(error.errno),
-        )
+        Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))
     })?;
     if !detached {
         settle_inherited(Inherited::CloseOnExec, &[])
@@ -323,7 +320,7 @@ fn settle_process(detached: bool) -> Result<(), Error> {
         let mask = umask(Mode::empty());
         umask(mask | Mode::from_bits_truncate(0o022));
     }
-    Ok(())
+    Ok(signals)
 }
 
 fn serve_control<R, C, H, F>(

@@ -22,11 +22,7 @@ impl Privileges {
     pub(crate) fn give_up(&self) -> Result<(), Error> {
         let as_root = geteuid().is_root();
         let Some(login) = &self.user else {
-            return if as_root {
-                Err(no_user())
-            } else {
-                self.nothing_to_give()
-            };
+            return if as_root { Err(no_user()) } else { self.nothing_to_give() };
         };
         let mut credentials = Credentials::of_user(login).map_err(|error| {
             Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
@@ -40,10 +36,7 @@ impl Privileges {
             };
         }
         if let Some(groups) = &self.groups {
-            credentials.groups = groups
-                .iter()
-                .map(|name| group(name))
-                .collect::<Result<_, _>>()?;
+            credentials.groups = groups.iter().map(|name| group(name)).collect::<Result<_, _>>()?;
         }
         if !credentials.groups.contains(&credentials.gid) {
             credentials.groups.insert(0, credentials.gid);
@@ -84,10 +77,7 @@ fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
             let message = format!("there is no group `{}`", name.escape_debug());
             Err(Error::new(ErrorKind::Privileges, message))
         }
-        Err(errno) => Err(Error::system(
-            format!("cannot look up group `{name}`"),
-            errno,
-        )),
+        Err(errno) => Err(Error::system(format!("cannot look up group `{name}`"), errno)),
     }
 }
 
@@ -107,10 +97,7 @@ fn check_root(directory: &Path) -> Result<(), Error> {
             Err(error) => return refuse(path, &error.to_string()),
         };
         if !metadata.is_dir() {
-            return refuse(
-                path,
-                "it is not a directory, or is reached by a symbolic link",
-            );
+            return refuse(path, "it is not a directory, or is reached by a symbolic link");
         }
         if metadata.uid() != 0 {
             return refuse(path, "it does not belong to root");

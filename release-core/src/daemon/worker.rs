@@ -58,20 +58,14 @@ pub(crate) fn argument(group: &str, id: WorkerId) -> String {
 /// ```
 #[must_use]
 pub fn is_worker() -> bool {
-    std::env::args_os()
-        .next()
-        .is_some_and(|name| name.to_string_lossy().contains(ROLE))
+    std::env::args_os().next().is_some_and(|name| name.to_string_lossy().contains(ROLE))
 }
 
 /// This process as a worker of the master at its standard input; [`run`](Worker::run) goes on from
 /// there.
 #[must_use]
 pub fn me() -> Worker {
-    Worker {
-        privileges: Privileges::default(),
-        codec: Postcard,
-        requests: PhantomData,
-    }
+    Worker { privileges: Privileges::default(), codec: Postcard, requests: PhantomData }
 }
 
 /// The settings of a worker process: whom it becomes, and how it talks to its master.
@@ -116,11 +110,7 @@ impl<C> Worker<C> {
 
     /// Another codec than postcard; the master's group must have the same.
     pub fn codec<D>(self, codec: D) -> Worker<D> {
-        Worker {
-            privileges: self.privileges,
-            codec,
-            requests: PhantomData,
-        }
+        Worker { privileges: self.privileges, codec, requests: PhantomData }
     }
 
     /// Runs a worker in call mode that answers no requests of its master.
@@ -216,14 +206,7 @@ impl<C> Worker<C> {
             let (stop, stopping) = stop_channel();
             let signals = watch_signals(&rt, &stop)?;
             let master = Client::with_end(&rt, socket, codec, move || stop.now()).map_err(no_io)?;
-            main(PlainMe {
-                master,
-                stopping,
-                rt,
-                _signals: signals,
-            })
-            .await
-            .map_err(program_failed)
+            main(PlainMe { master, stopping, rt, _signals: signals }).await.map_err(program_failed)
         })
     }
 
@@ -312,9 +295,7 @@ fn check_hello<Context: Serialize + DeserializeOwned>(
     let refuse = |message: String| Err(Error::new(ErrorKind::Protocol, message));
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
-        return refuse(format!(
-            "the master speaks protocol {theirs}, this worker {PROTOCOL}"
-        ));
+        return refuse(format!("the master speaks protocol {theirs}, this worker {PROTOCOL}"));
     }
     if let Some(difference) = hello.types.as_ref().and_then(|sent| sent.mismatch(types)) {
         return refuse(format!("master and worker differ in {difference}"));
@@ -329,10 +310,7 @@ fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {
     let numbers = spawn::FIRST_PASSED..;
     let taken = names.into_iter().zip(numbers).map(|(name, number)| {
         let socket = fds::take_inherited(number).map_err(|error| {
-            Error::system(
-                format!("cannot take listener `{name}`, descriptor {number}"),
-                error,
-            )
+            Error::system(format!("cannot take listener `{name}`, descriptor {number}"), error)
         })?;
         Ok((name, socket))
     });
@@ -372,10 +350,7 @@ struct Stop(Mutex<Option<oneshot::Sender<()>>>);
 
 fn stop_channel() -> (Arc<Stop>, Stopping) {
     let (sender, receiver) = oneshot::channel();
-    (
-        Arc::new(Stop(Mutex::new(Some(sender)))),
-        Stopping(receiver.shared()),
-    )
+    (Arc::new(Stop(Mutex::new(Some(sender)))), Stopping(receiver.shared()))
 }
 
 impl Stop {
@@ -440,10 +415,7 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// When there is none of this name (any more), or the runtime cannot watch it.
     pub fn listener(&self, name: &str) -> Result<Listener, Error> {
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
             let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
             let message = format!("no listener `{name}` here; there is: {names:?}");
@@ -460,8 +432,7 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// When the connection has ended.
     pub fn ready(&self) -> Result<(), SendError> {
-        self.link
-            .queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
+        self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
         self.link.flush_now();
         Ok(())
     }
@@ -500,9 +471,7 @@ pub struct PlainMe<M, C> {
 
 impl<M, C> fmt::Debug for PlainMe<M, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlainMe")
-            .field("master", &self.master)
-            .finish_non_exhaustive()
+        f.debug_struct("PlainMe").field("master", &self.master).finish_non_exhaustive()
     }
 }
 

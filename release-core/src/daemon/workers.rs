@@ -82,10 +82,7 @@ impl<W, C> fmt::Debug for Workers<W, C> {
 #[derive(Clone, Debug)]
 enum Program {
     ThisExecutable,
-    Other {
-        path: PathBuf,
-        arguments: Vec<OsString>,
-    },
+    Other { path: PathBuf, arguments: Vec<OsString> },
 }
 
 /// How the context of a worker is made, and the name of its type.
@@ -100,18 +97,13 @@ impl Context {
     ) -> Self {
         let encode = move |id| {
             let mut payload = Vec::new();
-            Postcard
-                .encode(&context(id), &mut payload)
-                .map_err(|error| {
-                    let message = format!("the context of worker {id} cannot be encoded");
-                    Error::new(ErrorKind::Usage, message).caused_by(error)
-                })?;
+            Postcard.encode(&context(id), &mut payload).map_err(|error| {
+                let message = format!("the context of worker {id} cannot be encoded");
+                Error::new(ErrorKind::Usage, message).caused_by(error)
+            })?;
             Ok(payload)
         };
-        Self {
-            encode: Box::new(encode),
-            type_name: std::any::type_name::<T>(),
-        }
+        Self { encode: Box::new(encode), type_name: std::any::type_name::<T>() }
     }
 }
 
@@ -247,10 +239,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        let types = Types {
-            context: self.context.type_name.to_owned(),
-            ..Types::of::<(), R, W>()
-        };
+        let types = Types { context: self.context.type_name.to_owned(), ..Types::of::<(), R, W>() };
         self.attach = Some(Arc::new(Calls::new(
             types,
             self.codec.clone(),
@@ -270,11 +259,8 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        self.attach = Some(Arc::new(Plain::new(
-            self.codec.clone(),
-            handler,
-            self.connections.clone(),
-        )));
+        self.attach =
+            Some(Arc::new(Plain::new(self.codec.clone(), handler, self.connections.clone())));
         self
     }
 }
@@ -293,9 +279,7 @@ pub(crate) struct Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Group").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -313,10 +297,7 @@ where
     fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
         let name = self.name;
         let about = |message: &str| {
-            Error::new(
-                ErrorKind::Usage,
-                format!("worker group `{name}`: {message}"),
-            )
+            Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
         };
         let attach = self
             .attach
@@ -342,11 +323,7 @@ where
                 name: name.clone(),
                 size: self.size,
                 policy: self.policy,
-                ready: if attach.says_ready() {
-                    Ready::Message
-                } else {
-                    Ready::AtOnce
-                },
+                ready: if attach.says_ready() { Ready::Message } else { Ready::AtOnce },
             },
             name: name.into(),
             attach,
@@ -364,10 +341,9 @@ impl Program {
     fn resolve(self) -> Result<Self, Error> {
         match self {
             Self::ThisExecutable => Ok(self),
-            Self::Other { path, arguments } => Ok(Self::Other {
-                path: super::control::absolute(&path)?,
-                arguments,
-            }),
+            Self::Other { path, arguments } => {
+                Ok(Self::Other { path: super::control::absolute(&path)?, arguments })
+            }
         }
     }
 }
@@ -384,17 +360,11 @@ impl Group {
             // another version has taken its path meanwhile, and whoever may enter its directory.
             Program::ThisExecutable => {
                 let name = super::worker::argument(&self.name, id);
-                (
-                    c_string("/proc/self/exe".into())?,
-                    vec![c_string(name.into())?],
-                )
+                (c_string("/proc/self/exe".into())?, vec![c_string(name.into())?])
             }
             Program::Other { path, arguments } => {
-                let arguments = arguments
-                    .iter()
-                    .cloned()
-                    .map(c_string)
-                    .collect::<Result<_, _>>()?;
+                let arguments =
+                    arguments.iter().cloned().map(c_string).collect::<Result<_, _>>()?;
                 (c_string(path.clone().into_os_string())?, arguments)
             }
         };
@@ -407,17 +377,11 @@ impl Group {
     }
 
     pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
-        self.listeners
-            .iter()
-            .map(|(_, socket)| socket.as_fd())
-            .collect()
+        self.listeners.iter().map(|(_, socket)| socket.as_fd()).collect()
     }
 
     pub(crate) fn listener_names(&self) -> Vec<String> {
-        self.listeners
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect()
+        self.listeners.iter().map(|(name, _)| name.clone()).collect()
     }
 
     pub(crate) fn context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {

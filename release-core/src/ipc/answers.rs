@@ -1,9 +1,16 @@
 //! Which requests are unanswered, and which answers wait for their asker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::header::Number;
+
+/// How many requests of one side may be unanswered at a time.
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
+
+/// The low bits of a request's number are its place in the table, the rest is how often the place
+/// was used before: a late answer finds the place empty or under another number.
+const PLACE_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
 
 /// What the peer said to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +22,15 @@ pub(crate) enum Answer<'a> {
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(body: &'a [u8], refused: bool) -> Self {
-        if refused {
-            Self::Refused(body)
-        } else {
-            Self::Given(body)
-        }
+        if refused { Self::Refused(body) } else { Self::Given(body) }
     }
 }
 
 #[derive(Debug, Default)]
 struct Slot {
+    /// The number of the request that has this place, or had it last.
+    number: Number,
+    is_awaited: bool,
     waker: Option<Waker>,
     /// The body, and whether it is a refusal.
     answer: Option<(Vec<u8>, bool)>,
@@ -32,41 +38,47 @@ struct Slot {
 
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    slots: HashMap<Number, Slot>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     /// For answers without numbers: the requests in their order, those given up included.
     in_turn: VecDeque<Number>,
-    last: Number,
 }
 
 impl Answers {
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.len() == MAX_IN_FLIGHT
     }
 
+    /// Whether exactly one request is unanswered.
     pub(crate) fn is_alone(&self) -> bool {
-        self.slots.len() == 1
+        self.slots.len() - self.free.len() == 1
     }
 
-    /// A number that no unanswered request has.
-    pub(crate) fn next_number(&mut self) -> Number {
-        loop {
-            self.last = self.last.wrapping_add(1);
-            if !self.slots.contains_key(&self.last) {
-                return self.last;
-            }
-        }
-    }
-
-    /// The request has been queued.
-    pub(crate) fn expect(&mut self, number: Number, in_turn: bool) {
-        self.slots.insert(number, Slot::default());
+    /// A number for one more request; the table is not full.
+    pub(crate) fn expect(&mut self, in_turn: bool) -> Number {
+        let place = self.free.pop().unwrap_or_else(|| {
+            let place = self.slots.len();
+            let number = Number::try_from(place).unwrap_or_default();
+            self.slots.push(Slot { number, ..Slot::default() });
+            place
+        });
+        let slot = &mut self.slots[place];
+        slot.number = slot.number.wrapping_add(1 << PLACE_BITS);
+        slot.is_awaited = true;
         if in_turn {
-            self.in_turn.push_back(number);
+            self.in_turn.push_back(slot.number);
         }
+        slot.number
+    }
+
+    fn slot(&mut self, number: Number) -> Option<&mut Slot> {
+        let place = number & ((1 << PLACE_BITS) - 1);
+        let slot = self.slots.get_mut(usize::try_from(place).ok()?)?;
+        (slot.is_awaited && slot.number == number).then_some(slot)
     }
 
     pub(crate) fn wait(&mut self, number: Number, waker: &Waker) {
-        if let Some(slot) = self.slots.get_mut(&number) {
+        if let Some(slot) = self.slot(number) {
             match &mut slot.waker {
                 Some(known) => known.clone_from(waker),
                 unknown => *unknown = Some(waker.clone()),
@@ -74,27 +86,36 @@ impl Answers {
         }
     }
 
-    pub(crate) fn is_awaited(&self, number: Number) -> bool {
-        self.slots
-            .get(&number)
-            .is_some_and(|slot| slot.answer.is_none())
+    pub(crate) fn is_unanswered(&mut self, number: Number) -> bool {
+        self.slot(number).is_some_and(|slot| slot.answer.is_none())
     }
 
-    pub(crate) fn delivered(&self, number: Number) -> Option<Answer<'_>> {
-        let (body, refused) = self.slots.get(&number)?.answer.as_ref()?;
+    pub(crate) fn delivered(&mut self, number: Number) -> Option<Answer<'_>> {
+        let (body, refused) = self.slot(number)?.answer.as_ref()?;
         Some(Answer::new(body, *refused))
     }
 
+    /// The request could not be queued after all.
+    pub(crate) fn take_back(&mut self, number: Number) {
+        self.forget(number);
+        if self.in_turn.back() == Some(&number) {
+            self.in_turn.pop_back();
+        }
+    }
+
     /// Whose answer the next frame is, when answers come in the order of the requests.
-    ///
-    /// Takes it out of the order: the caller delivers or drops it.
-    pub(crate) fn first_in_turn(&mut self) -> Option<Number> {
-        self.in_turn.pop_front()
+    pub(crate) fn first_in_turn(&self) -> Option<Number> {
+        self.in_turn.front().copied()
+    }
+
+    /// That frame has been dealt with.
+    pub(crate) fn first_has_come(&mut self) {
+        self.in_turn.pop_front();
     }
 
     /// Keeps the answer for its asker, whose waker comes back; one that nobody awaits is dropped.
     pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Option<Waker> {
-        let slot = self.slots.get_mut(&number)?;
+        let slot = self.slot(number)?;
         slot.answer.get_or_insert_with(|| match answer {
             Answer::Given(body) => (body.to_vec(), false),
             Answer::Refused(body) => (body.to_vec(), true),
@@ -102,11 +123,55 @@ impl Answers {
         slot.waker.take()
     }
 
+    /// The asker has its answer, or wants it no more.
     pub(crate) fn forget(&mut self, number: Number) {
-        self.slots.remove(&number);
+        if let Some(slot) = self.slot(number) {
+            (slot.is_awaited, slot.waker, slot.answer) = (false, None, None);
+            let place = number & ((1 << PLACE_BITS) - 1);
+            self.free.extend(usize::try_from(place));
+        }
     }
 
     pub(crate) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.slots.values_mut().filter_map(|slot| slot.waker.take()));
+        wakers.extend(self.slots.iter_mut().filter_map(|slot| slot.waker.take()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_is_nobodys_even_when_its_place_is_taken_again() {
+        let mut answers = Answers::default();
+        let first = answers.expect(false);
+        answers.forget(first);
+        let second = answers.expect(false);
+        assert_ne!(first, second);
+        answers.deliver(first, Answer::Given(b"late"));
+        assert!(answers.is_unanswered(second));
+        answers.deliver(second, Answer::Refused(b"no"));
+        assert_eq!(answers.delivered(second), Some(Answer::Refused(b"no")));
+    }
+
+    #[test]
+    fn the_table_has_its_limit_and_numbers_are_unique() {
+        let mut answers = Answers::default();
+        let mut numbers: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| answers.expect(false)).collect();
+        assert!(answers.is_full());
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), MAX_IN_FLIGHT);
+        answers.forget(numbers[7]);
+        assert!(!answers.is_full());
+    }
+
+    #[test]
+    fn answers_to_numbers_never_given_are_dropped() {
+        let mut answers = Answers::default();
+        for number in [0, 1, 1023, 1024, u32::MAX] {
+            assert!(answers.deliver(number, Answer::Given(b"")).is_none());
+            answers.forget(number);
+        }
     }
 }

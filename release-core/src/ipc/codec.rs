@@ -116,7 +116,7 @@ impl std::error::Error for CodecError {}
 /// # Ok::<(), release_core::ipc::CodecError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs)]
 pub struct Postcard;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
@@ -129,10 +129,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
         if rest.is_empty() {
             Ok(value)
         } else {
-            Err(CodecError::new(format_args!(
-                "{} bytes follow the message",
-                rest.len()
-            )))
+            Err(CodecError::new(format_args!("{} bytes follow the message", rest.len())))
         }
     }
 }
@@ -171,7 +168,7 @@ impl postcard::ser_flavors::Flavor for Append<'_> {
 /// # Ok::<(), release_core::ipc::CodecError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs)]
 pub struct Text;
 
 impl<T: Display + FromStr<Err: Display>> Codec<T> for Text {

@@ -33,11 +33,7 @@ pub struct FrameTooLong {
 
 impl fmt::Display for FrameTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a frame of {} bytes is over the limit of {} bytes",
-            self.length, self.limit
-        )
+        write!(f, "a frame of {} bytes is over the limit of {} bytes", self.length, self.limit)
     }
 }
 
@@ -56,13 +52,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(limit: u32) -> Self {
-        Self {
-            buffer: Vec::new(),
-            start: 0,
-            end: 0,
-            limit,
-            small_frames: 0,
-        }
+        Self { buffer: Vec::new(), start: 0, end: 0, limit, small_frames: 0 }
     }
 
     /// Where the next bytes are to be read to; never empty.
@@ -98,10 +88,7 @@ impl Inbox {
         }
         let length = BigEndian::read_u32(received);
         if length > self.limit {
-            return Err(FrameTooLong {
-                length: length.into(),
-                limit: self.limit,
-            });
+            return Err(FrameTooLong { length: length.into(), limit: self.limit });
         }
         let payload = self.start + HEADER;
         // Cannot fail where usize has 32 bits or more; where it has fewer, the limit is beyond it.
@@ -117,16 +104,18 @@ impl Inbox {
     pub(crate) fn consume(&mut self, frame: &Range<usize>) {
         self.start = frame.end;
         if self.buffer.len() > KEPT_CAPACITY {
-            self.small_frames = if frame.len() < KEPT_CAPACITY / 4 {
-                self.small_frames + 1
-            } else {
-                0
-            };
+            self.small_frames =
+                if frame.len() < KEPT_CAPACITY / 4 { self.small_frames + 1 } else { 0 };
             if self.small_frames >= SMALL_FRAMES_BEFORE_SHRINKING && self.start == self.end {
                 self.buffer = Vec::new();
                 (self.start, self.end, self.small_frames) = (0, 0, 0);
             }
         }
+    }
+
+    /// Whether everything that was received has been consumed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     /// Whether a frame has begun and not ended.
@@ -145,11 +134,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn new(limit: u32) -> Self {
-        Self {
-            buffer: Vec::new(),
-            sent: 0,
-            limit,
-        }
+        Self { buffer: Vec::new(), sent: 0, limit }
     }
 
     /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
@@ -162,10 +147,7 @@ impl Outbox {
         let payload = self.buffer.len();
         let outcome = encode(&mut self.buffer).and_then(|()| {
             let length = self.buffer.len().saturating_sub(payload);
-            let too_long = FrameTooLong {
-                length: length as u64,
-                limit: self.limit,
-            };
+            let too_long = FrameTooLong { length: length as u64, limit: self.limit };
             let length = u32::try_from(length).map_err(|_| too_long)?;
             if length > self.limit {
                 return Err(too_long.into());
@@ -246,19 +228,10 @@ mod tests {
     fn a_length_over_the_limit_is_refused_from_the_header_and_reserves_nothing() {
         let mut inbox = Inbox::new(1024);
         feed(&mut inbox, &[0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(
-            inbox.frame(),
-            Err(FrameTooLong {
-                length: 0xffff_ffff,
-                limit: 1024
-            })
-        );
+        assert_eq!(inbox.frame(), Err(FrameTooLong { length: 0xffff_ffff, limit: 1024 }));
         assert!(inbox.buffer.capacity() <= 2 * FIRST_CAPACITY);
         let error = inbox.frame().unwrap_err().to_string();
-        assert!(
-            error.contains("4294967295") && error.contains("1024"),
-            "{error}"
-        );
+        assert!(error.contains("4294967295") && error.contains("1024"), "{error}");
     }
 
     #[test]
@@ -275,13 +248,7 @@ mod tests {
     fn a_frame_that_is_too_long_to_send_leaves_the_outbox_as_it_was() {
         let mut outbox = Outbox::new(4);
         push(&mut outbox, b"1234").unwrap();
-        assert_eq!(
-            push(&mut outbox, b"12345"),
-            Err(FrameTooLong {
-                length: 5,
-                limit: 4
-            })
-        );
+        assert_eq!(push(&mut outbox, b"12345"), Err(FrameTooLong { length: 5, limit: 4 }));
         assert_eq!(outbox.unsent(), b"\0\0\0\x041234");
     }
 

@@ -15,10 +15,7 @@ pub(crate) enum Header {
     /// The worker serves from now on.
     Ready,
     /// A question; `patience` is how long the asker waits for the answer, if not for ever.
-    Request {
-        number: Number,
-        patience: Option<Duration>,
-    },
+    Request { number: Number, patience: Option<Duration> },
     /// The answer to the request of that number.
     Answer { number: Number },
     /// The request of that number was refused; the body is the reason in UTF-8.
@@ -84,11 +81,7 @@ impl Header {
 
 /// Never 0 for a limited patience, and at most 49 days.
 fn milliseconds(patience: Option<Duration>) -> u32 {
-    patience.map_or(0, |patience| {
-        u32::try_from(patience.as_millis())
-            .unwrap_or(u32::MAX)
-            .max(1)
-    })
+    patience.map_or(0, |patience| u32::try_from(patience.as_millis()).unwrap_or(u32::MAX).max(1))
 }
 
 #[cfg(test)]
@@ -102,10 +95,7 @@ mod tests {
             Just(Header::Ready),
             Just(Header::Notice),
             (any::<u32>(), prop::option::of(1_u64..1_000_000)).prop_map(|(number, patience)| {
-                Header::Request {
-                    number,
-                    patience: patience.map(Duration::from_millis),
-                }
+                Header::Request { number, patience: patience.map(Duration::from_millis) }
             }),
             any::<u32>().prop_map(|number| Header::Answer { number }),
             any::<u32>().prop_map(|number| Header::Refusal { number }),

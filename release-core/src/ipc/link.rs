@@ -5,22 +5,26 @@
 //! reads for all of them. Requests of the peer are always the background task's: a caller that
 //! meets one steps back. All frames are cut and told apart under one lock, in the order of the
 //! stream; a future that is dropped leaves no trace in it.
+//!
+//! The runtime holds one and the same waker for reading all the time, which passes a wake-up on to
+//! whoever reads at the moment: changing the reader costs no system call on any runtime.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, recvmsg, send, shutdown};
+use futures_util::task::AtomicWaker;
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::answers::{Answer, Answers};
 use super::frame::{Inbox, Outbox};
 use super::header::{Header, Number};
+use super::socket::{Received, receive, transmit};
 use super::{Ended, FrameTooLong};
-use crate::rt::{Direction, Io, Progress, Rt};
+use crate::rt::{Direction, Io, Rt};
 
 /// What a connection grants its peer.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +50,6 @@ impl Limits {
     };
 }
 
-/// How many requests of one side may be unanswered at a time.
-pub(crate) const MAX_IN_FLIGHT: usize = 1024;
-
 /// What the frames of a connection mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -65,21 +66,14 @@ pub(crate) enum Mode {
 pub(crate) enum Incoming<'a> {
     Hello(&'a [u8]),
     Ready,
-    Request {
-        number: Number,
-        patience: Option<Duration>,
-        body: &'a [u8],
-    },
+    Request { number: Number, patience: Option<Duration>, body: &'a [u8] },
     Notice(&'a [u8]),
-    Cancel {
-        number: Number,
-    },
+    Cancel { number: Number },
 }
 
-/// Who reads the socket, and whose waker the runtime holds.
+/// Who reads the socket and gets its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
-    Nobody,
     Background,
     Caller(Number),
 }
@@ -90,7 +84,25 @@ pub(crate) struct Link {
     mode: Mode,
     limits: Limits,
     rt: Rt,
+    /// Where the wake-ups of the socket go.
+    readable: Arc<Readable>,
+    /// What the runtime is given: wakes `readable`.
+    waker: Waker,
     state: Mutex<State>,
+}
+
+/// Passes a wake-up on to whoever reads.
+#[derive(Debug, Default)]
+struct Readable(AtomicWaker);
+
+impl Wake for Readable {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +111,7 @@ struct State {
     outbox: Outbox,
     answers: Answers,
     reader: Reader,
+    /// The background task, while it sleeps.
     background: Option<Waker>,
     /// Callers that wait for room in the outbox or among the requests in flight.
     room: Vec<Waker>,
@@ -111,40 +124,35 @@ struct State {
 #[derive(Default)]
 struct Wakes {
     background: Option<Waker>,
-    caller: Option<Waker>,
-    many: Vec<Waker>,
+    callers: Vec<Waker>,
 }
 
 impl Wakes {
     fn wake(self) {
-        self.background
-            .into_iter()
-            .chain(self.caller)
-            .chain(self.many)
-            .for_each(Waker::wake);
-    }
-
-    fn add(&mut self, waker: Option<Waker>) {
-        if self.caller.is_none() {
-            self.caller = waker;
-        } else {
-            self.many.extend(waker);
+        if let Some(waker) = self.background {
+            waker.wake();
+        }
+        for waker in self.callers {
+            waker.wake();
         }
     }
 }
 
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
+        let readable = Arc::new(Readable::default());
         Ok(Self {
             io: rt.register(socket)?,
             mode,
             limits,
             rt: rt.clone(),
+            waker: Waker::from(Arc::clone(&readable)),
+            readable,
             state: Mutex::new(State {
                 inbox: Inbox::new(limits.frame),
                 outbox: Outbox::new(limits.frame),
                 answers: Answers::default(),
-                reader: Reader::Nobody,
+                reader: Reader::Background,
                 background: None,
                 room: Vec::new(),
                 partial_since: None,
@@ -163,16 +171,26 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something under the lock, and wakes whom it concerns afterwards.
+    fn with<T>(&self, change: impl FnOnce(&mut State, &mut Wakes) -> T) -> T {
+        let mut wakes = Wakes::default();
+        let done = change(&mut self.lock(), &mut wakes);
+        wakes.wake();
+        done
+    }
+
     /// Ends the connection for both sides, at once.
     pub(crate) fn end(&self, why: Ended) {
-        let mut wakes = Wakes::default();
-        self.lock().end(why, &mut wakes);
-        let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
-        wakes.wake();
+        self.with(|state, wakes| self.end_locked(state, why, wakes));
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.lock().ended.clone()
+    }
+
+    /// Whether the peer answers requests at all.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.mode != Mode::PlainServer
     }
 
     /// Queues a request when there is room for it, and sends it at once when it is alone.
@@ -182,35 +200,33 @@ impl Link {
         patience: Option<Duration>,
         encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), E>,
     ) -> Poll<Result<Number, E>> {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        if let Some(ended) = &state.ended {
-            return Poll::Ready(Err(ended.clone().into()));
-        }
-        if state.outbox.unsent().len() > self.limits.unsent || state.answers.len() >= MAX_IN_FLIGHT
-        {
-            state.room.push(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let number = state.answers.next_number();
-        let pushed = state.outbox.push(|payload| {
-            if self.mode == Mode::Calls {
-                Header::Request { number, patience }.write(payload);
+        self.with(|state, wakes| {
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(ended.clone().into()));
             }
-            encode(payload)
-        });
-        if pushed.is_ok() {
-            state.answers.expect(number, self.mode == Mode::PlainClient);
+            if state.outbox.unsent().len() > self.limits.unsent || state.answers.is_full() {
+                state.room.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let number = state.answers.expect(self.mode == Mode::PlainClient);
+            let pushed = state.outbox.push(|payload| {
+                if self.mode == Mode::Calls {
+                    Header::Request { number, patience }.write(payload);
+                }
+                encode(payload)
+            });
+            if let Err(error) = pushed {
+                state.answers.take_back(number);
+                return Poll::Ready(Err(error));
+            }
             if state.answers.is_alone() {
-                self.flush(&mut state, &mut wakes);
+                self.flush(state, wakes);
             } else {
                 // Others ask in this turn of the executor too: their frames leave in one call.
-                state.wake_background(&mut wakes);
+                state.wake_background(wakes);
             }
-        }
-        drop(state);
-        wakes.wake();
-        Poll::Ready(pushed.map(|()| number))
+            Poll::Ready(Ok(number))
+        })
     }
 
     /// Waits for the answer to a request, reading the socket if nobody else does.
@@ -220,15 +236,13 @@ impl Link {
         number: Number,
         take: &mut dyn FnMut(Answer<'_>) -> T,
     ) -> Poll<Result<T, Ended>> {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        let polled = self.poll_caller(&mut state, cx, number, take, &mut wakes);
-        if polled.is_ready() {
-            state.forget(number, &mut wakes);
-        }
-        drop(state);
-        wakes.wake();
-        polled
+        self.with(|state, wakes| {
+            let polled = self.poll_caller(state, cx, number, take, wakes);
+            if polled.is_ready() {
+                self.forget(state, number, wakes);
+            }
+            polled
+        })
     }
 
     fn poll_caller<T>(
@@ -239,37 +253,20 @@ impl Link {
         take: &mut dyn FnMut(Answer<'_>) -> T,
         wakes: &mut Wakes,
     ) -> Poll<Result<T, Ended>> {
-        let me = Reader::Caller(number);
+        if let Some(answer) = state.answers.delivered(number) {
+            return Poll::Ready(Ok(take(answer)));
+        }
+        if state.reader != Reader::Caller(number) && !self.may_read(state) {
+            state.answers.wait(number, cx.waker());
+            return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
+        }
+        state.reader = Reader::Caller(number);
         loop {
-            if let Some(answer) = state.answers.delivered(number) {
-                return Poll::Ready(Ok(take(answer)));
-            }
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
-            state.answers.wait(number, cx.waker());
-            if state.reader != me {
-                if matches!(state.reader, Reader::Caller(_)) {
-                    return Poll::Pending;
-                }
-                if !state.answers.is_alone() {
-                    // The background task reads for several; it may not know yet that it has to.
-                    if state.reader == Reader::Nobody {
-                        state.wake_background(wakes);
-                    }
-                    return Poll::Pending;
-                }
-                state.reader = me;
-            }
             match state.next_frame(self.mode) {
-                Ok(Some((
-                    frame,
-                    Kind::Answer {
-                        number: to,
-                        body,
-                        refused,
-                    },
-                ))) => {
+                Ok(Some((frame, Kind::Answer { number: to, body, refused }))) => {
                     if to == number {
                         let taken = take(Answer::new(state.inbox.payload(body), refused));
                         state.consume(&frame);
@@ -279,7 +276,8 @@ impl Link {
                     state.consume(&frame);
                 }
                 Ok(Some((_, Kind::Incoming))) => {
-                    state.reader = Reader::Nobody;
+                    state.reader = Reader::Background;
+                    state.answers.wait(number, cx.waker());
                     state.wake_background(wakes);
                     return Poll::Pending;
                 }
@@ -293,38 +291,60 @@ impl Link {
         }
     }
 
-    /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
-    pub(crate) fn abandon(&self, number: Number) {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        let cancel = self.mode == Mode::Calls
-            && state.ended.is_none()
-            && state.answers.is_awaited(number)
-            && state.outbox.unsent().len() <= self.limits.unsent;
-        state.forget(number, &mut wakes);
-        if cancel {
-            let _ = state.outbox.push::<FrameTooLong>(|payload| {
-                Header::Cancel { number }.write(payload);
-                Ok(())
-            });
-            self.flush(&mut state, &mut wakes);
-        }
-        drop(state);
-        wakes.wake();
+    /// A caller reads when it is the only one: for several, the background task does.
+    fn may_read(&self, state: &State) -> bool {
+        state.ended.is_none() && state.reader == Reader::Background && state.answers.is_alone()
     }
 
-    /// The background task's read: the next frame that is not an answer.
+    /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
+    pub(crate) fn abandon(&self, number: Number) {
+        self.with(|state, wakes| {
+            let cancel = self.mode == Mode::Calls
+                && state.ended.is_none()
+                && state.answers.is_unanswered(number)
+                && state.outbox.unsent().len() <= self.limits.unsent;
+            self.forget(state, number, wakes);
+            if cancel {
+                let _ = state.outbox.push::<FrameTooLong>(|payload| {
+                    Header::Cancel { number }.write(payload);
+                    Ok(())
+                });
+                self.flush(state, wakes);
+            }
+        });
+    }
+
+    /// Takes a caller out: what it held is free for others, and reading is the background's again.
+    fn forget(&self, state: &mut State, number: Number, wakes: &mut Wakes) {
+        state.answers.forget(number);
+        wakes.callers.append(&mut state.room);
+        if state.reader != Reader::Caller(number) {
+            return;
+        }
+        state.reader = Reader::Background;
+        // Usually nothing else has come, and the background task can sleep on: it is registered for
+        // what comes next without being run.
+        let idle = state.ended.is_none() && state.inbox.is_empty();
+        let Some(background) = state.background.take() else {
+            return;
+        };
+        if idle
+            && self.poll_receive(state, &mut Context::from_waker(&background), wakes).is_pending()
+        {
+            state.background = Some(background);
+        } else {
+            wakes.background = Some(background);
+        }
+    }
+
+    /// The background task's turn: sends what is queued, and gives the next frame that is not an
+    /// answer.
     pub(crate) fn poll_incoming<T>(
         &self,
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(Incoming<'_>) -> T,
     ) -> Poll<Result<T, Ended>> {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        let polled = self.poll_background(&mut state, cx, take, &mut wakes);
-        drop(state);
-        wakes.wake();
-        polled
+        self.with(|state, wakes| self.poll_background(state, cx, take, wakes))
     }
 
     fn poll_background<T>(
@@ -335,35 +355,24 @@ impl Link {
         wakes: &mut Wakes,
     ) -> Poll<Result<T, Ended>> {
         loop {
+            // A peer that does not read its answers asks no more questions.
+            if self.is_full(state) {
+                let _ = self.poll_send(state, cx, wakes);
+            }
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
-            match &mut state.background {
-                Some(known) => known.clone_from(cx.waker()),
-                unknown => *unknown = Some(cx.waker().clone()),
+            if self.is_full(state) {
+                return state.sleep(cx);
             }
-            // A peer that does not read its answers asks no more questions.
-            let choked = state.outbox.unsent().len() > self.limits.unsent;
-            if choked || matches!(state.reader, Reader::Caller(_)) {
-                return Poll::Pending;
-            }
-            state.reader = Reader::Background;
-            match state.next_frame(self.mode) {
-                Ok(Some((
-                    frame,
-                    Kind::Answer {
-                        number,
-                        body,
-                        refused,
-                    },
-                ))) => {
+            let others_turn = state.reader != Reader::Background;
+            match if others_turn { Ok(None) } else { state.next_frame(self.mode) } {
+                Ok(Some((frame, Kind::Answer { number, body, refused }))) => {
                     state.deliver(number, body, refused, wakes);
                     state.consume(&frame);
                 }
                 Ok(Some((frame, Kind::Incoming))) => {
-                    let payload = state.inbox.payload(frame.clone());
-                    let taken = incoming(self.mode, payload).map(&mut *take);
-                    match taken {
+                    match incoming(self.mode, state.inbox.payload(frame.clone())).map(&mut *take) {
                         Some(taken) => {
                             state.consume(&frame);
                             return Poll::Ready(Ok(taken));
@@ -372,8 +381,12 @@ impl Link {
                     }
                 }
                 Ok(None) => {
-                    if self.poll_receive(state, cx, wakes).is_pending() {
-                        return Poll::Pending;
+                    // All that came is handled: now the answers leave, in one call.
+                    let _ = self.poll_send(state, cx, wakes);
+                    if state.ended.is_none()
+                        && (others_turn || self.poll_receive(state, cx, wakes).is_pending())
+                    {
+                        return state.sleep(cx);
                     }
                 }
                 Err(why) => self.end_locked(state, why, wakes),
@@ -383,29 +396,29 @@ impl Link {
 
     /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
     fn poll_receive(&self, state: &mut State, cx: &mut Context<'_>, wakes: &mut Wakes) -> Poll<()> {
+        self.readable.0.register(cx.waker());
+        let mut cx = Context::from_waker(&self.waker);
         let space = state.inbox.space();
-        let Poll::Ready(received) = self
-            .io
-            .poll(cx, Direction::Read, |fd| receive(fd, &mut *space))
-        else {
-            if state.inbox.is_partial() && state.partial_since.is_none() {
-                state.partial_since = Some(self.rt.now());
-                // The background task keeps the time, whoever reads.
-                state.wake_background(wakes);
-            }
-            return Poll::Pending;
-        };
+        let received = self.io.poll(&mut cx, Direction::Read, |fd| receive(fd, &mut *space));
         match received {
-            Ok(Received::Bytes(count)) => state.inbox.received(count),
-            Ok(Received::End) if state.inbox.is_partial() => {
+            Poll::Pending => {
+                if state.partial_since.is_none() && state.inbox.is_partial() {
+                    state.partial_since = Some(self.rt.now());
+                    // The background task keeps the time, whoever reads.
+                    state.wake_background(wakes);
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(Received::Bytes(count))) => state.inbox.received(count),
+            Poll::Ready(Ok(Received::End)) if state.inbox.is_partial() => {
                 self.end_locked(state, Ended::Truncated, wakes);
             }
-            Ok(Received::End) => self.end_locked(state, Ended::Closed, wakes),
-            Ok(Received::Descriptors) => {
+            Poll::Ready(Ok(Received::End)) => self.end_locked(state, Ended::Closed, wakes),
+            Poll::Ready(Ok(Received::Descriptors)) => {
                 let why = Ended::Violation("descriptors that nobody asked for");
                 self.end_locked(state, why, wakes);
             }
-            Err(error) => self.end_locked(state, error.into(), wakes),
+            Poll::Ready(Err(error)) => self.end_locked(state, error.into(), wakes),
         }
         Poll::Ready(())
     }
@@ -435,16 +448,16 @@ impl Link {
 
     /// Whether so much waits for the peer that nothing more should be queued.
     pub(crate) fn is_choked(&self) -> bool {
-        self.lock().outbox.unsent().len() > self.limits.unsent
+        self.is_full(&self.lock())
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.outbox.unsent().len() > self.limits.unsent
     }
 
     /// Sends what is queued as far as the socket takes it; the background task sends the rest.
     pub(crate) fn flush_now(&self) {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        self.flush(&mut state, &mut wakes);
-        drop(state);
-        wakes.wake();
+        self.with(|state, wakes| self.flush(state, wakes));
     }
 
     fn flush(&self, state: &mut State, wakes: &mut Wakes) {
@@ -458,74 +471,61 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     state.unsent_since = Some(self.rt.now());
-                    state.wake_background(wakes);
-                    return;
+                    return state.wake_background(wakes);
                 }
                 Err(error) => return self.write_failed(state, error, wakes),
             }
         }
     }
 
-    /// The background task's write: sends what is queued, and waits for room for the rest.
+    /// The background task's write alone, for those who do not read meanwhile.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        let polled = loop {
-            if state.outbox.is_empty() {
-                state.unsent_since = None;
-                break Poll::Ready(());
-            }
-            let State { outbox, .. } = &mut *state;
-            let sent = self
-                .io
-                .poll(cx, Direction::Write, |fd| transmit(fd, outbox.unsent()));
-            match sent {
+        self.with(|state, wakes| self.poll_send(state, cx, wakes))
+    }
+
+    /// Sends what is queued, and waits for room for the rest.
+    fn poll_send(&self, state: &mut State, cx: &mut Context<'_>, wakes: &mut Wakes) -> Poll<()> {
+        while !state.outbox.is_empty() {
+            let unsent = state.outbox.unsent();
+            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, unsent)) {
                 Poll::Ready(Ok(count)) => {
-                    outbox.sent(count);
+                    state.outbox.sent(count);
                     state.unsent_since = None;
-                    if state.outbox.unsent().len() <= self.limits.unsent {
-                        wakes.many.append(&mut state.room);
+                    if !self.is_full(state) {
+                        wakes.callers.append(&mut state.room);
                     }
                 }
-                Poll::Ready(Err(error)) => self.write_failed(&mut state, error, &mut wakes),
+                Poll::Ready(Err(error)) => self.write_failed(state, error, wakes),
                 Poll::Pending => {
-                    let now = self.rt.now();
-                    state.unsent_since.get_or_insert(now);
-                    break Poll::Pending;
+                    state.unsent_since.get_or_insert_with(|| self.rt.now());
+                    return Poll::Pending;
                 }
             }
-        };
-        drop(state);
-        wakes.wake();
-        polled
+        }
+        state.unsent_since = None;
+        Poll::Ready(())
     }
 
     /// A peer that no longer reads may have sent its last answers: they are read before the end.
     fn write_failed(&self, state: &mut State, error: io::Error, wakes: &mut Wakes) {
         let unsent = state.outbox.unsent().len();
         state.outbox.sent(unsent);
-        if !matches!(
-            error.kind(),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-        ) {
+        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
             self.end_locked(state, error.into(), wakes);
         }
     }
 
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
+        wakes.callers.extend(self.readable.0.take());
         let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
     }
 
     /// Until when the peer has to finish a frame or read something, and what it is called if not.
     pub(crate) fn deadline(&self) -> Option<(Instant, Ended)> {
         let state = self.lock();
-        let frame = state
-            .partial_since
-            .map(|since| since + self.limits.frame_time);
-        let unsent = state
-            .unsent_since
-            .map(|since| since + self.limits.unsent_time);
+        let frame = state.partial_since.map(|since| since + self.limits.frame_time);
+        let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
         match (frame, unsent) {
             (Some(frame), Some(unsent)) if unsent < frame => Some((unsent, Ended::NotReading)),
             (Some(frame), _) => Some((frame, Ended::FrameTimeout)),
@@ -538,27 +538,19 @@ const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 
 /// What the first frame is, as far as routing needs to know.
 enum Kind {
-    Answer {
-        number: Number,
-        body: Range<usize>,
-        refused: bool,
-    },
+    Answer { number: Number, body: Range<usize>, refused: bool },
     Incoming,
 }
 
 impl State {
-    fn next_frame(&mut self, mode: Mode) -> Result<Option<(Range<usize>, Kind)>, Ended> {
+    fn next_frame(&self, mode: Mode) -> Result<Option<(Range<usize>, Kind)>, Ended> {
         let Some(frame) = self.inbox.frame()? else {
             return Ok(None);
         };
         let kind = match mode {
             Mode::PlainServer => Kind::Incoming,
             Mode::PlainClient => match self.answers.first_in_turn() {
-                Some(number) => Kind::Answer {
-                    number,
-                    body: frame.clone(),
-                    refused: false,
-                },
+                Some(number) => Kind::Answer { number, body: frame.clone(), refused: false },
                 None => Kind::Incoming,
             },
             Mode::Calls => {
@@ -566,16 +558,8 @@ impl State {
                 let (header, body) = Header::parse(payload).ok_or(UNKNOWN_FRAME)?;
                 let body = frame.end - body.len()..frame.end;
                 match header {
-                    Header::Answer { number } => Kind::Answer {
-                        number,
-                        body,
-                        refused: false,
-                    },
-                    Header::Refusal { number } => Kind::Answer {
-                        number,
-                        body,
-                        refused: true,
-                    },
+                    Header::Answer { number } => Kind::Answer { number, body, refused: false },
+                    Header::Refusal { number } => Kind::Answer { number, body, refused: true },
                     _ => Kind::Incoming,
                 }
             }
@@ -585,22 +569,22 @@ impl State {
 
     fn consume(&mut self, frame: &Range<usize>) {
         self.inbox.consume(frame);
+        self.answers.first_has_come();
         self.partial_since = None;
     }
 
     fn deliver(&mut self, number: Number, body: Range<usize>, refused: bool, wakes: &mut Wakes) {
         let answer = Answer::new(self.inbox.payload(body), refused);
-        wakes.add(self.answers.deliver(number, answer));
+        wakes.callers.extend(self.answers.deliver(number, answer));
     }
 
-    /// Takes a caller out: what it held is free for others.
-    fn forget(&mut self, number: Number, wakes: &mut Wakes) {
-        self.answers.forget(number);
-        wakes.many.append(&mut self.room);
-        if self.reader == Reader::Caller(number) {
-            self.reader = Reader::Nobody;
-            self.wake_background(wakes);
+    /// The background task has nothing to do until it is woken.
+    fn sleep<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &mut self.background {
+            Some(known) => known.clone_from(cx.waker()),
+            unknown => *unknown = Some(cx.waker().clone()),
         }
+        Poll::Pending
     }
 
     /// Has the background task look again, once the lock is gone.
@@ -612,67 +596,28 @@ impl State {
 
     fn end(&mut self, why: Ended, wakes: &mut Wakes) {
         self.ended.get_or_insert(why);
-        self.reader = Reader::Nobody;
+        self.reader = Reader::Background;
         (self.partial_since, self.unsent_since) = (None, None);
         self.wake_background(wakes);
-        wakes.many.append(&mut self.room);
-        self.answers.wake_all(&mut wakes.many);
+        wakes.callers.append(&mut self.room);
+        self.answers.wake_all(&mut wakes.callers);
     }
 }
 
 /// The meaning of a frame that is not an answer; `None` if it has none.
 fn incoming(mode: Mode, payload: &[u8]) -> Option<Incoming<'_>> {
     match mode {
-        Mode::PlainServer => Some(Incoming::Request {
-            number: 0,
-            patience: None,
-            body: payload,
-        }),
+        Mode::PlainServer => Some(Incoming::Request { number: 0, patience: None, body: payload }),
         Mode::PlainClient => Some(Incoming::Notice(payload)),
         Mode::Calls => match Header::parse(payload)? {
             (Header::Hello, body) => Some(Incoming::Hello(body)),
             (Header::Ready, _) => Some(Incoming::Ready),
-            (Header::Request { number, patience }, body) => Some(Incoming::Request {
-                number,
-                patience,
-                body,
-            }),
+            (Header::Request { number, patience }, body) => {
+                Some(Incoming::Request { number, patience, body })
+            }
             (Header::Notice, body) => Some(Incoming::Notice(body)),
             (Header::Cancel { number }, _) => Some(Incoming::Cancel { number }),
             (Header::Answer { .. } | Header::Refusal { .. }, _) => None,
         },
     }
-}
-
-enum Received {
-    Bytes(usize),
-    End,
-    Descriptors,
-}
-
-/// One read. Without room for control messages the kernel closes descriptors that came along, and
-/// says so.
-fn receive(fd: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<(Received, Progress)> {
-    let room = space.len();
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let mut parts = [IoSliceMut::new(space)];
-    let message = match recvmsg::<()>(fd.as_raw_fd(), &mut parts, None, flags) {
-        Ok(message) => message,
-        // A peer that died with unread data in its socket; what it sent before was read before.
-        Err(Errno::ECONNRESET) => return Ok((Received::End, Progress::More)),
-        Err(errno) => return Err(errno.into()),
-    };
-    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
-        return Ok((Received::Descriptors, Progress::More));
-    }
-    Ok(match message.bytes {
-        0 => (Received::End, Progress::More),
-        count if count < room => (Received::Bytes(count), Progress::Drained),
-        count => (Received::Bytes(count), Progress::More),
-    })
-}
-
-fn transmit(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<(usize, Progress)> {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok((send(fd.as_raw_fd(), bytes, flags)?, Progress::More))
 }

@@ -21,6 +21,7 @@ pub(crate) mod link;
 mod peer;
 pub mod plain;
 pub(crate) mod serve;
+mod socket;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
 pub use error::{CallError, Ended, ReadError, Refused, SendError};

@@ -30,19 +30,13 @@ impl<R, C: Clone> Clone for Peer<R, C> {
 
 impl<R, C> fmt::Debug for Peer<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer")
-            .field("ended", &self.link.ended())
-            .finish_non_exhaustive()
+        f.debug_struct("Peer").field("ended", &self.link.ended()).finish_non_exhaustive()
     }
 }
 
 impl<R, C> Peer<R, C> {
     pub(crate) fn new(link: Arc<Link>, codec: C) -> Self {
-        Self {
-            link,
-            codec,
-            requests: PhantomData,
-        }
+        Self { link, codec, requests: PhantomData }
     }
 
     /// Why the connection has ended, if it has.
@@ -83,29 +77,26 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         request: &R,
     ) -> Result<R::Response, CallError> {
         let asked = self.ask(request, Some(patience));
-        self.link
-            .rt()
-            .timeout(patience, asked)
-            .await
-            .unwrap_or(Err(CallError::TimedOut))
+        self.link.rt().timeout(patience, asked).await.unwrap_or(Err(CallError::TimedOut))
     }
 
     async fn ask(&self, request: &R, patience: Option<Duration>) -> Result<R::Response, CallError> {
+        if !self.link.can_ask() {
+            return Err(CallError::Refused("a worker in plain mode answers nothing".to_owned()));
+        }
         let mut encode = |payload: &mut Vec<u8>| -> Result<(), CallError> {
             Ok(self.codec.encode(request, payload)?)
         };
         let number = poll_fn(|cx| self.link.poll_request(cx, patience, &mut encode)).await?;
-        let ticket = Ticket {
-            link: &self.link,
-            number,
-        };
+        let mut ticket = Ticket { link: &self.link, number: Some(number) };
         let mut decode = |answer: Answer<'_>| match answer {
             Answer::Given(body) => self.codec.decode(body).map_err(CallError::Codec),
-            Answer::Refused(why) => Err(CallError::Refused(
-                String::from_utf8_lossy(why).into_owned(),
-            )),
+            Answer::Refused(why) => {
+                Err(CallError::Refused(String::from_utf8_lossy(why).into_owned()))
+            }
         };
-        let answer = poll_fn(|cx| ticket.link.poll_answer(cx, number, &mut decode)).await;
+        let answer = poll_fn(|cx| self.link.poll_answer(cx, number, &mut decode)).await;
+        ticket.number = None;
         answer.unwrap_or_else(|ended| Err(ended.into()))
     }
 
@@ -120,28 +111,26 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     /// delayed by it.
     pub fn notify(&self, message: &R) -> Result<(), SendError> {
         if self.link.is_choked() {
-            return self
-                .link
-                .ended()
-                .map_or(Err(SendError::Full), |ended| Err(ended.into()));
+            return self.link.ended().map_or(Err(SendError::Full), |ended| Err(ended.into()));
         }
-        self.link
-            .queue(self.link.notice(), |payload| -> Result<(), SendError> {
-                Ok(self.codec.encode(message, payload)?)
-            })?;
+        self.link.queue(self.link.notice(), |payload| -> Result<(), SendError> {
+            Ok(self.codec.encode(message, payload)?)
+        })?;
         self.link.flush_now();
         Ok(())
     }
 }
 
-/// A request that was sent; dropping it gives the answer up.
+/// A request that was sent and not answered; dropping it gives the answer up.
 struct Ticket<'a> {
     link: &'a Link,
-    number: Number,
+    number: Option<Number>,
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.link.abandon(self.number);
+        if let Some(number) = self.number {
+            self.link.abandon(number);
+        }
     }
 }

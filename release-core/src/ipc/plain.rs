@@ -30,9 +30,7 @@ pub struct Server<R, C = Postcard> {
 
 impl<R, C> fmt::Debug for Server<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("link", &self.link)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("link", &self.link).finish_non_exhaustive()
     }
 }
 
@@ -44,11 +42,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         limits: Limits,
     ) -> io::Result<Self> {
         let link = Arc::new(Link::new(rt, socket, Mode::PlainServer, limits)?);
-        Ok(Self {
-            link,
-            codec,
-            requests: PhantomData,
-        })
+        Ok(Self { link, codec, requests: PhantomData })
     }
 
     /// Serves a connected stream socket.
@@ -78,11 +72,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
             _ => Err(CodecError::new("not a request")),
         };
         let link = &self.link;
-        let read = poll_fn(|cx| {
-            // What the last answers left unsent; its room is waited for by the same task.
-            let _ = link.poll_flush(cx);
-            link.poll_incoming(cx, &mut decode)
-        });
+        let read = poll_fn(|cx| link.poll_incoming(cx, &mut decode));
         let decoded = within_deadlines(link, read).await;
         match decoded {
             Ok(decoded) => Ok(Some(decoded?)),
@@ -179,9 +169,7 @@ const KEPT_MESSAGES: usize = 64;
 
 impl<R, C> fmt::Debug for Client<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -270,9 +258,9 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
 async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
     loop {
         let read = poll_fn(|cx| {
-            let _ = link.poll_flush(cx);
-            // No room: the peer's messages wait in the socket.
+            // No room: the peer's messages wait in the socket, but not what waits for the peer.
             if messages.poll_ready(cx).is_pending() {
+                let _ = link.poll_flush(cx);
                 return Poll::Pending;
             }
             link.poll_incoming(cx, &mut |incoming| match incoming {

@@ -13,8 +13,9 @@ use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 
+use super::answers::MAX_IN_FLIGHT;
 use super::header::{Header, Number};
-use super::link::{Incoming, Link, MAX_IN_FLIGHT};
+use super::link::{Incoming, Link};
 use super::{Codec, Ended, Refused, Request, SendError};
 use crate::rt::{BoxFuture, Rt};
 
@@ -86,16 +87,12 @@ where
     {
         loop {
             self.poll_running(cx);
-            let flushed = self.link.poll_flush(cx);
             let codec = &self.codec;
-            let incoming = self
-                .link
-                .poll_incoming(cx, &mut |incoming| Received::decode(codec, &incoming));
+            let incoming =
+                self.link.poll_incoming(cx, &mut |incoming| Received::decode(codec, &incoming));
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                // Answers that were queued after the flush leave before the task sleeps.
-                Poll::Pending if flushed.is_ready() && self.link.poll_flush(cx).is_pending() => {}
                 Poll::Pending => {
                     let Some(why) = self.timer.poll_deadline(cx, self.link) else {
                         return Poll::Pending;
@@ -118,11 +115,7 @@ where
         H: Fn(R) -> F,
     {
         match received {
-            Received::Request {
-                number,
-                patience,
-                request,
-            } => {
+            Received::Request { number, patience, request } => {
                 self.start(cx, Some(number), patience, handler(request));
             }
             Received::Notice(request) => self.start(cx, None, None, handler(request)),
@@ -136,9 +129,7 @@ where
                 }
             }
             Received::Ready => ready(),
-            Received::Hello => self
-                .link
-                .end(Ended::Violation("a greeting at the wrong time")),
+            Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
     }
 
@@ -154,10 +145,7 @@ where
     {
         if self.running.len() >= MAX_IN_FLIGHT {
             if let Some(number) = number {
-                self.refuse(
-                    number,
-                    &format!("more than {MAX_IN_FLIGHT} requests are unanswered"),
-                );
+                self.refuse(number, &format!("more than {MAX_IN_FLIGHT} requests are unanswered"));
             }
             return;
         }
@@ -175,14 +163,7 @@ where
         if let Some(number) = number {
             self.aborts.insert(number, abort);
         }
-        self.running.push(Abortable::new(
-            Running {
-                number,
-                place,
-                timer,
-            },
-            registration,
-        ));
+        self.running.push(Abortable::new(Running { number, place, timer }, registration));
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>)
@@ -232,32 +213,21 @@ where
 
     fn refuse(&self, number: Number, why: &str) {
         // A connection that has ended needs no answer, and a reason is never too long.
-        let _ = self.link.queue(
-            Some(Header::Refusal { number }),
-            |payload| -> Result<(), SendError> {
+        let _ =
+            self.link.queue(Some(Header::Refusal { number }), |payload| -> Result<(), SendError> {
                 payload.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
                 Ok(())
-            },
-        );
+            });
     }
 }
 
 /// An incoming frame with its body decoded.
 enum Received<R> {
-    Request {
-        number: Number,
-        patience: Option<Duration>,
-        request: R,
-    },
+    Request { number: Number, patience: Option<Duration>, request: R },
     Notice(R),
-    Undecodable {
-        number: Number,
-        why: String,
-    },
+    Undecodable { number: Number, why: String },
     UndecodableNotice(String),
-    Cancel {
-        number: Number,
-    },
+    Cancel { number: Number },
     Ready,
     Hello,
 }
@@ -265,20 +235,9 @@ enum Received<R> {
 impl<R> Received<R> {
     fn decode<C: Codec<R>>(codec: &C, incoming: &Incoming<'_>) -> Self {
         match *incoming {
-            Incoming::Request {
-                number,
-                patience,
-                body,
-            } => match codec.decode(body) {
-                Ok(request) => Self::Request {
-                    number,
-                    patience,
-                    request,
-                },
-                Err(error) => Self::Undecodable {
-                    number,
-                    why: error.to_string(),
-                },
+            Incoming::Request { number, patience, body } => match codec.decode(body) {
+                Ok(request) => Self::Request { number, patience, request },
+                Err(error) => Self::Undecodable { number, why: error.to_string() },
             },
             Incoming::Notice(body) => match codec.decode(body) {
                 Ok(request) => Self::Notice(request),
@@ -338,12 +297,7 @@ impl Timer {
             self.set = Some((deadline, sleep(link.rt(), deadline)));
         }
         let (_, timer) = self.set.as_mut()?;
-        timer
-            .as_mut()
-            .poll(cx)
-            .is_ready()
-            .then(|| mem::take(&mut self.set))
-            .map(|_| why)
+        timer.as_mut().poll(cx).is_ready().then(|| mem::take(&mut self.set)).map(|_| why)
     }
 }
 

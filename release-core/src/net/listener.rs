@@ -38,10 +38,7 @@ impl Listener {
     ///
     /// When the runtime cannot watch it.
     pub fn new(rt: &Rt, socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        Ok(Self {
-            io: rt.register(socket.into())?,
-            rt: rt.clone(),
-        })
+        Ok(Self { io: rt.register(socket.into())?, rt: rt.clone() })
     }
 
     /// The next connection.
@@ -68,10 +65,8 @@ impl Listener {
         let mut waits = SHORT_OF_DESCRIPTORS.iter();
         let mut wait = SHORT_OF_DESCRIPTORS[0];
         loop {
-            let accepted = self
-                .io
-                .run(Direction::Read, |fd| Ok((accept(&fd)?, Progress::More)))
-                .await;
+            let accepted =
+                self.io.run(Direction::Read, |fd| Ok((accept(&fd)?, Progress::More))).await;
             match accepted
                 .map_err(|error| (Errno::from_raw(error.raw_os_error().unwrap_or(0)), error))
             {

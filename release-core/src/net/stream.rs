@@ -75,10 +75,7 @@ impl Stream {
     ///
     /// When the runtime cannot watch it.
     pub fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            io: rt.register(socket)?,
-            rt: rt.clone(),
-        })
+        Ok(Self { io: rt.register(socket)?, rt: rt.clone() })
     }
 
     /// [`Stream::new`] for a connection that the standard library made.

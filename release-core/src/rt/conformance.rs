@@ -1,4 +1,4 @@
-//! A suite that any implementation of [`Driver`](super::Driver) can run on itself (feature
+//! A suite that any implementation of [`Driver`] can run on itself (feature
 //! `conformance`).
 //!
 //! The checks say in code what the traits of [`rt`](super) say in words. A runtime that passes
@@ -64,23 +64,14 @@ pub fn run<D: Driver + 'static>(make: impl Fn() -> io::Result<D> + Send + Sync +
     let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let make: Arc<Make> =
         Arc::new(move || Box::new(make().expect("the constructor of the driver failed")));
-    let failures: Vec<String> = [
-        attempts::CHECKS,
-        sources::CHECKS,
-        timers::CHECKS,
-        tasks::CHECKS,
-        lifetime::CHECKS,
-    ]
-    .into_iter()
-    .flatten()
-    .filter_map(|check| judge(check, &make))
-    .collect();
+    let failures: Vec<String> =
+        [attempts::CHECKS, sources::CHECKS, timers::CHECKS, tasks::CHECKS, lifetime::CHECKS]
+            .into_iter()
+            .flatten()
+            .filter_map(|check| judge(check, &make))
+            .collect();
     drop(turn);
-    assert!(
-        failures.is_empty(),
-        "the runtime breaks its contract\n{}",
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "the runtime breaks its contract\n{}", failures.join("\n"));
 }
 
 /// Runs one check; the report when it fails.
@@ -101,8 +92,5 @@ fn judge(check: &'static Check, make: &Arc<Make>) -> Option<String> {
         Err(RecvTimeoutError::Timeout) => format!("it hangs for {DEADLINE:?}"),
         _ => panic_message(thread.join().err()?.as_ref()).to_owned(),
     };
-    Some(format!(
-        "* {}: {}\n  but: {problem}",
-        check.name, check.promise
-    ))
+    Some(format!("* {}: {}\n  but: {problem}", check.name, check.promise))
 }

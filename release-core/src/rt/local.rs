@@ -126,9 +126,7 @@ impl Local {
             Err(Errno::EINTR) => {}
             Err(error) => panic!("poll(2) failed: {error}"),
         }
-        let mut events = set
-            .iter()
-            .map(|entry| entry.revents().unwrap_or(PollFlags::POLLERR));
+        let mut events = set.iter().map(|entry| entry.revents().unwrap_or(PollFlags::POLLERR));
         if events.next().is_some_and(|kicked| !kicked.is_empty()) {
             // One kick is one byte, and there is at most one for each sleep.
             let _ = (&self.kicks).read(&mut [0; 8]);
@@ -148,10 +146,7 @@ impl Driver for Local {
     ///
     /// When it is called by the future that it runs.
     fn block_on(&self, mut main: Pin<&mut dyn Future<Output = ()>>) {
-        let mut tasks = self
-            .tasks
-            .try_borrow_mut()
-            .expect("block_on was called within block_on");
+        let mut tasks = self.tasks.try_borrow_mut().expect("block_on was called within block_on");
         let wakes = TaskWaker::new(MAIN, &self.shared);
         let waker = Waker::from(Arc::clone(&wakes));
         waker.wake_by_ref();
@@ -160,11 +155,7 @@ impl Driver for Local {
                 match self.shared.next_ready() {
                     Some(Ready::Task(MAIN)) => {
                         wakes.clear();
-                        if main
-                            .as_mut()
-                            .poll(&mut Context::from_waker(&waker))
-                            .is_ready()
-                        {
+                        if main.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                             return;
                         }
                     }
@@ -192,14 +183,7 @@ impl Tasks {
         self.last_id += 1;
         let wakes = TaskWaker::new(self.last_id, shared);
         let waker = Waker::from(Arc::clone(&wakes));
-        self.by_id.insert(
-            self.last_id,
-            Running {
-                future,
-                wakes,
-                waker,
-            },
-        );
+        self.by_id.insert(self.last_id, Running { future, wakes, waker });
         self.go_on(self.last_id);
     }
 
@@ -210,11 +194,7 @@ impl Tasks {
         };
         // Before the poll: a wake that comes during it must queue the task again.
         task.wakes.clear();
-        if let Poll::Ready(()) = task
-            .future
-            .as_mut()
-            .poll(&mut Context::from_waker(&task.waker))
-        {
+        if let Poll::Ready(()) = task.future.as_mut().poll(&mut Context::from_waker(&task.waker)) {
             self.by_id.remove(&id);
         }
     }

@@ -8,7 +8,6 @@ use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use nix::sys::signal::Signal as Sig;
-use nix::sys::wait::WaitStatus;
 
 use super::{Action, Event, Exit, KillReason, Outcome, Pool, Report, Signal, WorkerId};
 use crate::child::Child;
@@ -53,7 +52,7 @@ struct Process {
 }
 
 impl Supervisor {
-    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, stop_deadline: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, stop_deadline: Duration) -> Self {
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
         let pool = Pool::new(specs, stop_deadline, seed());
@@ -61,14 +60,7 @@ impl Supervisor {
         let master = MasterHandle::new(rt, pool, move || {
             let _ = stop.unbounded_send(Happening::Pool(Event::Stop));
         });
-        Ok(Self {
-            rt: rt.clone(),
-            groups,
-            master,
-            processes: HashMap::new(),
-            sender,
-            happenings,
-        })
+        Self { rt: rt.clone(), groups, master, processes: HashMap::new(), sender, happenings }
     }
 
     /// Runs until no worker is left; says how it ended, and after which signal.
@@ -77,13 +69,14 @@ impl Supervisor {
     /// thread is the one that lives as long as the master.
     pub(crate) async fn run<F>(
         mut self,
+        signals: Signals,
         starts: Vec<Start<F>>,
         all_ready: impl FnOnce() -> Option<()>,
     ) -> Result<(Outcome, Option<Sig>), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let _signals = self.catch_signals()?;
+        let _signals = self.listen_to(signals);
         let _orphans = super::orphans::reap(&self.rt)?;
         let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start)).collect();
         let mut all_ready = Some(all_ready);
@@ -109,17 +102,11 @@ impl Supervisor {
             }
             event = match self.next().await {
                 Happening::Pool(event) => event,
-                Happening::Failed(error) => Event::Fail {
-                    reason: error.report(),
-                },
+                Happening::Failed(error) => Event::Fail { reason: error.report() },
                 Happening::Signal(signal) => {
                     tracing::info!(signal = signal.as_str(), "a signal arrived");
                     let again = asked.replace(signal).is_some();
-                    if again || signal == Sig::SIGQUIT {
-                        Event::StopNow
-                    } else {
-                        Event::Stop
-                    }
+                    if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
                 }
             };
         }
@@ -137,10 +124,7 @@ impl Supervisor {
             if let Action::Spawn { id } = *action {
                 let answer = match self.spawn(id) {
                     Ok(pid) => Event::Spawned { id, pid },
-                    Err(error) => Event::SpawnFailed {
-                        id,
-                        reason: error.report(),
-                    },
+                    Err(error) => Event::SpawnFailed { id, reason: error.report() },
                 };
                 self.master.pool().on(answer, self.rt.now(), &mut actions);
             }
@@ -166,22 +150,21 @@ impl Supervisor {
         happening.unwrap_or(Happening::Pool(Event::Tick))
     }
 
-    fn catch_signals(&self) -> Result<Task<()>, Error> {
-        let failed = |error| Error::system("cannot catch signals", error);
-        let signals =
-            Signals::new(&self.rt, &[Sig::SIGTERM, Sig::SIGINT, Sig::SIGQUIT]).map_err(failed)?;
+    fn listen_to(&self, signals: Signals) -> Task<()> {
         let sender = self.sender.clone();
-        Ok(self.rt.spawn(async move {
+        self.rt.spawn(async move {
             loop {
-                let happening = match signals.next().await {
-                    Ok(signal) => Happening::Signal(signal),
-                    Err(error) => Happening::Failed(failed(error)),
-                };
-                if sender.unbounded_send(happening).is_err() {
+                let next = signals.next().await;
+                let failed = next.is_err();
+                let happening = next.map_or_else(
+                    |error| Happening::Failed(Error::system("cannot catch signals", error)),
+                    Happening::Signal,
+                );
+                if sender.unbounded_send(happening).is_err() || failed {
                     return;
                 }
             }
-        }))
+        })
     }
 
     fn start<F>(&self, start: Start<F>) -> Task<()>
@@ -226,14 +209,8 @@ impl Supervisor {
         let child = Child::watch(&self.rt, started)
             .map_err(refused(format!("cannot watch process {pid}")))?;
         let child = Arc::new(child);
-        let worker = WorkerInfo {
-            id: id.0,
-            pid,
-            group: Arc::clone(&group.name),
-        };
-        let connection = group
-            .attach
-            .attach(&self.rt, ours, worker, hello, self.listen(id, pid));
+        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name) };
+        let connection = group.attach.attach(&self.rt, ours, worker, hello, self.listen(id, pid));
         let connection = connection.unwrap_or_else(|error| {
             tracing::error!(
                 worker = id.0,
@@ -245,14 +222,7 @@ impl Supervisor {
             self.rt.spawn(async {})
         });
         let watch = self.watch(id, Arc::clone(&child));
-        self.processes.insert(
-            id,
-            Process {
-                child,
-                _connection: connection,
-                _watch: watch,
-            },
-        );
+        self.processes.insert(id, Process { child, _connection: connection, _watch: watch });
         Ok(pid)
     }
 
@@ -281,14 +251,10 @@ impl Supervisor {
         let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
         self.rt.spawn(async move {
             let exit = match child.exit().await {
-                Ok(WaitStatus::Exited(_, status)) => Exit::Code(status),
-                Ok(WaitStatus::Signaled(_, signal, core)) => Exit::Signal {
-                    number: signal as i32,
-                    core,
-                },
+                Ok(exit) => exit,
                 // Somebody else has reaped it: it has ended, and nobody knows how.
-                other => {
-                    tracing::warn!(pid, ?other, "the exit status of a worker was lost");
+                Err(error) => {
+                    tracing::warn!(pid, %error, "the exit status of a worker was lost");
                     Exit::Code(-1)
                 }
             };
@@ -332,29 +298,16 @@ fn log(report: &Report) {
     match report {
         Report::Started { id, pid } => tracing::info!(worker = id.0, pid, "started"),
         Report::Ready { id, pid } => tracing::info!(worker = id.0, pid, "ready"),
-        Report::SpawnFailed {
-            id,
-            reason,
-            retry_in,
-        } => {
+        Report::SpawnFailed { id, reason, retry_in } => {
             tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
         }
-        Report::Died {
-            id,
-            pid,
-            exit,
-            restart_in,
-        } => match restart_in {
+        Report::Died { id, pid, exit, restart_in } => match restart_in {
             Some(restart_in) => {
                 tracing::warn!(worker = id.0, pid, %exit, ?restart_in, "died, is started again");
             }
             None => tracing::info!(worker = id.0, pid, %exit, "ended"),
         },
-        Report::Killed {
-            id,
-            pid,
-            reason: KillReason::StopNow,
-        } => {
+        Report::Killed { id, pid, reason: KillReason::StopNow } => {
             tracing::warn!(worker = id.0, pid, "killed: stopped at once");
         }
         Report::Killed { id, pid, reason } => {

@@ -38,10 +38,7 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(spec: GroupSpec) -> Self {
-        Self {
-            spec,
-            intensity: Intensity::default(),
-        }
+        Self { spec, intensity: Intensity::default() }
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.
@@ -52,10 +49,6 @@ impl Group {
     /// The nominal delay before a worker is started again.
     pub(super) fn delay(&mut self, early_deaths: u32, now: Instant) -> Duration {
         let policy = &self.spec.policy;
-        if self.intensity.exceeded(policy, now) {
-            policy.max
-        } else {
-            policy.delay(early_deaths)
-        }
+        if self.intensity.exceeded(policy, now) { policy.max } else { policy.delay(early_deaths) }
     }
 }

@@ -12,19 +12,11 @@ use super::{Exit, GroupSpec, Ready, RestartPolicy, WorkerId};
 
 const FIRST: WorkerId = WorkerId(0);
 const SECOND: WorkerId = WorkerId(1);
-const CRASH: Exit = Exit::Signal {
-    number: 11,
-    core: true,
-};
+const CRASH: Exit = Exit::Signal { number: 11, core: true };
 
 /// A group whose workers say when they are ready.
 fn group(size: u32, policy: RestartPolicy) -> GroupSpec {
-    GroupSpec {
-        name: "web".to_owned(),
-        size,
-        policy,
-        ready: Ready::Message,
-    }
+    GroupSpec { name: "web".to_owned(), size, policy, ready: Ready::Message }
 }
 
 fn seconds(seconds: u64) -> Duration {

@@ -82,8 +82,7 @@ impl Worker {
     }
 
     pub(super) fn since(&self, now: Instant) -> Duration {
-        self.since
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     pub(super) fn restarts(&self) -> u32 {
@@ -145,11 +144,7 @@ impl Worker {
         let Some(pid) = self.pid() else { return };
         let (id, signal) = (self.id, Signal::Kill);
         let why = reason.clone();
-        actions.push(Action::Report(Report::Killed {
-            id,
-            pid,
-            reason: why,
-        }));
+        actions.push(Action::Report(Report::Killed { id, pid, reason: why }));
         actions.push(Action::Signal { id, pid, signal });
         self.enter(Phase::Killed { pid, reason }, now);
     }

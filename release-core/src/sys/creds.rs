@@ -42,12 +42,7 @@ impl fmt::Display for AccountError {
                 name.escape_debug()
             ),
             Self::Lookup(name, errno) => {
-                write!(
-                    f,
-                    "cannot look up user `{}`: {}",
-                    name.escape_debug(),
-                    errno.desc()
-                )
+                write!(f, "cannot look up user `{}`: {}", name.escape_debug(), errno.desc())
             }
         }
     }
@@ -66,13 +61,7 @@ impl Credentials {
         if user.uid.is_root() || user.gid.as_raw() == 0 || is_unchanged(user.uid, user.gid) {
             return Err(AccountError::Privileged(name.to_owned()));
         }
-        Ok(Self {
-            name: name.to_owned(),
-            uid: user.uid,
-            gid: user.gid,
-            groups,
-            home: user.dir,
-        })
+        Ok(Self { name: name.to_owned(), uid: user.uid, gid: user.gid, groups, home: user.dir })
     }
 
     /// Becomes this user for good and proves it: groups, gid and uid in this order, capabilities,
@@ -82,11 +71,7 @@ impl Credentials {
     /// nothing, so it may run between fork and exec.
     pub(crate) fn assume(&self) -> Result<(), Failed> {
         drop_bounding_set()?;
-        prctl(
-            "prctl(PR_CAP_AMBIENT)",
-            libc::PR_CAP_AMBIENT,
-            ambient_clear_all(),
-        )?;
+        prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
         self.set_ids()?;
         clear_capabilities()?;
         prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1)?;
@@ -99,32 +84,16 @@ impl Credentials {
         let done = unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr().cast()) };
         check("setgroups", done.into())?;
         // SAFETY: takes integers.
-        check(
-            "setresgid",
-            unsafe { libc::setresgid(gid, gid, gid) }.into(),
-        )?;
+        check("setresgid", unsafe { libc::setresgid(gid, gid, gid) }.into())?;
         // SAFETY: takes integers.
-        check(
-            "setresuid",
-            unsafe { libc::setresuid(uid, uid, uid) }.into(),
-        )?;
+        check("setresuid", unsafe { libc::setresuid(uid, uid, uid) }.into())?;
         Ok(())
     }
 
     /// Trusts nothing: reads real, effective and saved ids and the groups, and tries the way back.
     fn verify(&self) -> Result<(), Failed> {
-        let wrong = |call| {
-            Err(Failed {
-                call,
-                errno: libc::EPERM,
-            })
-        };
-        let failed = |call| {
-            move |errno: nix::errno::Errno| Failed {
-                call,
-                errno: errno as i32,
-            }
-        };
+        let wrong = |call| Err(Failed { call, errno: libc::EPERM });
+        let failed = |call| move |errno: nix::errno::Errno| Failed { call, errno: errno as i32 };
         let uids = nix::unistd::getresuid().map_err(failed("getresuid"))?;
         if [uids.real, uids.effective, uids.saved] != [self.uid; 3] {
             return wrong("getresuid (the user was not changed)");
@@ -154,9 +123,7 @@ impl Credentials {
         let count = unsafe { libc::getgroups(room, kept.as_mut_ptr()) };
         let count = usize::try_from(check("getgroups", count.into())?).unwrap_or(0);
         let kept = &kept[..count];
-        let all_wanted = kept
-            .iter()
-            .all(|gid| self.groups.contains(&Gid::from_raw(*gid)));
+        let all_wanted = kept.iter().all(|gid| self.groups.contains(&Gid::from_raw(*gid)));
         let all_kept = self.groups.iter().all(|gid| kept.contains(&gid.as_raw()));
         Ok(all_wanted && all_kept)
     }
@@ -195,10 +162,7 @@ fn clear_capabilities() -> Result<(), Failed> {
         pid: i32,
     }
     const VERSION_3: u32 = 0x2008_0522;
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
+    let header = Header { version: VERSION_3, pid: 0 };
     let nothing = [0_u32; 6];
     // SAFETY: version 3 of the interface reads a header of two words and two records of three words.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, nothing.as_ptr()) };
@@ -207,12 +171,7 @@ fn clear_capabilities() -> Result<(), Failed> {
 
 /// Makes `directory` the root of this process. The caller has checked who may write to it.
 pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
-    let failed = |call| {
-        move |errno: nix::errno::Errno| Failed {
-            call,
-            errno: errno as i32,
-        }
-    };
+    let failed = |call| move |errno: nix::errno::Errno| Failed { call, errno: errno as i32 };
     nix::unistd::chroot(directory).map_err(failed("chroot"))?;
     nix::unistd::chdir("/").map_err(failed("chdir"))
 }
@@ -224,15 +183,9 @@ pub(crate) fn leave_groups() -> Result<(), Failed> {
         return Ok(());
     }
     // SAFETY: a count of zero reads no memory.
-    match check(
-        "setgroups",
-        unsafe { libc::setgroups(0, std::ptr::null()) }.into(),
-    ) {
+    match check("setgroups", unsafe { libc::setgroups(0, std::ptr::null()) }.into()) {
         // A user namespace may forbid it; root there is nobody outside.
-        Err(Failed {
-            errno: libc::EPERM, ..
-        })
-        | Ok(_) => Ok(()),
+        Err(Failed { errno: libc::EPERM, .. }) | Ok(_) => Ok(()),
         Err(failed) => Err(failed),
     }
 }

@@ -53,10 +53,7 @@ pub(crate) enum Inherited {
 pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Result<()> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        let number = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<RawFd>().ok());
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
         numbers.extend(number.filter(|number| *number > 2 && !except.contains(number)));
     }
     for number in numbers {

@@ -21,12 +21,7 @@ pub(crate) struct Failed {
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}: {}",
-            self.call,
-            std::io::Error::from_raw_os_error(self.errno)
-        )
+        write!(f, "{}: {}", self.call, std::io::Error::from_raw_os_error(self.errno))
     }
 }
 
@@ -35,10 +30,7 @@ impl std::error::Error for Failed {}
 /// Turns the `-1` of a system call into its errno, without allocating.
 fn check(call: &'static str, result: libc::c_long) -> Result<libc::c_long, Failed> {
     if result == -1 {
-        Err(Failed {
-            call,
-            errno: nix::errno::Errno::last_raw(),
-        })
+        Err(Failed { call, errno: nix::errno::Errno::last_raw() })
     } else {
         Ok(result)
     }

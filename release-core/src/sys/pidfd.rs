@@ -1,11 +1,13 @@
 //! Processes by descriptor: a pid may be reused, a pidfd never means another process.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+
+use crate::supervise::Exit;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
@@ -24,25 +26,32 @@ pub(crate) fn send_signal(
     let info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo asks the kernel to fill it in itself.
     let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal as i32,
-            info,
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info, 0)
     };
     Errno::result(sent)?;
     Ok(())
 }
 
 /// Reaps the process when it has ended; `None` while it runs.
-pub(crate) fn try_wait(pidfd: &impl AsFd) -> io::Result<Option<WaitStatus>> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-    match waitid(Id::PIDFd(pidfd.as_fd()), flags)? {
-        WaitStatus::StillAlive => Ok(None),
-        status => Ok(Some(status)),
-    }
+///
+/// By the system call itself: nix reaps a process that a real-time signal ended, and then refuses
+/// to say so.
+pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
+    let number = libc::id_t::try_from(pidfd.as_raw_fd())
+        .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG;
+    // SAFETY: the kernel writes one siginfo, for which there is room.
+    Errno::result(unsafe { libc::waitid(libc::P_PIDFD, number, info.as_mut_ptr(), flags) })?;
+    // SAFETY: zero is a valid value of every field.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: what waitid has filled in has a status; zeros, of a process that runs, do too.
+    let status = unsafe { info.si_status() };
+    Ok(match (info.si_signo, info.si_code) {
+        (0, _) => None,
+        (_, libc::CLD_EXITED) => Some(Exit::Code(status)),
+        (_, code) => Some(Exit::Signal { number: status, core: code == libc::CLD_DUMPED }),
+    })
 }
 
 /// A child that has ended and was not reaped, whoever started it.

@@ -65,18 +65,11 @@ pub(crate) fn forbid_new_privileges() -> Result<(), Failed> {
 ///
 /// A change of user clears the request: ask after it. Allocates nothing.
 pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
-    prctl(
-        "prctl(PR_SET_PDEATHSIG)",
-        libc::PR_SET_PDEATHSIG,
-        libc::SIGKILL.unsigned_abs().into(),
-    )?;
+    prctl("prctl(PR_SET_PDEATHSIG)", libc::PR_SET_PDEATHSIG, libc::SIGKILL.unsigned_abs().into())?;
     if nix::unistd::getppid() == parent {
         Ok(())
     } else {
-        Err(Failed {
-            call: "getppid",
-            errno: libc::ESRCH,
-        })
+        Err(Failed { call: "getppid", errno: libc::ESRCH })
     }
 }
 
@@ -88,10 +81,7 @@ pub(super) fn prctl(
 ) -> Result<libc::c_long, Failed> {
     let zero: libc::c_ulong = 0;
     // SAFETY: the options used in this module take an integer and no pointer.
-    check(
-        call,
-        unsafe { libc::prctl(option, argument, zero, zero, zero) }.into(),
-    )
+    check(call, unsafe { libc::prctl(option, argument, zero, zero, zero) }.into())
 }
 
 /// Puts a file in the place of standard input, output or error.

@@ -15,40 +15,37 @@ use signal_hook_registry::SigId;
 /// The handler does two things that a handler may do: it sets a bit and sends one byte.
 #[derive(Debug)]
 pub(crate) struct Caught {
+    /// Becomes readable when a signal has arrived; for whoever watches it.
+    pub(crate) wake: Option<OwnedFd>,
     pending: Arc<AtomicU64>,
     ids: Vec<SigId>,
 }
 
 impl Caught {
-    /// Catches `signals` from now on; the descriptor becomes readable when one has arrived.
-    pub(crate) fn new(signals: &[Signal]) -> io::Result<(Self, OwnedFd)> {
+    /// Catches `signals` from now on.
+    pub(crate) fn new(signals: &[Signal]) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
         let writer = Arc::new(writer);
         let pending = Arc::new(AtomicU64::new(0));
-        let mut caught = Self {
-            pending: Arc::clone(&pending),
-            ids: Vec::new(),
-        };
+        let mut caught =
+            Self { wake: Some(reader.into()), pending: Arc::clone(&pending), ids: Vec::new() };
         for &signal in signals {
             let (pending, writer) = (Arc::clone(&pending), Arc::clone(&writer));
             let bit = bit(signal);
             let handler = move || {
                 pending.fetch_or(bit, Ordering::SeqCst);
                 // A full socket is as good as one byte more: the reader is awake already.
-                let _ = send(
-                    writer.as_raw_fd(),
-                    &[0],
-                    MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-                );
+                let _ =
+                    send(writer.as_raw_fd(), &[0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
             };
             // SAFETY: the handler touches an atomic and makes one async-signal-safe system call;
             // the registry saves and restores errno.
             let id = unsafe { signal_hook_registry::register(signal as i32, handler) }?;
             caught.ids.push(id);
         }
-        Ok((caught, reader.into()))
+        Ok(caught)
     }
 
     /// Takes one signal out of the set, the lowest number first.
@@ -79,20 +76,19 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal as i32)
 }
 
-/// Undoes what a launcher may have left behind (nohup, a shell's background job): nothing blocked,
-/// and the signals that a daemon lives by not ignored.
-pub(crate) fn reset_inherited() -> io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGCHLD,
-    ] {
-        if is_ignored(signal) {
-            // SAFETY: the default action runs no code of ours.
-            unsafe { sigaction(signal, &default) }?;
+/// Undoes what a launcher may have left behind (nohup, a shell's background job): children can be
+/// waited for and nothing is blocked. Signals that would end this process, and that it has no
+/// handler for, are ignored.
+pub(crate) fn settle_inherited() -> io::Result<()> {
+    if disposition(Signal::SIGCHLD) == libc::SIG_IGN {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    }
+    let pointless = [Signal::SIGPIPE, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+    for signal in pointless {
+        if disposition(signal) == libc::SIG_DFL {
+            ignore(signal)?;
         }
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
@@ -108,13 +104,14 @@ pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-fn is_ignored(signal: Signal) -> bool {
-    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action only asks for the old one, which fits the buffer.
-    let asked = unsafe { libc::sigaction(signal as i32, std::ptr::null(), old.as_mut_ptr()) };
+/// `SIG_DFL`, `SIG_IGN` or a handler.
+fn disposition(signal: Signal) -> libc::sighandler_t {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only asks for the present one, which fits the buffer; it cannot
+    // fail for a signal that exists.
+    unsafe { libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zero is a valid value of every field, and the call has filled it in.
-    let old = unsafe { old.assume_init() };
-    asked == 0 && old.sa_sigaction == libc::SIG_IGN
+    unsafe { action.assume_init() }.sa_sigaction
 }
 
 /// Every signal to its default and nothing blocked, for a child between fork and exec.

@@ -17,12 +17,7 @@ pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
 /// Two connected Unix stream sockets, close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        flags,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?)
 }
 
 /// Who connected: the identity at the time of the connection, as the kernel recorded it.

@@ -88,12 +88,8 @@ pub(crate) fn spawn(
 
     // A signal between fork and exec would run this process's handlers in the child.
     let mut mask = SigSet::empty();
-    sigprocmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut mask),
-    )
-    .map_err(|errno| SpawnError::Here("sigprocmask", errno.into()))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))
+        .map_err(|errno| SpawnError::Here("sigprocmask", errno.into()))?;
     // SAFETY: the child makes only async-signal-safe calls on memory prepared above, and ends in
     // execve or _exit; other threads of this process may hold any lock.
     let forked = unsafe { nix::unistd::fork() };
@@ -136,13 +132,8 @@ fn await_exec(pid: Pid, mut reader: UnixStream) -> Result<Child, SpawnError> {
 
 fn decode(report: [u8; 5]) -> Failed {
     let [call, errno @ ..] = report;
-    let call = CALLS
-        .get(usize::from(call))
-        .unwrap_or(&CALLS[CALLS.len() - 1]);
-    Failed {
-        call,
-        errno: i32::from_ne_bytes(errno),
-    }
+    let call = CALLS.get(usize::from(call)).unwrap_or(&CALLS[CALLS.len() - 1]);
+    Failed { call, errno: i32::from_ne_bytes(errno) }
 }
 
 /// Everything the child needs, at addresses and descriptor numbers that do not change any more.
@@ -201,16 +192,9 @@ impl<'a> Prepared<'a> {
         die_with(parent)?;
         // SAFETY: the three are NUL-ended strings and NULL-ended arrays of them, alive in self.
         unsafe {
-            libc::execve(
-                self.command.program.as_ptr(),
-                self.argv.as_ptr(),
-                self.envp.as_ptr(),
-            )
+            libc::execve(self.command.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr())
         };
-        Err(Failed {
-            call: "execve",
-            errno: nix::errno::Errno::last_raw(),
-        })
+        Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
     /// 0 and 3.. get what they are to be, the error pipe comes right after, the rest is closed.
@@ -219,10 +203,7 @@ impl<'a> Prepared<'a> {
         let mut next = FIRST_PASSED;
         for (source, target) in self.sources.iter().zip(targets) {
             // SAFETY: integers; what is overwritten is this child's copy.
-            check(
-                "dup2",
-                unsafe { libc::dup2(source.as_raw_fd(), target) }.into(),
-            )?;
+            check("dup2", unsafe { libc::dup2(source.as_raw_fd(), target) }.into())?;
             next = next.max(target + 1);
         }
         // SAFETY: as above.
@@ -237,28 +218,15 @@ impl<'a> Prepared<'a> {
 
     /// Tells the parent what failed, and ends.
     fn report(&self, failed: Failed) -> ! {
-        let call = CALLS
-            .iter()
-            .position(|call| *call == failed.call)
-            .unwrap_or(CALLS.len() - 1);
+        let call = CALLS.iter().position(|call| *call == failed.call).unwrap_or(CALLS.len() - 1);
         let [a, b, c, d] = failed.errno.to_ne_bytes();
         let report = [u8::try_from(call).unwrap_or(u8::MAX), a, b, c, d];
         // SAFETY: writes five bytes from an array of five.
-        unsafe {
-            libc::write(
-                self.error_number.get(),
-                report.as_ptr().cast(),
-                report.len(),
-            )
-        };
+        unsafe { libc::write(self.error_number.get(), report.as_ptr().cast(), report.len()) };
         exit_now(127)
     }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain(std::iter::once(std::ptr::null()))
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
 }

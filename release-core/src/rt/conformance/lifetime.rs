@@ -63,11 +63,7 @@ fn unfinished_tasks(make: &Make) {
         rt.spawn(late).detach();
     });
     drop(driver);
-    assert_eq!(
-        drops.load(Ordering::SeqCst),
-        4,
-        "so many of 4 tasks were dropped"
-    );
+    assert_eq!(drops.load(Ordering::SeqCst), 4, "so many of 4 tasks were dropped");
 }
 
 fn main_may_block_again(make: &Make) {

@@ -54,18 +54,13 @@ pub(super) const CHECKS: &[Check] = &[
 async fn send(io: &Io, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let attempt = |fd: BorrowedFd<'_>| Ok((write(fd, bytes)?, Progress::More));
-        let written = io
-            .run(Direction::Write, attempt)
-            .await
-            .expect("write failed");
+        let written = io.run(Direction::Write, attempt).await.expect("write failed");
         bytes = &bytes[written..];
     }
 }
 
 async fn receive(io: &Io) -> Vec<u8> {
-    io.run(Direction::Read, drain::<1024>)
-        .await
-        .expect("read failed")
+    io.run(Direction::Read, drain::<1024>).await.expect("read failed")
 }
 
 fn echo(make: &Make) {
@@ -148,10 +143,7 @@ async fn accept_one(listener: &Io) -> io::Result<UnixStream> {
 
 fn child_exit(make: &Make) {
     on(make, async |rt| {
-        let mut slow = Command::new("sleep")
-            .arg("0.05")
-            .spawn()
-            .expect("sleep did not start");
+        let mut slow = Command::new("sleep").arg("0.05").spawn().expect("sleep did not start");
         let slow_exit = watch(&rt, pidfd(&slow));
         assert!(exit_of(&slow_exit, &mut slow).await.success());
 
@@ -164,10 +156,7 @@ fn child_exit(make: &Make) {
 }
 
 fn pidfd(child: &Child) -> OwnedFd {
-    let pid = child
-        .id()
-        .try_into()
-        .expect("a process number that does not fit");
+    let pid = child.id().try_into().expect("a process number that does not fit");
     pidfd_open(pid).expect("pidfd_open failed")
 }
 
@@ -176,9 +165,7 @@ async fn exit_of(exit: &Io, child: &mut Child) -> ExitStatus {
         Some(status) => Ok((status, Progress::Drained)),
         None => Err(io::ErrorKind::WouldBlock.into()),
     };
-    exit.run(Direction::Read, attempt)
-        .await
-        .expect("wait failed")
+    exit.run(Direction::Read, attempt).await.expect("wait failed")
 }
 
 fn dropped_source(make: &Make) {
@@ -187,19 +174,10 @@ fn dropped_source(make: &Make) {
         let number = io.as_fd().as_raw_fd();
         poll_in_vain(&io);
         drop(io);
-        assert_eq!(
-            peer.read(&mut [0; 1]).expect("read failed"),
-            0,
-            "the socket was not closed"
-        );
+        assert_eq!(peer.read(&mut [0; 1]).expect("read failed"), 0, "the socket was not closed");
         // The lowest free number is given out first, unless another thread takes it.
-        let anew: Vec<_> = (0..8)
-            .map(|_| UnixStream::pair().expect("socketpair failed"))
-            .collect();
-        let same = anew
-            .iter()
-            .position(|(near, _)| near.as_raw_fd() == number)
-            .unwrap_or(0);
+        let anew: Vec<_> = (0..8).map(|_| UnixStream::pair().expect("socketpair failed")).collect();
+        let same = anew.iter().position(|(near, _)| near.as_raw_fd() == number).unwrap_or(0);
         let (near, mut far) = anew.into_iter().nth(same).expect("there are eight");
         let near = watch(&rt, near);
         poll_in_vain(&near);
@@ -216,10 +194,7 @@ fn dropped_source(make: &Make) {
 fn poll_in_vain(io: &Io) {
     let mut nobody = Context::from_waker(Waker::noop());
     let polled = io.poll(&mut nobody, Direction::Read, read::<1>);
-    assert!(
-        polled.is_pending(),
-        "something was read from an empty socket"
-    );
+    assert!(polled.is_pending(), "something was read from an empty socket");
 }
 
 fn many_sources(make: &Make) {
@@ -242,18 +217,10 @@ fn many_sources(make: &Make) {
         }
         for (reader, got) in join_all(readers).await.into_iter().enumerate() {
             // The other end of the pair.
-            assert_eq!(
-                got,
-                (reader ^ 1).to_be_bytes(),
-                "source {reader} read something else"
-            );
+            assert_eq!(got, (reader ^ 1).to_be_bytes(), "source {reader} read something else");
         }
         let attempts = attempts.load(Ordering::SeqCst);
-        assert!(
-            attempts <= 4 * 2 * PAIRS,
-            "{attempts} attempts for {} messages",
-            2 * PAIRS
-        );
+        assert!(attempts <= 4 * 2 * PAIRS, "{attempts} attempts for {} messages", 2 * PAIRS);
     });
 }
 
@@ -267,7 +234,5 @@ async fn read_one(end: Arc<Io>, attempts: Arc<AtomicUsize>) -> Vec<u8> {
         attempts.fetch_add(1, Ordering::SeqCst);
         drain::<1024>(fd)
     };
-    end.run(Direction::Read, attempt)
-        .await
-        .expect("read failed")
+    end.run(Direction::Read, attempt).await.expect("read failed")
 }

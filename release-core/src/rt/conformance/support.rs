@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
-
-use nix::sys::socket::{MsgFlags, send};
 
 use super::super::{Direction, Driver, Io, Progress, Rt, run};
 
@@ -48,17 +46,13 @@ pub(super) fn read<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, P
 /// Like [`read`], but takes a short read as proof that the queue is empty now.
 pub(super) fn drain<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Progress)> {
     let (bytes, _) = read::<N>(fd)?;
-    let progress = if bytes.len() < N {
-        Progress::Drained
-    } else {
-        Progress::More
-    };
+    let progress = if bytes.len() < N { Progress::Drained } else { Progress::More };
     Ok((bytes, progress))
 }
 
-/// Writes without a signal when nobody can read any more.
+/// For sockets and pipes. Rust programs ignore the signal that comes when nobody can read any more.
 pub(super) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    Ok(send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+    Ok(nix::unistd::write(fd, bytes)?)
 }
 
 /// Writes until the socket takes no more; how much it took.

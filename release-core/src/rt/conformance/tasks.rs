@@ -77,16 +77,17 @@ fn many_tasks(make: &Make) {
             let (rt, done) = (rt.clone(), done.clone());
             let spawner = rt.clone();
             spawner.spawn(async move {
-                yield_once().await;
+                // A task that was woken from outside wakes itself in that very poll.
+                rt.sleep(Duration::from_millis(1)).await;
+                for _ in 0..3 {
+                    yield_once().await;
+                }
                 let child = async move { done.unbounded_send(parent).expect("nobody listens") };
                 rt.spawn(child).detach();
                 parent
             })
         });
-        let parents: u32 = join_all(parents.collect::<Vec<_>>())
-            .await
-            .into_iter()
-            .sum();
+        let parents: u32 = join_all(parents.collect::<Vec<_>>()).await.into_iter().sum();
         drop(done);
         let mut children = 0;
         while let Some(child) = futures_util::StreamExt::next(&mut finished).await {
@@ -110,11 +111,7 @@ fn foreign_wakes(make: &Make) {
             let (answer, answered) = oneshot::channel();
             requests.send(answer).expect("the thread is gone");
             // Half of them wake the main future, half a task.
-            let got = if round % 2 == 0 {
-                answered.await
-            } else {
-                rt.spawn(answered).await
-            };
+            let got = if round % 2 == 0 { answered.await } else { rt.spawn(answered).await };
             assert_eq!(got, Ok(round));
         }
         drop(requests);
@@ -137,10 +134,7 @@ fn no_ambient_context(make: &Make) {
                         thread::sleep(Duration::from_millis(5));
                         far.write_all(b"far").expect("write failed");
                     });
-                    let bytes = near
-                        .run(Direction::Read, drain::<16>)
-                        .await
-                        .expect("read failed");
+                    let bytes = near.run(Direction::Read, drain::<16>).await.expect("read failed");
                     late.join().expect("the writer panicked");
                     (task.await, bytes)
                 });
@@ -202,10 +196,7 @@ fn busy_task(make: &Make) {
         for _ in 0..3 {
             rt.sleep(Duration::from_millis(1)).await;
             peer.write_all(b"x").expect("write failed");
-            let got = io
-                .run(Direction::Read, drain::<16>)
-                .await
-                .expect("read failed");
+            let got = io.run(Direction::Read, drain::<16>).await.expect("read failed");
             assert_eq!(got, b"x");
         }
         drop(busy);

@@ -50,10 +50,7 @@ fn never_early(make: &Make) {
         for micros in [1, 50, 300, 999, 1_000, 1_001, 1_500, 3_700, 10_000] {
             let deadline = rt.now() + Duration::from_micros(micros);
             rt.sleep_until(deadline).await;
-            assert!(
-                rt.now() >= deadline,
-                "a timer of {micros} microseconds was done too early"
-            );
+            assert!(rt.now() >= deadline, "a timer of {micros} microseconds was done too early");
         }
     });
 }
@@ -65,10 +62,7 @@ fn past_deadline(make: &Make) {
         rt.sleep_until(past).await;
         rt.sleep(Duration::ZERO).await;
         let late = rt.now() - past;
-        assert!(
-            late < Duration::from_secs(1),
-            "deadlines in the past took {late:?}"
-        );
+        assert!(late < Duration::from_secs(1), "deadlines in the past took {late:?}");
     });
 }
 
@@ -79,16 +73,10 @@ fn many_timers(make: &Make) {
         // 37 and 100 have no common factor: each of 0..100 milliseconds once, in mixed order.
         let sleepers = (0..100).map(|n| rt.spawn(sleeper(rt.clone(), n * 37 % 100)));
         for late in join_all(sleepers.collect::<Vec<_>>()).await {
-            assert!(
-                late < Duration::from_secs(1),
-                "a timer was late by {late:?}"
-            );
+            assert!(late < Duration::from_secs(1), "a timer was late by {late:?}");
         }
         let taken = rt.now() - start;
-        assert!(
-            taken >= Duration::from_millis(99),
-            "all timers were done after {taken:?}"
-        );
+        assert!(taken >= Duration::from_millis(99), "all timers were done after {taken:?}");
     });
 }
 
@@ -101,18 +89,13 @@ async fn far_away(rt: Rt) {
 async fn sleeper(rt: Rt, millis: u64) -> Duration {
     let deadline = rt.now() + Duration::from_millis(millis);
     rt.sleep_until(deadline).await;
-    rt.now()
-        .checked_duration_since(deadline)
-        .expect("a timer was done before its deadline")
+    rt.now().checked_duration_since(deadline).expect("a timer was done before its deadline")
 }
 
 fn timeouts(make: &Make) {
     on(make, async |rt| {
         let never = std::future::pending::<()>();
-        assert_eq!(
-            rt.timeout(Duration::from_millis(20), never).await,
-            Err(Elapsed)
-        );
+        assert_eq!(rt.timeout(Duration::from_millis(20), never).await, Err(Elapsed));
         let quick = async {
             rt.sleep(Duration::from_millis(1)).await;
             5
@@ -137,12 +120,7 @@ fn dropped_timer(make: &Make) {
 fn moved_timer(make: &Make) {
     on(make, async |rt| {
         let mut timer = pin!(rt.sleep(Duration::from_millis(20)));
-        assert!(
-            timer
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(timer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         timer.await;
     });
 }

@@ -41,14 +41,7 @@ impl Runtime for Handle {
         let id = self.0.change(|state| {
             let id = state.new_id();
             let watched = Arc::clone(&watched);
-            state.sources.insert(
-                id,
-                Waiters {
-                    watched,
-                    reader: None,
-                    writer: None,
-                },
-            );
+            state.sources.insert(id, Waiters { watched, reader: None, writer: None });
             id
         });
         Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
@@ -103,10 +96,7 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(kick: PipeWriter) -> Self {
-        Self {
-            state: Mutex::default(),
-            kick,
-        }
+        Self { state: Mutex::default(), kick }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,10 +153,7 @@ impl Shared {
             let interest = waiters.interest();
             (!interest.is_empty()).then(|| (*id, Arc::clone(&waiters.watched), interest))
         });
-        Waits {
-            watched: watched.collect(),
-            timeout,
-        }
+        Waits { watched: watched.collect(), timeout }
     }
 
     /// Takes the wakers of everything that happened.
@@ -181,11 +168,7 @@ impl Shared {
             }
         }
         let now = Instant::now();
-        while let Some(first) = state
-            .timers
-            .first_entry()
-            .filter(|first| first.key().0 <= now)
-        {
+        while let Some(first) = state.timers.first_entry().filter(|first| first.key().0 <= now) {
             woken.push(first.remove());
         }
         woken
@@ -217,10 +200,9 @@ impl Waiters {
     fn take(&mut self, event: PollFlags, woken: &mut Vec<Waker>) {
         // An end or an error concerns both directions; poll(2) reports these unasked.
         let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-        for (direction, wanted) in [
-            (Direction::Read, PollFlags::POLLIN),
-            (Direction::Write, PollFlags::POLLOUT),
-        ] {
+        for (direction, wanted) in
+            [(Direction::Read, PollFlags::POLLIN), (Direction::Write, PollFlags::POLLOUT)]
+        {
             if event.intersects(wanted | end) {
                 self.watched.set_blocked(direction, false);
                 woken.extend(self.side(direction).take());
@@ -238,11 +220,7 @@ pub(super) struct TaskWaker {
 
 impl TaskWaker {
     pub(super) fn new(id: u64, shared: &Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self {
-            id,
-            queued: AtomicBool::new(false),
-            shared: Arc::clone(shared),
-        })
+        Arc::new(Self { id, queued: AtomicBool::new(false), shared: Arc::clone(shared) })
     }
 
     /// The task is about to be polled: the next wake counts again.
@@ -258,8 +236,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::SeqCst) {
-            self.shared
-                .change(|state| state.ready.push_back(Ready::Task(self.id)));
+            self.shared.change(|state| state.ready.push_back(Ready::Task(self.id)));
         }
     }
 }

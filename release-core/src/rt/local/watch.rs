@@ -25,11 +25,7 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            reading_blocks: AtomicBool::new(false),
-            writing_blocks: AtomicBool::new(false),
-        }
+        Self { fd, reading_blocks: AtomicBool::new(false), writing_blocks: AtomicBool::new(false) }
     }
 
     fn flag(&self, direction: Direction) -> &AtomicBool {
@@ -63,11 +59,7 @@ pub(super) struct LocalSource {
 
 impl LocalSource {
     pub(super) fn new(watched: Arc<Watched>, id: u64, shared: Arc<Shared>) -> Self {
-        Self {
-            watched,
-            id,
-            shared,
-        }
+        Self { watched, id, shared }
     }
 
     fn wait(&self, cx: &Context<'_>, direction: Direction) {
@@ -115,9 +107,7 @@ impl AsFd for LocalSource {
 
 impl fmt::Debug for LocalSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
-            .field("fd", &self.watched.fd)
-            .finish_non_exhaustive()
+        f.debug_struct("Source").field("fd", &self.watched.fd).finish_non_exhaustive()
     }
 }
 
@@ -139,12 +129,7 @@ pub(super) struct Sleep {
 
 impl Sleep {
     pub(super) fn new(deadline: Instant, id: u64, shared: Arc<Shared>) -> Self {
-        Self {
-            deadline,
-            id,
-            armed: false,
-            shared,
-        }
+        Self { deadline, id, armed: false, shared }
     }
 }
 

@@ -53,12 +53,7 @@ impl Pool {
         // Deaths while the pool stops are what was asked for.
         let too_fast = self.is_running() && self.groups[group].count_death(now);
         let verdict = self.judge(index, &cause, too_fast, now);
-        actions.push(Action::Report(Report::Died {
-            id,
-            pid,
-            exit,
-            restart_in: verdict.delay(),
-        }));
+        actions.push(Action::Report(Report::Died { id, pid, exit, restart_in: verdict.delay() }));
         if too_fast {
             let group = self.groups[group].spec.name.clone();
             actions.push(Action::Report(Report::TooFast { group }));

@@ -11,11 +11,7 @@ use super::{CRASH, FIRST};
 use crate::supervise::*;
 
 fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: 10_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Something that happens: what, to whom, and how much. Plain numbers are quick to draw by thousands.
@@ -74,10 +70,7 @@ fn exit(amount: u16) -> Exit {
     match amount % 3 {
         0 => Exit::Code(0),
         1 => Exit::Code(3),
-        _ => Exit::Signal {
-            number: 11,
-            core: true,
-        },
+        _ => Exit::Signal { number: 11, core: true },
     }
 }
 
@@ -98,9 +91,7 @@ fn step(world: &mut World, (what, who, amount): Step) {
         (27, _) => world.send(Event::Start),
         (28, _) if who < 64 => world.send(Event::Stop),
         (29, _) if who < 32 => world.send(Event::StopNow),
-        (30, _) if who < 16 => world.send(Event::Fail {
-            reason: "main failed".to_owned(),
-        }),
+        (30, _) if who < 16 => world.send(Event::Fail { reason: "main failed".to_owned() }),
         _ => {}
     }
 }
@@ -127,11 +118,7 @@ fn news(id: WorkerId, pid: i32, amount: u16) -> Event {
         1 => Event::SpawnFailed { id, reason },
         2 => Event::Ready { id, pid },
         3 => Event::Violation { id, pid, reason },
-        _ => Event::Exited {
-            id,
-            pid,
-            exit: exit(amount),
-        },
+        _ => Event::Exited { id, pid, exit: exit(amount) },
     }
 }
 
@@ -144,10 +131,7 @@ fn calm_down(world: &mut World) {
     while world.model.done.is_none() {
         let live = world.model.live.keys().copied();
         let restless = live.map(|id| (id, world.state(id)));
-        match restless
-            .into_iter()
-            .find(|(_, state)| *state != State::Ready)
-        {
+        match restless.into_iter().find(|(_, state)| *state != State::Ready) {
             Some((id, State::Starting)) => world.ready(id),
             Some((id, _)) => world.exit(id, exit(2)),
             None => match world.pool.deadline() {
@@ -155,10 +139,7 @@ fn calm_down(world: &mut World) {
                 None => return,
             },
         }
-        assert!(
-            world.now <= begin + Duration::from_secs(5),
-            "converges in time"
-        );
+        assert!(world.now <= begin + Duration::from_secs(5), "converges in time");
     }
 }
 
@@ -214,9 +195,7 @@ impl History {
         assert!(world.all_ready() || world.model.done.is_some());
         stop(&mut world, self.polite);
         foreign(&mut world, None, 0);
-        world.send(Event::Fail {
-            reason: "too late".to_owned(),
-        });
+        world.send(Event::Fail { reason: "too late".to_owned() });
         world.log
     }
 }

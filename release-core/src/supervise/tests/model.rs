@@ -70,9 +70,7 @@ impl Model {
         let groups = groups.flat_map(|(group, spec)| (0..spec.size).map(move |_| group));
         let workers = (0..).map(WorkerId).zip(groups);
         Self {
-            workers: workers
-                .map(|(id, group)| (id, (group, Memory::default())))
-                .collect(),
+            workers: workers.map(|(id, group)| (id, (group, Memory::default()))).collect(),
             deaths: specs.iter().map(|_| Deaths::default()).collect(),
             specs,
             stop_deadline,

@@ -37,10 +37,7 @@ fn deaths(world: &mut World, count: usize) -> Vec<u128> {
 fn assert_about(delays: &[u128], nominal: &[u128]) {
     assert_eq!(delays.len(), nominal.len());
     let mut pairs = delays.iter().zip(nominal);
-    assert!(
-        pairs.all(|(delay, n)| n / 2 <= *delay && delay <= n),
-        "{delays:?}"
-    );
+    assert!(pairs.all(|(delay, n)| n / 2 <= *delay && delay <= n), "{delays:?}");
 }
 
 fn count(world: &World, action: &Action) -> usize {
@@ -56,10 +53,7 @@ fn failure(world: &World) -> Option<String> {
 
 #[test]
 fn all_are_ready_when_each_has_been() {
-    let at_once = GroupSpec {
-        ready: Ready::AtOnce,
-        ..group(1, RestartPolicy::default())
-    };
+    let at_once = GroupSpec { ready: Ready::AtOnce, ..group(1, RestartPolicy::default()) };
     let mut world = World::started(vec![group(2, RestartPolicy::default()), at_once]);
     assert_eq!(world.state(WorkerId(2)), State::Ready);
     world.ready(FIRST);
@@ -106,9 +100,7 @@ fn an_unasked_exit_is_a_death_even_with_status_zero() {
 fn a_group_that_dies_too_fast_is_slowed_down_and_says_so_once() {
     let policy = RestartPolicy::default().intensity(3, seconds(60));
     let mut world = one_ready(policy);
-    let too_fast = Action::Report(Report::TooFast {
-        group: "web".to_owned(),
-    });
+    let too_fast = Action::Report(Report::TooFast { group: "web".to_owned() });
     assert_about(&deaths(&mut world, 5), &[200, 400, 800, 5000, 5000]);
     assert_eq!(count(&world, &too_fast), 1);
     world.ready(FIRST);
@@ -119,9 +111,7 @@ fn a_group_that_dies_too_fast_is_slowed_down_and_says_so_once() {
 
 #[test]
 fn a_group_that_dies_too_fast_may_fail_the_master() {
-    let policy = RestartPolicy::default()
-        .intensity(1, seconds(60))
-        .exceeded(Exceeded::FailMaster);
+    let policy = RestartPolicy::default().intensity(1, seconds(60)).exceeded(Exceeded::FailMaster);
     let mut world = World::started(vec![group(2, policy)]);
     world.ready(FIRST);
     world.ready(SECOND);
@@ -133,10 +123,7 @@ fn a_group_that_dies_too_fast_may_fail_the_master() {
     assert_eq!(failure(&world).as_deref(), Some(reason));
     world.exit(SECOND, Exit::Code(0));
     let reason = reason.to_owned();
-    assert_eq!(
-        world.log.last(),
-        Some(&Action::Done(Outcome::Failed { reason }))
-    );
+    assert_eq!(world.log.last(), Some(&Action::Done(Outcome::Failed { reason })));
 }
 
 #[test]
@@ -179,10 +166,7 @@ fn a_worker_that_is_not_ready_in_time_is_killed_and_has_failed() {
     assert_eq!(world.state(FIRST), State::Stopping);
     world.ready(FIRST);
     assert_eq!(world.state(FIRST), State::Stopping);
-    let exit = Exit::Signal {
-        number: 9,
-        core: false,
-    };
+    let exit = Exit::Signal { number: 9, core: false };
     world.exit(FIRST, exit);
     let reason =
         "worker 0 of group web failed 1 times before it was ready: killed: not ready within 30s";
@@ -196,11 +180,7 @@ fn a_worker_that_breaks_the_protocol_is_killed_and_comes_back() {
     world.violate(FIRST);
     world.violate(FIRST);
     let signal = Signal::Kill;
-    let kill = Action::Signal {
-        id: FIRST,
-        pid,
-        signal,
-    };
+    let kill = Action::Signal { id: FIRST, pid, signal };
     assert_eq!(count(&world, &kill), 1);
     assert_about(&deaths(&mut world, 1), &[200]);
     world.ready(FIRST);
@@ -212,10 +192,7 @@ fn the_status_tells_what_a_worker_is_doing() {
     let mut world = one_ready(RestartPolicy::default());
     let status = |world: &World| {
         let status = &world.pool.status(world.now)[0];
-        format!(
-            "{} {} {} {:?}",
-            status.group, status.state, status.restarts, status.since
-        )
+        format!("{} {} {} {:?}", status.group, status.state, status.restarts, status.since)
     };
     world.wait(seconds(20));
     assert_eq!(status(&world), "web ready 0 20s");

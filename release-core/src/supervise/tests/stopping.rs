@@ -24,9 +24,7 @@ fn signals(world: &mut World) -> Vec<(WorkerId, Signal)> {
 }
 
 fn fail() -> Event {
-    Event::Fail {
-        reason: "main failed".to_owned(),
-    }
+    Event::Fail { reason: "main failed".to_owned() }
 }
 
 #[test]
@@ -114,12 +112,7 @@ fn a_pool_that_was_not_started_is_done_at_once_and_stays_so() {
 #[test]
 fn without_a_stop_deadline_workers_are_asked_and_killed_at_the_next_tick() {
     let specs = vec![group(1, RestartPolicy::default())];
-    let (mut pool, now, id, pid) = (
-        Pool::new(specs, Duration::ZERO, 0),
-        Instant::now(),
-        FIRST,
-        9,
-    );
+    let (mut pool, now, id, pid) = (Pool::new(specs, Duration::ZERO, 0), Instant::now(), FIRST, 9);
     let mut actions = Vec::new();
     pool.on(Event::Start, now, &mut actions);
     pool.on(Event::Spawned { id, pid }, now, &mut actions);
@@ -149,11 +142,7 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
         let mut actions = Vec::new();
         pool.on(Event::Start, now, &mut actions);
         pool.on(end, now, &mut actions);
-        assert_eq!(
-            actions,
-            [Action::Spawn { id }],
-            "not over without the answer"
-        );
+        assert_eq!(actions, [Action::Spawn { id }], "not over without the answer");
         if let Some(signal) = told {
             pool.on(Event::Spawned { id, pid }, now, &mut actions);
             assert_eq!(actions.last(), Some(&Action::Signal { id, pid, signal }));

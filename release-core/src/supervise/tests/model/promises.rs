@@ -55,18 +55,11 @@ impl Model {
     fn reported(&mut self, report: &Report, now: Instant) {
         match report {
             Report::Died { id, restart_in, .. }
-            | Report::SpawnFailed {
-                id,
-                retry_in: restart_in,
-                ..
-            } => {
+            | Report::SpawnFailed { id, retry_in: restart_in, .. } => {
                 let (_, memory) = self.workers.get_mut(id).unwrap();
                 assert_eq!(restart_in.is_some(), memory.delay.is_some());
                 if let (Some(delay), Some((low, high))) = (restart_in, memory.delay) {
-                    assert!(
-                        low <= *delay && *delay <= high,
-                        "{low:?} {delay:?} {high:?}"
-                    );
+                    assert!(low <= *delay && *delay <= high, "{low:?} {delay:?} {high:?}");
                     // From now on exactly.
                     memory.due = Some((now + *delay, now + *delay));
                 }
@@ -88,11 +81,7 @@ impl Model {
                 self.said_failing = true;
             }
             Report::TooFast { group } => {
-                let index = self
-                    .specs
-                    .iter()
-                    .position(|spec| spec.name == *group)
-                    .unwrap();
+                let index = self.specs.iter().position(|spec| spec.name == *group).unwrap();
                 assert!(std::mem::take(&mut self.deaths[index].unsaid));
             }
             Report::Started { .. } | Report::Ready { .. } => {}
@@ -105,21 +94,11 @@ impl Model {
         assert_eq!(self.said_failing, self.failed);
         assert!(self.deaths.iter().all(|deaths| !deaths.unsaid));
         let over = self.stopping() && self.live.is_empty();
-        assert_eq!(
-            self.done.is_some(),
-            over,
-            "Done when and only when all is over"
-        );
+        assert_eq!(self.done.is_some(), over, "Done when and only when all is over");
         for process in self.live.values() {
-            assert!(
-                !self.stopping() || process.is_doomed(),
-                "nobody is forgotten"
-            );
+            assert!(!self.stopping() || process.is_doomed(), "nobody is forgotten");
             let late = self.forced || self.kill_at.is_some_and(|at| at <= now);
-            assert!(
-                process.killed || !(late || process.violated),
-                "killed when due"
-            );
+            assert!(process.killed || !(late || process.violated), "killed when due");
         }
         let status = pool.status(now);
         assert_eq!(status.len(), self.workers.len());
@@ -138,10 +117,7 @@ impl Model {
             Some(process) if process.is_doomed() => State::Stopping,
             Some(process) if process.ready.is_some() => State::Ready,
             Some(process) => {
-                assert!(
-                    now - process.started < timeout,
-                    "killed when not ready in time"
-                );
+                assert!(now - process.started < timeout, "killed when not ready in time");
                 State::Starting
             }
             None if self.running() => {

@@ -1,0 +1,259 @@
+//! Typed calls beside a blocking ping-pong over the same kind of socket, in one run, as ratios.
+//!
+//! ```sh
+//! cargo bench --bench calls            # the table
+//! cargo bench --bench calls -- --quick # fewer rounds
+//! ```
+//!
+//! One process asks, one answers, both on one processor: what is measured is the work, not how
+//! two processors wake each other. Each figure is the median of several rounds in which the
+//! candidates take turns, so that a machine that changes its speed changes all of them.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio, Termination};
+use std::time::{Duration, Instant};
+
+use futures_channel::mpsc;
+use futures_util::StreamExt;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use release_core::ipc::{CallError, Request};
+use release_core::rt::Driver;
+use release_core::rt::local::Local;
+use release_core::{Environment, Exit, Master, Me, Workers, is_worker, me};
+use serde::{Deserialize, Serialize};
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Tells a worker which runtime it is to be measured on.
+const CANDIDATE: &str = "CANDIDATE";
+
+const CANDIDATES: [&str; 5] = ["blocking", "poll(2)", "tokio", "smol", "async-std"];
+
+/// What is asked: text to be sent back, or, at the end, how long it took.
+#[derive(Serialize, Deserialize)]
+enum Ask {
+    Echo(String),
+    Took(Measured),
+}
+
+impl Request for Ask {
+    type Response = String;
+}
+
+/// One measurement: `calls` round trips of `size` bytes each way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Task {
+    candidate: String,
+    calls: u32,
+    size: usize,
+}
+
+/// The whole time, and the median and 99th percentile of single round trips.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Measured {
+    total: Duration,
+    median: Duration,
+    p99: Duration,
+}
+
+fn main() -> ExitCode {
+    if is_worker() {
+        return worker().report();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--echo", size] => echo(size),
+        ["--measure", candidate, calls, size] => measure(candidate, calls, size),
+        _ => table(arguments.iter().any(|argument| argument == "--quick")),
+    };
+    done.map_or_else(
+        |error| {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+/// Measures every candidate in turn, and prints the medians and their ratios to the first.
+fn table(quick: bool) -> Result<(), AnyError> {
+    let mut processor = CpuSet::new();
+    processor.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &processor)?;
+    let rounds = if quick { 3 } else { 9 };
+    for (size, calls) in [(64, 20_000), (1 << 20, 300)] {
+        let calls = if quick { calls / 4 } else { calls };
+        println!("\n{size} bytes each way, {calls} calls, median of {rounds} rounds\n");
+        println!("| | calls/s | ratio | median | p99 | system calls per call |");
+        println!("|---|---:|---:|---:|---:|---:|");
+        let mut results = vec![Vec::new(); CANDIDATES.len()];
+        for _ in 0..rounds {
+            for (candidate, results) in CANDIDATES.iter().zip(&mut results) {
+                results.push(measured(candidate, calls, size)?);
+            }
+        }
+        let mut floor = None;
+        for (candidate, results) in CANDIDATES.iter().zip(&mut results) {
+            results.sort_by_key(|measured: &Measured| measured.total);
+            let middle = results[results.len() / 2];
+            let rate = f64::from(calls) / middle.total.as_secs_f64();
+            let ratio = rate / *floor.get_or_insert(rate);
+            let Measured { median, p99, .. } = middle;
+            let traced = system_calls(candidate, size).unwrap_or_else(|_| "-".to_owned());
+            println!(
+                "| {candidate} | {rate:.0} | {ratio:.2} | {median:.1?} | {p99:.1?} | {traced} |"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn task_of(candidate: &str, calls: u32, size: usize) -> Result<Command, AnyError> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--measure", candidate, &calls.to_string(), &size.to_string()]);
+    Ok(command)
+}
+
+fn measured(candidate: &str, calls: u32, size: usize) -> Result<Measured, AnyError> {
+    let output = task_of(candidate, calls, size)?.stderr(Stdio::inherit()).output()?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// System calls of both processes for one round trip: the difference of two traces.
+fn system_calls(candidate: &str, size: usize) -> Result<String, AnyError> {
+    let (few, many) = if size > 65_536 { (20, 70) } else { (500, 2500) };
+    let count = |calls| -> Result<f64, AnyError> {
+        let task = task_of(candidate, calls, size)?;
+        let output = Command::new("strace")
+            .args(["-f", "-c", "-U", "calls,name", "-o", "/dev/stderr"])
+            .arg(task.get_program())
+            .args(task.get_args())
+            .output()?;
+        let report = String::from_utf8(output.stderr)?;
+        let total = report.lines().rev().find(|line| line.contains("total"));
+        let total = total.and_then(|line| line.split_whitespace().next()).ok_or("no total")?;
+        Ok(total.parse()?)
+    };
+    let mut text = String::new();
+    write!(text, "{:.1}", (count(many)? - count(few)?) / f64::from(many - few))?;
+    Ok(text)
+}
+
+fn measure(candidate: &str, calls: &str, size: &str) -> Result<(), AnyError> {
+    let task = Task { candidate: candidate.to_owned(), calls: calls.parse()?, size: size.parse()? };
+    match candidate {
+        "blocking" => blocking(&task),
+        "poll(2)" => master(task, Local::new),
+        "tokio" => master(task, release_tokio::driver),
+        "smol" => master(task, release_smol::driver),
+        "async-std" => master(task, release_async_std::driver),
+        other => Err(format!("no candidate `{other}`").into()),
+    }
+}
+
+/// The floor: two processes, each with one blocking write and read a message.
+fn blocking(task: &Task) -> Result<(), AnyError> {
+    let (mut here, there) = UnixStream::pair()?;
+    let mut echo = Command::new(std::env::current_exe()?)
+        .args(["--echo", &task.size.to_string()])
+        .stdin(OwnedFd::from(there))
+        .spawn()?;
+    let mut frame = vec![b'x'; 4 + task.size];
+    frame[..4].copy_from_slice(&u32::try_from(task.size)?.to_be_bytes());
+    let mut answer = frame.clone();
+    let mut times = Times::default();
+    for _ in 0..task.calls + task.calls / 10 {
+        let began = Instant::now();
+        here.write_all(&frame)?;
+        here.read_exact(&mut answer)?;
+        times.add(began);
+    }
+    drop(here);
+    echo.wait()?;
+    println!("{}", serde_json::to_string(&times.summary(task.calls))?);
+    Ok(())
+}
+
+fn echo(size: &str) -> Result<(), AnyError> {
+    let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut frame = vec![0; 4 + size.parse::<usize>()?];
+    while stream.read_exact(&mut frame).is_ok() {
+        stream.write_all(&frame)?;
+    }
+    Ok(())
+}
+
+/// Single round trips; those at the beginning only warm up.
+#[derive(Default)]
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn add(&mut self, began: Instant) {
+        self.0.push(began.elapsed());
+    }
+
+    fn summary(self, calls: u32) -> Measured {
+        let counted = usize::try_from(calls).unwrap_or(usize::MAX);
+        let mut times = self.0[self.0.len() - counted..].to_vec();
+        let total = times.iter().sum();
+        times.sort();
+        Measured { total, median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+    }
+}
+
+fn master<D: Driver>(task: Task, driver: fn() -> io::Result<D>) -> Result<(), AnyError> {
+    let (sender, mut receiver) = mpsc::unbounded();
+    let workers = Workers::same_executable("caller", 1)
+        .user("nobody")
+        .environment(Environment::default().set(CANDIDATE, &task.candidate))
+        .context(move |_| task.clone())
+        .answer(move |_, ask| {
+            let answer = match ask {
+                Ask::Echo(text) => text,
+                Ask::Took(measured) => {
+                    let _ = sender.unbounded_send(measured);
+                    String::new()
+                }
+            };
+            async move { Ok(answer) }
+        });
+    let exit = Master::new()
+        .workers(workers)
+        .main(|master| async move {
+            if let Some(measured) = receiver.next().await {
+                println!("{}", serde_json::to_string(&measured)?);
+            }
+            master.stop();
+            Ok::<(), serde_json::Error>(())
+        })
+        .run(driver);
+    exit.error().map_or(Ok(()), |error| Err(error.report().into()))
+}
+
+fn worker() -> Exit {
+    match std::env::var(CANDIDATE).as_deref() {
+        Ok("poll(2)") => me().run(Local::new, ask),
+        Ok("smol") => me().run(release_smol::driver, ask),
+        Ok("async-std") => me().run(release_async_std::driver, ask),
+        _ => me().run(release_tokio::driver, ask),
+    }
+}
+
+async fn ask(me: Me<Task, Ask>) -> Result<(), CallError> {
+    let (task, master) = (me.context(), me.master());
+    let mut request = Ask::Echo("x".repeat(task.size));
+    let mut times = Times::default();
+    for _ in 0..task.calls + task.calls / 10 {
+        let began = Instant::now();
+        let answer = master.call(&request).await?;
+        times.add(began);
+        request = Ask::Echo(answer);
+    }
+    master.call(&Ask::Took(times.summary(task.calls))).await?;
+    me.stopping().await;
+    Ok(())
+}
