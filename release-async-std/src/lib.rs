@@ -35,8 +35,10 @@ pub use release_core::*;
 ///
 /// # Errors
 ///
-/// None; the signature is what a constructor of drivers must have.
+/// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
 pub fn driver() -> io::Result<AsyncStd> {
+    // async-io makes its reactor when it is first used, and panics when it cannot.
+    polling::Poller::new()?;
     Ok(AsyncStd::default())
 }
 

@@ -97,6 +97,9 @@ impl Runtime for TokioRuntime {
     }
 }
 
+/// # Errors
+///
+/// Those of epoll, and one when the runtime is shutting down.
 #[allow(deprecated, reason = "its successor is unsafe, to make callers promise what OwnedFd does")]
 fn watch(handle: &Handle, fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     let _context = handle.enter();

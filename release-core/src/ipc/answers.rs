@@ -31,6 +31,8 @@ struct Slot {
     /// The number of the request that has this place, or had it last.
     number: Number,
     is_awaited: bool,
+    /// How many bytes the request has.
+    size: usize,
     waker: Option<Waker>,
     /// The body, and whether it is a refusal.
     answer: Option<(Vec<u8>, bool)>,
@@ -42,11 +44,18 @@ pub(crate) struct Answers {
     free: Vec<usize>,
     /// For answers without numbers: the requests in their order, those given up included.
     in_turn: VecDeque<Number>,
+    /// The bytes of all unanswered requests.
+    bytes: usize,
 }
 
 impl Answers {
-    pub(crate) fn is_full(&self) -> bool {
-        self.free.is_empty() && self.slots.len() == MAX_IN_FLIGHT
+    /// Whether one more request may be sent, when unanswered ones may have so many bytes together.
+    ///
+    /// The peer keeps requests that it cannot answer yet and goes on reading, so that two sides
+    /// that ask each other at once never wait for each other; this is what bounds its memory.
+    pub(crate) fn have_room(&self, bytes: usize) -> bool {
+        let places = !self.free.is_empty() || self.slots.len() < MAX_IN_FLIGHT;
+        places && self.bytes <= bytes
     }
 
     /// Whether exactly one request is unanswered.
@@ -95,6 +104,14 @@ impl Answers {
         Some(Answer::new(body, *refused))
     }
 
+    /// The request has been queued and has so many bytes.
+    pub(crate) fn set_size(&mut self, number: Number, size: usize) {
+        self.bytes += size;
+        if let Some(slot) = self.slot(number) {
+            slot.size = size;
+        }
+    }
+
     /// The request could not be queued after all.
     pub(crate) fn take_back(&mut self, number: Number) {
         self.forget(number);
@@ -127,6 +144,7 @@ impl Answers {
     pub(crate) fn forget(&mut self, number: Number) {
         if let Some(slot) = self.slot(number) {
             (slot.is_awaited, slot.waker, slot.answer) = (false, None, None);
+            self.bytes -= std::mem::take(&mut slot.size);
             let place = number & ((1 << PLACE_BITS) - 1);
             self.free.extend(usize::try_from(place));
         }
@@ -158,12 +176,23 @@ mod tests {
     fn the_table_has_its_limit_and_numbers_are_unique() {
         let mut answers = Answers::default();
         let mut numbers: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| answers.expect(false)).collect();
-        assert!(answers.is_full());
+        assert!(!answers.have_room(0));
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), MAX_IN_FLIGHT);
         answers.forget(numbers[7]);
-        assert!(!answers.is_full());
+        assert!(answers.have_room(0));
+    }
+
+    #[test]
+    fn bytes_are_counted_until_the_answer_has_come_or_is_given_up() {
+        let mut answers = Answers::default();
+        let number = answers.expect(false);
+        answers.set_size(number, 100);
+        assert!(answers.have_room(100) && !answers.have_room(99));
+        answers.forget(number);
+        answers.forget(number);
+        assert!(answers.have_room(0));
     }
 
     #[test]

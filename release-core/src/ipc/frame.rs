@@ -129,12 +129,13 @@ impl Inbox {
 pub(crate) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
+    last_length: usize,
     limit: u32,
 }
 
 impl Outbox {
     pub(crate) fn new(limit: u32) -> Self {
-        Self { buffer: Vec::new(), sent: 0, limit }
+        Self { buffer: Vec::new(), sent: 0, last_length: 0, limit }
     }
 
     /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
@@ -158,7 +159,13 @@ impl Outbox {
         if outcome.is_err() {
             self.buffer.truncate(before);
         }
+        self.last_length = self.buffer.len() - before;
         outcome
+    }
+
+    /// How many bytes the frame has that was pushed last.
+    pub(crate) fn last_length(&self) -> usize {
+        self.last_length
     }
 
     /// What is still to be sent.

@@ -33,8 +33,9 @@ pub(crate) struct Limits {
     pub(crate) frame: u32,
     /// How long a frame may take from its first byte to its last.
     pub(crate) frame_time: Duration,
-    /// How many bytes may wait for a peer that does not read before nothing more is queued for it,
-    /// nor read from it.
+    /// How many bytes may wait for a peer that does not read before nothing more is queued for it
+    /// and its requests are put off; and how many bytes unanswered requests may have together.
+    /// One message may go beyond it.
     pub(crate) unsent: usize,
     /// How long they may wait without any progress.
     pub(crate) unsent_time: Duration,
@@ -166,6 +167,10 @@ impl Link {
         &self.rt
     }
 
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A decoder that panicked has changed nothing: frames are consumed after it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -204,7 +209,7 @@ impl Link {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone().into()));
             }
-            if state.outbox.unsent().len() > self.limits.unsent || state.answers.is_full() {
+            if self.is_full(state) || !state.answers.have_room(self.limits.unsent) {
                 state.room.push(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -219,6 +224,7 @@ impl Link {
                 state.answers.take_back(number);
                 return Poll::Ready(Err(error));
             }
+            state.answers.set_size(number, state.outbox.last_length());
             if state.answers.is_alone() {
                 self.flush(state, wakes);
             } else {
@@ -302,7 +308,7 @@ impl Link {
             let cancel = self.mode == Mode::Calls
                 && state.ended.is_none()
                 && state.answers.is_unanswered(number)
-                && state.outbox.unsent().len() <= self.limits.unsent;
+                && !self.is_full(state);
             self.forget(state, number, wakes);
             if cancel {
                 let _ = state.outbox.push::<FrameTooLong>(|payload| {
@@ -355,15 +361,8 @@ impl Link {
         wakes: &mut Wakes,
     ) -> Poll<Result<T, Ended>> {
         loop {
-            // A peer that does not read its answers asks no more questions.
-            if self.is_full(state) {
-                let _ = self.poll_send(state, cx, wakes);
-            }
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
-            }
-            if self.is_full(state) {
-                return state.sleep(cx);
             }
             let others_turn = state.reader != Reader::Background;
             match if others_turn { Ok(None) } else { state.next_frame(self.mode) } {

@@ -27,4 +27,4 @@ pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
 pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 pub(crate) use header::Header;
-pub use peer::Peer;
+pub use peer::{Peer, connect};

@@ -1,15 +1,19 @@
 //! `Peer`: call mode, as the one who asks sees it.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::Answer;
 use super::header::Number;
-use super::link::Link;
-use super::{CallError, Codec, Ended, Postcard, Request, SendError};
+use super::link::{Limits, Link, Mode};
+use super::serve::serve;
+use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
+use crate::rt::{Rt, Task};
 
 /// The other process, to ask it requests of type `R` (rows R11, R12).
 ///
@@ -119,6 +123,62 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         self.link.flush_now();
         Ok(())
     }
+}
+
+/// Speaks call mode over a connected stream socket of your own: asks requests of type `R`, and
+/// answers those of type `S` with `handler`.
+///
+/// Master and workers are connected so already; this is for other pairs of processes. The task
+/// serves the connection until it ends, and says why; dropping the task ends the connection.
+///
+/// # Errors
+///
+/// When the runtime cannot watch the socket.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use release_core::ipc::{Never, Postcard, Request, connect};
+/// use release_core::rt::{Driver, local::Local, run};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Double(u32);
+/// impl Request for Double {
+///     type Response = u32;
+/// }
+///
+/// let driver = Local::new()?;
+/// let (here, there) = UnixStream::pair()?;
+/// run(&driver, async {
+///     let rt = driver.handle();
+///     let double = |Double(number)| async move { Ok(2 * number) };
+///     let (_, _serving) = connect::<Never, Double, _, _, _>(&rt, there.into(), Postcard, double)?;
+///     let refuse = |never: Never| async move { match never {} };
+///     let (peer, _task) = connect::<Double, _, _, _, _>(&rt, here.into(), Postcard, refuse)?;
+///     assert_eq!(peer.call(&Double(21)).await.ok(), Some(42));
+///     Ok::<(), std::io::Error>(())
+/// })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn connect<R, S, C, H, F>(
+    rt: &Rt,
+    socket: OwnedFd,
+    codec: C,
+    handler: H,
+) -> io::Result<(Peer<R, C>, Task<Ended>)>
+where
+    R: Request,
+    S: Request,
+    C: Codec<R> + Codec<R::Response> + Codec<S> + Codec<S::Response>,
+    H: Fn(S) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<S::Response, Refused>> + Send + 'static,
+{
+    let link = Arc::new(Link::new(rt, socket, Mode::Calls, Limits::IPC)?);
+    let peer = Peer::new(Arc::clone(&link), codec.clone());
+    let serving = rt.spawn(async move { serve(link, codec, handler, || {}).await });
+    Ok((peer, serving))
 }
 
 /// A request that was sent and not answered; dropping it gives the answer up.

@@ -1,6 +1,6 @@
 //! The background task of a connection: answers the peer's requests, sends what waits, keeps time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::panic::AssertUnwindSafe;
@@ -38,6 +38,7 @@ where
     let mut serving = Serving {
         link: &link,
         codec,
+        held: Held::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
         spare: None,
@@ -46,9 +47,10 @@ where
     poll_fn(|cx| serving.poll(cx, &handler, &mut ready)).await
 }
 
-struct Serving<'a, C, F: Future> {
+struct Serving<'a, R, C, F: Future> {
     link: &'a Link,
     codec: C,
+    held: Held<R>,
     running: FuturesUnordered<Abortable<Running<F>>>,
     /// How to drop the handler of a request that its asker gave up.
     aborts: HashMap<Number, AbortHandle>,
@@ -58,7 +60,7 @@ struct Serving<'a, C, F: Future> {
 }
 
 /// Whoever still asks the peer must not wait for answers that nobody reads any more.
-impl<C, F: Future> Drop for Serving<'_, C, F> {
+impl<R, C, F: Future> Drop for Serving<'_, R, C, F> {
     fn drop(&mut self) {
         self.link.end(Ended::Here);
     }
@@ -70,29 +72,28 @@ type Place<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
 
 type Outcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
 
-impl<C, F, T> Serving<'_, C, F>
+impl<R, C, F> Serving<'_, R, C, F>
 where
-    F: Future<Output = Result<T, Refused>>,
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    F: Future<Output = Result<R::Response, Refused>>,
 {
-    fn poll<R, H>(
+    fn poll<H: Fn(R) -> F>(
         &mut self,
         cx: &mut Context<'_>,
         handler: &H,
         ready: &mut dyn FnMut(),
-    ) -> Poll<Ended>
-    where
-        R: Request<Response = T>,
-        C: Codec<R> + Codec<T>,
-        H: Fn(R) -> F,
-    {
+    ) -> Poll<Ended> {
         loop {
             self.poll_running(cx);
+            self.start_held(cx, handler);
             let codec = &self.codec;
             let incoming =
                 self.link.poll_incoming(cx, &mut |incoming| Received::decode(codec, &incoming));
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                Poll::Pending if self.held.can_start(self.link) => {}
                 Poll::Pending => {
                     let Some(why) = self.timer.poll_deadline(cx, self.link) else {
                         return Poll::Pending;
@@ -103,33 +104,50 @@ where
         }
     }
 
-    fn on_received<R, H>(
+    fn on_received<H: Fn(R) -> F>(
         &mut self,
         cx: &mut Context<'_>,
         received: Received<R>,
         handler: &H,
         ready: &mut dyn FnMut(),
-    ) where
-        R: Request<Response = T>,
-        C: Codec<T>,
-        H: Fn(R) -> F,
-    {
+    ) {
         match received {
-            Received::Request { number, patience, request } => {
-                self.start(cx, Some(number), patience, handler(request));
+            Received::Asked(asked) if self.held.must_wait(self.link) => {
+                let in_flight = self.running.len() + self.held.len();
+                if in_flight >= MAX_IN_FLIGHT || !self.held.push(asked, self.link) {
+                    self.link.end(TOO_MANY);
+                }
             }
-            Received::Notice(request) => self.start(cx, None, None, handler(request)),
-            Received::Undecodable { number, why } => self.refuse(number, &why),
-            Received::UndecodableNotice(why) => {
-                tracing::warn!(why, "a message of another type was dropped");
+            Received::Asked(asked) => self.start_asked(cx, asked, handler),
+            Received::Notice(Ok(request)) => self.start(cx, None, None, handler(request)),
+            Received::Notice(Err(why)) => {
+                tracing::debug!(why, "a message of another type was dropped");
             }
             Received::Cancel { number } => {
+                self.held.remove(number);
                 if let Some(abort) = self.aborts.remove(&number) {
                     abort.abort();
                 }
             }
             Received::Ready => ready(),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
+        }
+    }
+
+    fn start_held<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, handler: &H) {
+        while self.held.can_start(self.link)
+            && let Some(asked) = self.held.pop()
+        {
+            self.start_asked(cx, asked, handler);
+        }
+    }
+
+    fn start_asked<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, asked: Asked<R>, handler: &H) {
+        match asked.request {
+            Ok(request) => {
+                self.start(cx, Some(asked.number), asked.patience, handler(request));
+            }
+            Err(why) => self.refuse(asked.number, &why),
         }
     }
 
@@ -140,12 +158,11 @@ where
         number: Option<Number>,
         patience: Option<Duration>,
         future: F,
-    ) where
-        C: Codec<T>,
-    {
+    ) {
         if self.running.len() >= MAX_IN_FLIGHT {
-            if let Some(number) = number {
-                self.refuse(number, &format!("more than {MAX_IN_FLIGHT} requests are unanswered"));
+            // An honest peer counts its requests; messages that want no answer may be dropped.
+            if number.is_some() {
+                self.link.end(TOO_MANY);
             }
             return;
         }
@@ -166,10 +183,7 @@ where
         self.running.push(Abortable::new(Running { number, place, timer }, registration));
     }
 
-    fn poll_running(&mut self, cx: &mut Context<'_>)
-    where
-        C: Codec<T>,
-    {
+    fn poll_running(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx) {
             // An aborted handler's asker has gone, and its number with it.
             let Ok((number, outcome)) = finished else {
@@ -184,10 +198,7 @@ where
         }
     }
 
-    fn finish(&self, number: Option<Number>, outcome: Outcome<F>)
-    where
-        C: Codec<T>,
-    {
+    fn finish(&self, number: Option<Number>, outcome: Outcome<F>) {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(panic) => {
@@ -221,12 +232,68 @@ where
     }
 }
 
+const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
+
+/// A request of the peer, or why it is none.
+struct Asked<R> {
+    number: Number,
+    patience: Option<Duration>,
+    request: Result<R, String>,
+    size: usize,
+}
+
+/// Requests that came while the peer did not read its answers: answered when it does.
+///
+/// Reading goes on meanwhile. If both sides stopped reading until the other one reads, neither
+/// would ever go on.
+struct Held<R> {
+    requests: VecDeque<Asked<R>>,
+    bytes: usize,
+}
+
+impl<R> Default for Held<R> {
+    fn default() -> Self {
+        Self { requests: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl<R> Held<R> {
+    fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn must_wait(&self, link: &Link) -> bool {
+        !self.requests.is_empty() || link.is_choked()
+    }
+
+    fn can_start(&self, link: &Link) -> bool {
+        !self.requests.is_empty() && !link.is_choked()
+    }
+
+    /// False when the peer has asked more than it may.
+    fn push(&mut self, asked: Asked<R>, link: &Link) -> bool {
+        let agreed = self.bytes <= link.limits().unsent;
+        self.bytes += asked.size;
+        self.requests.push_back(asked);
+        agreed
+    }
+
+    fn pop(&mut self) -> Option<Asked<R>> {
+        let asked = self.requests.pop_front()?;
+        self.bytes -= asked.size;
+        Some(asked)
+    }
+
+    fn remove(&mut self, number: Number) {
+        self.requests.retain(|asked| asked.number != number);
+        self.bytes = self.requests.iter().map(|asked| asked.size).sum();
+    }
+}
+
 /// An incoming frame with its body decoded.
 enum Received<R> {
-    Request { number: Number, patience: Option<Duration>, request: R },
-    Notice(R),
-    Undecodable { number: Number, why: String },
-    UndecodableNotice(String),
+    Asked(Asked<R>),
+    Notice(Result<R, String>),
     Cancel { number: Number },
     Ready,
     Hello,
@@ -234,15 +301,12 @@ enum Received<R> {
 
 impl<R> Received<R> {
     fn decode<C: Codec<R>>(codec: &C, incoming: &Incoming<'_>) -> Self {
+        let decode = |body| codec.decode(body).map_err(|error| error.to_string());
         match *incoming {
-            Incoming::Request { number, patience, body } => match codec.decode(body) {
-                Ok(request) => Self::Request { number, patience, request },
-                Err(error) => Self::Undecodable { number, why: error.to_string() },
-            },
-            Incoming::Notice(body) => match codec.decode(body) {
-                Ok(request) => Self::Notice(request),
-                Err(error) => Self::UndecodableNotice(error.to_string()),
-            },
+            Incoming::Request { number, patience, body } => {
+                Self::Asked(Asked { number, patience, request: decode(body), size: body.len() })
+            }
+            Incoming::Notice(body) => Self::Notice(decode(body)),
             Incoming::Cancel { number } => Self::Cancel { number },
             Incoming::Ready => Self::Ready,
             Incoming::Hello(_) => Self::Hello,

@@ -1,5 +1,4 @@
-//! A suite that any implementation of [`Driver`] can run on itself (feature
-//! `conformance`).
+//! A suite that any implementation of [`Driver`] can run on itself (feature `conformance`).
 //!
 //! The checks say in code what the traits of [`rt`](super) say in words. A runtime that passes
 //! them can carry everything that this library builds on it.
