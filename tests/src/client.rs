@@ -1,6 +1,6 @@
 //! Plain clients: frames on the control socket, GET over HTTP, with nothing of the library's own.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -52,7 +52,6 @@ pub fn try_control(path: &Path, text: &str) -> io::Result<String> {
 
 /// Asks on a connection of its own; no answer fails the test.
 #[track_caller]
-#[must_use]
 pub fn control(path: &Path, text: &str) -> String {
     try_control(path, text).expect("the control socket answers")
 }
@@ -80,6 +79,53 @@ impl Answer {
     }
 }
 
+/// An HTTP connection that stays open between requests.
+#[derive(Debug)]
+pub struct HttpClient(BufReader<TcpStream>);
+
+impl HttpClient {
+    /// Connects.
+    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends bytes, such as a part of a request.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    /// Receives the answer to a GET.
+    pub fn receive(&mut self) -> io::Result<Answer> {
+        let mut length = 0;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let start = head.len();
+            if self.0.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(value) = head[start..].strip_prefix("content-length: ") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Answer::parse(&String::from_utf8_lossy(&body)).ok_or_else(|| io::Error::other(head))
+    }
+
+    /// Sends a GET and receives its answer.
+    pub fn get(&mut self) -> io::Result<Answer> {
+        self.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+        self.receive()
+    }
+
+    /// Whether the server has closed the connection, as it does with one that asks for nothing.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0))
+    }
+}
+
 /// GET / on a connection of its own.
 pub fn try_http_get(address: SocketAddr) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
@@ -96,7 +142,6 @@ pub fn try_http_get(address: SocketAddr) -> io::Result<Answer> {
 
 /// GET / on a connection of its own; no answer fails the test.
 #[track_caller]
-#[must_use]
 pub fn http_get(address: SocketAddr) -> Answer {
     try_http_get(address).expect("HTTP is answered")
 }

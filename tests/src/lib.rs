@@ -3,16 +3,23 @@
 
 #![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::expect_used)]
 
+mod account;
 mod client;
+mod daemon;
 mod hostile;
+mod in_process;
+mod probe;
 mod proc;
 mod program;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Answer, ControlClient, control, http_get, try_control, try_http_get};
+pub use account::Account;
+pub use client::{Answer, ControlClient, HttpClient, control, http_get, try_control, try_http_get};
+pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
-pub use proc::{Process, children, is_alive};
+pub use in_process::in_process;
+pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
 
 /// How long anything may take before a test says that it does not happen.
@@ -52,17 +59,24 @@ macro_rules! on_every_backend {
             #[allow(unused_imports)]
             use super::*;
 
-            $(#[$attribute])*
             fn check($backend: $crate::Backend) $body
 
+            $(#[$attribute])*
             #[test]
             fn tokio() { check($crate::Backend::Tokio); }
 
+            $(#[$attribute])*
             #[test]
             fn smol() { check($crate::Backend::Smol); }
 
+            $(#[$attribute])*
             #[test]
             fn async_std() { check($crate::Backend::AsyncStd); }
         }
     )*};
 }
+
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,9 +1,10 @@
 //! Starting the example programs, and ending them whatever happens.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -42,11 +43,13 @@ impl Backend {
     }
 }
 
-/// An address that nothing listened on a moment ago.
+/// An address that nobody else uses: this test process has a loopback address of its own, where
+/// nothing gets a port by itself.
 #[must_use]
 pub fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let own = Ipv4Addr::from_bits(0x7f00_0000 | std::process::id());
+    SocketAddr::from((own, NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A program to be started, with a directory of its own for sockets, locks and logs.
@@ -60,9 +63,25 @@ impl Program {
     /// An example on a backend.
     #[must_use]
     pub fn new(backend: Backend, example: &str) -> Self {
+        Self::of(Command::new(backend.program(example)))
+    }
+
+    /// An example that is started by another program, such as `setpriv`, whose last argument it is.
+    #[must_use]
+    pub fn under(launcher: &[&str], backend: Backend, example: &str) -> Self {
+        Self::command(launcher, &backend.program(example))
+    }
+
+    /// Any program that is started by another one.
+    #[must_use]
+    pub fn command(launcher: &[&str], program: &Path) -> Self {
+        let mut command = Command::new(launcher[0]);
+        command.args(&launcher[1..]).arg(program);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Workers that have become another user read their socket by descriptor; tests by path.
-        let mut command = Command::new(backend.program(example));
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         Self { command, directory }
     }
@@ -88,6 +107,22 @@ impl Program {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Starts `service` on an address of its own, and waits until all its workers are ready.
+    #[must_use]
+    pub fn serve(self, workers: usize) -> (Running, SocketAddr) {
+        let address = free_port();
+        let running = self.listen(address, workers).start();
+        running.await_ready(workers);
+        (running, address)
+    }
+
+    /// What `service` needs to be told in most tests.
+    #[must_use]
+    pub fn listen(self, address: SocketAddr, workers: usize) -> Self {
+        let (listen, count) = (address.to_string(), workers.to_string());
+        self.args(["--listen", &listen, "--workers", &count]).args(["--control", "control"])
     }
 
     /// Starts it, as the leader of a process group of its own.
@@ -122,14 +157,7 @@ impl Running {
     /// workers are ready.
     #[must_use]
     pub fn service(backend: Backend, workers: usize, options: &[&str]) -> (Self, SocketAddr) {
-        let address = free_port();
-        let (listen, count) = (address.to_string(), workers.to_string());
-        let running = Program::new(backend, "service")
-            .args(["--listen", &listen, "--workers", &count, "--control", "control"])
-            .args(options)
-            .start();
-        running.await_ready(workers);
-        (running, address)
+        Program::new(backend, "service").args(options).serve(workers)
     }
 
     /// Waits until the control socket says that so many workers are ready.
@@ -162,6 +190,16 @@ impl Running {
     #[must_use]
     pub fn workers(&self) -> Vec<Process> {
         crate::children(self.pid())
+    }
+
+    /// All processes that work in its directory: the program, its workers, and what is left of
+    /// them when it has gone.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let directory = self.directory.path().to_string_lossy().into_owned();
+        crate::processes()
+            .filter(|process| process.link("cwd").as_deref() == Some(&directory))
+            .collect()
     }
 
     /// The path of the control socket.

@@ -2,7 +2,10 @@
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
 
 use super::WorkerInfo;
 use super::connections::Connections;
@@ -122,7 +125,9 @@ where
                     notify(News::Ready);
                 }
             };
-            let answer = |request| handler(worker.clone(), request);
+            let (handler, worker) = (&*handler, &worker);
+            // Called inside the future: a panic of the handler is then always the request's own.
+            let answer = |request| async move { handler(worker.clone(), request).await };
             notify(match serve(link, codec, answer, ready).await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
@@ -171,10 +176,16 @@ where
         let handler = Arc::clone(&self.handler);
         Ok(rt.spawn(async move {
             let _listed = listed;
-            match server.handle_requests(|request| handler(worker.clone(), request)).await {
+            let serving = server.handle_requests(|request| handler(worker.clone(), request));
+            match AssertUnwindSafe(serving).catch_unwind().await {
                 // A program that does not speak to its master is free to close its input.
-                Ok(()) | Err(ReadError::Ended(Ended::Here)) => {}
-                Err(error) => notify(News::Violation(crate::error::chain(&error))),
+                Ok(Ok(()) | Err(ReadError::Ended(Ended::Here))) => {}
+                Ok(Err(error)) => notify(News::Violation(crate::error::chain(&error))),
+                // The worker waits for an answer, and a plain stream has no way to refuse one.
+                Err(panic) => {
+                    let message = crate::rt::panic_message(panic.as_ref());
+                    notify(News::Violation(format!("its request's handler panicked: {message}")));
+                }
             }
         }))
     }

@@ -10,8 +10,10 @@ use crate::ipc::{Codec, Peer, Postcard, Request};
 ///
 /// A clone shows the same, always current list.
 pub struct Connections<W, C = Postcard> {
-    members: Arc<Mutex<Vec<(WorkerInfo, Peer<W, C>)>>>,
+    members: Arc<Mutex<Members<W, C>>>,
 }
+
+type Members<W, C> = Vec<(WorkerInfo, Peer<W, C>)>;
 
 impl<W, C> Clone for Connections<W, C> {
     fn clone(&self) -> Self {
@@ -69,7 +71,7 @@ impl<W, C> Connections<W, C> {
         self.lock().retain(|(worker, _)| worker.pid != pid);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(WorkerInfo, Peer<W, C>)>> {
+    fn lock(&self) -> MutexGuard<'_, Members<W, C>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::{
@@ -26,6 +27,12 @@ use crate::net::Listener;
 use crate::rt::Rt;
 use crate::sys::socket::peer;
 use crate::{Error, ErrorKind};
+
+/// How long a connection has for its next request before another may take its seat.
+const SEAT_TIME: Duration = Duration::from_millis(50);
+
+/// How many requests of one connection are answered before other tasks have their turn.
+const REQUESTS_IN_A_ROW: u32 = 16;
 
 /// A Unix socket that speaks plain frames, text by default.
 ///
@@ -314,11 +321,11 @@ impl<C> BoundControlSocket<C> {
             let Some(credentials) = self.admitted(&socket) else {
                 continue;
             };
-            let Some((seat, registration)) = seats.take(self.settings.connections, rt.now()) else {
-                tracing::warn!("a control connection was turned away: all are busy");
+            let settings = &self.settings;
+            let Some((seat, registration)) = seats.wait_for_one(settings.connections, rt).await
+            else {
                 continue;
             };
-            let settings = &self.settings;
             let Ok(server) =
                 Server::with_limits(rt, socket, settings.codec.clone(), settings.limits)
             else {
@@ -382,7 +389,12 @@ where
         H: Fn(Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
+        let mut answered: u32 = 0;
         loop {
+            answered = answered.wrapping_add(1);
+            if answered.is_multiple_of(REQUESTS_IN_A_ROW) {
+                let_others_run().await;
+            }
             let read = self.rt.timeout(self.idle_time, self.server.read_request()).await;
             let request = match read {
                 Ok(Ok(Some(request))) => request,
@@ -400,15 +412,37 @@ where
     }
 }
 
+/// Comes back after the other tasks that can run have had their turn.
+async fn let_others_run() {
+    let mut turn_is_over = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut turn_is_over, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Who is connected, and who goes first when there is no room.
 #[derive(Default)]
 struct Seats {
     taken: Mutex<Taken>,
 }
 
+/// What a newcomer finds.
+enum Offer {
+    Seat(Seat, AbortRegistration),
+    /// All seats are taken by connections that may still be about to ask.
+    Later(Instant),
+    AllBusy,
+}
+
 #[derive(Default)]
 struct Taken {
     last: u64,
+    was_full: bool,
     seats: HashMap<u64, Occupant>,
 }
 
@@ -420,26 +454,51 @@ struct Occupant {
 }
 
 impl Seats {
-    /// A seat, if need be that of the connection which has been idle longest.
-    fn take(
+    /// A seat, if need be that of the connection which has been idle longest; `None` when all are
+    /// busy. Whoever connects faster than connections can ask waits in the kernel's queue.
+    async fn wait_for_one(
         self: &Arc<Self>,
         most: usize,
-        now: Instant,
-    ) -> Option<(Seat, futures_util::future::AbortRegistration)> {
+        rt: &Rt,
+    ) -> Option<(Seat, AbortRegistration)> {
+        loop {
+            match self.take(most, rt.now()) {
+                Offer::Seat(seat, registration) => return Some((seat, registration)),
+                Offer::Later(moment) => rt.sleep_until(moment).await,
+                Offer::AllBusy => {
+                    // Said once, not as often as somebody connects.
+                    if !std::mem::replace(&mut self.lock().was_full, true) {
+                        tracing::warn!("control connections are turned away: all are busy");
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, most: usize, now: Instant) -> Offer {
         let mut taken = self.lock();
         if taken.seats.len() >= most {
             let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
             let first = idle.min_by_key(|(_, occupant)| (occupant.asked, occupant.since));
-            let number = first.map(|(number, _)| *number)?;
+            let Some((&number, occupant)) = first else {
+                return Offer::AllBusy;
+            };
+            let moment = occupant.since + SEAT_TIME;
+            if moment > now {
+                return Offer::Later(moment);
+            }
             if let Some(occupant) = taken.seats.remove(&number) {
                 occupant.abort.abort();
             }
         }
+        taken.was_full = false;
         taken.last += 1;
         let number = taken.last;
         let (abort, registration) = AbortHandle::new_pair();
         taken.seats.insert(number, Occupant { abort, asked: false, busy: false, since: now });
-        Some((Seat { seats: Arc::clone(self), number }, registration))
+        let seats = Arc::clone(self);
+        Offer::Seat(Seat { seats, number }, registration)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {

@@ -83,12 +83,14 @@ impl<C> Worker<C> {
     ///
     /// Not needed when the master's [`Workers::user`](crate::Workers::user) has done it before this
     /// program began.
+    #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.privileges.user = Some(login.into());
         self
     }
 
     /// Only these groups instead of all that the user has: an empty list leaves the primary group.
+    #[must_use]
     pub fn groups<G: Into<String>>(mut self, groups: impl IntoIterator<Item = G>) -> Self {
         self.privileges.groups = Some(groups.into_iter().map(Into::into).collect());
         self
@@ -97,12 +99,14 @@ impl<C> Worker<C> {
     /// Makes a directory the root of the file system for this process. Needs [`user`](Worker::user).
     ///
     /// The directory and all above it must belong to root and be writable by nobody else.
+    #[must_use]
     pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
         self.privileges.root = Some(directory.into());
         self
     }
 
     /// [`chroot`](Worker::chroot) to the user's home, as the source does.
+    #[must_use]
     pub fn chroot_home(mut self) -> Self {
         self.privileges.root_is_home = true;
         self

@@ -39,5 +39,6 @@ pub(super) fn receive(fd: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<(Recei
 /// One write, of as much as there is room for.
 pub(super) fn transmit(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<(usize, Progress)> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok((send(fd.as_raw_fd(), bytes, flags)?, Progress::More))
+    let count = send(fd.as_raw_fd(), bytes, flags)?;
+    Ok((count, if count < bytes.len() { Progress::Drained } else { Progress::More }))
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use futures_util::future::{Map, RemoteHandle};
+use futures_util::future::RemoteHandle;
 
 use super::BoxFuture;
 
@@ -23,13 +23,13 @@ type Outcome<T> = Result<T, Box<dyn Any + Send>>;
 
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'static) -> (Self, BoxFuture) {
-        let future: Map<_, fn(Outcome<T>) -> Outcome<T>> =
-            AssertUnwindSafe(future).catch_unwind().map(|outcome| {
-                if let Err(panic) = &outcome {
-                    tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
-                }
-                outcome
-            });
+        let future = async {
+            let outcome = AssertUnwindSafe(future).catch_unwind().await;
+            if let Err(panic) = &outcome {
+                tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
+            }
+            outcome
+        };
         let (remote, handle) = future.remote_handle();
         (Self(handle), Box::pin(remote))
     }

@@ -84,10 +84,11 @@ impl Credentials {
         let done = unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr().cast()) };
         check("setgroups", done.into())?;
         // SAFETY: takes integers.
-        check("setresgid", unsafe { libc::setresgid(gid, gid, gid) }.into())?;
+        let done = unsafe { libc::setresgid(gid, gid, gid) };
+        check("setresgid", done.into())?;
         // SAFETY: takes integers.
-        check("setresuid", unsafe { libc::setresuid(uid, uid, uid) }.into())?;
-        Ok(())
+        let done = unsafe { libc::setresuid(uid, uid, uid) };
+        check("setresuid", done.into()).map(drop)
     }
 
     /// Trusts nothing: reads real, effective and saved ids and the groups, and tries the way back.
@@ -183,7 +184,8 @@ pub(crate) fn leave_groups() -> Result<(), Failed> {
         return Ok(());
     }
     // SAFETY: a count of zero reads no memory.
-    match check("setgroups", unsafe { libc::setgroups(0, std::ptr::null()) }.into()) {
+    let done = unsafe { libc::setgroups(0, std::ptr::null()) };
+    match check("setgroups", done.into()) {
         // A user namespace may forbid it; root there is nobody outside.
         Err(Failed { errno: libc::EPERM, .. }) | Ok(_) => Ok(()),
         Err(failed) => Err(failed),

@@ -116,12 +116,19 @@ fn disposition(signal: Signal) -> libc::sighandler_t {
 
 /// Every signal to its default and nothing blocked, for a child between fork and exec.
 ///
-/// Allocates nothing. Errors are those of numbers that cannot be changed (SIGKILL, SIGSTOP and the
-/// two that libc keeps), so there is nothing to report.
+/// By the system call itself, since libc refuses to touch the two numbers that it keeps for its
+/// threads, and its `posix_spawn` leaves these ignored. Allocates nothing. Errors are those of
+/// SIGKILL and SIGSTOP, which cannot be changed, so there is nothing to report.
 pub(super) fn reset_for_exec() {
+    // The kernel's own `sigaction`, which is not longer than this anywhere: zeros are the default
+    // action, no flags and an empty mask.
+    let default = [0_u64; 8];
+    let nothing: *mut u64 = std::ptr::null_mut();
     for number in 1..=64 {
-        // SAFETY: the default action runs no code; unchangeable numbers are refused.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        let action = default.as_ptr();
+        // SAFETY: the kernel reads one action, for which the array is long enough; the default
+        // action runs no code. The last argument is the size of the kernel's signal mask.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action, nothing, 8) };
     }
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }

@@ -3,8 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, accept4, getsockopt, socketpair};
+use nix::sys::socket::sockopt::{PeerCredentials, SndBuf};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, accept4, getsockopt, setsockopt, socketpair,
+};
 
 /// Accepts a connection, non-blocking and close-on-exec.
 pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
@@ -14,10 +16,17 @@ pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// How much a socket between master and worker may hold in each direction, if the system lets it:
+/// a large message is then handed over in fewer turns. Memory is only used while data waits.
+const SEND_BUFFER: usize = 1024 * 1024;
+
 /// Two connected Unix stream sockets, close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?)
+    let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+    setsockopt(&one, SndBuf, &SEND_BUFFER)?;
+    setsockopt(&other, SndBuf, &SEND_BUFFER)?;
+    Ok((one, other))
 }
 
 /// Who connected: the identity at the time of the connection, as the kernel recorded it.

@@ -203,7 +203,8 @@ impl<'a> Prepared<'a> {
         let mut next = FIRST_PASSED;
         for (source, target) in self.sources.iter().zip(targets) {
             // SAFETY: integers; what is overwritten is this child's copy.
-            check("dup2", unsafe { libc::dup2(source.as_raw_fd(), target) }.into())?;
+            let done = unsafe { libc::dup2(source.as_raw_fd(), target) };
+            check("dup2", done.into())?;
             next = next.max(target + 1);
         }
         // SAFETY: as above.

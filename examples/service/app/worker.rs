@@ -2,20 +2,22 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use release::ipc::Refused;
-use release::{Exit, Me, driver, me};
+use release::rt::Driver;
+use release::{Exit, Me, me};
 
-use crate::http::Server;
-use crate::{Next, Settings};
+use super::http::Server;
+use super::{Next, Settings};
 
 type Worker = Me<Settings, Next>;
 
-pub(crate) fn run() -> Exit {
+pub(super) fn run<D: Driver>(driver: fn() -> io::Result<D>) -> Exit {
     me().run_answering(driver, heard, serve)
 }
 

@@ -1,0 +1,143 @@
+// A master with an honest worker and a hostile one, which does on its socket what the control
+// socket tells it to: see `tests/hostile_worker.rs`.
+
+#[path = "attacked/offender.rs"]
+mod offender;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use release::ipc::{Refused, Request};
+use release::{
+    Connections, ControlSocket, Exit, Master, MasterHandle, Me, WorkerInfo, Workers, driver,
+    is_worker, me,
+};
+use serde::{Deserialize, Serialize};
+
+/// What workers ask.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// The honest worker's question, all the time.
+    Next,
+    /// To be told to whoever asks on the control socket.
+    Saw(String),
+    /// To be counted.
+    Count,
+    /// An answer of so many bytes.
+    Bytes(u32),
+    /// An answer in so many milliseconds.
+    Later(u32),
+    /// As above, and keeps these bytes until then.
+    Hold(Vec<u8>),
+    /// The handler panics when it is called.
+    PanicAtOnce,
+    /// The handler panics when it is polled.
+    Panic,
+}
+
+impl Request for Ask {
+    type Response = Vec<u8>;
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Vec<u8>, Refused>> + Send>>;
+
+#[derive(Default)]
+struct Seen {
+    served: AtomicU64,
+    counted: AtomicU64,
+    words: Mutex<Vec<String>>,
+}
+
+fn main() -> Exit {
+    let role = std::env::args().next().unwrap_or_default();
+    if !is_worker() {
+        return master();
+    }
+    if role.contains(": worker offender") {
+        return offender::run();
+    }
+    me().run(driver, honest)
+}
+
+fn master() -> Exit {
+    if let Err(error) = release::log::stderr() {
+        return error.into();
+    }
+    let seen = Arc::new(Seen::default());
+    let offenders = Workers::same_executable("offender", 1)
+        .requests::<String>()
+        .user("nobody")
+        .answer(answerer(&seen));
+    let connections = offenders.connections();
+    let honest =
+        Workers::same_executable("honest", 1).user("nobody").answer(answerer(&seen));
+    Master::new()
+        .workers(honest)
+        .workers(offenders)
+        .control(ControlSocket::new("control"), move |master, _, request: String| {
+            let answer = control(&master, &connections, &seen, &request);
+            async move { Ok(answer) }
+        })
+        .run(driver)
+}
+
+fn control(
+    master: &MasterHandle,
+    connections: &Connections<String>,
+    seen: &Seen,
+    request: &str,
+) -> String {
+    match request {
+        "ping" => "pong".to_owned(),
+        "served" => seen.served.load(Ordering::Relaxed).to_string(),
+        "counted" => seen.counted.load(Ordering::Relaxed).to_string(),
+        "saw" => seen.words.lock().unwrap_or_else(PoisonError::into_inner).join("\n"),
+        "status" => {
+            let lines = master.status().into_iter().map(|worker| {
+                format!("{} \"{}\" pid={:?}", worker.group, worker.state, worker.pid)
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        attack => format!("sent {}", connections.broadcast(&attack.to_owned())),
+    }
+}
+
+/// The handler of both groups.
+fn answerer(seen: &Arc<Seen>) -> impl Fn(WorkerInfo, Ask) -> Answering + Send + Sync + 'static {
+    let seen = Arc::clone(seen);
+    move |_, ask| {
+        assert!(!matches!(ask, Ask::PanicAtOnce), "asked to panic at once");
+        let seen = Arc::clone(&seen);
+        Box::pin(async move { answer(&seen, ask).await })
+    }
+}
+
+async fn answer(seen: &Seen, ask: Ask) -> Result<Vec<u8>, Refused> {
+    match ask {
+        Ask::Next => Ok(seen.served.fetch_add(1, Ordering::Relaxed).to_be_bytes().to_vec()),
+        Ask::Count => Ok(seen.counted.fetch_add(1, Ordering::Relaxed).to_be_bytes().to_vec()),
+        Ask::Saw(words) => {
+            seen.words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+            Ok(Vec::new())
+        }
+        Ask::Bytes(count) => Ok(vec![b'x'; usize::try_from(count)?]),
+        Ask::Later(_) => std::future::pending().await,
+        Ask::Hold(bytes) => {
+            std::future::pending::<()>().await;
+            Ok(bytes)
+        }
+        Ask::PanicAtOnce | Ask::Panic => panic!("asked to panic"),
+    }
+}
+
+/// Asks all the time; ends, which the test sees, when an answer takes longer than two seconds.
+async fn honest(me: Me<(), Ask>) -> Result<(), release::ipc::CallError> {
+    let (master, rt) = (me.master(), me.rt().clone());
+    me.ready().ok();
+    loop {
+        master.call_within(Duration::from_secs(2), &Ask::Next).await?;
+        rt.sleep(Duration::from_millis(5)).await;
+    }
+}

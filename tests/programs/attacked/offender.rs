@@ -1,0 +1,209 @@
+//! A worker that speaks bytes on its standard input: first as it should, then as it is told.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use release::Exit;
+use release::ipc::{Codec, Postcard};
+
+use super::Ask;
+
+const HELLO: u8 = 1;
+const READY: u8 = 2;
+const REQUEST: u8 = 3;
+const ANSWER: u8 = 4;
+const REFUSAL: u8 = 5;
+const NOTICE: u8 = 6;
+const CANCEL: u8 = 7;
+
+/// The number of the request in which it says what it saw.
+const SAYING: u32 = 4_000_000_000;
+
+pub(super) fn run() -> Exit {
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().expect("a socket"));
+    assert_eq!(read(&mut socket)[0], HELLO);
+    write(&mut socket, &[READY]);
+    loop {
+        let notice = read(&mut socket);
+        if notice[0] != NOTICE {
+            continue;
+        }
+        let attack: String = Postcard.decode(&notice[1..]).expect("an attack");
+        if let Some(saw) = act(&attack, &mut socket) {
+            write(&mut socket, &request(SAYING, &Ask::Saw(format!("{attack}: {saw}"))));
+        }
+    }
+}
+
+/// Attacks. What it saw is said over the same connection, which must still be of use then.
+fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
+    match attack {
+        "garbage" => flood(socket, 1, &[0xA5; 65536]),
+        "unknown kind" => write(socket, &[99, 1, 2, 3]),
+        "empty frame" => write(socket, &[]),
+        "hello" => write(socket, &[HELLO]),
+        "cut header" => write(socket, &[REQUEST, 0, 0]),
+        "too long" => flood(socket, 1, &u32::MAX.to_be_bytes()),
+        "half a frame" => flood(socket, 1, b"\0\0\0\x40\x03half"),
+        "closes" => socket.shutdown(Shutdown::Both).expect("a socket"),
+        "closes its side" => socket.shutdown(Shutdown::Write).expect("a socket"),
+        "descriptors" => attach(socket),
+        "dies in a frame" => {
+            // The whole request but for one byte that the length promises.
+            let mut bytes = frame(&request(1, &Ask::Count));
+            bytes[3] += 1;
+            flood(socket, 1, &bytes);
+            return_to_system();
+        }
+        "readies" => return Some(after(socket, 10_000, &[READY])),
+        "notices" => return Some(after(socket, 10_000, &notice(&Ask::Next))),
+        "bad notices" => return Some(after(socket, 10_000, &[NOTICE, 0xFF, 0xFF])),
+        "cancels" => return Some(after(socket, 10_000, &[CANCEL, 1, 2, 3, 4])),
+        "answers" => return Some(after(socket, 10_000, &[ANSWER, 0, 0, 0, 1, 9])),
+        "refusals" => return Some(after(socket, 10_000, &[REFUSAL, 9, 9, 9, 9, 9])),
+        "undecodable" => return Some(ask(socket, &[REQUEST, 0, 0, 0, 1, 0, 0, 0, 0, 0xFF])),
+        "panic" => return Some(ask(socket, &request(1, &Ask::Panic))),
+        "panic at once" => return Some(ask(socket, &request(1, &Ask::PanicAtOnce))),
+        "unread" => return Some(unread(socket, 2_000)),
+        "in flight" => return Some(in_flight(socket, 2_000)),
+        "hold" => return Some(hold(socket)),
+        "endless" => return Some(endless(socket)),
+        _ => return Some("no such attack".to_owned()),
+    }
+    // What follows is the master's part: it kills this process, or the test fails.
+    wait_for_the_end()
+}
+
+fn wait_for_the_end() -> ! {
+    std::thread::sleep(Duration::from_secs(60));
+    return_to_system()
+}
+
+fn return_to_system() -> ! {
+    panic!("the end of the offender")
+}
+
+/// A harmless request behind a flood tells that all of it was read.
+fn after(socket: &mut UnixStream, count: usize, payload: &[u8]) -> String {
+    flood(socket, count, &frame(payload));
+    ask(socket, &request(7, &Ask::Bytes(3)))
+}
+
+fn ask(socket: &mut UnixStream, payload: &[u8]) -> String {
+    write(socket, payload);
+    let answer = read(socket);
+    if answer[0] == REFUSAL {
+        return format!("refused {}", String::from_utf8_lossy(&answer[5..]));
+    }
+    let body: Vec<u8> = Postcard.decode(&answer[5..]).expect("an answer");
+    format!("answered {}", String::from_utf8_lossy(&body))
+}
+
+/// Asks for 32 MiB and reads nothing until the master must have stopped; then everything.
+fn unread(socket: &mut UnixStream, count: u32) -> String {
+    let mut writer = socket.try_clone().expect("a socket");
+    let asking = std::thread::spawn(move || {
+        for number in 0..count {
+            write(&mut writer, &request(number, &Ask::Bytes(16 * 1024)));
+        }
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut numbers: Vec<u32> = (0..count).map(|_| number(&read(socket))).collect();
+    asking.join().expect("all is asked");
+    numbers.sort_unstable();
+    numbers.dedup();
+    format!("{} answers", numbers.len())
+}
+
+/// More requests at a time than a side may have; those that wait are given up in the end.
+fn in_flight(socket: &mut UnixStream, count: u32) -> String {
+    for number in 0..count {
+        write(socket, &request(number, &Ask::Later(number)));
+    }
+    write(socket, &request(count, &Ask::Bytes(0)));
+    let mut refused = 0;
+    while number(&read(socket)) != count {
+        refused += 1;
+    }
+    for number in 0..count {
+        write(socket, &[&[CANCEL], &number.to_be_bytes()[..]].concat());
+    }
+    format!("{refused} refused")
+}
+
+/// Requests whose handlers wait, each with as many bytes as a frame may have.
+fn hold(socket: &mut UnixStream) -> String {
+    let payload = frame(&request(1, &Ask::Hold(vec![7; 15 * 1024 * 1024])));
+    let held = (0..16).take_while(|_| socket.write_all(&payload).is_ok()).count();
+    format!("{held} held")
+}
+
+/// Asks as fast as it can for two seconds, and reads all answers.
+fn endless(socket: &mut UnixStream) -> String {
+    let mut reader = socket.try_clone().expect("a socket");
+    let reading = std::thread::spawn(move || while number(&read(&mut reader)) != 9 {});
+    let batch = frame(&request(1, &Ask::Next)).repeat(4000);
+    let end = std::time::Instant::now() + Duration::from_secs(2);
+    while std::time::Instant::now() < end {
+        flood(socket, 1, &batch);
+    }
+    write(socket, &request(9, &Ask::Next));
+    reading.join().expect("all is answered");
+    "answered".to_owned()
+}
+
+fn attach(socket: &UnixStream) {
+    let (_reader, writer) = io::pipe().expect("a pipe");
+    let fds = [writer.as_raw_fd(); 200];
+    let control = [ControlMessage::ScmRights(&fds)];
+    let bytes = frame(&request(1, &Ask::Next));
+    let parts = [IoSlice::new(&bytes)];
+    sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).expect("sent");
+}
+
+fn flood(socket: &mut UnixStream, times: usize, bytes: &[u8]) {
+    // The master may have heard enough.
+    let _ = socket.write_all(&bytes.repeat(times));
+}
+
+fn request(number: u32, ask: &Ask) -> Vec<u8> {
+    let mut payload = vec![REQUEST];
+    payload.extend(number.to_be_bytes());
+    payload.extend([0; 4]);
+    Postcard.encode(ask, &mut payload).expect("encoded");
+    payload
+}
+
+fn notice(ask: &Ask) -> Vec<u8> {
+    let mut payload = vec![NOTICE];
+    Postcard.encode(ask, &mut payload).expect("encoded");
+    payload
+}
+
+fn number(answer: &[u8]) -> u32 {
+    u32::from_be_bytes(answer[1..5].try_into().expect("a number"))
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a length");
+    [&length.to_be_bytes()[..], payload].concat()
+}
+
+fn write(socket: &mut UnixStream, payload: &[u8]) {
+    flood(socket, 1, &frame(payload));
+}
+
+fn read(socket: &mut UnixStream) -> Vec<u8> {
+    let mut header = [0; 4];
+    if socket.read_exact(&mut header).is_err() {
+        return_to_system();
+    }
+    let length = usize::try_from(u32::from_be_bytes(header)).expect("a length");
+    let mut payload = vec![0; length];
+    socket.read_exact(&mut payload).expect("a payload");
+    payload
+}

@@ -1,0 +1,34 @@
+// A daemon that does on purpose what daemons must not do, for tests that look at it from outside.
+
+mod client;
+mod daemon;
+mod master;
+mod stranger;
+mod worker;
+
+use clap::Parser;
+use release::{Exit, is_worker};
+
+#[derive(Parser)]
+enum Options {
+    /// A master whose workers behave as told
+    Master(master::Options),
+    /// A worker of whoever is at its standard input, in plain mode
+    Stranger(stranger::Options),
+    /// A daemon without workers
+    Daemon(daemon::Options),
+    /// A client of a control socket; exit status 0 says that it was answered
+    Client { path: std::path::PathBuf },
+}
+
+fn main() -> Exit {
+    if is_worker() {
+        return worker::run();
+    }
+    match Options::parse() {
+        Options::Master(options) => master::run(options),
+        Options::Stranger(options) => stranger::run(options),
+        Options::Daemon(options) => daemon::run(options),
+        Options::Client { path } => client::run(&path),
+    }
+}

@@ -1,0 +1,96 @@
+//! Workers that behave as told.
+
+use std::future::pending;
+use std::os::unix::fs::{chown, chroot};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Uid, getppid, setgid, setgroups, setresuid, setuid};
+use release::{ControlSocket, Exit, Me, driver, log, me};
+
+use crate::master::{Order, leave_orphans};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) fn run() -> Exit {
+    me().run(driver, behave)
+}
+
+async fn behave(me: Me<(), Order>) -> Result<(), Failure> {
+    log::stderr()?;
+    let order = me.master().call(&Order).await?;
+    let (word, argument) = order.trim().split_once(' ').unwrap_or_else(|| (order.trim(), ""));
+    match word {
+        "fail" => return Err("on purpose".into()),
+        "exit" => leave(argument),
+        "silent" => me.stopping().await,
+        "" | "serve" => serve(&me).await?,
+        "ready-exit" => {
+            me.ready()?;
+            leave(argument);
+        }
+        "ignore-stop" => {
+            me.ready()?;
+            pending::<()>().await;
+        }
+        "orphans" => {
+            leave_orphans(me.rt()).await;
+            serve(&me).await?;
+        }
+        "regain" => {
+            report_attempts();
+            serve(&me).await?;
+        }
+        "control" => {
+            let socket = ControlSocket::new(argument).bind()?;
+            let rt = me.rt().clone();
+            let echo = |_, text: String| async move { Ok(text.to_uppercase()) };
+            let _serving = me.rt().spawn(async move { socket.serve(&rt, echo).await });
+            serve(&me).await?;
+        }
+        other => return Err(format!("told to `{other}`").into()),
+    }
+    Ok(())
+}
+
+async fn serve(me: &Me<(), Order>) -> Result<(), Failure> {
+    me.ready()?;
+    me.stopping().await;
+    Ok(())
+}
+
+#[allow(clippy::exit, reason = "a worker that leaves without a word")]
+fn leave(status: &str) -> ! {
+    std::process::exit(status.parse().unwrap_or(0))
+}
+
+/// Logs how each way back to power ended: `attempt NAME: ERRNO`.
+fn report_attempts() {
+    let root = Uid::from_raw(0);
+    let same = Uid::from_raw(u32::MAX);
+    let master = getppid();
+    let of = |done: std::io::Result<()>| {
+        let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        done.map_err(errno)
+    };
+    let open = |path: String| of(std::fs::File::open(path).map(drop));
+    let write = |path: String| of(std::fs::OpenOptions::new().write(true).open(path).map(drop));
+    let attempts = [
+        ("setuid", setuid(root)),
+        ("setresuid", setresuid(same, same, root)),
+        ("setgid", setgid(Gid::from_raw(0))),
+        ("setgroups", setgroups(&[Gid::from_raw(0)])),
+        ("chroot", of(chroot("/"))),
+        ("chown", of(chown("/proc/self/exe", Some(65534), None))),
+        ("kill", kill(master, Signal::SIGKILL)),
+        ("memory", open(format!("/proc/{master}/mem"))),
+        ("environ", open(format!("/proc/{master}/environ"))),
+        ("fd", open(format!("/proc/{master}/fd/0"))),
+        ("binary", write("/proc/self/exe".to_owned())),
+        ("shadow", open("/etc/shadow".to_owned())),
+    ];
+    for (name, result) in attempts {
+        let result = result.map_or_else(|errno| format!("{errno:?}"), |()| "worked".to_owned());
+        tracing::info!("attempt {name}: {result}");
+    }
+}

@@ -1,0 +1,37 @@
+//! What the documents show is what the examples are.
+
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::read_to_string(root.join(path)).expect("a file of this repository")
+}
+
+/// The first block of this language that contains a text.
+fn block(document: &str, language: &str, marker: &str) -> String {
+    let fence = format!("```{language}\n");
+    let blocks = document.split(&fence).skip(1).filter_map(|rest| rest.split_once("\n```"));
+    let (block, _) = blocks.into_iter().find(|(block, _)| block.contains(marker)).expect("a block");
+    format!("{block}\n")
+}
+
+#[test]
+fn the_readme_shows_the_example_hello() {
+    let shown = block(&read("README.md"), "rust,no_run", "fn main");
+    let example = read("examples/hello.rs");
+    let code = example.split_once("\n\n").expect("a comment, then code").1;
+    assert_eq!(shown.replace("release_tokio", "release"), code);
+    assert!(example.lines().count() < 40);
+}
+
+#[test]
+fn the_protocol_shows_the_python_client() {
+    let shown = block(&read("docs/PROTOCOL.md"), "python", "import");
+    assert_eq!(shown, read("examples/python/control_client.py"));
+    assert!(shown.lines().count() <= 20);
+}
+
+#[test]
+fn a_custom_executor_has_less_than_a_hundred_lines() {
+    assert!(read("examples/custom_runtime/executor.rs").lines().count() < 100);
+}

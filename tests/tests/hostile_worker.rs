@@ -1,0 +1,192 @@
+//! A worker that breaks every rule of its connection: the master and the other workers go on
+//! (gate G2).
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use release_tests::{Backend, Footprint, Program, Running, control, eventually, on_every_backend};
+
+/// The test program `attacked`: an honest worker, a hostile one, and their master.
+struct Attacked {
+    master: Running,
+    before: Footprint,
+    honest: String,
+    served: Cell<u64>,
+}
+
+impl Attacked {
+    fn start(backend: Backend) -> Self {
+        // A backtrace loads debug information, tens of megabytes of it.
+        let program = Program::new(backend, "attacked").with(|command| {
+            command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+        });
+        let master = program.start();
+        master.await_ready(2);
+        let mut attacked = Self {
+            before: Footprint::of(master.process()),
+            honest: String::new(),
+            served: Cell::new(0),
+            master,
+        };
+        attacked.honest = attacked.line_of("honest");
+        attacked.is_serving();
+        attacked.before = Footprint::of(attacked.master.process());
+        attacked
+    }
+
+    fn ask(&self, text: &str) -> String {
+        control(&self.master.control(), text)
+    }
+
+    fn line_of(&self, group: &str) -> String {
+        let status = self.ask("status");
+        status.lines().find(|line| line.starts_with(group)).expect("a line").to_owned()
+    }
+
+    /// The other worker is the same process as ever and gets its answers.
+    fn is_serving(&self) {
+        for _ in 0..3 {
+            eventually("the other worker is served", || {
+                let served = self.ask("served").parse().expect("a number");
+                self.served.replace(served) < served
+            });
+        }
+        assert_eq!(self.line_of("honest"), self.honest, "log: {}", self.master.stderr());
+    }
+
+    /// Master and the other worker are as they were, and the offender's place is filled.
+    fn is_unharmed(&self) {
+        self.master.await_ready(2);
+        self.is_serving();
+        self.before.is_restored();
+        let process = self.master.process();
+        let (began, ticks) = (Instant::now(), process.ticks());
+        while began.elapsed() < Duration::from_millis(300) {
+            self.is_serving();
+        }
+        let busy = process.ticks() - ticks;
+        assert!(busy < 20, "{busy} of 30 ticks: the master is not idle");
+    }
+
+    /// The offender does this, dies for it with these words in the log, and is replaced.
+    fn kills(&self, attack: &str, words: &str) {
+        let offender = self.line_of("offender");
+        assert_eq!(self.ask(attack), "sent 1");
+        eventually(
+            &format!("{attack}: the offender is replaced; {}", self.master.stderr()),
+            || {
+                self.is_serving();
+                let now = self.line_of("offender");
+                now != offender && now.contains("\"ready\"")
+            },
+        );
+        let log = self.master.stderr();
+        assert!(log.contains(words), "{attack}: no `{words}` in {log}");
+        self.is_unharmed();
+    }
+
+    /// The offender does this, lives on, and saw these words.
+    fn answers(&self, attack: &str, words: &str) {
+        let offender = self.line_of("offender");
+        assert_eq!(self.ask(attack), "sent 1");
+        let expected = format!("{attack}: {words}");
+        let prefix = format!("{attack}:");
+        let mut saw = String::new();
+        eventually(&format!("{attack} is over"), || {
+            self.is_serving();
+            saw =
+                self.ask("saw").lines().find(|line| line.starts_with(&prefix)).unwrap_or("").into();
+            !saw.is_empty()
+        });
+        assert_eq!(saw, expected);
+        assert_eq!(self.line_of("offender"), offender, "{attack}: it was replaced");
+        self.is_unharmed();
+    }
+}
+
+on_every_backend! {
+    fn what_is_no_frame_of_the_protocol_ends_the_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("garbage", "is over the limit of 16777216 bytes");
+        attacked.kills("unknown kind", "a frame of no known kind");
+        attacked.kills("empty frame", "a frame of no known kind");
+        attacked.kills("cut header", "a frame of no known kind");
+    }
+
+    fn what_is_out_of_place_ends_the_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("too long", "a frame of 4294967295 bytes is over the limit of 16777216");
+        attacked.kills("hello", "a greeting at the wrong time");
+        attacked.kills("descriptors", "descriptors that nobody asked for");
+    }
+
+    fn a_worker_that_nobody_can_talk_to_is_expelled(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        let began = Instant::now();
+        attacked.kills("closes", "it closed its connection and lived on");
+        assert!(began.elapsed() > Duration::from_secs(1));
+        attacked.kills("closes its side", "it closed its connection and lived on");
+    }
+
+    fn half_a_frame_ends_the_worker_at_the_deadline(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        let began = Instant::now();
+        attacked.kills("half a frame", "began a frame and did not finish it in time");
+        let took = began.elapsed();
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(14), "{took:?}");
+    }
+
+    fn a_request_cut_short_by_death_is_not_executed(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("dies in a frame", "exit");
+        assert_eq!(attacked.ask("counted"), "0");
+    }
+
+    fn floods_of_frames_without_meaning_are_survived(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        for attack in ["readies", "notices", "cancels", "answers", "refusals"] {
+            attacked.answers(attack, "answered xxx");
+        }
+    }
+
+    fn a_flood_of_bad_notices_does_not_fill_the_log(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("bad notices", "answered xxx");
+        let log = attacked.master.stderr().len();
+        assert!(log < 64 * 1024, "{log} bytes of log");
+    }
+
+    fn requests_that_cannot_be_served_are_refused(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("undecodable", "refused Hit the end of buffer, expected more data");
+        attacked.answers("panic", "refused the handler panicked");
+        attacked.answers("panic at once", "refused the handler panicked");
+    }
+
+    fn a_worker_that_does_not_read_is_not_read(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("unread", "2000 answers");
+    }
+
+    fn a_worker_has_so_many_requests_in_flight_and_no_more(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("in flight", "976 refused");
+    }
+
+    fn a_worker_that_asks_without_end_is_served_in_turn(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("endless", "answered");
+    }
+
+    #[ignore = "requests in flight are bounded in number, not in bytes"]
+    fn requests_that_wait_do_not_fill_the_masters_memory(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.ask("hold");
+        eventually("16 requests are in", || {
+            attacked.is_serving();
+            let grown = attacked.before.growth_kib();
+            assert!(grown < 64 * 1024, "grown by {grown} KiB");
+            attacked.ask("saw").contains("hold")
+        });
+    }
+}

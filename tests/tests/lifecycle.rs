@@ -1,0 +1,176 @@
+//! How a master stops, and what the death of a master leaves behind: nothing.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use release_tests::{
+    Backend, HttpClient, Program, Running, eventually, http_get, is_alive, on_every_backend,
+};
+
+fn leaves_nothing(running: &Running) {
+    assert!(!running.path("lock").exists(), "the lock file is left");
+    assert!(!running.control().exists(), "the control socket is left");
+    let left = running.processes();
+    assert!(left.is_empty(), "left: {left:?}; log: {}", running.stderr());
+}
+
+/// How many descriptors the workers have: one more for each connection they have accepted.
+fn open_in_workers(service: &Running) -> usize {
+    let workers = service.workers().into_iter();
+    workers.map(|worker| worker.descriptors().len()).sum()
+}
+
+on_every_backend! {
+    fn requests_in_flight_are_answered(backend: Backend) {
+        let (mut service, address) = Running::service(backend, 1, &["--lock-file", "lock"]);
+        let mut idle = HttpClient::connect(address).expect("a connection");
+        idle.get().expect("an answer");
+        let before = open_in_workers(&service);
+        // The master cannot answer the worker yet, so that this request stays in its hands.
+        service.signal(Signal::SIGSTOP);
+        let mut in_hand = HttpClient::connect(address).expect("a connection");
+        in_hand.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+        let mut half = HttpClient::connect(address).expect("a connection");
+        half.send(b"GET / HTTP/1.1\r\nHo").expect("half a request");
+        eventually("both are accepted", || open_in_workers(&service) == before + 2);
+        service.signal(Signal::SIGTERM);
+        service.signal(Signal::SIGCONT);
+        in_hand.receive().expect("the request in hand is answered");
+        assert!(idle.is_closed(), "a connection without a request is closed");
+        half.send(b"st: test\r\n\r\n").expect("the other half");
+        half.receive().expect("the half request is answered when it is whole");
+        assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+        leaves_nothing(&service);
+    }
+
+    fn a_worker_that_does_not_stop_is_killed(backend: Backend) {
+        let mut probe = Program::probe(backend, "ignore-stop")
+            .args(["--stop-deadline", "300"])
+            .start();
+        probe.await_ready(1);
+        assert_eq!(probe.stop(), 3);
+        let log = probe.stderr();
+        assert!(log.contains("1 workers did not stop in time and were killed"), "{log}");
+        leaves_nothing(&probe);
+    }
+
+    fn a_second_signal_and_quit_stop_at_once(backend: Backend) {
+        for signals in [&[Signal::SIGTERM, Signal::SIGINT][..], &[Signal::SIGQUIT]] {
+            let mut probe = Program::probe(backend, "ignore-stop")
+                .args(["--stop-deadline", "60000"])
+                .start();
+            probe.await_ready(1);
+            for (sent, signal) in (1..).zip(signals) {
+                probe.signal(*signal);
+                eventually("the signal is in the log", || {
+                    probe.stderr().matches("a signal arrived").count() == sent
+                });
+            }
+            assert_eq!(probe.wait().code(), Some(3), "{}", probe.stderr());
+            leaves_nothing(&probe);
+        }
+    }
+
+    fn ctrl_c_stops_in_order(backend: Backend) {
+        let (mut service, address) = Running::service(backend, 2, &["--lock-file", "lock"]);
+        http_get(address);
+        let group = Pid::from_raw(-service.pid());
+        kill(group, Signal::SIGINT).expect("the foreground group is signalled");
+        assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+        leaves_nothing(&service);
+    }
+
+    fn no_worker_outlives_a_killed_master(backend: Backend) {
+        for round in 0..30 {
+            let mut service = Program::new(backend, "service")
+                .listen(release_tests::free_port(), 4)
+                .start();
+            // In every state that a worker can be in: about to exec, dropping privileges, ready.
+            let wanted = 1 + round % 4;
+            while service.workers().len() < wanted && is_alive(service.pid()) {}
+            service.signal(Signal::SIGKILL);
+            service.wait();
+            let killed = Instant::now();
+            eventually("all its processes are gone", || service.processes().is_empty());
+            assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        }
+    }
+
+    fn nor_does_one_that_listens_to_nobody(backend: Backend) {
+        let mut probe = Program::probe(backend, "ignore-stop").args(["--workers", "3"]).start();
+        probe.await_ready(3);
+        probe.signal(Signal::SIGKILL);
+        probe.wait();
+        let killed = Instant::now();
+        eventually("all its processes are gone", || probe.processes().is_empty());
+        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    }
+
+    fn a_stop_during_the_start_leaves_nothing(backend: Backend) {
+        for offset in 0..25 {
+            let mut service = Program::new(backend, "service")
+                .args(["--lock-file", "lock"])
+                .listen(release_tests::free_port(), 2)
+                .start();
+            std::thread::sleep(Duration::from_millis(2 * offset));
+            service.signal(Signal::SIGTERM);
+            let status = service.wait();
+            // Before the master catches signals it has nothing that it could leave behind.
+            let early = status.signal() == Some(Signal::SIGTERM as i32);
+            assert!(early || status.code() == Some(0), "{status}: {}", service.stderr());
+            eventually("its processes are gone", || service.processes().is_empty());
+            leaves_nothing(&service);
+        }
+    }
+
+    fn what_a_launcher_did_to_signals_is_undone(backend: Backend) {
+        let launcher = ["env", "--block-signal", "--ignore-signal=TERM,CHLD,HUP,INT,PIPE"];
+        let (mut service, address) = Program::under(&launcher, backend, "service")
+            .args(["--lock-file", "lock"])
+            .serve(2);
+        http_get(address);
+        for process in service.processes() {
+            assert_eq!(process.status("SigBlk").as_deref(), Some("0000000000000000"));
+        }
+        // PIPE only: Rust's own programs ignore it too.
+        for thread in service.workers().into_iter().flat_map(|worker| worker.threads()) {
+            assert_eq!(thread.status("SigIgn").as_deref(), Some("0000000000001000"));
+        }
+        service.workers()[0].signal(Signal::SIGKILL);
+        eventually("the death is noticed", || service.stderr().contains("signal 9 (SIGKILL)"));
+        service.await_ready(2);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        leaves_nothing(&service);
+    }
+
+    fn ten_thousand_signals_do_not_confuse_the_master(backend: Backend) {
+        let (mut service, address) = Running::service(backend, 2, &["--lock-file", "lock"]);
+        let master = service.process();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for signal in ["HUP", "CHLD", "USR1", "USR2", "PIPE"].iter().cycle().take(2_500) {
+                        master.signal(format!("SIG{signal}").parse().expect("a signal"));
+                    }
+                });
+            }
+        });
+        http_get(address);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        leaves_nothing(&service);
+    }
+}
+
+/// The example's own rule, the same on every backend: half a request keeps a stop waiting, but not
+/// as long as to make it fail.
+#[test]
+fn a_request_that_is_never_finished_is_not_waited_for() {
+    let (mut service, address) = Running::service(Backend::Tokio, 1, &[]);
+    let before = open_in_workers(&service);
+    let mut half = HttpClient::connect(address).expect("a connection");
+    half.send(b"GET / HTTP/1.1\r\nHo").expect("half a request");
+    eventually("it is accepted", || open_in_workers(&service) == before + 1);
+    assert_eq!(service.stop(), 0, "{}", service.stderr());
+}

@@ -1,0 +1,46 @@
+//! A master that is process 1 of its namespace, as in a container.
+
+use nix::sys::signal::Signal;
+use release_tests::{Process, Program, children, eventually, is_root, on_every_backend, zombies};
+
+/// What `unshare` has started: process 1, as it is called outside.
+fn init(unshare: i32) -> Option<Process> {
+    children(unshare).first().copied()
+}
+
+on_every_backend! {
+    fn orphans_are_reaped_and_a_signal_ends_it(backend: Backend) {
+        if !is_root("a process namespace") {
+            return;
+        }
+        let launcher = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let mut unshare = Program::under(&launcher, backend, "probe")
+            .as_master("orphans")
+            .args(["--main", "orphans"])
+            .start();
+        unshare.await_ready(1);
+        let init = init(unshare.pid()).expect("process 1");
+        eventually("master and worker have left orphans", || {
+            unshare.stderr().matches("left orphans").count() == 10
+        });
+        eventually("nothing but the worker is left of them", || {
+            children(init.0).len() == 1 && zombies(init.0).is_empty()
+        });
+        // Several at once, among them the one that was started by the library.
+        let worker = children(init.0)[0];
+        worker.signal(Signal::SIGKILL);
+        eventually("the worker's death is reported", || {
+            unshare.stderr().contains("exit=signal 9 (SIGKILL)")
+        });
+        eventually("its successor has left orphans", || {
+            unshare.stderr().matches("left orphans").count() == 15
+        });
+        unshare.await_ready(1);
+        eventually("they are reaped", || zombies(init.0).is_empty());
+        assert_eq!(std::fs::read_to_string(unshare.path("lock")).expect("the lock"), "1\n");
+        init.signal(Signal::SIGTERM);
+        assert_eq!(unshare.wait().code(), Some(0), "{}", unshare.stderr());
+        assert!(!unshare.stderr().contains("was lost"), "{}", unshare.stderr());
+        assert!(!unshare.path("lock").exists() && !unshare.control().exists());
+    }
+}
