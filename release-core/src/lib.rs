@@ -5,6 +5,9 @@
 mod child;
 mod daemon;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ipc;
 #[cfg(feature = "log")]
 pub mod log;

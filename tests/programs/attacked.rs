@@ -27,10 +27,12 @@ enum Ask {
     Count,
     /// An answer of so many bytes.
     Bytes(u32),
-    /// An answer in so many milliseconds.
-    Later(u32),
-    /// As above, and keeps these bytes until then.
+    /// No answer for as long as anybody waits for it.
+    Later,
+    /// As above, and keeps these bytes meanwhile.
     Hold(Vec<u8>),
+    /// As deep as the sender likes.
+    Deep(Box<Ask>),
     /// The handler panics when it is called.
     PanicAtOnce,
     /// The handler panics when it is polled.
@@ -71,8 +73,7 @@ fn master() -> Exit {
         .user("nobody")
         .answer(answerer(&seen));
     let connections = offenders.connections();
-    let honest =
-        Workers::same_executable("honest", 1).user("nobody").answer(answerer(&seen));
+    let honest = Workers::same_executable("honest", 1).user("nobody").answer(answerer(&seen));
     Master::new()
         .workers(honest)
         .workers(offenders)
@@ -122,8 +123,9 @@ async fn answer(seen: &Seen, ask: Ask) -> Result<Vec<u8>, Refused> {
             seen.words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
             Ok(Vec::new())
         }
+        Ask::Deep(_) => Ok(Vec::new()),
         Ask::Bytes(count) => Ok(vec![b'x'; usize::try_from(count)?]),
-        Ask::Later(_) => std::future::pending().await,
+        Ask::Later => std::future::pending().await,
         Ask::Hold(bytes) => {
             std::future::pending::<()>().await;
             Ok(bytes)

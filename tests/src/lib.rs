@@ -18,7 +18,7 @@ pub use account::Account;
 pub use client::{Answer, ControlClient, HttpClient, control, http_get, try_control, try_http_get};
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
-pub use in_process::in_process;
+pub use in_process::{in_process, run_on};
 pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
 

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 use std::str::FromStr;
 
+use postcard::Deserializer;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A request, and the type of its answer: what the source's functor `Ops` pairs.
@@ -125,13 +126,72 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     }
 
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
-        let (value, rest) = postcard::take_from_bytes(payload).map_err(CodecError::new)?;
-        if rest.is_empty() {
-            Ok(value)
-        } else {
-            Err(CodecError::new(format_args!("{} bytes follow the message", rest.len())))
+        let mut reader = Deserializer::from_flavor(Shallow::new(payload));
+        let value = T::deserialize(&mut reader).map_err(|error| match error {
+            TOO_DEEP => CodecError::new("the message is nested too deeply"),
+            error => CodecError::new(error),
+        })?;
+        match reader.finalize().map_err(CodecError::new)? {
+            [] => Ok(value),
+            rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
         }
     }
+}
+
+/// How much of the stack a message's decoder may use. A type that contains itself is decoded by
+/// recursion, as deep as the peer likes; the stack of a thread ends, and the process with it.
+const DECODER_STACK: usize = 256 * 1024;
+
+/// The error of a decoder that went too deep; postcard itself has no use for it when it decodes.
+const TOO_DEEP: postcard::Error = postcard::Error::NotYetImplemented;
+
+/// Where postcard reads from: the payload, as long as the decoder has not gone too deep.
+struct Shallow<'de> {
+    rest: &'de [u8],
+    stack: usize,
+}
+
+impl<'de> Shallow<'de> {
+    fn new(payload: &'de [u8]) -> Self {
+        Self { rest: payload, stack: stack_address() }
+    }
+}
+
+/// Every level of a message reads at least one byte, so no level is missed.
+impl<'de> postcard::de_flavors::Flavor<'de> for Shallow<'de> {
+    type Remainder = &'de [u8];
+    type Source = &'de [u8];
+
+    fn pop(&mut self) -> postcard::Result<u8> {
+        if self.stack.abs_diff(stack_address()) > DECODER_STACK {
+            return Err(TOO_DEEP);
+        }
+        let (byte, rest) =
+            self.rest.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.rest.len())
+    }
+
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
+        let (taken, rest) =
+            self.rest.split_at_checked(count).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn finalize(self) -> postcard::Result<&'de [u8]> {
+        Ok(self.rest)
+    }
+}
+
+/// About where the stack ends at the moment.
+fn stack_address() -> usize {
+    let here = 0_u8;
+    std::hint::black_box(&raw const here).addr()
 }
 
 /// Where postcard writes to: the end of a buffer that already holds other frames.
@@ -190,5 +250,37 @@ impl fmt::Write for Utf8<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A type whose values may be as deep as their encoding is long.
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Nested(Option<Box<Nested>>);
+
+    fn nested(depth: usize) -> Vec<u8> {
+        let mut payload = vec![1; depth];
+        payload.push(0);
+        payload
+    }
+
+    #[test]
+    fn a_nesting_bomb_is_an_error_and_honest_nesting_is_not() {
+        let decode = |depth| Codec::<Nested>::decode(&Postcard, &nested(depth));
+        assert!(decode(64).is_ok());
+        let error = decode(16 << 20).unwrap_err().to_string();
+        assert!(error.contains("nested too deeply"), "{error}");
+    }
+
+    #[test]
+    fn what_follows_a_message_and_what_is_missing_are_errors() {
+        let decode = |payload| Codec::<(u8, String)>::decode(&Postcard, payload);
+        assert_eq!(decode(b"\x07\x02ab").unwrap(), (7, "ab".to_owned()));
+        assert!(decode(b"\x07\x02abc").unwrap_err().to_string().contains("1 bytes follow"));
+        assert!(decode(b"\x07\x02a").is_err());
+        assert!(decode(b"\x07\xff\xff\xff\xff\x0f").is_err(), "a length of 4 GiB");
     }
 }

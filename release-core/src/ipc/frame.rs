@@ -18,6 +18,9 @@ const FIRST_CAPACITY: usize = 8 * 1024;
 /// A buffer that has grown past this gives its memory back when it was too large for long.
 const KEPT_CAPACITY: usize = 256 * 1024;
 
+/// A buffer that has grown past this gives its memory back as soon as it is empty.
+const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
+
 /// How many small frames in a row make a large buffer "too large for long".
 const SMALL_FRAMES_BEFORE_SHRINKING: u32 = 64;
 
@@ -103,13 +106,15 @@ impl Inbox {
     /// Forgets the first frame, the one that [`frame`](Self::frame) told of.
     pub(crate) fn consume(&mut self, frame: &Range<usize>) {
         self.start = frame.end;
-        if self.buffer.len() > KEPT_CAPACITY {
-            self.small_frames =
-                if frame.len() < KEPT_CAPACITY / 4 { self.small_frames + 1 } else { 0 };
-            if self.small_frames >= SMALL_FRAMES_BEFORE_SHRINKING && self.start == self.end {
-                self.buffer = Vec::new();
-                (self.start, self.end, self.small_frames) = (0, 0, 0);
-            }
+        if self.buffer.len() <= KEPT_CAPACITY {
+            return;
+        }
+        self.small_frames = if frame.len() < KEPT_CAPACITY / 4 { self.small_frames + 1 } else { 0 };
+        let too_large = self.small_frames >= SMALL_FRAMES_BEFORE_SHRINKING
+            || self.buffer.len() > LARGE_CAPACITY;
+        if too_large && self.is_empty() {
+            self.buffer = Vec::new();
+            (self.start, self.end, self.small_frames) = (0, 0, 0);
         }
     }
 
@@ -180,7 +185,7 @@ impl Outbox {
             self.sent = 0;
             self.buffer.clear();
             // Large answers are rare; their memory is not kept for the small ones.
-            if self.buffer.capacity() > 8 * KEPT_CAPACITY {
+            if self.buffer.capacity() > LARGE_CAPACITY {
                 self.buffer = Vec::new();
             }
         }
@@ -272,6 +277,15 @@ mod tests {
             assert_eq!(take(&mut inbox).as_deref(), Some(&b"x"[..]));
         }
         assert!(inbox.buffer.capacity() < KEPT_CAPACITY);
+    }
+
+    #[test]
+    fn a_very_large_buffer_is_given_back_at_once() {
+        let mut inbox = Inbox::new(DEFAULT_FRAME_LIMIT);
+        feed(&mut inbox, &(3_u32 << 20).to_be_bytes());
+        feed(&mut inbox, &vec![7; 3 << 20]);
+        assert_eq!(take(&mut inbox).map(|payload| payload.len()), Some(3 << 20));
+        assert_eq!(inbox.buffer.capacity(), 0);
     }
 
     proptest! {

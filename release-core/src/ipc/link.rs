@@ -26,6 +26,10 @@ use super::socket::{Received, receive, transmit};
 use super::{Ended, FrameTooLong};
 use crate::rt::{Direction, Io, Rt};
 
+/// How many frames a task handles before others have their turn: a peer that sends without end
+/// must not have the executor for itself.
+pub(super) const FRAMES_PER_TURN: usize = 64;
+
 /// What a connection grants its peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -267,7 +271,7 @@ impl Link {
             return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
         }
         state.reader = Reader::Caller(number);
-        loop {
+        for _ in 0..FRAMES_PER_TURN {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
@@ -295,6 +299,8 @@ impl Link {
                 Err(why) => self.end_locked(state, why, wakes),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// A caller reads when it is the only one: for several, the background task does.
@@ -360,7 +366,7 @@ impl Link {
         take: &mut dyn FnMut(Incoming<'_>) -> T,
         wakes: &mut Wakes,
     ) -> Poll<Result<T, Ended>> {
-        loop {
+        for _ in 0..FRAMES_PER_TURN {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
@@ -391,6 +397,8 @@ impl Link {
                 Err(why) => self.end_locked(state, why, wakes),
             }
         }
+        cx.waker().wake_by_ref();
+        state.sleep(cx)
     }
 
     /// Reads once. Ready means: look again, there are more bytes or the connection has ended.

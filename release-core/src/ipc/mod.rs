@@ -26,5 +26,7 @@ mod socket;
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
 pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
+#[cfg(feature = "fuzzing")]
+pub(crate) use frame::{Inbox, Outbox};
 pub(crate) use header::Header;
 pub use peer::{Peer, connect};

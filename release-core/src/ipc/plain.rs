@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::link::{Incoming, Limits, Link, Mode};
+use super::link::{FRAMES_PER_TURN, Incoming, Limits, Link, Mode};
 use super::{Codec, CodecError, Peer, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
 use futures_channel::mpsc;
@@ -25,6 +25,8 @@ use futures_channel::mpsc;
 pub struct Server<R, C = Postcard> {
     link: Arc<Link>,
     codec: C,
+    /// How many requests have been read since others had their turn.
+    in_a_row: usize,
     requests: PhantomData<fn() -> R>,
 }
 
@@ -42,7 +44,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         limits: Limits,
     ) -> io::Result<Self> {
         let link = Arc::new(Link::new(rt, socket, Mode::PlainServer, limits)?);
-        Ok(Self { link, codec, requests: PhantomData })
+        Ok(Self { link, codec, in_a_row: 0, requests: PhantomData })
     }
 
     /// Serves a connected stream socket.
@@ -66,6 +68,11 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
     /// [`ReadError::Codec`] for a request that does not decode: it has been taken from the stream
     /// and the connection goes on. [`ReadError::Ended`] when it does not.
     pub async fn read_request(&mut self) -> Result<Option<R>, ReadError> {
+        if self.in_a_row == FRAMES_PER_TURN {
+            self.in_a_row = 0;
+            give_way().await;
+        }
+        self.in_a_row += 1;
         let codec = &self.codec;
         let mut decode = |incoming: Incoming<'_>| match incoming {
             Incoming::Request { body, .. } => codec.decode(body),
@@ -131,6 +138,19 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
         Ok(())
     }
+}
+
+/// Lets the executor's other tasks go first, once.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.

@@ -15,7 +15,7 @@ use futures_util::{FutureExt, Stream};
 
 use super::answers::MAX_IN_FLIGHT;
 use super::header::{Header, Number};
-use super::link::{Incoming, Link};
+use super::link::{FRAMES_PER_TURN, Incoming, Link};
 use super::{Codec, Ended, Refused, Request, SendError};
 use crate::rt::{BoxFuture, Rt};
 
@@ -41,6 +41,7 @@ where
         held: Held::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
+        running_bytes: 0,
         spare: None,
         timer: Timer::default(),
     };
@@ -52,8 +53,9 @@ struct Serving<'a, R, C, F: Future> {
     codec: C,
     held: Held<R>,
     running: FuturesUnordered<Abortable<Running<F>>>,
-    /// How to drop the handler of a request that its asker gave up.
-    aborts: HashMap<Number, AbortHandle>,
+    /// How to drop the handler of a request that its asker gave up, and the request's bytes.
+    aborts: HashMap<Number, (AbortHandle, usize)>,
+    running_bytes: usize,
     /// The place of a handler's future, kept for the next one.
     spare: Option<Place<F>>,
     timer: Timer,
@@ -84,12 +86,14 @@ where
         handler: &H,
         ready: &mut dyn FnMut(),
     ) -> Poll<Ended> {
-        loop {
+        for _ in 0..FRAMES_PER_TURN {
             self.poll_running(cx);
             self.start_held(cx, handler);
-            let codec = &self.codec;
-            let incoming =
-                self.link.poll_incoming(cx, &mut |incoming| Received::decode(codec, &incoming));
+            let (codec, overcharged) = (&self.codec, self.is_overcharged());
+            let incoming = self.link.poll_incoming(cx, &mut |incoming| match incoming {
+                Incoming::Request { .. } if overcharged => Received::TooMuch,
+                incoming => Received::decode(codec, &incoming),
+            });
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
@@ -102,6 +106,9 @@ where
                 }
             }
         }
+        let _ = self.link.poll_flush(cx);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn on_received<H: Fn(R) -> F>(
@@ -112,12 +119,8 @@ where
         ready: &mut dyn FnMut(),
     ) {
         match received {
-            Received::Asked(asked) if self.held.must_wait(self.link) => {
-                let in_flight = self.running.len() + self.held.len();
-                if in_flight >= MAX_IN_FLIGHT || !self.held.push(asked, self.link) {
-                    self.link.end(TOO_MANY);
-                }
-            }
+            Received::TooMuch => self.link.end(TOO_MANY),
+            Received::Asked(asked) if self.held.must_wait(self.link) => self.held.push(asked),
             Received::Asked(asked) => self.start_asked(cx, asked, handler),
             Received::Notice(Ok(request)) => self.start(cx, None, None, handler(request)),
             Received::Notice(Err(why)) => {
@@ -125,13 +128,24 @@ where
             }
             Received::Cancel { number } => {
                 self.held.remove(number);
-                if let Some(abort) = self.aborts.remove(&number) {
-                    abort.abort();
-                }
+                self.settle(number).inspect(AbortHandle::abort);
             }
             Received::Ready => ready(),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
+    }
+
+    /// Whether the peer has asked more than an honest one does before it has answers.
+    fn is_overcharged(&self) -> bool {
+        self.running.len() + self.held.requests.len() >= MAX_IN_FLIGHT
+            || self.running_bytes + self.held.bytes > self.link.limits().unsent
+    }
+
+    /// A request is no longer being answered.
+    fn settle(&mut self, number: Number) -> Option<AbortHandle> {
+        let (abort, size) = self.aborts.remove(&number)?;
+        self.running_bytes -= size;
+        Some(abort)
     }
 
     fn start_held<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, handler: &H) {
@@ -145,7 +159,8 @@ where
     fn start_asked<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, asked: Asked<R>, handler: &H) {
         match asked.request {
             Ok(request) => {
-                self.start(cx, Some(asked.number), asked.patience, handler(request));
+                let origin = Origin { number: asked.number, size: asked.size };
+                self.start(cx, Some(origin), asked.patience, handler(request));
             }
             Err(why) => self.refuse(asked.number, &why),
         }
@@ -155,17 +170,15 @@ where
     fn start(
         &mut self,
         cx: &mut Context<'_>,
-        number: Option<Number>,
+        origin: Option<Origin>,
         patience: Option<Duration>,
         future: F,
     ) {
-        if self.running.len() >= MAX_IN_FLIGHT {
-            // An honest peer counts its requests; messages that want no answer may be dropped.
-            if number.is_some() {
-                self.link.end(TOO_MANY);
-            }
+        // Requests are counted before; messages that want no answer may be dropped.
+        if origin.is_none() && self.running.len() >= MAX_IN_FLIGHT {
             return;
         }
+        let number = origin.as_ref().map(|origin| origin.number);
         let mut place = self.spare.take().unwrap_or_else(|| Box::pin(None));
         place.set(Some(AssertUnwindSafe(future).catch_unwind()));
         if let Poll::Ready(outcome) = poll_place(&mut place, cx) {
@@ -177,8 +190,9 @@ where
         let rt = self.link.rt();
         let timer = patience.map(|patience| sleep(rt, rt.now() + patience));
         let (abort, registration) = AbortHandle::new_pair();
-        if let Some(number) = number {
-            self.aborts.insert(number, abort);
+        if let Some(Origin { number, size }) = origin {
+            self.aborts.insert(number, (abort, size));
+            self.running_bytes += size;
         }
         self.running.push(Abortable::new(Running { number, place, timer }, registration));
     }
@@ -190,7 +204,7 @@ where
                 continue;
             };
             if let Some(number) = number {
-                self.aborts.remove(&number);
+                self.settle(number);
             }
             if let Some(outcome) = outcome {
                 self.finish(number, outcome);
@@ -234,6 +248,13 @@ where
 
 const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
 
+/// Which request a handler answers.
+#[derive(Clone, Copy)]
+struct Origin {
+    number: Number,
+    size: usize,
+}
+
 /// A request of the peer, or why it is none.
 struct Asked<R> {
     number: Number,
@@ -258,10 +279,6 @@ impl<R> Default for Held<R> {
 }
 
 impl<R> Held<R> {
-    fn len(&self) -> usize {
-        self.requests.len()
-    }
-
     fn must_wait(&self, link: &Link) -> bool {
         !self.requests.is_empty() || link.is_choked()
     }
@@ -270,12 +287,9 @@ impl<R> Held<R> {
         !self.requests.is_empty() && !link.is_choked()
     }
 
-    /// False when the peer has asked more than it may.
-    fn push(&mut self, asked: Asked<R>, link: &Link) -> bool {
-        let agreed = self.bytes <= link.limits().unsent;
+    fn push(&mut self, asked: Asked<R>) {
         self.bytes += asked.size;
         self.requests.push_back(asked);
-        agreed
     }
 
     fn pop(&mut self) -> Option<Asked<R>> {
@@ -293,8 +307,12 @@ impl<R> Held<R> {
 /// An incoming frame with its body decoded.
 enum Received<R> {
     Asked(Asked<R>),
+    /// One more request than agreed, not decoded.
+    TooMuch,
     Notice(Result<R, String>),
-    Cancel { number: Number },
+    Cancel {
+        number: Number,
+    },
     Ready,
     Hello,
 }

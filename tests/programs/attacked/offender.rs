@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use release::Exit;
@@ -68,9 +68,20 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "undecodable" => return Some(ask(socket, &[REQUEST, 0, 0, 0, 1, 0, 0, 0, 0, 0xFF])),
         "panic" => return Some(ask(socket, &request(1, &Ask::Panic))),
         "panic at once" => return Some(ask(socket, &request(1, &Ask::PanicAtOnce))),
-        "unread" => return Some(unread(socket, 2_000)),
-        "in flight" => return Some(in_flight(socket, 2_000)),
+        "unread" => return Some(unread(socket, 1_000)),
+        "too many unread" => return Some(unread(socket, 3_000)),
+        "in flight" => return Some(in_flight(socket, 1_000)),
+        "too many in flight" => return Some(in_flight(socket, 1_100)),
         "hold" => return Some(hold(socket)),
+        "torrent" => return Some(torrent(socket, &request(1, &Ask::Next))),
+        "torrent of answers" => return Some(torrent(socket, &[ANSWER, 0, 0, 0, 1, 9])),
+        "torrent of notices" => return Some(torrent(socket, &notice(&Ask::Next))),
+        "nesting bomb" => {
+            let deep = request(1, &Ask::Deep(Box::new(Ask::Next)))[9];
+            let header = request(1, &Ask::Next)[..9].to_vec();
+            write(socket, &[header, vec![deep; 10_000_000]].concat());
+            return Some("refused".to_owned());
+        }
         "endless" => return Some(endless(socket)),
         _ => return Some("no such attack".to_owned()),
     }
@@ -103,7 +114,7 @@ fn ask(socket: &mut UnixStream, payload: &[u8]) -> String {
     format!("answered {}", String::from_utf8_lossy(&body))
 }
 
-/// Asks for 32 MiB and reads nothing until the master must have stopped; then everything.
+/// Asks for so many times 16 KiB, and reads nothing until the master must have stopped.
 fn unread(socket: &mut UnixStream, count: u32) -> String {
     let mut writer = socket.try_clone().expect("a socket");
     let asking = std::thread::spawn(move || {
@@ -119,20 +130,16 @@ fn unread(socket: &mut UnixStream, count: u32) -> String {
     format!("{} answers", numbers.len())
 }
 
-/// More requests at a time than a side may have; those that wait are given up in the end.
+/// So many requests at a time, given up in the end; the one behind them is answered.
 fn in_flight(socket: &mut UnixStream, count: u32) -> String {
     for number in 0..count {
-        write(socket, &request(number, &Ask::Later(number)));
+        write(socket, &request(number, &Ask::Later));
     }
-    write(socket, &request(count, &Ask::Bytes(0)));
-    let mut refused = 0;
-    while number(&read(socket)) != count {
-        refused += 1;
-    }
+    let answer = ask(socket, &request(count, &Ask::Bytes(3)));
     for number in 0..count {
         write(socket, &[&[CANCEL], &number.to_be_bytes()[..]].concat());
     }
-    format!("{refused} refused")
+    answer
 }
 
 /// Requests whose handlers wait, each with as many bytes as a frame may have.
@@ -142,13 +149,33 @@ fn hold(socket: &mut UnixStream) -> String {
     format!("{held} held")
 }
 
-/// Asks as fast as it can for two seconds, and reads all answers.
+/// Asks for two seconds, as much at a time as it may, so that there is always more to read.
 fn endless(socket: &mut UnixStream) -> String {
     let mut reader = socket.try_clone().expect("a socket");
+    let (answered, may_ask) = std::sync::mpsc::sync_channel(2);
+    let reading = std::thread::spawn(move || {
+        while (0..300).all(|_| number(&read(&mut reader)) != 9) && answered.send(()).is_ok() {}
+    });
+    let nonsense = [&request(1, &Ask::Next)[..9], &[0xFF; 1000]].concat();
+    let batch = frame(&nonsense).repeat(300);
+    let end = Instant::now() + Duration::from_secs(2);
+    flood(socket, 2, &batch);
+    while Instant::now() < end && may_ask.recv().is_ok() {
+        flood(socket, 1, &batch);
+    }
+    write(socket, &request(9, &Ask::Next));
+    may_ask.iter().for_each(drop);
+    reading.join().expect("all is answered");
+    "answered".to_owned()
+}
+
+/// Sends this as fast as it can for two seconds, and reads all answers.
+fn torrent(socket: &mut UnixStream, payload: &[u8]) -> String {
+    let mut reader = socket.try_clone().expect("a socket");
     let reading = std::thread::spawn(move || while number(&read(&mut reader)) != 9 {});
-    let batch = frame(&request(1, &Ask::Next)).repeat(4000);
-    let end = std::time::Instant::now() + Duration::from_secs(2);
-    while std::time::Instant::now() < end {
+    let batch = frame(payload).repeat(4000);
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
         flood(socket, 1, &batch);
     }
     write(socket, &request(9, &Ask::Next));
@@ -200,7 +227,8 @@ fn write(socket: &mut UnixStream, payload: &[u8]) {
 fn read(socket: &mut UnixStream) -> Vec<u8> {
     let mut header = [0; 4];
     if socket.read_exact(&mut header).is_err() {
-        return_to_system();
+        // The master has hung up; what it does next is its own part.
+        wait_for_the_end();
     }
     let length = usize::try_from(u32::from_be_bytes(header)).expect("a length");
     let mut payload = vec![0; length];

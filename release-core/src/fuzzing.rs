@@ -1,0 +1,161 @@
+//! What fuzzers feed: every function takes any bytes at all, and panics only for a defect.
+//!
+//! Not part of the API. The targets in `fuzz/` and the test `fuzz` call these.
+
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::Hello;
+use crate::ipc::{Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Text};
+
+/// The limit of the connections here: small, so that fuzzers find it.
+const LIMIT: u32 = 4096;
+
+/// Cuts bytes into frames however they arrive; each piece's length is in the byte before it.
+///
+/// # Panics
+///
+/// When a frame depends on how the bytes were cut, or one over the limit gets through.
+pub fn frames(data: &[u8]) {
+    let (mut pieces, mut whole) = (Inbox::new(LIMIT), Inbox::new(LIMIT));
+    let (mut cut, mut stream) = (Vec::new(), Vec::new());
+    let mut rest = data;
+    let mut ended = Ok(());
+    while let Some((&length, tail)) = rest.split_first() {
+        let (piece, tail) = tail.split_at(tail.len().min(length.into()));
+        stream.extend_from_slice(piece);
+        feed(&mut pieces, piece);
+        ended = ended.and_then(|()| take_all(&mut pieces, &mut cut));
+        rest = tail;
+    }
+    feed(&mut whole, &stream);
+    let mut uncut = Vec::new();
+    assert_eq!(ended, take_all(&mut whole, &mut uncut), "the end depends on the pieces");
+    assert_eq!(cut, uncut, "the frames depend on the pieces");
+    resend(&cut, &stream);
+}
+
+/// What came in as frames goes out as the same bytes.
+fn resend(payloads: &[Vec<u8>], stream: &[u8]) {
+    let mut outbox = Outbox::new(LIMIT);
+    for payload in payloads {
+        let pushed = outbox.push::<FrameTooLong>(|buffer| {
+            buffer.extend_from_slice(payload);
+            Ok(())
+        });
+        assert_eq!(pushed, Ok(()));
+    }
+    assert!(stream.starts_with(outbox.unsent()), "not the bytes that came");
+}
+
+fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let space = inbox.space();
+        let count = space.len().min(bytes.len());
+        space[..count].copy_from_slice(&bytes[..count]);
+        inbox.received(count);
+        bytes = &bytes[count..];
+    }
+}
+
+fn take_all(inbox: &mut Inbox, payloads: &mut Vec<Vec<u8>>) -> Result<(), FrameTooLong> {
+    while let Some(frame) = inbox.frame()? {
+        let payload = inbox.payload(frame.clone());
+        assert!(payload.len() <= 4096, "a frame over the limit");
+        header(payload);
+        payloads.push(payload.to_vec());
+        inbox.consume(&frame);
+    }
+    Ok(())
+}
+
+/// Reads the header of call mode, which must be written again as it was read.
+///
+/// # Panics
+///
+/// When it is not.
+pub fn header(payload: &[u8]) {
+    let Some((header, body)) = Header::parse(payload) else { return };
+    let mut again = Vec::new();
+    header.write(&mut again);
+    again.extend_from_slice(body);
+    assert_eq!(again, payload, "{header:?}");
+}
+
+/// A type with everything that a message may hold.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Message {
+    Unit,
+    Text(String),
+    Bytes(Vec<u8>),
+    Numbers { small: u8, signed: i64, large: u128, float: f32 },
+    Nested(Vec<Option<(u16, Vec<String>)>>),
+    Map(std::collections::BTreeMap<String, Vec<u32>>),
+    Character(char, bool),
+}
+
+/// Decodes a payload as messages; what decodes must survive another round.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn codecs(payload: &[u8]) {
+    // Compared by their bytes: a float may be NaN.
+    round::<Postcard, Message>(&Postcard, payload);
+    round::<Postcard, (u32, String, Vec<u64>)>(&Postcard, payload);
+    round::<Text, i64>(&Text, payload);
+    round::<Text, String>(&Text, payload);
+}
+
+fn round<C: Codec<T>, T: Debug>(codec: &C, payload: &[u8]) {
+    let Ok(value) = codec.decode(payload) else { return };
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let encoded = codec.encode(&value, &mut first);
+    assert!(encoded.is_ok(), "{value:?} does not encode");
+    let again = codec.decode(&first);
+    assert!(again.is_ok(), "{value:?} does not decode again");
+    if let Ok(again) = again {
+        assert!(codec.encode(&again, &mut second).is_ok());
+        assert_eq!(first, second, "{value:?} became {again:?}");
+    }
+}
+
+/// Decodes the greeting that a worker gets.
+///
+/// # Panics
+///
+/// When what decodes does not survive another round.
+pub fn hello(payload: &[u8]) {
+    round::<Postcard, Hello>(&Postcard, payload);
+}
+
+/// A payload of each kind, for fuzzers to begin with.
+///
+/// # Panics
+///
+/// When one does not encode.
+#[must_use]
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![b"\x09\0\0\0\x05hello\x04\0\0\0\0\x04\xff\xff\xff\xff".to_vec()];
+    let numbers = Message::Numbers { small: 7, signed: -1, large: u128::MAX, float: 1.5 };
+    let nested = Message::Nested(vec![None, Some((300, vec!["x".to_owned()]))]);
+    let text = Message::Text("caf\u{e9}".to_owned());
+    for message in [Message::Unit, numbers, nested, text, Message::Character('\u{1f600}', true)] {
+        let mut payload = Vec::new();
+        assert!(Postcard.encode(&message, &mut payload).is_ok());
+        seeds.push(payload);
+    }
+    let hello = Hello {
+        protocol: 1,
+        worker: 3,
+        group: "http".to_owned(),
+        listeners: vec!["http".to_owned()],
+        types: None,
+        context: vec![1, 2, 3],
+    };
+    let mut payload = Vec::new();
+    assert!(Postcard.encode(&hello, &mut payload).is_ok());
+    seeds.push(payload);
+    seeds
+}
