@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{Gid, Uid, fchownat, geteuid};
 
-use crate::ipc::link::Limits;
+use crate::ipc::limits::Limits;
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, ReadError, Refused, Request, Text};
 use crate::net::Listener;

@@ -17,11 +17,12 @@ mod codec;
 mod error;
 mod frame;
 mod header;
+pub(crate) mod limits;
 pub(crate) mod link;
 mod peer;
 pub mod plain;
 pub(crate) mod serve;
-mod socket;
+mod timer;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
 pub use error::{CallError, Ended, ReadError, Refused, SendError};

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::answers::Answer;
 use super::header::Number;
-use super::link::{Limits, Link, Mode};
+use super::limits::Limits;
+use super::link::{Link, Mode};
 use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
 use crate::rt::{Rt, Task};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::link::{FRAMES_PER_TURN, Incoming, Limits, Link, Mode};
+use super::limits::{FRAMES_PER_TURN, Limits};
+use super::link::{Incoming, Link, Mode};
 use super::{Codec, CodecError, Peer, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
 use futures_channel::mpsc;
@@ -158,7 +159,7 @@ async fn within_deadlines<T>(
     link: &Link,
     operation: impl Future<Output = Result<T, super::Ended>>,
 ) -> Result<T, super::Ended> {
-    let mut timer = super::serve::Timer::default();
+    let mut timer = super::timer::Timer::default();
     let mut operation = std::pin::pin!(operation);
     poll_fn(|cx| {
         loop {

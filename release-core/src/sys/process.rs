@@ -73,6 +73,19 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
     }
 }
 
+/// Has the C library's allocator give large blocks back to the system as soon as they are freed.
+///
+/// By default it keeps as much as the largest block that ever was, up to 64 MiB: one large message
+/// would make a process that lives for years that much larger. Programs with another allocator are
+/// not concerned.
+pub(crate) fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for setting in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: takes integers; the process has one thread.
+        unsafe { libc::mallopt(setting, 2 * 1024 * 1024) };
+    }
+}
+
 /// One argument, the rest zero, as most of its options want it.
 pub(super) fn prctl(
     call: &'static str,

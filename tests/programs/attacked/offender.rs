@@ -144,7 +144,7 @@ fn in_flight(socket: &mut UnixStream, count: u32) -> String {
 
 /// Requests whose handlers wait, each with as many bytes as a frame may have.
 fn hold(socket: &mut UnixStream) -> String {
-    let payload = frame(&request(1, &Ask::Hold(vec![7; 15 * 1024 * 1024])));
+    let payload = frame(&request(1, &Ask::Hold(vec![7; 3 * 1024 * 1024])));
     let held = (0..16).take_while(|_| socket.write_all(&payload).is_ok()).count();
     format!("{held} held")
 }

@@ -1,13 +1,12 @@
 //! The background task of a connection: answers the peer's requests, sends what waits, keeps time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
@@ -15,9 +14,15 @@ use futures_util::{FutureExt, Stream};
 
 use super::answers::MAX_IN_FLIGHT;
 use super::header::{Header, Number};
-use super::link::{FRAMES_PER_TURN, Incoming, Link};
+use super::limits::FRAMES_PER_TURN;
+use super::link::{Incoming, Link};
+use super::timer::{Timer, sleep};
 use super::{Codec, Ended, Refused, Request, SendError};
-use crate::rt::{BoxFuture, Rt};
+use crate::rt::BoxFuture;
+
+mod held;
+
+use held::{Asked, Held};
 
 /// Serves a connection in call mode until it ends, and says why it did.
 ///
@@ -255,55 +260,6 @@ struct Origin {
     size: usize,
 }
 
-/// A request of the peer, or why it is none.
-struct Asked<R> {
-    number: Number,
-    patience: Option<Duration>,
-    request: Result<R, String>,
-    size: usize,
-}
-
-/// Requests that came while the peer did not read its answers: answered when it does.
-///
-/// Reading goes on meanwhile. If both sides stopped reading until the other one reads, neither
-/// would ever go on.
-struct Held<R> {
-    requests: VecDeque<Asked<R>>,
-    bytes: usize,
-}
-
-impl<R> Default for Held<R> {
-    fn default() -> Self {
-        Self { requests: VecDeque::new(), bytes: 0 }
-    }
-}
-
-impl<R> Held<R> {
-    fn must_wait(&self, link: &Link) -> bool {
-        !self.requests.is_empty() || link.is_choked()
-    }
-
-    fn can_start(&self, link: &Link) -> bool {
-        !self.requests.is_empty() && !link.is_choked()
-    }
-
-    fn push(&mut self, asked: Asked<R>) {
-        self.bytes += asked.size;
-        self.requests.push_back(asked);
-    }
-
-    fn pop(&mut self) -> Option<Asked<R>> {
-        let asked = self.requests.pop_front()?;
-        self.bytes -= asked.size;
-        Some(asked)
-    }
-
-    fn remove(&mut self, number: Number) {
-        self.requests.retain(|asked| asked.number != number);
-        self.bytes = self.requests.iter().map(|asked| asked.size).sum();
-    }
-}
-
 /// An incoming frame with its body decoded.
 enum Received<R> {
     Asked(Asked<R>),
@@ -360,30 +316,4 @@ fn poll_place<F: Future>(place: &mut Place<F>, cx: &mut Context<'_>) -> Poll<Out
         Some(future) => future.poll(cx),
         None => Poll::Pending,
     }
-}
-
-/// One timer for a deadline that keeps moving.
-#[derive(Default)]
-pub(super) struct Timer {
-    set: Option<(Instant, BoxFuture)>,
-}
-
-impl Timer {
-    /// What is to be done now that the link's deadline has passed; `None` arranges a wake for it.
-    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, link: &Link) -> Option<Ended> {
-        let Some((deadline, why)) = link.deadline() else {
-            self.set = None;
-            return None;
-        };
-        if self.set.as_ref().is_none_or(|(set, _)| *set != deadline) {
-            self.set = Some((deadline, sleep(link.rt(), deadline)));
-        }
-        let (_, timer) = self.set.as_mut()?;
-        timer.as_mut().poll(cx).is_ready().then(|| mem::take(&mut self.set)).map(|_| why)
-    }
-}
-
-fn sleep(rt: &Rt, deadline: Instant) -> BoxFuture {
-    let rt = rt.clone();
-    Box::pin(async move { rt.sleep_until(deadline).await })
 }

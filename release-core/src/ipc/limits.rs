@@ -1,0 +1,32 @@
+//! What a connection grants its peer.
+
+use std::time::Duration;
+
+/// How many frames a task handles before others have their turn: a peer that sends without end
+/// must not have the executor for itself.
+pub(super) const FRAMES_PER_TURN: usize = 64;
+
+/// What a connection grants its peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The longest payload, in bytes.
+    pub(crate) frame: u32,
+    /// How long a frame may take from its first byte to its last.
+    pub(crate) frame_time: Duration,
+    /// How many bytes may wait for a peer that does not read before nothing more is queued for it
+    /// and its requests are put off; and how many bytes unanswered requests may have together.
+    /// One message may go beyond it.
+    pub(crate) unsent: usize,
+    /// How long they may wait without any progress.
+    pub(crate) unsent_time: Duration,
+}
+
+impl Limits {
+    /// Between master and worker.
+    pub(crate) const IPC: Self = Self {
+        frame: super::DEFAULT_FRAME_LIMIT,
+        frame_time: Duration::from_secs(10),
+        unsent: 1024 * 1024,
+        unsent_time: Duration::from_secs(30),
+    };
+}

@@ -1,0 +1,67 @@
+//! The background task's side: what the peer sends unasked, and answers for callers that sleep.
+
+use std::task::{Context, Poll};
+
+use super::state::{Kind, Reader, State, UNKNOWN_FRAME, Wakes, incoming};
+use super::{Incoming, Link};
+use crate::ipc::Ended;
+use crate::ipc::limits::FRAMES_PER_TURN;
+
+impl Link {
+    /// The background task's turn: sends what is queued, and gives the next frame that is not an
+    /// answer.
+    pub(crate) fn poll_incoming<T>(
+        &self,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(Incoming<'_>) -> T,
+    ) -> Poll<Result<T, Ended>> {
+        self.with(|state, wakes| self.poll_background(state, cx, take, wakes))
+    }
+
+    fn poll_background<T>(
+        &self,
+        state: &mut State,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(Incoming<'_>) -> T,
+        wakes: &mut Wakes,
+    ) -> Poll<Result<T, Ended>> {
+        for _ in 0..FRAMES_PER_TURN {
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(ended.clone()));
+            }
+            let others_turn = state.reader != Reader::Background;
+            match if others_turn { Ok(None) } else { state.next_frame(self.mode) } {
+                Ok(Some((frame, Kind::Answer { number, body, refused }))) => {
+                    state.deliver(number, body, refused, wakes);
+                    state.consume(&frame);
+                }
+                Ok(Some((frame, Kind::Incoming))) => {
+                    match incoming(self.mode, state.inbox.payload(frame.clone())).map(&mut *take) {
+                        Some(taken) => {
+                            state.consume(&frame);
+                            return Poll::Ready(Ok(taken));
+                        }
+                        None => self.end_locked(state, UNKNOWN_FRAME, wakes),
+                    }
+                }
+                Ok(None) => {
+                    // All that came is handled: now the answers leave, in one call.
+                    let _ = self.poll_send(state, cx, wakes);
+                    if state.ended.is_none()
+                        && (others_turn || self.poll_receive(state, cx, wakes).is_pending())
+                    {
+                        return state.sleep(cx);
+                    }
+                }
+                Err(why) => self.end_locked(state, why, wakes),
+            }
+        }
+        cx.waker().wake_by_ref();
+        state.sleep(cx)
+    }
+
+    /// The background task's write alone, for those who do not read meanwhile.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, wakes| self.poll_send(state, cx, wakes))
+    }
+}

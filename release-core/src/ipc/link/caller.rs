@@ -1,0 +1,160 @@
+//! The one who asks: a request's way out, and its answer's way in.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::state::{Kind, Reader, State, Wakes};
+use super::{Link, Mode};
+use crate::ipc::answers::Answer;
+use crate::ipc::header::{Header, Number};
+use crate::ipc::limits::FRAMES_PER_TURN;
+use crate::ipc::{Ended, FrameTooLong};
+
+impl Link {
+    /// Queues a request when there is room for it, and sends it at once when it is alone.
+    pub(crate) fn poll_request<E: From<Ended> + From<FrameTooLong>>(
+        &self,
+        cx: &mut Context<'_>,
+        patience: Option<Duration>,
+        encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Poll<Result<Number, E>> {
+        self.with(|state, wakes| {
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(ended.clone().into()));
+            }
+            if self.is_full(state) || !state.answers.have_room(self.limits.unsent) {
+                state.room.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let number = state.answers.expect(self.mode == Mode::PlainClient);
+            let pushed = state.outbox.push(|payload| {
+                if self.mode == Mode::Calls {
+                    Header::Request { number, patience }.write(payload);
+                }
+                encode(payload)
+            });
+            if let Err(error) = pushed {
+                state.answers.take_back(number);
+                return Poll::Ready(Err(error));
+            }
+            state.answers.set_size(number, state.outbox.last_length());
+            if state.answers.is_alone() {
+                self.flush(state, wakes);
+            } else {
+                // Others ask in this turn of the executor too: their frames leave in one call.
+                state.wake_background(wakes);
+            }
+            Poll::Ready(Ok(number))
+        })
+    }
+
+    /// Waits for the answer to a request, reading the socket if nobody else does.
+    pub(crate) fn poll_answer<T>(
+        &self,
+        cx: &mut Context<'_>,
+        number: Number,
+        take: &mut dyn FnMut(Answer<'_>) -> T,
+    ) -> Poll<Result<T, Ended>> {
+        self.with(|state, wakes| {
+            let polled = self.poll_caller(state, cx, number, take, wakes);
+            if polled.is_ready() {
+                self.forget(state, number, wakes);
+            }
+            polled
+        })
+    }
+
+    fn poll_caller<T>(
+        &self,
+        state: &mut State,
+        cx: &mut Context<'_>,
+        number: Number,
+        take: &mut dyn FnMut(Answer<'_>) -> T,
+        wakes: &mut Wakes,
+    ) -> Poll<Result<T, Ended>> {
+        if let Some(answer) = state.answers.delivered(number) {
+            return Poll::Ready(Ok(take(answer)));
+        }
+        if state.reader != Reader::Caller(number) && !self.may_read(state) {
+            state.answers.wait(number, cx.waker());
+            return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
+        }
+        state.reader = Reader::Caller(number);
+        for _ in 0..FRAMES_PER_TURN {
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(ended.clone()));
+            }
+            match state.next_frame(self.mode) {
+                Ok(Some((frame, Kind::Answer { number: to, body, refused }))) => {
+                    if to == number {
+                        let taken = take(Answer::new(state.inbox.payload(body), refused));
+                        state.consume(&frame);
+                        return Poll::Ready(Ok(taken));
+                    }
+                    state.deliver(to, body, refused, wakes);
+                    state.consume(&frame);
+                }
+                Ok(Some((_, Kind::Incoming))) => {
+                    state.reader = Reader::Background;
+                    state.answers.wait(number, cx.waker());
+                    state.wake_background(wakes);
+                    return Poll::Pending;
+                }
+                Ok(None) => {
+                    if self.poll_receive(state, cx, wakes).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Err(why) => self.end_locked(state, why, wakes),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// A caller reads when it is the only one: for several, the background task does.
+    fn may_read(&self, state: &State) -> bool {
+        state.ended.is_none() && state.reader == Reader::Background && state.answers.is_alone()
+    }
+
+    /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
+    pub(crate) fn abandon(&self, number: Number) {
+        self.with(|state, wakes| {
+            let cancel = self.mode == Mode::Calls
+                && state.ended.is_none()
+                && state.answers.is_unanswered(number)
+                && !self.is_full(state);
+            self.forget(state, number, wakes);
+            if cancel {
+                let _ = state.outbox.push::<FrameTooLong>(|payload| {
+                    Header::Cancel { number }.write(payload);
+                    Ok(())
+                });
+                self.flush(state, wakes);
+            }
+        });
+    }
+
+    /// Takes a caller out: what it held is free for others, and reading is the background's again.
+    fn forget(&self, state: &mut State, number: Number, wakes: &mut Wakes) {
+        state.answers.forget(number);
+        wakes.callers.append(&mut state.room);
+        if state.reader != Reader::Caller(number) {
+            return;
+        }
+        state.reader = Reader::Background;
+        // Usually nothing else has come, and the background task can sleep on: it is registered for
+        // what comes next without being run.
+        let idle = state.ended.is_none() && state.inbox.is_empty();
+        let Some(background) = state.background.take() else {
+            return;
+        };
+        if idle
+            && self.poll_receive(state, &mut Context::from_waker(&background), wakes).is_pending()
+        {
+            state.background = Some(background);
+        } else {
+            wakes.background = Some(background);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A framed socket that many tasks share: who reads, who writes, whose answer came.
+//!
+//! There is no reader task between the socket and a caller. A caller that is alone reads the socket
+//! itself, so its answer costs one wake-up; when several wait, the connection's background task
+//! reads for all of them. Requests of the peer are always the background task's: a caller that
+//! meets one steps back. All frames are cut and told apart under one lock, in the order of the
+//! stream; a future that is dropped leaves no trace in it.
+//!
+//! The runtime holds one and the same waker for reading all the time, which passes a wake-up on to
+//! whoever reads at the moment: changing the reader costs no system call on any runtime.
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use self::state::{State, Wakes};
+use super::header::{Header, Number};
+use super::limits::Limits;
+use super::{Ended, FrameTooLong};
+use crate::rt::{Io, Rt};
+
+mod background;
+mod caller;
+mod socket;
+mod state;
+mod transfer;
+
+/// What the frames of a connection mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Every payload begins with a [`Header`].
+    Calls,
+    /// Payloads are answers in the order of the requests, or, when none is awaited, messages.
+    PlainClient,
+    /// Payloads are requests.
+    PlainServer,
+}
+
+/// A frame that is not an answer to this side.
+#[derive(Debug)]
+pub(crate) enum Incoming<'a> {
+    Hello(&'a [u8]),
+    Ready,
+    Request { number: Number, patience: Option<Duration>, body: &'a [u8] },
+    Notice(&'a [u8]),
+    Cancel { number: Number },
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    io: Io,
+    mode: Mode,
+    limits: Limits,
+    rt: Rt,
+    /// Where the wake-ups of the socket go.
+    readable: Arc<Readable>,
+    /// What the runtime is given: wakes `readable`.
+    waker: Waker,
+    state: Mutex<State>,
+}
+
+/// Passes a wake-up on to whoever reads.
+#[derive(Debug, Default)]
+struct Readable(AtomicWaker);
+
+impl Wake for Readable {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
+}
+
+impl Link {
+    pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
+        let readable = Arc::new(Readable::default());
+        Ok(Self {
+            io: rt.register(socket)?,
+            mode,
+            limits,
+            rt: rt.clone(),
+            waker: Waker::from(Arc::clone(&readable)),
+            readable,
+            state: Mutex::new(State::new(limits)),
+        })
+    }
+
+    pub(crate) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A decoder that panicked has changed nothing: frames are consumed after it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock, and wakes whom it concerns afterwards.
+    fn with<T>(&self, change: impl FnOnce(&mut State, &mut Wakes) -> T) -> T {
+        let mut wakes = Wakes::default();
+        let done = change(&mut self.lock(), &mut wakes);
+        wakes.wake();
+        done
+    }
+
+    /// Ends the connection for both sides, at once.
+    pub(crate) fn end(&self, why: Ended) {
+        self.with(|state, wakes| self.end_locked(state, why, wakes));
+    }
+
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.lock().ended.clone()
+    }
+
+    /// Whether the peer answers requests at all.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.mode != Mode::PlainServer
+    }
+    /// Queues a frame that is not a request; it leaves with the next flush.
+    pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
+        &self,
+        header: Option<Header>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut state = self.lock();
+        if let Some(ended) = &state.ended {
+            return Err(ended.clone().into());
+        }
+        state.outbox.push(|payload| {
+            if let Some(header) = header {
+                header.write(payload);
+            }
+            encode(payload)
+        })
+    }
+
+    /// The header of a message that wants no answer, where frames have headers.
+    pub(crate) fn notice(&self) -> Option<Header> {
+        (self.mode == Mode::Calls).then_some(Header::Notice)
+    }
+
+    /// Whether so much waits for the peer that nothing more should be queued.
+    pub(crate) fn is_choked(&self) -> bool {
+        self.is_full(&self.lock())
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.outbox.unsent().len() > self.limits.unsent
+    }
+
+    fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
+        state.end(why, wakes);
+        wakes.callers.extend(self.readable.0.take());
+        let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
+    }
+
+    /// Until when the peer has to finish a frame or read something, and what it is called if not.
+    pub(crate) fn deadline(&self) -> Option<(Instant, Ended)> {
+        let state = self.lock();
+        let frame = state.partial_since.map(|since| since + self.limits.frame_time);
+        let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
+        match (frame, unsent) {
+            (Some(frame), Some(unsent)) if unsent < frame => Some((unsent, Ended::NotReading)),
+            (Some(frame), _) => Some((frame, Ended::FrameTimeout)),
+            (None, unsent) => unsent.map(|unsent| (unsent, Ended::NotReading)),
+        }
+    }
+}

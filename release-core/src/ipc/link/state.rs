@@ -1,0 +1,160 @@
+//! What the lock protects, and what the first frame means.
+
+use std::ops::Range;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::{Incoming, Mode};
+use crate::ipc::Ended;
+use crate::ipc::answers::{Answer, Answers};
+use crate::ipc::frame::{Inbox, Outbox};
+use crate::ipc::header::{Header, Number};
+use crate::ipc::limits::Limits;
+
+/// Who reads the socket and gets its wake-ups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    Background,
+    Caller(Number),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    pub(super) answers: Answers,
+    pub(super) reader: Reader,
+    /// The background task, while it sleeps.
+    pub(super) background: Option<Waker>,
+    /// Callers that wait for room in the outbox or among the requests in flight.
+    pub(super) room: Vec<Waker>,
+    pub(super) partial_since: Option<Instant>,
+    pub(super) unsent_since: Option<Instant>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// Wakers to be woken when the lock is gone.
+#[derive(Default)]
+pub(super) struct Wakes {
+    pub(super) background: Option<Waker>,
+    pub(super) callers: Vec<Waker>,
+}
+
+impl Wakes {
+    pub(super) fn wake(self) {
+        if let Some(waker) = self.background {
+            waker.wake();
+        }
+        for waker in self.callers {
+            waker.wake();
+        }
+    }
+}
+
+pub(super) const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
+
+/// What the first frame is, as far as routing needs to know.
+pub(super) enum Kind {
+    Answer { number: Number, body: Range<usize>, refused: bool },
+    Incoming,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            inbox: Inbox::new(limits.frame),
+            outbox: Outbox::new(limits.frame),
+            answers: Answers::default(),
+            reader: Reader::Background,
+            background: None,
+            room: Vec::new(),
+            partial_since: None,
+            unsent_since: None,
+            ended: None,
+        }
+    }
+
+    pub(super) fn next_frame(&self, mode: Mode) -> Result<Option<(Range<usize>, Kind)>, Ended> {
+        let Some(frame) = self.inbox.frame()? else {
+            return Ok(None);
+        };
+        let kind = match mode {
+            Mode::PlainServer => Kind::Incoming,
+            Mode::PlainClient => match self.answers.first_in_turn() {
+                Some(number) => Kind::Answer { number, body: frame.clone(), refused: false },
+                None => Kind::Incoming,
+            },
+            Mode::Calls => {
+                let payload = self.inbox.payload(frame.clone());
+                let (header, body) = Header::parse(payload).ok_or(UNKNOWN_FRAME)?;
+                let body = frame.end - body.len()..frame.end;
+                match header {
+                    Header::Answer { number } => Kind::Answer { number, body, refused: false },
+                    Header::Refusal { number } => Kind::Answer { number, body, refused: true },
+                    _ => Kind::Incoming,
+                }
+            }
+        };
+        Ok(Some((frame, kind)))
+    }
+
+    pub(super) fn consume(&mut self, frame: &Range<usize>) {
+        self.inbox.consume(frame);
+        self.answers.first_has_come();
+        self.partial_since = None;
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        number: Number,
+        body: Range<usize>,
+        refused: bool,
+        wakes: &mut Wakes,
+    ) {
+        let answer = Answer::new(self.inbox.payload(body), refused);
+        wakes.callers.extend(self.answers.deliver(number, answer));
+    }
+
+    /// The background task has nothing to do until it is woken.
+    pub(super) fn sleep<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &mut self.background {
+            Some(known) => known.clone_from(cx.waker()),
+            unknown => *unknown = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Has the background task look again, once the lock is gone.
+    pub(super) fn wake_background(&mut self, wakes: &mut Wakes) {
+        if let Some(waker) = self.background.take() {
+            wakes.background = Some(waker);
+        }
+    }
+
+    pub(super) fn end(&mut self, why: Ended, wakes: &mut Wakes) {
+        self.ended.get_or_insert(why);
+        self.reader = Reader::Background;
+        (self.partial_since, self.unsent_since) = (None, None);
+        self.wake_background(wakes);
+        wakes.callers.append(&mut self.room);
+        self.answers.wake_all(&mut wakes.callers);
+    }
+}
+
+/// The meaning of a frame that is not an answer; `None` if it has none.
+pub(super) fn incoming(mode: Mode, payload: &[u8]) -> Option<Incoming<'_>> {
+    match mode {
+        Mode::PlainServer => Some(Incoming::Request { number: 0, patience: None, body: payload }),
+        Mode::PlainClient => Some(Incoming::Notice(payload)),
+        Mode::Calls => match Header::parse(payload)? {
+            (Header::Hello, body) => Some(Incoming::Hello(body)),
+            (Header::Ready, _) => Some(Incoming::Ready),
+            (Header::Request { number, patience }, body) => {
+                Some(Incoming::Request { number, patience, body })
+            }
+            (Header::Notice, body) => Some(Incoming::Notice(body)),
+            (Header::Cancel { number }, _) => Some(Incoming::Cancel { number }),
+            (Header::Answer { .. } | Header::Refusal { .. }, _) => None,
+        },
+    }
+}

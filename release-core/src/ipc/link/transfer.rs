@@ -1,0 +1,107 @@
+//! Bytes in and out of the socket, under the lock.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use super::Link;
+use super::socket::{Received, receive, transmit};
+use super::state::{State, Wakes};
+use crate::ipc::Ended;
+use crate::rt::Direction;
+
+impl Link {
+    /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
+    pub(super) fn poll_receive(
+        &self,
+        state: &mut State,
+        cx: &mut Context<'_>,
+        wakes: &mut Wakes,
+    ) -> Poll<()> {
+        self.readable.0.register(cx.waker());
+        let mut cx = Context::from_waker(&self.waker);
+        let space = state.inbox.space();
+        let received = self.io.poll(&mut cx, Direction::Read, |fd| receive(fd, &mut *space));
+        match received {
+            Poll::Pending => {
+                if state.partial_since.is_none() && state.inbox.is_partial() {
+                    state.partial_since = Some(self.rt.now());
+                    // The background task keeps the time, whoever reads.
+                    state.wake_background(wakes);
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(Received::Bytes(count))) => state.inbox.received(count),
+            Poll::Ready(Ok(Received::End)) if state.inbox.is_partial() => {
+                self.end_locked(state, Ended::Truncated, wakes);
+            }
+            Poll::Ready(Ok(Received::End)) => self.end_locked(state, Ended::Closed, wakes),
+            Poll::Ready(Ok(Received::Descriptors)) => {
+                let why = Ended::Violation("descriptors that nobody asked for");
+                self.end_locked(state, why, wakes);
+            }
+            Poll::Ready(Err(error)) => self.end_locked(state, error.into(), wakes),
+        }
+        Poll::Ready(())
+    }
+
+    /// Sends what is queued as far as the socket takes it; the background task sends the rest.
+    pub(crate) fn flush_now(&self) {
+        self.with(|state, wakes| self.flush(state, wakes));
+    }
+
+    pub(super) fn flush(&self, state: &mut State, wakes: &mut Wakes) {
+        // What waits already waits for the background task to see room.
+        if state.unsent_since.is_some() {
+            return;
+        }
+        while !state.outbox.is_empty() {
+            match transmit(self.io.as_fd(), state.outbox.unsent()) {
+                Ok((count, _)) => state.outbox.sent(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.unsent_since = Some(self.rt.now());
+                    return state.wake_background(wakes);
+                }
+                Err(error) => return self.write_failed(state, error, wakes),
+            }
+        }
+    }
+
+    /// Sends what is queued, and waits for room for the rest.
+    pub(super) fn poll_send(
+        &self,
+        state: &mut State,
+        cx: &mut Context<'_>,
+        wakes: &mut Wakes,
+    ) -> Poll<()> {
+        while !state.outbox.is_empty() {
+            let unsent = state.outbox.unsent();
+            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, unsent)) {
+                Poll::Ready(Ok(count)) => {
+                    state.outbox.sent(count);
+                    state.unsent_since = None;
+                    if !self.is_full(state) {
+                        wakes.callers.append(&mut state.room);
+                    }
+                }
+                Poll::Ready(Err(error)) => self.write_failed(state, error, wakes),
+                Poll::Pending => {
+                    state.unsent_since.get_or_insert_with(|| self.rt.now());
+                    return Poll::Pending;
+                }
+            }
+        }
+        state.unsent_since = None;
+        Poll::Ready(())
+    }
+
+    /// A peer that no longer reads may have sent its last answers: they are read before the end.
+    fn write_failed(&self, state: &mut State, error: io::Error, wakes: &mut Wakes) {
+        let unsent = state.outbox.unsent().len();
+        state.outbox.sent(unsent);
+        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            self.end_locked(state, error.into(), wakes);
+        }
+    }
+}
