@@ -259,7 +259,7 @@ mod tests {
 
     /// A type whose values may be as deep as their encoding is long.
     #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
-    struct Nested(Option<Box<Nested>>);
+    struct Nested(Option<Box<Self>>);
 
     fn nested(depth: usize) -> Vec<u8> {
         let mut payload = vec![1; depth];
