@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use release::ipc::{Refused, Request};
+use release::ipc::{Refused, Request, Text};
 use release::{
     Connections, ControlSocket, Exit, Master, MasterHandle, Me, WorkerInfo, Workers, driver,
     is_worker, me,
@@ -60,6 +60,9 @@ fn main() -> Exit {
     if role.contains(": worker offender") {
         return offender::run();
     }
+    if role.contains(": worker plain") {
+        return offender::run_plain();
+    }
     me().run(driver, honest)
 }
 
@@ -74,11 +77,23 @@ fn master() -> Exit {
         .answer(answerer(&seen));
     let connections = offenders.connections();
     let honest = Workers::same_executable("honest", 1).user("nobody").answer(answerer(&seen));
+    let plain =
+        Workers::same_executable("plain", 1).requests::<String>().codec(Text).user("nobody").plain(
+            |_, text: String| async move {
+                assert_ne!(text, "panic", "asked to panic");
+                Ok(text)
+            },
+        );
+    let plain_connections = plain.connections();
     Master::new()
         .workers(honest)
+        .workers(plain)
         .workers(offenders)
         .control(ControlSocket::new("control"), move |master, _, request: String| {
-            let answer = control(&master, &connections, &seen, &request);
+            let answer = match request.strip_prefix("plain ") {
+                Some(text) => format!("sent {}", plain_connections.broadcast(&text.to_owned())),
+                None => control(&master, &connections, &seen, &request),
+            };
             async move { Ok(answer) }
         })
         .run(driver)
@@ -136,10 +151,10 @@ async fn answer(seen: &Seen, ask: Ask) -> Result<Vec<u8>, Refused> {
 
 /// Asks all the time; ends, which the test sees, when an answer takes longer than two seconds.
 async fn honest(me: Me<(), Ask>) -> Result<(), release::ipc::CallError> {
-    let (master, rt) = (me.master(), me.rt().clone());
+    let (master, stopping) = (me.master(), me.stopping());
     me.ready().ok();
-    loop {
+    while me.rt().timeout(Duration::from_millis(5), stopping.clone()).await.is_err() {
         master.call_within(Duration::from_secs(2), &Ask::Next).await?;
-        rt.sleep(Duration::from_millis(5)).await;
     }
+    Ok(())
 }

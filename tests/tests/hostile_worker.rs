@@ -21,7 +21,7 @@ impl Attacked {
             command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         });
         let master = program.start();
-        master.await_ready(2);
+        master.await_ready(3);
         let mut attacked = Self {
             before: Footprint::of(master.process()),
             honest: String::new(),
@@ -56,7 +56,7 @@ impl Attacked {
 
     /// Master and the other worker are as they were, and the offender's place is filled.
     fn is_unharmed(&self) {
-        self.master.await_ready(2);
+        self.master.await_ready(3);
         self.is_serving();
         self.before.is_restored();
         let process = self.master.process();
@@ -163,6 +163,19 @@ on_every_backend! {
         attacked.answers("panic at once", "refused the handler panicked");
     }
 
+    fn a_plain_worker_whose_request_panics_is_replaced(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        let plain = attacked.line_of("plain");
+        assert_eq!(attacked.ask("plain panic"), "sent 1");
+        eventually("it is replaced", || {
+            attacked.is_serving();
+            attacked.line_of("plain") != plain
+        });
+        let log = attacked.master.stderr();
+        assert!(log.contains("its request's handler panicked: "), "{log}");
+        attacked.is_unharmed();
+    }
+
     fn answers_wait_for_a_worker_that_does_not_read(backend: Backend) {
         let attacked = Attacked::start(backend);
         attacked.answers("unread", "1000 answers");
@@ -194,7 +207,7 @@ on_every_backend! {
     }
 
     fn a_nesting_bomb_is_refused(backend: Backend) {
-        Attacked::start(backend).answers("nesting bomb", "refused");
+        Attacked::start(backend).answers("nesting bomb", "refused the message is nested too deeply");
     }
 
     fn requests_that_wait_do_not_fill_the_masters_memory(backend: Backend) {

@@ -184,8 +184,10 @@ impl Outbox {
         if self.sent >= self.buffer.len() {
             self.sent = 0;
             self.buffer.clear();
-            // Large answers are rare; their memory is not kept for the small ones.
-            if self.buffer.capacity() > LARGE_CAPACITY {
+            // What a backlog of small frames, or one very large frame, took is not kept.
+            let kept =
+                if self.last_length < KEPT_CAPACITY / 4 { KEPT_CAPACITY } else { LARGE_CAPACITY };
+            if self.buffer.capacity() > kept {
                 self.buffer = Vec::new();
             }
         }
@@ -277,6 +279,19 @@ mod tests {
             assert_eq!(take(&mut inbox).as_deref(), Some(&b"x"[..]));
         }
         assert!(inbox.buffer.capacity() < KEPT_CAPACITY);
+    }
+
+    #[test]
+    fn a_backlog_of_small_frames_leaves_no_large_buffer() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        for _ in 0..1000 {
+            push(&mut outbox, &[7; 1000]).unwrap();
+        }
+        outbox.sent(outbox.unsent().len());
+        assert!(outbox.buffer.capacity() <= KEPT_CAPACITY);
+        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
+        outbox.sent(outbox.unsent().len());
+        assert!(outbox.buffer.capacity() > 1 << 20, "the next large frame is likely");
     }
 
     #[test]

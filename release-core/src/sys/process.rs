@@ -82,7 +82,7 @@ pub(crate) fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     for setting in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
         // SAFETY: takes integers; the process has one thread.
-        unsafe { libc::mallopt(setting, 2 * 1024 * 1024) };
+        unsafe { libc::mallopt(setting, 1024 * 1024) };
     }
 }
 

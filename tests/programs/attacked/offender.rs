@@ -39,6 +39,15 @@ pub(super) fn run() -> Exit {
     }
 }
 
+/// In plain mode: asks its master whatever its master says.
+pub(super) fn run_plain() -> Exit {
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().expect("a socket"));
+    loop {
+        let text = read(&mut socket);
+        write(&mut socket, &text);
+    }
+}
+
 /// Attacks. What it saw is said over the same connection, which must still be of use then.
 fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
     match attack {
@@ -76,12 +85,7 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "torrent" => return Some(torrent(socket, &request(1, &Ask::Next))),
         "torrent of answers" => return Some(torrent(socket, &[ANSWER, 0, 0, 0, 1, 9])),
         "torrent of notices" => return Some(torrent(socket, &notice(&Ask::Next))),
-        "nesting bomb" => {
-            let deep = request(1, &Ask::Deep(Box::new(Ask::Next)))[9];
-            let header = request(1, &Ask::Next)[..9].to_vec();
-            write(socket, &[header, vec![deep; 10_000_000]].concat());
-            return Some("refused".to_owned());
-        }
+        "nesting bomb" => return Some(nesting_bomb(socket)),
         "endless" => return Some(endless(socket)),
         _ => return Some("no such attack".to_owned()),
     }
@@ -181,6 +185,18 @@ fn torrent(socket: &mut UnixStream, payload: &[u8]) -> String {
     write(socket, &request(9, &Ask::Next));
     reading.join().expect("all is answered");
     "answered".to_owned()
+}
+
+/// Ten million boxes, one in the other; small frames behind it, which make the master give the
+/// memory of the large one back.
+fn nesting_bomb(socket: &mut UnixStream) -> String {
+    let mut bomb = request(1, &Ask::Deep(Box::new(Ask::Next)));
+    let deep = bomb[9];
+    bomb.truncate(9);
+    bomb.resize(10_000_000, deep);
+    let saw = ask(socket, &bomb);
+    after(socket, 100, &[READY]);
+    saw
 }
 
 fn attach(socket: &UnixStream) {
