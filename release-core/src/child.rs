@@ -1,14 +1,20 @@
 //! A child process, watched and signalled through its pidfd.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::net::{Read, Stream};
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::supervise::Exit;
+use crate::sys::spawn::{REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
+
+/// How long a new process may take from its fork to its program.
+const EXEC_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -17,8 +23,25 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    pub(crate) fn watch(rt: &Rt, started: spawn::Child) -> io::Result<Self> {
-        Ok(Self { pid: started.pid, io: rt.register(started.pidfd)? })
+    /// A process that runs its program; one that cannot is killed and reaped.
+    pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Self, SpawnError> {
+        let spawn::Child { pid, pidfd, report } = started;
+        let reserve = pidfd.try_clone();
+        let child = match rt.register(pidfd) {
+            Ok(io) => Self { pid, io },
+            Err(error) => {
+                if let Ok(pidfd) = reserve {
+                    let _ = pidfd::send_signal(&pidfd, Signal::SIGKILL);
+                    let _ = pidfd::wait(&pidfd);
+                }
+                return Err(SpawnError::Here("watching the new process", error));
+            }
+        };
+        drop(reserve);
+        let Err(failure) = runs_its_program(rt, report).await else { return Ok(child) };
+        let _ = child.signal(Signal::SIGKILL);
+        let _ = child.exit().await;
+        Err(failure)
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -42,5 +65,18 @@ impl Child {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             sent => sent,
         }
+    }
+}
+
+async fn runs_its_program(rt: &Rt, report: OwnedFd) -> Result<(), SpawnError> {
+    let failed = |error| SpawnError::Here("reading the new process's report", error);
+    let report = Stream::new(rt, report).map_err(failed)?;
+    match report.read(REPORT, Some(EXEC_TIME)).await.map_err(failed)? {
+        Read::Data(report) => {
+            let report = report.try_into().unwrap_or_default();
+            Err(SpawnError::There(spawn::decode(report)))
+        }
+        Read::Eof(_) => Ok(()),
+        Read::TimedOut(_) => Err(SpawnError::Stuck),
     }
 }

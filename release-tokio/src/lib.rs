@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use release_core::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
 pub use release_core::*;
@@ -116,6 +116,9 @@ struct TokioSource {
     handle: Handle,
 }
 
+/// When a write that could not be waited for is tried again.
+const SHORT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+
 type Attempt<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>;
 
 impl Source for TokioSource {
@@ -141,7 +144,10 @@ impl TokioSource {
             Some(writer) => writer,
             None => match attempt(self.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    watch(&self.handle, self.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?
+                    match self.watch_writing() {
+                        Ok(writer) => writer,
+                        Err(_) => return self.try_later(cx),
+                    }
                 }
                 result => return Poll::Ready(result.map(drop)),
             },
@@ -152,6 +158,20 @@ impl TokioSource {
             *self.writer() = Some(writer);
         }
         polled.map(|result| result.map(drop))
+    }
+
+    fn watch_writing(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        watch(&self.handle, self.as_fd().try_clone_to_owned()?, Interest::WRITABLE)
+    }
+
+    /// Descriptors are short: that is no reason to give a connection up.
+    fn try_later(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let waker = cx.waker().clone();
+        self.handle.spawn(async move {
+            tokio::time::sleep(SHORT_OF_DESCRIPTORS).await;
+            waker.wake();
+        });
+        Poll::Pending
     }
 
     fn writer(&self) -> std::sync::MutexGuard<'_, Option<AsyncFd<OwnedFd>>> {

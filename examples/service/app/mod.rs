@@ -34,7 +34,7 @@ struct Options {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// How many workers accept connections
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=512))]
     workers: u32,
     /// The account that workers run as when the master is started as root
     #[arg(long, value_name = "LOGIN", default_value = "nobody")]

@@ -103,7 +103,7 @@ where
         mut hello: Hello,
         notify: Notify,
     ) -> Result<Task<()>, Error> {
-        hello.types = hello.types.map(|_| self.types.clone());
+        hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
         let link = Link::new(rt, socket, Mode::Calls, Limits::IPC).map_err(cannot_watch)?;
         let link = Arc::new(link);
         link.queue(Some(Header::Hello), |payload| -> Result<(), SendError> {
@@ -129,7 +129,8 @@ where
             let (handler, worker) = (&*handler, &worker);
             // Called inside the future: a panic of the handler is then always the request's own.
             let answer = |request| async move { handler(worker.clone(), request).await };
-            notify(match serve(link, codec, answer, ready).await {
+            let serving = serve(link, codec, answer, ready);
+            notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
             });

@@ -196,8 +196,11 @@ impl<C> ControlSocket<C> {
         fchmod(&socket, mode).map_err(cannot("set the mode of"))?;
         bind(socket.as_raw_fd(), &address).map_err(cannot("bind"))?;
         let file = FileIdentity::of(&self.path)?;
-        fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::FollowSymlink)
-            .map_err(cannot("set the mode of"))?;
+        let bound = std::fs::symlink_metadata(&self.path).map_or(0, |file| file.mode() & 0o777);
+        if bound != self.mode & 0o777 {
+            fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::FollowSymlink)
+                .map_err(cannot("set the mode of"))?;
+        }
         if let Some((uid, gid)) = self.owner {
             let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -425,6 +428,9 @@ async fn let_others_run() {
     .await;
 }
 
+/// After which time a request that has no answer yet gives way to a new connection, when all are busy.
+const BUSY_TIME: Duration = Duration::from_secs(60);
+
 /// Who is connected, and who goes first when there is no room.
 #[derive(Default)]
 struct Seats {
@@ -481,7 +487,10 @@ impl Seats {
         if taken.seats.len() >= most {
             let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
             let first = idle.min_by_key(|(_, occupant)| (occupant.asked, occupant.since));
-            let Some((&number, occupant)) = first else {
+            // A handler that never ends must not keep its seat for ever.
+            let stuck =
+                || taken.seats.iter().find(|(_, occupant)| occupant.since + BUSY_TIME <= now);
+            let Some((&number, occupant)) = first.or_else(stuck) else {
                 return Offer::AllBusy;
             };
             let moment = occupant.since + SEAT_TIME;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::rt::Rt;
-use crate::supervise::{Pool, State};
+use crate::supervise::{Pool, State, WorkerId};
 
 /// The running master. Cheap to clone.
 #[derive(Clone)]
@@ -71,6 +71,12 @@ impl MasterHandle {
     /// Stops in order, as SIGTERM does.
     pub fn stop(&self) {
         (self.stop)();
+    }
+
+    pub(crate) fn is_stopping(&self, id: WorkerId) -> bool {
+        let pool = self.pool();
+        let workers = pool.status(self.rt.now());
+        workers.iter().any(|worker| worker.id == id && worker.state == State::Stopping)
     }
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,8 @@ fn open(path: &Path) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o644)
+        // A lock needs no more than a descriptor that reads: others get none, or they could hold it.
+        .mode(0o600)
         // O_NONBLOCK: a FIFO at the path must not make a starter wait.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
         .open(path)
@@ -96,6 +97,7 @@ fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
 /// Replaces the content by our number: never shorter than it is while another reads it.
 fn write_pid(file: &mut File) -> io::Result<()> {
     let line = format!("{}\n", std::process::id());
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     file.write_all_at(line.as_bytes(), 0)?;
     file.set_len(line.len() as u64)?;
     file.flush()

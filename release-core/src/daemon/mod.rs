@@ -21,7 +21,7 @@ pub use detach::{Daemon, Detached};
 pub use environment::Environment;
 pub use exit::Exit;
 pub use handle::{MasterHandle, WorkerState};
-pub(crate) use hello::{Hello, PROTOCOL, Types};
+pub(crate) use hello::{Hello, PROTOCOL};
 pub use master::Master;
 pub use worker::{Me, PlainMe, Stopping, Worker, is_worker, me};
 pub(crate) use workers::Group;

@@ -239,7 +239,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        let types = Types { context: self.context.type_name.to_owned(), ..Types::of::<(), R, W>() };
+        let types = Types::of::<(), R, W>();
         self.attach = Some(Arc::new(Calls::new(
             types,
             self.codec.clone(),
@@ -308,14 +308,20 @@ where
                     format!("worker group `{name}` would run as root; name an account with `user`");
                 return Err(Error::new(ErrorKind::Privileges, message));
             }
-            (Some(login), true) => Some(Credentials::of_user(login).map_err(|error| {
-                let message = format!("worker group `{name}` cannot run as its user");
-                Error::new(ErrorKind::Privileges, message).caused_by(error)
-            })?),
-            (_, false) => None,
+            (Some(login), _) => {
+                let credentials = Credentials::of_user(login).map_err(|error| {
+                    let message = format!("worker group `{name}` cannot run as its user");
+                    Error::new(ErrorKind::Privileges, message).caused_by(error)
+                })?;
+                // A name that does not exist is a mistake, whoever starts the master.
+                as_root.then_some(credentials)
+            }
+            (None, false) => None,
         };
         for (listener, socket) in &self.listeners {
-            crate::sys::fds::set_nonblocking(socket)
+            // Inherited ones must not be taken for the launcher's leavings in the background.
+            crate::sys::fds::set_cloexec(socket)
+                .and_then(|()| crate::sys::fds::set_nonblocking(socket))
                 .map_err(|error| about(&format!("listener `{listener}`")).caused_by(error))?;
         }
         Ok(Group {
@@ -386,6 +392,11 @@ impl Group {
 
     pub(crate) fn context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
         (self.context.encode)(id.0)
+    }
+
+    /// The names of the types that the group itself knows; the connection adds the others.
+    pub(crate) fn types(&self) -> Types {
+        Types { context: self.context.type_name.to_owned(), ..Types::of::<(), (), ()>() }
     }
 
     /// Whether master and worker were compiled together.

@@ -134,13 +134,15 @@ impl Inbox {
 pub(crate) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
+    /// Where the last whole frame ends; behind it may be what an encoder left when it panicked.
+    complete: usize,
     last_length: usize,
     limit: u32,
 }
 
 impl Outbox {
     pub(crate) fn new(limit: u32) -> Self {
-        Self { buffer: Vec::new(), sent: 0, last_length: 0, limit }
+        Self { buffer: Vec::new(), sent: 0, complete: 0, last_length: 0, limit }
     }
 
     /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
@@ -148,7 +150,8 @@ impl Outbox {
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let before = self.buffer.len();
+        let before = self.complete;
+        self.buffer.truncate(before);
         self.buffer.extend_from_slice(&[0; HEADER]);
         let payload = self.buffer.len();
         let outcome = encode(&mut self.buffer).and_then(|()| {
@@ -164,7 +167,8 @@ impl Outbox {
         if outcome.is_err() {
             self.buffer.truncate(before);
         }
-        self.last_length = self.buffer.len() - before;
+        self.complete = self.buffer.len();
+        self.last_length = self.complete - before;
         outcome
     }
 
@@ -175,14 +179,19 @@ impl Outbox {
 
     /// What is still to be sent.
     pub(crate) fn unsent(&self) -> &[u8] {
-        &self.buffer[self.sent..]
+        &self.buffer[self.sent..self.complete]
     }
 
     /// Tells how many bytes of [`unsent`](Self::unsent) have been sent.
     pub(crate) fn sent(&mut self, count: usize) {
         self.sent += count;
-        if self.sent >= self.buffer.len() {
-            self.sent = 0;
+        // A peer that reads, but never all of it, must not make the buffer hold what it has read.
+        if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
+            self.buffer.drain(..self.sent);
+            (self.sent, self.complete) = (0, self.complete - self.sent);
+        }
+        if self.sent >= self.complete {
+            (self.sent, self.complete) = (0, 0);
             self.buffer.clear();
             // What a backlog of small frames, or one very large frame, took is not kept.
             let kept =
@@ -194,7 +203,7 @@ impl Outbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.complete == 0
     }
 }
 
@@ -292,6 +301,35 @@ mod tests {
         push(&mut outbox, &vec![7; 1 << 20]).unwrap();
         outbox.sent(outbox.unsent().len());
         assert!(outbox.buffer.capacity() > 1 << 20, "the next large frame is likely");
+    }
+
+    #[test]
+    fn what_has_been_sent_takes_no_room_even_when_more_always_waits() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        for _ in 0..10 {
+            push(&mut outbox, &[7; 4096]).unwrap();
+        }
+        for _ in 0..10_000 {
+            push(&mut outbox, &[7; 4096]).unwrap();
+            outbox.sent(4100);
+        }
+        assert!(outbox.buffer.len() < KEPT_CAPACITY, "{}", outbox.buffer.len());
+        assert_eq!(outbox.unsent().len(), 10 * 4100);
+    }
+
+    #[test]
+    fn an_encoder_that_panics_leaves_the_outbox_as_it_was() {
+        let mut outbox = Outbox::new(100);
+        let panics = std::panic::AssertUnwindSafe(|| {
+            let _ = outbox.push::<FrameTooLong>(|buffer| {
+                buffer.push(7);
+                panic!("in an encoder")
+            });
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert!(outbox.unsent().is_empty());
+        push(&mut outbox, b"next").unwrap();
+        assert_eq!(outbox.unsent(), b"\0\0\0\x04next");
     }
 
     #[test]

@@ -178,7 +178,7 @@ where
 {
     let link = Arc::new(Link::new(rt, socket, Mode::Calls, Limits::IPC)?);
     let peer = Peer::new(Arc::clone(&link), codec.clone());
-    let serving = rt.spawn(async move { serve(link, codec, handler, || {}).await });
+    let serving = rt.spawn(serve(link, codec, handler, || {}));
     Ok((peer, serving))
 }
 

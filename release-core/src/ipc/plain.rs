@@ -185,7 +185,7 @@ pub struct Client<R, C = Postcard> {
     _background: Task<()>,
 }
 
-/// How many messages that nobody asked for are kept before reading waits for them to be taken.
+/// How many messages that nobody asked for are kept until they are taken; more are dropped.
 const KEPT_MESSAGES: usize = 64;
 
 impl<R, C> fmt::Debug for Client<R, C> {
@@ -277,23 +277,19 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
 
 /// Keeps messages for [`Client::next_message`], sends what waits for room, notices the end.
 async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
+    let mut dropped = false;
     loop {
-        let read = poll_fn(|cx| {
-            // No room: the peer's messages wait in the socket, but not what waits for the peer.
-            if messages.poll_ready(cx).is_pending() {
-                let _ = link.poll_flush(cx);
-                return Poll::Pending;
-            }
-            link.poll_incoming(cx, &mut |incoming| match incoming {
-                Incoming::Notice(body) => body.to_vec(),
-                _ => Vec::new(),
-            })
-        });
+        let mut take = |incoming: Incoming<'_>| match incoming {
+            Incoming::Notice(body) => body.to_vec(),
+            _ => Vec::new(),
+        };
+        let read = poll_fn(|cx| link.poll_incoming(cx, &mut take));
         let Ok(message) = within_deadlines(&link, read).await else {
             return;
         };
-        if messages.try_send(message).is_err() {
-            return;
+        // Reading never waits for somebody to take messages: an answer may be behind them.
+        if messages.try_send(message).is_err() && !std::mem::replace(&mut dropped, true) {
+            tracing::warn!("messages of the master are dropped: nobody takes them");
         }
     }
 }

@@ -57,8 +57,14 @@ impl Listener {
     ///
     /// A dropped call has accepted nothing.
     pub async fn accept(&self) -> io::Result<Stream> {
-        let socket = self.accept_socket().await?;
-        Stream::new(&self.rt, socket)
+        loop {
+            let socket = self.accept_socket().await?;
+            match Stream::new(&self.rt, socket) {
+                Ok(stream) => return Ok(stream),
+                // The connection is lost, the listener is not.
+                Err(error) => tracing::warn!(%error, "a connection cannot be watched"),
+            }
+        }
     }
 
     pub(crate) async fn accept_socket(&self) -> io::Result<OwnedFd> {

@@ -123,7 +123,7 @@ impl Stream {
     ///
     /// None: bytes that a dropped call had read are lost. Give it a `limit` instead.
     pub async fn read(&self, count: usize, limit: Option<Duration>) -> io::Result<Read> {
-        let deadline = limit.map(|limit| self.rt.now() + limit);
+        let deadline = limit.map(|limit| self.rt.after(limit));
         let mut data = Vec::new();
         let mut chunk = [0; 8192];
         while data.len() < count {

@@ -73,7 +73,7 @@ impl Rt {
 
     /// Waits for a duration.
     pub async fn sleep(&self, duration: Duration) {
-        self.sleep_until(self.now() + duration).await;
+        self.sleep_until(self.after(duration)).await;
     }
 
     /// Waits until an instant of [`Rt::now`]'s clock.
@@ -91,7 +91,7 @@ impl Rt {
         limit: Duration,
         future: F,
     ) -> Result<F::Output, Elapsed> {
-        self.timeout_at(self.now() + limit, future).await
+        self.timeout_at(self.after(limit), future).await
     }
 
     /// Like [`Rt::timeout`], with the deadline as an instant.
@@ -110,6 +110,12 @@ impl Rt {
             Either::Left((output, _)) => Ok(output),
             Either::Right(_) => Err(Elapsed),
         }
+    }
+
+    /// The instant after a duration from now; ten years from now when there is no such instant.
+    pub(crate) fn after(&self, duration: Duration) -> Instant {
+        const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        self.now() + duration.min(TEN_YEARS)
     }
 
     /// The runtime's clock.

@@ -1,6 +1,7 @@
 //! Carries out what the pool decides: starts processes, signals them, waits for them.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::{Action, Event, Exit, KillReason, Outcome, Pool, Report, Signal, WorkerId};
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Types, WorkerInfo};
+use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, WorkerInfo};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::socket::pair;
@@ -28,6 +29,7 @@ type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
 #[derive(Debug)]
 enum Happening {
     Pool(Event),
+    Launched(WorkerId, Result<Launched, Error>),
     Signal(Sig),
     Failed(Error),
 }
@@ -38,16 +40,25 @@ pub(crate) struct Supervisor {
     rt: Rt,
     groups: Vec<Group>,
     master: MasterHandle,
+    launching: HashMap<WorkerId, Task<()>>,
     processes: HashMap<WorkerId, Process>,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
+}
+
+/// A process that runs its program and is not connected yet.
+#[derive(Debug)]
+struct Launched {
+    child: Child,
+    socket: OwnedFd,
+    hello: Hello,
 }
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
-    _connection: Task<()>,
+    connection: Task<()>,
     _watch: Task<()>,
 }
 
@@ -60,7 +71,8 @@ impl Supervisor {
         let master = MasterHandle::new(rt, pool, move || {
             let _ = stop.unbounded_send(Happening::Pool(Event::Stop));
         });
-        Self { rt: rt.clone(), groups, master, processes: HashMap::new(), sender, happenings }
+        let (launching, processes) = (HashMap::new(), HashMap::new());
+        Self { rt: rt.clone(), groups, master, launching, processes, sender, happenings }
     }
 
     /// Runs until no worker is left; says how it ended, and after which signal.
@@ -102,6 +114,7 @@ impl Supervisor {
             }
             event = match self.next().await {
                 Happening::Pool(event) => event,
+                Happening::Launched(id, outcome) => self.adopt(id, outcome),
                 Happening::Failed(error) => Event::Fail { reason: error.report() },
                 Happening::Signal(signal) => {
                     tracing::info!(signal = signal.as_str(), "a signal arrived");
@@ -112,21 +125,20 @@ impl Supervisor {
         }
     }
 
-    /// Asks the pool, and answers each of its wishes for a process until it has no more.
+    /// Asks the pool, and launches the processes that it wishes for.
     fn decide(&mut self, event: Event) -> Vec<Action> {
         if let Event::Exited { id, .. } = &event {
-            self.processes.remove(id);
+            self.forget(*id);
         }
         let mut actions = Vec::new();
         let mut next = 0;
         self.master.pool().on(event, self.rt.now(), &mut actions);
         while let Some(action) = actions.get(next) {
-            if let Action::Spawn { id } = *action {
-                let answer = match self.spawn(id) {
-                    Ok(pid) => Event::Spawned { id, pid },
-                    Err(error) => Event::SpawnFailed { id, reason: error.report() },
-                };
-                self.master.pool().on(answer, self.rt.now(), &mut actions);
+            if let Action::Spawn { id } = *action
+                && let Err(error) = self.launch(id)
+            {
+                let failed = Event::SpawnFailed { id, reason: error.report() };
+                self.master.pool().on(failed, self.rt.now(), &mut actions);
             }
             next += 1;
         }
@@ -190,40 +202,63 @@ impl Supervisor {
         })
     }
 
-    fn spawn(&mut self, id: WorkerId) -> Result<i32, Error> {
-        let index = self.master.pool().group_of(id).unwrap_or_default();
-        let group = &self.groups[index];
-        let refused = |what: String| move |error| Error::system(what, error);
+    /// Forks a worker's process; whether it runs its program is news that comes later.
+    fn launch(&mut self, id: WorkerId) -> Result<(), Error> {
+        let group = self.group(id);
+        let refused = |what: &'static str| move |error| Error::system(what, error);
         let hello = hello(group, id)?;
         let command = group.command(id)?;
-        let (ours, theirs) = pair().map_err(refused("cannot make a socket pair".to_owned()))?;
-        let started = spawn(&command, std::os::fd::AsFd::as_fd(&theirs), &group.passed()).map_err(
-            |error| {
-                let program = command.program.to_string_lossy();
-                Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
-            },
-        )?;
+        let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
+        let program = command.program.to_string_lossy().into_owned();
+        let failed = move |error| {
+            Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
+        };
+        let started = spawn(&command, std::os::fd::AsFd::as_fd(&theirs), &group.passed());
         drop(theirs);
-        let pid = started.pid.as_raw();
-        // From here on the process exists: what fails now ends it, and its exit is the news.
-        let child = Child::watch(&self.rt, started)
-            .map_err(refused(format!("cannot watch process {pid}")))?;
-        let child = Arc::new(child);
+        let started = started.map_err(&failed)?;
+        let (rt, sender) = (self.rt.clone(), self.sender.clone());
+        let launching = self.rt.spawn(async move {
+            let outcome = Child::launched(&rt, started).await.map_err(failed);
+            let outcome = outcome.map(|child| Launched { child, socket, hello });
+            let _ = sender.unbounded_send(Happening::Launched(id, outcome));
+        });
+        self.launching.insert(id, launching);
+        Ok(())
+    }
+
+    /// Connects a process that runs its program; says to the pool what became of the launch.
+    fn adopt(&mut self, id: WorkerId, outcome: Result<Launched, Error>) -> Event {
+        self.launching.remove(&id);
+        let Launched { child, socket, hello } = match outcome {
+            Ok(launched) => launched,
+            Err(error) => return Event::SpawnFailed { id, reason: error.report() },
+        };
+        let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name) };
-        let connection = group.attach.attach(&self.rt, ours, worker, hello, self.listen(id, pid));
+        let connection = group.attach.attach(&self.rt, socket, worker, hello, self.listen(id, pid));
         let connection = connection.unwrap_or_else(|error| {
-            tracing::error!(
-                worker = id.0,
-                pid,
-                reason = error.report(),
-                "no connection to a worker"
-            );
+            // It ends, and its exit is the news.
+            let reason = error.report();
+            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
             self.rt.spawn(async {})
         });
         let watch = self.watch(id, Arc::clone(&child));
-        self.processes.insert(id, Process { child, _connection: connection, _watch: watch });
-        Ok(pid)
+        self.processes.insert(id, Process { child, connection, _watch: watch });
+        Event::Spawned { id, pid }
+    }
+
+    /// A process has ended. What it sent before is still read, which its end soon ends too.
+    fn forget(&mut self, id: WorkerId) {
+        if let Some(Process { connection, .. }) = self.processes.remove(&id) {
+            let rt = self.rt.clone();
+            self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
+        }
+    }
+
+    fn group(&self, id: WorkerId) -> &Group {
+        &self.groups[self.master.pool().group_of(id).unwrap_or_default()]
     }
 
     /// Turns what a worker's connection says into events of that very process.
@@ -232,15 +267,22 @@ impl Supervisor {
         let send = move |sender: &UnboundedSender<Happening>, event| {
             let _ = sender.unbounded_send(Happening::Pool(event));
         };
+        let master = self.master.clone();
         Box::new(move |news| match news {
             News::Ready => send(&sender, Event::Ready { id, pid }),
-            News::Violation(reason) => send(&sender, Event::Violation { id, pid, reason }),
+            News::Violation(reason) => {
+                let reason = one_line(&reason);
+                send(&sender, Event::Violation { id, pid, reason });
+            }
             News::Closed => {
-                let (sender, later) = (sender.clone(), rt.clone());
+                let (sender, later, master) = (sender.clone(), rt.clone(), master.clone());
                 rt.spawn(async move {
                     later.sleep(EXIT_TIME).await;
-                    let reason = "it closed its connection and lived on".to_owned();
-                    send(&sender, Event::Violation { id, pid, reason });
+                    // One that was asked to stop has its deadline for what is left to do.
+                    if !master.is_stopping(id) {
+                        let reason = "it closed its connection and lived on".to_owned();
+                        send(&sender, Event::Violation { id, pid, reason });
+                    }
                 })
                 .detach();
             }
@@ -283,9 +325,14 @@ fn hello(group: &Group, id: WorkerId) -> Result<Hello, Error> {
         group: group.name.to_string(),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(Types::of::<(), (), ()>),
+        types: group.is_same_executable().then(|| group.types()),
         context: group.context(id)?,
     })
+}
+
+/// Words that a worker may have chosen, fit for a log: one line of them, and no more than that.
+fn one_line(words: &str) -> String {
+    words.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 /// Workers of masters that start at the same moment are not to come back at the same moment.

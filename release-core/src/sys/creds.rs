@@ -71,10 +71,8 @@ impl Credentials {
     /// nothing, so it may run between fork and exec.
     pub(crate) fn assume(&self) -> Result<(), Failed> {
         drop_bounding_set()?;
-        prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
         self.set_ids()?;
-        clear_capabilities()?;
-        prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        leave_capabilities()?;
         self.verify()
     }
 
@@ -128,6 +126,14 @@ impl Credentials {
         let all_kept = self.groups.iter().all(|gid| kept.contains(&gid.as_raw()));
         Ok(all_wanted && all_kept)
     }
+}
+
+/// Empties the ambient, permitted, effective and inheritable sets of capabilities, and lets no
+/// program give any back. Allocates nothing.
+pub(crate) fn leave_capabilities() -> Result<(), Failed> {
+    prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
+    clear_capabilities()?;
+    prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
 /// An id of all ones means "leave unchanged" to setresuid: an account must not have it.

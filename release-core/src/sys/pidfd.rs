@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::supervise::Exit;
@@ -37,14 +36,18 @@ pub(crate) fn send_signal(
 /// By the system call itself: nix reaps a process that a real-time signal ended, and then refuses
 /// to say so.
 pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
+    wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG)
+}
+
+/// Waits for the end of a process that has been killed, and reaps it.
+pub(crate) fn wait(pidfd: &impl AsRawFd) -> io::Result<()> {
+    wait_id(libc::P_PIDFD, pidfd, libc::WEXITED).map(drop)
+}
+
+fn wait_id(kind: libc::idtype_t, pidfd: &impl AsRawFd, flags: i32) -> io::Result<Option<Exit>> {
     let number = libc::id_t::try_from(pidfd.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG;
-    // SAFETY: the kernel writes one siginfo, for which there is room.
-    Errno::result(unsafe { libc::waitid(libc::P_PIDFD, number, info.as_mut_ptr(), flags) })?;
-    // SAFETY: zero is a valid value of every field.
-    let info = unsafe { info.assume_init() };
+    let info = waitid(kind, number, flags)?;
     // SAFETY: what waitid has filled in has a status; zeros, of a process that runs, do too.
     let status = unsafe { info.si_status() };
     Ok(match (info.si_signo, info.si_code) {
@@ -54,20 +57,29 @@ pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
     })
 }
 
+fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<libc::siginfo_t> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the kernel writes one siginfo, for which there is room.
+    Errno::result(unsafe { libc::waitid(kind, number, info.as_mut_ptr(), flags) })?;
+    // SAFETY: zero is a valid value of every field.
+    Ok(unsafe { info.assume_init() })
+}
+
 /// A child that has ended and was not reaped, whoever started it.
 pub(crate) fn any_zombie() -> io::Result<Option<Pid>> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    match waitid(Id::All, flags) {
-        Ok(status) => Ok(status.pid()),
-        Err(Errno::ECHILD) => Ok(None),
-        Err(errno) => Err(errno.into()),
+    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+        // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.
+        Ok(info) => Ok(Some(unsafe { info.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 /// Reaps a zombie by its number, which cannot be reused before this call.
 pub(crate) fn reap(zombie: Pid) -> io::Result<()> {
-    match waitid(Id::Pid(zombie), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-        Ok(_) | Err(Errno::ECHILD) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    let number = libc::id_t::try_from(zombie.as_raw()).unwrap_or_default();
+    match waitid(libc::P_PID, number, libc::WEXITED | libc::WNOHANG) {
+        Err(error) if error.raw_os_error() != Some(libc::ECHILD) => Err(error),
+        _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::creds::Credentials;
 use super::process::{die_with, exit_now};
-use super::{Failed, check, fds, pidfd, signal};
+use super::{Failed, check, creds, fds, pidfd, signal};
 
 /// The first descriptor after standard input, output and error.
 pub(crate) const FIRST_PASSED: RawFd = 3;
@@ -27,12 +27,20 @@ pub(crate) struct Command {
     pub(crate) credentials: Option<Credentials>,
 }
 
-/// A process that runs its program: the exec has succeeded.
+/// A process that is about to run its program.
+///
+/// Whether it does is not waited for here: as soon as the child has another user, that user's other
+/// processes can stop it, and the master with it.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
+    /// A socket that ends when the program runs, or says in [`REPORT`] bytes what failed before.
+    pub(crate) report: OwnedFd,
 }
+
+/// The length of a child's report: the call's index and its errno.
+pub(crate) const REPORT: usize = 5;
 
 /// Why a process could not be started.
 #[derive(Debug)]
@@ -41,6 +49,8 @@ pub(crate) enum SpawnError {
     Here(&'static str, io::Error),
     /// In the new process, before it ran its program.
     There(Failed),
+    /// The new process did nothing for so long that it was killed.
+    Stuck,
 }
 
 impl std::fmt::Display for SpawnError {
@@ -48,6 +58,7 @@ impl std::fmt::Display for SpawnError {
         match self {
             Self::Here(what, error) => write!(f, "{what}: {error}"),
             Self::There(failed) => failed.fmt(f),
+            Self::Stuck => f.write_str("the new process was stopped before it ran its program"),
         }
     }
 }
@@ -104,33 +115,29 @@ pub(crate) fn spawn(
         Err(errno) => return Err(SpawnError::Here("fork", errno.into())),
     };
     drop(prepared);
-    await_exec(pid, reader)
+    Child::of(pid, reader.into())
 }
 
 fn here(what: &'static str) -> impl Fn(io::Error) -> SpawnError {
     move |error| SpawnError::Here(what, error)
 }
 
-/// Waits for the exec (the pipe closes) or the report of what failed before it.
-fn await_exec(pid: Pid, mut reader: UnixStream) -> Result<Child, SpawnError> {
-    let opened = pidfd::pidfd_open(pid.as_raw());
-    let mut report = [0_u8; 5];
-    let outcome = reader.read_exact(&mut report);
-    let failure = match (outcome, opened) {
-        (Ok(()), _) => SpawnError::There(decode(report)),
-        (Err(error), Ok(pidfd)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Ok(Child { pid, pidfd });
+impl Child {
+    fn of(pid: Pid, report: OwnedFd) -> Result<Self, SpawnError> {
+        match pidfd::pidfd_open(pid.as_raw()) {
+            Ok(pidfd) => Ok(Self { pid, pidfd, report }),
+            Err(error) => {
+                // Not reaped yet, so the number is still this child's.
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+                Err(SpawnError::Here("pidfd_open", error))
+            }
         }
-        (Err(_), Err(error)) => SpawnError::Here("pidfd_open", error),
-        (Err(error), Ok(_)) => SpawnError::Here("reading the child's report", error),
-    };
-    // Not reaped yet, so the number is still this child's.
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-    while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
-    Err(failure)
+    }
 }
 
-fn decode(report: [u8; 5]) -> Failed {
+/// What the child says that could not run its program, see [`Child::report`].
+pub(crate) fn decode(report: [u8; REPORT]) -> Failed {
     let [call, errno @ ..] = report;
     let call = CALLS.get(usize::from(call)).unwrap_or(&CALLS[CALLS.len() - 1]);
     Failed { call, errno: i32::from_ne_bytes(errno) }
@@ -185,8 +192,10 @@ impl<'a> Prepared<'a> {
         // SAFETY: takes integers.
         check("setpgid", unsafe { libc::setpgid(0, 0) }.into())?;
         self.place_descriptors()?;
-        if let Some(credentials) = &self.command.credentials {
-            credentials.assume()?;
+        match &self.command.credentials {
+            Some(credentials) => credentials.assume()?,
+            // A master that is not root may have been given capabilities: they are its own.
+            None => creds::leave_capabilities()?,
         }
         // After the change of user, which clears it.
         die_with(parent)?;

@@ -41,7 +41,9 @@ impl Link {
             if state.answers.is_alone() {
                 self.flush(state, wakes);
             } else {
-                // Others ask in this turn of the executor too: their frames leave in one call.
+                // Others ask in this turn of the executor too: their frames leave in one call. From
+                // now on the background task reads, whether or not the first caller is still polled.
+                state.reader = Reader::Background;
                 state.wake_background(wakes);
             }
             Poll::Ready(Ok(number))
@@ -75,8 +77,8 @@ impl Link {
         if let Some(answer) = state.answers.delivered(number) {
             return Poll::Ready(Ok(take(answer)));
         }
+        state.answers.wait(number, cx.waker());
         if state.reader != Reader::Caller(number) && !self.may_read(state) {
-            state.answers.wait(number, cx.waker());
             return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
         }
         state.reader = Reader::Caller(number);
@@ -96,7 +98,6 @@ impl Link {
                 }
                 Ok(Some((_, Kind::Incoming))) => {
                     state.reader = Reader::Background;
-                    state.answers.wait(number, cx.waker());
                     state.wake_background(wakes);
                     return Poll::Pending;
                 }
@@ -122,8 +123,7 @@ impl Link {
         self.with(|state, wakes| {
             let cancel = self.mode == Mode::Calls
                 && state.ended.is_none()
-                && state.answers.is_unanswered(number)
-                && !self.is_full(state);
+                && state.answers.is_unanswered(number);
             self.forget(state, number, wakes);
             if cancel {
                 let _ = state.outbox.push::<FrameTooLong>(|payload| {

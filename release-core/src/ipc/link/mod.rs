@@ -63,6 +63,17 @@ pub(crate) struct Link {
     state: Mutex<State>,
 }
 
+/// Ends a link when its background task goes, even one that never ran or that panicked: whoever
+/// still asks must not wait for answers that nobody reads any more.
+#[derive(Debug)]
+pub(crate) struct EndOnDrop(pub(crate) Arc<Link>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(Ended::Here);
+    }
+}
+
 /// Passes a wake-up on to whoever reads.
 #[derive(Debug, Default)]
 struct Readable(AtomicWaker);

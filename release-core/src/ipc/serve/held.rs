@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::ipc::answers::MAX_IN_FLIGHT;
 use crate::ipc::header::Number;
 use crate::ipc::link::Link;
 
@@ -20,12 +21,12 @@ pub(super) struct Asked<R> {
 /// would ever go on.
 pub(super) struct Held<R> {
     pub(super) requests: VecDeque<Asked<R>>,
-    pub(super) bytes: usize,
+    pub(super) load: Load,
 }
 
 impl<R> Default for Held<R> {
     fn default() -> Self {
-        Self { requests: VecDeque::new(), bytes: 0 }
+        Self { requests: VecDeque::new(), load: Load::default() }
     }
 }
 
@@ -39,18 +40,47 @@ impl<R> Held<R> {
     }
 
     pub(super) fn push(&mut self, asked: Asked<R>) {
-        self.bytes += asked.size;
+        self.load.add(asked.size);
         self.requests.push_back(asked);
     }
 
     pub(super) fn pop(&mut self) -> Option<Asked<R>> {
         let asked = self.requests.pop_front()?;
-        self.bytes -= asked.size;
+        self.load.remove(asked.size);
         Some(asked)
     }
 
     pub(super) fn remove(&mut self, number: Number) {
-        self.requests.retain(|asked| asked.number != number);
-        self.bytes = self.requests.iter().map(|asked| asked.size).sum();
+        if let Some(index) = self.requests.iter().position(|asked| asked.number == number)
+            && let Some(asked) = self.requests.remove(index)
+        {
+            self.load.remove(asked.size);
+        }
+    }
+}
+
+/// How many messages wait to be dealt with, and how many bytes they have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    count: usize,
+    bytes: usize,
+}
+
+impl Load {
+    pub(super) fn add(&mut self, size: usize) {
+        (self.count, self.bytes) = (self.count + 1, self.bytes + size);
+    }
+
+    pub(super) fn remove(&mut self, size: usize) {
+        (self.count, self.bytes) = (self.count - 1, self.bytes - size);
+    }
+
+    pub(super) fn plus(&self, other: &Self) -> Self {
+        Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+    }
+
+    /// Whether one more is within what both sides agree on.
+    pub(super) fn have_room(&self, link: &Link) -> bool {
+        self.count < MAX_IN_FLIGHT && self.bytes <= link.limits().unsent
     }
 }

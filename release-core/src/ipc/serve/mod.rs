@@ -12,24 +12,47 @@ use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 
-use super::answers::MAX_IN_FLIGHT;
 use super::header::{Header, Number};
 use super::limits::FRAMES_PER_TURN;
-use super::link::{Incoming, Link};
+use super::link::{EndOnDrop, Incoming, Link};
 use super::timer::{Timer, sleep};
 use super::{Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
 
 mod held;
 
-use held::{Asked, Held};
+use held::{Asked, Held, Load};
 
 /// Serves a connection in call mode until it ends, and says why it did.
 ///
 /// `handler` answers requests, each beside the others; most are done when they are first polled
 /// and cost no allocation. `ready` is called when the peer says that it is ready.
-pub(crate) async fn serve<R, C, H, F>(
+///
+/// Dropping the future, polled or not, ends the connection. A panic outside of a handler's future
+/// (in a codec, say) ends it too.
+pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
+    codec: C,
+    handler: H,
+    ready: impl FnMut(),
+) -> impl Future<Output = Ended>
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    H: Fn(R) -> F,
+    F: Future<Output = Result<R::Response, Refused>>,
+{
+    let link = EndOnDrop(link);
+    async move {
+        let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, ready));
+        serving.catch_unwind().await.unwrap_or(PANICKED)
+    }
+}
+
+const PANICKED: Ended = Ended::Violation("a message made this side's codec panic");
+
+async fn serve_calls<R, C, H, F>(
+    link: &Link,
     codec: C,
     handler: H,
     mut ready: impl FnMut(),
@@ -41,13 +64,15 @@ where
     F: Future<Output = Result<R::Response, Refused>>,
 {
     let mut serving = Serving {
-        link: &link,
+        link,
         codec,
         held: Held::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
-        running_bytes: 0,
+        asked: Load::default(),
+        notices: Load::default(),
         spare: None,
+        was_choked: false,
         timer: Timer::default(),
     };
     poll_fn(|cx| serving.poll(cx, &handler, &mut ready)).await
@@ -60,17 +85,13 @@ struct Serving<'a, R, C, F: Future> {
     running: FuturesUnordered<Abortable<Running<F>>>,
     /// How to drop the handler of a request that its asker gave up, and the request's bytes.
     aborts: HashMap<Number, (AbortHandle, usize)>,
-    running_bytes: usize,
+    /// Requests and, apart from them, notices whose handlers have to wait.
+    asked: Load,
+    notices: Load,
     /// The place of a handler's future, kept for the next one.
     spare: Option<Place<F>>,
+    was_choked: bool,
     timer: Timer,
-}
-
-/// Whoever still asks the peer must not wait for answers that nobody reads any more.
-impl<R, C, F: Future> Drop for Serving<'_, R, C, F> {
-    fn drop(&mut self) {
-        self.link.end(Ended::Here);
-    }
 }
 
 /// Where a handler's future is pinned; reused, so that requests that are answered at once do not
@@ -92,8 +113,9 @@ where
         ready: &mut dyn FnMut(),
     ) -> Poll<Ended> {
         for _ in 0..FRAMES_PER_TURN {
-            self.poll_running(cx);
             self.start_held(cx, handler);
+            self.poll_running(cx);
+            self.was_choked |= self.link.is_choked();
             let (codec, overcharged) = (&self.codec, self.is_overcharged());
             let incoming = self.link.poll_incoming(cx, &mut |incoming| match incoming {
                 Incoming::Request { .. } if overcharged => Received::TooMuch,
@@ -102,7 +124,10 @@ where
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                Poll::Pending if self.held.can_start(self.link) => {}
+                // There is room for answers again: on with what was put off.
+                Poll::Pending if self.was_choked && !self.link.is_choked() => {
+                    self.was_choked = false
+                }
                 Poll::Pending => {
                     let Some(why) = self.timer.poll_deadline(cx, self.link) else {
                         return Poll::Pending;
@@ -127,8 +152,11 @@ where
             Received::TooMuch => self.link.end(TOO_MANY),
             Received::Asked(asked) if self.held.must_wait(self.link) => self.held.push(asked),
             Received::Asked(asked) => self.start_asked(cx, asked, handler),
-            Received::Notice(Ok(request)) => self.start(cx, None, None, handler(request)),
-            Received::Notice(Err(why)) => {
+            Received::Notice(Ok(request), size) => {
+                let origin = Origin { number: None, size };
+                self.start(cx, origin, None, handler(request));
+            }
+            Received::Notice(Err(why), _) => {
                 tracing::debug!(why, "a message of another type was dropped");
             }
             Received::Cancel { number } => {
@@ -142,14 +170,13 @@ where
 
     /// Whether the peer has asked more than an honest one does before it has answers.
     fn is_overcharged(&self) -> bool {
-        self.running.len() + self.held.requests.len() >= MAX_IN_FLIGHT
-            || self.running_bytes + self.held.bytes > self.link.limits().unsent
+        !self.asked.plus(&self.held.load).have_room(self.link)
     }
 
     /// A request is no longer being answered.
     fn settle(&mut self, number: Number) -> Option<AbortHandle> {
         let (abort, size) = self.aborts.remove(&number)?;
-        self.running_bytes -= size;
+        self.asked.remove(size);
         Some(abort)
     }
 
@@ -164,8 +191,8 @@ where
     fn start_asked<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, asked: Asked<R>, handler: &H) {
         match asked.request {
             Ok(request) => {
-                let origin = Origin { number: asked.number, size: asked.size };
-                self.start(cx, Some(origin), asked.patience, handler(request));
+                let origin = Origin { number: Some(asked.number), size: asked.size };
+                self.start(cx, origin, asked.patience, handler(request));
             }
             Err(why) => self.refuse(asked.number, &why),
         }
@@ -175,15 +202,15 @@ where
     fn start(
         &mut self,
         cx: &mut Context<'_>,
-        origin: Option<Origin>,
+        origin: Origin,
         patience: Option<Duration>,
         future: F,
     ) {
-        // Requests are counted before; messages that want no answer may be dropped.
-        if origin.is_none() && self.running.len() >= MAX_IN_FLIGHT {
+        let Origin { number, size } = origin;
+        // Requests are counted before; messages that want no answer are dropped when too many wait.
+        if number.is_none() && !self.notices.have_room(self.link) {
             return;
         }
-        let number = origin.as_ref().map(|origin| origin.number);
         let mut place = self.spare.take().unwrap_or_else(|| Box::pin(None));
         place.set(Some(AssertUnwindSafe(future).catch_unwind()));
         if let Poll::Ready(outcome) = poll_place(&mut place, cx) {
@@ -193,23 +220,29 @@ where
             return;
         }
         let rt = self.link.rt();
-        let timer = patience.map(|patience| sleep(rt, rt.now() + patience));
+        let timer = patience.map(|patience| sleep(rt, rt.after(patience)));
         let (abort, registration) = AbortHandle::new_pair();
-        if let Some(Origin { number, size }) = origin {
+        if let Some(number) = number {
             self.aborts.insert(number, (abort, size));
-            self.running_bytes += size;
+            self.asked.add(size);
+        } else {
+            self.notices.add(size);
         }
-        self.running.push(Abortable::new(Running { number, place, timer }, registration));
+        self.running.push(Abortable::new(Running { number, size, place, timer }, registration));
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx) {
+        // What is done while the peer does not read stays where it is, instead of in its answer.
+        while !self.link.is_choked()
+            && let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx)
+        {
             // An aborted handler's asker has gone, and its number with it.
-            let Ok((number, outcome)) = finished else {
+            let Ok((number, size, outcome)) = finished else {
                 continue;
             };
-            if let Some(number) = number {
-                self.settle(number);
+            match number {
+                Some(number) => drop(self.settle(number)),
+                None => self.notices.remove(size),
             }
             if let Some(outcome) = outcome {
                 self.finish(number, outcome);
@@ -256,7 +289,8 @@ const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed")
 /// Which request a handler answers.
 #[derive(Clone, Copy)]
 struct Origin {
-    number: Number,
+    /// None for a message that wants no answer.
+    number: Option<Number>,
     size: usize,
 }
 
@@ -265,7 +299,7 @@ enum Received<R> {
     Asked(Asked<R>),
     /// One more request than agreed, not decoded.
     TooMuch,
-    Notice(Result<R, String>),
+    Notice(Result<R, String>, usize),
     Cancel {
         number: Number,
     },
@@ -280,7 +314,7 @@ impl<R> Received<R> {
             Incoming::Request { number, patience, body } => {
                 Self::Asked(Asked { number, patience, request: decode(body), size: body.len() })
             }
-            Incoming::Notice(body) => Self::Notice(decode(body)),
+            Incoming::Notice(body) => Self::Notice(decode(body), body.len()),
             Incoming::Cancel { number } => Self::Cancel { number },
             Incoming::Ready => Self::Ready,
             Incoming::Hello(_) => Self::Hello,
@@ -291,23 +325,24 @@ impl<R> Received<R> {
 /// A handler that has to wait, until its asker's patience is over.
 struct Running<F> {
     number: Option<Number>,
+    size: usize,
     place: Place<F>,
     timer: Option<BoxFuture>,
 }
 
 impl<F: Future> Future for Running<F> {
-    type Output = (Option<Number>, Option<Outcome<F>>);
+    type Output = (Option<Number>, usize, Option<Outcome<F>>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let running = &mut *self;
         if let Poll::Ready(outcome) = poll_place(&mut running.place, cx) {
-            return Poll::Ready((running.number, Some(outcome)));
+            return Poll::Ready((running.number, running.size, Some(outcome)));
         }
         let Some(timer) = &mut running.timer else {
             return Poll::Pending;
         };
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready((running.number, None))
+        Poll::Ready((running.number, running.size, None))
     }
 }
 
