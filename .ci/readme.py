@@ -56,25 +56,34 @@ def run_until_it_prints(command):
     interrupt(process)
 
 
+def run(how, block, background):
+    """Runs a block; returns what runs in the background after it."""
+    word, _, argument = how.partition(" ")
+    if word == "tested":
+        return background
+    if word == "background":
+        background.append(start(block))
+        wait_for_port(int(argument), background[0])
+        return background
+    if word == "until-interrupted":
+        for line in block.strip().splitlines():
+            run_until_it_prints(line)
+        return background
+    if start(block).wait(timeout=DEADLINE) != 0:
+        sys.exit("failed")
+    while background:
+        interrupt(background.pop())
+    return background
+
+
 def main():
-    background = None
-    for how, block in blocks(open("README.md", encoding="utf-8").read()):
-        word, _, argument = how.partition(" ")
-        if word == "tested":
-            continue
-        if word == "background":
-            background = start(block)
-            wait_for_port(int(argument), background)
-            continue
-        if word == "until-interrupted":
-            for line in block.strip().splitlines():
-                run_until_it_prints(line)
-            continue
-        if start(block).wait(timeout=DEADLINE) != 0:
-            sys.exit("failed")
-        if background:
-            interrupt(background)
-            background = None
+    background = []
+    try:
+        for how, block in blocks(open("README.md", encoding="utf-8").read()):
+            background = run(how, block, background)
+    finally:
+        for process in background:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 main()

@@ -60,7 +60,7 @@ on_every_backend! {
             }
         }
         let mode = |path: std::path::PathBuf| path.metadata().expect("it exists").mode() & 0o7777;
-        assert_eq!(mode(service.path("lock")), 0o644);
+        assert_eq!(mode(service.path("lock")), 0o600);
         assert_eq!(mode(service.control()), 0o600);
         assert_eq!(service.stop(), 0);
     }

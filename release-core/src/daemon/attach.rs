@@ -40,6 +40,7 @@ pub(crate) trait Attach: Send + Sync {
         socket: OwnedFd,
         worker: WorkerInfo,
         hello: Hello,
+        limits: Limits,
         notify: Notify,
     ) -> Result<Task<()>, Error>;
 
@@ -101,10 +102,11 @@ where
         socket: OwnedFd,
         worker: WorkerInfo,
         mut hello: Hello,
+        limits: Limits,
         notify: Notify,
     ) -> Result<Task<()>, Error> {
         hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
-        let link = Link::new(rt, socket, Mode::Calls, Limits::IPC).map_err(cannot_watch)?;
+        let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
         link.queue(Some(Header::Hello), |payload| -> Result<(), SendError> {
             Ok(Postcard.encode(&hello, payload)?)
@@ -170,9 +172,11 @@ where
         socket: OwnedFd,
         worker: WorkerInfo,
         _: Hello,
+        limits: Limits,
         notify: Notify,
     ) -> Result<Task<()>, Error> {
-        let mut server = Server::new(rt, socket, self.codec.clone()).map_err(cannot_watch)?;
+        let mut server =
+            Server::with_limits(rt, socket, self.codec.clone(), limits).map_err(cannot_watch)?;
         let peer = Peer::new(server.link(), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);

@@ -66,7 +66,12 @@ pub fn is_worker() -> bool {
 /// there.
 #[must_use]
 pub fn me() -> Worker {
-    Worker { privileges: Privileges::default(), codec: Postcard, requests: PhantomData }
+    Worker {
+        privileges: Privileges::default(),
+        limits: Limits::IPC,
+        codec: Postcard,
+        requests: PhantomData,
+    }
 }
 
 /// The settings of a worker process: whom it becomes, and how it talks to its master.
@@ -74,6 +79,7 @@ pub fn me() -> Worker {
 #[doc(alias = "me")]
 pub struct Worker<C = Postcard> {
     privileges: Privileges,
+    limits: Limits,
     codec: C,
     requests: PhantomData<fn()>,
 }
@@ -113,9 +119,16 @@ impl<C> Worker<C> {
         self
     }
 
+    /// The longest message to and from the master, in bytes; 16 MiB by default.
+    #[must_use]
+    pub fn frame_limit(mut self, bytes: u32) -> Self {
+        self.limits = self.limits.with_frame(bytes);
+        self
+    }
+
     /// Another codec than postcard; the master's group must have the same.
     pub fn codec<D>(self, codec: D) -> Worker<D> {
-        Worker { privileges: self.privileges, codec, requests: PhantomData }
+        Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
     }
 
     /// Runs a worker in call mode that answers no requests of its master.
@@ -160,9 +173,9 @@ impl<C> Worker<C> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let codec = self.codec.clone();
+        let (codec, limits) = (self.codec.clone(), self.limits);
         self.in_driver(driver, async |rt: Rt, socket| {
-            let link = Arc::new(Link::new(&rt, socket, Mode::Calls, Limits::IPC).map_err(no_io)?);
+            let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
             let types = Types::of::<Context, M, W>();
             let context = check_hello(&hello, &types)?;
@@ -206,11 +219,12 @@ impl<C> Worker<C> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let codec = self.codec.clone();
+        let (codec, limits) = (self.codec.clone(), self.limits);
         self.in_driver(driver, async |rt: Rt, socket| {
             let (stop, stopping) = stop_channel();
             let signals = watch_signals(&rt, &stop)?;
-            let master = Client::with_end(&rt, socket, codec, move || stop.now()).map_err(no_io)?;
+            let master =
+                Client::with_end(&rt, socket, codec, limits, move || stop.now()).map_err(no_io)?;
             main(PlainMe { master, stopping, rt, _signals: signals }).await.map_err(program_failed)
         })
     }

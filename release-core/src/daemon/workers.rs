@@ -14,6 +14,7 @@ use super::Environment;
 use super::attach::{Attach, Calls, Plain};
 use super::connections::Connections;
 use super::hello::Types;
+use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
 use crate::supervise::{GroupSpec, Ready, RestartPolicy, WorkerId};
 use crate::sys::creds::Credentials;
@@ -62,6 +63,7 @@ pub struct Workers<W = Never, C = Postcard> {
     user: Option<String>,
     environment: Environment,
     policy: RestartPolicy,
+    limits: Limits,
     listeners: Vec<(String, OwnedFd)>,
     context: Context,
     codec: C,
@@ -140,6 +142,7 @@ impl Workers {
             user: None,
             environment: Environment::default(),
             policy: RestartPolicy::default(),
+            limits: Limits::IPC,
             listeners: Vec::new(),
             context: Context::new(|_| ()),
             codec: Postcard,
@@ -167,6 +170,7 @@ impl<W, C> Workers<W, C> {
             user: self.user,
             environment: self.environment,
             policy: self.policy,
+            limits: self.limits,
             listeners: self.listeners,
             context: self.context,
             codec,
@@ -202,6 +206,14 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// The longest message between master and workers, in bytes; 16 MiB by default. Workers of this
+    /// library have the same setting: [`Worker::frame_limit`](crate::Worker::frame_limit).
+    #[must_use]
+    pub fn frame_limit(mut self, bytes: u32) -> Self {
+        self.limits = self.limits.with_frame(bytes);
         self
     }
 
@@ -269,6 +281,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     pub(crate) attach: Arc<dyn Attach>,
+    pub(crate) limits: Limits,
     spec: GroupSpec,
     program: Program,
     environment: Vec<CString>,
@@ -333,6 +346,7 @@ where
             },
             name: name.into(),
             attach,
+            limits: self.limits,
             environment: self.environment.block()?,
             program: self.program.resolve()?,
             credentials,

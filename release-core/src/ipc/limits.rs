@@ -29,4 +29,9 @@ impl Limits {
         unsent: 1024 * 1024,
         unsent_time: Duration::from_secs(30),
     };
+
+    /// The same with another frame limit.
+    pub(crate) fn with_frame(self, bytes: u32) -> Self {
+        Self { frame: bytes, ..self }
+    }
 }

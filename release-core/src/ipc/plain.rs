@@ -57,6 +57,15 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         Self::with_limits(rt, socket, codec, Limits::IPC)
     }
 
+    /// [`Server::new`] with another frame limit than 16 MiB, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the socket.
+    pub fn with_frame_limit(rt: &Rt, socket: OwnedFd, codec: C, bytes: u32) -> io::Result<Self> {
+        Self::with_limits(rt, socket, codec, Limits::IPC.with_frame(bytes))
+    }
+
     /// The connection, for messages beside the answers.
     pub(crate) fn link(&self) -> Arc<Link> {
         Arc::clone(&self.link)
@@ -186,7 +195,7 @@ pub struct Client<R, C = Postcard> {
 }
 
 /// How many messages that nobody asked for are kept until they are taken; more are dropped.
-const KEPT_MESSAGES: usize = 64;
+const KEPT_MESSAGES: usize = 1024;
 
 impl<R, C> fmt::Debug for Client<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,7 +210,16 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
     ///
     /// When the runtime cannot watch the socket.
     pub fn new(rt: &Rt, socket: OwnedFd, codec: C) -> io::Result<Self> {
-        Self::with_end(rt, socket, codec, || {})
+        Self::with_end(rt, socket, codec, Limits::IPC, || {})
+    }
+
+    /// [`Client::new`] with another frame limit than 16 MiB, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the socket.
+    pub fn with_frame_limit(rt: &Rt, socket: OwnedFd, codec: C, bytes: u32) -> io::Result<Self> {
+        Self::with_end(rt, socket, codec, Limits::IPC.with_frame(bytes), || {})
     }
 
     /// [`Client::new`], with a function that is called when the connection has ended.
@@ -209,9 +227,10 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
         rt: &Rt,
         socket: OwnedFd,
         codec: C,
+        limits: Limits,
         end: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let link = Arc::new(Link::new(rt, socket, Mode::PlainClient, Limits::IPC)?);
+        let link = Arc::new(Link::new(rt, socket, Mode::PlainClient, limits)?);
         let (sender, receiver) = mpsc::channel(KEPT_MESSAGES);
         Ok(Self {
             peer: Peer::new(Arc::clone(&link), codec.clone()),

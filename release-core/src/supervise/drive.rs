@@ -236,7 +236,14 @@ impl Supervisor {
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name) };
-        let connection = group.attach.attach(&self.rt, socket, worker, hello, self.listen(id, pid));
+        let connection = group.attach.attach(
+            &self.rt,
+            socket,
+            worker,
+            hello,
+            group.limits,
+            self.listen(id, pid),
+        );
         let connection = connection.unwrap_or_else(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
@@ -332,7 +339,11 @@ fn hello(group: &Group, id: WorkerId) -> Result<Hello, Error> {
 
 /// Words that a worker may have chosen, fit for a log: one line of them, and no more than that.
 fn one_line(words: &str) -> String {
-    words.chars().take(200).flat_map(char::escape_debug).collect()
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_debug().to_string(),
+        false => letter.to_string(),
+    };
+    words.chars().take(200).map(escaped).collect()
 }
 
 /// Workers of masters that start at the same moment are not to come back at the same moment.

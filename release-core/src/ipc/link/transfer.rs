@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
-use super::Link;
 use super::socket::{Received, receive, transmit};
 use super::state::{State, Wakes};
+use super::{Link, Mode};
 use crate::ipc::Ended;
 use crate::rt::Direction;
 
@@ -100,7 +100,10 @@ impl Link {
     fn write_failed(&self, state: &mut State, error: io::Error, wakes: &mut Wakes) {
         let unsent = state.outbox.unsent().len();
         state.outbox.sent(unsent);
-        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+        let gone =
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        // A peer that only asks sends no answers: what it asked for last is nobody's any more.
+        if !gone || self.mode == Mode::PlainServer {
             self.end_locked(state, error.into(), wakes);
         }
     }
