@@ -79,10 +79,11 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
 /// would make a process that lives for years that much larger. Programs with another allocator are
 /// not concerned.
 pub(crate) fn return_freed_memory() {
+    // Messages of a megabyte are still allocated without a system call.
     #[cfg(target_env = "gnu")]
-    for setting in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+    for (setting, mebibytes) in [(libc::M_MMAP_THRESHOLD, 2), (libc::M_TRIM_THRESHOLD, 4)] {
         // SAFETY: takes integers; the process has one thread.
-        unsafe { libc::mallopt(setting, 1024 * 1024) };
+        unsafe { libc::mallopt(setting, mebibytes << 20) };
     }
 }
 
