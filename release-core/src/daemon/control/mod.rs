@@ -1,17 +1,14 @@
 //! Control sockets (rows R4, R13): a Unix socket where scripts and people ask a daemon.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
+use futures_util::future::Abortable;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::{
@@ -28,11 +25,9 @@ use crate::rt::Rt;
 use crate::sys::socket::peer;
 use crate::{Error, ErrorKind};
 
-/// How long a connection has for its next request before another may take its seat.
-const SEAT_TIME: Duration = Duration::from_millis(50);
+mod seats;
 
-/// How many requests of one connection are answered before other tasks have their turn.
-const REQUESTS_IN_A_ROW: u32 = 16;
+use seats::{Seat, Seats};
 
 /// A Unix socket that speaks plain frames, text by default.
 ///
@@ -392,12 +387,7 @@ where
         H: Fn(Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
-        let mut answered: u32 = 0;
         loop {
-            answered = answered.wrapping_add(1);
-            if answered.is_multiple_of(REQUESTS_IN_A_ROW) {
-                let_others_run().await;
-            }
             let read = self.rt.timeout(self.idle_time, self.server.read_request()).await;
             let request = match read {
                 Ok(Ok(Some(request))) => request,
@@ -412,131 +402,5 @@ where
             let written = self.server.write_response(&response).await;
             written.map_err(|error| crate::error::chain(&error))?;
         }
-    }
-}
-
-/// Comes back after the other tasks that can run have had their turn.
-async fn let_others_run() {
-    let mut turn_is_over = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut turn_is_over, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// After which time a request that has no answer yet gives way to a new connection, when all are busy.
-const BUSY_TIME: Duration = Duration::from_secs(60);
-
-/// Who is connected, and who goes first when there is no room.
-#[derive(Default)]
-struct Seats {
-    taken: Mutex<Taken>,
-}
-
-/// What a newcomer finds.
-enum Offer {
-    Seat(Seat, AbortRegistration),
-    /// All seats are taken by connections that may still be about to ask.
-    Later(Instant),
-    AllBusy,
-}
-
-#[derive(Default)]
-struct Taken {
-    last: u64,
-    was_full: bool,
-    seats: HashMap<u64, Occupant>,
-}
-
-struct Occupant {
-    abort: AbortHandle,
-    asked: bool,
-    busy: bool,
-    since: Instant,
-}
-
-impl Seats {
-    /// A seat, if need be that of the connection which has been idle longest; `None` when all are
-    /// busy. Whoever connects faster than connections can ask waits in the kernel's queue.
-    async fn wait_for_one(
-        self: &Arc<Self>,
-        most: usize,
-        rt: &Rt,
-    ) -> Option<(Seat, AbortRegistration)> {
-        loop {
-            match self.take(most, rt.now()) {
-                Offer::Seat(seat, registration) => return Some((seat, registration)),
-                Offer::Later(moment) => rt.sleep_until(moment).await,
-                Offer::AllBusy => {
-                    // Said once, not as often as somebody connects.
-                    if !std::mem::replace(&mut self.lock().was_full, true) {
-                        tracing::warn!("control connections are turned away: all are busy");
-                    }
-                    return None;
-                }
-            }
-        }
-    }
-
-    fn take(self: &Arc<Self>, most: usize, now: Instant) -> Offer {
-        let mut taken = self.lock();
-        if taken.seats.len() >= most {
-            let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
-            let first = idle.min_by_key(|(_, occupant)| (occupant.asked, occupant.since));
-            // A handler that never ends must not keep its seat for ever.
-            let stuck =
-                || taken.seats.iter().find(|(_, occupant)| occupant.since + BUSY_TIME <= now);
-            let Some((&number, occupant)) = first.or_else(stuck) else {
-                return Offer::AllBusy;
-            };
-            let moment = occupant.since + SEAT_TIME;
-            if moment > now {
-                return Offer::Later(moment);
-            }
-            if let Some(occupant) = taken.seats.remove(&number) {
-                occupant.abort.abort();
-            }
-        }
-        taken.was_full = false;
-        taken.last += 1;
-        let number = taken.last;
-        let (abort, registration) = AbortHandle::new_pair();
-        taken.seats.insert(number, Occupant { abort, asked: false, busy: false, since: now });
-        let seats = Arc::clone(self);
-        Offer::Seat(Seat { seats, number }, registration)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A connection's seat; free again when dropped.
-struct Seat {
-    seats: Arc<Seats>,
-    number: u64,
-}
-
-impl Seat {
-    fn busy(&self, busy: bool, now: Instant) {
-        if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
-            (occupant.busy, occupant.asked, occupant.since) = (busy, true, now);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.seats.lock().seats.remove(&self.number);
-    }
-}
-
-impl fmt::Debug for Seat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("number", &self.number).finish_non_exhaustive()
     }
 }

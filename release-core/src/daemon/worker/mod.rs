@@ -1,20 +1,14 @@
 //! `me`: the worker's entry, and what a worker knows (rows R9, P1).
 
 use std::any::type_name;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_channel::oneshot;
-use futures_util::FutureExt;
-use futures_util::future::Shared;
 use nix::sys::signal::Signal;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -26,13 +20,17 @@ use crate::ipc::limits::Limits;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::plain::Client;
 use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Ended, Header, Never, Peer, Postcard, Refused, Request, SendError};
-use crate::net::Listener;
+use crate::ipc::{Codec, Never, Peer, Postcard, Refused, Request};
 use crate::rt::{Driver, Rt, Task, run};
 use crate::signals::Signals;
 use crate::supervise::WorkerId;
 use crate::sys::{fds, process, socket, spawn};
 use crate::{Error, ErrorKind};
+
+mod me;
+
+pub use me::{Me, PlainMe, Stopping};
+use me::{Stop, stop_channel};
 
 /// How long the master may take to greet a worker that it has started.
 const GREETING_TIME: Duration = Duration::from_secs(30);
@@ -348,168 +346,4 @@ fn watch_signals(rt: &Rt, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
         // Caught for as long as the worker lives: a second one must not kill it in its last work.
         std::future::pending::<()>().await;
     }))
-}
-
-/// Done when a worker is to stop: it was told to, or its master has gone.
-///
-/// Cheap to clone, for every task that has to know.
-#[derive(Clone, Debug)]
-pub struct Stopping(Shared<oneshot::Receiver<()>>);
-
-impl Future for Stopping {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_unpin(cx).map(drop)
-    }
-}
-
-/// The one who says stop, to all who listen.
-struct Stop(Mutex<Option<oneshot::Sender<()>>>);
-
-fn stop_channel() -> (Arc<Stop>, Stopping) {
-    let (sender, receiver) = oneshot::channel();
-    (Arc::new(Stop(Mutex::new(Some(sender)))), Stopping(receiver.shared()))
-}
-
-impl Stop {
-    fn now(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-/// A running worker: who it is, what it was given, and its master.
-///
-/// `Context` is what [`Workers::context`](crate::Workers::context) made for it, `M` what it may ask
-/// its master.
-pub struct Me<Context = (), M = Never, C = Postcard> {
-    id: u32,
-    group: String,
-    context: Context,
-    listeners: Mutex<Vec<(String, OwnedFd)>>,
-    master: Peer<M, C>,
-    link: Arc<Link>,
-    stopping: Stopping,
-    rt: Rt,
-    _tasks: [Task<()>; 2],
-}
-
-impl<Context, M, C> fmt::Debug for Me<Context, M, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Me")
-            .field("id", &self.id)
-            .field("group", &self.group)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<Context, M, C> Me<Context, M, C> {
-    /// The identity, kept over restarts.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// The name of the group.
-    #[must_use]
-    pub fn group(&self) -> &str {
-        &self.group
-    }
-
-    /// What the master has sent along.
-    #[must_use]
-    pub fn context(&self) -> &Context {
-        &self.context
-    }
-
-    /// The runtime.
-    #[must_use]
-    pub fn rt(&self) -> &Rt {
-        &self.rt
-    }
-
-    /// The shared listening socket of this name; it can be taken once.
-    ///
-    /// # Errors
-    ///
-    /// When there is none of this name (any more), or the runtime cannot watch it.
-    pub fn listener(&self, name: &str) -> Result<Listener, Error> {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
-            let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
-            let message = format!("no listener `{name}` here; there is: {names:?}");
-            return Err(Error::new(ErrorKind::Usage, message));
-        };
-        let (_, socket) = listeners.swap_remove(index);
-        Listener::new(&self.rt, socket)
-            .map_err(|error| Error::system(format!("cannot watch listener `{name}`"), error))
-    }
-
-    /// Tells the master that this worker serves from now on. Say it once.
-    ///
-    /// # Errors
-    ///
-    /// When the connection has ended.
-    pub fn ready(&self) -> Result<(), SendError> {
-        self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
-        self.link.flush_now();
-        Ok(())
-    }
-
-    /// Done when this worker is to stop: it was told to, or its master has gone.
-    ///
-    /// Finish what is in hand and return from the main function: after the master's stop deadline
-    /// the process is killed.
-    #[must_use]
-    pub fn stopping(&self) -> Stopping {
-        self.stopping.clone()
-    }
-
-    /// Why the connection to the master has ended, if it has.
-    #[must_use]
-    pub fn disconnected(&self) -> Option<Ended> {
-        self.link.ended()
-    }
-}
-
-impl<Context, M, C: Clone> Me<Context, M, C> {
-    /// The master, to be asked. Cheap to clone and give to tasks.
-    #[must_use]
-    pub fn master(&self) -> Peer<M, C> {
-        self.master.clone()
-    }
-}
-
-/// A running worker in plain mode.
-pub struct PlainMe<M, C> {
-    master: Client<M, C>,
-    stopping: Stopping,
-    rt: Rt,
-    _signals: Task<()>,
-}
-
-impl<M, C> fmt::Debug for PlainMe<M, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlainMe").field("master", &self.master).finish_non_exhaustive()
-    }
-}
-
-impl<M, C> PlainMe<M, C> {
-    /// The master, to be asked.
-    #[must_use]
-    pub fn master(&self) -> &Client<M, C> {
-        &self.master
-    }
-
-    /// The runtime.
-    #[must_use]
-    pub fn rt(&self) -> &Rt {
-        &self.rt
-    }
-
-    /// Done when this worker is to stop: it was told to, or its master has gone.
-    #[must_use]
-    pub fn stopping(&self) -> Stopping {
-        self.stopping.clone()
-    }
 }
