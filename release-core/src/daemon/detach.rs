@@ -136,9 +136,15 @@ impl Daemon {
             }
         };
         let rt = driver.handle();
+        // The launcher learns the reason also of a failure before `ready`; after it, nobody listens.
+        let launcher = detached.launcher.as_ref().and_then(|launcher| launcher.try_clone().ok());
         let done = run(&driver, main(rt, detached));
-        done.map_err(|error| Error::new(ErrorKind::Program, "the daemon failed").caused_by(error))
-            .into()
+        let done = done
+            .map_err(|error| Error::new(ErrorKind::Program, "the daemon failed").caused_by(error));
+        if let Err(error) = &done {
+            Detached { launcher }.fail(error);
+        }
+        done.into()
     }
 }
 
@@ -219,12 +225,15 @@ fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
 
 /// The process that was started: waits, prints the reason of a failure, and ends.
 fn launcher(mut waiting: UnixStream) -> ! {
-    let mut word = Vec::new();
-    let read = waiting.read_to_end(&mut word);
-    let code = match (read, word.split_first()) {
-        (Ok(_), Some((&READY, _))) => 0,
-        (Ok(_), Some((_, reason))) => complain(&String::from_utf8_lossy(reason)),
-        _ => complain("the daemon ended before it was ready; its log may say why"),
+    let mut word = [0];
+    let code = match (waiting.read_exact(&mut word), word) {
+        (Ok(()), [READY]) => 0,
+        (Ok(()), _) => {
+            let mut reason = Vec::new();
+            let _ = waiting.read_to_end(&mut reason);
+            complain(&String::from_utf8_lossy(&reason))
+        }
+        (Err(_), _) => complain("the daemon ended before it was ready; its log may say why"),
     };
     exit_now(code)
 }
