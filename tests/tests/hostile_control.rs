@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use release_tests::{
     AT_ONCE, ControlClient, DEADLINE, Noise, Target, eventually, frames, on_every_backend,
     try_control,
@@ -211,7 +212,16 @@ fn with_descriptors(target: &Target, bytes: &[u8], count: usize) -> (ControlClie
     let (reader, writer): (PipeReader, PipeWriter) = io::pipe().unwrap();
     let mut peer = target.connect();
     let fds: Vec<BorrowedFd<'_>> = vec![writer.as_fd(); count];
-    assert_eq!(peer.send_with(bytes, &fds).unwrap(), bytes.len());
+    // The kernel limits how many descriptors of one user are on their way: those of the tests that
+    // run at the same time have to arrive first.
+    eventually("the descriptors can be sent", || match peer.send_with(bytes, &fds) {
+        Ok(sent) => sent == bytes.len(),
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(Errno::ETOOMANYREFS as i32), "{error}");
+            false
+        }
+    });
+    drop(fds);
     (peer, reader)
 }
 
