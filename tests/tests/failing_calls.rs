@@ -5,7 +5,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use release_tests::{Backend, Process, Program, children, is_root};
+use release_tests::{Backend, DEADLINE, Process, Program, children, eventually, is_root};
 
 /// Runs `service` with this fault in each of its processes, to its end: what it says last.
 fn with_fault(fault: &str) -> String {
@@ -20,7 +20,9 @@ fn with_fault(fault: &str) -> String {
 
 fn fails_without_a_root_worker(mut service: release_tests::Running) -> String {
     let mut as_root: Vec<(Process, Instant)> = Vec::new();
+    let began = Instant::now();
     while release_tests::is_alive(service.pid()) {
+        assert!(began.elapsed() < DEADLINE, "it starts: {}", service.stderr());
         let roots = children(service.pid()).into_iter();
         let roots: Vec<_> = roots.filter(|child| child.numbers("Uid").contains(&0)).collect();
         as_root.retain(|(known, _)| roots.contains(known));
@@ -95,6 +97,8 @@ fn a_user_with_too_many_processes_gets_no_worker() {
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"])
         .spawn()
         .expect("setpriv runs");
+    let process = Process(i32::try_from(other.id()).expect("a pid"));
+    eventually("it runs as that user", || process.numbers("Uid").first() == Some(&65534));
     let service = Program::under(&["prlimit", "--nproc=1"], Backend::Tokio, "service")
         .listen(release_tests::free_port(), 1)
         .start();
