@@ -5,7 +5,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use release_tests::{Backend, DEADLINE, Process, Program, children, is_root};
+use release_tests::{Backend, DEADLINE, Process, Program, children, eventually, is_root};
 
 /// Runs `service` with this fault in each of its processes, to its end: what it says last.
 fn with_fault(fault: &str) -> String {
@@ -85,4 +85,34 @@ fn a_failed_call_is_named_and_its_worker_never_runs() {
             });
         }
     });
+}
+
+/// Since Linux 3.1 the change of user succeeds over the limit, and exec fails: no worker as root.
+///
+/// The kernel compares before it counts the process that changes: with a limit of one, two others
+/// are needed.
+#[test]
+fn a_user_with_too_many_processes_gets_no_worker() {
+    if !is_root("dropping privileges") {
+        return;
+    }
+    let mut others = [(); 2].map(|()| {
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"])
+            .spawn()
+            .expect("setpriv runs")
+    });
+    for other in &others {
+        let process = Process(i32::try_from(other.id()).expect("a pid"));
+        eventually("it runs as that user", || process.numbers("Uid").first() == Some(&65534));
+    }
+    let service = Program::under(&["prlimit", "--nproc=1"], Backend::Tokio, "service")
+        .listen(release_tests::free_port(), 1)
+        .start();
+    let said = fails_without_a_root_worker(service);
+    for other in &mut others {
+        other.kill().expect("it lives");
+        other.wait().expect("our child");
+    }
+    assert!(said.contains("execve: Resource temporarily unavailable"), "{said}");
 }

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use futures_channel::oneshot;
 use futures_util::FutureExt;
-use futures_util::future::RemoteHandle;
+use futures_util::future::{AbortHandle, abortable};
 
 use super::BoxFuture;
 
@@ -17,26 +18,40 @@ use super::BoxFuture;
 /// on by itself. Awaiting a task that panicked panics with the same payload.
 #[derive(Debug)]
 #[must_use = "dropping a task cancels it; detach it to let it run"]
-pub struct Task<T: 'static>(RemoteHandle<Outcome<T>>);
+pub struct Task<T: 'static> {
+    outcome: oneshot::Receiver<Outcome<T>>,
+    /// `None` once the task has been let go.
+    abort: Option<AbortHandle>,
+}
 
 type Outcome<T> = Result<T, Box<dyn Any + Send>>;
 
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'static) -> (Self, BoxFuture) {
-        let future = async {
+        let (sender, outcome) = oneshot::channel();
+        let running = async {
             let outcome = AssertUnwindSafe(future).catch_unwind().await;
             if let Err(panic) = &outcome {
                 tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
             }
-            outcome
+            // Nobody waits for a task that was detached.
+            let _ = sender.send(outcome);
         };
-        let (remote, handle) = future.remote_handle();
-        (Self(handle), Box::pin(remote))
+        let (running, abort) = abortable(running);
+        (Self { outcome, abort: Some(abort) }, Box::pin(running.map(drop)))
     }
 
     /// Lets the task run to its end without anybody waiting for it.
-    pub fn detach(self) {
-        self.0.forget();
+    pub fn detach(mut self) {
+        self.abort = None;
+    }
+}
+
+impl<T: 'static> Drop for Task<T> {
+    fn drop(&mut self) {
+        if let Some(abort) = &self.abort {
+            abort.abort();
+        }
     }
 }
 
@@ -44,9 +59,13 @@ impl<T: 'static> Future for Task<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        self.0
-            .poll_unpin(cx)
-            .map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        match ready!(self.outcome.poll_unpin(cx)) {
+            Ok(Ok(output)) => Poll::Ready(output),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(oneshot::Canceled) => {
+                std::panic::resume_unwind(Box::new("the runtime ended before the task did"))
+            }
+        }
     }
 }
 

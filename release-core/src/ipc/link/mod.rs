@@ -5,18 +5,14 @@
 //! reads for all of them. Requests of the peer are always the background task's: a caller that
 //! meets one steps back. All frames are cut and told apart under one lock, in the order of the
 //! stream; a future that is dropped leaves no trace in it.
-//!
-//! The runtime holds one and the same waker for reading all the time, which passes a wake-up on to
-//! whoever reads at the moment: changing the reader costs no system call on any runtime.
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::task::AtomicWaker;
 use nix::sys::socket::{Shutdown, shutdown};
 
+use self::readable::Readable;
 use self::state::{State, Wakes};
 use super::header::{Header, Number};
 use super::limits::Limits;
@@ -25,6 +21,7 @@ use crate::rt::{Io, Rt};
 
 mod background;
 mod caller;
+mod readable;
 mod socket;
 mod state;
 mod transfer;
@@ -56,10 +53,7 @@ pub(crate) struct Link {
     mode: Mode,
     limits: Limits,
     rt: Rt,
-    /// Where the wake-ups of the socket go.
-    readable: Arc<Readable>,
-    /// What the runtime is given: wakes `readable`.
-    waker: Waker,
+    readable: Readable,
     state: Mutex<State>,
 }
 
@@ -74,30 +68,14 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// Passes a wake-up on to whoever reads.
-#[derive(Debug, Default)]
-struct Readable(AtomicWaker);
-
-impl Wake for Readable {
-    fn wake(self: Arc<Self>) {
-        self.0.wake();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.wake();
-    }
-}
-
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
-        let readable = Arc::new(Readable::default());
         Ok(Self {
             io: rt.register(socket)?,
             mode,
             limits,
             rt: rt.clone(),
-            waker: Waker::from(Arc::clone(&readable)),
-            readable,
+            readable: Readable::default(),
             state: Mutex::new(State::new(limits)),
         })
     }
@@ -170,7 +148,7 @@ impl Link {
 
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
-        wakes.callers.extend(self.readable.0.take());
+        wakes.callers.extend(self.readable.take());
         let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
     }
 

@@ -18,10 +18,10 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
-        self.readable.0.register(cx.waker());
-        let mut cx = Context::from_waker(&self.waker);
         let space = state.inbox.space();
-        let received = self.io.poll(&mut cx, Direction::Read, |fd| receive(fd, &mut *space));
+        let received = self
+            .readable
+            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space)));
         match received {
             Poll::Pending => {
                 if state.partial_since.is_none() && state.inbox.is_partial() {

@@ -31,12 +31,12 @@ impl<R> Default for Held<R> {
 }
 
 impl<R> Held<R> {
-    pub(super) fn must_wait(&self, link: &Link) -> bool {
-        !self.requests.is_empty() || link.is_choked()
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.requests.is_empty()
     }
 
     pub(super) fn can_start(&self, link: &Link) -> bool {
-        !self.requests.is_empty() && !link.is_choked()
+        self.is_waiting() && !link.is_choked()
     }
 
     pub(super) fn push(&mut self, asked: Asked<R>) {

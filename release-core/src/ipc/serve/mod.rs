@@ -150,7 +150,10 @@ where
     ) {
         match received {
             Received::TooMuch => self.link.end(TOO_MANY),
-            Received::Asked(asked) if self.held.must_wait(self.link) => self.held.push(asked),
+            // Started in the next round at the latest, if there is room for its answer.
+            Received::Asked(asked) if self.was_choked || self.held.is_waiting() => {
+                self.held.push(asked);
+            }
             Received::Asked(asked) => self.start_asked(cx, asked, handler),
             Received::Notice(Ok(request), size) => {
                 let origin = Origin { number: None, size };
@@ -233,7 +236,8 @@ where
 
     fn poll_running(&mut self, cx: &mut Context<'_>) {
         // What is done while the peer does not read stays where it is, instead of in its answer.
-        while !self.link.is_choked()
+        while !self.running.is_empty()
+            && !self.link.is_choked()
             && let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx)
         {
             // An aborted handler's asker has gone, and its number with it.

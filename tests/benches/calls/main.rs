@@ -10,9 +10,7 @@
 //! candidates take turns, so that a machine that changes its speed changes all of them.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::process::{Command, ExitCode, Stdio, Termination};
 use std::time::{Duration, Instant};
 
@@ -20,18 +18,22 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use release_core::ipc::{CallError, Request};
+use release_core::ipc::Request;
 use release_core::rt::Driver;
 use release_core::rt::local::Local;
 use release_core::{Environment, Exit, Master, Me, Workers, is_worker, me};
 use serde::{Deserialize, Serialize};
+
+mod floor;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Tells a worker which runtime it is to be measured on.
 const CANDIDATE: &str = "CANDIDATE";
 
-const CANDIDATES: [&str; 5] = ["blocking", "poll(2)", "tokio", "smol", "async-std"];
+/// The first is what the others are compared with.
+const CANDIDATES: [&str; 7] =
+    ["blocking", "tokio by hand", "smol by hand", "poll(2)", "tokio", "smol", "async-std"];
 
 /// What is asked: text to be sent back, or, at the end, how long it took.
 #[derive(Serialize, Deserialize)]
@@ -52,6 +54,13 @@ struct Task {
     size: usize,
 }
 
+impl Task {
+    /// The first tenth only warms up.
+    fn rounds(&self) -> u32 {
+        self.calls + self.calls / 10
+    }
+}
+
 /// The whole time, and the median and 99th percentile of single round trips.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Measured {
@@ -66,7 +75,7 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--echo", size] => echo(size),
+        ["--echo", candidate, size] => floor::echo(candidate, size),
         ["--measure", candidate, calls, size] => measure(candidate, calls, size),
         _ => table(arguments.iter().any(|argument| argument == "--quick")),
     };
@@ -146,45 +155,13 @@ fn system_calls(candidate: &str, size: usize) -> Result<String, AnyError> {
 fn measure(candidate: &str, calls: &str, size: &str) -> Result<(), AnyError> {
     let task = Task { candidate: candidate.to_owned(), calls: calls.parse()?, size: size.parse()? };
     match candidate {
-        "blocking" => blocking(&task),
+        "blocking" | "tokio by hand" | "smol by hand" => floor::measure(&task),
         "poll(2)" => master(task, Local::new),
         "tokio" => master(task, release_tokio::driver),
         "smol" => master(task, release_smol::driver),
         "async-std" => master(task, release_async_std::driver),
         other => Err(format!("no candidate `{other}`").into()),
     }
-}
-
-/// The floor: two processes, each with one blocking write and read a message.
-fn blocking(task: &Task) -> Result<(), AnyError> {
-    let (mut here, there) = UnixStream::pair()?;
-    let mut echo = Command::new(std::env::current_exe()?)
-        .args(["--echo", &task.size.to_string()])
-        .stdin(OwnedFd::from(there))
-        .spawn()?;
-    let mut frame = vec![b'x'; 4 + task.size];
-    frame[..4].copy_from_slice(&u32::try_from(task.size)?.to_be_bytes());
-    let mut answer = frame.clone();
-    let mut times = Times::default();
-    for _ in 0..task.calls + task.calls / 10 {
-        let began = Instant::now();
-        here.write_all(&frame)?;
-        here.read_exact(&mut answer)?;
-        times.add(began);
-    }
-    drop(here);
-    echo.wait()?;
-    println!("{}", serde_json::to_string(&times.summary(task.calls))?);
-    Ok(())
-}
-
-fn echo(size: &str) -> Result<(), AnyError> {
-    let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut frame = vec![0; 4 + size.parse::<usize>()?];
-    while stream.read_exact(&mut frame).is_ok() {
-        stream.write_all(&frame)?;
-    }
-    Ok(())
 }
 
 /// Single round trips; those at the beginning only warm up.
@@ -243,11 +220,12 @@ fn worker() -> Exit {
     }
 }
 
-async fn ask(me: Me<Task, Ask>) -> Result<(), CallError> {
+async fn ask(me: Me<Task, Ask>) -> Result<(), AnyError> {
     let (task, master) = (me.context(), me.master());
+    me.ready()?;
     let mut request = Ask::Echo("x".repeat(task.size));
     let mut times = Times::default();
-    for _ in 0..task.calls + task.calls / 10 {
+    for _ in 0..task.rounds() {
         let began = Instant::now();
         let answer = master.call(&request).await?;
         times.add(began);
