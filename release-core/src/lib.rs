@@ -2,6 +2,8 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod buffer;
+pub mod bytes;
 mod child;
 mod daemon;
 mod error;

@@ -177,7 +177,11 @@ impl Stream {
         Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), how)?)
     }
 
-    fn poll_receive(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         self.io.poll(cx, Direction::Read, |fd| {
             let count = recv(fd.as_raw_fd(), &mut *buffer, MsgFlags::MSG_DONTWAIT)?;
             // Never "drained": on a Unix socket, descriptors that somebody attached to the data end
@@ -186,7 +190,11 @@ impl Stream {
         })
     }
 
-    fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         self.io.poll(cx, Direction::Write, |fd| {
             let none: &[ControlMessage<'_>] = &[];
