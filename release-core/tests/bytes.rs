@@ -33,7 +33,7 @@ fn check_order<O: Endian, I: Integer + PartialEq + Debug>(value: I, bytes: &[u8]
 
     for offset in [I::SIZE, 1, usize::MAX, usize::MAX - I::SIZE + 1] {
         let mut exact = bytes.to_vec();
-        let error = O::read_at::<I>(&exact, offset).unwrap_err();
+        let error = O::read_at::<I>(&exact, offset).expect_err("out of range");
         assert_eq!((error.offset, error.count, error.available), (offset, I::SIZE, I::SIZE));
         assert_eq!(O::write_at(value, &mut exact, offset), Err(error));
         assert_eq!(exact, bytes);
