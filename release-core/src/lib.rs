@@ -20,8 +20,8 @@ pub mod supervise;
 mod sys;
 
 pub use daemon::{
-    BoundControlSocket, Connections, ControlSocket, Credentials, Daemon, Detached, Environment,
-    Exit, Master, MasterHandle, Me, PlainMe, Stopping, Worker, WorkerInfo, WorkerState, Workers,
-    is_worker, me,
+    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
+    MasterHandle, Me, PlainMe, Stopping, Worker, WorkerInfo, WorkerState, Workers, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
+pub use net::Credentials;

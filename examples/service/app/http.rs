@@ -1,4 +1,4 @@
-//! hyper over our runtime: the adaptors, and an accept loop that ends in order.
+//! hyper over our runtime: the adaptors, and an orderly end.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc;
 use futures_io::{AsyncRead, AsyncWrite};
-use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -19,76 +17,43 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use release::Stopping;
-use release::net::{Listener, Stream};
+use release::net::{Active, Inet, Passive, Socket, Stream};
 use release::rt::{BoxFuture, Rt};
 
 /// How long a client may take to send the head of a request; less than a stop may take.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// Serves HTTP/1 connections until it is told to stop.
-pub(crate) struct Server {
-    rt: Rt,
-    http: http1::Builder,
-}
-
-impl Server {
-    pub(crate) fn new(rt: Rt) -> Self {
-        let mut http = http1::Builder::new();
-        http.timer(Clock(rt.clone())).header_read_timeout(HEAD_TIME);
-        Self { rt, http }
-    }
-
-    /// Accepts until `stopping` is done; then lets requests in hand finish, and closes connections
-    /// that have none.
-    pub(crate) async fn run<F>(
-        &self,
-        listener: Listener,
-        stopping: Stopping,
-        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    ) -> io::Result<()>
-    where
-        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
-    {
-        let answer = Arc::new(answer);
-        // Each connection holds a sender: when all have been dropped, all connections have ended.
-        let (alive, mut all_ended) = mpsc::channel::<Infallible>(0);
-        let mut stopped = stopping.clone();
-        loop {
-            match select(&mut stopped, pin!(listener.accept())).await {
-                Either::Left(_) => break,
-                Either::Right((stream, _)) => {
-                    self.start(stream?, stopping.clone(), Arc::clone(&answer), alive.clone());
-                }
-            }
-        }
-        drop((listener, alive));
-        all_ended.next().await;
-        Ok(())
-    }
-
-    /// One connection as a task of its own: its failure is its own too.
-    fn start<F>(
-        &self,
-        stream: Stream,
-        stopping: Stopping,
-        answer: Arc<impl Fn(Request<Incoming>) -> F + Send + Sync + 'static>,
-        alive: mpsc::Sender<Infallible>,
-    ) where
-        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
-    {
+/// Serves HTTP/1 connections until it is told to stop; then lets requests in hand finish, and closes
+/// connections that have none.
+pub(crate) async fn serve<F>(
+    rt: &Rt,
+    socket: Socket<Passive, Inet>,
+    stopping: Stopping,
+    answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+) -> io::Result<()>
+where
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    let mut http = http1::Builder::new();
+    http.timer(Clock(rt.clone())).header_read_timeout(HEAD_TIME);
+    let answer = Arc::new(answer);
+    let stopped = stopping.clone();
+    let connection = move |client: Socket<Active, Inet>| {
+        let (answer, stopping) = (Arc::clone(&answer), stopping.clone());
         let service = service_fn(move |request| answer(request));
-        let connection = self.http.serve_connection(Adapted(stream), service);
-        let task = self.rt.spawn(async move {
+        let connection = http.serve_connection(Adapted(client.into_stream()), service);
+        async move {
             let mut connection = pin!(connection);
             if let Either::Right(_) = select(connection.as_mut(), stopping).await {
                 connection.as_mut().graceful_shutdown();
                 // Clients that go away in the middle are their own business.
                 let _ = connection.await;
             }
-            drop(alive);
-        });
-        task.detach();
-    }
+            Ok::<(), Infallible>(())
+        }
+    };
+    socket.accept_loop().until(stopped).run(connection).await?;
+    Ok(())
 }
 
 /// Our stream as hyper wants it.

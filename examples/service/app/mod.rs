@@ -5,15 +5,15 @@ mod http;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use release::ipc::Request;
+use release::net::{Inet, Socket};
 use release::rt::Driver;
-use release::{ControlSocket, Daemon, Error, ErrorKind, Exit, Master, Workers, is_worker, log};
+use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker, log};
 use serde::{Deserialize, Serialize};
 
 /// An HTTP server that answers every GET with the worker, its process and a number that is unique
@@ -32,7 +32,7 @@ Signals to the master: TERM and INT stop in order (a second one at once), QUIT s
 struct Options {
     /// The address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    listen: Inet,
     /// How many workers accept connections
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=512))]
     workers: u32,
@@ -96,11 +96,9 @@ pub(crate) fn run<D: Driver>(driver: fn() -> io::Result<D>) -> Exit {
 fn master<D: Driver>(options: Options, driver: fn() -> io::Result<D>) -> Result<Exit, Error> {
     options.log.start()?;
     // Bound here, as root if need be: workers get the socket, not the privilege.
-    let listener = TcpListener::bind(options.listen).map_err(|error| {
-        Error::new(ErrorKind::System, format!("cannot listen on {}", options.listen))
-            .caused_by(error)
-    })?;
-    tracing::info!(address = %options.listen, "listening");
+    let address = &options.listen;
+    let listener = Socket::unconnected(address)?.bind(address)?.into_listening(1024)?;
+    tracing::info!(%address, "listening");
 
     let counter = AtomicU64::new(0);
     let log = options.log;

@@ -12,8 +12,7 @@ use release::ipc::Refused;
 use release::rt::Driver;
 use release::{Exit, Me, me};
 
-use super::http::Server;
-use super::{Next, Settings};
+use super::{Next, Settings, http};
 
 type Worker = Me<Settings, Next>;
 
@@ -29,13 +28,11 @@ async fn heard(text: String) -> Result<String, Refused> {
 
 async fn serve(me: Worker) -> Result<(), Box<dyn Error + Send + Sync>> {
     me.context().log.start()?;
-    let listener = me.listener("http")?;
-    let me = Arc::new(me);
-    let server = Server::new(me.rt().clone());
-    let stopping = me.stopping();
-    let answering = Arc::clone(&me);
+    let socket = me.listener("http")?;
+    let (rt, stopping) = (me.rt().clone(), me.stopping());
     me.ready()?;
-    server.run(listener, stopping, move |request| answer(Arc::clone(&answering), request)).await?;
+    let me = Arc::new(me);
+    http::serve(&rt, socket, stopping, move |request| answer(Arc::clone(&me), request)).await?;
     Ok(())
 }
 

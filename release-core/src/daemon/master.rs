@@ -10,13 +10,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
-use super::control::{BoundControlSocket, ControlSocket, Credentials, absolute};
+use super::control::{BoundControlSocket, ControlSocket, absolute};
 use super::detach::{Daemon, Detached, refuse_threads};
 use super::handle::MasterHandle;
 use super::lock::LockFile;
 use super::workers::{Group, IntoGroup};
 use super::{Exit, Workers};
 use crate::ipc::{Codec, Refused, Request};
+use crate::net::Credentials;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::Outcome;

@@ -16,7 +16,7 @@ mod workers;
 
 pub(crate) use attach::News;
 pub use connections::Connections;
-pub use control::{BoundControlSocket, ControlSocket, Credentials};
+pub use control::{BoundControlSocket, ControlSocket};
 pub use detach::{Daemon, Detached};
 pub use environment::Environment;
 pub use exit::Exit;

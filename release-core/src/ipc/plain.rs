@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::limits::{FRAMES_PER_TURN, Limits};
 use super::link::{Incoming, Link, Mode};
 use super::{Codec, CodecError, Peer, Postcard, ReadError, Refused, Request, SendError};
-use crate::rt::{Rt, Task};
+use crate::rt::{Rt, Task, give_way};
 use futures_channel::mpsc;
 
 /// The end of a plain connection that answers: requests of type `R` one after the other.
@@ -148,19 +148,6 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
         Ok(())
     }
-}
-
-/// Lets the executor's other tasks go first, once.
-async fn give_way() {
-    let mut given = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut given, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.

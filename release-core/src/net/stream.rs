@@ -177,6 +177,10 @@ impl Stream {
         Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), how)?)
     }
 
+    pub(super) fn io(&self) -> &Io {
+        &self.io
+    }
+
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,

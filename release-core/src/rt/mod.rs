@@ -27,7 +27,7 @@ mod task;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
 pub use task::Task;
-pub(crate) use task::panic_message;
+pub(crate) use task::{give_way, panic_message};
 
 /// A task as it is handed to [`Runtime::spawn`], and a timer as [`Runtime::sleep_until`] returns it.
 pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;

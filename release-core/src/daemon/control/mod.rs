@@ -2,32 +2,28 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::Abortable;
-use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
-};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{Gid, Uid, fchownat, geteuid};
 
 use crate::ipc::limits::Limits;
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, ReadError, Refused, Request, Text};
-use crate::net::Listener;
+use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
-use crate::sys::socket::peer;
 use crate::{Error, ErrorKind};
 
 mod seats;
 
 use seats::{Seat, Seats};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 128;
 
 /// A Unix socket that speaks plain frames, text by default.
 ///
@@ -61,20 +57,6 @@ pub struct ControlSocket<C = Text> {
     idle_time: Duration,
     limits: Limits,
     codec: C,
-}
-
-/// Who is at the other end of a connection, as the kernel recorded it when they connected.
-///
-/// The pid may be reused: never decide anything by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Credentials {
-    /// The process.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
 }
 
 impl ControlSocket {
@@ -173,105 +155,37 @@ impl<C> ControlSocket<C> {
     /// untouched; [`ErrorKind::Usage`] when something other than a socket is there or the path is
     /// too long; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
     pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
-        let cannot = |what: &str| {
-            let message = format!("cannot {what} the control socket {}", self.path.display());
-            move |errno: Errno| Error::system(message, errno)
-        };
-        let address = UnixAddr::new(&self.path).map_err(|errno| match errno {
-            Errno::ENAMETOOLONG => too_long(&self.path),
-            errno => cannot("name")(errno),
-        })?;
-        clear_the_way(&self.path, &address)?;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket =
-            socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(cannot("make"))?;
-        // On Linux the file gets the mode that the socket has when it is bound, less the umask: at
-        // no moment can more be done with it than was asked for.
-        let mode = Mode::from_bits_truncate(self.mode);
-        fchmod(&socket, mode).map_err(cannot("set the mode of"))?;
-        bind(socket.as_raw_fd(), &address).map_err(cannot("bind"))?;
+        let address = Unix::path(&self.path);
+        let bound = Socket::unconnected(&address)
+            .and_then(|socket| socket.mode(self.mode)?.bind(&address))
+            .map_err(|error| self.cannot_make(error))?;
         let file = FileIdentity::of(&self.path)?;
-        let bound = std::fs::symlink_metadata(&self.path).map_or(0, |file| file.mode() & 0o777);
-        if bound != self.mode & 0o777 {
-            fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::FollowSymlink)
-                .map_err(cannot("set the mode of"))?;
-        }
         if let Some((uid, gid)) = self.owner {
             let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(cannot("change the owner of"))?;
+                .map_err(|errno| {
+                    self.cannot_make(Error::system("cannot change its owner", errno))
+                })?;
         }
-        listen(&socket, Backlog::new(128).unwrap_or(Backlog::MAXCONN))
-            .map_err(cannot("listen on"))?;
+        let socket = bound.into_listening(BACKLOG).map_err(|error| self.cannot_make(error))?;
         Ok(BoundControlSocket { socket: Some(socket), file, settings: self })
     }
-}
 
-#[cold]
-fn too_long(path: &Path) -> Error {
-    let length = path.as_os_str().len();
-    let message = format!(
-        "the control socket's path has {length} bytes, and the system allows 107: {}",
-        path.display()
-    );
-    Error::new(ErrorKind::Usage, message)
+    #[cold]
+    fn cannot_make(&self, error: Error) -> Error {
+        let path = self.path.display();
+        if error.kind() == ErrorKind::AlreadyRunning {
+            let message = format!("already running: somebody answers on the control socket {path}");
+            return Error::new(ErrorKind::AlreadyRunning, message);
+        }
+        Error::new(error.kind(), format!("cannot make the control socket {path}")).caused_by(error)
+    }
 }
 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path).map_err(|error| {
         Error::system(format!("cannot resolve the path {}", path.display()), error)
     })
-}
-
-/// Removes a socket that a dead daemon left; everything else at the path is an error.
-fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
-    let shown = path.display();
-    let metadata = match std::fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::system(format!("cannot examine {shown}"), error)),
-    };
-    if !metadata.file_type().is_socket() {
-        let message = format!(
-            "the control socket {shown} cannot be made: something that is not a socket is there; \
-             remove it or name another path"
-        );
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
-    if is_answered(address) {
-        let message = format!("already running: somebody answers on the control socket {shown}");
-        return Err(Error::new(ErrorKind::AlreadyRunning, message));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::system(format!("cannot remove the stale control socket {shown}"), error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a process has this socket. Only a refused connection says that there is none: a full
-/// queue or a missing permission are a live one's.
-fn is_answered(address: &UnixAddr) -> bool {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let tried = socket(AddressFamily::Unix, SockType::Stream, flags, None)
-        .and_then(|socket| connect(socket.as_raw_fd(), address));
-    !matches!(tried, Err(Errno::ECONNREFUSED | Errno::ENOENT))
-}
-
-/// Which file a path named at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl FileIdentity {
-    fn of(path: &Path) -> Result<Self, Error> {
-        let metadata = std::fs::symlink_metadata(path)
-            .map_err(|error| Error::system(format!("cannot examine {}", path.display()), error))?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
-    }
 }
 
 /// A control socket that listens. Dropping it removes the socket file, if it is still its own.
@@ -311,11 +225,11 @@ impl<C> BoundControlSocket<C> {
         let Some(socket) = self.socket.take() else {
             return Ok(());
         };
-        let listener = Listener::new(rt, socket)?;
+        let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         let seats = Arc::new(Seats::default());
         loop {
-            let socket = listener.accept_socket().await?;
+            let socket = listener.accept_descriptor().await?;
             let Some(credentials) = self.admitted(&socket) else {
                 continue;
             };
@@ -344,8 +258,7 @@ impl<C> BoundControlSocket<C> {
     /// The peer's identity, if it may connect: the mode of the socket file is one line of
     /// defence, this is the other.
     fn admitted(&self, socket: &OwnedFd) -> Option<Credentials> {
-        let peer = peer(&socket.as_fd()).ok()?;
-        let credentials = Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() };
+        let credentials = Credentials::of_peer(socket).ok()?;
         let uid = credentials.uid;
         let admitted = uid == 0
             || uid == geteuid().as_raw()

@@ -14,7 +14,7 @@ use futures_util::future::Shared;
 use crate::ipc::link::Link;
 use crate::ipc::plain::Client;
 use crate::ipc::{Ended, Header, Never, Peer, Postcard, SendError};
-use crate::net::Listener;
+use crate::net::{Address, Passive, Socket};
 use crate::rt::{Rt, Task};
 use crate::{Error, ErrorKind};
 
@@ -100,8 +100,9 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// # Errors
     ///
-    /// When there is none of this name (any more), or the runtime cannot watch it.
-    pub fn listener(&self, name: &str) -> Result<Listener, Error> {
+    /// When there is none of this name (any more), when it is not a listening socket of this kind
+    /// of address, or when the runtime cannot watch it.
+    pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
             let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
@@ -109,8 +110,9 @@ impl<Context, M, C> Me<Context, M, C> {
             return Err(Error::new(ErrorKind::Usage, message));
         };
         let (_, socket) = listeners.swap_remove(index);
-        Listener::new(&self.rt, socket)
-            .map_err(|error| Error::system(format!("cannot watch listener `{name}`"), error))
+        Socket::inherited(&self.rt, socket).map_err(|error| {
+            Error::new(error.kind(), format!("cannot use listener `{name}`")).caused_by(error)
+        })
     }
 
     /// Tells the master that this worker serves from now on. Say it once.

@@ -1,0 +1,155 @@
+//! The two kinds of address, and what differs between them when a socket is made.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, UnixAddr, setsockopt};
+use nix::sys::stat::{Mode, fchmod};
+
+use super::socket_file;
+use crate::{Error, ErrorKind};
+
+/// An IP address, version 4 or 6, and a port.
+pub type Inet = SocketAddr;
+
+/// The name of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unix {
+    /// A file of type socket, of at most 107 bytes; who may connect depends on its mode.
+    Path(PathBuf),
+    /// A name without a file, known to every process of the network namespace (Linux only).
+    ///
+    /// It has no mode: whoever accepts on it should look at the [`Credentials`](super::Credentials)
+    /// of the peer.
+    Abstract(Vec<u8>),
+    /// None, as a client usually has. Nothing can be bound or connected to it.
+    Unnamed,
+}
+
+impl Unix {
+    /// A socket file.
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        Self::Path(path.into())
+    }
+
+    /// A name without a file.
+    pub fn abstract_name(name: impl Into<Vec<u8>>) -> Self {
+        Self::Abstract(name.into())
+    }
+}
+
+/// The path, `@` and the abstract name, or `(unnamed)`.
+impl fmt::Display for Unix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Self::Unnamed => f.write_str("(unnamed)"),
+        }
+    }
+}
+
+/// The kind of a [`Socket`](super::Socket)'s address: [`Unix`] or [`Inet`].
+pub trait Address: Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::Kind {}
+
+impl Address for Unix {}
+impl Address for Inet {}
+
+pub(super) mod kind {
+    use super::{AddressFamily, Error, OwnedFd, SockaddrLike};
+
+    /// Seals `Address`; what the system is told about an address.
+    #[allow(unnameable_types)]
+    pub trait Kind: Sized {
+        const NAME: &'static str;
+        type System: SockaddrLike;
+
+        fn family(&self) -> AddressFamily;
+        fn to_system(&self) -> Result<Self::System, Error>;
+        fn from_system(address: &Self::System) -> Option<Self>;
+        /// The settings that every socket of the kind starts with.
+        fn prepare(socket: &OwnedFd) -> nix::Result<()>;
+        fn bind(&self, socket: &OwnedFd) -> Result<(), Error>;
+    }
+}
+
+impl kind::Kind for Inet {
+    const NAME: &'static str = "TCP";
+    type System = SockaddrStorage;
+
+    fn family(&self) -> AddressFamily {
+        if self.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    }
+
+    fn to_system(&self) -> Result<SockaddrStorage, Error> {
+        Ok(SockaddrStorage::from(*self))
+    }
+
+    fn from_system(address: &SockaddrStorage) -> Option<Self> {
+        let v4 = address.as_sockaddr_in().map(|v4| (*v4).into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| (*v6).into()))
+    }
+
+    /// Without this a server that is started again has to wait a minute for its old connections.
+    fn prepare(socket: &OwnedFd) -> nix::Result<()> {
+        setsockopt(socket, ReuseAddr, &true)
+    }
+
+    fn bind(&self, socket: &OwnedFd) -> Result<(), Error> {
+        socket_file::bind(socket, self)
+    }
+}
+
+impl kind::Kind for Unix {
+    const NAME: &'static str = "Unix";
+    type System = UnixAddr;
+
+    fn family(&self) -> AddressFamily {
+        AddressFamily::Unix
+    }
+
+    fn to_system(&self) -> Result<UnixAddr, Error> {
+        let system = match self {
+            Self::Path(path) if path.as_os_str().is_empty() => Err(Errno::EINVAL),
+            Self::Path(path) => UnixAddr::new(path),
+            Self::Abstract(name) => UnixAddr::new_abstract(name),
+            Self::Unnamed => Err(Errno::EINVAL),
+        };
+        system.map_err(|errno| {
+            let message = match (errno, self) {
+                (Errno::ENAMETOOLONG, Self::Path(path)) => {
+                    let length = path.as_os_str().len();
+                    format!("a socket's path has {length} bytes, and the system allows 107: {self}")
+                }
+                (Errno::ENAMETOOLONG, _) => {
+                    format!("an abstract name has at most 107 bytes: {self}")
+                }
+                _ => format!("this cannot be the name of a Unix socket: `{self}`"),
+            };
+            Error::new(ErrorKind::Usage, message)
+        })
+    }
+
+    fn from_system(address: &UnixAddr) -> Option<Self> {
+        let named = address.path().map(Self::path);
+        named.or_else(|| address.as_abstract().map(Self::abstract_name)).or(Some(Self::Unnamed))
+    }
+
+    /// On Linux the file gets the mode that the socket has when it is bound, less the umask: at no
+    /// moment can more be done with it than was asked for.
+    fn prepare(socket: &OwnedFd) -> nix::Result<()> {
+        fchmod(socket, Mode::S_IRUSR | Mode::S_IWUSR)
+    }
+
+    fn bind(&self, socket: &OwnedFd) -> Result<(), Error> {
+        match self {
+            Self::Path(path) => socket_file::bind_path(socket, self, path),
+            _ => socket_file::bind(socket, self),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Connecting, with a time limit.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SocketError;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt};
+
+use super::{Active, Address, Bound, Socket, Stream, Unconnected};
+use crate::rt::{Direction, Progress, Rt};
+
+/// How often to try again while a Unix socket's queue is full: no event says that it no longer is.
+const QUEUE_FULL: Duration = Duration::from_millis(20);
+
+impl<A: Address> Socket<Unconnected, A> {
+    /// Connects to an address within a time.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when the time is over; otherwise those of connect(2), such as
+    /// [`io::ErrorKind::ConnectionRefused`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call closes the socket.
+    pub async fn connect(
+        self,
+        rt: &Rt,
+        address: &A,
+        limit: Duration,
+    ) -> io::Result<Socket<Active, A>> {
+        connect(self.state.0, rt, address, limit).await
+    }
+}
+
+impl<A: Address> Socket<Bound, A> {
+    /// Connects from the address that the socket has, within a time.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when the time is over; otherwise those of connect(2).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call closes the socket.
+    pub async fn connect(
+        self,
+        rt: &Rt,
+        address: &A,
+        limit: Duration,
+    ) -> io::Result<Socket<Active, A>> {
+        connect(self.state.0, rt, address, limit).await
+    }
+}
+
+async fn connect<A: Address>(
+    socket: OwnedFd,
+    rt: &Rt,
+    address: &A,
+    limit: Duration,
+) -> io::Result<Socket<Active, A>> {
+    let connecting = async {
+        begin(&socket, rt, address).await?;
+        // Registered only now: a socket that has not begun to connect looks hung up to epoll.
+        let stream = Stream::new(rt, socket)?;
+        stream.io().run(Direction::Write, |fd| Ok((is_connected(&fd)?, Progress::More))).await?;
+        Ok(Socket::in_state(Active(stream)))
+    };
+    rt.timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn begin<A: Address>(socket: &OwnedFd, rt: &Rt, address: &A) -> io::Result<()> {
+    let system =
+        address.to_system().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    loop {
+        match nix::sys::socket::connect(socket.as_raw_fd(), &system) {
+            // Interrupted, it goes on like one that has just begun.
+            Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => return Ok(()),
+            Err(Errno::EAGAIN) if address.family() == nix::sys::socket::AddressFamily::Unix => {
+                rt.sleep(QUEUE_FULL).await;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Would block while the connection is being made.
+fn is_connected(socket: &(impl AsRawFd + std::os::fd::AsFd)) -> io::Result<()> {
+    match getsockopt(socket, SocketError)? {
+        0 => {}
+        errno => return Err(io::Error::from_raw_os_error(errno)),
+    }
+    match getpeername::<SockaddrStorage>(socket.as_raw_fd()) {
+        Err(Errno::ENOTCONN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(errno) => Err(errno.into()),
+        Ok(_) => Ok(()),
+    }
+}

@@ -1,0 +1,124 @@
+//! Binding: of a name in general, and of a path where somebody else's socket may be.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
+
+use super::Address;
+use super::Unix;
+use super::address::kind::Kind;
+use crate::{Error, ErrorKind};
+
+/// How long another process may take from bind to listen before its socket counts as dead.
+const UNTIL_IT_LISTENS: Duration = Duration::from_millis(20);
+
+/// Gives a socket its address.
+pub(super) fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Error> {
+    let system = address.to_system()?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &system)
+        .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
+}
+
+/// Gives a socket a path: one that nobody answers on is taken over, every other file stays.
+pub(super) fn bind_path(socket: &OwnedFd, address: &Unix, path: &Path) -> Result<(), Error> {
+    let system = address.to_system()?;
+    // Of several that find the same dead socket one must not remove what another has just bound.
+    let _one_at_a_time = lock_directory(path);
+    clear_the_way(path, &system)?;
+    bind(socket, address)?;
+    set_mode(socket, path)
+        .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
+}
+
+/// Makes what the umask took from the mode whole again.
+fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
+    let wanted = fstat(socket)?.st_mode & 0o777;
+    if nix::sys::stat::lstat(path)?.st_mode & 0o777 == wanted {
+        return Ok(());
+    }
+    let mode = Mode::from_bits_truncate(wanted);
+    fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)
+}
+
+/// A lock on the directory, which is gone with its holder. Best effort: a directory that cannot be
+/// opened, or that somebody keeps locked, must not keep a daemon from starting.
+fn lock_directory(path: &Path) -> Option<Flock<File>> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_DIRECTORY.bits())
+        .open(parent.unwrap_or_else(|| Path::new(".")))
+        .ok()?;
+    for _ in 0..100 {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((unlocked, _)) => directory = unlocked,
+        }
+        sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// Removes a socket that a dead process left; everything else at the path is an error.
+fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
+    let shown = path.display();
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::system(format!("cannot examine {shown}"), error)),
+    };
+    if !metadata.file_type().is_socket() {
+        let message = format!(
+            "cannot bind {shown}: something that is not a socket is there; remove it or name \
+             another path"
+        );
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    let answered = is_answered(address) || {
+        sleep(UNTIL_IT_LISTENS);
+        is_answered(address)
+    };
+    if answered {
+        let message = format!("already running: somebody answers on the socket {shown}");
+        return Err(Error::new(ErrorKind::AlreadyRunning, message));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("cannot remove the stale socket {shown}"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a process has this socket. Only a refused connection says that there is none: a full
+/// queue or a missing permission are a live one's.
+fn is_answered(address: &UnixAddr) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let tried = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), address));
+    !matches!(tried, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
+/// Which file a path named at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    pub(crate) fn of(path: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::symlink_metadata(path)
+            .map_err(|error| Error::system(format!("cannot examine {}", path.display()), error))?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
