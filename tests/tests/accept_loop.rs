@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn};
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +15,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::{Either, join, join_all, select};
-use release_core::net::{Active, Passive, Read, Served, Socket, Unix};
+use release_core::net::{Active, Address, Inet, Passive, Read, Served, Socket, Unix};
 use release_core::rt::{Rt, Task};
 use release_tests::{DEADLINE, on_every_backend, run_on};
 
@@ -114,6 +116,16 @@ fn endless(
         }
     });
     (rt.spawn(serving), stop, gauge, name)
+}
+
+/// Somebody who shares the socket shuts it down for all.
+async fn ends_when_shut_down<A: Address>(rt: &Rt, socket: Socket<Passive, A>) {
+    let other = UnixStream::from(socket.as_fd().try_clone_to_owned().unwrap());
+    let handler = |_: Socket<Active, A>| std::future::ready(Ok::<(), Infallible>(()));
+    let serving = rt.spawn(socket.accept_loop().run(handler));
+    rt.sleep(SOON / 10).await;
+    other.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(serving.await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
 
 on_every_backend! {
@@ -225,16 +237,11 @@ on_every_backend! {
 
     fn an_error_for_good_ends_it(backend: Backend) {
         run_on(backend, |rt| async move {
-            let place = tempfile::tempdir().expect("a directory");
-            let path = place.path().join("socket");
-            let listener = UnixListener::bind(&path).unwrap();
-            let other = UnixStream::from(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
-            let socket = Socket::<Passive, Unix>::inherited(&rt, listener).unwrap();
-            let handler = |_: Client| std::future::ready(Ok::<(), Infallible>(()));
-            let serving = rt.spawn(socket.accept_loop().run(handler));
-            rt.sleep(SOON / 10).await;
-            other.shutdown(std::net::Shutdown::Both).unwrap();
-            assert_eq!(serving.await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            let (socket, _name) = socket(&rt);
+            ends_when_shut_down(&rt, socket).await;
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let socket = Socket::<Passive, Inet>::inherited(&rt, tcp).unwrap();
+            ends_when_shut_down(&rt, socket).await;
         });
     }
 
