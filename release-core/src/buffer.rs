@@ -11,6 +11,9 @@ use ::bytes::BytesMut;
 use crate::bytes::{OutOfRange, range};
 use crate::net::Stream;
 
+/// How much is received at once: room for it is made ready anew for each try.
+const MOST_AT_ONCE: usize = 64 * 1024;
+
 /// A growing sequence of bytes that is filled at its end or at any offset.
 ///
 /// The *length* is one more than the highest offset that was ever written; the *size* is how many
@@ -184,8 +187,8 @@ impl Buffer {
         Ok(&self.bytes[range(offset, count, self.length())?])
     }
 
-    /// Receives at most `count` bytes and puts them at `offset`; 0 is the end of file (or a
-    /// `count` of 0).
+    /// Receives what is there, at most `count` bytes, and puts it at `offset`. Returns how many
+    /// bytes there were; 0 is the end of file (or a `count` of 0).
     ///
     /// # Errors
     ///
@@ -226,7 +229,8 @@ impl Buffer {
         offset: usize,
         count: usize,
     ) -> io::Result<usize> {
-        let wanted = range(offset, count, self.size)?;
+        let mut wanted = range(offset, count, self.size)?;
+        wanted.end = wanted.end.min(offset + MOST_AT_ONCE);
         let length = self.length();
         poll_fn(|cx| {
             // Longer only while the kernel writes, whatever becomes of this future.

@@ -17,7 +17,11 @@ use crate::sys::socket::accept;
 /// How many connections are accepted before others of the runtime have their turn.
 const ACCEPTS_PER_TURN: u32 = 16;
 
-/// How long to wait when descriptors are short: short at first, then longer.
+/// How many connections in a row may fail as they are accepted before that looks like a fault of
+/// this side, such as a security policy that forbids to accept.
+const FAILURES: usize = 16;
+
+/// How long to wait before another try: short at first, then longer.
 const WAITS: [Duration; 4] = [
     Duration::from_millis(10),
     Duration::from_millis(50),
@@ -25,7 +29,7 @@ const WAITS: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
-/// How often to say that they are.
+/// How often to say so.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 
 /// The state of a [`Socket`] that listens. Several processes may accept on the same one (row P7).
@@ -34,7 +38,9 @@ pub struct Passive {
     io: Io,
     rt: Rt,
     in_a_row: u32,
-    shortages: usize,
+    /// Connections that failed, and waits, since the last that was accepted.
+    failures: usize,
+    waits: usize,
     warned: Option<Instant>,
 }
 
@@ -90,7 +96,7 @@ impl<A: Address> Socket<Passive, A> {
     pub(crate) fn watch(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         let io = rt.register(socket)?;
         let rt = rt.clone();
-        Ok(Self::in_state(Passive { io, rt, in_a_row: 0, shortages: 0, warned: None }))
+        Ok(Self::in_state(Passive { io, rt, in_a_row: 0, failures: 0, waits: 0, warned: None }))
     }
 
     /// The next connection.
@@ -144,22 +150,31 @@ impl Passive {
             let error = match accepted {
                 Ok(socket) => {
                     self.in_a_row += 1;
-                    self.shortages = 0;
+                    (self.failures, self.waits) = (0, 0);
                     return Ok(socket);
                 }
                 Err(error) => error,
             };
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
-                    self.warn(&error, "connections wait: they cannot be accepted now");
-                    let wait = WAITS[self.shortages.min(WAITS.len() - 1)];
-                    self.shortages = self.shortages.saturating_add(1);
-                    self.rt.sleep(wait).await;
+                    self.wait(&error, "connections wait: they cannot be accepted now").await;
                 }
-                errno if is_of_the_connection(errno) => {}
+                errno if is_of_the_connection(errno) => {
+                    self.failures += 1;
+                    if self.failures > FAILURES {
+                        self.wait(&error, "all connections fail as they are accepted").await;
+                    }
+                }
                 _ => return Err(error),
             }
         }
+    }
+
+    async fn wait(&mut self, error: &io::Error, why: &'static str) {
+        self.warn(error, why);
+        let wait = WAITS[self.waits.min(WAITS.len() - 1)];
+        self.waits += 1;
+        self.rt.sleep(wait).await;
     }
 
     /// Says something that may come true many times a second, not as often.
@@ -186,5 +201,7 @@ fn is_of_the_connection(errno: Errno) -> bool {
             | Errno::EHOSTUNREACH
             | Errno::EOPNOTSUPP
             | Errno::ENETUNREACH
+            | Errno::ECONNRESET
+            | Errno::ETIMEDOUT
     )
 }
