@@ -133,7 +133,7 @@ on_every_backend! {
         run_on(backend, |rt| async move {
             let (socket, name) = socket(&rt);
             let (stop, stopped) = oneshot::channel::<()>();
-            let accepting = socket.accept_loop().timeout(SOON).until(stopped.map(drop));
+            let accepting = socket.accept_loop().timeout(10 * SOON).until(stopped.map(drop));
             let for_handlers = rt.clone();
             let serving = rt.spawn(accepting.run(move |client| obey(for_handlers.clone(), client)));
             for (order, answer) in [(b"e", ""), (b"p", ""), (b"t", ""), (b"x", "done")] {

@@ -310,6 +310,14 @@ fn of_many_who_find_a_dead_socket_one_has_it() {
 }
 
 #[test]
+fn a_directory_that_somebody_keeps_locked_hinders_nobody() {
+    let place = tempfile::tempdir().expect("a directory");
+    let directory = fs::File::open(place.path()).expect("it opens");
+    directory.lock().expect("a lock");
+    let _socket = listening(&Unix::path(place.path().join("socket")), 16).expect("a socket");
+}
+
+#[test]
 fn the_mode_is_what_was_asked_for() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("socket");

@@ -12,6 +12,7 @@ use super::socket::not_the_socket;
 use super::{AcceptLoop, Active, Address, Socket, Stream};
 use crate::Error;
 use crate::rt::{Direction, Io, Progress, Rt, give_way};
+use crate::sys::fds::set_cloexec;
 use crate::sys::socket::accept;
 
 /// How many connections are accepted before others of the runtime have their turn.
@@ -52,7 +53,8 @@ impl AsFd for Passive {
 
 impl<A: Address> Socket<Passive, A> {
     /// Takes over a socket that listens already: one that a master or a service manager opened, or
-    /// a listener of the standard library. It is made non-blocking for all who share it.
+    /// a listener of the standard library. It is made non-blocking for all who share it, and
+    /// close-on-exec here.
     ///
     /// # Errors
     ///
@@ -88,7 +90,8 @@ impl<A: Address> Socket<Passive, A> {
         if !getsockopt(&socket, AcceptConn).unwrap_or(false) {
             return Err(not_the_socket::<A>("one that does not listen"));
         }
-        Self::watch(rt, socket)
+        set_cloexec(&socket)
+            .and_then(|()| Self::watch(rt, socket))
             .map_err(|error| Error::system("cannot watch a listening socket", error))
     }
 
