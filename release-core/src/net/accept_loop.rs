@@ -153,7 +153,10 @@ impl<A: Address> AcceptLoop<A> {
                     let serving = serve(rt.clone(), timeout, Arc::clone(&handler), connection);
                     handlers.running.push(rt.spawn(serving));
                 }
-                Err(error) => break Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "no more connections are accepted");
+                    break Err(error);
+                }
             }
         };
         drop(socket);
