@@ -15,6 +15,7 @@ pub mod ipc;
 pub mod log;
 pub mod net;
 pub mod rt;
+mod seldom;
 mod signals;
 pub mod supervise;
 mod sys;

@@ -37,9 +37,15 @@ pub fn driver() -> io::Result<Tokio> {
 
 /// A tokio runtime. Dropping it drops the tasks that are not done.
 ///
+/// What runs in `tokio::task::spawn_blocking` then has another second: a daemon that was told to
+/// stop does not wait for a blocking call that never ends.
+///
 /// Code inside [`Driver::block_on`] is in tokio's context: `tokio::spawn` and the like work there.
 #[derive(Debug)]
-pub struct Tokio(tokio::runtime::Runtime);
+pub struct Tokio(Option<tokio::runtime::Runtime>);
+
+/// How long blocking calls may take when the runtime ends.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Tokio {
     /// A runtime whose tasks run on the thread that calls [`Driver::block_on`].
@@ -48,7 +54,7 @@ impl Tokio {
     ///
     /// When the kernel has no epoll descriptors left (`EMFILE`, `ENFILE`).
     pub fn current_thread() -> io::Result<Self> {
-        Builder::new_current_thread().enable_all().build().map(Self)
+        Builder::new_current_thread().enable_all().build().map(Self::new)
     }
 
     /// A runtime with as many threads as there are processors.
@@ -57,17 +63,34 @@ impl Tokio {
     ///
     /// Like [`Tokio::current_thread`], and when a thread cannot be started (`EAGAIN`).
     pub fn multi_thread() -> io::Result<Self> {
-        Builder::new_multi_thread().enable_all().build().map(Self)
+        Builder::new_multi_thread().enable_all().build().map(Self::new)
+    }
+
+    fn new(runtime: tokio::runtime::Runtime) -> Self {
+        Self(Some(runtime))
+    }
+
+    #[allow(clippy::expect_used)]
+    fn runtime(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("it is taken out when this is dropped, no earlier")
     }
 }
 
 impl Driver for Tokio {
     fn handle(&self) -> Rt {
-        Rt::new(TokioRuntime(self.0.handle().clone()))
+        Rt::new(TokioRuntime(self.runtime().handle().clone()))
     }
 
     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>) {
-        self.0.block_on(main);
+        self.runtime().block_on(main);
+    }
+}
+
+impl Drop for Tokio {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(PATIENCE);
+        }
     }
 }
 

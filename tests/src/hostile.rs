@@ -13,9 +13,8 @@ use crate::{Backend, ControlClient, DEADLINE, Process, Running, try_control, try
 /// What "at once" is on a machine that runs other tests at the same time.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// How much memory a program may have more after an attack than before: what its allocator keeps,
-/// which the master has limited to 4 MiB, and noise.
-const RESIDENT_NOISE_KIB: u64 = 5 * 1024;
+/// How much memory a program may have more after an attack than before.
+const RESIDENT_NOISE_KIB: u64 = 3 * 1024;
 
 /// How much more address space: the gigabytes that a length field promises are never reserved.
 const PEAK_NOISE_KIB: u64 = 256 * 1024;

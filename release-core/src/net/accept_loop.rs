@@ -1,6 +1,5 @@
 //! `AcceptLoop`: one task per connection, limits, and an orderly end.
 
-use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
@@ -16,6 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 
 use super::{Active, Address, Passive, Socket};
 use crate::rt::{BoxFuture, Rt, Task, panic_message};
+use crate::seldom::Seldom;
 
 /// Accepts connections and runs a handler for each, made by [`Socket::accept_loop`].
 ///
@@ -117,7 +117,7 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Accepts until it is told to stop, then closes the socket and waits for the handlers.
     ///
-    /// What a handler returns as an error is logged as a warning; what is the client's own
+    /// What a handler returns as an error is logged as a warning, once in ten seconds; what is the client's own
     /// business, such as going away in the middle, it had better return as `Ok`.
     ///
     /// # Errors
@@ -135,7 +135,7 @@ impl<A: Address> AcceptLoop<A> {
     {
         let Self { rt, mut socket, connections, timeout, mut until, stop_deadline } = self;
         let handler = Arc::new(handler);
-        let mut handlers = Handlers::default();
+        let mut handlers = Handlers::new(&rt);
         let ended = loop {
             let is_full = handlers.running.len() >= connections;
             let accepted = {
@@ -173,18 +173,30 @@ impl<A: Address> AcceptLoop<A> {
 }
 
 /// The handlers that are running, and a count of the others. Dropping it drops them all.
-#[derive(Default)]
 struct Handlers {
-    running: FuturesUnordered<Task<bool>>,
+    rt: Rt,
+    running: FuturesUnordered<Task<Result<(), String>>>,
     served: Served,
+    /// A client can make a handler fail as often as it connects.
+    warnings: Seldom,
 }
 
 impl Handlers {
+    fn new(rt: &Rt) -> Self {
+        let (running, served) = (FuturesUnordered::new(), Served::default());
+        Self { rt: rt.clone(), running, served, warnings: Seldom::default() }
+    }
+
     /// Waits until a handler ends, for ever when none is running.
     async fn reap(&mut self) {
         match self.running.next().await {
-            Some(true) => self.served.finished += 1,
-            Some(false) => self.served.failed += 1,
+            Some(Ok(())) => self.served.finished += 1,
+            Some(Err(why)) => {
+                self.served.failed += 1;
+                if let Some(unsaid) = self.warnings.now(self.rt.now()) {
+                    tracing::warn!(why, unsaid, "a connection's handler failed");
+                }
+            }
             None => pending().await,
         }
     }
@@ -197,13 +209,13 @@ impl Handlers {
     }
 }
 
-/// One connection; whether its handler succeeded.
+/// One connection, and why its handler failed if it did.
 async fn serve<A, H, F, E>(
     rt: Rt,
     timeout: Option<Duration>,
     handler: Arc<H>,
     connection: Socket<Active, A>,
-) -> bool
+) -> Result<(), String>
 where
     H: Fn(Socket<Active, A>) -> F,
     F: Future<Output = Result<(), E>>,
@@ -212,22 +224,12 @@ where
     let handling = async {
         match timeout {
             None => Ok(handler(connection).await),
-            Some(time) => rt.timeout(time, handler(connection)).await,
+            Some(time) => rt.timeout(time, handler(connection)).await.map_err(|_| time),
         }
     };
     match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Ok(()))) => return true,
-        Ok(Ok(Err(error))) => {
-            let error: Box<dyn StdError + Send + Sync> = error.into();
-            let error = crate::error::chain(error.as_ref());
-            tracing::warn!(error, "a connection was ended: its handler failed");
-        }
-        Ok(Err(_)) => tracing::warn!(?timeout, "a connection was ended: it took too long"),
-        Err(panic) => {
-            let panic: &(dyn Any + Send) = panic.as_ref();
-            let panic = panic_message(panic);
-            tracing::error!(panic, "a connection was ended: its handler panicked");
-        }
+        Ok(Ok(done)) => done.map_err(|error| crate::error::chain(error.into().as_ref())),
+        Ok(Err(time)) => Err(format!("it took longer than {time:?}")),
+        Err(panic) => Err(format!("it panicked: {}", panic_message(panic.as_ref()))),
     }
-    false
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
@@ -12,6 +12,7 @@ use super::socket::not_the_socket;
 use super::{AcceptLoop, Active, Address, Socket, Stream};
 use crate::Error;
 use crate::rt::{Direction, Io, Progress, Rt, give_way};
+use crate::seldom::Seldom;
 use crate::sys::fds::set_cloexec;
 use crate::sys::socket::accept;
 
@@ -30,9 +31,6 @@ const WAITS: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
-/// How often to say so.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
-
 /// The state of a [`Socket`] that listens. Several processes may accept on the same one (row P7).
 #[derive(Debug)]
 pub struct Passive {
@@ -42,7 +40,7 @@ pub struct Passive {
     /// Connections that failed, and waits, since the last that was accepted.
     failures: usize,
     waits: usize,
-    warned: Option<Instant>,
+    warnings: Seldom,
 }
 
 impl AsFd for Passive {
@@ -99,7 +97,14 @@ impl<A: Address> Socket<Passive, A> {
     pub(crate) fn watch(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         let io = rt.register(socket)?;
         let rt = rt.clone();
-        Ok(Self::in_state(Passive { io, rt, in_a_row: 0, failures: 0, waits: 0, warned: None }))
+        Ok(Self::in_state(Passive {
+            io,
+            rt,
+            in_a_row: 0,
+            failures: 0,
+            waits: 0,
+            warnings: Seldom::default(),
+        }))
     }
 
     /// The next connection.
@@ -180,12 +185,9 @@ impl Passive {
         self.rt.sleep(wait).await;
     }
 
-    /// Says something that may come true many times a second, not as often.
     fn warn(&mut self, error: &io::Error, what: &'static str) {
-        let now = self.rt.now();
-        if self.warned.is_none_or(|warned| now >= warned + BETWEEN_WARNINGS) {
-            self.warned = Some(now);
-            tracing::warn!(%error, "{what}");
+        if let Some(unsaid) = self.warnings.now(self.rt.now()) {
+            tracing::warn!(%error, unsaid, "{what}");
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::ipc::plain::Server;
 use crate::ipc::{Codec, ReadError, Refused, Request, Text};
 use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
+use crate::seldom::Seldom;
 use crate::{Error, ErrorKind};
 
 mod seats;
@@ -228,11 +229,19 @@ impl<C> BoundControlSocket<C> {
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         let seats = Arc::new(Seats::default());
+        let mut refusals = Seldom::default();
         loop {
             let socket = listener.accept_descriptor().await?;
-            let Some(credentials) = self.admitted(&socket) else {
+            let Ok(credentials) = Credentials::of_peer(&socket) else {
                 continue;
             };
+            if !self.admits(credentials.uid) {
+                if let Some(unsaid) = refusals.now(rt.now()) {
+                    let Credentials { uid, pid, .. } = credentials;
+                    tracing::warn!(uid, pid, unsaid, "a control connection was refused");
+                }
+                continue;
+            }
             let settings = &self.settings;
             let Some((seat, registration)) = seats.wait_for_one(settings.connections, rt).await
             else {
@@ -255,19 +264,12 @@ impl<C> BoundControlSocket<C> {
         }
     }
 
-    /// The peer's identity, if it may connect: the mode of the socket file is one line of
-    /// defence, this is the other.
-    fn admitted(&self, socket: &OwnedFd) -> Option<Credentials> {
-        let credentials = Credentials::of_peer(socket).ok()?;
-        let uid = credentials.uid;
-        let admitted = uid == 0
+    /// The mode of the socket file is one line of defence, this is the other.
+    fn admits(&self, uid: u32) -> bool {
+        uid == 0
             || uid == geteuid().as_raw()
             || self.settings.owner.is_some_and(|(owner, _)| owner == uid)
-            || self.settings.users.contains(&uid);
-        if !admitted {
-            tracing::warn!(uid, pid = credentials.pid, "a control connection was refused");
-        }
-        admitted.then_some(credentials)
+            || self.settings.users.contains(&uid)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{AbortHandle, AbortRegistration};
 
 use crate::rt::Rt;
+use crate::sys::process::return_free_memory;
 
 /// How long a connection has for its next request before another may take its seat.
 const SEAT_TIME: Duration = Duration::from_millis(50);
@@ -99,7 +100,7 @@ impl Seats {
     }
 }
 
-/// A connection's seat; free again when dropped.
+/// A connection's seat; free again when dropped, which is to be the last of the connection.
 pub(super) struct Seat {
     seats: Arc<Seats>,
     number: u64,
@@ -115,7 +116,13 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.lock().seats.remove(&self.number);
+        let mut taken = self.seats.lock();
+        taken.seats.remove(&self.number);
+        let was_last = taken.seats.is_empty();
+        drop(taken);
+        if was_last {
+            return_free_memory();
+        }
     }
 }
 
