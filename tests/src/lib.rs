@@ -45,6 +45,20 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
+/// Whether system calls can be made slow or to fail here; says so when a test is skipped for it.
+#[must_use]
+pub fn can_inject(test: &str) -> bool {
+    let strace = std::process::Command::new("strace")
+        .args(["-e", "inject=chroot:error=EPERM", "true"])
+        .stderr(std::process::Stdio::null())
+        .status();
+    let works = strace.is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("skipped: {test} needs strace");
+    }
+    works
+}
+
 /// Runs a test once for each backend, each as a test of its own.
 ///
 /// ```ignore

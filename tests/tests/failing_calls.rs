@@ -2,10 +2,12 @@
 //!
 //! The calls are the same on every backend, since they come before the runtime: one is enough.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use release_tests::{Backend, DEADLINE, Process, Program, children, eventually, is_root};
+use release_tests::{
+    Backend, DEADLINE, Process, Program, can_inject, children, eventually, is_root,
+};
 
 /// Runs `service` with this fault in each of its processes, to its end: what it says last.
 fn with_fault(fault: &str) -> String {
@@ -41,21 +43,9 @@ fn fails_without_a_root_worker(mut service: release_tests::Running) -> String {
     log.lines().last().unwrap_or_default().to_owned()
 }
 
-fn can_inject(test: &str) -> bool {
-    let strace = Command::new("strace")
-        .args(["-e", "inject=chroot:error=EPERM", "true"])
-        .stderr(Stdio::null())
-        .status();
-    let works = strace.is_ok_and(|status| status.success());
-    if !works {
-        eprintln!("skipped: {test} needs strace");
-    }
-    works && is_root(test)
-}
-
 #[test]
 fn a_failed_call_is_named_and_its_worker_never_runs() {
-    if !can_inject("failing system calls") {
+    if !is_root("dropping privileges") || !can_inject("failing system calls") {
         return;
     }
     let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").expect("a number");

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
-use release_tests::{Backend, Daemon, Program, Running, eventually, free_port, http_get, is_root};
+use release_tests::{
+    Backend, Daemon, Program, Running, can_inject, eventually, free_port, http_get, is_root,
+};
 
 /// `service` with this lock file and a worker, started in this way.
 fn service(launcher: &[&str], lock: &Path) -> (Program, SocketAddr) {
@@ -101,6 +103,42 @@ fn after_kill_9_the_next_start_takes_over_at_once() {
     running.await_http(address);
     assert_eq!(running.stop(), 0);
     assert!(!lock.exists());
+}
+
+/// A starter that has opened the lock file and is slow to lock it: the file's owner ends, and
+/// another one has a new file at the path, when it does.
+#[test]
+fn a_slow_starter_is_not_fooled_by_a_file_that_has_gone() {
+    if !can_inject("delaying system calls") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    let lock = place.path().join("lock");
+    let (program, address) = service(&[], &lock);
+    let mut first = program.start();
+    first.await_http(address);
+    let delay = "inject=flock:delay_enter=1000000";
+    let launcher = ["strace", "-D", "-f", "-o", "/dev/null", "-e", delay];
+    let mut slow: Vec<_> = (0..3).map(|_| service(&launcher, &lock).0.start()).collect();
+    eventually("they have opened it", || {
+        let has_it = |one: &Running| {
+            let descriptors = one.process().descriptors();
+            descriptors.iter().any(|(_, target)| Path::new(target) == lock)
+        };
+        slow.iter().all(has_it)
+    });
+    assert_eq!(first.stop(), 0);
+    let (program, address) = service(&[], &lock);
+    let mut second = program.start();
+    second.await_http(address);
+    for one in &mut slow {
+        assert_eq!(one.wait().code(), Some(1));
+        let log = one.stderr();
+        assert!(names(log.lines().last().unwrap_or_default(), second.pid()), "{log}");
+    }
+    let text = fs::read_to_string(&lock).expect("the lock");
+    assert_eq!(text, format!("{}\n", second.pid()));
+    assert_eq!(second.stop(), 0);
 }
 
 #[test]

@@ -32,13 +32,16 @@ impl LockFile {
     pub(crate) fn acquire(path: &Path) -> Result<Self, Error> {
         loop {
             let file = open(path)?;
+            // The one who held it may remove the file between these two calls: then this is about a
+            // file without a name, and another starter may hold the named one.
             let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => locked,
-                Err((file, Errno::EWOULDBLOCK)) => return Err(held(path, &file)),
+                Err((file, Errno::EWOULDBLOCK)) if is_at(&file, path)? => {
+                    return Err(held(path, &file));
+                }
+                Err((_, Errno::EWOULDBLOCK)) => continue,
                 Err((_, errno)) => return Err(cannot("lock", path, errno)),
             };
-            // The one who held it may have removed the file between the two calls above: then this
-            // is the lock on a file without a name, and another starter may hold the named one.
             if is_at(&locked, path)? {
                 let written = write_pid(&mut locked).map_err(|error| cannot("write", path, error));
                 let lock = Self { path: path.to_owned(), file: locked };
