@@ -3,6 +3,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod child;
+pub mod config;
 mod daemon;
 mod error;
 #[cfg(feature = "fuzzing")]
