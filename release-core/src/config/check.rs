@@ -11,6 +11,7 @@ use super::source::{Source, Span};
 use super::spec::{Key, SectionSpec, Spec};
 use super::suggest::nearest;
 use super::validation::Invalid;
+use super::value::Value;
 
 /// So many known names are listed when none is near.
 const LISTED: usize = 10;
@@ -22,7 +23,6 @@ pub(super) fn check(source: Source, spec: &Spec) -> Result<Config, Errors> {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
     let mut check = Check::new(&source, spec, problems);
-    check.lost = written.iter().any(|section| section.lost);
     for section in written {
         check.section(section);
     }
@@ -66,19 +66,26 @@ impl<'a> Check<'a> {
     }
 
     fn section(&mut self, section: parse::Section) {
-        if section.lost {
-            return;
-        }
         let name = section.name.as_ref().map(|span| self.source.slice(span));
         let known = self.known.get(&name).map(|(index, _)| *index);
-        let Some(index) = known.or_else(|| self.unknown_section(section.name.as_ref()?)) else {
+        if section.lost && (name.is_none() || known.is_none()) {
+            self.lost = true;
+            return;
+        }
+        let Some(mut index) = known.or_else(|| self.unknown_section(section.name.as_ref()?)) else {
             return;
         };
         if let Some(header) = section.name {
             self.found[index].header.get_or_insert(header);
         }
         for entry in section.entries {
-            self.entry(index, entry);
+            match self.swallowed_header(&entry) {
+                Some(section) if !self.accepts(index, &entry) => {
+                    self.report_swallowed(index, section, &entry);
+                    index = section;
+                }
+                _ => self.entry(index, entry),
+            }
         }
     }
 
@@ -106,18 +113,47 @@ impl<'a> Check<'a> {
         self.known.get(&Some(near?)).map(|(index, _)| *index)
     }
 
-    fn entry(&mut self, section: usize, entry: parse::Entry) {
+    /// The section whose header was taken for the list that is the value of the key before it: a
+    /// list of one word, alone on a line.
+    fn swallowed_header(&self, entry: &parse::Entry) -> Option<usize> {
+        let (Value::List(items), place) = entry.value.as_ref()? else { return None };
+        let [Value::Keyword(name)] = items.as_slice() else { return None };
+        let (index, _) = self.known.get(&Some(name.as_str()))?;
+        (place.span.line != entry.key.line).then_some(*index)
+    }
+
+    fn accepts(&self, section: usize, entry: &parse::Entry) -> bool {
+        let key = self.key(section, self.source.slice(&entry.key)).map(|(_, key)| key);
+        let value = entry.value.as_ref().map(|(value, _)| value);
+        key.zip(value).is_some_and(|(key, value)| first_failed(key, value).is_empty())
+    }
+
+    fn report_swallowed(&mut self, section: usize, next: usize, entry: &parse::Entry) {
+        let name = self.source.slice(&entry.key);
+        let message = format!("a value is missing for `{}`", shortened(name, 60));
+        self.problems.at(&entry.key, message);
+        if let Some((index, _)) = self.key(section, name) {
+            self.found[section].excused.insert(index);
+        }
+        let header = entry.value.as_ref().map(|(_, place)| place.span.clone());
+        self.found[next].header = self.found[next].header.take().or(header);
+    }
+
+    /// The key of the specification with its number.
+    fn key(&self, section: usize, name: &str) -> Option<(usize, &'a Key)> {
         let spec = &self.spec.sections[section];
-        let keys = self.known.get(&spec.name.as_deref()).map(|(_, keys)| keys);
-        let Some(index) = keys.and_then(|keys| keys.get(self.source.slice(&entry.key)).copied())
-        else {
+        let (_, keys) = self.known.get(&spec.name.as_deref())?;
+        keys.get(name).map(|index| (*index, &spec.keys[*index]))
+    }
+
+    fn entry(&mut self, section: usize, entry: parse::Entry) {
+        let Some((index, key)) = self.key(section, self.source.slice(&entry.key)) else {
             return self.unknown_key(section, &entry);
         };
         let Some((value, place)) = entry.value else {
             self.found[section].excused.insert(index);
             return;
         };
-        let key = &spec.keys[index];
         for invalid in first_failed(key, &value) {
             self.problems.at(place.inner(&invalid.path), about(key, &invalid)).hinted(invalid.hint);
         }
@@ -138,10 +174,10 @@ impl<'a> Check<'a> {
         let names: Vec<&str> = spec.keys.iter().map(|key| key.name.as_str()).collect();
         let near = nearest(text, names.iter().copied());
         let meant = near.and_then(|near| names.iter().position(|name| *name == near));
-        if let Some(index) = meant {
-            self.found[section].excused.insert(index);
-        } else if let Some((_, section, key)) = elsewhere {
+        if let Some((_, section, key)) = elsewhere {
             self.found[section].excused.insert(key);
+        } else if let Some(index) = meant {
+            self.found[section].excused.insert(index);
         }
         if !entry.set {
             return;
@@ -151,14 +187,14 @@ impl<'a> Check<'a> {
             None => String::new(),
         };
         let message = format!("unknown key `{}`{place}", shortened(text, 60));
-        match (near, elsewhere) {
-            (Some(near), _) => {
+        match (elsewhere, near) {
+            (None, Some(near)) => {
                 self.problems.at(&entry.key, format!("{message}; is it `{near}`?"));
             }
-            (None, Some((Some(name), ..))) => {
+            (Some((Some(name), ..)), _) => {
                 self.problems.at(&entry.key, message).hinted(format!("it belongs to [{name}]"));
             }
-            (None, Some((None, ..))) => {
+            (Some((None, ..)), _) => {
                 let hint = "it is a global key, which has to stand before the first [section]";
                 self.problems.at(&entry.key, message).hinted(hint);
             }
@@ -224,8 +260,7 @@ impl<'a> Check<'a> {
                 }
             }
             (Some(section), None) => {
-                let message =
-                    format!("the section `{section}` is missing, with its required {all}");
+                let message = format!("the section `{section}` with the required {all} is missing");
                 self.problems.about(&self.source.end(), message);
             }
         }
@@ -233,7 +268,7 @@ impl<'a> Check<'a> {
 }
 
 /// What the first validation that fails says.
-fn first_failed(key: &Key, value: &super::Value) -> Vec<Invalid> {
+fn first_failed(key: &Key, value: &Value) -> Vec<Invalid> {
     key.checks.iter().find_map(|check| check.test(value).err()).unwrap_or_default()
 }
 

@@ -19,14 +19,15 @@ impl Config {
     ///     .key(key("proxy").optional())
     ///     .section("web", [key("root")]);
     /// let config = Config::parse("web.conf", "[web]\nroot = \"/srv\"\n", &spec).unwrap();
-    /// assert_eq!(
-    ///     config.dump(),
-    ///     "port = 80  # default\n\
-    ///      # proxy is not set\n\
-    ///      \n\
-    ///      [web]\n\
-    ///      root = \"/srv\"  # web.conf:2\n"
-    /// );
+    /// let expected = [
+    ///     "port = 80  # default",
+    ///     "# proxy is not set",
+    ///     "",
+    ///     "[web]",
+    ///     "root = \"/srv\"  # web.conf:2",
+    ///     "",
+    /// ];
+    /// assert_eq!(config.dump(), expected.join("\n"));
     /// ```
     #[must_use]
     pub fn dump(&self) -> String {

@@ -29,7 +29,7 @@ const SHOWN: usize = 100;
 /// );
 /// assert_eq!(errors.problems()[0].column(), Some(8));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Errors {
     problems: Vec<Problem>,
     more: usize,
@@ -67,7 +67,7 @@ impl Errors {
 }
 
 /// One error in a configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
     file: Arc<str>,
     at: Option<(usize, usize)>,

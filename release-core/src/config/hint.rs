@@ -21,7 +21,10 @@ pub(super) fn hint(kind: Kind, value: &Value) -> String {
         (Kind::Size, Value::Int(number)) => {
             format!("a size has a unit: {number}B, {number}KiB, {number}MiB, {number}GiB")
         }
-        (Kind::Address, Value::Keyword(word)) => format!("an address has a port: {word}:80"),
+        (Kind::Address, Value::Keyword(word)) => match format!("{word}:80") {
+            address if is_written(kind, &address) => format!("an address has a port: {address}"),
+            _ => String::new(),
+        },
         (Kind::Regexp, Value::String(_)) => {
             "a regular expression stands between slashes, /like this/".to_owned()
         }

@@ -33,6 +33,8 @@ pub(super) struct Lexer<'a> {
     line: usize,
     /// What is skipped after an error is not reported: the error is known.
     pub(super) quiet: bool,
+    /// A string or regular expression is not closed: what follows it may be part of it.
+    pub(super) unclosed: bool,
     /// How many more times the end of a string that seems to be lacking is searched beyond its line.
     patience: u32,
 }
@@ -44,7 +46,15 @@ impl<'a> Lexer<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let offset = if source.text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         let problems = Problems::new(source);
-        Self { source, problems, offset, line: 1, quiet: false, patience: PATIENCE }
+        Self {
+            source,
+            problems,
+            offset,
+            line: 1,
+            quiet: false,
+            unclosed: false,
+            patience: PATIENCE,
+        }
     }
 
     /// The next token, and where it is.
@@ -65,6 +75,16 @@ impl<'a> Lexer<'a> {
             _ => return self.stray(first),
         };
         (single, self.take(first.len_utf8()))
+    }
+
+    /// Where the next token is searched.
+    pub(super) fn position(&self) -> (usize, usize) {
+        (self.offset, self.line)
+    }
+
+    /// Reads again from an earlier position.
+    pub(super) fn go_back(&mut self, position: (usize, usize)) {
+        (self.offset, self.line) = position;
     }
 
     /// Whether the next token is an equals sign.
@@ -137,7 +157,7 @@ impl<'a> Lexer<'a> {
         match number::parse(self.source.slice(&span)) {
             Ok(value) => (Token::Value(value), span),
             Err(reason) => {
-                let message = format!("`{}` is {reason}", self.shown(&span));
+                let message = format!("`{}` is no value: {reason}", self.shown(&span));
                 self.wrong(span, message, "")
             }
         }
@@ -157,7 +177,10 @@ impl<'a> Lexer<'a> {
         match self.source.slice(&span).parse() {
             Ok(address) => (Token::Value(Value::Address(Address::Inet(address))), span),
             Err(_) => {
-                let message = format!("`{}` is no address such as [::1]:80", self.shown(&span));
+                let message = format!(
+                    "`{}` is no value: an IPv6 address with a port is written [::1]:80",
+                    self.shown(&span)
+                );
                 self.wrong(span, message, "")
             }
         }
@@ -219,6 +242,7 @@ impl<'a> Lexer<'a> {
     #[cold]
     fn unclosed(&mut self, span: Span, quote: char) -> (Token, Span) {
         self.leave_line(&span);
+        self.unclosed = true;
         if quote == '"' {
             let hint = "a string ends with \" and a quote within it is written \\\"";
             return self.wrong(span, "the string that begins here is not closed", hint);

@@ -56,7 +56,10 @@ mod check;
 mod de;
 pub mod default;
 mod dump;
+mod duplicates;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hint;
 mod lex;
 mod live;

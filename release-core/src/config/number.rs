@@ -39,7 +39,7 @@ const UNITS: &str = "units of time are ms, s, m, h, d; of size B, KB, MB, GB, TB
 /// The value that a word is which begins with a digit, a minus or a point; or what is wrong with it.
 pub(super) fn parse(word: &str) -> Result<Value, String> {
     if let Some(address) = Address::recognize(word) {
-        return address.map(Value::Address).map_err(|error| format!("no address: {error}"));
+        return address.map(Value::Address).map_err(|error| error.to_string());
     }
     let number = Number::split(word).ok_or_else(|| unknown(word))?;
     match number.unit {
@@ -51,9 +51,9 @@ pub(super) fn parse(word: &str) -> Result<Value, String> {
 
 fn unknown(word: &str) -> String {
     let reason = if word.contains(':') {
-        "no address: an IPv4 address with a port is written 127.0.0.1:80"
+        "an IPv4 address with a port is written 127.0.0.1:80"
     } else if word.parse::<std::net::IpAddr>().is_ok() {
-        "an address needs a port, as in 127.0.0.1:80; without one it is text for a string"
+        "an address needs a port, as in 127.0.0.1:80; without one it is text, which has to be in quotes"
     } else if word.starts_with("0x") || word.starts_with("0o") || word.starts_with("0b") {
         "numbers are written in decimal"
     } else if word.ends_with('.') {
@@ -61,7 +61,7 @@ fn unknown(word: &str) -> String {
     } else if word.contains('_') {
         "an underscore in a number stands between two digits"
     } else {
-        "neither a number nor a number with a unit such as 5s or 64KiB"
+        "it is neither a number nor one with a unit such as 5s or 64KiB; text has to be in quotes"
     };
     reason.to_owned()
 }

@@ -1,23 +1,22 @@
 //! Makes sections, keys and values of the tokens, and goes on after a mistake where the next key or
 //! section begins.
 
-use std::collections::HashMap;
+mod list;
+mod recover;
 
+use super::duplicates;
 use super::error::Problems;
-use super::lex::{Lexer, Token, word_length};
+use super::lex::{Lexer, Token};
 use super::printable::shortened;
 use super::source::{Place, Source, Span};
 use super::{Address, Value};
-
-/// How deep lists may be nested.
-const DEPTH: usize = 16;
 
 /// A section of the file as it is written; the first one holds the global keys.
 #[derive(Debug)]
 pub(super) struct Section {
     /// The name in the header; `None` for the global keys.
     pub(super) name: Option<Span>,
-    /// The name could not be read: whose keys these are is not known.
+    /// The header is wrong: whose keys these are is certain only if the name is known.
     pub(super) lost: bool,
     pub(super) entries: Vec<Entry>,
 }
@@ -42,8 +41,9 @@ pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
     let globals = Section { name: None, lost: false, entries: Vec::new() };
     let mut parser = Parser { source, lexer, peeked: None, sections: vec![globals], depth: 0 };
     parser.file();
-    parser.report_duplicates();
-    (parser.sections, parser.lexer.problems)
+    let Parser { sections, mut lexer, .. } = parser;
+    duplicates::report(&sections, source, &mut lexer.problems);
+    (sections, lexer.problems)
 }
 
 struct Parser<'a> {
@@ -57,18 +57,15 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn file(&mut self) {
-        // The line of the key before.
-        let mut last = 0;
+        let mut after_entry = false;
         loop {
             let (token, span) = self.next();
-            let glued = std::mem::replace(&mut last, 0) == span.line;
+            let glued = after_entry && !self.is_first(&span);
+            after_entry = token == Token::Word;
             let done = match token {
                 Token::End => return,
                 Token::Open => self.header(&span),
-                Token::Word => {
-                    last = span.line;
-                    self.entry(span, glued)
-                }
+                Token::Word => self.entry(span, glued),
                 Token::Wrong => Err(Reported),
                 _ => {
                     self.unexpected(&span, glued);
@@ -92,7 +89,10 @@ impl Parser<'_> {
         }
         match token {
             Token::Wrong => {}
-            Token::Close => self.error(open, "a section needs a name between the brackets", ""),
+            Token::Close => {
+                self.error(open, "a section needs a name between the brackets", "");
+                return Ok(());
+            }
             Token::Open => {
                 let hint = "a section is written [name], with one bracket";
                 self.error(&name, "expected the name of a section, found `[`", hint);
@@ -115,11 +115,14 @@ impl Parser<'_> {
         if token == Token::Close {
             return Ok(());
         }
+        if let Some(section) = self.sections.last_mut() {
+            section.lost = true;
+        }
         if token != Token::Wrong {
-            let message =
-                format!("the name of the section is not closed: `[{}]`", self.shown(name));
+            let shown = self.shown(name);
             let place = Span { bytes: open.bytes.start..name.bytes.end, line: open.line };
-            self.error(&place, message, "the name of a section is one word");
+            let message = format!("the name of the section is not closed: `[{shown}`");
+            self.error(&place, message, "a section is written [name], and the name is one word");
         }
         self.put_back(token, span);
         Err(Reported)
@@ -127,34 +130,43 @@ impl Parser<'_> {
 
     /// A key and its value, after the key; `glued` when a value stands before it on the line.
     fn entry(&mut self, key: Span, glued: bool) -> Found<()> {
-        let (token, next) = self.next();
-        if token == Token::Equals {
-            let value = self.value(&key);
-            let done = value.as_ref().map(drop).map_err(|_| Reported);
-            self.add(Entry { key, set: true, value: value.ok() });
-            return done;
+        if !self.lexer.at_equals() {
+            self.not_set(&key, glued);
+            return Err(Reported);
         }
-        let name = self.source.slice(&key);
-        let end = key.bytes.start + name.trim_end_matches(':').len();
+        self.next();
+        let value = self.value(&key);
+        let done = value.as_ref().map(drop).map_err(|_| Reported);
+        self.add(Entry { key, set: true, value: value.ok() });
+        done
+    }
+
+    /// Reports a word that is no key because no equals sign follows it.
+    #[cold]
+    fn not_set(&mut self, key: &Span, glued: bool) {
+        let end = key.bytes.start + self.source.slice(key).trim_end_matches(':').len();
         let colon = Span { bytes: end..key.bytes.end, line: key.line };
         let key = Span { bytes: key.bytes.start..end, line: key.line };
         let shown = self.shown(&key);
+        let hint = format!("a key is written {shown} = value");
         if glued {
             self.unexpected(&key, true);
         } else if !colon.bytes.is_empty() {
             let message = format!("expected `=` after `{shown}`, found `:`");
-            self.error(&colon, message, &format!("a key is written {shown} = value"));
-        } else if token != Token::Wrong {
-            let same_line = next.line == key.line;
+            self.error(&colon, message, &hint);
+        } else {
+            let (token, next) = self.next();
+            let same_line = next.line == key.line && token != Token::End;
             let found = self.found(&token, &next);
             let found = if same_line { found.as_str() } else { "the end of the line" };
-            let message = format!("expected `=` after `{shown}`, found {found}");
-            let place = if same_line && token != Token::End { &next } else { &key };
-            self.error(place, message, &format!("a key is written {shown} = value"));
+            let place = if same_line { &next } else { &key };
+            if token != Token::Wrong || !same_line {
+                let message = format!("expected `=` after `{shown}`, found {found}");
+                self.error(place, message, &hint);
+            }
+            self.put_back(token, next);
         }
         self.add(Entry { key, set: false, value: None });
-        self.put_back(token, next);
-        Err(Reported)
     }
 
     fn add(&mut self, entry: Entry) {
@@ -194,96 +206,11 @@ impl Parser<'_> {
             (_, None) => Ok(Value::Keyword(word.to_owned())),
             (_, Some(Ok(address))) => Ok(Value::Address(address)),
             (_, Some(Err(reason))) => {
-                let message = format!("`{}` is no address: {reason}", shortened(word, 60));
+                let message = format!("`{}` is no value: {reason}", shortened(word, 60));
                 self.error(span, message, "");
                 Err(Reported)
             }
         }
-    }
-
-    /// A list, after its bracket. What is left of it after an error is skipped by `skip`.
-    fn list(&mut self, key: &Span, open: &Span) -> Found<(Value, Place)> {
-        self.depth += 1;
-        if self.depth > DEPTH {
-            self.error(open, format!("lists are nested more than {DEPTH} deep"), "");
-            return Err(Reported);
-        }
-        let (mut values, mut items) = (Vec::new(), Vec::new());
-        let close = loop {
-            let (token, span) = self.next();
-            match token {
-                Token::Close if values.is_empty() => break span,
-                Token::Close => {
-                    let hint = "there is no comma after the last element of a list";
-                    self.error(&span, "a value is missing after the comma", hint);
-                    self.put_back(token, span);
-                    return Err(Reported);
-                }
-                _ => self.put_back(token, span),
-            }
-            if self.at_end_of_list() {
-                return self.unclosed(key, open);
-            }
-            let (value, place) = self.value(key)?;
-            values.push(value);
-            items.push(place);
-            let (token, span) = self.next();
-            match token {
-                Token::Comma => {}
-                Token::Close => break span,
-                _ => {
-                    self.put_back(token, span);
-                    return if self.at_end_of_list() || self.at_start() {
-                        self.unclosed(key, open)
-                    } else {
-                        self.not_separated()
-                    };
-                }
-            }
-        };
-        self.depth -= 1;
-        self.one_kind(&values, &items)?;
-        let span = Span { bytes: open.bytes.start..close.bytes.end, line: open.line };
-        Ok((Value::List(values), Place { span, items }))
-    }
-
-    /// Whether what follows can be no part of a list.
-    fn at_end_of_list(&mut self) -> bool {
-        match self.peek() {
-            Token::End => true,
-            Token::Word => self.lexer.at_equals(),
-            _ => false,
-        }
-    }
-
-    fn not_separated<T>(&mut self) -> Found<T> {
-        let (token, span) = self.next();
-        if token != Token::Wrong {
-            let found = self.found(&token, &span);
-            let message = format!("expected `,` or `]` in the list, found {found}");
-            self.error(&span, message, "the elements of a list are separated by commas");
-        }
-        self.put_back(token, span);
-        Err(Reported)
-    }
-
-    fn unclosed<T>(&mut self, key: &Span, open: &Span) -> Found<T> {
-        let message = format!("the list of `{}` that begins here is not closed", self.shown(key));
-        self.error(open, message, "a list ends with `]`");
-        Err(Reported)
-    }
-
-    fn one_kind(&mut self, values: &[Value], items: &[Place]) -> Found<()> {
-        let Some(first) = values.first() else { return Ok(()) };
-        let odd = values.iter().zip(items).find(|(value, _)| value.kind() != first.kind());
-        let Some((value, place)) = odd else { return Ok(()) };
-        let message = format!(
-            "a list holds values of one kind: expected {} as before it, found {}",
-            first.kind(),
-            value.described()
-        );
-        self.error(&place.span, message, "");
-        Err(Reported)
     }
 
     /// Something that begins neither a key nor a section.
@@ -292,59 +219,9 @@ impl Parser<'_> {
         let shown = self.shown(span);
         if after_value {
             let hint = "text with blanks has to be in quotes; several values are a list, [1, 2]";
-            self.error(span, format!("unexpected `{shown}` after the value"), hint);
+            self.error(span, format!("unexpected `{shown}` after the value before it"), hint);
         } else {
             self.error(span, format!("expected a key or a [section], found `{shown}`"), "");
-        }
-    }
-
-    /// Goes to where the next key or section begins.
-    fn skip(&mut self) {
-        self.lexer.quiet = true;
-        while !self.at_start() {
-            let (token, span) = self.next();
-            match token {
-                Token::End => {
-                    self.put_back(token, span);
-                    break;
-                }
-                Token::Open if self.depth > 0 => self.depth += 1,
-                Token::Close if self.depth == 1 => break,
-                Token::Close => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-        self.lexer.quiet = false;
-        self.depth = 0;
-    }
-
-    /// Whether the next token begins a key, or a section on a line of its own.
-    fn at_start(&mut self) -> bool {
-        match self.peek() {
-            Token::Word => self.lexer.at_equals(),
-            Token::Open => self.peeked.as_ref().is_some_and(|(_, span)| self.is_header(span)),
-            _ => false,
-        }
-    }
-
-    /// Whether a line consists of a word in brackets and nothing that continues a list.
-    fn is_header(&self, open: &Span) -> bool {
-        let (before, after) = self.source.text.split_at(open.bytes.start);
-        let before = before.trim_end_matches([' ', '\t']);
-        let after = after[1..].trim_start_matches([' ', '\t']);
-        let closed = after[word_length(after)..].trim_start_matches([' ', '\t']).strip_prefix(']');
-        (before.is_empty() || before.ends_with('\n'))
-            && after.starts_with(|first: char| first.is_ascii_alphabetic())
-            && closed.is_some_and(|rest| !rest.trim_start().starts_with([',', ']']))
-    }
-
-    fn report_duplicates(&mut self) {
-        let Self { source, sections, lexer, .. } = self;
-        let names = sections.iter().filter_map(|section| section.name.as_ref());
-        duplicates("section", names, source, &mut lexer.problems);
-        for section in sections {
-            let keys = section.entries.iter().filter(|entry| entry.set).map(|entry| &entry.key);
-            duplicates("key", keys, source, &mut lexer.problems);
         }
     }
 
@@ -373,26 +250,6 @@ impl Parser<'_> {
             Token::End => "the end of the file".to_owned(),
             Token::Value(value) => value.described(),
             _ => format!("`{}`", self.shown(span)),
-        }
-    }
-}
-
-/// Reports names that are there before.
-fn duplicates<'a>(
-    what: &str,
-    names: impl Iterator<Item = &'a Span>,
-    source: &Source,
-    problems: &mut Problems<'_>,
-) {
-    let mut known: HashMap<&str, &Span> = HashMap::new();
-    for name in names {
-        if let Some(first) = known.get(source.slice(name)) {
-            let shown = shortened(source.slice(name), 60);
-            let first = source.reference(first);
-            problems
-                .at(name, format!("the {what} `{shown}` is there twice; the first is at {first}"));
-        } else {
-            known.insert(source.slice(name), name);
         }
     }
 }

@@ -21,10 +21,11 @@ pub(super) fn shortened(text: &str, longest: usize) -> String {
     }
 }
 
-/// Controls, and what makes text look like something that it is not: invisible characters, and
+/// Controls, odd blanks, and what makes text look like something that it is not: invisible characters, and
 /// those that change the direction of writing.
 pub(super) fn is_hidden(character: char) -> bool {
     character.is_control()
+        || character.is_whitespace() && character != ' '
         || matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'

@@ -85,27 +85,31 @@ impl Source {
 }
 
 /// A line of the text with carets under the part that is meant, cut around it when it is long.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Excerpt {
     line: String,
     indent: usize,
     carets: usize,
 }
 
-/// How many characters are shown before the part that is meant, and from its beginning.
+/// Of a line longer than this so many characters are shown before the part that is meant, and so
+/// many from its beginning.
+const LONG: usize = 100;
 const BEFORE: usize = 40;
 const FROM: usize = 60;
 
 impl Excerpt {
     pub(super) fn new(before: &str, marked: &str, after: &str) -> Self {
-        let cut = before.char_indices().rev().nth(BEFORE - 1).map_or(0, |(index, _)| index);
+        let whole = [before, marked, after].map(str::len).iter().sum::<usize>() <= LONG;
+        let (room_before, room) = if whole { (LONG, LONG) } else { (BEFORE, FROM) };
+        let cut = before.char_indices().rev().nth(room_before - 1).map_or(0, |(index, _)| index);
         let mut line = String::from(if cut > 0 { "\u{2026}" } else { "" });
         line.push_str(&printable(&before[cut..]));
         let indent = line.chars().count();
-        let shown = head(marked, FROM);
+        let shown = head(marked, room);
         line.push_str(&printable(shown));
         let carets = (line.chars().count() - indent).max(1);
-        let rest = head(after, FROM.saturating_sub(carets));
+        let rest = head(after, room.saturating_sub(carets));
         line.push_str(&printable(rest));
         if shown.len() < marked.len() || rest.len() < after.len() {
             line.push('\u{2026}');

@@ -13,7 +13,8 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     let near = known.filter_map(|known| {
         let distance = strsim::osa_distance(&name, &folded(known));
         let longest = known.chars().count().max(name.chars().count());
-        (distance <= longest.div_ceil(3).min(longest - 1)).then_some((distance, known))
+        let allowed = (longest / 3).clamp(1, 3).min(longest.saturating_sub(1));
+        (distance <= allowed).then_some((distance, known))
     });
     near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }

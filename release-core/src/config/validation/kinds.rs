@@ -4,6 +4,7 @@ use regex::Regex;
 
 use super::{Invalid, Validation, is_a};
 use crate::config::hint::hint;
+use crate::config::suggest::nearest;
 use crate::config::{Kind, Value};
 
 fn kind(kind: Kind) -> Validation {
@@ -79,8 +80,12 @@ pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     let words: Vec<String> = words.into_iter().map(Into::into).collect();
     let expected = format!("the keyword {}", alternatives(&words));
     Validation::of_kind(Kind::Keyword, expected, move |value| {
-        let known = value.as_keyword().is_some_and(|word| words.iter().any(|known| known == word));
-        if known { Ok(()) } else { Err(String::new()) }
+        let word = value.as_keyword().unwrap_or_default();
+        if words.iter().any(|known| known == word) {
+            return Ok(());
+        }
+        let near = nearest(word, words.iter().map(String::as_str));
+        Err(near.map(|near| format!("is it {near}?")).unwrap_or_default())
     })
 }
 

@@ -1,0 +1,50 @@
+//! What fuzzers and property tests feed: any bytes, and a panic is a defect.
+
+use super::error::Errors;
+use super::parse::parse as parse_source;
+use super::{Config, Key, Spec, key, read};
+
+/// A file as it comes: every error has a place in it.
+pub(crate) fn parse(text: &[u8]) {
+    let spec = Spec::new().key(key("user")).section("web", [key("port").default(80)]);
+    if let Err(errors) = Config::parse("fuzz", text, &spec) {
+        for problem in errors.problems() {
+            let end = (text.split(|byte| *byte == b'\n').count(), text.len() + 1);
+            assert!(problem.line().is_none_or(|line| (1..=end.0).contains(&line)), "{problem}");
+            assert!(problem.column().is_none_or(|column| column <= end.1), "{problem}");
+        }
+        assert!(!errors.to_string().is_empty());
+    }
+}
+
+/// A file without mistakes: the dump of it has the same values, and is its own dump.
+pub(crate) fn dump(text: &[u8]) {
+    let Some(spec) = specification(text) else { return };
+    let Ok(config) = Config::parse("fuzz", text, &spec) else { return };
+    let dump = config.dump();
+    let again: Result<Config, Errors> = Config::parse("fuzz", &dump, &spec);
+    assert!(again.is_ok(), "{dump}");
+    let Ok(again) = again else { return };
+    for (old, new) in config.sections.iter().zip(&again.sections) {
+        for (old, new) in old.entries.iter().zip(&new.entries) {
+            assert_eq!(old.value, new.value, "{} in\n{dump}", old.key);
+        }
+    }
+}
+
+/// A specification that has exactly what the file has.
+fn specification(text: &[u8]) -> Option<Spec> {
+    let source = read::text("fuzz", text.to_vec()).ok()?;
+    let (sections, problems) = parse_source(&source);
+    problems.result().ok()?;
+    let mut spec = Spec::new();
+    for section in sections {
+        let keys = section.entries.iter().map(|entry| key(source.slice(&entry.key)));
+        let keys: Vec<Key> = keys.collect();
+        spec = match section.name {
+            Some(name) => spec.section(source.slice(&name), keys),
+            None => keys.into_iter().fold(spec, Spec::key),
+        };
+    }
+    Some(spec)
+}
