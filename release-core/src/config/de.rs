@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::de::value::{
-    BorrowedStrDeserializer, MapDeserializer, SeqDeserializer, StrDeserializer,
+use serde::de::value::{BorrowedStrDeserializer, MapDeserializer, StrDeserializer};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
-use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::Value;
@@ -73,6 +73,12 @@ impl<'a> Node<'a> {
         Self { key: &entry.key, value: entry.value.as_ref(), place: entry.place.as_ref() }
     }
 
+    /// The value as a type; what goes wrong is wrong here, also when a type of the user finds it
+    /// after it has got a plain value.
+    pub(super) fn seeded<S: DeserializeSeed<'a>>(self, seed: S) -> Result<S::Value, Unfit> {
+        seed.deserialize(self).map_err(|error| error.within(&self))
+    }
+
     fn items(self, values: &'a [Value]) -> impl Iterator<Item = Self> {
         values.iter().enumerate().map(move |(index, value)| {
             let place = self.place.and_then(|place| place.items.get(index));
@@ -92,9 +98,7 @@ impl<'a> Node<'a> {
             Some(Value::Size(bytes)) => visitor.visit_u64(*bytes),
             Some(Value::Address(address)) => visitor.visit_string(address.to_string()),
             Some(value @ Value::Duration(_)) => visitor.visit_string(value.to_string()),
-            Some(Value::List(values)) => {
-                SeqDeserializer::new(self.items(values)).deserialize_any(visitor)
-            }
+            Some(Value::List(values)) => visitor.visit_seq(Items(self.items(values))),
         }
     }
 }
@@ -103,7 +107,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     type Error = Unfit;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
-        self.visit(visitor).map_err(|error| error.within(&self))
+        self.visit(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
@@ -144,15 +148,14 @@ impl<'de> Deserializer<'de> for Node<'de> {
         _variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Unfit> {
-        let visited = match self.value {
+        match self.value {
             Some(Value::Keyword(word) | Value::String(word)) => {
                 let word: StrDeserializer<'_, Unfit> = word.as_str().into_deserializer();
                 visitor.visit_enum(word)
             }
             // The visitor says what it expects.
             _ => self.visit(visitor),
-        };
-        visited.map_err(|error| error.within(&self))
+        }
     }
 
     forward_to_deserialize_any! {
@@ -161,11 +164,17 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Unfit> for Node<'de> {
-    type Deserializer = Self;
+/// The elements of a list.
+struct Items<I>(I);
 
-    fn into_deserializer(self) -> Self {
-        self
+impl<'de, I: Iterator<Item = Node<'de>>> SeqAccess<'de> for Items<I> {
+    type Error = Unfit;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Unfit> {
+        self.0.next().map(|node| node.seeded(seed)).transpose()
     }
 }
 
@@ -174,9 +183,9 @@ impl<'de> IntoDeserializer<'de, Unfit> for Node<'de> {
 pub(super) struct Keys<'a>(pub(super) &'a [Entry]);
 
 impl<'a> Keys<'a> {
-    fn set(self) -> impl Iterator<Item = (&'a str, Node<'a>)> {
+    fn fields(self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
         let set = self.0.iter().filter(|entry| entry.value.is_some());
-        set.map(|entry| (entry.key.as_str(), Node::of(entry)))
+        set.map(|entry| (entry.key.as_str(), Field::Value(Node::of(entry))))
     }
 }
 
@@ -184,7 +193,7 @@ impl<'de> Deserializer<'de> for Keys<'de> {
     type Error = Unfit;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
-        MapDeserializer::new(self.set()).deserialize_any(visitor)
+        visitor.visit_map(Fields::of(self.fields().collect()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
@@ -207,14 +216,13 @@ impl<'de> Deserializer<'de> for Whole<'de> {
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
         let mut fields = Vec::new();
         for section in &self.0.sections {
+            let keys = Keys(&section.entries);
             match &section.name {
-                None => fields.extend(
-                    Keys(&section.entries).set().map(|(key, node)| (key, Field::Value(node))),
-                ),
-                Some(name) => fields.push((name.as_str(), Field::Section(Keys(&section.entries)))),
+                None => fields.extend(keys.fields()),
+                Some(name) => fields.push((name.as_str(), Field::Section(keys))),
             }
         }
-        visitor.visit_map(Fields { rest: fields.into_iter(), value: None })
+        visitor.visit_map(Fields::of(fields))
     }
 
     forward_to_deserialize_any! {
@@ -223,6 +231,7 @@ impl<'de> Deserializer<'de> for Whole<'de> {
     }
 }
 
+/// What a field of a struct of the user is made of.
 enum Field<'a> {
     Value(Node<'a>),
     Section(Keys<'a>),
@@ -231,6 +240,12 @@ enum Field<'a> {
 struct Fields<'a> {
     rest: std::vec::IntoIter<(&'a str, Field<'a>)>,
     value: Option<Field<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(fields: Vec<(&'a str, Field<'a>)>) -> Self {
+        Self { rest: fields.into_iter(), value: None }
+    }
 }
 
 impl<'de> MapAccess<'de> for Fields<'de> {
@@ -247,7 +262,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unfit> {
         match self.value.take() {
-            Some(Field::Value(node)) => seed.deserialize(node),
+            Some(Field::Value(node)) => node.seeded(seed),
             Some(Field::Section(keys)) => seed.deserialize(keys),
             None => Err(de::Error::custom("a value is asked for before its key")),
         }

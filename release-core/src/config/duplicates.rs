@@ -27,6 +27,10 @@ fn of_kind<'a>(
     for name in names {
         let text = source.slice(name);
         match known.get(text) {
+            // Only counted: where the first one is would be searched for nothing.
+            Some(_) if problems.is_full() => {
+                problems.general("");
+            }
             Some(first) => {
                 let (shown, first) = (shortened(text, 60), source.reference(first));
                 let message = format!("the {kind} `{shown}` comes twice; the first is at {first}");

@@ -1,5 +1,6 @@
 //! A configuration that has passed: its values, and where each comes from.
 
+use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -186,9 +187,9 @@ impl<'a> Section<'a> {
     /// has no such section or key.
     pub fn get<T: Deserialize<'a>>(&self, key: &str) -> Result<T, Errors> {
         match self.entries.iter().find(|entry| entry.key == key) {
-            Some(entry) => {
-                T::deserialize(de::Node::of(entry)).map_err(|error| error.placed(self.source))
-            }
+            Some(entry) => de::Node::of(entry)
+                .seeded(PhantomData::<T>)
+                .map_err(|error| error.placed(self.source)),
             None => Err(self.unspecified(key)),
         }
     }

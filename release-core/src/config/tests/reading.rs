@@ -58,7 +58,7 @@ fn unreadable() {
         return eprintln!("skipped: root can read everything");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
-    file.as_file().set_permissions(Permissions::from_mode(0)).unwrap();
+    file.as_file().set_permissions(Permissions::from_mode(0o000)).unwrap();
     assert!(error(file.path()).contains("permission denied; check the mode and owner"));
 }
 

@@ -97,7 +97,7 @@ fn what_does_not_fit_is_reported_at_its_place() {
         ("user = \"\" [web] listen = [a:1,\n  db:5432]", "`listen`: invalid socket address", 1, 27),
         ("user = \"\" [web] names = \"(\"", "`names`: unclosed group", 1, 25),
         ("user = \"\" [limits] files = -1", "`files`: invalid value: integer `-1`", 1, 28),
-        ("user = \"\\255\"", "`user`: invalid type: byte array, expected a string", 1, 8),
+        ("user = \"\\255\"", "`user`: invalid value: byte array, expected a string", 1, 8),
         ("user = \"\" [web] buffer = 4GiB", "`buffer`: invalid value", 1, 26),
     ] {
         let errors = config(text).deserialize::<Settings>().expect_err(text);
@@ -114,7 +114,7 @@ fn single_values() {
     assert_eq!(config.get("ratio"), Ok(1.0));
     assert_eq!(config.get::<Option<String>>("proxy"), Ok(None));
     assert_eq!(config.section("web").get("timeout"), Ok(Duration::from_millis(1500)));
-    assert_eq!(config.section("web").get("timeout"), Ok("1.5s".to_owned()));
+    assert_eq!(config.section("web").get("timeout"), Ok("1500ms".to_owned()));
     assert_eq!(
         config.section("limits").deserialize(),
         Ok(BTreeMap::from([("files", 10), ("memory", 1)]))

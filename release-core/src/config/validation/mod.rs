@@ -6,7 +6,7 @@
 //!
 //! | what it is about | validations |
 //! |---|---|
-//! | kinds | [`bool`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] |
+//! | kinds | [`bool()`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] |
 //! | lists | [`list_of`] [`bool_list`] [`int_list`] [`float_list`] [`string_list`] [`keyword_list`] |
 //! | words | [`keyword`] [`keywords`] |
 //! | numbers | [`int_in_range`] [`int_greater_than`] [`int_less_than`] [`int_in`] [`float_in_range`] [`float_greater_than`] [`float_less_than`] |
