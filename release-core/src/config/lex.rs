@@ -4,10 +4,11 @@ use std::iter::Peekable;
 use std::str::CharIndices;
 
 use super::error::Problems;
-use super::quoted;
 use super::source::{Source, Span};
 use super::value::is_plain;
 use super::{Address, Value, number};
+
+mod quoted;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
@@ -37,6 +38,8 @@ pub(super) struct Lexer<'a> {
     pub(super) unclosed: bool,
     /// How many more times the end of a string that seems to be lacking is searched beyond its line.
     patience: u32,
+    /// The regular expressions so far: each takes memory far beyond its length.
+    regexps: usize,
 }
 
 /// See [`Lexer::patience`]: without an end a hostile file could have each line searched to the end.
@@ -54,6 +57,7 @@ impl<'a> Lexer<'a> {
             quiet: false,
             unclosed: false,
             patience: PATIENCE,
+            regexps: 0,
         }
     }
 
@@ -94,11 +98,13 @@ impl<'a> Lexer<'a> {
         characters.next().is_some_and(|(_, character)| character == '=')
     }
 
-    /// Goes to the end of the line on which the token stands: its real end is not known.
-    fn leave_line(&mut self, span: &Span) {
-        let rest = &self.source.text[span.bytes.start..];
-        let length = rest.find('\n').unwrap_or(rest.len());
-        (self.offset, self.line) = (span.bytes.start + length, span.line);
+    /// Goes to the end of the line: where the token ends is not known.
+    fn leave_line(&mut self) {
+        self.offset += self.rest_of_line().len();
+    }
+
+    fn rest_of_line(&self) -> &'a str {
+        self.rest().split('\n').next().unwrap_or_default()
     }
 
     fn rest(&self) -> &'a str {
@@ -112,7 +118,7 @@ impl<'a> Lexer<'a> {
 
     fn take(&mut self, length: usize) -> Span {
         let span = self.span(length);
-        self.line += self.source.slice(&span).bytes().filter(|byte| *byte == b'\n').count();
+        self.line += newlines(self.source.slice(&span));
         self.offset += length;
         span
     }
@@ -186,73 +192,6 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A string or a regular expression.
-    fn quoted(&mut self, quote: char) -> (Token, Span) {
-        let rest = self.rest();
-        let own_line = &rest[..rest.find('\n').unwrap_or(rest.len())];
-        let searched = if self.patience > 0 { rest } else { own_line };
-        let Some(length) = quoted::length(searched, quote) else {
-            self.patience = self.patience.saturating_sub(1);
-            let span = self.span(own_line.trim_end().len());
-            return self.unclosed(span, quote);
-        };
-        let span = self.take(length);
-        if !self.is_separated(&span) {
-            let one_line = self.line == span.line;
-            if !one_line {
-                self.patience = self.patience.saturating_sub(1);
-            }
-            if !one_line || quote == '/' {
-                let span =
-                    Span { bytes: span.bytes.start..span.bytes.start + own_line.len(), ..span };
-                return self.unclosed(span, quote);
-            }
-            let message = "the string ends here, but more follows without a blank";
-            let end = span.bytes.end;
-            self.leave_line(&span);
-            let span = Span { bytes: end - 1..end, ..span };
-            return self.wrong(span, message, "a quote within a string is written \\\"");
-        }
-        match quoted::value(self.source.slice(&span), quote) {
-            Ok(value) => (Token::Value(value), span),
-            Err(wrong) => {
-                let start = span.bytes.start + wrong.at.start;
-                let line = span.line + self.newlines(span.bytes.start..start);
-                let place = Span { bytes: start..span.bytes.start + wrong.at.end, line };
-                let (token, _) = self.wrong(place, wrong.message, "");
-                (token, span)
-            }
-        }
-    }
-
-    /// What follows a closing quote: if a word is glued to it, it begins another string rather than
-    /// closing this one, unless the word is the next key.
-    fn is_separated(&self, span: &Span) -> bool {
-        let rest = self.rest();
-        match rest.chars().next() {
-            None | Some('#' | ',' | '[' | ']') => true,
-            Some(next) if next.is_whitespace() => true,
-            Some(next) if next.is_ascii_alphabetic() && self.line == span.line => {
-                rest[word_length(rest)..].trim_start_matches([' ', '\t']).starts_with('=')
-            }
-            Some(_) => false,
-        }
-    }
-
-    #[cold]
-    fn unclosed(&mut self, span: Span, quote: char) -> (Token, Span) {
-        self.leave_line(&span);
-        self.unclosed = true;
-        if quote == '"' {
-            let hint = "a string ends with \" and a quote within it is written \\\"";
-            return self.wrong(span, "the string that begins here is not closed", hint);
-        }
-        let message = "this is read as a regular expression, which is not closed";
-        let hint = "text such as a path has to be in quotes, \"/like/this\"; \
-                    a slash within a regular expression is written \\/";
-        self.wrong(span, message, hint)
-    }
-
     /// A character that begins nothing.
     #[cold]
     fn stray(&mut self, first: char) -> (Token, Span) {
@@ -290,10 +229,10 @@ impl<'a> Lexer<'a> {
     fn shown(&self, span: &Span) -> String {
         super::printable::shortened(self.source.slice(span), 60)
     }
+}
 
-    fn newlines(&self, bytes: std::ops::Range<usize>) -> usize {
-        self.source.text[bytes].bytes().filter(|byte| *byte == b'\n').count()
-    }
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
 /// The length of the bare word at the beginning.

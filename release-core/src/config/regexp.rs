@@ -5,6 +5,9 @@ use std::fmt;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 
+/// The pattern may have so many bytes: what the compiler makes of it first takes a hundred times more.
+const LENGTH_LIMIT: usize = 64 * 1024;
+
 /// The compiled form may take so many bytes: `/(a{1000}){1000}/` is refused, not compiled.
 const SIZE_LIMIT: usize = 1024 * 1024;
 
@@ -47,6 +50,10 @@ impl Regexp {
         if let Some(at) = pattern.find(['\n', '\r', '\0']) {
             let message = "write a line break as \\n or \\r and a NUL as \\x00".to_owned();
             return Err(RegexpError { message, at: Some(at) });
+        }
+        if pattern.len() > LENGTH_LIMIT {
+            let message = format!("it is too large: it has over {LENGTH_LIMIT} bytes");
+            return Err(RegexpError { message, at: None });
         }
         let plain = without_escaped_slashes(pattern);
         let compiled = RegexBuilder::new(&plain)

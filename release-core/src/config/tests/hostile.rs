@@ -41,8 +41,30 @@ fn one_long_line() {
     for unit in
         ["[", "a", "a ", "a=", "a=1 ", "\"", "/", "#", "=", "1,", "[a] ", "a = [b ", "\u{e9}"]
     {
-        errors(unit.repeat(1_000_000 / unit.len()));
+        errors(unit.repeat(300_000 / unit.len()));
     }
+}
+
+#[test]
+fn many_values_on_one_line() {
+    for element in ["1", "\"\"", "a", "[]", "1s", "a:1"] {
+        let list = vec![element; 50_000].join(",");
+        let start = Instant::now();
+        assert!(super::value(&format!("[{list}]")).is_ok());
+        assert!(start.elapsed() < SOON);
+    }
+}
+
+#[test]
+fn expensive_regular_expressions() {
+    let many = vec!["/a/"; 1001].join(", ");
+    assert_eq!(
+        messages(&errors(format!("key = [{many}]"))),
+        "a file holds at most 1000 regular expressions"
+    );
+    let long = errors(format!("key = /{}/", "a".repeat(100_000)));
+    assert!(messages(&long).ends_with("it is too large: it has over 65536 bytes"), "{long}");
+    errors(format!("key = /{}/", "(a{100}){100}".repeat(1000)));
 }
 
 #[test]
