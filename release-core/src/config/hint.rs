@@ -1,5 +1,6 @@
 //! What to write instead, when a value is of the wrong kind.
 
+use super::printable::printable;
 use super::{Kind, Value, parse};
 
 /// A longer text is not repeated in a hint.
@@ -29,7 +30,7 @@ pub(super) fn hint(kind: Kind, value: &Value) -> String {
             "a regular expression stands between slashes, /like this/".to_owned()
         }
         (kind, Value::String(text)) if is_written(kind, text) => {
-            format!("without the quotes: {text}")
+            format!("without the quotes: {}", printable(text))
         }
         _ => String::new(),
     }

@@ -221,7 +221,8 @@ impl Parser<'_> {
             let hint = "text with blanks has to be in quotes; several values are a list, [1, 2]";
             self.error(span, format!("unexpected `{shown}` after the value before it"), hint);
         } else {
-            self.error(span, format!("expected a key or a [section], found `{shown}`"), "");
+            let hint = if shown.starts_with('/') { "a comment begins with `#`" } else { "" };
+            self.error(span, format!("expected a key or a [section], found `{shown}`"), hint);
         }
     }
 

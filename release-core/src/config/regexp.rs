@@ -5,6 +5,8 @@ use std::fmt;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 
+use super::printable::is_hidden;
+
 /// The pattern may have so many bytes: what the compiler makes of it first takes a hundred times more.
 const LENGTH_LIMIT: usize = 64 * 1024;
 
@@ -45,10 +47,16 @@ impl Regexp {
     /// # Errors
     ///
     /// When it is not a regular expression, uses look-around or back-references (which linear time
-    /// does not allow), is too large, or holds a line break or a NUL, which a file could not.
+    /// does not allow), is too large, or holds a character that cannot be seen, such as a line
+    /// break.
     pub fn new(pattern: &str) -> Result<Self, RegexpError> {
-        if let Some(at) = pattern.find(['\n', '\r', '\0']) {
-            let message = "write a line break as \\n or \\r and a NUL as \\x00".to_owned();
+        let mut characters = pattern.char_indices();
+        if let Some((at, hidden)) =
+            characters.find(|(_, found)| is_hidden(*found) && *found != '\t')
+        {
+            let code = u32::from(hidden);
+            let message =
+                format!("a character that cannot be seen has to be written \\x{{{code:x}}}");
             return Err(RegexpError { message, at: Some(at) });
         }
         if pattern.len() > LENGTH_LIMIT {

@@ -179,6 +179,8 @@ fn regular_expressions() {
         (r"/a\/b/", "a/b"),
         (r"/\d+\\/", r"\d+\\"),
         ("//", ""),
+        (r#"/\"\'\ \.\-/"#, r#"\"\'\ \.\-"#),
+        ("/\t/", "\t"),
         ("/[#=,\"]/", "[#=,\"]"),
         ("/^(foo\n      |bar)$/", "^(foo|bar)$"),
         ("/a\r\n\t b\n\n c/", "abc"),
@@ -195,6 +197,7 @@ fn regular_expressions() {
         ("/(/", "unclosed group"),
         ("/[z-a]/", "invalid character class range"),
         ("/(a{1000}){1000}/", "too large"),
+        ("/\u{1b}[2J/", "a character that cannot be seen has to be written \\x{1b}"),
         ("/abc", "not closed"),
         ("/etc/passwd", "read as a regular expression"),
     ] {

@@ -141,6 +141,7 @@ fn mistakes_of_the_program_are_reported() {
         (Spec::new().section("s", []).section("s", []), "section `s` is specified twice"),
         (Spec::new().key(key("a").default(f64::NAN)), "default of `a` cannot be written: NaN"),
         (Spec::new().key(key("a").default(default::keyword("b c"))), "cannot be written"),
+        (Spec::new().key(key("a").default(default::keyword("b\u{202e}"))), "cannot be written"),
         (Spec::new().key(key("a").default(default::keyword("true"))), "cannot be written"),
         (Spec::new().key(key("a").default(default::keyword("a:1"))), "cannot be written"),
         (
