@@ -218,7 +218,10 @@ impl Parser<'_> {
     fn unexpected(&mut self, span: &Span, after_value: bool) {
         let shown = self.shown(span);
         if after_value {
-            let hint = "text with blanks has to be in quotes; several values are a list, [1, 2]";
+            let hint = match shown.as_str() {
+                "," | "]" | "=" => "",
+                _ => "text with blanks has to be in quotes; several values are a list, [1, 2]",
+            };
             self.error(span, format!("unexpected `{shown}` after the value before it"), hint);
         } else {
             let hint = if shown.starts_with('/') { "a comment begins with `#`" } else { "" };
