@@ -33,6 +33,8 @@ struct Inner {
 pub enum ErrorKind {
     /// The program asks for something that cannot be: fix the program or its arguments.
     Usage,
+    /// The configuration file cannot be read or has errors; the message lists all of them.
+    Configuration,
     /// Another instance holds the lock file, or answers on the control socket.
     AlreadyRunning,
     /// A user, group or privilege is missing or is not what was asked for.

@@ -130,6 +130,24 @@ pub fn hello(payload: &[u8]) {
     round::<Postcard, Hello>(&Postcard, payload);
 }
 
+/// Reads bytes as a configuration file.
+///
+/// # Panics
+///
+/// When an error has no place in the file.
+pub fn config(text: &[u8]) {
+    crate::config::fuzz::parse(text);
+}
+
+/// Writes what a configuration file says, and reads it again.
+///
+/// # Panics
+///
+/// When it says something else then.
+pub fn config_dump(text: &[u8]) {
+    crate::config::fuzz::dump(text);
+}
+
 /// A payload of each kind, for fuzzers to begin with.
 ///
 /// # Panics
@@ -157,5 +175,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut payload = Vec::new();
     assert!(Postcard.encode(&hello, &mut payload).is_ok());
     seeds.push(payload);
+    seeds.extend(crate::config::fuzz::SEEDS.map(|text| text.as_bytes().to_vec()));
     seeds
 }

@@ -5,6 +5,7 @@
 pub mod buffer;
 pub mod bytes;
 mod child;
+pub mod config;
 mod daemon;
 mod error;
 #[cfg(feature = "fuzzing")]

@@ -74,3 +74,13 @@ fn codecs() {
 fn hello() {
     fuzz(4, fuzzing::hello);
 }
+
+#[test]
+fn config() {
+    fuzz(5, fuzzing::config);
+}
+
+#[test]
+fn config_dump() {
+    fuzz(6, fuzzing::config_dump);
+}

@@ -1,0 +1,99 @@
+//! Addresses to listen on or to connect to.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// An address as a configuration names it (row R19).
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::Address;
+///
+/// assert!(matches!("[::1]:80".parse(), Ok(Address::Inet(address)) if address.is_ipv6()));
+/// assert_eq!("unix:/run/web.sock".parse(), Ok(Address::Unix("/run/web.sock".into())));
+/// assert_eq!("db.example:5432".parse::<Address>().unwrap().to_string(), "db.example:5432");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// A numeric address with its port: `127.0.0.1:80`, `[::1]:80`.
+    Inet(SocketAddr),
+    /// The name of a host with a port: `localhost:80`. The name has not been looked up.
+    Host(String, u16),
+    /// The path of a Unix socket after `unix:`. One that begins with `@` is meant for the abstract
+    /// names of Linux.
+    Unix(String),
+}
+
+/// Why a text is no [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError(pub(super) &'static str);
+
+impl Address {
+    /// The address that the text is, the reason why it is a wrong one, or `None` for text that is
+    /// not meant as an address.
+    pub(super) fn recognize(text: &str) -> Option<Result<Self, AddressError>> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let known = if path.is_empty() { Err(AddressError(NO_PATH)) } else { Ok(path.into()) };
+            return Some(known.map(Self::Unix));
+        }
+        if let Ok(address) = text.parse() {
+            return Some(Ok(Self::Inet(address)));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) || !is_host(host) {
+            return None;
+        }
+        let port = port.parse().map_err(|_| AddressError("a port is at most 65535"));
+        // Digits and points only: meant as numeric, but the parser above did not take it.
+        let numeric = !host.contains(|character: char| character.is_ascii_alphabetic());
+        let wrong = AddressError("an IPv4 address has four numbers up to 255, as in 127.0.0.1:80");
+        Some(port.and_then(|port| {
+            if numeric { Err(wrong) } else { Ok(Self::Host(host.to_owned(), port)) }
+        }))
+    }
+}
+
+const NO_PATH: &str = "a path has to follow `unix:`";
+
+fn is_host(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(allowed)
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let expected = "an address is host:port, 127.0.0.1:port, [::1]:port or unix:/path";
+        Self::recognize(text).unwrap_or(Err(AddressError(expected)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Host(name, port) => write!(f, "{name}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}

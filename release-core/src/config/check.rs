@@ -1,0 +1,285 @@
+//! Holds a file against its specification.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::error::{Errors, Problems};
+use super::loaded::{Config, Entry, Values};
+use super::parse::{self, parse};
+use super::printable::shortened;
+use super::source::{Source, Span};
+use super::spec::{Key, SectionSpec, Spec};
+use super::suggest::nearest;
+use super::validation::Invalid;
+use super::value::Value;
+
+/// So many known names are listed when none is near.
+const LISTED: usize = 10;
+
+/// The configuration that the text is, or everything that is wrong with it.
+pub(super) fn check(source: Source, spec: &Spec) -> Result<Config, Errors> {
+    let (written, mut problems) = parse(&source);
+    for mistake in spec.mistakes() {
+        problems.general(format!("a mistake of the program, not of the file: {mistake}"));
+    }
+    let mut check = Check::new(&source, spec, problems);
+    for section in written {
+        check.section(section);
+    }
+    let sections = check.complete();
+    check.problems.result()?;
+    let config = Config { source: Arc::new(source), sections };
+    spec.fits.iter().try_for_each(|fits| fits(&config))?;
+    Ok(config)
+}
+
+struct Check<'a> {
+    source: &'a Source,
+    spec: &'a Spec,
+    problems: Problems<'a>,
+    /// The sections of the specification, each with its keys, by name.
+    known: HashMap<Option<&'a str>, (usize, HashMap<&'a str, usize>)>,
+    /// What the file says, in the order of the specification.
+    found: Vec<Found>,
+    /// A section's name could not be read: nothing is known to be missing.
+    lost: bool,
+}
+
+/// What the file says about a section.
+#[derive(Default)]
+struct Found {
+    header: Option<Span>,
+    values: HashMap<usize, Entry>,
+    /// Keys that are wrong, misspelt or misplaced: they are reported, so they are not missing.
+    excused: HashSet<usize>,
+}
+
+impl<'a> Check<'a> {
+    fn new(source: &'a Source, spec: &'a Spec, problems: Problems<'a>) -> Self {
+        let keys = |section: &'a SectionSpec| {
+            section.keys.iter().enumerate().map(|(index, key)| (key.name.as_str(), index)).collect()
+        };
+        let sections = spec.sections.iter().enumerate();
+        let known = sections.map(|(index, known)| (known.name.as_deref(), (index, keys(known))));
+        let found = spec.sections.iter().map(|_| Found::default()).collect();
+        Self { source, spec, problems, known: known.collect(), found, lost: false }
+    }
+
+    fn section(&mut self, section: parse::Section) {
+        let name = section.name.as_ref().map(|span| self.source.slice(span));
+        let known = self.known.get(&name).map(|(index, _)| *index);
+        if section.lost && (name.is_none() || known.is_none()) {
+            self.lost = true;
+            return;
+        }
+        let Some(mut index) = known.or_else(|| self.unknown_section(section.name.as_ref()?)) else {
+            return;
+        };
+        if let Some(header) = section.name {
+            self.found[index].header.get_or_insert(header);
+        }
+        for entry in section.entries {
+            match self.swallowed_header(&entry) {
+                Some(section) if !self.accepts(index, &entry) => {
+                    self.report_swallowed(index, section, &entry);
+                    index = section;
+                }
+                _ => self.entry(index, entry),
+            }
+        }
+    }
+
+    /// Reports an unknown section, and gives the one that is meant, if that can be told.
+    fn unknown_section(&mut self, name: &Span) -> Option<usize> {
+        if self.problems.is_full() {
+            self.problems.general("");
+            return None;
+        }
+        let text = self.source.slice(name);
+        let sections = self.spec.sections.iter();
+        let names: Vec<&str> = sections.filter_map(|section| section.name.as_deref()).collect();
+        let near = nearest(text, names.iter().copied());
+        let shown = shortened(text, 60);
+        match near {
+            Some(near) => {
+                let message = format!("unknown section `{shown}`; is it `{near}`?");
+                self.problems.at(name, message);
+            }
+            None => {
+                let hint = listed("sections", &names);
+                self.problems.at(name, format!("unknown section `{shown}`")).hinted(hint);
+            }
+        }
+        self.known.get(&Some(near?)).map(|(index, _)| *index)
+    }
+
+    /// The section whose header was taken for the list that is the value of the key before it: a
+    /// list of one word, alone on a line.
+    fn swallowed_header(&self, entry: &parse::Entry) -> Option<usize> {
+        let (Value::List(items), place) = entry.value.as_ref()? else { return None };
+        let [Value::Keyword(name)] = items.as_slice() else { return None };
+        let (index, _) = self.known.get(&Some(name.as_str()))?;
+        (place.span.line != entry.key.line).then_some(*index)
+    }
+
+    fn accepts(&self, section: usize, entry: &parse::Entry) -> bool {
+        let key = self.key(section, self.source.slice(&entry.key)).map(|(_, key)| key);
+        let value = entry.value.as_ref().map(|(value, _)| value);
+        key.zip(value).is_some_and(|(key, value)| first_failed(key, value).is_empty())
+    }
+
+    fn report_swallowed(&mut self, section: usize, next: usize, entry: &parse::Entry) {
+        let name = self.source.slice(&entry.key);
+        let message = format!("a value is missing for `{}`", shortened(name, 60));
+        self.problems.at(&entry.key, message);
+        if let Some((index, _)) = self.key(section, name) {
+            self.found[section].excused.insert(index);
+        }
+        let header = entry.value.as_ref().map(|(_, place)| place.span.clone());
+        self.found[next].header = self.found[next].header.take().or(header);
+    }
+
+    /// The key of the specification with its number.
+    fn key(&self, section: usize, name: &str) -> Option<(usize, &'a Key)> {
+        let spec = &self.spec.sections[section];
+        let (_, keys) = self.known.get(&spec.name.as_deref())?;
+        keys.get(name).map(|index| (*index, &spec.keys[*index]))
+    }
+
+    fn entry(&mut self, section: usize, entry: parse::Entry) {
+        let Some((index, key)) = self.key(section, self.source.slice(&entry.key)) else {
+            return self.unknown_key(section, &entry);
+        };
+        let Some((value, place)) = entry.value else {
+            self.found[section].excused.insert(index);
+            return;
+        };
+        for invalid in first_failed(key, &value) {
+            self.problems.at(place.inner(&invalid.path), about(key, &invalid)).hinted(invalid.hint);
+        }
+        let entry = Entry { key: key.name.clone(), value: Some(value), place: Some(place) };
+        self.found[section].values.insert(index, entry);
+    }
+
+    fn unknown_key(&mut self, section: usize, entry: &parse::Entry) {
+        if self.problems.is_full() {
+            self.problems.general("");
+            return;
+        }
+        let text = self.source.slice(&entry.key);
+        let spec = &self.spec.sections[section];
+        let elsewhere = self.known.iter().find_map(|(name, (index, keys))| {
+            keys.get(text).filter(|_| *index != section).map(|key| (*name, *index, *key))
+        });
+        let names: Vec<&str> = spec.keys.iter().map(|key| key.name.as_str()).collect();
+        let near = nearest(text, names.iter().copied());
+        let meant = near.and_then(|near| names.iter().position(|name| *name == near));
+        if let Some((_, section, key)) = elsewhere {
+            self.found[section].excused.insert(key);
+        } else if let Some(index) = meant {
+            self.found[section].excused.insert(index);
+        }
+        if !entry.set {
+            return;
+        }
+        let place = match &spec.name {
+            Some(name) => format!(" in section `{name}`"),
+            None => String::new(),
+        };
+        let message = format!("unknown key `{}`{place}", shortened(text, 60));
+        match (elsewhere, near) {
+            (None, Some(near)) => {
+                self.problems.at(&entry.key, format!("{message}; is it `{near}`?"));
+            }
+            (Some((Some(name), ..)), _) => {
+                self.problems.at(&entry.key, message).hinted(format!("it belongs to [{name}]"));
+            }
+            (Some((None, ..)), _) => {
+                let hint = "it is a global key, which has to stand before the first [section]";
+                self.problems.at(&entry.key, message).hinted(hint);
+            }
+            (None, None) => {
+                self.problems.at(&entry.key, message).hinted(listed("keys", &names));
+            }
+        }
+    }
+
+    /// Fills in the defaults, and reports what is missing.
+    fn complete(&mut self) -> Vec<Values> {
+        let found = std::mem::take(&mut self.found);
+        let mut sections = Vec::new();
+        for (spec, mut found) in self.spec.sections.iter().zip(found) {
+            let (mut entries, mut missing) = (Vec::new(), Vec::new());
+            for (index, key) in spec.keys.iter().enumerate() {
+                if let Some(entry) = found.values.remove(&index) {
+                    entries.push(entry);
+                } else if found.excused.contains(&index) {
+                    // Reported already, whatever it is.
+                } else if key.default.is_some() || key.optional {
+                    self.check_default(key);
+                    let (key, value) = (key.name.clone(), key.default.clone());
+                    entries.push(Entry { key, value, place: None });
+                } else {
+                    missing.push(key.name.as_str());
+                }
+            }
+            self.report_missing(spec, found.header.as_ref(), &missing);
+            sections.push(Values { name: spec.name.clone(), entries });
+        }
+        sections
+    }
+
+    fn check_default(&mut self, key: &Key) {
+        let Some(value) = &key.default else { return };
+        for invalid in first_failed(key, value) {
+            let message = format!("the default of {}", about(key, &invalid));
+            let hint = format!("set {} in the file", key.name);
+            self.problems.general(message).hinted(hint);
+        }
+    }
+
+    fn report_missing(&mut self, spec: &SectionSpec, header: Option<&Span>, missing: &[&str]) {
+        if self.lost || missing.is_empty() {
+            return;
+        }
+        let all = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let start = Span { bytes: 0..0, line: 1 };
+        match (&spec.name, header) {
+            (None, _) => {
+                for name in missing {
+                    let hint = format!("add `{name} = ...` before the first [section]");
+                    let message = format!("the required key `{name}` is missing");
+                    self.problems.about(&start, message).hinted(hint);
+                }
+            }
+            (Some(section), Some(header)) => {
+                for name in missing {
+                    let message =
+                        format!("the required key `{name}` is missing in section `{section}`");
+                    self.problems.at(header, message);
+                }
+            }
+            (Some(section), None) => {
+                let message = format!("the section `{section}` with the required {all} is missing");
+                self.problems.about(&self.source.end(), message);
+            }
+        }
+    }
+}
+
+/// What the first validation that fails says.
+fn first_failed(key: &Key, value: &Value) -> Vec<Invalid> {
+    key.checks.iter().find_map(|check| check.test(value).err()).unwrap_or_default()
+}
+
+fn about(key: &Key, invalid: &Invalid) -> String {
+    format!("`{}`: {}", key.name, invalid.message)
+}
+
+fn listed(what: &str, names: &[&str]) -> String {
+    match names.len() {
+        0 => format!("there are no {what} here"),
+        1..=LISTED => format!("the {what} here are {}", names.join(", ")),
+        _ => String::new(),
+    }
+}

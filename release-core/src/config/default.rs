@@ -1,0 +1,122 @@
+//! Helpers for the defaults of keys (row R19), to be given to [`Key::default`](super::Key::default).
+//!
+//! Most kinds convert by themselves: `key("port").default(80)`. Helpers say it in words, and
+//! keywords, regular expressions and sizes need them.
+//!
+//! # Examples
+//!
+//! ```
+//! use release_core::config::{default, key};
+//!
+//! let keys = [
+//!     key("log-level").default(default::keyword("info")),
+//!     key("names").default(default::regexp("^[a-z]+$")),
+//!     key("admins").default(default::string_list(["root"])),
+//!     key("buffer").default(default::size(64 << 10)),
+//! ];
+//! # let _ = keys;
+//! ```
+
+use std::time::Duration;
+
+use super::{Address, Regexp, Value};
+
+/// A keyword.
+#[must_use]
+pub fn keyword(word: &str) -> Value {
+    Value::Keyword(word.to_owned())
+}
+
+/// A boolean.
+#[must_use]
+pub fn bool(value: bool) -> Value {
+    value.into()
+}
+
+/// An integer.
+#[must_use]
+pub fn int(value: i64) -> Value {
+    value.into()
+}
+
+/// A float.
+#[must_use]
+pub fn float(value: f64) -> Value {
+    value.into()
+}
+
+/// A string.
+#[must_use]
+pub fn string(text: &str) -> Value {
+    text.into()
+}
+
+/// A regular expression.
+///
+/// # Panics
+///
+/// When the pattern is none: it is part of the program.
+#[must_use]
+#[track_caller]
+pub fn regexp(pattern: &str) -> Value {
+    match Regexp::new(pattern) {
+        Ok(regexp) => regexp.into(),
+        Err(error) => panic!("the default /{pattern}/ is no regular expression: {error}"),
+    }
+}
+
+/// A duration.
+#[must_use]
+pub fn duration(value: Duration) -> Value {
+    value.into()
+}
+
+/// A size in bytes.
+#[must_use]
+pub fn size(bytes: u64) -> Value {
+    Value::Size(bytes)
+}
+
+/// An address.
+///
+/// # Panics
+///
+/// When the text is none: it is part of the program.
+#[must_use]
+#[track_caller]
+pub fn address(text: &str) -> Value {
+    match text.parse::<Address>() {
+        Ok(address) => address.into(),
+        Err(error) => panic!("the default {text} is no address: {error}"),
+    }
+}
+
+/// A list of keywords.
+#[must_use]
+pub fn keyword_list<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
+    Value::List(words.into_iter().map(keyword).collect())
+}
+
+/// A list of booleans.
+#[must_use]
+pub fn bool_list(values: impl IntoIterator<Item = bool>) -> Value {
+    Value::List(values.into_iter().map(Value::from).collect())
+}
+
+/// A list of integers.
+#[must_use]
+pub fn int_list(values: impl IntoIterator<Item = i64>) -> Value {
+    Value::List(values.into_iter().map(Value::from).collect())
+}
+
+/// A list of floats.
+#[must_use]
+pub fn float_list(values: impl IntoIterator<Item = f64>) -> Value {
+    Value::List(values.into_iter().map(Value::from).collect())
+}
+
+/// A list of strings.
+#[must_use]
+pub fn string_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    Value::List(texts.into_iter().map(Value::from).collect())
+}

@@ -1,0 +1,56 @@
+//! What fuzzers and property tests feed: any bytes, and a panic is a defect.
+
+use super::{Config, Key, Spec, key, parse as parser, read};
+
+/// Files with everything that there is, for fuzzers to begin with.
+#[cfg(feature = "fuzzing")]
+pub(crate) const SEEDS: [&str; 3] = [
+    "user = \"a\\n\\065\\xff\" # note\nn = [-1, 2_0, 3]\nf = 1.5e-3 b = true k = word\n",
+    "[web]\r\nr = /^(a|b)\\/\n  c$/ t = 1.5s s = 64KiB l = [[a], []]\n",
+    "a = [127.0.0.1:80, [::1]:80, host:80, unix:/x, unix:\"a b\"]\n[s] x = \"two\nlines\"",
+];
+
+/// A file as it comes: every error has a place in it.
+pub(crate) fn parse(text: &[u8]) {
+    let spec = Spec::new().key(key("user")).section("web", [key("port").default(80)]);
+    if let Err(errors) = Config::parse("fuzz", text, &spec) {
+        for problem in errors.problems() {
+            let Some((line, column)) = problem.line().zip(problem.column()) else { continue };
+            let found = text.split(|byte| *byte == b'\n').nth(line - 1);
+            assert!(found.is_some_and(|found| column <= found.len() + 1), "{problem}");
+        }
+        assert!(!errors.to_string().is_empty());
+    }
+}
+
+/// A file without mistakes: the dump of it has the same values, and is its own dump.
+pub(crate) fn dump(text: &[u8]) {
+    let Some(spec) = specification(text) else { return };
+    let Ok(config) = Config::parse("fuzz", text, &spec) else { return };
+    let dump = config.dump();
+    let again = Config::parse("fuzz", &dump, &spec);
+    assert!(again.is_ok(), "{dump}");
+    let Ok(again) = again else { return };
+    for (old, new) in config.sections.iter().zip(&again.sections) {
+        for (old, new) in old.entries.iter().zip(&new.entries) {
+            assert_eq!(old.value, new.value, "{} in\n{dump}", old.key);
+        }
+    }
+}
+
+/// A specification that has exactly what the file has.
+fn specification(text: &[u8]) -> Option<Spec> {
+    let source = read::text("fuzz", text.to_vec()).ok()?;
+    let (sections, problems) = parser::parse(&source);
+    problems.result().ok()?;
+    let mut spec = Spec::new();
+    for section in sections {
+        let keys = section.entries.iter().map(|entry| key(source.slice(&entry.key)));
+        let keys: Vec<Key> = keys.collect();
+        spec = match section.name {
+            Some(name) => spec.section(source.slice(&name), keys),
+            None => keys.into_iter().fold(spec, Spec::key),
+        };
+    }
+    Some(spec)
+}

@@ -1,0 +1,41 @@
+//! What to write instead, when a value is of the wrong kind.
+
+use super::printable::printable;
+use super::{Kind, Value, parse};
+
+/// A longer text is not repeated in a hint.
+const LONGEST: usize = 60;
+
+/// How the one who wrote this value can make it one of the kind; empty when there is no telling.
+pub(super) fn hint(kind: Kind, value: &Value) -> String {
+    match (kind, value) {
+        (Kind::String, Value::List(_)) => String::new(),
+        (Kind::String, _) => match value.to_string() {
+            text if text.len() > LONGEST => "text has to be in quotes".to_owned(),
+            text => format!("text has to be in quotes: {}", Value::from(text)),
+        },
+        (Kind::List, Value::List(_)) => String::new(),
+        (Kind::List, _) => "a list has to be in brackets, also when it has one element".to_owned(),
+        (Kind::Duration, Value::Int(number)) => {
+            format!("a duration has a unit: {number}ms, {number}s, {number}m, {number}h, {number}d")
+        }
+        (Kind::Size, Value::Int(number)) => {
+            format!("a size has a unit: {number}B, {number}KiB, {number}MiB, {number}GiB")
+        }
+        (Kind::Address, Value::Keyword(word)) => match format!("{word}:80") {
+            address if is_written(kind, &address) => format!("an address has a port: {address}"),
+            _ => String::new(),
+        },
+        (Kind::Regexp, Value::String(_)) => {
+            "a regular expression stands between slashes, /like this/".to_owned()
+        }
+        (kind, Value::String(text)) if is_written(kind, text) => {
+            format!("without the quotes: {}", printable(text))
+        }
+        _ => String::new(),
+    }
+}
+
+fn is_written(kind: Kind, text: &str) -> bool {
+    text.len() <= LONGEST && parse::value(text).is_some_and(|value| value.kind() == kind)
+}

@@ -1,0 +1,268 @@
+//! Makes sections, keys and values of the tokens, and goes on after a mistake where the next key or
+//! section begins.
+
+mod list;
+mod recover;
+
+use super::duplicates;
+use super::error::Problems;
+use super::lex::{Lexer, Token};
+use super::printable::shortened;
+use super::source::{Place, Source, Span};
+use super::{Address, Value};
+
+/// A section of the file as it is written; the first one holds the global keys.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// The name in the header; `None` for the global keys.
+    pub(super) name: Option<Span>,
+    /// The header is wrong: whose keys these are is certain only if the name is known.
+    pub(super) lost: bool,
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: Span,
+    /// Whether an equals sign follows the key; otherwise it may be no key at all.
+    pub(super) set: bool,
+    /// `None` when it is wrong, which has been reported.
+    pub(super) value: Option<(Value, Place)>,
+}
+
+/// Something is wrong and has been reported.
+struct Reported;
+
+type Found<T> = Result<T, Reported>;
+
+/// The sections in the order of the file; what is wrong is among the problems.
+pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
+    let lexer = Lexer::new(source);
+    let globals = Section { name: None, lost: false, entries: Vec::new() };
+    let mut parser = Parser { source, lexer, peeked: None, sections: vec![globals], depth: 0 };
+    parser.file();
+    let Parser { sections, mut lexer, .. } = parser;
+    duplicates::report(&sections, source, &mut lexer.problems);
+    (sections, lexer.problems)
+}
+
+struct Parser<'a> {
+    source: &'a Source,
+    lexer: Lexer<'a>,
+    peeked: Option<(Token, Span)>,
+    sections: Vec<Section>,
+    /// The lists that are open.
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn file(&mut self) {
+        let mut after_entry = false;
+        loop {
+            let (token, span) = self.next();
+            let glued = after_entry && !self.is_first(&span);
+            after_entry = token == Token::Word;
+            let done = match token {
+                Token::End => return,
+                Token::Open => self.header(&span),
+                Token::Word => self.entry(span, glued),
+                Token::Wrong => Err(Reported),
+                _ => {
+                    self.unexpected(&span, glued);
+                    Err(Reported)
+                }
+            };
+            if done.is_err() {
+                self.skip();
+            }
+        }
+    }
+
+    /// A section's header, after its bracket.
+    fn header(&mut self, open: &Span) -> Found<()> {
+        let (token, name) = self.next();
+        let named = token == Token::Word;
+        let section = Section { name: named.then(|| name.clone()), lost: !named, entries: vec![] };
+        self.sections.push(section);
+        if named {
+            return self.header_end(open, &name);
+        }
+        match token {
+            Token::Wrong => {}
+            Token::Close => {
+                self.error(open, "a section needs a name between the brackets", "");
+                return Ok(());
+            }
+            Token::Open => {
+                let hint = "a section is written [name], with one bracket";
+                self.error(&name, "expected the name of a section, found `[`", hint);
+            }
+            _ => {
+                let hint = "a section is written [name]: a word that begins with a letter";
+                let found = self.found(&token, &name);
+                self.error(&name, format!("expected the name of a section, found {found}"), hint);
+            }
+        }
+        // Its end belongs to it; everything else on the line is skipped.
+        if matches!(token, Token::Open | Token::End | Token::Word) {
+            self.put_back(token, name);
+        }
+        Err(Reported)
+    }
+
+    fn header_end(&mut self, open: &Span, name: &Span) -> Found<()> {
+        let (token, span) = self.next();
+        if token == Token::Close {
+            return Ok(());
+        }
+        if let Some(section) = self.sections.last_mut() {
+            section.lost = true;
+        }
+        if token != Token::Wrong {
+            let shown = self.shown(name);
+            let place = Span { bytes: open.bytes.start..name.bytes.end, line: open.line };
+            let message = format!("the name of the section is not closed: `[{shown}`");
+            self.error(&place, message, "a section is written [name], and the name is one word");
+        }
+        self.put_back(token, span);
+        Err(Reported)
+    }
+
+    /// A key and its value, after the key; `glued` when a value stands before it on the line.
+    fn entry(&mut self, key: Span, glued: bool) -> Found<()> {
+        if !self.lexer.at_equals() {
+            self.not_set(&key, glued);
+            return Err(Reported);
+        }
+        self.next();
+        let value = self.value(&key);
+        let done = value.as_ref().map(drop).map_err(|_| Reported);
+        self.add(Entry { key, set: true, value: value.ok() });
+        done
+    }
+
+    /// Reports a word that is no key because no equals sign follows it.
+    #[cold]
+    fn not_set(&mut self, key: &Span, glued: bool) {
+        let end = key.bytes.start + self.source.slice(key).trim_end_matches(':').len();
+        let colon = Span { bytes: end..key.bytes.end, line: key.line };
+        let key = Span { bytes: key.bytes.start..end, line: key.line };
+        let shown = self.shown(&key);
+        let hint = format!("a key is written {shown} = value");
+        if glued {
+            self.unexpected(&key, true);
+        } else if !colon.bytes.is_empty() {
+            let message = format!("expected `=` after `{shown}`, found `:`");
+            self.error(&colon, message, &hint);
+        } else {
+            let (token, next) = self.next();
+            let same_line = next.line == key.line && token != Token::End;
+            let found = self.found(&token, &next);
+            let found = if same_line { found.as_str() } else { "the end of the line" };
+            let place = if same_line { &next } else { &key };
+            if token != Token::Wrong || !same_line {
+                let message = format!("expected `=` after `{shown}`, found {found}");
+                self.error(place, message, &hint);
+            }
+            self.put_back(token, next);
+        }
+        self.add(Entry { key, set: false, value: None });
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if let Some(section) = self.sections.last_mut() {
+            section.entries.push(entry);
+        }
+    }
+
+    /// The value of a key, or an element of its list.
+    fn value(&mut self, key: &Span) -> Found<(Value, Place)> {
+        let (token, span) = self.next();
+        let value = match token {
+            Token::Wrong => return Err(Reported),
+            Token::Value(value) => value,
+            Token::Word if !self.lexer.at_equals() => self.bare(&span)?,
+            Token::Open => return self.list(key, &span),
+            _ => {
+                let mut message = format!("a value is missing for `{}`", self.shown(key));
+                let elsewhere = token == Token::End || span.line != key.line;
+                if !elsewhere {
+                    message = format!("{message}, found {}", self.found(&token, &span));
+                }
+                self.error(if elsewhere { key } else { &span }, message, "");
+                self.put_back(token, span);
+                return Err(Reported);
+            }
+        };
+        Ok((value, Place { span, items: Vec::new() }))
+    }
+
+    /// A word in the place of a value.
+    fn bare(&mut self, span: &Span) -> Found<Value> {
+        let word = self.source.slice(span);
+        match (word, Address::recognize(word)) {
+            ("true", _) => Ok(Value::Bool(true)),
+            ("false", _) => Ok(Value::Bool(false)),
+            (_, None) => Ok(Value::Keyword(word.to_owned())),
+            (_, Some(Ok(address))) => Ok(Value::Address(address)),
+            (_, Some(Err(reason))) => {
+                let message = format!("`{}` is no value: {reason}", shortened(word, 60));
+                self.error(span, message, "");
+                Err(Reported)
+            }
+        }
+    }
+
+    /// Something that begins neither a key nor a section.
+    #[cold]
+    fn unexpected(&mut self, span: &Span, after_value: bool) {
+        let shown = self.shown(span);
+        if after_value {
+            let hint = match shown.as_str() {
+                "," | "]" | "=" => "",
+                _ => "text with blanks has to be in quotes; several values are a list, [1, 2]",
+            };
+            self.error(span, format!("unexpected `{shown}` after the value before it"), hint);
+        } else {
+            let hint = if shown.starts_with('/') { "a comment begins with `#`" } else { "" };
+            self.error(span, format!("expected a key or a [section], found `{shown}`"), hint);
+        }
+    }
+
+    fn next(&mut self) -> (Token, Span) {
+        self.peeked.take().unwrap_or_else(|| self.lexer.next())
+    }
+
+    fn put_back(&mut self, token: Token, span: Span) {
+        self.peeked = Some((token, span));
+    }
+
+    fn peek(&mut self) -> &Token {
+        &self.peeked.get_or_insert_with(|| self.lexer.next()).0
+    }
+
+    fn error(&mut self, span: &Span, message: impl Into<String>, hint: &str) {
+        self.lexer.problems.at(span, message).hinted(hint);
+    }
+
+    fn shown(&self, span: &Span) -> String {
+        shortened(self.source.slice(span), 60)
+    }
+
+    fn found(&self, token: &Token, span: &Span) -> String {
+        match token {
+            Token::End => "the end of the file".to_owned(),
+            Token::Value(value) => value.described(),
+            _ => format!("`{}`", self.shown(span)),
+        }
+    }
+}
+
+/// The value that a text alone is.
+pub(super) fn value(text: &str) -> Option<Value> {
+    let source = Source::new("", format!("key = {text}"));
+    let (mut sections, problems) = parse(&source);
+    let mut globals = sections.remove(0).entries;
+    let alone = sections.is_empty() && globals.len() == 1 && problems.is_empty();
+    globals.pop().filter(|_| alone)?.value.map(|(value, _)| value)
+}

@@ -1,0 +1,95 @@
+//! Lists of values.
+
+use super::{Found, Parser, Reported, Token};
+use crate::config::Value;
+use crate::config::source::{Place, Span};
+
+/// How deep lists may be nested.
+const DEPTH: usize = 16;
+
+impl Parser<'_> {
+    /// A list, after its bracket. What is left of it after an error is for `skip`.
+    pub(super) fn list(&mut self, key: &Span, open: &Span) -> Found<(Value, Place)> {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            self.error(open, format!("lists are nested more than {DEPTH} deep"), "");
+            return Err(Reported);
+        }
+        let (mut values, mut items) = (Vec::new(), Vec::new());
+        let close = loop {
+            let (token, span) = self.next();
+            match token {
+                Token::Close if values.is_empty() => break span,
+                Token::Close => {
+                    let hint = "there is no comma after the last element of a list";
+                    self.error(&span, "a value is missing after the comma", hint);
+                    self.put_back(token, span);
+                    return Err(Reported);
+                }
+                _ => self.put_back(token, span),
+            }
+            if self.at_end_of_list() {
+                return self.unclosed(key, open);
+            }
+            let (value, place) = self.value(key)?;
+            values.push(value);
+            items.push(place);
+            let (token, span) = self.next();
+            match token {
+                Token::Comma => {}
+                Token::Close => break span,
+                _ => {
+                    self.put_back(token, span);
+                    return if self.at_end_of_list() || self.at_start() {
+                        self.unclosed(key, open)
+                    } else {
+                        self.not_separated()
+                    };
+                }
+            }
+        };
+        self.depth -= 1;
+        self.one_kind(&values, &items)?;
+        let span = Span { bytes: open.bytes.start..close.bytes.end, line: open.line };
+        Ok((Value::List(values), Place { span, items }))
+    }
+
+    /// Whether what follows can be no part of a list.
+    fn at_end_of_list(&mut self) -> bool {
+        match self.peek() {
+            Token::End => true,
+            Token::Word => self.lexer.at_equals(),
+            _ => false,
+        }
+    }
+
+    fn not_separated<T>(&mut self) -> Found<T> {
+        let (token, span) = self.next();
+        if token != Token::Wrong {
+            let found = self.found(&token, &span);
+            let message = format!("expected `,` or `]` in the list, found {found}");
+            self.error(&span, message, "the elements of a list are separated by commas");
+        }
+        self.put_back(token, span);
+        Err(Reported)
+    }
+
+    fn unclosed<T>(&mut self, key: &Span, open: &Span) -> Found<T> {
+        let message = format!("the list of `{}` that begins here is not closed", self.shown(key));
+        self.error(open, message, "a list ends with `]`");
+        Err(Reported)
+    }
+
+    fn one_kind(&mut self, values: &[Value], items: &[Place]) -> Found<()> {
+        let Some(first) = values.first() else { return Ok(()) };
+        let odd = values.iter().zip(items).find(|(value, _)| value.kind() != first.kind());
+        let Some((value, place)) = odd else { return Ok(()) };
+        let message = format!(
+            "a list holds values of one kind: expected {} as before it, found {}",
+            first.kind(),
+            value.described()
+        );
+        self.error(&place.span, message, "");
+        Err(Reported)
+    }
+}

@@ -1,0 +1,71 @@
+//! Goes on after a mistake, so that it is reported once and does not hide the next one.
+
+use super::{Parser, Token};
+use crate::config::lex::word_length;
+use crate::config::source::Span;
+
+impl Parser<'_> {
+    /// Goes to where the next key or section begins.
+    ///
+    /// That is the next line, unless a list is open or the end of a string is lacking: then it is
+    /// what looks like a section's header or a key with an equals sign.
+    pub(super) fn skip(&mut self) {
+        let lines = !std::mem::take(&mut self.lexer.unclosed);
+        self.lexer.quiet = true;
+        loop {
+            let read_before = self.peeked.is_some();
+            let start = self.lexer.position();
+            let (token, span) = self.next();
+            let next_line = lines && self.depth == 0 && self.is_first(&span);
+            if token == Token::End || next_line || self.is_start(&token, &span) {
+                if read_before {
+                    self.put_back(token, span);
+                } else {
+                    // To be read again, and what is wrong with it reported.
+                    self.lexer.go_back(start);
+                }
+                break;
+            }
+            match token {
+                Token::Open => self.depth += 1,
+                Token::Close => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.lexer.quiet = false;
+        self.lexer.unclosed = false;
+        self.depth = 0;
+    }
+
+    /// Whether the token, the last one read, begins a key or a section, also within a list.
+    fn is_start(&self, token: &Token, span: &Span) -> bool {
+        match token {
+            Token::Word => self.lexer.at_equals(),
+            Token::Open => self.is_header(span),
+            _ => false,
+        }
+    }
+
+    /// Whether what follows begins a key or a section, so that a list must have ended before it.
+    pub(super) fn at_start(&mut self) -> bool {
+        let (token, span) = self.next();
+        let start = self.is_start(&token, &span);
+        self.put_back(token, span);
+        start
+    }
+
+    /// Whether nothing but blanks is before it on its line.
+    pub(super) fn is_first(&self, span: &Span) -> bool {
+        let before = self.source.text[..span.bytes.start].trim_end_matches([' ', '\t']);
+        before.is_empty() || before.ends_with('\n')
+    }
+
+    /// Whether a line consists of a word in brackets and nothing that continues a list.
+    fn is_header(&self, open: &Span) -> bool {
+        let after = self.source.text[open.bytes.end..].trim_start_matches([' ', '\t']);
+        let closed = after[word_length(after)..].trim_start_matches([' ', '\t']).strip_prefix(']');
+        self.is_first(open)
+            && after.starts_with(|first: char| first.is_ascii_alphabetic())
+            && closed.is_some_and(|rest| !rest.trim_start().starts_with([',', ']']))
+    }
+}

@@ -1,0 +1,129 @@
+//! Reads a configuration file, whatever is at its path, without waiting and without running full.
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::error::Errors;
+use super::source::{Excerpt, Source};
+
+/// The text of the file, of at most so many bytes.
+pub(super) fn read(path: &Path, limit: u64) -> Result<Source, Errors> {
+    let name = path.to_string_lossy();
+    let bytes = bytes(path, limit).map_err(|message| Errors::of_file(&name, message))?;
+    text(&name, bytes)
+}
+
+fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    // O_NONBLOCK: to open a FIFO would wait for somebody to write into it. O_NOCTTY: a terminal
+    // must not become that of the daemon.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| unopened(path, &error))?;
+    let metadata = file.metadata().map_err(|error| cannot_read(&error))?;
+    if !metadata.is_file() {
+        return Err(not_regular(metadata.file_type()));
+    }
+    let too_large =
+        || format!("the file is larger than {limit} bytes: is it a configuration file?");
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // It may grow while it is read, and some files of the kernel do not know their length.
+    File::take(file, limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| cannot_read(&error))?;
+    let fits = u64::try_from(bytes.len()).is_ok_and(|length| length <= limit);
+    if fits { Ok(bytes) } else { Err(too_large()) }
+}
+
+#[cold]
+fn unopened(path: &Path, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "the configuration file does not exist; create it, or name \
+                               another one"
+            .to_owned(),
+        Some(libc::EACCES) => format!(
+            "the configuration file cannot be read by user number {}: permission denied; check \
+             the mode and owner of the file and of the directories above it",
+            nix::unistd::geteuid()
+        ),
+        // A socket cannot even be opened.
+        Some(libc::ENXIO) => match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => not_regular(metadata.file_type()),
+            _ => cannot_read(error),
+        },
+        _ => cannot_read(error),
+    }
+}
+
+fn cannot_read(error: &io::Error) -> String {
+    format!("the configuration file cannot be read: {}", reason(error))
+}
+
+fn not_regular(kind: FileType) -> String {
+    format!("this is {}; a configuration has to be a regular file", kind_of(kind))
+}
+
+/// What the system says, without the number.
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+/// The kind of a file in words.
+pub(super) fn kind_of(kind: FileType) -> &'static str {
+    match kind {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_fifo() => "a named pipe",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_block_device() => "a block device",
+        _ if kind.is_char_device() => "a character device",
+        _ if kind.is_symlink() => "a symbolic link",
+        _ => "a regular file",
+    }
+}
+
+/// The bytes as text in UTF-8 without NUL bytes, or where they are not.
+pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
+    let nul = bytes.iter().position(|byte| *byte == 0);
+    let valid = match std::str::from_utf8(&bytes) {
+        Ok(_) => bytes.len(),
+        Err(error) => error.valid_up_to(),
+    };
+    if let Some(at) = nul.filter(|at| *at <= valid) {
+        let message = "a NUL byte: this is no text file; in a string it is written \\000";
+        return Err(not_text(name, &bytes, at, message.to_owned()));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source::new(name, text)),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            let message =
+                format!("the byte 0x{:02x} is not UTF-8: save the file in UTF-8", bytes[valid]);
+            Err(not_text(name, bytes, valid, message))
+        }
+    }
+}
+
+/// An error at a byte that is not text; what stands before it on its line is.
+#[cold]
+fn not_text(name: &str, bytes: &[u8], at: usize, message: String) -> Errors {
+    let (before, rest) = bytes.split_at(at);
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+    let before = String::from_utf8_lossy(&before[start..]);
+    let marked = if rest[0] == 0 { "\0" } else { "\u{fffd}" };
+    let after = String::from_utf8_lossy(&rest[1..end.max(1)]);
+    let column = before.chars().count() + 1;
+    Errors::at(name, (line, column), message, Excerpt::new(&before, marked, &after))
+}

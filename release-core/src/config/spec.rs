@@ -1,0 +1,186 @@
+//! The specification of a configuration: which sections and keys there are, with what values.
+
+use std::collections::HashSet;
+
+use serde::de::DeserializeOwned;
+
+use super::error::Errors;
+use super::printable::shortened;
+use super::validation::Validation;
+use super::value::is_plain;
+use super::{Config, Value, parse};
+
+/// The largest file that is read, unless [`Spec::size_limit`] says otherwise.
+const SIZE_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// What a configuration file may hold and has to hold (row R19).
+///
+/// It is part of the program, so a mistake in it (a key that is there twice, a name or default that
+/// could not be written in a file) is reported by everything that uses it.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::validation::{
+///     bool, existing_user, int_in_range, keywords, list_of, regexp, unprivileged_user,
+/// };
+/// use release_core::config::{Spec, default, key};
+///
+/// let spec = Spec::new()
+///     .key(key("user").check(unprivileged_user())) // required: it has no default
+///     .key(key("privileged").default(true).check(bool()))
+///     .key(key("read-timeout").default(5).check(int_in_range(0..=10)))
+///     .key(key("log-level").default(default::keyword("info")).check(keywords(["debug", "info"])))
+///     .section("names", [
+///         key("match").default(default::regexp("^[a-z]+$")).check(regexp()),
+///     ])
+///     .section("admins", [
+///         key("users").default(vec!["root"]).check(list_of(existing_user())),
+///     ]);
+/// # assert!(release_core::config::Config::parse("x", "user = \"nobody\"", &spec).is_ok());
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Spec {
+    pub(super) sections: Vec<SectionSpec>,
+    pub(super) size_limit: u64,
+    pub(super) fits: Vec<Fits>,
+}
+
+/// Whether a configuration fits a type.
+type Fits = fn(&Config) -> Result<(), Errors>;
+
+#[derive(Clone, Debug)]
+pub(super) struct SectionSpec {
+    /// `None` for the global keys.
+    pub(super) name: Option<String>,
+    pub(super) keys: Vec<Key>,
+}
+
+/// A key of a [`Spec`]; made by [`key`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Key {
+    pub(super) name: String,
+    pub(super) default: Option<Value>,
+    pub(super) optional: bool,
+    pub(super) checks: Vec<Validation>,
+}
+
+/// A key which the file has to set, to any value, until more is said about it.
+pub fn key(name: impl Into<String>) -> Key {
+    Key { name: name.into(), default: None, optional: false, checks: Vec::new() }
+}
+
+impl Key {
+    /// The value when the file does not set the key. It has to pass the validations too: they may be
+    /// about the machine, as that a directory exists.
+    pub fn default(mut self, value: impl Into<Value>) -> Self {
+        self.default = Some(value.into());
+        self
+    }
+
+    /// The file need not set the key, and there is no default.
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// What the value has to be. Of several validations the first that fails is reported.
+    pub fn check(mut self, validation: Validation) -> Self {
+        self.checks.push(validation);
+        self
+    }
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Spec {
+    /// A configuration with no keys.
+    pub fn new() -> Self {
+        let globals = SectionSpec { name: None, keys: Vec::new() };
+        Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new() }
+    }
+
+    /// A global key: it stands before the first section.
+    pub fn key(mut self, key: Key) -> Self {
+        self.sections[0].keys.push(key);
+        self
+    }
+
+    /// A section with its keys. It may be absent when no key of it is required.
+    pub fn section(mut self, name: impl Into<String>, keys: impl IntoIterator<Item = Key>) -> Self {
+        let keys = keys.into_iter().collect();
+        self.sections.push(SectionSpec { name: Some(name.into()), keys });
+        self
+    }
+
+    /// The configuration must also fit a type of yours, see [`Config::deserialize`]: what a reload
+    /// puts in force then does fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings {
+    ///     port: u16,
+    /// }
+    ///
+    /// let spec = Spec::new().key(key("port")).fits::<Settings>();
+    /// assert!(Config::parse("web.conf", "port = 65536", &spec).is_err());
+    /// # let config = Config::parse("web.conf", "port = 80", &spec).unwrap();
+    /// # assert_eq!(config.deserialize::<Settings>().unwrap().port, 80);
+    /// ```
+    pub fn fits<T: DeserializeOwned>(mut self) -> Self {
+        self.fits.push(|config| config.deserialize::<T>().map(drop));
+        self
+    }
+
+    /// The largest file that is read, in bytes (default 4 MiB).
+    pub fn size_limit(mut self, bytes: u64) -> Self {
+        self.size_limit = bytes;
+        self
+    }
+
+    /// The mistakes that the program made.
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut sections = HashSet::new();
+        for section in &self.sections {
+            if let Some(name) = &section.name {
+                mistakes.extend(wrong_name("section", name, &mut sections));
+            }
+            let mut keys = HashSet::new();
+            for key in &section.keys {
+                mistakes.extend(wrong_name("key", &key.name, &mut keys));
+                let default = key.default.as_ref();
+                // Whatever could not be read back from a dump.
+                if default
+                    .is_some_and(|value| parse::value(&value.to_string()).as_ref() != Some(value))
+                {
+                    let shown = default.map(Value::described).unwrap_or_default();
+                    let name = shortened(&key.name, 60);
+                    mistakes.push(format!("the default of `{name}` cannot be written: {shown}"));
+                }
+            }
+        }
+        mistakes
+    }
+}
+
+fn wrong_name<'a>(what: &str, name: &'a str, known: &mut HashSet<&'a str>) -> Option<String> {
+    let shown = shortened(name, 60);
+    if !name.starts_with(|first: char| first.is_ascii_alphabetic()) || !name.chars().all(is_plain) {
+        Some(format!("`{shown}` cannot be the name of a {what}"))
+    } else if known.insert(name) {
+        None
+    } else {
+        Some(format!("the {what} `{shown}` is specified twice"))
+    }
+}

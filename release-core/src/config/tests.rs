@@ -1,0 +1,35 @@
+//! Tests of the configuration, by subject.
+
+mod compatible;
+mod files;
+mod format;
+mod hostile;
+mod live;
+mod messages;
+mod properties;
+mod reading;
+mod serde;
+mod specification;
+
+use super::{Config, Errors, Spec, Value, key};
+
+/// What the text is as the value of a key.
+fn value(text: &str) -> Result<Value, String> {
+    let spec = Spec::new().key(key("key"));
+    let config = Config::parse("x", format!("key = {text}"), &spec).map_err(|e| messages(&e))?;
+    Ok(config.value("key").expect("the key is required").clone())
+}
+
+/// The messages without places, one a line.
+fn messages(errors: &Errors) -> String {
+    let messages: Vec<&str> = errors.problems().iter().map(|problem| problem.message()).collect();
+    messages.join("\n")
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root can do this");
+    }
+    root
+}

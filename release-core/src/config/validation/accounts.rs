@@ -1,0 +1,55 @@
+//! Validations of users and groups, by the system's databases.
+
+use nix::errno::Errno;
+use nix::unistd::{Group, User};
+
+use super::Validation;
+use crate::config::{Kind, Value};
+
+/// The value is the name of an existing user.
+#[must_use]
+pub fn existing_user() -> Validation {
+    Validation::of_kind(Kind::String, "the name of a user", |value| user(value).map(drop))
+}
+
+/// The value is the name of an existing user who is not root: whose number is not 0.
+#[must_use]
+pub fn unprivileged_user() -> Validation {
+    Validation::of_kind(Kind::String, "the name of a user other than root", |value| {
+        match user(value)?.uid.is_root() {
+            true => Err("this user has number 0, which is root".to_owned()),
+            false => Ok(()),
+        }
+    })
+}
+
+/// The value is the name of an existing group.
+#[must_use]
+pub fn existing_group() -> Validation {
+    Validation::of_kind(Kind::String, "the name of a group", |value| {
+        group_named(value.as_str().unwrap_or_default()).map(drop)
+    })
+}
+
+fn user(value: &Value) -> Result<User, String> {
+    user_named(value.as_str().unwrap_or_default())
+}
+
+pub(super) fn user_named(name: &str) -> Result<User, String> {
+    found(User::from_name(name), "user", name)
+}
+
+pub(super) fn group_named(name: &str) -> Result<Group, String> {
+    found(Group::from_name(name), "group", name)
+}
+
+fn found<T>(result: nix::Result<Option<T>>, what: &str, name: &str) -> Result<T, String> {
+    match result {
+        Ok(Some(account)) => Ok(account),
+        // How some libraries say that there is none, and how a NUL in the name ends.
+        Ok(None) | Err(Errno::ENOENT | Errno::ESRCH | Errno::EINVAL) => {
+            Err(format!("there is no {what} `{}`", crate::config::printable::shortened(name, 60)))
+        }
+        Err(errno) => Err(format!("the {what} cannot be looked up: {}", errno.desc())),
+    }
+}

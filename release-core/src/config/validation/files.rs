@@ -1,0 +1,148 @@
+//! Validations of files, by what the system says about them.
+
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::Validation;
+use super::accounts::{group_named, user_named};
+use crate::config::{Kind, Value, read};
+
+/// A condition on the path of something that exists; links are followed.
+fn file<F>(expected: impl Into<String>, test: F) -> Validation
+where
+    F: Fn(&Metadata) -> Result<(), String> + Send + Sync + 'static,
+{
+    Validation::of_kind(Kind::String, expected, move |value| {
+        test(&examined(std::fs::metadata(path(value)))?)
+    })
+}
+
+/// A condition on what kind of file it is.
+fn kind_of_file(
+    expected: &str,
+    test: impl Fn(&std::fs::FileType) -> bool + Send + Sync + 'static,
+) -> Validation {
+    file(expected, move |metadata| match test(&metadata.file_type()) {
+        true => Ok(()),
+        false => Err(format!("it is {}", read::kind_of(metadata.file_type()))),
+    })
+}
+
+fn path(value: &Value) -> &Path {
+    Path::new(OsStr::from_bytes(value.as_bytes().unwrap_or_default()))
+}
+
+fn examined(result: io::Result<Metadata>) -> Result<Metadata, String> {
+    result.map_err(|error| read::reason(&error))
+}
+
+/// The value is an existing file of any kind but a directory.
+#[must_use]
+pub fn existing_file() -> Validation {
+    kind_of_file("an existing file", |kind| !kind.is_dir())
+}
+
+/// The value is an existing regular file that is not empty.
+#[must_use]
+pub fn nonempty_file() -> Validation {
+    file("a file that is not empty", |metadata| match metadata.file_type() {
+        kind if !kind.is_file() => Err(format!("it is {}", read::kind_of(kind))),
+        _ if metadata.len() == 0 => Err("it is empty".to_owned()),
+        _ => Ok(()),
+    })
+}
+
+/// The value is a file or directory with exactly the given permissions, such as `0o640`; the bits
+/// for set-user-id, set-group-id and sticky count too.
+#[must_use]
+pub fn file_with_mode(mode: u32) -> Validation {
+    file(format!("a file with mode {mode:04o}"), move |metadata| match metadata.mode() & 0o7777 {
+        found if found == mode => Ok(()),
+        found => Err(format!("its mode is {found:04o}")),
+    })
+}
+
+/// The value is a file or directory that belongs to the given user.
+#[must_use]
+pub fn file_with_owner(user: &str) -> Validation {
+    let (expected, user) = (format!("a file of user {user}"), user.to_owned());
+    file(expected, move |metadata| match user_named(&user)?.uid.as_raw() {
+        uid if uid == metadata.uid() => Ok(()),
+        _ => Err(format!("it belongs to the user with number {}", metadata.uid())),
+    })
+}
+
+/// The value is a file or directory that belongs to the given group.
+#[must_use]
+pub fn file_with_group(group: &str) -> Validation {
+    let (expected, group) = (format!("a file of group {group}"), group.to_owned());
+    file(expected, move |metadata| match group_named(&group)?.gid.as_raw() {
+        gid if gid == metadata.gid() => Ok(()),
+        _ => Err(format!("it belongs to the group with number {}", metadata.gid())),
+    })
+}
+
+/// The value is an existing directory.
+#[must_use]
+pub fn existing_directory() -> Validation {
+    kind_of_file("an existing directory", std::fs::FileType::is_dir)
+}
+
+/// The value is a path in an existing directory; the file itself need not exist.
+#[must_use]
+pub fn existing_dirname() -> Validation {
+    Validation::of_kind(Kind::String, "a path in an existing directory", |value| {
+        let directory = match path(value) {
+            path if path.as_os_str().is_empty() => return Err("it is empty".to_owned()),
+            path => match path.parent() {
+                // A name alone is in the working directory, and the root is its own parent.
+                Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+                Some(parent) => parent,
+                None => path,
+            },
+        };
+        match examined(std::fs::metadata(directory))?.is_dir() {
+            true => Ok(()),
+            false => Err("its directory is none".to_owned()),
+        }
+    })
+}
+
+/// The value is a block device.
+#[must_use]
+pub fn block_device() -> Validation {
+    kind_of_file("a block device", FileTypeExt::is_block_device)
+}
+
+/// The value is a character device.
+#[must_use]
+pub fn character_device() -> Validation {
+    kind_of_file("a character device", FileTypeExt::is_char_device)
+}
+
+/// The value is a symbolic link, whether what it leads to exists or not.
+#[must_use]
+pub fn symbolic_link() -> Validation {
+    Validation::of_kind(Kind::String, "a symbolic link", |value| {
+        match examined(std::fs::symlink_metadata(path(value)))?.file_type() {
+            kind if kind.is_symlink() => Ok(()),
+            kind => Err(format!("it is {}", read::kind_of(kind))),
+        }
+    })
+}
+
+/// The value is a named pipe.
+#[must_use]
+pub fn named_pipe() -> Validation {
+    kind_of_file("a named pipe", FileTypeExt::is_fifo)
+}
+
+/// The value is a Unix socket.
+#[must_use]
+pub fn unix_socket() -> Validation {
+    kind_of_file("a Unix socket", FileTypeExt::is_socket)
+}

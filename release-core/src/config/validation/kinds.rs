@@ -1,0 +1,192 @@
+//! Validations of what kind a value is, of words and of text.
+
+use regex::Regex;
+
+use super::{Invalid, Validation, is_a};
+use crate::config::hint::hint;
+use crate::config::suggest::nearest;
+use crate::config::{Kind, Value};
+
+fn kind(kind: Kind) -> Validation {
+    Validation::of_kind(kind, kind.to_string(), |_| Ok(()))
+}
+
+/// The value is `true` or `false`.
+#[must_use]
+pub fn bool() -> Validation {
+    kind(Kind::Bool)
+}
+
+/// The value is an integer.
+#[must_use]
+pub fn int() -> Validation {
+    kind(Kind::Int)
+}
+
+/// The value is a float or an integer.
+#[must_use]
+pub fn float() -> Validation {
+    kind(Kind::Float)
+}
+
+/// The value is a string. Its escapes may make bytes that are no UTF-8, as a path may hold; where
+/// they must not, use [`utf8`].
+#[must_use]
+pub fn string() -> Validation {
+    kind(Kind::String)
+}
+
+/// The value is a string in UTF-8.
+#[must_use]
+pub fn utf8() -> Validation {
+    Validation::of_kind(Kind::String, "a string in UTF-8", |value| {
+        value.as_str().map(drop).ok_or_else(String::new)
+    })
+}
+
+/// The value is a regular expression.
+#[must_use]
+pub fn regexp() -> Validation {
+    kind(Kind::Regexp)
+}
+
+/// The value is a duration: `1.5s`, `2m`.
+#[must_use]
+pub fn duration() -> Validation {
+    Validation::of_kind(Kind::Duration, "a duration such as 5s", |_| Ok(()))
+}
+
+/// The value is a size: `64KiB`.
+#[must_use]
+pub fn size() -> Validation {
+    Validation::of_kind(Kind::Size, "a size such as 64KiB", |_| Ok(()))
+}
+
+/// The value is an address: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/path`.
+#[must_use]
+pub fn address() -> Validation {
+    Validation::of_kind(Kind::Address, "an address such as 127.0.0.1:80", |_| Ok(()))
+}
+
+/// The value is the given keyword.
+#[must_use]
+pub fn keyword(word: &str) -> Validation {
+    keywords([word])
+}
+
+/// The value is one of the given keywords.
+#[must_use]
+pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
+    let words: Vec<String> = words.into_iter().map(Into::into).collect();
+    let expected = format!("the keyword {}", alternatives(&words));
+    Validation::of_kind(Kind::Keyword, expected, move |value| {
+        let word = value.as_keyword().unwrap_or_default();
+        if words.iter().any(|known| known == word) {
+            return Ok(());
+        }
+        let near = nearest(word, words.iter().map(String::as_str));
+        Err(near.map(|near| format!("is it {near}?")).unwrap_or_default())
+    })
+}
+
+/// The value is one of the given strings.
+#[must_use]
+pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
+    let texts: Vec<Value> = texts.into_iter().map(|text| Value::String(text.into())).collect();
+    Validation::of_kind(
+        Kind::String,
+        format!("the string {}", alternatives(&texts)),
+        move |value| {
+            if texts.contains(value) { Ok(()) } else { Err(String::new()) }
+        },
+    )
+}
+
+/// The value is a string in which the regular expression is found; anchors make it match the whole.
+///
+/// A pattern that is no regular expression accepts nothing, and the message says so.
+#[must_use]
+pub fn string_matching(pattern: &str) -> Validation {
+    let expected = format!("a string that matches /{pattern}/");
+    let regex = Regex::new(pattern);
+    Validation::of_kind(Kind::String, expected, move |value| match &regex {
+        Ok(regex) if value.as_str().is_some_and(|text| regex.is_match(text)) => Ok(()),
+        Ok(_) => Err(String::new()),
+        Err(_) => Err("the program's pattern is no regular expression".to_owned()),
+    })
+}
+
+/// The value is a list whose elements all pass the given validation.
+#[must_use]
+pub fn list_of(element: Validation) -> Validation {
+    let expected = format!("a list, each element {}", element.expected);
+    let name = expected.clone();
+    let test = move |value: &Value| {
+        let Value::List(items) = value else {
+            let invalid = Invalid::new(&name, value, "");
+            return Err(vec![Invalid { hint: hint(Kind::List, value), ..invalid }]);
+        };
+        let mut found = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            found.extend(element.test(item).err().into_iter().flatten().map(|mut invalid| {
+                invalid.path.insert(0, index);
+                invalid
+            }));
+        }
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    };
+    Validation { expected, test: std::sync::Arc::new(test) }
+}
+
+/// A list of one kind: the file knows no other, so one wrong element tells of all.
+fn list(element: Kind, expected: &str) -> Validation {
+    Validation::of_kind(Kind::List, expected, move |value| {
+        let items = value.as_list().unwrap_or_default();
+        if items.iter().all(|item| is_a(element, item)) { Ok(()) } else { Err(String::new()) }
+    })
+}
+
+/// The value is a list of booleans.
+#[must_use]
+pub fn bool_list() -> Validation {
+    list(Kind::Bool, "a list of booleans")
+}
+
+/// The value is a list of integers.
+#[must_use]
+pub fn int_list() -> Validation {
+    list(Kind::Int, "a list of integers")
+}
+
+/// The value is a list of floats or of integers.
+#[must_use]
+pub fn float_list() -> Validation {
+    list(Kind::Float, "a list of floats")
+}
+
+/// The value is a list of strings.
+#[must_use]
+pub fn string_list() -> Validation {
+    list(Kind::String, "a list of strings")
+}
+
+/// The value is a list of keywords.
+#[must_use]
+pub fn keyword_list() -> Validation {
+    list(Kind::Keyword, "a list of keywords")
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub(super) fn alternatives<T: std::fmt::Display>(items: &[T]) -> String {
+    let mut text = String::new();
+    for (index, item) in items.iter().enumerate() {
+        let separator = match items.len() - index {
+            _ if index == 0 => "",
+            1 => " or ",
+            _ => ", ",
+        };
+        text.push_str(separator);
+        text.push_str(&item.to_string());
+    }
+    text
+}

@@ -1,0 +1,203 @@
+//! What a value has to be (row R19): validations, to be given to [`Key::check`](super::Key::check).
+//!
+//! Each looks at the value and nothing else; a key may have several, and all have to hold. They
+//! compose: `list_of(string().and(existing_user()))`, `int().or(keyword("auto"))`. One of your own
+//! is a closure with a description of what it expects, [`Validation::new`].
+//!
+//! | what it is about | validations |
+//! |---|---|
+//! | kinds | [`bool()`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] |
+//! | lists | [`list_of`] [`bool_list`] [`int_list`] [`float_list`] [`string_list`] [`keyword_list`] |
+//! | words | [`keyword`] [`keywords`] |
+//! | numbers | [`int_in_range`] [`int_greater_than`] [`int_less_than`] [`int_in`] [`float_in_range`] [`float_greater_than`] [`float_less_than`] |
+//! | amounts | [`duration_in_range`] [`size_in_range`] |
+//! | text | [`string_matching`] [`string_in`] |
+//! | files | [`existing_file`] [`nonempty_file`] [`file_with_mode`] [`file_with_owner`] [`file_with_group`] [`existing_directory`] [`existing_dirname`] [`block_device`] [`character_device`] [`symbolic_link`] [`named_pipe`] [`unix_socket`] |
+//! | accounts | [`existing_user`] [`unprivileged_user`] [`existing_group`] |
+//!
+//! Files and accounts are looked up when the configuration is loaded, with the rights of the
+//! process that loads it; links are followed, except by [`symbolic_link`]. What they find may have
+//! changed when the file is opened later.
+//!
+//! # Examples
+//!
+//! ```
+//! use release_core::config::{Config, Spec, key};
+//! use release_core::config::validation::{Validation, int, keyword, list_of};
+//!
+//! let even = Validation::new("an even number", |value| {
+//!     value.as_int().is_some_and(|number| number % 2 == 0)
+//! });
+//! let spec = Spec::new()
+//!     .key(key("numbers").check(list_of(even)))
+//!     .key(key("threads").check(int().or(keyword("auto"))));
+//!
+//! assert!(Config::parse("x", "numbers = [2, 4] threads = auto", &spec).is_ok());
+//! let errors = Config::parse("x", "numbers = [2, 3] threads = 'auto'", &spec).unwrap_err();
+//! let message = "`numbers`: expected an even number, found 3";
+//! assert_eq!(errors.problems()[0].message(), message);
+//! ```
+
+mod accounts;
+mod files;
+mod kinds;
+mod numbers;
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::hint::hint;
+use super::{Kind, Value};
+
+pub use accounts::{existing_group, existing_user, unprivileged_user};
+pub use files::{
+    block_device, character_device, existing_directory, existing_dirname, existing_file,
+    file_with_group, file_with_mode, file_with_owner, named_pipe, nonempty_file, symbolic_link,
+    unix_socket,
+};
+pub use kinds::{
+    address, bool, bool_list, duration, float, float_list, int, int_list, keyword, keyword_list,
+    keywords, list_of, regexp, size, string, string_in, string_list, string_matching, utf8,
+};
+pub use numbers::{
+    duration_in_range, float_greater_than, float_in_range, float_less_than, int_greater_than,
+    int_in, int_in_range, int_less_than, size_in_range,
+};
+
+/// A condition on a value, with a description of what it expects.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::{Validation, string}};
+///
+/// let short = string().and(Validation::new("at most 8 bytes", |value| {
+///     value.as_bytes().is_some_and(|bytes| bytes.len() <= 8)
+/// }));
+/// assert!(short.accepts(&Value::from("x")));
+/// assert!(!short.accepts(&Value::from("123456789")));
+/// assert!(!short.accepts(&Value::from(5)));
+/// ```
+#[derive(Clone)]
+pub struct Validation {
+    expected: String,
+    test: Arc<Test>,
+}
+
+type Test = dyn Fn(&Value) -> Result<(), Vec<Invalid>> + Send + Sync;
+
+/// What is wrong with a value, or with the element of it that the indices lead to.
+pub(super) struct Invalid {
+    pub(super) path: Vec<usize>,
+    pub(super) message: String,
+    pub(super) hint: String,
+}
+
+impl Invalid {
+    fn new(expected: &str, value: &Value, reason: &str) -> Self {
+        let separator = if reason.is_empty() { "" } else { ": " };
+        let found = value.described();
+        let message = format!("expected {expected}, found {found}{separator}{reason}");
+        Self { path: Vec::new(), message, hint: String::new() }
+    }
+}
+
+impl Validation {
+    /// A condition of your own. A message says: expected `expected`, found the value.
+    pub fn new<F>(expected: impl Into<String>, test: F) -> Self
+    where
+        F: Fn(&Value) -> bool + Send + Sync + 'static,
+    {
+        Self::explained(
+            expected,
+            move |value| if test(value) { Ok(()) } else { Err(String::new()) },
+        )
+    }
+
+    /// A condition of your own that knows why a value does not fulfil it: the error's text ends the
+    /// message.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::validation::Validation;
+    ///
+    /// let url = Validation::explained("a URL", |value| match value.as_str() {
+    ///     Some(text) if text.starts_with("https://") => Ok(()),
+    ///     _ => Err("only https can be used".to_owned()),
+    /// });
+    /// # let _ = url;
+    /// ```
+    pub fn explained<F>(expected: impl Into<String>, test: F) -> Self
+    where
+        F: Fn(&Value) -> Result<(), String> + Send + Sync + 'static,
+    {
+        let expected = expected.into();
+        let name = expected.clone();
+        let test = move |value: &Value| {
+            test(value).map_err(|reason| vec![Invalid::new(&name, value, &reason)])
+        };
+        Self { expected, test: Arc::new(test) }
+    }
+
+    /// A condition on values of one kind; those of another get a hint.
+    fn of_kind<F>(kind: Kind, expected: impl Into<String>, test: F) -> Self
+    where
+        F: Fn(&Value) -> Result<(), String> + Send + Sync + 'static,
+    {
+        let inner = Self::explained(expected, test);
+        let (expected, name) = (inner.expected.clone(), inner.expected.clone());
+        let test = move |value: &Value| {
+            if is_a(kind, value) {
+                return (inner.test)(value);
+            }
+            let invalid = Invalid::new(&name, value, "");
+            Err(vec![Invalid { hint: hint(kind, value), ..invalid }])
+        };
+        Self { expected, test: Arc::new(test) }
+    }
+
+    /// Both conditions.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let expected = format!("{} and {}", self.expected, other.expected);
+        let test = move |value: &Value| (self.test)(value).and_then(|()| (other.test)(value));
+        Self { expected, test: Arc::new(test) }
+    }
+
+    /// At least one of the conditions.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let expected = format!("{} or {}", self.expected, other.expected);
+        let name = expected.clone();
+        let test = move |value: &Value| {
+            if self.accepts(value) || other.accepts(value) {
+                Ok(())
+            } else {
+                Err(vec![Invalid::new(&name, value, "")])
+            }
+        };
+        Self { expected, test: Arc::new(test) }
+    }
+
+    /// Whether the value fulfils it.
+    #[must_use]
+    pub fn accepts(&self, value: &Value) -> bool {
+        self.test(value).is_ok()
+    }
+
+    pub(super) fn test(&self, value: &Value) -> Result<(), Vec<Invalid>> {
+        (self.test)(value)
+    }
+}
+
+/// An integer may stand where a float is expected.
+fn is_a(kind: Kind, value: &Value) -> bool {
+    value.kind() == kind || kind == Kind::Float && value.kind() == Kind::Int
+}
+
+impl fmt::Debug for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Validation").field(&self.expected).finish()
+    }
+}

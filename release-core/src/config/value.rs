@@ -1,0 +1,304 @@
+//! The values that a configuration file can hold, and how they are written.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::number::{write_duration, write_size};
+use super::printable::{is_hidden, shortened};
+use super::{Address, Regexp};
+
+/// A value of a configuration file (row R19).
+///
+/// [`Display`](fmt::Display) writes it as the file would have it.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Kind, Value};
+///
+/// let value = Value::from(vec!["a", "b"]);
+/// assert_eq!(value.kind(), Kind::List);
+/// assert_eq!(value.to_string(), r#"["a", "b"]"#);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number: `-5`, `1_000`.
+    Int(i64),
+    /// A number with a point or an exponent: `0.5`, `1e-3`. Never NaN or infinite in a file.
+    Float(f64),
+    /// Text in double quotes.
+    String(String),
+    /// Text in double quotes whose escapes make something that is not UTF-8.
+    Bytes(Vec<u8>),
+    /// A regular expression between slashes.
+    Regexp(Regexp),
+    /// A bare word: `debug`.
+    Keyword(String),
+    /// A number with a unit of time: `1.5s`, `2m`.
+    Duration(Duration),
+    /// A number with a unit of size, in bytes: `64KiB`, `10MB`.
+    Size(u64),
+    /// Where to listen or connect: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/run/web.sock`.
+    Address(Address),
+    /// Values of one kind between brackets.
+    List(Vec<Self>),
+}
+
+/// The kind of a [`Value`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// [`Value::Bool`].
+    Bool,
+    /// [`Value::Int`].
+    Int,
+    /// [`Value::Float`].
+    Float,
+    /// [`Value::String`] and [`Value::Bytes`]: both are strings to the one who writes the file.
+    String,
+    /// [`Value::Regexp`].
+    Regexp,
+    /// [`Value::Keyword`].
+    Keyword,
+    /// [`Value::Duration`].
+    Duration,
+    /// [`Value::Size`].
+    Size,
+    /// [`Value::Address`].
+    Address,
+    /// [`Value::List`].
+    List,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bool => "true or false",
+            Self::Int => "an integer",
+            Self::Float => "a float",
+            Self::String => "a string",
+            Self::Regexp => "a regular expression",
+            Self::Keyword => "a keyword",
+            Self::Duration => "a duration",
+            Self::Size => "a size",
+            Self::Address => "an address",
+            Self::List => "a list",
+        })
+    }
+}
+
+/// Of a long value so many characters are shown in a message.
+const SHOWN: usize = 60;
+
+impl Value {
+    /// The kind of this value.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Bool(_) => Kind::Bool,
+            Self::Int(_) => Kind::Int,
+            Self::Float(_) => Kind::Float,
+            Self::String(_) | Self::Bytes(_) => Kind::String,
+            Self::Regexp(_) => Kind::Regexp,
+            Self::Keyword(_) => Kind::Keyword,
+            Self::Duration(_) => Kind::Duration,
+            Self::Size(_) => Kind::Size,
+            Self::Address(_) => Kind::Address,
+            Self::List(_) => Kind::List,
+        }
+    }
+
+    /// The boolean, if it is one.
+    #[must_use]
+    pub fn as_bool(&self) -> Option<bool> {
+        if let Self::Bool(value) = self { Some(*value) } else { None }
+    }
+
+    /// The integer, if it is one.
+    #[must_use]
+    pub fn as_int(&self) -> Option<i64> {
+        if let Self::Int(value) = self { Some(*value) } else { None }
+    }
+
+    /// The number, if it is a float or an integer.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "what a float is for")]
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            Self::Int(value) => Some(*value as f64),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is a string in UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        if let Self::String(text) = self { Some(text) } else { None }
+    }
+
+    /// The bytes of a string, whether they are UTF-8 or not.
+    #[must_use]
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::String(text) => Some(text.as_bytes()),
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The word, if it is a keyword.
+    #[must_use]
+    pub fn as_keyword(&self) -> Option<&str> {
+        if let Self::Keyword(word) = self { Some(word) } else { None }
+    }
+
+    /// The regular expression, if it is one.
+    #[must_use]
+    pub fn as_regexp(&self) -> Option<&Regexp> {
+        if let Self::Regexp(regexp) = self { Some(regexp) } else { None }
+    }
+
+    /// The duration, if it is one.
+    #[must_use]
+    pub fn as_duration(&self) -> Option<Duration> {
+        if let Self::Duration(duration) = self { Some(*duration) } else { None }
+    }
+
+    /// The number of bytes, if it is a size.
+    #[must_use]
+    pub fn as_size(&self) -> Option<u64> {
+        if let Self::Size(bytes) = self { Some(*bytes) } else { None }
+    }
+
+    /// The address, if it is one.
+    #[must_use]
+    pub fn as_address(&self) -> Option<&Address> {
+        if let Self::Address(address) = self { Some(address) } else { None }
+    }
+
+    /// The elements, if it is a list.
+    #[must_use]
+    pub fn as_list(&self) -> Option<&[Self]> {
+        if let Self::List(items) = self { Some(items) } else { None }
+    }
+
+    /// The value as a message names it: `the string "x"`, `80`, `an empty list`.
+    pub(super) fn described(&self) -> String {
+        let kind = match self {
+            Self::String(_) | Self::Bytes(_) => "the string ",
+            Self::Regexp(_) => "the regular expression ",
+            Self::Keyword(_) => "the keyword ",
+            Self::Duration(_) => "the duration ",
+            Self::Size(_) => "the size ",
+            Self::Address(_) => "the address ",
+            Self::List(items) if items.is_empty() => return "an empty list".to_owned(),
+            Self::List(_) => "the list ",
+            Self::Bool(_) | Self::Int(_) | Self::Float(_) => "",
+        };
+        let mut start = Head { text: String::new(), room: 4 * (SHOWN + 1) };
+        // Writing stops with an error when the head is full.
+        let _ = fmt::write(&mut start, format_args!("{self}"));
+        format!("{kind}{}", shortened(&start.text, SHOWN))
+    }
+}
+
+/// The first bytes of what is written: a list of a million elements is not worth writing to show
+/// how it begins.
+struct Head {
+    text: String,
+    room: usize,
+}
+
+impl fmt::Write for Head {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.text.push_str(piece);
+        if self.text.len() < self.room { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Int(value) => write!(f, "{value}"),
+            // Shows a point or an exponent always, and reads back as the same.
+            Self::Float(value) => write!(f, "{value:?}"),
+            Self::String(text) => write_string(f, text.as_bytes()),
+            Self::Bytes(bytes) => write_string(f, bytes),
+            Self::Regexp(regexp) => regexp.fmt(f),
+            Self::Keyword(word) => f.write_str(word),
+            Self::Duration(duration) => write_duration(f, *duration),
+            Self::Size(bytes) => write_size(f, *bytes),
+            Self::Address(Address::Unix(path)) if !path.chars().all(is_plain) => {
+                f.write_str("unix:")?;
+                write_string(f, path.as_bytes())
+            }
+            Self::Address(address) => address.fmt(f),
+            Self::List(items) => {
+                f.write_str("[")?;
+                for (index, item) in items.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", " };
+                    write!(f, "{separator}{item}")?;
+                }
+                f.write_str("]")
+            }
+        }
+    }
+}
+
+/// Whether the character may be part of a bare word: a name, a keyword, a number, an address.
+pub(super) fn is_plain(character: char) -> bool {
+    !matches!(character, '#' | '=' | '[' | ']' | ',' | '"')
+        && !character.is_whitespace()
+        && !is_hidden(character)
+}
+
+fn write_string(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    f.write_str("\"")?;
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\t' => f.write_str("\\t")?,
+                '\r' => f.write_str("\\r")?,
+                _ if is_hidden(character) => {
+                    write_hex(f, character.encode_utf8(&mut [0; 4]).as_bytes())?;
+                }
+                _ => write!(f, "{character}")?,
+            }
+        }
+        write_hex(f, chunk.invalid())?;
+    }
+    f.write_str("\"")
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),* $(,)?) => {
+        $(impl From<$type> for Value {
+            fn from(value: $type) -> Self {
+                Self::$variant(value.into())
+            }
+        })*
+    };
+}
+
+from! {
+    bool => Bool, i64 => Int, i32 => Int, u32 => Int, f64 => Float, &str => String,
+    String => String, Regexp => Regexp, Duration => Duration, Address => Address,
+}
+
+impl<T: Into<Self>> From<Vec<T>> for Value {
+    fn from(items: Vec<T>) -> Self {
+        Self::List(items.into_iter().map(Into::into).collect())
+    }
+}
