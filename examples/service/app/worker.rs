@@ -12,9 +12,9 @@ use release::ipc::Refused;
 use release::rt::Driver;
 use release::{Exit, Me, me};
 
-use super::{Next, Settings, http};
+use super::{Next, Told, http};
 
-type Worker = Me<Settings, Next>;
+type Worker = Me<Told, Next>;
 
 pub(super) fn run<D: Driver>(driver: fn() -> io::Result<D>) -> Exit {
     me().run_answering(driver, heard, serve)

@@ -11,7 +11,7 @@ use super::value::is_plain;
 use super::{Config, Value, parse};
 
 /// The largest file that is read, unless [`Spec::size_limit`] says otherwise.
-const SIZE_LIMIT: u64 = 4 * 1024 * 1024;
+const SIZE_LIMIT: u64 = 1024 * 1024;
 
 /// What a configuration file may hold and has to hold (row R19).
 ///
@@ -142,7 +142,7 @@ impl Spec {
         self
     }
 
-    /// The largest file that is read, in bytes (default 4 MiB).
+    /// The largest file that is read, in bytes (default 1 MiB).
     pub fn size_limit(mut self, bytes: u64) -> Self {
         self.size_limit = bytes;
         self

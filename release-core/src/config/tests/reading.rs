@@ -67,7 +67,7 @@ fn sizes() {
     let file = tempfile::NamedTempFile::new().unwrap();
     // Sparse: it takes no place on the disk.
     file.as_file().set_len(1 << 30).unwrap();
-    assert!(error(file.path()).contains("larger than 4194304 bytes"));
+    assert!(error(file.path()).contains("larger than 1048576 bytes"));
     file.as_file().set_len(0).unwrap();
     std::fs::write(file.path(), "key = 1").unwrap();
     assert!(Config::load(file.path(), &spec().size_limit(7)).is_ok());

@@ -1,0 +1,84 @@
+//! `service` with a configuration file: what it says about a wrong one, and when it reads it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use release_tests::{
+    Backend, Daemon, Program, free_port, http_get, is_alive, on_every_backend, try_http_get,
+};
+
+/// `service` and the file that it is told to read.
+fn configured(backend: Backend, text: &str) -> (Program, PathBuf) {
+    let program = Program::new(backend, "service");
+    let file = program.path("service.conf");
+    fs::write(&file, text).expect("a file");
+    (program.args(["--config".as_ref(), file.as_os_str()]), file)
+}
+
+const WRONG: &str = "workers = 0 user = \"no-such-user\"\nlisten 80\n[web]\n";
+
+on_every_backend! {
+    fn all_errors_are_told_with_their_places(backend: Backend) {
+        for option in ["--check-config", "--background"] {
+            let (program, file) = configured(backend, WRONG);
+            let (code, log) = program.args([option]).run();
+            assert_eq!(code, 1, "{log}");
+            let name = file.display();
+            for place in ["1:11: `workers`: ", "1:20: `user`: ", "2:8: ", "3:2: "] {
+                assert!(log.contains(&format!("{name}:{place}")), "{place} is missing in: {log}");
+            }
+            assert!(log.contains("    listen 80\n           ^^\n"), "{log}");
+        }
+    }
+
+    fn a_right_file_is_said_to_be_right(backend: Backend) {
+        let (program, _) = configured(backend, "workers = 2 log = syslog stop-deadline = 1.5s");
+        assert_eq!(program.args(["--check-config"]).run(), (0, String::new()));
+    }
+
+    fn the_command_line_goes_first(backend: Backend) {
+        let address = free_port();
+        let text = format!("listen = {address}\nworkers = 3\ncontrol = \"control\"\n");
+        let (program, _) = configured(backend, &text);
+        let mut service = program.args(["--workers", "1"]).start();
+        service.await_http(address);
+        http_get(address);
+        assert!(service.control().exists());
+        assert_eq!(service.workers().len(), 1);
+        assert_eq!(service.stop(), 0);
+    }
+
+    fn it_is_read_before_the_daemon_leaves_its_directory(backend: Backend) {
+        let address = free_port();
+        let text = format!("listen = {address} background = true lock-file = \"lock\"");
+        let (program, _) = configured(backend, &text);
+        let mut launcher = program.start();
+        assert_eq!(launcher.wait().code(), Some(0), "{}", launcher.stderr());
+        assert!(!is_alive(launcher.pid()));
+        assert!(try_http_get(address).is_ok());
+        Daemon::named_in(&launcher.path("lock")).stop();
+    }
+}
+
+#[test]
+fn what_cannot_be_a_configuration_is_refused_at_once() {
+    let check = |file: &str| {
+        Program::new(Backend::Tokio, "service").args(["--check-config", "--config", file]).run()
+    };
+    let place = tempfile::tempdir().expect("a directory");
+    let fifo = place.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let large = place.path().join("large");
+    let file = fs::File::create(&large).expect("a file");
+    file.set_len(1 << 30).expect("a sparse file");
+    for file in ["/", "/dev/zero", "/dev/null", "/missing/file"] {
+        let (code, log) = check(file);
+        assert_eq!(code, 1, "{file}: {log}");
+        assert!(log.contains(file), "{log}");
+    }
+    for file in [&fifo, &large] {
+        let (code, log) = check(&file.to_string_lossy());
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains(&*file.to_string_lossy()), "{log}");
+    }
+}
