@@ -19,16 +19,13 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use async_io::{Async, Timer};
 use async_std::task::{self, JoinHandle};
-use release_core::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
+use release_core::rt::{BoxFuture, Driver, Rt, Runtime, Source, async_io};
 pub use release_core::*;
 
 /// Makes the driver, under the name that every backend has.
@@ -37,8 +34,7 @@ pub use release_core::*;
 ///
 /// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
 pub fn driver() -> io::Result<AsyncStd> {
-    // async-io makes its reactor when it is first used, and panics when it cannot.
-    polling::Poller::new()?;
+    async_io::check()?;
     Ok(AsyncStd::default())
 }
 
@@ -128,53 +124,10 @@ impl Runtime for AsyncStdRuntime {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
-        let timer = Timer::at(deadline);
-        Box::pin(async move {
-            timer.await;
-        })
+        async_io::sleep_until(deadline)
     }
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
-        let io = Async::new_nonblocking(fd)?;
-        Ok(Box::new(AsyncStdSource { io, waits: Default::default() }))
-    }
-}
-
-/// A descriptor, and for each direction whether the next attempt must wait for an event.
-#[derive(Debug)]
-struct AsyncStdSource {
-    io: Async<OwnedFd>,
-    waits: [AtomicBool; 2],
-}
-
-impl Source for AsyncStdSource {
-    fn poll_io(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
-    ) -> Poll<io::Result<()>> {
-        let [reading, writing] = &self.waits;
-        let waits = if direction == Direction::Read { reading } else { writing };
-        loop {
-            if waits.load(Ordering::Relaxed) {
-                ready!(match direction {
-                    Direction::Read => self.io.poll_readable(cx),
-                    Direction::Write => self.io.poll_writable(cx),
-                })?;
-            }
-            let result = attempt(self.as_fd());
-            let blocked = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-            waits.store(blocked || matches!(result, Ok(Progress::Drained)), Ordering::Relaxed);
-            if !blocked {
-                return Poll::Ready(result.map(drop));
-            }
-        }
-    }
-}
-
-impl AsFd for AsyncStdSource {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io.as_fd()
+        async_io::register(fd)
     }
 }

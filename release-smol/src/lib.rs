@@ -14,15 +14,12 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use async_io::{Async, Timer};
-use release_core::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
+use release_core::rt::{BoxFuture, Driver, Rt, Runtime, Source, async_io};
 pub use release_core::*;
 use smol::Executor;
 
@@ -32,8 +29,7 @@ use smol::Executor;
 ///
 /// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
 pub fn driver() -> io::Result<Smol> {
-    // async-io makes its reactor when it is first used, and panics when it cannot.
-    polling::Poller::new()?;
+    async_io::check()?;
     Ok(Smol::default())
 }
 
@@ -50,7 +46,7 @@ impl Driver for Smol {
     }
 
     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>) {
-        async_io::block_on(self.0.run(main));
+        smol::block_on(self.0.run(main));
     }
 }
 
@@ -67,53 +63,10 @@ impl Runtime for SmolRuntime {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
-        let timer = Timer::at(deadline);
-        Box::pin(async move {
-            timer.await;
-        })
+        async_io::sleep_until(deadline)
     }
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
-        let io = Async::new_nonblocking(fd)?;
-        Ok(Box::new(SmolSource { io, waits: Default::default() }))
-    }
-}
-
-/// A descriptor, and for each direction whether the next attempt must wait for an event.
-#[derive(Debug)]
-struct SmolSource {
-    io: Async<OwnedFd>,
-    waits: [AtomicBool; 2],
-}
-
-impl Source for SmolSource {
-    fn poll_io(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
-    ) -> Poll<io::Result<()>> {
-        let [reading, writing] = &self.waits;
-        let waits = if direction == Direction::Read { reading } else { writing };
-        loop {
-            if waits.load(Ordering::Relaxed) {
-                ready!(match direction {
-                    Direction::Read => self.io.poll_readable(cx),
-                    Direction::Write => self.io.poll_writable(cx),
-                })?;
-            }
-            let result = attempt(self.as_fd());
-            let blocked = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-            waits.store(blocked || matches!(result, Ok(Progress::Drained)), Ordering::Relaxed);
-            if !blocked {
-                return Poll::Ready(result.map(drop));
-            }
-        }
-    }
-}
-
-impl AsFd for SmolSource {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io.as_fd()
+        async_io::register(fd)
     }
 }

@@ -17,6 +17,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+#[cfg(feature = "async-io")]
+pub mod async_io;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod handle;

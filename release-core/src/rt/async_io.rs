@@ -1,0 +1,80 @@
+//! The reactor of the async-io crate, for the executors that stand on it: smol, async-std, and yours
+//! if it has none of its own.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use async_io::{Async, Timer};
+
+use super::{BoxFuture, Direction, Progress, Source};
+
+/// What [`Driver`](super::Driver) constructors call first: async-io makes its reactor when it is
+/// first used, and panics when it cannot.
+///
+/// # Errors
+///
+/// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
+pub fn check() -> io::Result<()> {
+    polling::Poller::new().map(drop)
+}
+
+/// [`Runtime::sleep_until`](super::Runtime::sleep_until).
+#[must_use]
+pub fn sleep_until(deadline: Instant) -> BoxFuture {
+    let timer = Timer::at(deadline);
+    Box::pin(async move {
+        timer.await;
+    })
+}
+
+/// [`Runtime::register`](super::Runtime::register).
+///
+/// # Errors
+///
+/// Those of epoll.
+pub fn register(fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+    let io = Async::new_nonblocking(fd)?;
+    Ok(Box::new(Watched { io, waits: Default::default() }))
+}
+
+/// A descriptor, and for each direction whether the next attempt must wait for an event.
+#[derive(Debug)]
+struct Watched {
+    io: Async<OwnedFd>,
+    waits: [AtomicBool; 2],
+}
+
+impl Source for Watched {
+    fn poll_io(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
+    ) -> Poll<io::Result<()>> {
+        let [reading, writing] = &self.waits;
+        let waits = if direction == Direction::Read { reading } else { writing };
+        loop {
+            if waits.load(Ordering::Relaxed) {
+                ready!(match direction {
+                    Direction::Read => self.io.poll_readable(cx),
+                    Direction::Write => self.io.poll_writable(cx),
+                })?;
+            }
+            let result = attempt(self.as_fd());
+            let blocked = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+            waits.store(blocked || matches!(result, Ok(Progress::Drained)), Ordering::Relaxed);
+            if !blocked {
+                return Poll::Ready(result.map(drop));
+            }
+        }
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
