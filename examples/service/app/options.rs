@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use release::config::validation::{
-    address, bool, duration_in_range, int_in_range, keywords, string, unprivileged_user,
+    Validation, bool, duration_in_range, int_in_range, keywords, string, unprivileged_user,
 };
-use release::config::{self, Config, Spec, default, key};
+use release::config::{self, Address, Config, Spec, default, key};
 use release::net::Inet;
 use release::{Error, Exit, log};
 use serde::{Deserialize, Serialize};
@@ -125,10 +125,17 @@ fn read(file: Option<&Path>) -> Result<Settings, Error> {
     Ok(config.deserialize()?)
 }
 
+/// No names of hosts: which of its addresses would it be?
+fn number_and_port() -> Validation {
+    Validation::new("an IP address with a port, such as 0.0.0.0:80 or [::1]:80", |value| {
+        matches!(value.as_address(), Some(Address::Inet(_)))
+    })
+}
+
 fn spec() -> Spec {
     let second = Duration::from_secs(1);
     Spec::new()
-        .key(key("listen").default(default::address("127.0.0.1:8080")).check(address()))
+        .key(key("listen").default(default::address("127.0.0.1:8080")).check(number_and_port()))
         .key(key("workers").default(2).check(int_in_range(1..=512)))
         .key(key("user").default("nobody").check(unprivileged_user()))
         .key(key("lock-file").optional().check(string()))
