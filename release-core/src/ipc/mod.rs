@@ -13,21 +13,30 @@
 //! A message that arrived whole but does not decode is an error of that message alone.
 
 mod answers;
+mod body;
 mod codec;
+mod descriptor;
 mod error;
 mod frame;
 mod header;
 pub(crate) mod limits;
 pub(crate) mod link;
+mod outbox;
 mod peer;
+mod places;
 pub mod plain;
 pub(crate) mod serve;
 mod timer;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
+pub use descriptor::Descriptor;
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
-pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 #[cfg(feature = "fuzzing")]
-pub(crate) use frame::{Inbox, Outbox};
+pub(crate) use frame::Inbox;
+pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 pub(crate) use header::Header;
-pub use peer::{Peer, connect};
+#[cfg(feature = "fuzzing")]
+pub(crate) use header::add_descriptors;
+#[cfg(feature = "fuzzing")]
+pub(crate) use outbox::Outbox;
+pub use peer::{Peer, connect, connect_with_descriptors};

@@ -14,11 +14,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use self::readable::Readable;
 use self::state::{State, Wakes};
-use super::header::{Header, Number};
+use super::body::{Body, Draft};
+use super::header::{self, Header, Number};
 use super::limits::Limits;
 use super::{Ended, FrameTooLong};
 use crate::rt::{Io, Rt};
 
+mod arrivals;
 mod background;
 mod caller;
 mod readable;
@@ -42,8 +44,8 @@ pub(crate) enum Mode {
 pub(crate) enum Incoming<'a> {
     Hello(&'a [u8]),
     Ready,
-    Request { number: Number, patience: Option<Duration>, body: &'a [u8] },
-    Notice(&'a [u8]),
+    Request { number: Number, patience: Option<Duration>, body: Body<'a> },
+    Notice(Body<'a>),
     Cancel { number: Number },
 }
 
@@ -114,27 +116,54 @@ impl Link {
     pub(crate) fn can_ask(&self) -> bool {
         self.mode != Mode::PlainServer
     }
+
     /// Queues a frame that is not a request; it leaves with the next flush.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,
         header: Option<Header>,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut state = self.lock();
         if let Some(ended) = &state.ended {
             return Err(ended.clone().into());
         }
-        state.outbox.push(|payload| {
+        self.push(&mut state, header, encode).map(drop)
+    }
+
+    /// Appends a frame, and says how many descriptors it has.
+    fn push<E: From<FrameTooLong>>(
+        &self,
+        state: &mut State,
+        header: Option<Header>,
+        encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut descriptors = Vec::new();
+        state.outbox.push(|payload| -> Result<(), E> {
+            let start = payload.len();
             if let Some(header) = header {
                 header.write(payload);
             }
-            encode(payload)
-        })
+            let mut draft = Draft::new(payload, self.limits.descriptors);
+            encode(&mut draft)?;
+            descriptors = draft.descriptors;
+            if !descriptors.is_empty() {
+                header::add_descriptors(payload, start, descriptors.len());
+            }
+            Ok(())
+        })?;
+        let count = descriptors.len();
+        state.outbox.attach(descriptors);
+        Ok(count)
+    }
+
+    /// A header where frames have any.
+    fn in_calls(&self, header: Header) -> Option<Header> {
+        (self.mode == Mode::Calls).then_some(header)
     }
 
     /// The header of a message that wants no answer, where frames have headers.
     pub(crate) fn notice(&self) -> Option<Header> {
-        (self.mode == Mode::Calls).then_some(Header::Notice)
+        self.in_calls(Header::Notice)
     }
 
     /// Whether so much waits for the peer that nothing more should be queued.

@@ -10,6 +10,8 @@ use super::{Link, Mode};
 use crate::ipc::Ended;
 use crate::rt::Direction;
 
+const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame");
+
 impl Link {
     /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
     pub(super) fn poll_receive(
@@ -18,10 +20,10 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
-        let space = state.inbox.space();
+        let (space, most) = (state.inbox.space(), self.limits.descriptors);
         let received = self
             .readable
-            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space)));
+            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most)));
         match received {
             Poll::Pending => {
                 if state.partial_since.is_none() && state.inbox.is_partial() {
@@ -36,10 +38,13 @@ impl Link {
                 self.end_locked(state, Ended::Truncated, wakes);
             }
             Poll::Ready(Ok(Received::End)) => self.end_locked(state, Ended::Closed, wakes),
-            Poll::Ready(Ok(Received::Descriptors)) => {
-                let why = Ended::Violation("descriptors that nobody asked for");
-                self.end_locked(state, why, wakes);
+            Poll::Ready(Ok(Received::Rights(count, descriptors))) => {
+                match state.inbox.received_with_descriptors(count) {
+                    Some(frames) => state.arrivals.add(frames, descriptors),
+                    None => self.end_locked(state, IN_A_FRAME, wakes),
+                }
             }
+            Poll::Ready(Ok(Received::Refused(why))) => self.end_locked(state, why, wakes),
             Poll::Ready(Err(error)) => self.end_locked(state, error.into(), wakes),
         }
         Poll::Ready(())
@@ -56,7 +61,7 @@ impl Link {
             return;
         }
         while !state.outbox.is_empty() {
-            match transmit(self.io.as_fd(), state.outbox.unsent()) {
+            match transmit(self.io.as_fd(), state.outbox.next()) {
                 Ok((count, _)) => state.outbox.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -76,8 +81,8 @@ impl Link {
         wakes: &mut Wakes,
     ) -> Poll<()> {
         while !state.outbox.is_empty() {
-            let unsent = state.outbox.unsent();
-            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, unsent)) {
+            let next = state.outbox.next();
+            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, next)) {
                 Poll::Ready(Ok(count)) => {
                     state.outbox.sent(count);
                     state.unsent_since = None;
