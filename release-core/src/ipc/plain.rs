@@ -6,7 +6,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use super::limits::{FRAMES_PER_TURN, Limits};
@@ -162,10 +162,7 @@ async fn within_deadlines<T>(
             if let Poll::Ready(done) = operation.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            let Some(why) = timer.poll_deadline(cx, link) else {
-                return Poll::Pending;
-            };
-            link.end(why);
+            ready!(timer.poll_deadline(cx, link));
         }
     })
     .await

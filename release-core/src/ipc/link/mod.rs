@@ -181,15 +181,31 @@ impl Link {
         let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
     }
 
-    /// Until when the peer has to finish a frame or read something, and what it is called if not.
-    pub(crate) fn deadline(&self) -> Option<(Instant, Ended)> {
-        let state = self.lock();
+    /// Until when the peer has to finish a frame or read something, or when to send again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.due(&self.lock()).map(|(deadline, _)| deadline)
+    }
+
+    /// Does what is to be done when the deadline has passed.
+    pub(crate) fn deadline_passed(&self) {
+        let now = self.rt.now();
+        // It may have been met meanwhile.
+        self.with(|state, wakes| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
+            Some((_, Some(why))) => self.end_locked(state, why, wakes),
+            Some((_, None)) => state.crowded_until = None,
+            None => {}
+        });
+    }
+
+    /// The next deadline, and what a peer is called that passes it.
+    fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
         let frame = state.partial_since.map(|since| since + self.limits.frame_time);
         let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
-        match (frame, unsent) {
-            (Some(frame), Some(unsent)) if unsent < frame => Some((unsent, Ended::NotReading)),
-            (Some(frame), _) => Some((frame, Ended::FrameTimeout)),
-            (None, unsent) => unsent.map(|unsent| (unsent, Ended::NotReading)),
-        }
+        let deadlines = [
+            frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),
+            unsent.map(|deadline| (deadline, Some(Ended::NotReading))),
+            state.crowded_until.map(|deadline| (deadline, None)),
+        ];
+        deadlines.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
     }
 }

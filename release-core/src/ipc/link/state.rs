@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) room: Vec<Waker>,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
+    /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
+    pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
 }
 
@@ -77,6 +79,7 @@ impl State {
             room: Vec::new(),
             partial_since: None,
             unsent_since: None,
+            crowded_until: None,
             ended: None,
         }
     }
@@ -148,7 +151,7 @@ impl State {
         self.arrivals.close();
         self.outbox.close_descriptors();
         self.reader = Reader::Background;
-        (self.partial_since, self.unsent_since) = (None, None);
+        (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
         self.wake_background(wakes);
         wakes.callers.append(&mut self.room);
         self.answers.wake_all(&mut wakes.callers);

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 use super::socket::{Received, receive, transmit};
 use super::state::{State, Wakes};
@@ -11,6 +14,15 @@ use crate::ipc::Ended;
 use crate::rt::Direction;
 
 const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame");
+
+/// How long to wait before descriptors are sent that the kernel does not take at the moment.
+const CROWDED_TIME: Duration = Duration::from_millis(10);
+
+/// Whether too many descriptors of this user are on their way, those of other processes included:
+/// their receivers have to read first, and nothing tells when they have.
+fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+}
 
 impl Link {
     /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
@@ -64,7 +76,7 @@ impl Link {
             match transmit(self.io.as_fd(), state.outbox.next()) {
                 Ok((count, _)) => state.outbox.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_crowded(&error) => {
                     state.unsent_since = Some(self.rt.now());
                     return state.wake_background(wakes);
                 }
@@ -80,6 +92,9 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
+        if state.crowded_until.is_some() {
+            return Poll::Pending;
+        }
         while !state.outbox.is_empty() {
             let next = state.outbox.next();
             match self.io.poll(cx, Direction::Write, |fd| transmit(fd, next)) {
@@ -89,6 +104,12 @@ impl Link {
                     if !self.is_full(state) {
                         wakes.callers.append(&mut state.room);
                     }
+                }
+                Poll::Ready(Err(error)) if is_crowded(&error) => {
+                    let now = self.rt.now();
+                    state.unsent_since.get_or_insert(now);
+                    state.crowded_until = Some(now + CROWDED_TIME);
+                    return Poll::Pending;
                 }
                 Poll::Ready(Err(error)) => self.write_failed(state, error, wakes),
                 Poll::Pending => {

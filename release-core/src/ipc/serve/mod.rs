@@ -133,12 +133,7 @@ where
                 Poll::Pending if self.was_choked && !self.link.is_choked() => {
                     self.was_choked = false
                 }
-                Poll::Pending => {
-                    let Some(why) = self.timer.poll_deadline(cx, self.link) else {
-                        return Poll::Pending;
-                    };
-                    self.link.end(why);
-                }
+                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link)),
             }
         }
         let _ = self.link.poll_flush(cx);
