@@ -103,7 +103,6 @@ impl Passing {
 }
 
 /// One end of a connection, which asks and answers.
-#[must_use]
 pub fn connect_end(rt: &Rt, socket: UnixStream, most: u8) -> (Peer<Pass>, Task<Ended>) {
     let handler_rt = rt.clone();
     let answer = move |request| pass(handler_rt.clone(), request);
@@ -112,7 +111,6 @@ pub fn connect_end(rt: &Rt, socket: UnixStream, most: u8) -> (Peer<Pass>, Task<E
 }
 
 /// An end that only answers, and the socket of a peer that sends what it likes.
-#[must_use]
 pub fn hostile(rt: &Rt, most: u8) -> (UnixStream, Task<Ended>) {
     let (here, there) = UnixStream::pair().expect("a pair");
     there.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -120,7 +118,14 @@ pub fn hostile(rt: &Rt, most: u8) -> (UnixStream, Task<Ended>) {
     let answer = move |request| pass(handler_rt.clone(), request);
     let end =
         connect_with_descriptors::<Never, Pass, _, _, _>(rt, here.into(), Postcard, most, answer);
-    (there, end.expect("a connection").1)
+    let (peer, serving) = end.expect("a connection");
+    // Somebody may have the connection for longer than it lasts.
+    let keeping = async move {
+        std::future::pending::<()>().await;
+        drop(peer);
+    };
+    rt.spawn(keeping).detach();
+    (there, serving)
 }
 
 /// The writing end of a pipe in many copies, and its reading end, which tells when all are closed.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join, join_all, poll_fn};
+use nix::sys::resource::{Resource, getrlimit};
 use release_core::ipc::plain::Client;
 use release_core::ipc::{
     CallError, Codec, CodecError, Ended, Never, Postcard, Request, SendError,
@@ -224,6 +225,30 @@ on_every_backend! {
             peer.call(&Pass::Nothing("it has them".to_owned())).await.unwrap();
             drop((serving, other));
             witness.is_alone(&rt).await;
+        });
+    }
+
+    fn more_than_the_system_has_on_their_way_are_sent_later(backend: Backend) {
+        run_on(backend, |rt| async move {
+            let (here, mut there) = UnixStream::pair().unwrap();
+            let (peer, _serving) = connect_end(&rt, here, 253);
+            let witness = Witness::default();
+            let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            let messages = usize::try_from(limit).unwrap() / 80 + 2;
+            for _ in 0..messages {
+                peer.notify(&Pass::Hold(witness.copies(80))).unwrap();
+                rt.sleep(Duration::from_millis(1)).await;
+            }
+            rt.sleep(Duration::from_millis(100)).await;
+            assert!(peer.ended().is_none(), "{:?}", peer.ended());
+            // Whoever reads without room for descriptors has none.
+            let reading = std::thread::spawn(move || {
+                let mut frame = [0; 4 + 2 + 2 + 80];
+                (0..messages).for_each(|_| there.read_exact(&mut frame).unwrap());
+                there
+            });
+            witness.is_alone(&rt).await;
+            reading.join().unwrap();
         });
     }
 

@@ -25,6 +25,9 @@ impl Body<'_> {
 
     /// The message; descriptors that it does not take are closed.
     pub(crate) fn decode<T>(self, codec: &impl Codec<T>) -> Result<T, CodecError> {
+        if self.descriptors.is_empty() {
+            return codec.decode(self.bytes);
+        }
         places::decoding(self.descriptors, || codec.decode(self.bytes))
     }
 }
@@ -49,6 +52,14 @@ impl<'a> Draft<'a> {
         codec: &impl Codec<T>,
         message: &T,
     ) -> Result<(), CodecError> {
+        if self.room == 0 {
+            let start = self.bytes.len();
+            if codec.encode(message, self.bytes).is_ok() {
+                return Ok(());
+            }
+            // Once more, to have the reason in words if it was a descriptor.
+            self.bytes.truncate(start);
+        }
         self.descriptors = places::encoding(self.room, || codec.encode(message, self.bytes))?;
         Ok(())
     }

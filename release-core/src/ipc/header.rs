@@ -68,6 +68,7 @@ impl Header {
 
     /// The header, how many descriptors the frame says it has, and the body behind; `None` when
     /// there is no such kind, it is cut short, or it has descriptors that its kind never has.
+    #[inline]
     pub(crate) fn parse(payload: &[u8]) -> Option<(Self, u8, &[u8])> {
         let (&kind, rest) = payload.split_first()?;
         if kind & WITH_DESCRIPTORS == 0 {

@@ -8,6 +8,8 @@
 //!   Answers come in any order, either side asks, and a caller may give up without disturbing the
 //!   others. Master and workers of this library speak it.
 //!
+//! In call mode a message may also hold open files, as [`Descriptor`]s, if both sides allow it.
+//!
 //! A connection that has met a frame it cannot take (over the limit, cut short, of no known kind,
 //! with descriptors that nobody asked for) is ended: what follows in the stream has no meaning.
 //! A message that arrived whole but does not decode is an error of that message alone.

@@ -229,7 +229,6 @@ impl<C> Worker<C> {
     {
         let (codec, limits) = (self.codec.clone(), self.limits);
         self.in_driver(driver, async |rt: Rt, socket| {
-            let limits = limits.with_descriptors(0);
             let (stop, stopping) = stop_channel();
             let signals = watch_signals(&rt, &stop)?;
             let master =

@@ -5,12 +5,11 @@
 //! reads for all of them. Requests of the peer are always the background task's: a caller that
 //! meets one steps back. All frames are cut and told apart under one lock, in the order of the
 //! stream; a future that is dropped leaves no trace in it.
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use nix::sys::socket::{Shutdown, shutdown};
 
 use self::readable::Readable;
 use self::state::{State, Wakes};
@@ -72,6 +71,8 @@ impl Drop for EndOnDrop {
 
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
+        // A plain frame cannot say how many it has.
+        let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
         Ok(Self {
             io: rt.register(socket)?,
             mode,
@@ -178,7 +179,7 @@ impl Link {
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
         wakes.callers.extend(self.readable.take());
-        let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
+        socket::close(self.io.as_fd());
     }
 
     /// Until when the peer has to finish a frame or read something, or when to send again.

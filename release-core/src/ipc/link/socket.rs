@@ -4,7 +4,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, send, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, Shutdown, recv, recvmsg, send, sendmsg, shutdown,
+};
 
 use crate::ipc::Ended;
 use crate::rt::Progress;
@@ -75,6 +77,16 @@ fn receive_all(fd: BorrowedFd<'_>, space: &mut [u8], most: usize) -> io::Result<
     } else {
         Received::Bytes(arrived.bytes)
     })
+}
+
+/// Ends a connection for both sides, whoever still has the socket.
+///
+/// What came and was not read is thrown away: descriptors in it would stay open as long as the
+/// socket. After the shutdown it does not grow any more.
+pub(super) fn close(fd: BorrowedFd<'_>) {
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+    let mut thrown_away = [0; 16 * 1024];
+    while matches!(recv(fd.as_raw_fd(), &mut thrown_away, MsgFlags::MSG_DONTWAIT), Ok(1..)) {}
 }
 
 /// One write, of as much as there is room for; the descriptors go with its first byte.
