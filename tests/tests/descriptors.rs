@@ -12,11 +12,12 @@ use futures_util::future::{join, join_all, poll_fn};
 use nix::sys::resource::{Resource, getrlimit};
 use release_core::ipc::plain::Client;
 use release_core::ipc::{
-    CallError, Codec, CodecError, Ended, Never, Postcard, Request, SendError,
+    CallError, Codec, CodecError, Ended, Never, Peer, Postcard, Request, SendError,
     connect_with_descriptors,
 };
 use release_tests::{
-    Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, on_every_backend, pass, run_on,
+    Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, frames, on_every_backend, pass,
+    run_on,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,6 +41,18 @@ fn file(words: &str) -> File {
 
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.poll_unpin(cx))).await
+}
+
+/// Sends copies to a peer that does not read, until they wait on this side.
+fn fill(peer: &Peer<Pass>, witness: &Witness) {
+    let words = "x".repeat(100_000);
+    let full = loop {
+        let to = copy(&witness.writer).unwrap();
+        if let Err(error) = peer.notify(&Pass::Write { words: words.clone(), to }) {
+            break error;
+        }
+    };
+    assert!(matches!(full, SendError::Full), "{full:?}");
 }
 
 on_every_backend! {
@@ -200,23 +213,23 @@ on_every_backend! {
 
     fn what_a_connection_holds_is_closed_with_it(backend: Backend) {
         run_on(backend, |rt| async move {
-            // One end whose peer does not read: what waits for it has descriptors.
-            let (here, there) = UnixStream::pair().unwrap();
-            let (peer, _serving) = connect_end(&rt, here, 100);
-            let witness = Witness::default();
-            let words = "x".repeat(100_000);
-            let full = loop {
-                let to = copy(&witness.writer).unwrap();
-                let sent = peer.notify(&Pass::Write { words: words.clone(), to });
-                if let Err(error) = sent {
-                    break error;
+            // One end whose peer does not read, and goes, with and without a word.
+            for last_words in [&frames([[99]])[..], &[]] {
+                let (here, mut there) = UnixStream::pair().unwrap();
+                let (peer, serving) = connect_end(&rt, here, 100);
+                let witness = Witness::default();
+                fill(&peer, &witness);
+                there.write_all(last_words).unwrap();
+                if last_words.is_empty() {
+                    drop(there);
+                } else {
+                    let _ = serving.await;
+                    drop(there);
                 }
-            };
-            assert!(matches!(full, SendError::Full), "{full:?}");
-            drop(there);
-            // `peer` lives on.
-            witness.is_alone(&rt).await;
-            assert!(peer.ended().is_some());
+                // `peer` lives on.
+                witness.is_alone(&rt).await;
+                assert!(peer.ended().is_some());
+            }
 
             // An end that holds requests, and is dropped.
             let Passing { peer, other, serving } = Passing::new(&rt, 100);

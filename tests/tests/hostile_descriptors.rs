@@ -2,13 +2,19 @@
 //! an honest message goes on (gate G2).
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
 use release_core::ipc::{Codec, Ended, Postcard};
 use release_core::rt::{Rt, Task};
-use release_tests::{ControlClient, Pass, Witness, frames, hostile, on_every_backend, run_on};
+use release_tests::{
+    ControlClient, Pass, Witness, frames, hostile, on_every_backend, run_on, send_descriptors,
+};
 
 const READY: u8 = 2;
 const REQUEST: u8 = 3;
@@ -71,6 +77,20 @@ async fn survives(rt: &Rt, bytes: &[u8], count: usize, answers: &[&str]) {
     witness.send(&socket, bytes, count);
     witness.is_alone(rt).await;
     goes_on(rt, socket, answers).await;
+}
+
+/// Sends bytes with the last descriptor of a TCP connection that has unsent data, lingers, and is
+/// never read.
+fn send_lingering(socket: &UnixStream, bytes: &[u8]) -> [OwnedFd; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let mut sent = TcpStream::connect(listener.local_addr().expect("an address")).expect("TCP");
+    let (reader, _) = listener.accept().expect("TCP");
+    let linger = libc::linger { l_onoff: 1, l_linger: 5 };
+    setsockopt(&sent, Linger, &linger).expect("set");
+    sent.set_nonblocking(true).expect("set");
+    while sent.write_all(&[7; 65536]).is_ok() {}
+    send_descriptors(socket, bytes, &[sent.as_fd()]).expect("sent");
+    [OwnedFd::from(reader), OwnedFd::from(listener)]
 }
 
 /// These words come in refusals, and then the answer to a request.
@@ -245,6 +265,19 @@ on_every_backend! {
             dropped.is_alone(&rt).await;
             drop(serving);
             held.is_alone(&rt).await;
+        });
+    }
+
+    fn a_socket_that_lingers_blocks_nobody(backend: Backend) {
+        run_on(backend, |rt| async move {
+            for most in [0, MOST] {
+                let (socket, serving) = hostile(&rt, most);
+                let _unread = send_lingering(&socket, &frames([nothing(1)]));
+                // It is closed within this, on the only thread of the runtime.
+                let began = Instant::now();
+                let _ = serving.await;
+                assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            }
         });
     }
 

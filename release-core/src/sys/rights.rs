@@ -1,8 +1,11 @@
 //! Descriptors that come with bytes (`SCM_RIGHTS`): received once, owned at once.
 
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::sockopt::Linger;
+use nix::sys::socket::{getsockopt, setsockopt};
 
 /// How many descriptors the kernel passes with one message.
 pub(crate) const MOST: usize = 253;
@@ -15,27 +18,26 @@ const WORDS: usize = 16 + MOST.div_ceil(2);
 pub(crate) struct Arrived {
     pub(crate) bytes: usize,
     pub(crate) descriptors: Vec<OwnedFd>,
-    /// The kernel has closed descriptors: there was no room for them here, or in this process.
+    /// The kernel has closed descriptors: there was no room for them in this process.
     pub(crate) is_truncated: bool,
     /// Something else came along that nobody has switched on.
     pub(crate) is_strange: bool,
 }
 
-/// One read that does not block, with room for `most` descriptors, which are close-on-exec.
-pub(crate) fn receive(
-    socket: BorrowedFd<'_>,
-    space: &mut [u8],
-    most: usize,
-) -> io::Result<Arrived> {
-    let mut room = [0_u64; WORDS];
+/// One read that does not block, with room for all descriptors that can come; they are close-on-exec.
+///
+/// A socket that lingers blocks whoever closes it last, for as long as its sender likes. There is room
+/// even where no descriptor is wanted, because the kernel would close them inside of the read; and no
+/// socket lingers when this returns.
+pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Arrived> {
+    let mut room = MaybeUninit::<[u64; WORDS]>::uninit();
     let mut part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
     // SAFETY: a plain C structure, for which all zeros is a value: no name, no parts, no room.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = room.as_mut_ptr().cast();
-    // Without the padding, which would be room for one more.
-    message.msg_controllen = length_of(most.min(MOST));
+    message.msg_controllen = length_of(MOST);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the kernel writes to `space` and `room`, which live longer than the call, and no more
     // than the lengths beside them say.
@@ -44,8 +46,18 @@ pub(crate) fn receive(
         return Err(io::Error::last_os_error());
     };
     let (descriptors, is_strange) = owned(&message);
+    descriptors.iter().for_each(disarm);
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
     Ok(Arrived { bytes, descriptors, is_truncated, is_strange })
+}
+
+/// Has a socket not linger: to close it blocks nobody.
+fn disarm(descriptor: &OwnedFd) {
+    // What is no socket has no such option.
+    if getsockopt(descriptor, Linger).is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger > 0)
+    {
+        let _ = setsockopt(descriptor, Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    }
 }
 
 /// The length of a control message with so many descriptors.
@@ -105,7 +117,7 @@ mod tests {
     fn all_that_the_kernel_passes_at_once_arrive_and_belong_to_this_process_alone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut reader = send(&theirs, b"x", MOST);
-        let arrived = receive(ours.as_fd(), &mut [0; 8], MOST).unwrap();
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
         assert_eq!((arrived.bytes, arrived.descriptors.len()), (1, MOST));
         assert!(!arrived.is_truncated && !arrived.is_strange);
         for descriptor in &arrived.descriptors {
@@ -117,34 +129,35 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_exactly_as_many_as_are_allowed() {
-        for most in [1, 2, 3, 16] {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut reader = send(&theirs, b"x", most + 1);
-            let arrived = receive(ours.as_fd(), &mut [0; 8], most).unwrap();
-            assert!(arrived.is_truncated);
-            assert_eq!(arrived.descriptors.len(), most);
-            drop(arrived);
-            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
-        }
+    fn a_socket_that_lingers_does_so_no_more() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let sent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        setsockopt(&sent, Linger, &libc::linger { l_onoff: 1, l_linger: 30 }).unwrap();
+        let numbers = [sent.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let parts = [IoSlice::new(b"x")];
+        sendmsg::<()>(theirs.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).unwrap();
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!(getsockopt(&arrived.descriptors[0], Linger).unwrap().l_onoff, 0);
     }
 
     #[test]
     fn a_read_never_has_the_descriptors_of_two_writes() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let _readers = [send(&theirs, b"one", 1), send(&theirs, b"two", 2)];
-        let first = receive(ours.as_fd(), &mut [0; 100], MOST).unwrap();
+        let first = receive(ours.as_fd(), &mut [0; 100]).unwrap();
         assert_eq!((first.bytes, first.descriptors.len()), (3, 1));
-        let second = receive(ours.as_fd(), &mut [0; 100], MOST).unwrap();
+        let second = receive(ours.as_fd(), &mut [0; 100]).unwrap();
         assert_eq!((second.bytes, second.descriptors.len()), (3, 2));
     }
 
     #[test]
     fn what_is_not_a_descriptor_is_noticed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::PassCred, &true).unwrap();
+        setsockopt(&ours, nix::sys::socket::sockopt::PassCred, &true).unwrap();
         let _reader = send(&theirs, b"x", 1);
-        let arrived = receive(ours.as_fd(), &mut [0; 8], MOST).unwrap();
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
         assert!(arrived.is_strange);
         assert_eq!(arrived.descriptors.len(), 1);
     }

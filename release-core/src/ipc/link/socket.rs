@@ -1,12 +1,10 @@
 //! One read and one write of a framed socket, and what the kernel says about them.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, MsgFlags, Shutdown, recv, recvmsg, send, sendmsg, shutdown,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, send, sendmsg, shutdown};
 
 use crate::ipc::Ended;
 use crate::rt::Progress;
@@ -29,54 +27,35 @@ const STRANGE: Ended = Ended::Violation("something beside bytes and descriptors"
 pub(super) fn receive(
     fd: BorrowedFd<'_>,
     space: &mut [u8],
-    descriptors: usize,
+    most: usize,
 ) -> io::Result<(Received, Progress)> {
     let room = space.len();
-    let received = if descriptors == 0 {
-        receive_bytes(fd, space)
-    } else {
-        receive_all(fd, space, descriptors)
-    };
-    let received = match received {
+    let arrived = match rights::receive(fd, space) {
+        Ok(arrived) => arrived,
         // A peer that died with unread data in its socket; what it sent before was read before.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Received::End,
-        received => received?,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            return Ok((Received::End, Progress::More));
+        }
+        Err(error) => return Err(error),
     };
-    // A read that took descriptors leaves what is behind them.
-    let is_drained = matches!(received, Received::Bytes(count) if count < room);
-    Ok((received, if is_drained { Progress::Drained } else { Progress::More }))
-}
-
-/// Without room for control messages the kernel closes descriptors that came along, and says so.
-fn receive_bytes(fd: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Received> {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let mut parts = [IoSliceMut::new(space)];
-    let message = recvmsg::<()>(fd.as_raw_fd(), &mut parts, None, flags)?;
-    Ok(if message.flags.contains(MsgFlags::MSG_CTRUNC) {
-        Received::Refused(UNASKED)
-    } else if message.bytes == 0 {
-        Received::End
-    } else {
-        Received::Bytes(message.bytes)
-    })
-}
-
-fn receive_all(fd: BorrowedFd<'_>, space: &mut [u8], most: usize) -> io::Result<Received> {
-    let arrived = rights::receive(fd, space, most)?;
-    Ok(if arrived.is_strange {
+    let (bytes, descriptors) = (arrived.bytes, arrived.descriptors);
+    let received = if arrived.is_strange {
         Received::Refused(STRANGE)
-    } else if arrived.is_truncated && arrived.descriptors.len() < most {
+    } else if descriptors.len() > most {
+        Received::Refused(if most == 0 { UNASKED } else { TOO_MANY })
+    } else if arrived.is_truncated {
         // There was room in the message, hence there was none in this process.
         Received::Refused(io::Error::from(Errno::EMFILE).into())
-    } else if arrived.is_truncated || arrived.descriptors.len() > most {
-        Received::Refused(TOO_MANY)
-    } else if !arrived.descriptors.is_empty() {
-        Received::Rights(arrived.bytes, arrived.descriptors)
-    } else if arrived.bytes == 0 {
+    } else if !descriptors.is_empty() {
+        Received::Rights(bytes, descriptors)
+    } else if bytes == 0 {
         Received::End
     } else {
-        Received::Bytes(arrived.bytes)
-    })
+        let progress = if bytes < room { Progress::Drained } else { Progress::More };
+        return Ok((Received::Bytes(bytes), progress));
+    };
+    // A read that took descriptors leaves what is behind them.
+    Ok((received, Progress::More))
 }
 
 /// Ends a connection for both sides, whoever still has the socket.
@@ -86,7 +65,7 @@ fn receive_all(fd: BorrowedFd<'_>, space: &mut [u8], most: usize) -> io::Result<
 pub(super) fn close(fd: BorrowedFd<'_>) {
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
     let mut thrown_away = [0; 16 * 1024];
-    while matches!(recv(fd.as_raw_fd(), &mut thrown_away, MsgFlags::MSG_DONTWAIT), Ok(1..)) {}
+    while rights::receive(fd, &mut thrown_away).is_ok_and(|arrived| arrived.bytes > 0) {}
 }
 
 /// One write, of as much as there is room for; the descriptors go with its first byte.
