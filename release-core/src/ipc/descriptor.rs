@@ -23,11 +23,11 @@ use super::places;
 ///
 /// # What a peer may send
 ///
-/// Anything that can be open: look at what came before you use it. A socket that would
-/// linger when it is closed (`SO_LINGER`) has been told not to, because that blocks the one who closes
-/// it.  Both processes share one *open
+/// Anything that can be open: look at what came before you use it. Both processes share one *open
 /// file description*: its position, and whether it blocks. A directory, in a process that is
-/// confined to another root, is a way out of it.
+/// confined to another root, is a way out of it. A socket that would linger when it is closed
+/// (`SO_LINGER`), and so block the one who closes it, has been told not to; the sender can undo that
+/// for as long as it has the socket too.
 ///
 /// # Examples
 ///
