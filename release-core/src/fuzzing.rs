@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::Hello;
-use crate::ipc::{Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Text};
+use crate::ipc::{Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Text, add_descriptors};
 
 /// The limit of the connections here: small, so that fuzzers find it.
 const LIMIT: u32 = 4096;
@@ -49,12 +49,14 @@ fn resend(payloads: &[Vec<u8>], stream: &[u8]) {
     assert!(stream.starts_with(outbox.unsent()), "not the bytes that came");
 }
 
+/// Every read is taken for one with descriptors, as a hostile peer may send them.
 fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let space = inbox.space();
         let count = space.len().min(bytes.len());
         space[..count].copy_from_slice(&bytes[..count]);
-        inbox.received(count);
+        let frames = inbox.received_with_descriptors(count);
+        assert!(frames.is_none_or(|frames| frames <= count), "more frames than bytes");
         bytes = &bytes[count..];
     }
 }
@@ -76,10 +78,13 @@ fn take_all(inbox: &mut Inbox, payloads: &mut Vec<Vec<u8>>) -> Result<(), FrameT
 ///
 /// When it is not.
 pub fn header(payload: &[u8]) {
-    let Some((header, body)) = Header::parse(payload) else { return };
+    let Some((header, count, body)) = Header::parse(payload) else { return };
     let mut again = Vec::new();
     header.write(&mut again);
     again.extend_from_slice(body);
+    if count > 0 {
+        add_descriptors(&mut again, 0, count.into());
+    }
     assert_eq!(again, payload, "{header:?}");
 }
 

@@ -5,14 +5,14 @@
 mod offender;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use release::ipc::{Refused, Request, Text};
+use release::ipc::{Descriptor, Refused, Request, Text};
 use release::{
-    Connections, ControlSocket, Exit, Master, MasterHandle, Me, WorkerInfo, Workers, driver,
-    is_worker, me,
+    Connections, ControlSocket, Exit, Master, MasterHandle, Me, Permit, WorkerInfo, Workers,
+    driver, is_worker, me,
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +37,40 @@ enum Ask {
     PanicAtOnce,
     /// The handler panics when it is polled.
     Panic,
+    /// To be kept for as long as anybody waits for the answer.
+    Keep(Vec<Descriptor>),
+    /// Permitted to an offender once.
+    Once,
+    /// Permitted to an offender after this was answered.
+    First,
+    Second,
+    /// Never permitted to an offender.
+    Forbidden,
 }
 
 impl Request for Ask {
     type Response = Vec<u8>;
+}
+
+/// What an offender has done so far.
+#[derive(Default)]
+struct Offence {
+    once: AtomicBool,
+    first: AtomicBool,
+}
+
+fn permit(offence: &Offence, ask: &Ask) -> Permit {
+    match ask {
+        Ask::Once => {
+            let first_time = !offence.once.swap(true, Ordering::Relaxed);
+            Permit::only_if(first_time, "what may be asked once, again")
+        }
+        Ask::Second => {
+            Permit::only_if(offence.first.load(Ordering::Relaxed), "the second before the first")
+        }
+        Ask::Forbidden => Permit::Denied("what may never be asked"),
+        _ => Permit::Granted,
+    }
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Vec<u8>, Refused>> + Send>>;
@@ -74,8 +104,14 @@ fn master() -> Exit {
     let offenders = Workers::same_executable("offender", 1)
         .requests::<String>()
         .user("nobody")
-        .answer(answerer(&seen));
+        .descriptors(if std::env::args().any(|word| word == "descriptors") { 16 } else { 0 });
     let connections = offenders.connections();
+    let answer = answerer(&seen);
+    let offenders =
+        offenders.answer_permitted(|_| Offence::default(), permit, move |worker, offence, ask| {
+            offence.first.fetch_or(matches!(ask, Ask::First), Ordering::Relaxed);
+            answer(worker, ask)
+        });
     let honest = Workers::same_executable("honest", 1).user("nobody").answer(answerer(&seen));
     let plain =
         Workers::same_executable("plain", 1).requests::<String>().codec(Text).user("nobody").plain(
@@ -138,7 +174,9 @@ async fn answer(seen: &Seen, ask: Ask) -> Result<Vec<u8>, Refused> {
             seen.words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
             Ok(Vec::new())
         }
-        Ask::Deep(_) => Ok(Vec::new()),
+        Ask::Deep(_) | Ask::Once | Ask::First | Ask::Second => Ok(Vec::new()),
+        Ask::Forbidden => Ok(b"forbidden".to_vec()),
+        Ask::Keep(_kept) => std::future::pending().await,
         Ask::Bytes(count) => Ok(vec![b'x'; usize::try_from(count)?]),
         Ask::Later => std::future::pending().await,
         Ask::Hold(bytes) => {

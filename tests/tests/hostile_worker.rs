@@ -16,8 +16,12 @@ struct Attacked {
 
 impl Attacked {
     fn start(backend: Backend) -> Self {
+        Self::start_with(backend, &[])
+    }
+
+    fn start_with(backend: Backend, options: &[&str]) -> Self {
         // A backtrace loads debug information, tens of megabytes of it.
-        let program = Program::new(backend, "attacked").with(|command| {
+        let program = Program::new(backend, "attacked").args(options).with(|command| {
             command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         });
         let master = program.start();
@@ -205,6 +209,47 @@ on_every_backend! {
             }
             attacked.is_unharmed();
         }
+    }
+
+    fn what_is_not_permitted_ends_the_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("forbidden", "what may never be asked");
+        attacked.kills("forbidden notice", "what may never be asked");
+        attacked.kills("too early", "the second before the first");
+        attacked.answers("in order", "answered ");
+        attacked.kills("twice", "what may be asked once, again");
+        // A new process begins anew.
+        attacked.kills("too early", "the second before the first");
+    }
+
+    fn descriptors_against_the_rules_end_the_worker_and_are_closed(backend: Backend) {
+        let attacked = Attacked::start_with(backend, &["descriptors"]);
+        attacked.kills("253 descriptors", "more descriptors with one message than agreed");
+        attacked.kills("no descriptors", "not as many descriptors as the frame says");
+        attacked.kills("descriptors without end", "more unanswered requests than agreed");
+        attacked.kills("half a frame of descriptors", "did not finish it in time");
+    }
+
+    fn a_master_without_room_for_descriptors_takes_none_of_them(backend: Backend) {
+        let attacked = Attacked::start_with(backend, &["descriptors"]);
+        let process = attacked.master.process();
+        let open: Vec<_> = process.descriptors().into_iter().map(|(number, _)| number).collect();
+        // Enough for everything else that the master does meanwhile.
+        let room = (0..).filter(|number| !open.contains(number)).nth(10).expect("a number");
+        let set = |limit: i32| {
+            let (pid, limit) = (process.0.to_string(), format!("--nofile={limit}:"));
+            let done = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+            assert!(done.expect("prlimit").success());
+        };
+        let offender = attacked.line_of("offender");
+        set(room);
+        assert_eq!(attacked.ask("16 descriptors"), "sent 1");
+        eventually("the offender is gone", || attacked.line_of("offender") != offender);
+        set(1024);
+        let log = attacked.master.stderr();
+        assert!(log.contains("Too many open files"), "{log}");
+        eventually("it is replaced", || attacked.line_of("offender").contains("\"ready\""));
+        attacked.is_unharmed();
     }
 
     fn a_nesting_bomb_is_refused(backend: Backend) {

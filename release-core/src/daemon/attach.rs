@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::WorkerInfo;
 use super::connections::Connections;
 use super::hello::{Hello, Types};
+use super::{Permit, WorkerInfo};
 use crate::Error;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Link, Mode};
@@ -72,28 +72,45 @@ impl<W, C> Drop for Listed<W, C> {
     }
 }
 
+/// How the requests of workers in call mode are dealt with.
+pub(crate) struct Rules<N, P, H> {
+    /// Makes the state of a new process.
+    pub(crate) state: N,
+    /// Says whether a request is permitted in that state.
+    pub(crate) permit: P,
+    pub(crate) handler: H,
+}
+
 /// Call mode.
-pub(crate) struct Calls<W, C, H, R> {
+pub(crate) struct Calls<W, C, N, P, H, R> {
     types: Types,
     codec: C,
-    handler: Arc<H>,
+    rules: Arc<Rules<N, P, H>>,
     connections: Connections<W, C>,
     requests: std::marker::PhantomData<fn(R)>,
 }
 
-impl<W, C, H, R> Calls<W, C, H, R> {
-    pub(crate) fn new(types: Types, codec: C, handler: H, connections: Connections<W, C>) -> Self {
-        let handler = Arc::new(handler);
-        Self { types, codec, handler, connections, requests: std::marker::PhantomData }
+impl<W, C, N, P, H, R> Calls<W, C, N, P, H, R> {
+    pub(crate) fn new(
+        types: Types,
+        codec: C,
+        rules: Rules<N, P, H>,
+        connections: Connections<W, C>,
+    ) -> Self {
+        let rules = Arc::new(rules);
+        Self { types, codec, rules, connections, requests: std::marker::PhantomData }
     }
 }
 
-impl<W, C, H, F, R> Attach for Calls<W, C, H, R>
+impl<W, C, N, S, P, H, F, R> Attach for Calls<W, C, N, P, H, R>
 where
     W: Request,
     R: Request,
     C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
-    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
+    S: Send + Sync + 'static,
+    P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+    H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
     fn attach(
@@ -108,8 +125,8 @@ where
         hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
         let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
-        link.queue(Some(Header::Hello), |payload| -> Result<(), SendError> {
-            Ok(Postcard.encode(&hello, payload)?)
+        link.queue(Some(Header::Hello), |draft| -> Result<(), SendError> {
+            Ok(draft.encode(&Postcard, &hello)?)
         })
         .map_err(|error| {
             Error::new(crate::ErrorKind::Worker, "cannot greet it").caused_by(error)
@@ -118,7 +135,7 @@ where
 
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
-        let (codec, handler) = (self.codec.clone(), Arc::clone(&self.handler));
+        let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         Ok(rt.spawn(async move {
             let _listed = listed;
             let mut is_ready = false;
@@ -128,9 +145,16 @@ where
                     notify(News::Ready);
                 }
             };
-            let (handler, worker) = (&*handler, &worker);
-            // Called inside the future: a panic of the handler is then always the request's own.
-            let answer = |request| async move { handler(worker.clone(), request).await };
+            let state = Arc::new((rules.state)(&worker));
+            let (rules, worker, state) = (&*rules, &worker, &state);
+            let answer =
+                |request| match (rules.permit)(state, &request) {
+                    // Called inside the future: a panic of the handler is then always the request's own.
+                    Permit::Granted => Ok(async move {
+                        (rules.handler)(worker.clone(), Arc::clone(state), request).await
+                    }),
+                    Permit::Denied(why) => Err(why),
+                };
             let serving = serve(link, codec, answer, ready);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,

@@ -1,9 +1,13 @@
 //! Which requests are unanswered, and which answers wait for their asker.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::os::fd::OwnedFd;
 use std::task::Waker;
 
+use super::body::{Body, Size};
 use super::header::Number;
+use super::limits::UNTAKEN_DESCRIPTORS;
 
 /// How many requests of one side may be unanswered at a time.
 pub(crate) const MAX_IN_FLIGHT: usize = 1024;
@@ -13,16 +17,40 @@ pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 const PLACE_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
 
 /// What the peer said to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Answer<'a> {
-    Given(&'a [u8]),
+    Given(Body<'a>),
     /// Its reason, as UTF-8 if it is an honest peer.
     Refused(&'a [u8]),
 }
 
 impl<'a> Answer<'a> {
-    pub(crate) fn new(body: &'a [u8], refused: bool) -> Self {
-        if refused { Self::Refused(body) } else { Self::Given(body) }
+    pub(crate) fn new(body: Body<'a>, refused: bool) -> Self {
+        if refused { Self::Refused(body.bytes) } else { Self::Given(body) }
+    }
+}
+
+/// An answer that waits for its asker.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    refused: bool,
+}
+
+impl Kept {
+    /// With all descriptors of the answer, or, when there is no room for them, with none.
+    fn new(answer: Answer<'_>, room: usize) -> Self {
+        let (body, refused) = match answer {
+            Answer::Given(body) => (body, false),
+            Answer::Refused(bytes) => (Body { bytes, descriptors: Vec::new() }, true),
+        };
+        let mut descriptors = body.descriptors;
+        if descriptors.len() > room {
+            tracing::warn!("descriptors of an answer were closed: too many wait for their askers");
+            descriptors.clear();
+        }
+        Self { bytes: body.bytes.to_vec(), descriptors, refused }
     }
 }
 
@@ -31,11 +59,10 @@ struct Slot {
     /// The number of the request that has this place, or had it last.
     number: Number,
     is_awaited: bool,
-    /// How many bytes the request has.
-    size: usize,
+    /// What the request has.
+    size: Size,
     waker: Option<Waker>,
-    /// The body, and whether it is a refusal.
-    answer: Option<(Vec<u8>, bool)>,
+    answer: Option<Kept>,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +71,10 @@ pub(crate) struct Answers {
     free: Vec<usize>,
     /// For answers without numbers: the requests in their order, those given up included.
     in_turn: VecDeque<Number>,
-    /// The bytes of all unanswered requests.
-    bytes: usize,
+    /// What all unanswered requests have together.
+    size: Size,
+    /// How many descriptors have come with answers that nobody has looked at yet.
+    untaken: usize,
 }
 
 impl Answers {
@@ -55,7 +84,12 @@ impl Answers {
     /// that ask each other at once never wait for each other; this is what bounds its memory.
     pub(crate) fn have_room(&self, bytes: usize) -> bool {
         let places = !self.free.is_empty() || self.slots.len() < MAX_IN_FLIGHT;
-        places && self.bytes <= bytes
+        places && self.size.bytes <= bytes
+    }
+
+    /// How many descriptors the unanswered requests have together.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.size.descriptors
     }
 
     /// Whether exactly one request is unanswered.
@@ -100,13 +134,16 @@ impl Answers {
     }
 
     pub(crate) fn delivered(&mut self, number: Number) -> Option<Answer<'_>> {
-        let (body, refused) = self.slot(number)?.answer.as_ref()?;
-        Some(Answer::new(body, *refused))
+        let descriptors = mem::take(&mut self.slot(number)?.answer.as_mut()?.descriptors);
+        self.untaken -= descriptors.len();
+        let Kept { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
+        Some(Answer::new(Body { bytes, descriptors }, *refused))
     }
 
-    /// The request has been queued and has so many bytes.
-    pub(crate) fn set_size(&mut self, number: Number, size: usize) {
-        self.bytes += size;
+    /// The request has been queued and has this size.
+    pub(crate) fn set_size(&mut self, number: Number, size: Size) {
+        self.size.bytes += size.bytes;
+        self.size.descriptors += size.descriptors;
         if let Some(slot) = self.slot(number) {
             slot.size = size;
         }
@@ -132,19 +169,26 @@ impl Answers {
 
     /// Keeps the answer for its asker, whose waker comes back; one that nobody awaits is dropped.
     pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Option<Waker> {
+        let untaken = self.untaken;
         let slot = self.slot(number)?;
-        slot.answer.get_or_insert_with(|| match answer {
-            Answer::Given(body) => (body.to_vec(), false),
-            Answer::Refused(body) => (body.to_vec(), true),
-        });
-        slot.waker.take()
+        let waker = slot.waker.take();
+        if slot.answer.is_none() {
+            let kept = Kept::new(answer, UNTAKEN_DESCRIPTORS - untaken);
+            let descriptors = kept.descriptors.len();
+            slot.answer = Some(kept);
+            self.untaken += descriptors;
+        }
+        waker
     }
 
     /// The asker has its answer, or wants it no more.
     pub(crate) fn forget(&mut self, number: Number) {
         if let Some(slot) = self.slot(number) {
-            (slot.is_awaited, slot.waker, slot.answer) = (false, None, None);
-            self.bytes -= std::mem::take(&mut slot.size);
+            (slot.is_awaited, slot.waker) = (false, None);
+            let (size, kept) = (mem::take(&mut slot.size), slot.answer.take());
+            self.size.bytes -= size.bytes;
+            self.size.descriptors -= size.descriptors;
+            self.untaken -= kept.map_or(0, |kept| kept.descriptors.len());
             let place = number & ((1 << PLACE_BITS) - 1);
             self.free.extend(usize::try_from(place));
         }
@@ -159,6 +203,10 @@ impl Answers {
 mod tests {
     use super::*;
 
+    fn bytes(bytes: &[u8]) -> Body<'_> {
+        Body { bytes, descriptors: Vec::new() }
+    }
+
     #[test]
     fn a_late_answer_is_nobodys_even_when_its_place_is_taken_again() {
         let mut answers = Answers::default();
@@ -166,10 +214,10 @@ mod tests {
         answers.forget(first);
         let second = answers.expect(false);
         assert_ne!(first, second);
-        answers.deliver(first, Answer::Given(b"late"));
+        answers.deliver(first, Answer::new(bytes(b"late"), false));
         assert!(answers.is_unanswered(second));
         answers.deliver(second, Answer::Refused(b"no"));
-        assert_eq!(answers.delivered(second), Some(Answer::Refused(b"no")));
+        assert!(matches!(answers.delivered(second), Some(Answer::Refused(b"no"))));
     }
 
     #[test]
@@ -188,18 +236,49 @@ mod tests {
     fn bytes_are_counted_until_the_answer_has_come_or_is_given_up() {
         let mut answers = Answers::default();
         let number = answers.expect(false);
-        answers.set_size(number, 100);
+        answers.set_size(number, Size { bytes: 100, descriptors: 3 });
+        assert_eq!(answers.descriptors(), 3);
         assert!(answers.have_room(100) && !answers.have_room(99));
         answers.forget(number);
         answers.forget(number);
         assert!(answers.have_room(0));
+        assert_eq!(answers.descriptors(), 0);
+    }
+
+    #[test]
+    fn descriptors_are_given_away_once_and_counted_while_they_wait() {
+        let mut answers = Answers::default();
+        let numbers: Vec<_> = (0..5).map(|_| answers.expect(false)).collect();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let deliver = |answers: &mut Answers, number| {
+            let descriptors = (0..253).map(|_| writer.try_clone().unwrap().into()).collect();
+            answers.deliver(number, Answer::new(Body { bytes: b"", descriptors }, false));
+        };
+        for number in &numbers {
+            deliver(&mut answers, *number);
+            deliver(&mut answers, *number);
+        }
+        let taken = |answers: &mut Answers, number| match answers.delivered(number) {
+            Some(Answer::Given(body)) => body.descriptors.len(),
+            other => panic!("{other:?}"),
+        };
+        let counts: Vec<_> = numbers.iter().map(|number| taken(&mut answers, *number)).collect();
+        assert_eq!(counts, [253, 253, 253, 253, 0], "the last one found no room");
+        assert_eq!(taken(&mut answers, numbers[0]), 0);
+        answers.forget(numbers[0]);
+        let number = answers.expect(false);
+        deliver(&mut answers, number);
+        answers.forget(number);
+        assert_eq!(answers.untaken, 0);
+        drop(writer);
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }
 
     #[test]
     fn answers_to_numbers_never_given_are_dropped() {
         let mut answers = Answers::default();
         for number in [0, 1, 1023, 1024, u32::MAX] {
-            assert!(answers.deliver(number, Answer::Given(b"")).is_none());
+            assert!(answers.deliver(number, Answer::Refused(b"")).is_none());
             answers.forget(number);
         }
     }

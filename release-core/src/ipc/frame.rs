@@ -1,5 +1,5 @@
-//! The wire (row R14): a 4-byte big-endian length, then the payload. Bytes in, frames out, and the
-//! other way round; no I/O here.
+//! The wire (row R14): a 4-byte big-endian length, then the payload. Bytes in, frames out; no I/O
+//! here.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,10 +16,10 @@ pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
 const FIRST_CAPACITY: usize = 8 * 1024;
 
 /// A buffer that has grown past this gives its memory back when it was too large for long.
-const KEPT_CAPACITY: usize = 256 * 1024;
+pub(super) const KEPT_CAPACITY: usize = 256 * 1024;
 
 /// A buffer that has grown past this gives its memory back as soon as it is empty.
-const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
+pub(super) const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
 
 /// How many small frames in a row make a large buffer "too large for long".
 const SMALL_FRAMES_BEFORE_SHRINKING: u32 = 64;
@@ -83,6 +83,26 @@ impl Inbox {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
+    /// Tells how many bytes were read to [`space`](Self::space) when descriptors came with them, and
+    /// gives the number of frames in front of the one they belong to.
+    ///
+    /// Descriptors are sent with a frame's first byte and nothing behind that frame, and such a read
+    /// takes nothing of what was sent later: it ends in their frame. `None` if that frame had begun
+    /// before.
+    pub(crate) fn received_with_descriptors(&mut self, count: usize) -> Option<usize> {
+        let (mut begins, mut frames, first_new) = (self.start, 0, self.end);
+        self.received(count);
+        while let Some(header) = self.buffer[begins..self.end].get(..HEADER) {
+            let length = usize::try_from(BigEndian::read_u32(header)).unwrap_or(usize::MAX);
+            let end = begins.saturating_add(HEADER).saturating_add(length);
+            if end >= self.end {
+                break;
+            }
+            (begins, frames) = (end, frames + 1);
+        }
+        (begins >= first_new).then_some(frames)
+    }
+
     /// The payload of the first complete frame, if there is one.
     pub(crate) fn frame(&self) -> Result<Option<Range<usize>>, FrameTooLong> {
         let received = &self.buffer[self.start..self.end];
@@ -129,86 +149,9 @@ impl Inbox {
     }
 }
 
-/// Encoded frames on their way to the socket.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    buffer: Vec<u8>,
-    sent: usize,
-    /// Where the last whole frame ends; behind it may be what an encoder left when it panicked.
-    complete: usize,
-    last_length: usize,
-    limit: u32,
-}
-
-impl Outbox {
-    pub(crate) fn new(limit: u32) -> Self {
-        Self { buffer: Vec::new(), sent: 0, complete: 0, last_length: 0, limit }
-    }
-
-    /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
-    pub(crate) fn push<E: From<FrameTooLong>>(
-        &mut self,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let before = self.complete;
-        self.buffer.truncate(before);
-        self.buffer.extend_from_slice(&[0; HEADER]);
-        let payload = self.buffer.len();
-        let outcome = encode(&mut self.buffer).and_then(|()| {
-            let length = self.buffer.len().saturating_sub(payload);
-            let too_long = FrameTooLong { length: length as u64, limit: self.limit };
-            let length = u32::try_from(length).map_err(|_| too_long)?;
-            if length > self.limit {
-                return Err(too_long.into());
-            }
-            BigEndian::write_u32(&mut self.buffer[before..payload], length);
-            Ok(())
-        });
-        if outcome.is_err() {
-            self.buffer.truncate(before);
-        }
-        self.complete = self.buffer.len();
-        self.last_length = self.complete - before;
-        outcome
-    }
-
-    /// How many bytes the frame has that was pushed last.
-    pub(crate) fn last_length(&self) -> usize {
-        self.last_length
-    }
-
-    /// What is still to be sent.
-    pub(crate) fn unsent(&self) -> &[u8] {
-        &self.buffer[self.sent..self.complete]
-    }
-
-    /// Tells how many bytes of [`unsent`](Self::unsent) have been sent.
-    pub(crate) fn sent(&mut self, count: usize) {
-        self.sent += count;
-        // A peer that reads, but never all of it, must not make the buffer hold what it has read.
-        if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
-            self.buffer.drain(..self.sent);
-            (self.sent, self.complete) = (0, self.complete - self.sent);
-        }
-        if self.sent >= self.complete {
-            (self.sent, self.complete) = (0, 0);
-            self.buffer.clear();
-            // What a backlog of small frames, or one very large frame, took is not kept.
-            let kept =
-                if self.last_length < KEPT_CAPACITY / 4 { KEPT_CAPACITY } else { LARGE_CAPACITY };
-            if self.buffer.capacity() > kept {
-                self.buffer = Vec::new();
-            }
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.complete == 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::Outbox;
     use super::*;
     use proptest::prelude::*;
 
@@ -237,17 +180,6 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_the_source() {
-        let mut outbox = Outbox::new(1024);
-        for payload in [&b"example"[..], b"broadcast:mybroadcast", b"", b"\xc3\xa9"] {
-            push(&mut outbox, payload).unwrap();
-        }
-        let expected =
-            b"\0\0\0\x07example\0\0\0\x15broadcast:mybroadcast\0\0\0\0\0\0\0\x02\xc3\xa9";
-        assert_eq!(outbox.unsent(), expected);
-    }
-
-    #[test]
     fn a_length_over_the_limit_is_refused_from_the_header_and_reserves_nothing() {
         let mut inbox = Inbox::new(1024);
         feed(&mut inbox, &[0xff, 0xff, 0xff, 0xff]);
@@ -268,14 +200,6 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_too_long_to_send_leaves_the_outbox_as_it_was() {
-        let mut outbox = Outbox::new(4);
-        push(&mut outbox, b"1234").unwrap();
-        assert_eq!(push(&mut outbox, b"12345"), Err(FrameTooLong { length: 5, limit: 4 }));
-        assert_eq!(outbox.unsent(), b"\0\0\0\x041234");
-    }
-
-    #[test]
     fn a_large_buffer_is_given_back_after_many_small_frames() {
         let mut inbox = Inbox::new(DEFAULT_FRAME_LIMIT);
         let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
@@ -288,48 +212,6 @@ mod tests {
             assert_eq!(take(&mut inbox).as_deref(), Some(&b"x"[..]));
         }
         assert!(inbox.buffer.capacity() < KEPT_CAPACITY);
-    }
-
-    #[test]
-    fn a_backlog_of_small_frames_leaves_no_large_buffer() {
-        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
-        for _ in 0..1000 {
-            push(&mut outbox, &[7; 1000]).unwrap();
-        }
-        outbox.sent(outbox.unsent().len());
-        assert!(outbox.buffer.capacity() <= KEPT_CAPACITY);
-        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
-        outbox.sent(outbox.unsent().len());
-        assert!(outbox.buffer.capacity() > 1 << 20, "the next large frame is likely");
-    }
-
-    #[test]
-    fn what_has_been_sent_takes_no_room_even_when_more_always_waits() {
-        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
-        for _ in 0..10 {
-            push(&mut outbox, &[7; 4096]).unwrap();
-        }
-        for _ in 0..10_000 {
-            push(&mut outbox, &[7; 4096]).unwrap();
-            outbox.sent(4100);
-        }
-        assert!(outbox.buffer.len() < KEPT_CAPACITY, "{}", outbox.buffer.len());
-        assert_eq!(outbox.unsent().len(), 10 * 4100);
-    }
-
-    #[test]
-    fn an_encoder_that_panics_leaves_the_outbox_as_it_was() {
-        let mut outbox = Outbox::new(100);
-        let panics = std::panic::AssertUnwindSafe(|| {
-            let _ = outbox.push::<FrameTooLong>(|buffer| {
-                buffer.push(7);
-                panic!("in an encoder")
-            });
-        });
-        assert!(std::panic::catch_unwind(panics).is_err());
-        assert!(outbox.unsent().is_empty());
-        push(&mut outbox, b"next").unwrap();
-        assert_eq!(outbox.unsent(), b"\0\0\0\x04next");
     }
 
     #[test]

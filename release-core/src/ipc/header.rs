@@ -34,6 +34,16 @@ const REFUSAL: u8 = 5;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
 
+/// Added to the kind of a frame with descriptors; their number is in the byte behind it.
+const WITH_DESCRIPTORS: u8 = 0x80;
+
+/// Says in the header at `start` how many descriptors travel with the frame: at least one, and not
+/// more than the kernel takes, which a byte can hold.
+pub(crate) fn add_descriptors(payload: &mut Vec<u8>, start: usize, count: usize) {
+    payload[start] |= WITH_DESCRIPTORS;
+    payload.insert(start + 1, u8::try_from(count).unwrap_or(u8::MAX));
+}
+
 impl Header {
     /// Appends the header: a byte for the kind; a number where there is one; for a request the
     /// patience in milliseconds, 0 for unlimited. Integers are 4 bytes, big-endian.
@@ -56,9 +66,23 @@ impl Header {
         }
     }
 
-    /// The header and the body behind it; `None` when there is no such kind or it is cut short.
-    pub(crate) fn parse(payload: &[u8]) -> Option<(Self, &[u8])> {
+    /// The header, how many descriptors the frame says it has, and the body behind; `None` when
+    /// there is no such kind, it is cut short, or it has descriptors that its kind never has.
+    #[inline]
+    pub(crate) fn parse(payload: &[u8]) -> Option<(Self, u8, &[u8])> {
         let (&kind, rest) = payload.split_first()?;
+        if kind & WITH_DESCRIPTORS == 0 {
+            let (header, body) = Self::parse_kind(kind, rest)?;
+            return Some((header, 0, body));
+        }
+        let (&count, rest) = rest.split_first()?;
+        let (header, body) = Self::parse_kind(kind & !WITH_DESCRIPTORS, rest)?;
+        let is_message =
+            matches!(header, Self::Request { .. } | Self::Answer { .. } | Self::Notice);
+        (is_message && count > 0).then_some((header, count, body))
+    }
+
+    fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
         let numbered = || Some((BigEndian::read_u32(rest.get(..4)?), &rest[4..]));
         Some(match kind {
             HELLO => (Self::Hello, rest),
@@ -109,7 +133,23 @@ mod tests {
             let mut payload = Vec::new();
             header.write(&mut payload);
             payload.extend_from_slice(&body);
-            prop_assert_eq!(Header::parse(&payload), Some((header, &body[..])));
+            prop_assert_eq!(Header::parse(&payload), Some((header, 0, &body[..])));
+        }
+
+        #[test]
+        fn a_count_of_descriptors_is_read_where_there_may_be_any(
+            header in headers(), count: u8, body: Vec<u8>,
+        ) {
+            let mut payload = b"before".to_vec();
+            header.write(&mut payload);
+            payload.extend_from_slice(&body);
+            add_descriptors(&mut payload, 6, count.into());
+            let may_have = matches!(
+                header,
+                Header::Request { .. } | Header::Answer { .. } | Header::Notice
+            );
+            let expected = (may_have && count > 0).then_some((header, count, &body[..]));
+            prop_assert_eq!(Header::parse(&payload[6..]), expected);
         }
 
         #[test]

@@ -19,7 +19,15 @@ pub(crate) struct Limits {
     pub(crate) unsent: usize,
     /// How long they may wait without any progress.
     pub(crate) unsent_time: Duration,
+    /// How many descriptors one message may have, and all unanswered requests together.
+    pub(crate) descriptors: usize,
 }
+
+/// How many descriptors may have come in answers that their callers have not looked at yet.
+///
+/// The callers asked for them, and are woken: only a peer that answers all of many callers at once
+/// comes near it.
+pub(super) const UNTAKEN_DESCRIPTORS: usize = 1024;
 
 impl Limits {
     /// Between master and worker.
@@ -28,10 +36,16 @@ impl Limits {
         frame_time: Duration::from_secs(10),
         unsent: 1024 * 1024,
         unsent_time: Duration::from_secs(30),
+        descriptors: 0,
     };
 
     /// The same with another frame limit.
     pub(crate) fn with_frame(self, bytes: u32) -> Self {
         Self { frame: bytes, ..self }
+    }
+
+    /// The same with so many descriptors, as far as the kernel takes them.
+    pub(crate) fn with_descriptors(self, most: u8) -> Self {
+        Self { descriptors: usize::from(most).min(crate::sys::rights::MOST), ..self }
     }
 }

@@ -8,26 +8,37 @@
 //!   Answers come in any order, either side asks, and a caller may give up without disturbing the
 //!   others. Master and workers of this library speak it.
 //!
+//! In call mode a message may also hold open files, as [`Descriptor`]s, if both sides allow it.
+//!
 //! A connection that has met a frame it cannot take (over the limit, cut short, of no known kind,
 //! with descriptors that nobody asked for) is ended: what follows in the stream has no meaning.
 //! A message that arrived whole but does not decode is an error of that message alone.
 
 mod answers;
+mod body;
 mod codec;
+mod descriptor;
 mod error;
 mod frame;
 mod header;
 pub(crate) mod limits;
 pub(crate) mod link;
+mod outbox;
 mod peer;
+mod places;
 pub mod plain;
 pub(crate) mod serve;
 mod timer;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
+pub use descriptor::Descriptor;
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
-pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 #[cfg(feature = "fuzzing")]
-pub(crate) use frame::{Inbox, Outbox};
+pub(crate) use frame::Inbox;
+pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 pub(crate) use header::Header;
-pub use peer::{Peer, connect};
+#[cfg(feature = "fuzzing")]
+pub(crate) use header::add_descriptors;
+#[cfg(feature = "fuzzing")]
+pub(crate) use outbox::Outbox;
+pub use peer::{Peer, connect, connect_with_descriptors};

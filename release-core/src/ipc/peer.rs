@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::Answer;
+use super::body::Draft;
 use super::header::Number;
 use super::limits::Limits;
 use super::link::{Link, Mode};
@@ -89,13 +90,13 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         if !self.link.can_ask() {
             return Err(CallError::Refused("a worker in plain mode answers nothing".to_owned()));
         }
-        let mut encode = |payload: &mut Vec<u8>| -> Result<(), CallError> {
-            Ok(self.codec.encode(request, payload)?)
+        let mut encode = |draft: &mut Draft<'_>| -> Result<(), CallError> {
+            Ok(draft.encode(&self.codec, request)?)
         };
         let number = poll_fn(|cx| self.link.poll_request(cx, patience, &mut encode)).await?;
         let mut ticket = Ticket { link: &self.link, number: Some(number) };
         let mut decode = |answer: Answer<'_>| match answer {
-            Answer::Given(body) => self.codec.decode(body).map_err(CallError::Codec),
+            Answer::Given(body) => body.decode(&self.codec).map_err(CallError::Codec),
             Answer::Refused(why) => {
                 Err(CallError::Refused(String::from_utf8_lossy(why).into_owned()))
             }
@@ -118,8 +119,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         if self.link.is_choked() {
             return self.link.ended().map_or(Err(SendError::Full), |ended| Err(ended.into()));
         }
-        self.link.queue(self.link.notice(), |payload| -> Result<(), SendError> {
-            Ok(self.codec.encode(message, payload)?)
+        self.link.queue(self.link.notice(), |draft| -> Result<(), SendError> {
+            Ok(draft.encode(&self.codec, message)?)
         })?;
         self.link.flush_now();
         Ok(())
@@ -176,9 +177,35 @@ where
     H: Fn(S) -> F + Send + Sync + 'static,
     F: Future<Output = Result<S::Response, Refused>> + Send + 'static,
 {
-    let link = Arc::new(Link::new(rt, socket, Mode::Calls, Limits::IPC)?);
+    connect_with_descriptors(rt, socket, codec, 0, handler)
+}
+
+/// [`connect`] over a Unix socket, for messages that hold a [`Descriptor`](super::Descriptor).
+///
+/// One message may have `descriptors` of them, at most 253, and so may the unanswered requests of one
+/// side together; both sides have to say the same.
+///
+/// # Errors
+///
+/// When the runtime cannot watch the socket.
+pub fn connect_with_descriptors<R, S, C, H, F>(
+    rt: &Rt,
+    socket: OwnedFd,
+    codec: C,
+    descriptors: u8,
+    handler: H,
+) -> io::Result<(Peer<R, C>, Task<Ended>)>
+where
+    R: Request,
+    S: Request,
+    C: Codec<R> + Codec<R::Response> + Codec<S> + Codec<S::Response>,
+    H: Fn(S) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<S::Response, Refused>> + Send + 'static,
+{
+    let limits = Limits::IPC.with_descriptors(descriptors);
+    let link = Arc::new(Link::new(rt, socket, Mode::Calls, limits)?);
     let peer = Peer::new(Arc::clone(&link), codec.clone());
-    let serving = rt.spawn(serve(link, codec, handler, || {}));
+    let serving = rt.spawn(serve(link, codec, move |request| Ok(handler(request)), || {}));
     Ok((peer, serving))
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use super::limits::{FRAMES_PER_TURN, Limits};
@@ -85,7 +85,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         self.in_a_row += 1;
         let codec = &self.codec;
         let mut decode = |incoming: Incoming<'_>| match incoming {
-            Incoming::Request { body, .. } => codec.decode(body),
+            Incoming::Request { body, .. } => body.decode(codec),
             _ => Err(CodecError::new("not a request")),
         };
         let link = &self.link;
@@ -108,8 +108,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         response: &R::Response,
     ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, R, C> {
         // Encoded before the future exists, which so holds no reference to the response.
-        let queued = self.link.queue(None, |payload| -> Result<(), SendError> {
-            Ok(self.codec.encode(response, payload)?)
+        let queued = self.link.queue(None, |draft| -> Result<(), SendError> {
+            Ok(draft.encode(&self.codec, response)?)
         });
         let link = &*self.link;
         async move {
@@ -162,10 +162,7 @@ async fn within_deadlines<T>(
             if let Poll::Ready(done) = operation.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            let Some(why) = timer.poll_deadline(cx, link) else {
-                return Poll::Pending;
-            };
-            link.end(why);
+            ready!(timer.poll_deadline(cx, link));
         }
     })
     .await
@@ -286,7 +283,7 @@ async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
     let mut dropped = false;
     loop {
         let mut take = |incoming: Incoming<'_>| match incoming {
-            Incoming::Notice(body) => body.to_vec(),
+            Incoming::Notice(body) => body.bytes.to_vec(),
             _ => Vec::new(),
         };
         let read = poll_fn(|cx| link.poll_incoming(cx, &mut take));

@@ -1,10 +1,8 @@
 //! The deadlines of a connection: a frame to be finished, an answer to be read.
 
-use std::mem;
-use std::task::Context;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::Ended;
 use super::link::Link;
 use crate::rt::{BoxFuture, Rt};
 
@@ -15,17 +13,22 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// What is to be done now that the link's deadline has passed; `None` arranges a wake for it.
-    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, link: &Link) -> Option<Ended> {
-        let Some((deadline, why)) = link.deadline() else {
+    /// Does what is due when the link's deadline has passed, and is ready then; otherwise it wakes
+    /// when it has.
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<()> {
+        let Some(deadline) = link.deadline() else {
             self.set = None;
-            return None;
+            return Poll::Pending;
         };
         if self.set.as_ref().is_none_or(|(set, _)| *set != deadline) {
             self.set = Some((deadline, sleep(link.rt(), deadline)));
         }
-        let (_, timer) = self.set.as_mut()?;
-        timer.as_mut().poll(cx).is_ready().then(|| mem::take(&mut self.set)).map(|_| why)
+        if let Some((_, timer)) = &mut self.set {
+            ready!(timer.as_mut().poll(cx));
+        }
+        self.set = None;
+        link.deadline_passed();
+        Poll::Ready(())
     }
 }
 

@@ -19,6 +19,10 @@ const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
+const WITH_DESCRIPTORS: u8 = 0x80;
+
+/// What [`Ask::Keep`] begins with.
+const KEEP: u8 = 9;
 
 /// The number of the request in which it says what it saw.
 const SAYING: u32 = 4_000_000_000;
@@ -60,7 +64,27 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "half a frame" => flood(socket, 1, b"\0\0\0\x40\x03half"),
         "closes" => socket.shutdown(Shutdown::Both).expect("a socket"),
         "closes its side" => socket.shutdown(Shutdown::Write).expect("a socket"),
-        "descriptors" => attach(socket),
+        "descriptors" => attach(socket, 200, &request(1, &Ask::Next)),
+        "253 descriptors" => attach(socket, 253, &with_descriptors(253)),
+        "no descriptors" => attach(socket, 0, &with_descriptors(16)),
+        "half a frame of descriptors" => {
+            attach_bytes(socket, 16, &frame(&with_descriptors(16))[..30]);
+        }
+        "descriptors without end" => {
+            while attach_bytes(socket, 16, &frame(&with_descriptors(16))) {}
+        }
+        "16 descriptors" => attach(socket, 16, &with_descriptors(16)),
+        "forbidden" => write(socket, &request(1, &Ask::Forbidden)),
+        "forbidden notice" => write(socket, &notice(&Ask::Forbidden)),
+        "too early" => write(socket, &request(1, &Ask::Second)),
+        "twice" => {
+            write(socket, &request(1, &Ask::Once));
+            write(socket, &request(2, &Ask::Once));
+        }
+        "in order" => {
+            ask(socket, &request(1, &Ask::First));
+            return Some(ask(socket, &request(2, &Ask::Second)));
+        }
         "dies in a frame" => {
             // The whole request but for one byte that the length promises.
             let mut bytes = frame(&request(1, &Ask::Count));
@@ -199,13 +223,33 @@ fn nesting_bomb(socket: &mut UnixStream) -> String {
     saw
 }
 
-fn attach(socket: &UnixStream) {
+/// A request that says that it has so many descriptors, to be kept.
+fn with_descriptors(count: u8) -> Vec<u8> {
+    let mut payload = vec![REQUEST | WITH_DESCRIPTORS, count, 0, 0, 0, 1, 0, 0, 0, 0, KEEP];
+    let places: Vec<u32> = (0..count.into()).collect();
+    Postcard.encode(&places, &mut payload).expect("encoded");
+    payload
+}
+
+fn attach(socket: &UnixStream, count: usize, payload: &[u8]) {
+    attach_bytes(socket, count, &frame(payload));
+}
+
+/// Sends bytes with so many descriptors, as soon as the kernel takes them; whether it did.
+fn attach_bytes(socket: &UnixStream, count: usize, bytes: &[u8]) -> bool {
     let (_reader, writer) = io::pipe().expect("a pipe");
-    let fds = [writer.as_raw_fd(); 200];
+    let fds = vec![writer.as_raw_fd(); count];
     let control = [ControlMessage::ScmRights(&fds)];
-    let bytes = frame(&request(1, &Ask::Next));
-    let parts = [IoSlice::new(&bytes)];
-    sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).expect("sent");
+    let control = if count > 0 { &control[..] } else { &[] };
+    let parts = [IoSlice::new(bytes)];
+    loop {
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<()>(socket.as_raw_fd(), &parts, control, flags, None) {
+            // Others of this user have sent too many.
+            Err(nix::errno::Errno::ETOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
+            sent => return sent.is_ok(),
+        }
+    }
 }
 
 fn flood(socket: &mut UnixStream, times: usize, bytes: &[u8]) {

@@ -124,6 +124,15 @@ impl<C> Worker<C> {
         self
     }
 
+    /// Messages to and from the master may hold descriptors: so many each, and so many in all
+    /// unanswered requests of one side together. The master's group must say the same; see
+    /// [`Workers::descriptors`](crate::Workers::descriptors).
+    #[must_use]
+    pub fn descriptors(mut self, most: u8) -> Self {
+        self.limits = self.limits.with_descriptors(most);
+        self
+    }
+
     /// Another codec than postcard; the master's group must have the same.
     pub fn codec<D>(self, codec: D) -> Worker<D> {
         Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
@@ -182,6 +191,7 @@ impl<C> Worker<C> {
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
                 rt.spawn(async move {
+                    let answer = |request| Ok(answer(request));
                     let ended = serve(link, codec, answer, || {}).await;
                     tracing::debug!(%ended, "the connection to the master has ended");
                     stop.now();

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use super::state::{Kind, Reader, State, UNKNOWN_FRAME, Wakes, incoming};
 use super::{Incoming, Link};
 use crate::ipc::Ended;
+use crate::ipc::body::Body;
 use crate::ipc::limits::FRAMES_PER_TURN;
 
 impl Link {
@@ -36,7 +37,11 @@ impl Link {
                     state.consume(&frame);
                 }
                 Ok(Some((frame, Kind::Incoming))) => {
-                    match incoming(self.mode, state.inbox.payload(frame.clone())).map(&mut *take) {
+                    let payload = Body {
+                        bytes: state.inbox.payload(frame.clone()),
+                        descriptors: state.arrivals.take(),
+                    };
+                    match incoming(self.mode, payload).map(&mut *take) {
                         Some(taken) => {
                             state.consume(&frame);
                             return Poll::Ready(Ok(taken));

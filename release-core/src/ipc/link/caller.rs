@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::state::{Kind, Reader, State, Wakes};
 use super::{Link, Mode};
 use crate::ipc::answers::Answer;
+use crate::ipc::body::{Body, Draft, Size};
 use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::FRAMES_PER_TURN;
 use crate::ipc::{Ended, FrameTooLong};
@@ -16,7 +17,7 @@ impl Link {
         &self,
         cx: &mut Context<'_>,
         patience: Option<Duration>,
-        encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), E>,
+        encode: &mut dyn FnMut(&mut Draft<'_>) -> Result<(), E>,
     ) -> Poll<Result<Number, E>> {
         self.with(|state, wakes| {
             if let Some(ended) = &state.ended {
@@ -27,17 +28,23 @@ impl Link {
                 return Poll::Pending;
             }
             let number = state.answers.expect(self.mode == Mode::PlainClient);
-            let pushed = state.outbox.push(|payload| {
-                if self.mode == Mode::Calls {
-                    Header::Request { number, patience }.write(payload);
+            let header = Header::Request { number, patience };
+            let descriptors = match self.push(state, self.in_calls(header), &mut *encode) {
+                Ok(descriptors) => descriptors,
+                Err(error) => {
+                    state.answers.take_back(number);
+                    return Poll::Ready(Err(error));
                 }
-                encode(payload)
-            });
-            if let Err(error) = pushed {
+            };
+            if state.answers.descriptors() + descriptors > self.limits.descriptors {
+                // Known only now. Requests with fewer or none go on.
+                state.outbox.take_back();
                 state.answers.take_back(number);
-                return Poll::Ready(Err(error));
+                state.room.push(cx.waker().clone());
+                return Poll::Pending;
             }
-            state.answers.set_size(number, state.outbox.last_length());
+            let size = Size { bytes: state.outbox.last_length(), descriptors };
+            state.answers.set_size(number, size);
             if state.answers.is_alone() {
                 self.flush(state, wakes);
             } else {
@@ -89,7 +96,9 @@ impl Link {
             match state.next_frame(self.mode) {
                 Ok(Some((frame, Kind::Answer { number: to, body, refused }))) => {
                     if to == number {
-                        let taken = take(Answer::new(state.inbox.payload(body), refused));
+                        let bytes = state.inbox.payload(body);
+                        let body = Body { bytes, descriptors: state.arrivals.take() };
+                        let taken = take(Answer::new(body, refused));
                         state.consume(&frame);
                         return Poll::Ready(Ok(taken));
                     }

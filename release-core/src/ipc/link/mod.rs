@@ -5,20 +5,21 @@
 //! reads for all of them. Requests of the peer are always the background task's: a caller that
 //! meets one steps back. All frames are cut and told apart under one lock, in the order of the
 //! stream; a future that is dropped leaves no trace in it.
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{Shutdown, shutdown};
-
 use self::readable::Readable;
 use self::state::{State, Wakes};
-use super::header::{Header, Number};
+use super::body::{Body, Draft};
+use super::header::{self, Header, Number};
 use super::limits::Limits;
 use super::{Ended, FrameTooLong};
 use crate::rt::{Io, Rt};
 
+mod arrivals;
 mod background;
 mod caller;
 mod readable;
@@ -42,8 +43,8 @@ pub(crate) enum Mode {
 pub(crate) enum Incoming<'a> {
     Hello(&'a [u8]),
     Ready,
-    Request { number: Number, patience: Option<Duration>, body: &'a [u8] },
-    Notice(&'a [u8]),
+    Request { number: Number, patience: Option<Duration>, body: Body<'a> },
+    Notice(Body<'a>),
     Cancel { number: Number },
 }
 
@@ -70,6 +71,8 @@ impl Drop for EndOnDrop {
 
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
+        // A plain frame cannot say how many it has.
+        let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
         Ok(Self {
             io: rt.register(socket)?,
             mode,
@@ -114,27 +117,54 @@ impl Link {
     pub(crate) fn can_ask(&self) -> bool {
         self.mode != Mode::PlainServer
     }
+
     /// Queues a frame that is not a request; it leaves with the next flush.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,
         header: Option<Header>,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut state = self.lock();
         if let Some(ended) = &state.ended {
             return Err(ended.clone().into());
         }
-        state.outbox.push(|payload| {
+        self.push(&mut state, header, encode).map(drop)
+    }
+
+    /// Appends a frame, and says how many descriptors it has.
+    fn push<E: From<FrameTooLong>>(
+        &self,
+        state: &mut State,
+        header: Option<Header>,
+        encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut descriptors = Vec::new();
+        state.outbox.push(|payload| -> Result<(), E> {
+            let start = payload.len();
             if let Some(header) = header {
                 header.write(payload);
             }
-            encode(payload)
-        })
+            let mut draft = Draft::new(payload, self.limits.descriptors);
+            encode(&mut draft)?;
+            descriptors = draft.descriptors;
+            if !descriptors.is_empty() {
+                header::add_descriptors(payload, start, descriptors.len());
+            }
+            Ok(())
+        })?;
+        let count = descriptors.len();
+        state.outbox.attach(descriptors);
+        Ok(count)
+    }
+
+    /// A header where frames have any.
+    fn in_calls(&self, header: Header) -> Option<Header> {
+        (self.mode == Mode::Calls).then_some(header)
     }
 
     /// The header of a message that wants no answer, where frames have headers.
     pub(crate) fn notice(&self) -> Option<Header> {
-        (self.mode == Mode::Calls).then_some(Header::Notice)
+        self.in_calls(Header::Notice)
     }
 
     /// Whether so much waits for the peer that nothing more should be queued.
@@ -149,18 +179,34 @@ impl Link {
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
         wakes.callers.extend(self.readable.take());
-        let _ = shutdown(self.io.as_fd().as_raw_fd(), Shutdown::Both);
+        socket::close(self.io.as_fd());
     }
 
-    /// Until when the peer has to finish a frame or read something, and what it is called if not.
-    pub(crate) fn deadline(&self) -> Option<(Instant, Ended)> {
-        let state = self.lock();
+    /// Until when the peer has to finish a frame or read something, or when to send again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.due(&self.lock()).map(|(deadline, _)| deadline)
+    }
+
+    /// Does what is to be done when the deadline has passed.
+    pub(crate) fn deadline_passed(&self) {
+        let now = self.rt.now();
+        // It may have been met meanwhile.
+        self.with(|state, wakes| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
+            Some((_, Some(why))) => self.end_locked(state, why, wakes),
+            Some((_, None)) => state.crowded_until = None,
+            None => {}
+        });
+    }
+
+    /// The next deadline, and what a peer is called that passes it.
+    fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
         let frame = state.partial_since.map(|since| since + self.limits.frame_time);
         let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
-        match (frame, unsent) {
-            (Some(frame), Some(unsent)) if unsent < frame => Some((unsent, Ended::NotReading)),
-            (Some(frame), _) => Some((frame, Ended::FrameTimeout)),
-            (None, unsent) => unsent.map(|unsent| (unsent, Ended::NotReading)),
-        }
+        let deadlines = [
+            frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),
+            unsent.map(|deadline| (deadline, Some(Ended::NotReading))),
+            state.crowded_until.map(|deadline| (deadline, None)),
+        ];
+        deadlines.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
     }
 }

@@ -4,12 +4,15 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::arrivals::Arrivals;
 use super::{Incoming, Mode};
 use crate::ipc::Ended;
 use crate::ipc::answers::{Answer, Answers};
-use crate::ipc::frame::{Inbox, Outbox};
+use crate::ipc::body::Body;
+use crate::ipc::frame::Inbox;
 use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
+use crate::ipc::outbox::Outbox;
 
 /// Who reads the socket and gets its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub(super) enum Reader {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) inbox: Inbox,
+    pub(super) arrivals: Arrivals,
     pub(super) outbox: Outbox,
     pub(super) answers: Answers,
     pub(super) reader: Reader,
@@ -30,6 +34,8 @@ pub(super) struct State {
     pub(super) room: Vec<Waker>,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
+    /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
+    pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
 }
 
@@ -53,6 +59,8 @@ impl Wakes {
 
 pub(super) const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 
+const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame says");
+
 /// What the first frame is, as far as routing needs to know.
 pub(super) enum Kind {
     Answer { number: Number, body: Range<usize>, refused: bool },
@@ -63,6 +71,7 @@ impl State {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             inbox: Inbox::new(limits.frame),
+            arrivals: Arrivals::default(),
             outbox: Outbox::new(limits.frame),
             answers: Answers::default(),
             reader: Reader::Background,
@@ -70,6 +79,7 @@ impl State {
             room: Vec::new(),
             partial_since: None,
             unsent_since: None,
+            crowded_until: None,
             ended: None,
         }
     }
@@ -86,7 +96,10 @@ impl State {
             },
             Mode::Calls => {
                 let payload = self.inbox.payload(frame.clone());
-                let (header, body) = Header::parse(payload).ok_or(UNKNOWN_FRAME)?;
+                let (header, count, body) = Header::parse(payload).ok_or(UNKNOWN_FRAME)?;
+                if usize::from(count) != self.arrivals.count() {
+                    return Err(MISCOUNTED);
+                }
                 let body = frame.end - body.len()..frame.end;
                 match header {
                     Header::Answer { number } => Kind::Answer { number, body, refused: false },
@@ -100,6 +113,7 @@ impl State {
 
     pub(super) fn consume(&mut self, frame: &Range<usize>) {
         self.inbox.consume(frame);
+        self.arrivals.consumed();
         self.answers.first_has_come();
         self.partial_since = None;
     }
@@ -111,7 +125,8 @@ impl State {
         refused: bool,
         wakes: &mut Wakes,
     ) {
-        let answer = Answer::new(self.inbox.payload(body), refused);
+        let body = Body { bytes: self.inbox.payload(body), descriptors: self.arrivals.take() };
+        let answer = Answer::new(body, refused);
         wakes.callers.extend(self.answers.deliver(number, answer));
     }
 
@@ -133,8 +148,10 @@ impl State {
 
     pub(super) fn end(&mut self, why: Ended, wakes: &mut Wakes) {
         self.ended.get_or_insert(why);
+        self.arrivals.close();
+        self.outbox.close_descriptors();
         self.reader = Reader::Background;
-        (self.partial_since, self.unsent_since) = (None, None);
+        (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
         self.wake_background(wakes);
         wakes.callers.append(&mut self.room);
         self.answers.wake_all(&mut wakes.callers);
@@ -142,19 +159,27 @@ impl State {
 }
 
 /// The meaning of a frame that is not an answer; `None` if it has none.
-pub(super) fn incoming(mode: Mode, payload: &[u8]) -> Option<Incoming<'_>> {
+pub(super) fn incoming(mode: Mode, payload: Body<'_>) -> Option<Incoming<'_>> {
+    let Body { bytes, descriptors } = payload;
     match mode {
-        Mode::PlainServer => Some(Incoming::Request { number: 0, patience: None, body: payload }),
-        Mode::PlainClient => Some(Incoming::Notice(payload)),
-        Mode::Calls => match Header::parse(payload)? {
-            (Header::Hello, body) => Some(Incoming::Hello(body)),
-            (Header::Ready, _) => Some(Incoming::Ready),
-            (Header::Request { number, patience }, body) => {
-                Some(Incoming::Request { number, patience, body })
+        Mode::PlainServer => {
+            let body = Body { bytes, descriptors };
+            Some(Incoming::Request { number: 0, patience: None, body })
+        }
+        Mode::PlainClient => Some(Incoming::Notice(Body { bytes, descriptors })),
+        Mode::Calls => {
+            let (header, _, bytes) = Header::parse(bytes)?;
+            let body = Body { bytes, descriptors };
+            match header {
+                Header::Hello => Some(Incoming::Hello(bytes)),
+                Header::Ready => Some(Incoming::Ready),
+                Header::Request { number, patience } => {
+                    Some(Incoming::Request { number, patience, body })
+                }
+                Header::Notice => Some(Incoming::Notice(body)),
+                Header::Cancel { number } => Some(Incoming::Cancel { number }),
+                Header::Answer { .. } | Header::Refusal { .. } => None,
             }
-            (Header::Notice, body) => Some(Incoming::Notice(body)),
-            (Header::Cancel { number }, _) => Some(Incoming::Cancel { number }),
-            (Header::Answer { .. } | Header::Refusal { .. }, _) => None,
-        },
+        }
     }
 }

@@ -3,12 +3,26 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 use super::socket::{Received, receive, transmit};
 use super::state::{State, Wakes};
 use super::{Link, Mode};
 use crate::ipc::Ended;
 use crate::rt::Direction;
+
+const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame");
+
+/// How long to wait before descriptors are sent that the kernel does not take at the moment.
+const CROWDED_TIME: Duration = Duration::from_millis(10);
+
+/// Whether too many descriptors of this user are on their way, those of other processes included:
+/// their receivers have to read first, and nothing tells when they have.
+fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+}
 
 impl Link {
     /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
@@ -18,10 +32,10 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
-        let space = state.inbox.space();
+        let (space, most) = (state.inbox.space(), self.limits.descriptors);
         let received = self
             .readable
-            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space)));
+            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most)));
         match received {
             Poll::Pending => {
                 if state.partial_since.is_none() && state.inbox.is_partial() {
@@ -36,10 +50,13 @@ impl Link {
                 self.end_locked(state, Ended::Truncated, wakes);
             }
             Poll::Ready(Ok(Received::End)) => self.end_locked(state, Ended::Closed, wakes),
-            Poll::Ready(Ok(Received::Descriptors)) => {
-                let why = Ended::Violation("descriptors that nobody asked for");
-                self.end_locked(state, why, wakes);
+            Poll::Ready(Ok(Received::Rights(count, descriptors))) => {
+                match state.inbox.received_with_descriptors(count) {
+                    Some(frames) => state.arrivals.add(frames, descriptors),
+                    None => self.end_locked(state, IN_A_FRAME, wakes),
+                }
             }
+            Poll::Ready(Ok(Received::Refused(why))) => self.end_locked(state, why, wakes),
             Poll::Ready(Err(error)) => self.end_locked(state, error.into(), wakes),
         }
         Poll::Ready(())
@@ -56,10 +73,10 @@ impl Link {
             return;
         }
         while !state.outbox.is_empty() {
-            match transmit(self.io.as_fd(), state.outbox.unsent()) {
+            match transmit(self.io.as_fd(), state.outbox.next()) {
                 Ok((count, _)) => state.outbox.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_crowded(&error) => {
                     state.unsent_since = Some(self.rt.now());
                     return state.wake_background(wakes);
                 }
@@ -75,15 +92,24 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
+        if state.crowded_until.is_some() {
+            return Poll::Pending;
+        }
         while !state.outbox.is_empty() {
-            let unsent = state.outbox.unsent();
-            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, unsent)) {
+            let next = state.outbox.next();
+            match self.io.poll(cx, Direction::Write, |fd| transmit(fd, next)) {
                 Poll::Ready(Ok(count)) => {
                     state.outbox.sent(count);
                     state.unsent_since = None;
                     if !self.is_full(state) {
                         wakes.callers.append(&mut state.room);
                     }
+                }
+                Poll::Ready(Err(error)) if is_crowded(&error) => {
+                    let now = self.rt.now();
+                    state.unsent_since.get_or_insert(now);
+                    state.crowded_until = Some(now + CROWDED_TIME);
+                    return Poll::Pending;
                 }
                 Poll::Ready(Err(error)) => self.write_failed(state, error, wakes),
                 Poll::Pending => {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::ipc::answers::MAX_IN_FLIGHT;
+use crate::ipc::body::Size;
 use crate::ipc::header::Number;
 use crate::ipc::link::Link;
 
@@ -12,7 +13,7 @@ pub(super) struct Asked<R> {
     pub(super) number: Number,
     pub(super) patience: Option<Duration>,
     pub(super) request: Result<R, String>,
-    pub(super) size: usize,
+    pub(super) size: Size,
 }
 
 /// Requests that came while the peer did not read its answers: answered when it does.
@@ -59,28 +60,41 @@ impl<R> Held<R> {
     }
 }
 
-/// How many messages wait to be dealt with, and how many bytes they have.
+/// How many messages wait to be dealt with, and what they have together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
     count: usize,
     bytes: usize,
+    descriptors: usize,
 }
 
 impl Load {
-    pub(super) fn add(&mut self, size: usize) {
-        (self.count, self.bytes) = (self.count + 1, self.bytes + size);
+    pub(super) fn add(&mut self, size: Size) {
+        self.count += 1;
+        self.bytes += size.bytes;
+        self.descriptors += size.descriptors;
     }
 
-    pub(super) fn remove(&mut self, size: usize) {
-        (self.count, self.bytes) = (self.count - 1, self.bytes - size);
+    pub(super) fn remove(&mut self, size: Size) {
+        self.count -= 1;
+        self.bytes -= size.bytes;
+        self.descriptors -= size.descriptors;
     }
 
     pub(super) fn plus(&self, other: &Self) -> Self {
-        Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+        Self {
+            count: self.count + other.count,
+            bytes: self.bytes + other.bytes,
+            descriptors: self.descriptors + other.descriptors,
+        }
     }
 
-    /// Whether one more is within what both sides agree on.
-    pub(super) fn have_room(&self, link: &Link) -> bool {
-        self.count < MAX_IN_FLIGHT && self.bytes <= link.limits().unsent
+    /// Whether one more is within what both sides agree on. It may go beyond the limit of bytes, but
+    /// not of descriptors.
+    pub(super) fn have_room(&self, link: &Link, next: Size) -> bool {
+        let limits = link.limits();
+        self.count < MAX_IN_FLIGHT
+            && self.bytes <= limits.unsent
+            && self.descriptors + next.descriptors <= limits.descriptors
     }
 }

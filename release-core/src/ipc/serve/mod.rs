@@ -12,6 +12,7 @@ use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 
+use super::body::{Body, Size};
 use super::header::{Header, Number};
 use super::limits::FRAMES_PER_TURN;
 use super::link::{EndOnDrop, Incoming, Link};
@@ -28,8 +29,9 @@ use held::{Asked, Held, Load};
 /// `handler` answers requests, each beside the others; most are done when they are first polled
 /// and cost no allocation. `ready` is called when the peer says that it is ready.
 ///
-/// Dropping the future, polled or not, ends the connection. A panic outside of a handler's future
-/// (in a codec, say) ends it too.
+/// A request for which `handler` has no future but a reason is not permitted, and ends the
+/// connection. Dropping the future, polled or not, ends it; a panic outside of a handler's future (in
+/// a codec, say) too.
 pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
@@ -39,7 +41,7 @@ pub(crate) fn serve<R, C, H, F>(
 where
     R: Request,
     C: Codec<R> + Codec<R::Response>,
-    H: Fn(R) -> F,
+    H: Fn(R) -> Result<F, &'static str>,
     F: Future<Output = Result<R::Response, Refused>>,
 {
     let link = EndOnDrop(link);
@@ -49,7 +51,7 @@ where
     }
 }
 
-const PANICKED: Ended = Ended::Violation("a message made this side's codec panic");
+const PANICKED: Ended = Ended::Violation("a message made this side's codec or guard panic");
 
 async fn serve_calls<R, C, H, F>(
     link: &Link,
@@ -60,7 +62,7 @@ async fn serve_calls<R, C, H, F>(
 where
     R: Request,
     C: Codec<R> + Codec<R::Response>,
-    H: Fn(R) -> F,
+    H: Fn(R) -> Result<F, &'static str>,
     F: Future<Output = Result<R::Response, Refused>>,
 {
     let mut serving = Serving {
@@ -83,8 +85,8 @@ struct Serving<'a, R, C, F: Future> {
     codec: C,
     held: Held<R>,
     running: FuturesUnordered<Abortable<Running<F>>>,
-    /// How to drop the handler of a request that its asker gave up, and the request's bytes.
-    aborts: HashMap<Number, (AbortHandle, usize)>,
+    /// How to drop the handler of a request that its asker gave up, and the request's size.
+    aborts: HashMap<Number, (AbortHandle, Size)>,
     /// Requests and, apart from them, notices whose handlers have to wait.
     asked: Load,
     notices: Load,
@@ -106,7 +108,7 @@ where
     C: Codec<R> + Codec<R::Response>,
     F: Future<Output = Result<R::Response, Refused>>,
 {
-    fn poll<H: Fn(R) -> F>(
+    fn poll<H: Fn(R) -> Result<F, &'static str>>(
         &mut self,
         cx: &mut Context<'_>,
         handler: &H,
@@ -116,10 +118,13 @@ where
             self.start_held(cx, handler);
             self.poll_running(cx);
             self.was_choked |= self.link.is_choked();
-            let (codec, overcharged) = (&self.codec, self.is_overcharged());
+            // What the peer has asked and not been answered, which an honest one keeps in bounds.
+            let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
             let incoming = self.link.poll_incoming(cx, &mut |incoming| match incoming {
-                Incoming::Request { .. } if overcharged => Received::TooMuch,
-                incoming => Received::decode(codec, &incoming),
+                Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
+                    Received::TooMuch
+                }
+                incoming => Received::decode(codec, incoming),
             });
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
@@ -128,12 +133,7 @@ where
                 Poll::Pending if self.was_choked && !self.link.is_choked() => {
                     self.was_choked = false
                 }
-                Poll::Pending => {
-                    let Some(why) = self.timer.poll_deadline(cx, self.link) else {
-                        return Poll::Pending;
-                    };
-                    self.link.end(why);
-                }
+                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link)),
             }
         }
         let _ = self.link.poll_flush(cx);
@@ -141,7 +141,7 @@ where
         Poll::Pending
     }
 
-    fn on_received<H: Fn(R) -> F>(
+    fn on_received<H: Fn(R) -> Result<F, &'static str>>(
         &mut self,
         cx: &mut Context<'_>,
         received: Received<R>,
@@ -171,11 +171,6 @@ where
         }
     }
 
-    /// Whether the peer has asked more than an honest one does before it has answers.
-    fn is_overcharged(&self) -> bool {
-        !self.asked.plus(&self.held.load).have_room(self.link)
-    }
-
     /// A request is no longer being answered.
     fn settle(&mut self, number: Number) -> Option<AbortHandle> {
         let (abort, size) = self.aborts.remove(&number)?;
@@ -183,7 +178,11 @@ where
         Some(abort)
     }
 
-    fn start_held<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, handler: &H) {
+    fn start_held<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+    ) {
         while self.held.can_start(self.link)
             && let Some(asked) = self.held.pop()
         {
@@ -191,7 +190,12 @@ where
         }
     }
 
-    fn start_asked<H: Fn(R) -> F>(&mut self, cx: &mut Context<'_>, asked: Asked<R>, handler: &H) {
+    fn start_asked<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: Asked<R>,
+        handler: &H,
+    ) {
         match asked.request {
             Ok(request) => {
                 let origin = Origin { number: Some(asked.number), size: asked.size };
@@ -207,11 +211,15 @@ where
         cx: &mut Context<'_>,
         origin: Origin,
         patience: Option<Duration>,
-        future: F,
+        future: Result<F, &'static str>,
     ) {
         let Origin { number, size } = origin;
+        let future = match future {
+            Ok(future) => future,
+            Err(why) => return self.link.end(Ended::Violation(why)),
+        };
         // Requests are counted before; messages that want no answer are dropped when too many wait.
-        if number.is_none() && !self.notices.have_room(self.link) {
+        if number.is_none() && !self.notices.have_room(self.link, size) {
             return;
         }
         let mut place = self.spare.take().unwrap_or_else(|| Box::pin(None));
@@ -267,8 +275,8 @@ where
         match answer {
             Ok(answer) => {
                 let header = Some(Header::Answer { number });
-                let queued = self.link.queue(header, |payload| -> Result<(), SendError> {
-                    Ok(self.codec.encode(&answer, payload)?)
+                let queued = self.link.queue(header, |draft| -> Result<(), SendError> {
+                    Ok(draft.encode(&self.codec, &answer)?)
                 });
                 if let Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) = queued {
                     self.refuse(number, &crate::error::chain(&error));
@@ -281,8 +289,8 @@ where
     fn refuse(&self, number: Number, why: &str) {
         // A connection that has ended needs no answer, and a reason is never too long.
         let _ =
-            self.link.queue(Some(Header::Refusal { number }), |payload| -> Result<(), SendError> {
-                payload.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
+            self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
+                draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
                 Ok(())
             });
     }
@@ -295,7 +303,7 @@ const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed")
 struct Origin {
     /// None for a message that wants no answer.
     number: Option<Number>,
-    size: usize,
+    size: Size,
 }
 
 /// An incoming frame with its body decoded.
@@ -303,7 +311,7 @@ enum Received<R> {
     Asked(Asked<R>),
     /// One more request than agreed, not decoded.
     TooMuch,
-    Notice(Result<R, String>, usize),
+    Notice(Result<R, String>, Size),
     Cancel {
         number: Number,
     },
@@ -312,13 +320,17 @@ enum Received<R> {
 }
 
 impl<R> Received<R> {
-    fn decode<C: Codec<R>>(codec: &C, incoming: &Incoming<'_>) -> Self {
-        let decode = |body| codec.decode(body).map_err(|error| error.to_string());
-        match *incoming {
+    fn decode<C: Codec<R>>(codec: &C, incoming: Incoming<'_>) -> Self {
+        let decode = |body: Body<'_>| body.decode(codec).map_err(|error| error.to_string());
+        match incoming {
             Incoming::Request { number, patience, body } => {
-                Self::Asked(Asked { number, patience, request: decode(body), size: body.len() })
+                let size = body.size();
+                Self::Asked(Asked { number, patience, request: decode(body), size })
             }
-            Incoming::Notice(body) => Self::Notice(decode(body), body.len()),
+            Incoming::Notice(body) => {
+                let size = body.size();
+                Self::Notice(decode(body), size)
+            }
             Incoming::Cancel { number } => Self::Cancel { number },
             Incoming::Ready => Self::Ready,
             Incoming::Hello(_) => Self::Hello,
@@ -329,13 +341,13 @@ impl<R> Received<R> {
 /// A handler that has to wait, until its asker's patience is over.
 struct Running<F> {
     number: Option<Number>,
-    size: usize,
+    size: Size,
     place: Place<F>,
     timer: Option<BoxFuture>,
 }
 
 impl<F: Future> Future for Running<F> {
-    type Output = (Option<Number>, usize, Option<Outcome<F>>);
+    type Output = (Option<Number>, Size, Option<Outcome<F>>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let running = &mut *self;

@@ -1,0 +1,66 @@
+//! The part of a frame that is the message: bytes, and the descriptors that travel with them.
+
+use std::os::fd::OwnedFd;
+
+use super::{Codec, CodecError, places};
+
+/// What a message costs the one who keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) bytes: usize,
+    pub(crate) descriptors: usize,
+}
+
+/// A message that has come.
+#[derive(Debug)]
+pub(crate) struct Body<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl Body<'_> {
+    pub(crate) fn size(&self) -> Size {
+        Size { bytes: self.bytes.len(), descriptors: self.descriptors.len() }
+    }
+
+    /// The message; descriptors that it does not take are closed.
+    pub(crate) fn decode<T>(self, codec: &impl Codec<T>) -> Result<T, CodecError> {
+        if self.descriptors.is_empty() {
+            return codec.decode(self.bytes);
+        }
+        places::decoding(self.descriptors, || codec.decode(self.bytes))
+    }
+}
+
+/// A message that is to be sent.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    /// The end of a buffer that already holds other things.
+    pub(crate) bytes: &'a mut Vec<u8>,
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// How many descriptors it may have.
+    room: usize,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(bytes: &'a mut Vec<u8>, room: usize) -> Self {
+        Self { bytes, descriptors: Vec::new(), room }
+    }
+
+    pub(crate) fn encode<T>(
+        &mut self,
+        codec: &impl Codec<T>,
+        message: &T,
+    ) -> Result<(), CodecError> {
+        if self.room == 0 {
+            let start = self.bytes.len();
+            if codec.encode(message, self.bytes).is_ok() {
+                return Ok(());
+            }
+            // Once more, to have the reason in words if it was a descriptor.
+            self.bytes.truncate(start);
+        }
+        self.descriptors = places::encoding(self.room, || codec.encode(message, self.bytes))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! `Descriptor`: an open file, socket or pipe as a part of a message (row F).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::places;
+
+/// An open file, socket, pipe or the like, anywhere inside a request, an answer or a notice.
+///
+/// The other process gets a descriptor of its own for the same open file, close-on-exec. The sender
+/// keeps its own: a message is borrowed to be sent, and a duplicate travels. A message that is not
+/// sent, not read, or not decoded leaves no descriptor behind on either side.
+///
+/// Both sides of a connection have to allow it: [`Workers::descriptors`] and
+/// [`Worker::descriptors`]. Connections in plain mode never carry any.
+///
+/// With a codec of your own it works as with postcard, as long as the codec is made of serde: in the
+/// payload it is a small number, its place among the descriptors of the message. Each place is taken
+/// once, hence it cannot stand in an untagged enum behind another variant that takes it.
+///
+/// # What a peer may send
+///
+/// Anything that can be open: look at what came before you use it. Both processes share one *open
+/// file description*: its position, and whether it blocks. A directory, in a process that is
+/// confined to another root, is a way out of it. A socket that would linger when it is closed
+/// (`SO_LINGER`), and so block the one who closes it, has been told not to; the sender can undo that
+/// for as long as it has the socket too.
+///
+/// # Examples
+///
+/// A master that opens files for workers that may not:
+///
+/// ```
+/// use std::fs::File;
+/// use release_core::Workers;
+/// use release_core::ipc::{Descriptor, Request};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Open;
+/// impl Request for Open {
+///     type Response = Option<Descriptor>;
+/// }
+///
+/// let workers = Workers::same_executable("reader", 2)
+///     .user("nobody")
+///     .descriptors(1)
+///     .answer(|_, Open| async { Ok(File::open("/var/log/syslog").ok().map(Descriptor::new)) });
+/// # let _ = workers;
+/// ```
+///
+/// and what a worker makes of the answer:
+///
+/// ```
+/// # use release_core::ipc::Descriptor;
+/// use std::fs::File;
+/// use std::os::fd::OwnedFd;
+///
+/// fn file(answer: Descriptor) -> File {
+///     File::from(OwnedFd::from(answer))
+/// }
+/// # let _ = file(Descriptor::new(File::open("/dev/null")?));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Outside of a message on such a connection it can be neither serialized nor deserialized.
+///
+/// [`Workers::descriptors`]: crate::Workers::descriptors
+/// [`Worker::descriptors`]: crate::Worker::descriptors
+#[derive(Debug)]
+pub struct Descriptor(OwnedFd);
+
+impl Descriptor {
+    /// A file, a socket, or what else owns a descriptor.
+    pub fn new(owner: impl Into<OwnedFd>) -> Self {
+        Self(owner.into())
+    }
+}
+
+impl From<OwnedFd> for Descriptor {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Descriptor> for OwnedFd {
+    fn from(descriptor: Descriptor) -> Self {
+        descriptor.0
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Serialize for Descriptor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = places::put(self.as_fd()).map_err(S::Error::custom)?;
+        serializer.serialize_u32(place)
+    }
+}
+
+impl<'de> Deserialize<'de> for Descriptor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let place = u32::deserialize(deserializer)?;
+        places::take(place).map(Self).map_err(D::Error::custom)
+    }
+}

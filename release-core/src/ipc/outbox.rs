@@ -1,0 +1,282 @@
+//! Encoded frames on their way to the socket, and the descriptors that go with them; no I/O here.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use byteorder::{BigEndian, ByteOrder};
+
+use super::frame::{FrameTooLong, HEADER, KEPT_CAPACITY, LARGE_CAPACITY};
+
+/// Encoded frames on their way to the socket.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    buffer: Vec<u8>,
+    sent: usize,
+    /// Where the last whole frame ends; behind it may be what an encoder left when it panicked.
+    complete: usize,
+    last_length: usize,
+    limit: u32,
+    /// The frames with descriptors, in their order.
+    attached: VecDeque<Attached>,
+}
+
+/// Descriptors that travel with the first byte of a frame.
+#[derive(Debug)]
+struct Attached {
+    /// Where the frame is in the buffer.
+    frame: Range<usize>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Outbox {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            buffer: Vec::new(),
+            sent: 0,
+            complete: 0,
+            last_length: 0,
+            limit,
+            attached: VecDeque::new(),
+        }
+    }
+
+    /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
+    pub(crate) fn push<E: From<FrameTooLong>>(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.complete;
+        self.buffer.truncate(before);
+        self.buffer.extend_from_slice(&[0; HEADER]);
+        let payload = self.buffer.len();
+        let outcome = encode(&mut self.buffer).and_then(|()| {
+            let length = self.buffer.len().saturating_sub(payload);
+            let too_long = FrameTooLong { length: length as u64, limit: self.limit };
+            let length = u32::try_from(length).map_err(|_| too_long)?;
+            if length > self.limit {
+                return Err(too_long.into());
+            }
+            BigEndian::write_u32(&mut self.buffer[before..payload], length);
+            Ok(())
+        });
+        if outcome.is_err() {
+            self.buffer.truncate(before);
+        }
+        self.complete = self.buffer.len();
+        self.last_length = self.complete - before;
+        outcome
+    }
+
+    /// Has these descriptors travel with the frame that was pushed last.
+    pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
+        if !descriptors.is_empty() {
+            let frame = self.complete - self.last_length..self.complete;
+            self.attached.push_back(Attached { frame, descriptors });
+        }
+    }
+
+    /// Takes the frame back that was pushed last; nothing was sent since.
+    pub(crate) fn take_back(&mut self) {
+        self.complete -= std::mem::take(&mut self.last_length);
+        while self.attached.back().is_some_and(|last| last.frame.start >= self.complete) {
+            self.attached.pop_back();
+        }
+    }
+
+    /// How many bytes the frame has that was pushed last.
+    pub(crate) fn last_length(&self) -> usize {
+        self.last_length
+    }
+
+    /// What is still to be sent.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.buffer[self.sent..self.complete]
+    }
+
+    /// What the next write may take, and the descriptors that go with it.
+    ///
+    /// A write with descriptors begins with their frame and has nothing behind it, so that the
+    /// receiver knows which frame they belong to.
+    pub(crate) fn next(&self) -> (&[u8], &[OwnedFd]) {
+        match self.attached.front() {
+            None => (self.unsent(), &[]),
+            Some(first) if first.frame.start == self.sent => {
+                (&self.buffer[first.frame.clone()], &first.descriptors)
+            }
+            Some(first) => (&self.buffer[self.sent..first.frame.start], &[]),
+        }
+    }
+
+    /// Closes the descriptors that were not sent, when nothing more will be.
+    pub(crate) fn close_descriptors(&mut self) {
+        self.attached.clear();
+    }
+
+    /// Tells how many bytes of [`unsent`](Self::unsent) have been sent.
+    pub(crate) fn sent(&mut self, count: usize) {
+        self.sent += count;
+        while self.attached.front().is_some_and(|first| first.frame.start < self.sent) {
+            self.attached.pop_front();
+        }
+        // A peer that reads, but never all of it, must not make the buffer hold what it has read.
+        if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
+            self.buffer.drain(..self.sent);
+            for Attached { frame, .. } in &mut self.attached {
+                *frame = frame.start - self.sent..frame.end - self.sent;
+            }
+            (self.sent, self.complete) = (0, self.complete - self.sent);
+        }
+        if self.sent >= self.complete {
+            (self.sent, self.complete) = (0, 0);
+            self.buffer.clear();
+            // What a backlog of small frames, or one very large frame, took is not kept.
+            let kept =
+                if self.last_length < KEPT_CAPACITY / 4 { KEPT_CAPACITY } else { LARGE_CAPACITY };
+            if self.buffer.capacity() > kept {
+                self.buffer = Vec::new();
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.complete == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DEFAULT_FRAME_LIMIT;
+    use super::*;
+
+    fn push(outbox: &mut Outbox, payload: &[u8]) -> Result<(), FrameTooLong> {
+        outbox.push(|buffer| {
+            buffer.extend_from_slice(payload);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_source() {
+        let mut outbox = Outbox::new(1024);
+        for payload in [&b"example"[..], b"broadcast:mybroadcast", b"", b"\xc3\xa9"] {
+            push(&mut outbox, payload).unwrap();
+        }
+        let expected =
+            b"\0\0\0\x07example\0\0\0\x15broadcast:mybroadcast\0\0\0\0\0\0\0\x02\xc3\xa9";
+        assert_eq!(outbox.unsent(), expected);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_to_send_leaves_the_outbox_as_it_was() {
+        let mut outbox = Outbox::new(4);
+        push(&mut outbox, b"1234").unwrap();
+        assert_eq!(push(&mut outbox, b"12345"), Err(FrameTooLong { length: 5, limit: 4 }));
+        assert_eq!(outbox.unsent(), b"\0\0\0\x041234");
+    }
+
+    #[test]
+    fn a_backlog_of_small_frames_leaves_no_large_buffer() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        for _ in 0..1000 {
+            push(&mut outbox, &[7; 1000]).unwrap();
+        }
+        outbox.sent(outbox.unsent().len());
+        assert!(outbox.buffer.capacity() <= KEPT_CAPACITY);
+        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
+        outbox.sent(outbox.unsent().len());
+        assert!(outbox.buffer.capacity() > 1 << 20, "the next large frame is likely");
+    }
+
+    #[test]
+    fn what_has_been_sent_takes_no_room_even_when_more_always_waits() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        for _ in 0..10 {
+            push(&mut outbox, &[7; 4096]).unwrap();
+        }
+        for _ in 0..10_000 {
+            push(&mut outbox, &[7; 4096]).unwrap();
+            outbox.sent(4100);
+        }
+        assert!(outbox.buffer.len() < KEPT_CAPACITY, "{}", outbox.buffer.len());
+        assert_eq!(outbox.unsent().len(), 10 * 4100);
+    }
+
+    #[test]
+    fn an_encoder_that_panics_leaves_the_outbox_as_it_was() {
+        let mut outbox = Outbox::new(100);
+        let panics = std::panic::AssertUnwindSafe(|| {
+            let _ = outbox.push::<FrameTooLong>(|buffer| {
+                buffer.push(7);
+                panic!("in an encoder")
+            });
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert!(outbox.unsent().is_empty());
+        push(&mut outbox, b"next").unwrap();
+        assert_eq!(outbox.unsent(), b"\0\0\0\x04next");
+    }
+
+    fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> std::io::PipeReader {
+        let (reader, writer) = std::io::pipe().unwrap();
+        push(outbox, payload).unwrap();
+        outbox.attach((0..count).map(|_| writer.try_clone().unwrap().into()).collect());
+        reader
+    }
+
+    /// The next write, taken as far as it goes: its payload's length, and its descriptors.
+    fn write(outbox: &mut Outbox) -> (usize, usize) {
+        let (bytes, descriptors) = outbox.next();
+        let written = (bytes.len(), descriptors.len());
+        outbox.sent(written.0);
+        written
+    }
+
+    #[test]
+    fn a_write_with_descriptors_is_their_frame_and_nothing_else() {
+        let mut outbox = Outbox::new(100);
+        push(&mut outbox, b"one").unwrap();
+        push(&mut outbox, b"two").unwrap();
+        let _first = push_with(&mut outbox, b"first", 1);
+        let _second = push_with(&mut outbox, b"second", 3);
+        push(&mut outbox, b"three").unwrap();
+        let writes: Vec<_> = (0..4).map(|_| write(&mut outbox)).collect();
+        assert_eq!(writes, [(14, 0), (9, 1), (10, 3), (9, 0)]);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn descriptors_leave_with_the_first_byte_and_are_closed_then() {
+        use std::io::Read;
+        let mut outbox = Outbox::new(100);
+        let mut reader = push_with(&mut outbox, b"first", 2);
+        push(&mut outbox, b"next").unwrap();
+        assert_eq!(outbox.next().1.len(), 2);
+        outbox.sent(1);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        let (rest, none) = outbox.next();
+        assert_eq!((rest, none.len()), (&b"\0\0\x05first\0\0\0\x04next"[..], 0));
+    }
+
+    #[test]
+    fn a_frame_that_is_taken_back_takes_its_descriptors_along() {
+        use std::io::Read;
+        let mut outbox = Outbox::new(100);
+        let _stays = push_with(&mut outbox, b"stays", 1);
+        let mut reader = push_with(&mut outbox, b"goes", 1);
+        outbox.take_back();
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        push(&mut outbox, b"next").unwrap();
+        assert_eq!((write(&mut outbox), write(&mut outbox)), ((9, 1), (8, 0)));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn places_are_kept_when_the_buffer_gives_back_what_was_sent() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
+        let _reader = push_with(&mut outbox, b"first", 1);
+        outbox.sent(1 << 20);
+        assert_eq!((write(&mut outbox), write(&mut outbox)), ((4, 0), (9, 1)));
+    }
+}

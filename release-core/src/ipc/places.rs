@@ -1,0 +1,220 @@
+//! The descriptors of the message that this thread encodes or decodes at the moment, by their places.
+//!
+//! A serde type sees only its serializer, so what travels beside the bytes is left here. A message
+//! is encoded and decoded in one go, without waiting, hence on one thread.
+
+use std::cell::RefCell;
+use std::mem;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::CodecError;
+use crate::sys::fds;
+
+thread_local! {
+    static MESSAGE: RefCell<Message> = const { RefCell::new(Message::None) };
+}
+
+/// What this thread does with a message.
+enum Message {
+    None,
+    /// Encodes it; so many descriptors are allowed.
+    Out(Vec<OwnedFd>, usize),
+    /// Decodes it; what was taken is gone. The words say why the last attempt to take one failed.
+    In(Vec<Option<OwnedFd>>, Option<String>),
+    /// A descriptor could not be encoded. Kept, like the words above, because not every format keeps
+    /// the words of its errors.
+    Failed(String),
+}
+
+/// Puts the message back that was worked on before, also when a codec panics.
+struct Restore(Message);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        replace(mem::replace(&mut self.0, Message::None));
+    }
+}
+
+fn replace(message: Message) -> Message {
+    MESSAGE.with_borrow_mut(|current| mem::replace(current, message))
+}
+
+/// Runs an encoder, and returns the duplicates of the descriptors it met.
+pub(super) fn encoding(
+    room: usize,
+    encode: impl FnOnce() -> Result<(), CodecError>,
+) -> Result<Vec<OwnedFd>, CodecError> {
+    let outer = Restore(replace(Message::Out(Vec::new(), room)));
+    let encoded = encode();
+    let message = replace(Message::None);
+    drop(outer);
+    match (message, encoded) {
+        (Message::Failed(why), _) => Err(CodecError::new(why)),
+        (Message::Out(descriptors, _), Ok(())) => Ok(descriptors),
+        (_, encoded) => encoded.map(|()| Vec::new()),
+    }
+}
+
+/// Runs a decoder that may take these descriptors, and has to take all of them.
+pub(super) fn decoding<T>(
+    descriptors: Vec<OwnedFd>,
+    decode: impl FnOnce() -> Result<T, CodecError>,
+) -> Result<T, CodecError> {
+    let places = descriptors.into_iter().map(Some).collect();
+    let outer = Restore(replace(Message::In(places, None)));
+    let decoded = decode();
+    let message = replace(Message::None);
+    drop(outer);
+    let Message::In(places, why) = message else { return decoded };
+    let left = places.into_iter().flatten().count();
+    match decoded {
+        Ok(_) if left > 0 => Err(CodecError::new(format_args!(
+            "{left} descriptors came with the message that belong to none of its parts"
+        ))),
+        Ok(value) => Ok(value),
+        Err(error) => Err(why.map_or(error, CodecError::new)),
+    }
+}
+
+/// Gives a descriptor a place in the message that is being encoded.
+pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+    MESSAGE.with_borrow_mut(|message| {
+        let put = message.put(descriptor);
+        put.inspect_err(|why| {
+            if matches!(message, Message::Out(..)) {
+                *message = Message::Failed(why.clone());
+            }
+        })
+    })
+}
+
+/// Takes the descriptor of a place out of the message that is being decoded.
+pub(super) fn take(place: u32) -> Result<OwnedFd, String> {
+    MESSAGE.with_borrow_mut(|message| message.take(place))
+}
+
+impl Message {
+    fn put(&mut self, descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+        let (descriptors, room) = match self {
+            Self::Out(descriptors, room) => (descriptors, *room),
+            Self::Failed(why) => return Err(why.clone()),
+            Self::None | Self::In(..) => return Err(NO_MESSAGE.to_owned()),
+        };
+        if room == 0 {
+            return Err(NOT_ALLOWED.to_owned());
+        }
+        if descriptors.len() == room {
+            return Err(format!("a message here has at most {room} descriptors"));
+        }
+        let place = u32::try_from(descriptors.len()).map_err(|error| error.to_string())?;
+        let duplicate = fds::duplicate_from(descriptor, 3)
+            .map_err(|error| format!("cannot duplicate a descriptor: {error}"))?;
+        descriptors.push(duplicate);
+        Ok(place)
+    }
+
+    fn take(&mut self, place: u32) -> Result<OwnedFd, String> {
+        let Self::In(places, why) = self else {
+            return Err(NO_MESSAGE.to_owned());
+        };
+        let index = usize::try_from(place).map_err(|error| error.to_string())?;
+        let taken = places.get_mut(index).and_then(Option::take);
+        taken.ok_or_else(|| {
+            let words = "is not with the message, or it is taken already";
+            why.insert(format!("descriptor {place} {words}")).clone()
+        })
+    }
+}
+
+const NO_MESSAGE: &str = "a descriptor means nothing outside of a message";
+
+const NOT_ALLOWED: &str =
+    "this connection carries no descriptors; both sides have to allow them with `descriptors`";
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, PipeWriter, Read, pipe};
+    use std::os::fd::AsFd;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::{Codec, Descriptor, Postcard};
+    use super::*;
+
+    type Both = (Descriptor, Vec<Option<Descriptor>>);
+
+    fn ends() -> (PipeReader, PipeWriter) {
+        pipe().unwrap()
+    }
+
+    fn encode(value: &Both, room: usize) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError> {
+        let mut payload = Vec::new();
+        let descriptors = encoding(room, || Postcard.encode(value, &mut payload))?;
+        Ok((payload, descriptors))
+    }
+
+    fn message(count: usize) -> (PipeReader, Both) {
+        let (reader, writer) = ends();
+        let many = (1..count).map(|_| Some(Descriptor::new(writer.try_clone().unwrap())));
+        let many = many.chain([None]).collect();
+        (reader, (Descriptor::new(writer), many))
+    }
+
+    fn is_closed(mut reader: PipeReader) {
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn each_place_holds_what_was_put_there() {
+        let (reader, sent) = message(3);
+        let (payload, descriptors) = encode(&sent, 3).unwrap();
+        drop(sent);
+        assert_eq!((payload.as_slice(), descriptors.len()), (&[0, 3, 1, 1, 1, 2, 0][..], 3));
+        let received: Both = decoding(descriptors, || Postcard.decode(&payload)).unwrap();
+        assert_eq!(received.1.iter().flatten().count(), 2);
+        drop(received);
+        is_closed(reader);
+    }
+
+    #[test]
+    fn too_many_and_any_where_none_are_allowed_are_errors_in_words() {
+        let (reader, sent) = message(3);
+        let error = encode(&sent, 2).unwrap_err().to_string();
+        assert!(error.contains("at most 2 descriptors"), "{error}");
+        let error = encode(&sent, 0).unwrap_err().to_string();
+        assert!(error.contains("both sides have to allow them"), "{error}");
+        assert!(Postcard.encode(&sent, &mut Vec::new()).is_err(), "outside of a message");
+        drop(sent);
+        is_closed(reader);
+    }
+
+    #[test]
+    fn what_no_part_of_the_message_takes_is_closed_and_an_error() {
+        let (reader, writer) = ends();
+        let descriptors = vec![writer.try_clone().unwrap().into(), writer.into()];
+        let decoded: Result<Descriptor, _> = decoding(descriptors, || Postcard.decode(&[1]));
+        let error = decoded.unwrap_err().to_string();
+        assert!(error.starts_with("1 descriptors came"), "{error}");
+        is_closed(reader);
+    }
+
+    #[test]
+    fn a_place_is_taken_once_and_must_be_there() {
+        for payload in [[0, 1, 1, 0], [7, 1, 1, 0]] {
+            let (reader, writer) = ends();
+            let decoded: Result<Both, _> =
+                decoding(vec![writer.into()], || Postcard.decode(&payload));
+            let error = decoded.unwrap_err().to_string();
+            assert!(error.contains("not with the message"), "{error}");
+            is_closed(reader);
+        }
+    }
+
+    #[test]
+    fn a_codec_that_panics_leaves_nothing() {
+        let (reader, writer) = ends();
+        let panics = || decoding::<()>(vec![writer.into()], || panic!("in a decoder"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        is_closed(reader);
+        assert!(put(std::io::stdin().as_fd()).unwrap_err().contains("outside"));
+    }
+}

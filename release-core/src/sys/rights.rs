@@ -1,0 +1,164 @@
+//! Descriptors that come with bytes (`SCM_RIGHTS`): received once, owned at once.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::sockopt::Linger;
+use nix::sys::socket::{getsockopt, setsockopt};
+
+/// How many descriptors the kernel passes with one message.
+pub(crate) const MOST: usize = 253;
+
+/// Room for that many, their header and its padding, in words so that the header is aligned.
+const WORDS: usize = 16 + MOST.div_ceil(2);
+
+/// What one read gave.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) bytes: usize,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// The kernel has closed descriptors: there was no room for them in this process.
+    pub(crate) is_truncated: bool,
+    /// Something else came along that nobody has switched on.
+    pub(crate) is_strange: bool,
+}
+
+/// One read that does not block, with room for all descriptors that can come; they are close-on-exec.
+///
+/// A socket that lingers blocks whoever closes it last, for as long as its sender likes. There is room
+/// even where no descriptor is wanted, because the kernel would close them inside of the read; and no
+/// socket lingers when this returns.
+pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Arrived> {
+    let mut room = MaybeUninit::<[u64; WORDS]>::uninit();
+    let mut part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
+    // SAFETY: a plain C structure, for which all zeros is a value: no name, no parts, no room.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = room.as_mut_ptr().cast();
+    message.msg_controllen = length_of(MOST);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the kernel writes to `space` and `room`, which live longer than the call, and no more
+    // than the lengths beside them say.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let Ok(bytes) = usize::try_from(count) else {
+        return Err(io::Error::last_os_error());
+    };
+    let (descriptors, is_strange) = owned(&message);
+    descriptors.iter().for_each(disarm);
+    let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Arrived { bytes, descriptors, is_truncated, is_strange })
+}
+
+/// Has a socket not linger: to close it blocks nobody.
+fn disarm(descriptor: &OwnedFd) {
+    // What is no socket has no such option.
+    if getsockopt(descriptor, Linger).is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger > 0)
+    {
+        let _ = setsockopt(descriptor, Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    }
+}
+
+/// The length of a control message with so many descriptors.
+fn length_of(count: usize) -> usize {
+    let bytes = u32::try_from(count * size_of::<RawFd>()).unwrap_or_default();
+    // SAFETY: only computes; the argument is small.
+    let length = unsafe { libc::CMSG_LEN(bytes) };
+    usize::try_from(length).unwrap_or_default()
+}
+
+/// Every descriptor that the kernel has put into the message, and whether there is more in it.
+fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, bool) {
+    let (mut descriptors, mut is_strange) = (Vec::new(), false);
+    // SAFETY: the kernel has set the length to what it wrote to the control buffer.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: null, or a header in the buffer, which is aligned for headers and initialised.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: points behind the header, into the same buffer.
+            let first = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            let count = header.cmsg_len.saturating_sub(length_of(0)) / size_of::<RawFd>();
+            // SAFETY: the kernel wrote `count` numbers there; headers are aligned for them.
+            let numbers = unsafe { std::slice::from_raw_parts(first, count) };
+            // SAFETY: the kernel has just made these descriptors for us; each number is there once.
+            descriptors.extend(numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+        } else {
+            is_strange = true;
+        }
+        // SAFETY: `next` is a header of this message.
+        next = unsafe { libc::CMSG_NXTHDR(message, next) };
+    }
+    (descriptors, is_strange)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, PipeReader, Read, pipe};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    use super::*;
+
+    /// Sends so many copies of a pipe's writing end, whose reading end tells when all are closed.
+    fn send(socket: &UnixStream, bytes: &[u8], count: usize) -> PipeReader {
+        let (reader, writer) = pipe().unwrap();
+        let numbers = vec![writer.as_raw_fd(); count];
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let parts = [IoSlice::new(bytes)];
+        sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).unwrap();
+        reader
+    }
+
+    #[test]
+    fn all_that_the_kernel_passes_at_once_arrive_and_belong_to_this_process_alone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut reader = send(&theirs, b"x", MOST);
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!((arrived.bytes, arrived.descriptors.len()), (1, MOST));
+        assert!(!arrived.is_truncated && !arrived.is_strange);
+        for descriptor in &arrived.descriptors {
+            let flags = FdFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFD).unwrap());
+            assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        }
+        drop(arrived);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_lingers_does_so_no_more() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let sent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        setsockopt(&sent, Linger, &libc::linger { l_onoff: 1, l_linger: 30 }).unwrap();
+        let numbers = [sent.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let parts = [IoSlice::new(b"x")];
+        sendmsg::<()>(theirs.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).unwrap();
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!(getsockopt(&arrived.descriptors[0], Linger).unwrap().l_onoff, 0);
+    }
+
+    #[test]
+    fn a_read_never_has_the_descriptors_of_two_writes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let _readers = [send(&theirs, b"one", 1), send(&theirs, b"two", 2)];
+        let first = receive(ours.as_fd(), &mut [0; 100]).unwrap();
+        assert_eq!((first.bytes, first.descriptors.len()), (3, 1));
+        let second = receive(ours.as_fd(), &mut [0; 100]).unwrap();
+        assert_eq!((second.bytes, second.descriptors.len()), (3, 2));
+    }
+
+    #[test]
+    fn what_is_not_a_descriptor_is_noticed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        setsockopt(&ours, nix::sys::socket::sockopt::PassCred, &true).unwrap();
+        let _reader = send(&theirs, b"x", 1);
+        let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert!(arrived.is_strange);
+        assert_eq!(arrived.descriptors.len(), 1);
+    }
+}
