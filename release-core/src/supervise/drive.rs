@@ -10,9 +10,11 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use nix::sys::signal::Signal as Sig;
 
-use super::{Action, Event, Exit, KillReason, Outcome, Pool, Report, Signal, WorkerId};
+use super::changes::{Askers, Hooks};
+use super::journal::log;
+use super::{Action, Change, Event, Exit, Outcome, Pool, Report, Signal, WorkerId};
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, WorkerInfo};
+use crate::daemon::{Command, Group, Hello, MasterHandle, News, PROTOCOL, WorkerInfo};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::socket::pair;
@@ -29,9 +31,17 @@ type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
 #[derive(Debug)]
 enum Happening {
     Pool(Event),
-    Launched(WorkerId, Result<Launched, Error>),
+    Command(Command),
+    Launched(Wish, Result<Launched, Error>),
     Signal(Sig),
     Failed(Error),
+}
+
+/// A process that the pool wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Wish {
+    id: WorkerId,
+    generation: u32,
 }
 
 /// The pool, and the processes that it has.
@@ -40,8 +50,14 @@ pub(crate) struct Supervisor {
     rt: Rt,
     groups: Vec<Group>,
     master: MasterHandle,
+    hooks: Hooks,
+    askers: Askers,
+    /// Reads a new configuration.
+    preparing: Option<Task<()>>,
+    /// What each worker is told at its start: the same for all its processes of a generation.
+    contexts: HashMap<Wish, Vec<u8>>,
     launching: HashMap<WorkerId, Task<()>>,
-    processes: HashMap<WorkerId, Process>,
+    processes: HashMap<(WorkerId, i32), Process>,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -63,16 +79,27 @@ struct Process {
 }
 
 impl Supervisor {
-    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, stop_deadline: Duration) -> Self {
+    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, hooks: Hooks, stop_deadline: Duration) -> Self {
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
         let pool = Pool::new(specs, stop_deadline, seed());
-        let stop = sender.clone();
-        let master = MasterHandle::new(rt, pool, move || {
-            let _ = stop.unbounded_send(Happening::Pool(Event::Stop));
+        let commands = sender.clone();
+        let master = MasterHandle::new(rt, pool, move |command| {
+            let _ = commands.unbounded_send(Happening::Command(command));
         });
-        let (launching, processes) = (HashMap::new(), HashMap::new());
-        Self { rt: rt.clone(), groups, master, launching, processes, sender, happenings }
+        Self {
+            rt: rt.clone(),
+            groups,
+            master,
+            hooks,
+            askers: Askers::default(),
+            preparing: None,
+            contexts: HashMap::new(),
+            launching: HashMap::new(),
+            processes: HashMap::new(),
+            sender,
+            happenings,
+        }
     }
 
     /// Runs until no worker is left; says how it ended, and after which signal.
@@ -95,54 +122,99 @@ impl Supervisor {
         let mut asked = None;
         let mut event = Event::Start;
         loop {
-            let mut ended = None;
-            for action in self.decide(event) {
-                match action {
-                    Action::Done(outcome) => ended = Some(outcome),
-                    Action::AllReady => {
-                        tracing::info!("all workers are ready");
-                        all_ready.take().map(|all_ready| all_ready());
-                    }
-                    Action::Signal { id, pid, signal } => self.signal(id, pid, signal),
-                    Action::Report(report) => log(&report),
-                    // `decide` has carried it out.
-                    Action::Spawn { .. } => {}
-                }
-            }
-            if let Some(outcome) = ended {
+            if let Some(outcome) = self.decide(event, &mut all_ready) {
                 return Ok((outcome, asked));
             }
             event = match self.next().await {
                 Happening::Pool(event) => event,
-                Happening::Launched(id, outcome) => self.adopt(id, outcome),
+                Happening::Command(Command::Stop) => Event::Stop,
+                Happening::Command(Command::Change(change, asker)) => {
+                    self.askers.enter(change, asker)
+                }
+                Happening::Launched(wish, outcome) => self.adopt(wish, outcome),
                 Happening::Failed(error) => Event::Fail { reason: error.report() },
                 Happening::Signal(signal) => {
                     tracing::info!(signal = signal.as_str(), "a signal arrived");
-                    let again = asked.replace(signal).is_some();
-                    if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
+                    self.signalled(signal, &mut asked)
                 }
             };
         }
     }
 
-    /// Asks the pool, and launches the processes that it wishes for.
-    fn decide(&mut self, event: Event) -> Vec<Action> {
-        if let Event::Exited { id, .. } = &event {
-            self.forget(*id);
+    /// What a signal asks for; `stopped` is the one that asked for the stop.
+    fn signalled(&mut self, signal: Sig, stopped: &mut Option<Sig>) -> Event {
+        match signal {
+            Sig::SIGHUP => self.askers.hangup(),
+            Sig::SIGTTIN => self.grow(|size| size.saturating_add(1)),
+            Sig::SIGTTOU => self.grow(|size| size.saturating_sub(1).max(1)),
+            _ => {
+                let again = stopped.replace(signal).is_some();
+                if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
+            }
+        }
+    }
+
+    /// Changes the size of the first group.
+    fn grow(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
+        let Some(group) = self.groups.first() else { return Event::Tick };
+        let size = change(self.master.pool().size(0).unwrap_or_default());
+        self.askers.enter_signal(Change::Resize { group: group.name.to_string(), size })
+    }
+
+    /// Lets the program read its configuration before a new generation is started.
+    fn prepare(&mut self) {
+        self.askers.reload_begins();
+        let (prepared, sender) = (self.hooks.prepare(), self.sender.clone());
+        self.preparing = Some(self.rt.spawn(async move {
+            let _ = sender.unbounded_send(Happening::Pool(prepared.await));
+        }));
+    }
+
+    fn report(&mut self, report: &Report) {
+        log(report);
+        match report {
+            Report::RolledBack { .. } => self.hooks.rolled_back(),
+            Report::Reloaded { .. } => {}
+            _ => return,
+        }
+        // Of other generations no process is started any more.
+        let generation = self.master.generation();
+        self.contexts.retain(|wish, _| wish.generation == generation);
+    }
+
+    /// Asks the pool, and does what it wants; says how everything ended when it has.
+    fn decide(
+        &mut self,
+        event: Event,
+        all_ready: &mut Option<impl FnOnce() -> Option<()>>,
+    ) -> Option<Outcome> {
+        if let Event::Exited { id, pid, .. } = event {
+            self.forget(id, pid);
         }
         let mut actions = Vec::new();
         let mut next = 0;
         self.master.pool().on(event, self.rt.now(), &mut actions);
-        while let Some(action) = actions.get(next) {
-            if let Action::Spawn { id } = *action
-                && let Err(error) = self.launch(id)
-            {
-                let failed = Event::SpawnFailed { id, reason: error.report() };
-                self.master.pool().on(failed, self.rt.now(), &mut actions);
-            }
+        while let Some(action) = actions.get(next).cloned() {
             next += 1;
+            match action {
+                Action::Spawn { id, generation } => {
+                    if let Err(error) = self.launch(Wish { id, generation }) {
+                        let failed = Event::SpawnFailed { id, reason: error.report() };
+                        self.master.pool().on(failed, self.rt.now(), &mut actions);
+                    }
+                }
+                Action::Signal { id, pid, signal } => self.signal(id, pid, signal),
+                Action::Prepare => self.prepare(),
+                Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
+                Action::Report(report) => self.report(&report),
+                Action::AllReady => {
+                    tracing::info!("all workers are ready");
+                    all_ready.take().map(|all_ready| all_ready());
+                }
+                Action::Done(outcome) => return Some(outcome),
+            }
         }
-        actions
+        None
     }
 
     async fn next(&mut self) -> Happening {
@@ -203,10 +275,12 @@ impl Supervisor {
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
-    fn launch(&mut self, id: WorkerId) -> Result<(), Error> {
+    fn launch(&mut self, wish: Wish) -> Result<(), Error> {
+        let id = wish.id;
+        let context = self.context(wish)?;
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
-        let hello = hello(group, id)?;
+        let hello = hello(group, id, context);
         let command = group.command(id)?;
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
@@ -220,14 +294,15 @@ impl Supervisor {
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
             let outcome = outcome.map(|child| Launched { child, socket, hello });
-            let _ = sender.unbounded_send(Happening::Launched(id, outcome));
+            let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
         Ok(())
     }
 
     /// Connects a process that runs its program; says to the pool what became of the launch.
-    fn adopt(&mut self, id: WorkerId, outcome: Result<Launched, Error>) -> Event {
+    fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
+        let Wish { id, generation } = wish;
         self.launching.remove(&id);
         let Launched { child, socket, hello } = match outcome {
             Ok(launched) => launched,
@@ -235,7 +310,7 @@ impl Supervisor {
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let group = self.group(id);
-        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name) };
+        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
         let connection = group.attach.attach(
             &self.rt,
             socket,
@@ -252,16 +327,26 @@ impl Supervisor {
             self.rt.spawn(async {})
         });
         let watch = self.watch(id, Arc::clone(&child));
-        self.processes.insert(id, Process { child, connection, _watch: watch });
+        self.processes.insert((id, pid), Process { child, connection, _watch: watch });
         Event::Spawned { id, pid }
     }
 
     /// A process has ended. What it sent before is still read, which its end soon ends too.
-    fn forget(&mut self, id: WorkerId) {
-        if let Some(Process { connection, .. }) = self.processes.remove(&id) {
+    fn forget(&mut self, id: WorkerId, pid: i32) {
+        if let Some(Process { connection, .. }) = self.processes.remove(&(id, pid)) {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
         }
+    }
+
+    /// What a process of this worker and generation is told at its start.
+    fn context(&mut self, wish: Wish) -> Result<Vec<u8>, Error> {
+        if let Some(context) = self.contexts.get(&wish) {
+            return Ok(context.clone());
+        }
+        let context = self.group(wish.id).context(wish.id)?;
+        self.contexts.insert(wish, context.clone());
+        Ok(context)
     }
 
     fn group(&self, id: WorkerId) -> &Group {
@@ -286,7 +371,7 @@ impl Supervisor {
                 rt.spawn(async move {
                     later.sleep(EXIT_TIME).await;
                     // One that was asked to stop has its deadline for what is left to do.
-                    if !master.is_stopping(id) {
+                    if master.pool().relies_on(id, pid) {
                         let reason = "it closed its connection and lived on".to_owned();
                         send(&sender, Event::Violation { id, pid, reason });
                     }
@@ -316,7 +401,7 @@ impl Supervisor {
             Signal::Terminate => Sig::SIGTERM,
             Signal::Kill => Sig::SIGKILL,
         };
-        let Some(process) = self.processes.get(&id) else {
+        let Some(process) = self.processes.get(&(id, pid)) else {
             return;
         };
         if let Err(error) = process.child.signal(signal) {
@@ -325,16 +410,16 @@ impl Supervisor {
     }
 }
 
-fn hello(group: &Group, id: WorkerId) -> Result<Hello, Error> {
-    Ok(Hello {
+fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+    Hello {
         protocol: PROTOCOL,
         worker: id.0,
         group: group.name.to_string(),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
         types: group.is_same_executable().then(|| group.types()),
-        context: group.context(id)?,
-    })
+        context,
+    }
 }
 
 /// Words that a worker may have chosen, fit for a log: one line of them, and no more than that.
@@ -350,33 +435,4 @@ fn one_line(words: &str) -> String {
 fn seed() -> u64 {
     use std::hash::BuildHasher;
     std::hash::RandomState::new().hash_one(std::process::id())
-}
-
-fn log(report: &Report) {
-    match report {
-        Report::Started { id, pid } => tracing::info!(worker = id.0, pid, "started"),
-        Report::Ready { id, pid } => tracing::info!(worker = id.0, pid, "ready"),
-        Report::SpawnFailed { id, reason, retry_in } => {
-            tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
-        }
-        Report::Died { id, pid, exit, restart_in } => match restart_in {
-            Some(restart_in) => {
-                tracing::warn!(worker = id.0, pid, %exit, ?restart_in, "died, is started again");
-            }
-            None => tracing::info!(worker = id.0, pid, %exit, "ended"),
-        },
-        Report::Killed { id, pid, reason: KillReason::StopNow } => {
-            tracing::warn!(worker = id.0, pid, "killed: stopped at once");
-        }
-        Report::Killed { id, pid, reason } => {
-            tracing::error!(worker = id.0, pid, %reason, "killed");
-        }
-        Report::TooFast { group } => {
-            tracing::error!(
-                group,
-                "workers die too fast: they are started again slowly from now on"
-            );
-        }
-        Report::Failing { reason } => tracing::error!(reason, "the master stops"),
-    }
 }

@@ -68,6 +68,15 @@ pub enum Event {
     Stop,
     /// The pool is to stop at once: workers are killed.
     StopNow,
+    /// The pool is to change; [`Action::Answer`] with this ticket says how that ended.
+    Change {
+        /// Who asks: a number that no other change has.
+        ticket: Ticket,
+        /// What is to change.
+        change: Change,
+    },
+    /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
+    Prepared(Result<(), String>),
     /// Something beside the workers failed: the pool stops as with [`Event::Stop`], and has failed.
     Fail {
         /// What failed.
@@ -77,15 +86,46 @@ pub enum Event {
     Tick,
 }
 
+/// Who asked for a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Ticket(pub u64);
+
+/// A change of what the pool is to be. One that fails leaves the pool as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Every worker gets a new process, of a new generation. Those that come while one is under way
+    /// are one more together, which follows.
+    Reload,
+    /// A group is to have so many workers. It replaces a change of the group's size that is under
+    /// way, which has then failed.
+    Resize {
+        /// The name of the group.
+        group: String,
+        /// How many.
+        size: u32,
+    },
+    /// One worker gets a new process, of the generation that it is to run.
+    Restart {
+        /// The worker.
+        id: WorkerId,
+    },
+}
+
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Start a process for this worker, and answer with exactly one [`Event::Spawned`] or
     /// [`Event::SpawnFailed`], also when other actions came to be in between.
+    ///
+    /// A worker has no second one of these before the first is answered.
     Spawn {
         /// The worker.
         id: WorkerId,
+        /// The generation that the process is of.
+        generation: u32,
     },
     /// Send a signal to a process that was started and has not been reaped as far as the pool knows.
     Signal {
@@ -98,6 +138,16 @@ pub enum Action {
     },
     /// Something worth a line in the log.
     Report(Report),
+    /// A reload begins: read the configuration of a new generation, and answer with exactly one
+    /// [`Event::Prepared`].
+    Prepare,
+    /// A change has been made, or not for this reason. Comes once for each [`Event::Change`].
+    Answer {
+        /// Who asked for it.
+        ticket: Ticket,
+        /// How it ended.
+        outcome: Result<(), String>,
+    },
     /// Every worker has been ready: the initial start succeeded. Comes once at most.
     AllReady,
     /// No process is left and none will be started. Comes once, last.
@@ -124,6 +174,8 @@ pub enum Report {
         id: WorkerId,
         /// Its new process.
         pid: i32,
+        /// The generation of the process.
+        generation: u32,
     },
     /// No process could be started.
     SpawnFailed {
@@ -140,6 +192,8 @@ pub enum Report {
         id: WorkerId,
         /// Its process.
         pid: i32,
+        /// The generation of the process.
+        generation: u32,
     },
     /// A process ended.
     Died {
@@ -147,9 +201,11 @@ pub enum Report {
         id: WorkerId,
         /// The process.
         pid: i32,
+        /// The generation of the process.
+        generation: u32,
         /// How it ended.
         exit: Exit,
-        /// When the worker is started again, if it is.
+        /// When another process is started in its place, if one is; zero when there is one already.
         restart_in: Option<Duration>,
     },
     /// A process is sent `SIGKILL`.
@@ -158,6 +214,8 @@ pub enum Report {
         id: WorkerId,
         /// The process.
         pid: i32,
+        /// The generation of the process.
+        generation: u32,
         /// Why.
         reason: KillReason,
     },
@@ -165,6 +223,35 @@ pub enum Report {
     TooFast {
         /// The name of the group.
         group: String,
+    },
+    /// A new generation is started.
+    Reloading {
+        /// Its number.
+        generation: u32,
+    },
+    /// A new generation serves.
+    Reloaded {
+        /// Its number.
+        generation: u32,
+    },
+    /// A new generation failed, and the one before goes on.
+    RolledBack {
+        /// The number of the one that failed.
+        generation: u32,
+        /// Why.
+        reason: String,
+    },
+    /// No new generation was started.
+    ReloadRefused {
+        /// Why.
+        reason: String,
+    },
+    /// A group is to have another number of workers.
+    Resized {
+        /// The name of the group.
+        group: String,
+        /// How many.
+        size: u32,
     },
     /// The pool stops because of this, and will end with [`Outcome::Failed`].
     Failing {
@@ -181,7 +268,7 @@ pub enum KillReason {
     NotReady(Duration),
     /// It broke the protocol in this way.
     Violation(String),
-    /// It was asked to stop and was still there at the stop deadline.
+    /// It was told to end and was still there at the stop deadline.
     StopDeadline,
     /// The pool was told to stop at once.
     StopNow,
