@@ -16,6 +16,9 @@ use release::rt::Driver;
 use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker, log};
 use serde::{Deserialize, Serialize};
 
+/// The name of the workers' group.
+const GROUP: &str = "http";
+
 /// An HTTP server that answers every GET with the worker, its process and a number that is unique
 /// over all workers.
 #[derive(Parser)]
@@ -27,7 +30,8 @@ Examples:
   sudo service --listen 0.0.0.0:80 --user www-data   workers without privileges on a privileged port
   service --background --log syslog --lock-file /run/service.pid --control /run/service.control
 
-Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once."
+Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
+replaces all workers without losing a request; TTIN and TTOU start and stop one."
 )]
 struct Options {
     /// The address to listen on
@@ -42,7 +46,7 @@ struct Options {
     /// One master at a time: a file that is locked while it runs and holds its pid
     #[arg(long, value_name = "PATH")]
     lock_file: Option<PathBuf>,
-    /// A Unix socket that answers `ping`, `status` and `broadcast TEXT`
+    /// A Unix socket that answers `ping`, `status`, `reload`, `scale N` and `broadcast TEXT`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Run as a daemon; exit status 0 says that the service is accepting
@@ -102,7 +106,7 @@ fn master<D: Driver>(options: Options, driver: fn() -> io::Result<D>) -> Result<
 
     let counter = AtomicU64::new(0);
     let log = options.log;
-    let workers = Workers::same_executable("http", options.workers)
+    let workers = Workers::same_executable(GROUP, options.workers)
         .requests::<String>()
         .user(options.user)
         .listener("http", listener)
@@ -120,8 +124,8 @@ fn master<D: Driver>(options: Options, driver: fn() -> io::Result<D>) -> Result<
     }
     if let Some(path) = options.control {
         master = master.control(ControlSocket::new(path), move |master, _, request: String| {
-            let answer = control::answer(&master, &connections, &request);
-            async move { Ok(answer) }
+            let connections = connections.clone();
+            async move { Ok(control::answer(&master, &connections, &request).await) }
         });
     }
     if options.background {
