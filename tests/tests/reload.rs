@@ -113,8 +113,8 @@ on_every_backend! {
         probe.await_ready(2);
         let last = |worker: u32| {
             let log = probe.stderr();
-            let lines = log.lines().filter(|line| line.contains(&format!("begins worker={worker}")));
-            lines.last().unwrap_or_default().to_owned()
+            let mut lines = log.lines().filter(|line| line.contains(&format!("begins worker={worker}")));
+            lines.next_back().unwrap_or_default().to_owned()
         };
         probe.configure("second");
         probe.tell("fail-as 1");
