@@ -39,82 +39,15 @@
 //! assert_eq!((fewest, world.pool().generation()), (4, 1));
 //! ```
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::{Action, Change, Event, Exit, GroupSpec, Pool, Signal, Ticket, WorkerId, WorkerStatus};
 
-/// A process that is about to be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Launch {
-    /// The worker.
-    pub id: WorkerId,
-    /// The generation of the process.
-    pub generation: u32,
-    /// How many processes the world has had before, whoever's they were.
-    pub before: u32,
-}
-
-/// How a process behaves.
-#[derive(Clone, Debug)]
-pub struct Life {
-    starts: bool,
-    ready: Option<Duration>,
-    death: Option<(Duration, Exit)>,
-    stop: Option<Duration>,
-}
-
-impl Life {
-    /// It says ready after 50 ms, lives, and ends 50 ms after it was told to.
-    #[must_use]
-    pub fn good() -> Self {
-        let moment = Duration::from_millis(50);
-        Self { starts: true, ready: Some(moment), death: None, stop: Some(moment) }
-    }
-
-    /// The system refuses to start it.
-    #[must_use]
-    pub fn impossible() -> Self {
-        Self { starts: false, ..Self::good() }
-    }
-
-    /// It says ready so long after its start.
-    #[must_use]
-    pub fn ready_after(mut self, time: Duration) -> Self {
-        self.ready = Some(time);
-        self
-    }
-
-    /// It never says that it is ready.
-    #[must_use]
-    pub fn never_ready(mut self) -> Self {
-        self.ready = None;
-        self
-    }
-
-    /// It ends so long after its start, whatever it is told.
-    #[must_use]
-    pub fn dies_after(mut self, time: Duration, exit: Exit) -> Self {
-        self.death = Some((time, exit));
-        self
-    }
-
-    /// It ends so long after it was told to.
-    #[must_use]
-    pub fn stops_after(mut self, time: Duration) -> Self {
-        self.stop = Some(time);
-        self
-    }
-
-    /// It does not listen when it is told to stop.
-    #[must_use]
-    pub fn never_stops(mut self) -> Self {
-        self.stop = None;
-        self
-    }
-}
+pub use life::{Launch, Life};
 
 /// A process that was started and has not been reaped.
 #[derive(Clone, Debug)]
