@@ -41,6 +41,8 @@ pub enum ErrorKind {
     Privileges,
     /// A worker could not be started, or kept failing.
     Worker,
+    /// A change of the running master was refused or undone: it is as before.
+    Change,
     /// The master and its worker do not speak the same protocol.
     Protocol,
     /// The operating system refused; the source is the [`io::Error`].

@@ -81,19 +81,22 @@ impl Answer {
 
 /// An HTTP connection that stays open between requests.
 #[derive(Debug)]
-pub struct HttpClient(BufReader<TcpStream>);
+pub struct HttpClient {
+    stream: BufReader<TcpStream>,
+    is_over: bool,
+}
 
 impl HttpClient {
     /// Connects.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self { stream: BufReader::new(stream), is_over: false })
     }
 
     /// Sends bytes, such as a part of a request.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write_all(bytes)
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// Receives the answer to a GET.
@@ -102,15 +105,17 @@ impl HttpClient {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let start = head.len();
-            if self.0.read_line(&mut head)? == 0 {
+            if self.stream.read_line(&mut head)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some(value) = head[start..].strip_prefix("content-length: ") {
+            let line = head[start..].to_ascii_lowercase();
+            self.is_over |= line.trim() == "connection: close";
+            if let Some(value) = line.strip_prefix("content-length: ") {
                 length = value.trim().parse().map_err(io::Error::other)?;
             }
         }
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
+        self.stream.read_exact(&mut body)?;
         Answer::parse(&String::from_utf8_lossy(&body)).ok_or_else(|| io::Error::other(head))
     }
 
@@ -122,7 +127,13 @@ impl HttpClient {
 
     /// Whether the server has closed the connection, as it does with one that asks for nothing.
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0))
+        matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+
+    /// Whether the server has said that its last answer was the last one here.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 }
 

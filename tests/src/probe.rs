@@ -15,6 +15,7 @@ impl Program {
     #[must_use]
     pub fn as_master(self, behaviour: &str) -> Self {
         tell(&self.path("behaviour"), behaviour);
+        tell(&self.path("configuration"), "first");
         self.args(["master", "--user", "nobody"]).args([
             "--control",
             "control",
@@ -28,6 +29,11 @@ impl Running {
     /// Tells workers of `probe` that start from now on how to behave.
     pub fn tell(&self, behaviour: &str) {
         tell(&self.path("behaviour"), behaviour);
+    }
+
+    /// Changes what workers of `probe` are told after the next reload.
+    pub fn configure(&self, text: &str) {
+        tell(&self.path("configuration"), text);
     }
 }
 

@@ -1,9 +1,9 @@
 //! The words that the control socket understands.
 
-use release::{Connections, MasterHandle};
+use release::{Connections, Error, MasterHandle};
 use serde_json::json;
 
-pub(crate) fn answer(
+pub(crate) async fn answer(
     master: &MasterHandle,
     connections: &Connections<String>,
     request: &str,
@@ -11,6 +11,11 @@ pub(crate) fn answer(
     match request.split_once(' ').unwrap_or((request, "")) {
         ("ping", "") => "pong".to_owned(),
         ("status", "") => status(master),
+        ("reload", "") => outcome(master.reload().await),
+        ("scale", number) => match number.parse() {
+            Ok(workers) => outcome(master.scale(super::GROUP, workers).await),
+            Err(_) => "error: say how many workers: `scale N`".to_owned(),
+        },
         ("broadcast", text) if !text.is_empty() => {
             format!("sent {}", connections.broadcast(&text.to_owned()))
         }
@@ -19,9 +24,16 @@ pub(crate) fn answer(
             // The answer is a frame too: it does not grow with the question.
             let start: String = word.chars().take(40).collect();
             let word = start.escape_debug();
-            format!("error: unknown command `{word}`; there is: ping, status, broadcast TEXT")
+            format!(
+                "error: unknown command `{word}`; there is: ping, status, reload, scale N, \
+                 broadcast TEXT"
+            )
         }
     }
+}
+
+fn outcome(changed: Result<(), Error>) -> String {
+    changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".to_owned())
 }
 
 fn status(master: &MasterHandle) -> String {
@@ -29,10 +41,17 @@ fn status(master: &MasterHandle) -> String {
         json!({
             "id": worker.id,
             "pid": worker.pid,
+            "generation": worker.generation,
             "state": worker.state.as_str(),
             "restarts": worker.restarts,
+            "draining": worker.draining,
             "uptime_s": (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
         })
     });
-    json!({ "master": std::process::id(), "workers": workers.collect::<Vec<_>>() }).to_string()
+    json!({
+        "master": std::process::id(),
+        "generation": master.generation(),
+        "workers": workers.collect::<Vec<_>>(),
+    })
+    .to_string()
 }

@@ -9,9 +9,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,8 +25,12 @@ use release::rt::{BoxFuture, Rt};
 /// How long a client may take to send the head of a request; less than a stop may take.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// Serves HTTP/1 connections until it is told to stop; then lets requests in hand finish, and closes
-/// connections that have none.
+/// How long a connection without a request stays open after the stop. Its client may be sending the
+/// next one at this very moment: that one is answered, and told that it is the last.
+const LAST_TIME: Duration = Duration::from_secs(1);
+
+/// Serves HTTP/1 connections until it is told to stop; then lets requests in hand finish, answers
+/// one more on each connection, and closes those that ask for nothing.
 pub(crate) async fn serve<F>(
     rt: &Rt,
     socket: Socket<Passive, Inet>,
@@ -37,14 +43,26 @@ where
     let mut http = http1::Builder::new();
     http.timer(Clock(rt.clone())).header_read_timeout(HEAD_TIME);
     let answer = Arc::new(answer);
-    let stopped = stopping.clone();
+    let (timer, stopped) = (rt.clone(), stopping.clone());
     let connection = move |client: Socket<Active, Inet>| {
-        let (answer, stopping) = (Arc::clone(&answer), stopping.clone());
-        let service = service_fn(move |request| answer(request));
+        let (answer, last) = (Arc::clone(&answer), stopping.clone());
+        let service = service_fn(move |request| {
+            let (answered, last) = (answer(request), last.clone());
+            async move {
+                let mut response = answered.await?;
+                if last.now_or_never().is_some() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
         let connection = http.serve_connection(Adapted(client.into_stream()), service);
+        let (timer, stopping) = (timer.clone(), stopping.clone());
         async move {
             let mut connection = pin!(connection);
-            if let Either::Right(_) = select(connection.as_mut(), stopping).await {
+            let last = pin!(async { timer.sleep(LAST_TIME).await });
+            let stopped = select(connection.as_mut(), stopping.then(|()| last));
+            if let Either::Right(_) = stopped.await {
                 connection.as_mut().graceful_shutdown();
                 // Clients that go away in the middle are their own business.
                 let _ = connection.await;

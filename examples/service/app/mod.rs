@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use options::{Log, Options, Settings};
 
+/// The name of the workers' group.
+const GROUP: &str = "http";
+
 /// What each worker is told at its start.
 #[derive(Debug, Serialize, Deserialize)]
 struct Told {
@@ -52,7 +55,7 @@ fn master<D: Driver>(settings: Settings, driver: fn() -> io::Result<D>) -> Resul
 
     let counter = AtomicU64::new(0);
     let log = settings.log;
-    let workers = Workers::same_executable("http", settings.workers)
+    let workers = Workers::same_executable(GROUP, settings.workers)
         .requests::<String>()
         .user(settings.user)
         .listener("http", listener)
@@ -69,8 +72,8 @@ fn master<D: Driver>(settings: Settings, driver: fn() -> io::Result<D>) -> Resul
     }
     if let Some(path) = settings.control {
         master = master.control(ControlSocket::new(path), move |master, _, request: String| {
-            let answer = control::answer(&master, &connections, &request);
-            async move { Ok(answer) }
+            let connections = connections.clone();
+            async move { Ok(control::answer(&master, &connections, &request).await) }
         });
     }
     if settings.background {

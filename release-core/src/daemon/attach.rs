@@ -55,20 +55,19 @@ fn cannot_watch(error: std::io::Error) -> Error {
 /// Takes a worker off the list when its serving ends, however it ends.
 struct Listed<W, C> {
     connections: Connections<W, C>,
-    pid: i32,
+    worker: WorkerInfo,
 }
 
 impl<W, C> Listed<W, C> {
     fn new(connections: &Connections<W, C>, worker: WorkerInfo, peer: Peer<W, C>) -> Self {
-        let pid = worker.pid;
-        connections.add(worker, peer);
-        Self { connections: connections.clone(), pid }
+        connections.add(worker.clone(), peer);
+        Self { connections: connections.clone(), worker }
     }
 }
 
 impl<W, C> Drop for Listed<W, C> {
     fn drop(&mut self) {
-        self.connections.remove(self.pid);
+        self.connections.remove(&self.worker);
     }
 }
 

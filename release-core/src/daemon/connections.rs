@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::WorkerInfo;
 use crate::ipc::{Codec, Peer, Postcard, Request};
 
-/// The workers of a group that run now, each with its connection.
+/// The processes of a group's workers that run now, each with its connection.
 ///
-/// A clone shows the same, always current list.
+/// A worker that is being replaced has two or more: see [`WorkerInfo::generation`]. A clone shows the
+/// same, always current list.
 pub struct Connections<W, C = Postcard> {
     members: Arc<Mutex<Members<W, C>>>,
 }
@@ -34,13 +35,13 @@ impl<W, C> fmt::Debug for Connections<W, C> {
 }
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
-    /// The workers and their connections, at this moment.
+    /// The processes and their connections, at this moment.
     #[must_use]
     pub fn list(&self) -> Vec<(WorkerInfo, Peer<W, C>)> {
         self.lock().clone()
     }
 
-    /// Sends a message that wants no answer to every worker; says to how many it was given.
+    /// Sends a message that wants no answer to every process; says to how many it was given.
     ///
     /// Never waits: a worker that does not read, and has enough waiting for it already, is passed
     /// over with a warning in the log.
@@ -67,8 +68,12 @@ impl<W, C> Connections<W, C> {
         self.lock().push((worker, peer));
     }
 
-    pub(super) fn remove(&self, pid: i32) {
-        self.lock().retain(|(worker, _)| worker.pid != pid);
+    pub(super) fn remove(&self, worker: &WorkerInfo) {
+        let mut members = self.lock();
+        // Only one: the number of a process that has ended may be that of a new one already.
+        if let Some(index) = members.iter().position(|(member, _)| member == worker) {
+            members.remove(index);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Members<W, C>> {

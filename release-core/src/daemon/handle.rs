@@ -4,15 +4,26 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_channel::oneshot;
+
 use crate::rt::Rt;
-use crate::supervise::{Pool, State, WorkerId};
+use crate::supervise::changes::Asker;
+use crate::supervise::{Change, Pool, State, WorkerId};
+use crate::{Error, ErrorKind};
 
 /// The running master. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterHandle {
     rt: Rt,
     pool: Arc<Mutex<Pool>>,
-    stop: Arc<dyn Fn() + Send + Sync>,
+    send: Arc<dyn Fn(Command) + Send + Sync>,
+}
+
+/// What the supervisor is told to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Stop,
+    Change(Change, Asker),
 }
 
 /// What one worker does at the moment; see [`MasterHandle::status`].
@@ -25,12 +36,16 @@ pub struct WorkerState {
     pub group: String,
     /// Its process, if it has one.
     pub pid: Option<i32>,
+    /// The generation of this process, or of the next one.
+    pub generation: u32,
     /// Where it is between start and end.
     pub state: State,
     /// How often it was started again.
     pub restarts: u32,
     /// How long its process has run; without one, how long it has been in its state.
     pub uptime: Duration,
+    /// How many earlier processes of it are still finishing what they have in hand.
+    pub draining: usize,
 }
 
 impl fmt::Debug for MasterHandle {
@@ -40,8 +55,8 @@ impl fmt::Debug for MasterHandle {
 }
 
 impl MasterHandle {
-    pub(crate) fn new(rt: &Rt, pool: Pool, stop: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { rt: rt.clone(), pool: Arc::new(Mutex::new(pool)), stop: Arc::new(stop) }
+    pub(crate) fn new(rt: &Rt, pool: Pool, send: impl Fn(Command) + Send + Sync + 'static) -> Self {
+        Self { rt: rt.clone(), pool: Arc::new(Mutex::new(pool)), send: Arc::new(send) }
     }
 
     /// The runtime that the master runs on.
@@ -61,22 +76,80 @@ impl MasterHandle {
                 id: worker.id.0,
                 group: worker.group.to_owned(),
                 pid: worker.pid,
+                generation: worker.generation,
                 state: worker.state,
                 restarts: worker.restarts,
                 uptime: worker.since,
+                draining: worker.draining,
             })
             .collect()
     }
 
-    /// Stops in order, as SIGTERM does.
-    pub fn stop(&self) {
-        (self.stop)();
+    /// The generation of workers that serves; the first one is number 1.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.pool().generation()
     }
 
-    pub(crate) fn is_stopping(&self, id: WorkerId) -> bool {
-        let pool = self.pool();
-        let workers = pool.status(self.rt.now());
-        workers.iter().any(|worker| worker.id == id && worker.state == State::Stopping)
+    /// Gives every worker a new process, as SIGHUP does, and waits until all are replaced.
+    ///
+    /// [`Master::on_reload`](crate::Master::on_reload) comes first. Then each worker is replaced
+    /// under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy); old processes may still be
+    /// finishing their last work afterwards. When one reload meets another, it follows that one, and
+    /// all that meet it in the same way are one.
+    ///
+    /// # Errors
+    ///
+    /// With the reason, when the reload was refused, when a new process failed and the generation
+    /// before goes on, or when the master stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the reload goes on.
+    pub async fn reload(&self) -> Result<(), Error> {
+        self.change(Change::Reload).await
+    }
+
+    /// Gives a group another number of workers, at most 10,000, and waits until they are ready, or
+    /// the surplus has gone: those with the highest identities.
+    ///
+    /// # Errors
+    ///
+    /// With the reason, when there is no such group, when a new worker fails before it is ready (the
+    /// group then has the size it had before), when another change of the size comes after this one,
+    /// or when the master stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the change goes on.
+    pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
+        self.change(Change::Resize { group: group.to_owned(), size: workers }).await
+    }
+
+    /// Gives one worker a new process of the same generation, and waits until it has taken over.
+    ///
+    /// # Errors
+    ///
+    /// With the reason, when there is no such worker (any more), when the new process fails and the
+    /// old one goes on, or when the master stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the restart goes on.
+    pub async fn restart(&self, worker: u32) -> Result<(), Error> {
+        self.change(Change::Restart { id: WorkerId(worker) }).await
+    }
+
+    async fn change(&self, change: Change) -> Result<(), Error> {
+        let (asker, answer) = oneshot::channel();
+        (self.send)(Command::Change(change, asker));
+        let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
+        answer.await.unwrap_or_else(ended)
+    }
+
+    /// Stops in order, as SIGTERM does.
+    pub fn stop(&self) {
+        (self.send)(Command::Stop);
     }
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {

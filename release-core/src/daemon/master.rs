@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,6 +22,7 @@ use crate::net::Credentials;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::Outcome;
+use crate::supervise::changes::Hooks;
 use crate::supervise::drive::Supervisor;
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::return_freed_memory;
@@ -64,6 +66,7 @@ pub struct Master {
     groups: Vec<Box<dyn IntoGroup>>,
     controls: Vec<Bind>,
     main: Option<Start>,
+    hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
 }
@@ -95,6 +98,7 @@ impl Master {
             groups: Vec::new(),
             controls: Vec::new(),
             main: None,
+            hooks: Hooks::default(),
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
         }
@@ -171,6 +175,59 @@ impl Master {
         self
     }
 
+    /// What comes before a reload: the program reads its configuration, checks it, and keeps it for
+    /// the contexts of the workers to come. An error refuses the reload, with its reason for whoever
+    /// asked; nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use release_core::{Master, Workers};
+    ///
+    /// let greeting = Arc::new(Mutex::new("hello".to_owned()));
+    /// let (read, tell) = (Arc::clone(&greeting), greeting);
+    /// let workers = Workers::same_executable("greeter", 2)
+    ///     .context(move |_| tell.lock().map(|text| text.clone()).unwrap_or_default());
+    /// let master = Master::new().on_reload(move || {
+    ///     let read = Arc::clone(&read);
+    ///     async move {
+    ///         let text = std::fs::read_to_string("/etc/greeting")?;
+    ///         if let Ok(mut greeting) = read.lock() {
+    ///             *greeting = text;
+    ///         }
+    ///         Ok::<(), std::io::Error>(())
+    ///     }
+    /// });
+    /// # let _ = (workers, master);
+    /// ```
+    #[must_use]
+    pub fn on_reload<F, E>(mut self, read: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let read = Arc::new(read);
+        self.hooks.reload = Some(Box::new(move || {
+            let read = Arc::clone(&read);
+            Box::pin(async move {
+                read().await.map_err(|error| {
+                    Error::new(ErrorKind::Program, "no new configuration").caused_by(error)
+                })
+            })
+        }));
+        self
+    }
+
+    /// What follows the failure of a reload that [`on_reload`](Master::on_reload) has allowed: the
+    /// program puts the configuration back that it had before. Workers that are started again get
+    /// the context that they had in any case; this one is for workers that are new.
+    #[must_use]
+    pub fn on_rollback(mut self, restore: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.rollback = Some(Box::new(restore));
+        self
+    }
+
     /// How long workers may take to stop before they are killed; 10 s by default.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
@@ -186,8 +243,9 @@ impl Master {
     }
 
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
-    /// one at once), QUIT stops at once. HUP, USR1 and USR2, which would end a process that does
-    /// not expect them, are ignored unless the program handles them itself.
+    /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
+    /// the first group one worker more or less, but not less than one. USR1 and USR2, which would
+    /// end a process that does not expect them, are ignored unless the program handles them itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
@@ -222,6 +280,7 @@ impl Master {
             groups: groups.collect::<Result<_, _>>()?,
             controls: self.controls,
             main: self.main,
+            hooks: self.hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
         })
@@ -245,6 +304,7 @@ struct Plan {
     groups: Vec<Group>,
     controls: Vec<Bind>,
     main: Option<Start>,
+    hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
 }
@@ -288,7 +348,7 @@ impl Plan {
         let rt = driver.handle();
         let signals = Signals::watch(&rt, signals)
             .map_err(|error| Error::system("cannot catch signals", error))?;
-        let supervisor = Supervisor::new(&rt, self.groups, self.stop_deadline);
+        let supervisor = Supervisor::new(&rt, self.groups, self.hooks, self.stop_deadline);
         let (outcome, signal) =
             run(&driver, supervisor.run(signals, starts, || launcher.take().map(Detached::ready)))?;
         Ok(match (outcome, signal) {
@@ -303,14 +363,23 @@ impl Plan {
     }
 }
 
+/// The signals that the supervisor obeys.
+const SIGNALS: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
 /// The state that a launcher may have left: signals, groups, descriptors, file mode mask.
 ///
 /// From here on, before there is anything to leave behind, a signal to stop is kept for the
 /// supervisor.
 fn settle_process(detached: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    let signals = Caught::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])
-        .map_err(failed("cannot catch signals"))?;
+    let signals = Caught::new(&SIGNALS).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))

@@ -21,6 +21,7 @@ pub use control::{BoundControlSocket, ControlSocket};
 pub use detach::{Daemon, Detached};
 pub use environment::Environment;
 pub use exit::Exit;
+pub(crate) use handle::Command;
 pub use handle::{MasterHandle, WorkerState};
 pub(crate) use hello::{Hello, PROTOCOL};
 pub use master::Master;

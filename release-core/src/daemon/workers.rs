@@ -16,7 +16,7 @@ use super::hello::Types;
 use super::{Environment, Permit};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
-use crate::supervise::{GroupSpec, Ready, RestartPolicy, WorkerId};
+use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::Command;
 use crate::{Error, ErrorKind};
@@ -31,6 +31,8 @@ pub struct WorkerInfo {
     pub pid: i32,
     /// The name of its group.
     pub group: Arc<str>,
+    /// The generation of this process.
+    pub generation: u32,
 }
 
 /// A group of workers: which program, how many, under which user, and what the master answers them.
@@ -62,7 +64,8 @@ pub struct Workers<W = Never, C = Postcard> {
     program: Program,
     user: Option<String>,
     environment: Environment,
-    policy: RestartPolicy,
+    restart: RestartPolicy,
+    reload: ReloadPolicy,
     limits: Limits,
     listeners: Vec<(String, OwnedFd)>,
     context: Context,
@@ -141,7 +144,8 @@ impl Workers {
             program,
             user: None,
             environment: Environment::default(),
-            policy: RestartPolicy::default(),
+            restart: RestartPolicy::default(),
+            reload: ReloadPolicy::default(),
             limits: Limits::IPC,
             listeners: Vec::new(),
             context: Context::new(|_| ()),
@@ -169,7 +173,8 @@ impl<W, C> Workers<W, C> {
             program: self.program,
             user: self.user,
             environment: self.environment,
-            policy: self.policy,
+            restart: self.restart,
+            reload: self.reload,
             limits: self.limits,
             listeners: self.listeners,
             context: self.context,
@@ -205,7 +210,14 @@ impl<W, C> Workers<W, C> {
     /// When workers that die are started again.
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
-        self.policy = policy;
+        self.restart = policy;
+        self
+    }
+
+    /// How their processes are replaced when the master reloads.
+    #[must_use]
+    pub fn reload(mut self, policy: ReloadPolicy) -> Self {
+        self.reload = policy;
         self
     }
 
@@ -239,6 +251,10 @@ impl<W, C> Workers<W, C> {
     }
 
     /// The typed context that each worker is sent at its start, made from its identity.
+    ///
+    /// It is made once for each worker and generation, at the first start: a worker that dies comes
+    /// back as it was, and one of a new generation sees what has changed, such as a configuration
+    /// that [`Master::on_reload`](crate::Master::on_reload) has read.
     #[must_use]
     pub fn context<T: Serialize + DeserializeOwned>(
         mut self,
@@ -441,7 +457,8 @@ where
             spec: GroupSpec {
                 name: name.clone(),
                 size: self.size,
-                policy: self.policy,
+                restart: self.restart,
+                reload: self.reload,
                 ready: if attach.says_ready() { Ready::Message } else { Ready::AtOnce },
             },
             name: name.into(),

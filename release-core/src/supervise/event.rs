@@ -1,9 +1,8 @@
 //! What the pool is told and what it asks for.
 
 use std::fmt;
-use std::time::Duration;
 
-use super::Exit;
+use super::{Exit, Report};
 
 /// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +67,15 @@ pub enum Event {
     Stop,
     /// The pool is to stop at once: workers are killed.
     StopNow,
+    /// The pool is to change; [`Action::Answer`] with this ticket says how that ended.
+    Change {
+        /// Who asks: a number that no other change has.
+        ticket: Ticket,
+        /// What is to change.
+        change: Change,
+    },
+    /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
+    Prepared(Result<(), String>),
     /// Something beside the workers failed: the pool stops as with [`Event::Stop`], and has failed.
     Fail {
         /// What failed.
@@ -77,15 +85,46 @@ pub enum Event {
     Tick,
 }
 
+/// Who asked for a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Ticket(pub u64);
+
+/// A change of what the pool is to be. One that fails leaves the pool as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Every worker gets a new process, of a new generation. Those that come while one is under way
+    /// are one more together, which follows.
+    Reload,
+    /// A group is to have so many workers. It replaces a change of the group's size that is under
+    /// way, which has then failed.
+    Resize {
+        /// The name of the group.
+        group: String,
+        /// How many.
+        size: u32,
+    },
+    /// One worker gets a new process, of the generation that it is to run.
+    Restart {
+        /// The worker.
+        id: WorkerId,
+    },
+}
+
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Start a process for this worker, and answer with exactly one [`Event::Spawned`] or
     /// [`Event::SpawnFailed`], also when other actions came to be in between.
+    ///
+    /// A worker has no second one of these before the first is answered.
     Spawn {
         /// The worker.
         id: WorkerId,
+        /// The generation that the process is of.
+        generation: u32,
     },
     /// Send a signal to a process that was started and has not been reaped as far as the pool knows.
     Signal {
@@ -98,6 +137,16 @@ pub enum Action {
     },
     /// Something worth a line in the log.
     Report(Report),
+    /// A reload begins: read the configuration of a new generation, and answer with exactly one
+    /// [`Event::Prepared`].
+    Prepare,
+    /// A change has been made, or not for this reason. Comes once for each [`Event::Change`].
+    Answer {
+        /// Who asked for it.
+        ticket: Ticket,
+        /// How it ended.
+        outcome: Result<(), String>,
+    },
     /// Every worker has been ready: the initial start succeeded. Comes once at most.
     AllReady,
     /// No process is left and none will be started. Comes once, last.
@@ -112,90 +161,6 @@ pub enum Signal {
     Terminate,
     /// `SIGKILL`.
     Kill,
-}
-
-/// Something that the log should say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Report {
-    /// A process was started.
-    Started {
-        /// The worker.
-        id: WorkerId,
-        /// Its new process.
-        pid: i32,
-    },
-    /// No process could be started.
-    SpawnFailed {
-        /// The worker.
-        id: WorkerId,
-        /// What the system said.
-        reason: String,
-        /// When it is tried again, if it is.
-        retry_in: Option<Duration>,
-    },
-    /// A worker is ready.
-    Ready {
-        /// The worker.
-        id: WorkerId,
-        /// Its process.
-        pid: i32,
-    },
-    /// A process ended.
-    Died {
-        /// The worker.
-        id: WorkerId,
-        /// The process.
-        pid: i32,
-        /// How it ended.
-        exit: Exit,
-        /// When the worker is started again, if it is.
-        restart_in: Option<Duration>,
-    },
-    /// A process is sent `SIGKILL`.
-    Killed {
-        /// The worker.
-        id: WorkerId,
-        /// The process.
-        pid: i32,
-        /// Why.
-        reason: KillReason,
-    },
-    /// The workers of a group die too fast; said once until the group has calmed down.
-    TooFast {
-        /// The name of the group.
-        group: String,
-    },
-    /// The pool stops because of this, and will end with [`Outcome::Failed`].
-    Failing {
-        /// What failed.
-        reason: String,
-    },
-}
-
-/// Why the pool kills a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KillReason {
-    /// It took longer than this to become ready.
-    NotReady(Duration),
-    /// It broke the protocol in this way.
-    Violation(String),
-    /// It was asked to stop and was still there at the stop deadline.
-    StopDeadline,
-    /// The pool was told to stop at once.
-    StopNow,
-}
-
-impl fmt::Display for KillReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotReady(timeout) => write!(f, "not ready within {timeout:?}"),
-            Self::Violation(reason) => write!(f, "broke the protocol: {reason}"),
-            Self::StopDeadline => f.write_str("did not stop in time"),
-            Self::StopNow => f.write_str("stopped at once"),
-        }
-    }
 }
 
 /// How the pool ended.

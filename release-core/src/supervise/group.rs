@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::RestartPolicy;
 use super::intensity::Intensity;
+use super::{ReloadPolicy, RestartPolicy, Ticket};
 
 /// A number of workers that run the same program under the same rules.
 #[derive(Clone, Debug)]
@@ -14,7 +14,9 @@ pub struct GroupSpec {
     /// How many workers; none is legal.
     pub size: u32,
     /// When they are started again.
-    pub policy: RestartPolicy,
+    pub restart: RestartPolicy,
+    /// How they are replaced by another generation.
+    pub reload: ReloadPolicy,
     /// How they become ready.
     pub ready: Ready,
 }
@@ -34,21 +36,41 @@ pub enum Ready {
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
     intensity: Intensity,
+    /// The change of its size that is under way.
+    pub(super) resize: Option<Resize>,
+}
+
+/// A change of a group's size.
+#[derive(Debug)]
+pub(super) struct Resize {
+    pub(super) ticket: Ticket,
+    /// The size that the group goes back to when a new worker fails.
+    pub(super) before: u32,
 }
 
 impl Group {
     pub(super) fn new(spec: GroupSpec) -> Self {
-        Self { spec, intensity: Intensity::default() }
+        Self { spec, intensity: Intensity::default(), resize: None }
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.
     pub(super) fn count_death(&mut self, now: Instant) -> bool {
-        self.intensity.death(&self.spec.policy, now)
+        self.intensity.death(&self.spec.restart, now)
+    }
+
+    /// Whether a worker at this place is wanted.
+    pub(super) fn wants(&self, rank: u32) -> bool {
+        rank < self.spec.size
+    }
+
+    /// How many of its workers may be in the middle of a replacement.
+    pub(super) fn surge(&self) -> u32 {
+        self.spec.reload.surge_of(self.spec.size)
     }
 
     /// The nominal delay before a worker is started again.
     pub(super) fn delay(&mut self, early_deaths: u32, now: Instant) -> Duration {
-        let policy = &self.spec.policy;
+        let policy = &self.spec.restart;
         if self.intensity.exceeded(policy, now) { policy.max } else { policy.delay(early_deaths) }
     }
 }

@@ -4,30 +4,44 @@
 //! is to be done ([`Action`]). It holds no clock, no process and no descriptor, so every rule can be
 //! tried in a simulation, and a history replayed gives the same actions again.
 //!
-//! A pool wants a process for each of its workers until it is stopped, and converges to that. After
-//! every event it compares each worker with what is wanted of it and takes one step. It promises:
+//! A pool has a desired state: how many workers each group has, and which generation each worker is
+//! to run. After every event it compares what there is with that, and takes the steps that bring it
+//! nearer. It promises:
 //!
-//! * A worker never has two processes: the next one is asked for when the last one was reaped.
-//! * Every death is noticed once; news of a process that was replaced is ignored.
-//! * A worker that dies comes back under the rules of its group's [`RestartPolicy`]: at once after a
-//!   healthy life, otherwise with growing delays, without ever giving up silently.
+//! * Every death is noticed once; news of a process that is gone is ignored.
+//! * A worker that dies comes back, as the generation that it was, under the rules of its group's
+//!   [`RestartPolicy`]: at once after a healthy life, otherwise with growing delays, without ever
+//!   giving up silently.
 //! * A worker that is not ready in time, or breaks the protocol, is killed and comes back alike.
+//! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's
+//!   [`ReloadPolicy`]: the old process of a worker is told to stop when the new one is proven. The
+//!   first new process that fails before takes the whole generation back: new processes end, workers
+//!   that were replaced already return to the generation before in the same way, and whoever asked
+//!   is told the reason. A worker that dies before its turn returns as the old generation, because
+//!   that one is known to work. There is one reload at a time, and none during the initial start.
+//! * [`Change::Restart`] replaces one worker in that way, [`Change::Resize`] starts and stops
+//!   workers at any time. Each change is answered once; one that fails leaves the pool as it was.
 //! * [`Event::Stop`] asks every process to end, and kills what is left at the stop deadline;
 //!   nothing is started any more. So does a failure of the start, of a group or of the master.
 //! * [`Action::Done`] comes once, when no process is left, and says how it went.
 //!
+//! [`simulation`] lets a pool run without processes, for tests of one's own settings.
+//!
 //! # Examples
 //!
-//! A worker without a process dies and comes back:
+//! A worker dies and comes back:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use release_core::supervise::{Action, Event, Exit, GroupSpec, Pool, Ready, RestartPolicy, WorkerId};
+//! use release_core::supervise::{
+//!     Action, Event, Exit, GroupSpec, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
+//! };
 //!
 //! let group = GroupSpec {
 //!     name: "web".to_owned(),
 //!     size: 1,
-//!     policy: RestartPolicy::default(),
+//!     restart: RestartPolicy::default(),
+//!     reload: ReloadPolicy::default(),
 //!     ready: Ready::Message,
 //! };
 //! let mut pool = Pool::new(vec![group], Duration::from_secs(10), 42);
@@ -35,7 +49,7 @@
 //! let mut actions = Vec::new();
 //!
 //! pool.on(Event::Start, start, &mut actions);
-//! assert_eq!(actions, [Action::Spawn { id }]);
+//! assert_eq!(actions, [Action::Spawn { id, generation: 1 }]);
 //! pool.on(Event::Spawned { id, pid: 100 }, start, &mut actions);
 //! pool.on(Event::Ready { id, pid: 100 }, start, &mut actions);
 //! assert!(actions.contains(&Action::AllReady));
@@ -48,29 +62,37 @@
 //!
 //! actions.clear();
 //! pool.on(Event::Tick, due, &mut actions);
-//! assert_eq!(actions, [Action::Spawn { id }]);
+//! assert_eq!(actions, [Action::Spawn { id, generation: 1 }]);
 //! ```
 
 // Tests panic to fail; clippy takes them for functions with undocumented panics.
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
 
+pub(crate) mod changes;
 pub(crate) mod drive;
 mod event;
 mod exit;
 mod group;
 mod intensity;
 mod jitter;
+mod journal;
 mod orphans;
 mod policy;
 mod pool;
+mod process;
+mod report;
+mod rolling;
+pub mod simulation;
 mod status;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-pub use event::{Action, Event, KillReason, Outcome, Report, Signal, WorkerId};
+pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
 pub use policy::{Exceeded, RestartPolicy};
 pub use pool::Pool;
+pub use report::{KillReason, Report};
+pub use rolling::ReloadPolicy;
 pub use status::{State, WorkerStatus};

@@ -1,16 +1,20 @@
-//! The pool: which process is to run, and what is done about the difference.
+//! The pool: which processes are to run, and what is done about the difference.
 
+mod changes;
 mod deaths;
+mod rollout;
 
 use std::time::{Duration, Instant};
 
 use super::group::Group;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
-use super::worker::{Phase as P, Worker};
+use super::worker::Worker;
 use super::{
-    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, WorkerId, WorkerStatus,
+    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, Ticket, WorkerId,
+    WorkerStatus,
 };
+use rollout::Rollout;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]
@@ -18,11 +22,19 @@ pub struct Pool {
     groups: Vec<Group>,
     workers: Vec<Worker>,
     mode: Mode,
+    /// The generation that serves, or is to be restored.
+    generation: u32,
+    /// The number of the latest one that was started.
+    latest: u32,
+    /// The reload that is under way.
+    rollout: Option<Rollout>,
+    /// Who asked for a reload since that one began.
+    reloads: Vec<Ticket>,
     /// Whether every worker has been ready once.
     all_ready: bool,
     /// Why the pool fails, once it does.
     failure: Option<String>,
-    /// Workers killed since the pool is to stop.
+    /// Processes killed since the pool is to stop.
     killed: usize,
     stop_deadline: Duration,
     jitter: Jitter,
@@ -44,25 +56,31 @@ enum Mode {
 }
 
 impl Pool {
-    /// A pool of these groups that does nothing before [`Event::Start`].
+    /// A pool of these groups that does nothing before [`Event::Start`]. Its first generation is
+    /// number 1.
     ///
-    /// Workers have `stop_deadline` to end after they were asked to. The `seed` decides the jitter
+    /// Processes have `stop_deadline` to end after they were asked to. The `seed` decides the jitter
     /// of the delays: the same seed and history give the same actions.
     #[must_use]
     pub fn new(groups: Vec<GroupSpec>, stop_deadline: Duration, seed: u64) -> Self {
-        let members = groups.iter().zip(0..);
-        let members = members.flat_map(|(spec, group)| (0..spec.size).map(move |_| group));
-        let ids = (0..).map(WorkerId);
-        Self {
-            workers: ids.zip(members).map(|(id, g)| Worker::new(id, g)).collect(),
+        let mut pool = Self {
             groups: groups.into_iter().map(Group::new).collect(),
+            workers: Vec::new(),
             mode: Mode::Idle,
+            generation: 1,
+            latest: 1,
+            rollout: None,
+            reloads: Vec::new(),
             all_ready: false,
             failure: None,
             killed: 0,
             stop_deadline: stop_deadline.min(LONGEST),
             jitter: Jitter::new(seed),
+        };
+        for group in 0..pool.groups.len() {
+            pool.enlist(group);
         }
+        pool
     }
 
     /// Takes note of an event and appends what is to be done about it.
@@ -85,7 +103,9 @@ impl Pool {
         match self.mode {
             Mode::Idle | Mode::Killing(_) | Mode::Done => None,
             Mode::Running => self.workers.iter().filter_map(Worker::timer).min(),
-            Mode::Stopping { kill_at } => Some(kill_at),
+            Mode::Stopping { kill_at } => {
+                self.workers.iter().filter_map(Worker::timer).chain([kill_at]).min()
+            }
         }
     }
 
@@ -95,18 +115,31 @@ impl Pool {
         Some(self.workers.get(self.index(id)?)?.group)
     }
 
-    /// All workers, in the order of their ids.
+    /// The generation that serves. While another one is being started, still the one before.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many workers a group, given by its index, is to have.
+    #[must_use]
+    pub fn size(&self, group: usize) -> Option<u32> {
+        Some(self.groups.get(group)?.spec.size)
+    }
+
+    /// All workers, in the order of their ids. One that was scaled away is listed until its last
+    /// process has gone.
     #[must_use]
     pub fn status(&self, now: Instant) -> Vec<WorkerStatus<'_>> {
-        let status = |worker: &Worker| WorkerStatus {
-            id: worker.id,
-            group: &self.groups[worker.group].spec.name,
-            pid: worker.pid(),
-            state: worker.state(),
-            restarts: worker.restarts(),
-            since: worker.since(now),
-        };
-        self.workers.iter().map(status).collect()
+        let listed = self.workers.iter().filter(|worker| self.wants(worker) || !worker.is_gone());
+        listed.map(|worker| worker.status(&self.groups[worker.group].spec.name, now)).collect()
+    }
+
+    /// Whether a process is expected to be there: it runs, and was not told to end.
+    pub(crate) fn relies_on(&self, id: WorkerId, pid: i32) -> bool {
+        let worker = self.index(id).map(|index| &self.workers[index]);
+        let mut processes = worker.into_iter().flat_map(Worker::processes);
+        processes.any(|process| process.pid() == Some(pid) && process.is_in_service())
     }
 
     fn index(&self, id: WorkerId) -> Option<usize> {
@@ -114,95 +147,100 @@ impl Pool {
         (index < self.workers.len()).then_some(index)
     }
 
+    fn wants(&self, worker: &Worker) -> bool {
+        self.groups[worker.group].wants(worker.rank)
+    }
+
     /// Events that concern the pool: changes what is wanted.
     fn note(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match (&self.mode, event) {
             (Mode::Done, _) => {}
-            (Mode::Idle, E::Start) => self.start(now),
+            (Mode::Idle, E::Start) => self.mode = Mode::Running,
             (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
             (Mode::Idle | Mode::Running | Mode::Stopping { .. }, E::StopNow) => {
                 self.mode = Mode::Killing(KillReason::StopNow);
             }
             (_, E::Fail { reason }) => self.fail(reason, now, actions),
-            (_, E::Start | E::Stop | E::StopNow | E::Tick) => {}
+            (Mode::Running, E::Change { ticket, change }) => {
+                self.change(ticket, change, now, actions);
+            }
+            (_, E::Change { ticket, .. }) => refuse(ticket, "the pool does not run", actions),
+            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, actions),
+            (_, E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
     }
 
-    /// Events that concern one worker: changes what is known of it. What is not in the table comes
-    /// late, twice, or out of nowhere, and is ignored.
+    /// Events that concern one worker: changes what is known of it. What its processes do not expect
+    /// comes late, twice, or out of nowhere, and is ignored.
     fn note_worker(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
-        let Some((id, pid)) = subject(&event) else {
+        let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
             return;
         };
-        let Some(index) = self.index(id) else { return };
         let worker = &mut self.workers[index];
         let spec = &self.groups[worker.group].spec;
-        match (&worker.phase, event) {
-            (P::Spawning, E::Spawned { pid, .. }) => worker.spawned(pid, spec, now, actions),
-            (P::Spawning, E::SpawnFailed { reason, .. }) => {
-                self.spawn_failed(index, reason, now, actions);
+        match event {
+            E::Spawned { pid, .. } => worker.spawned(pid, spec, now, actions),
+            E::SpawnFailed { reason, .. } => self.spawn_failed(index, reason, now, actions),
+            E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
+            E::Violation { pid, reason, .. } => {
+                let killed = worker.violated(pid, reason, now, actions);
+                self.count_killed(killed);
             }
-            // Of another process than the present one.
-            _ if worker.pid() != pid => {}
-            (P::Starting { .. }, E::Ready { .. }) => worker.ready(now, actions),
-            (
-                P::Starting { .. } | P::Ready { .. } | P::Stopping { .. },
-                E::Violation { reason, .. },
-            ) => self.kill(index, KillReason::Violation(reason), now, actions),
-            (
-                P::Starting { .. } | P::Ready { .. } | P::Stopping { .. } | P::Killed { .. },
-                E::Exited { exit, .. },
-            ) => self.exited(index, exit, now, actions),
+            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
         }
     }
 
-    /// Brings every worker one step nearer to what is wanted. What is not in the table is as it
-    /// should be, or waits for news.
+    /// Brings every worker nearer to what is wanted of it. What is not said here is as it should be,
+    /// or waits for news.
     fn converge(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let kill_at = match self.mode {
+            Mode::Stopping { kill_at } => kill_at,
+            _ => now + self.stop_deadline,
+        };
         for index in 0..self.workers.len() {
+            let is_wanted = self.is_running() && self.wants(&self.workers[index]);
             let worker = &mut self.workers[index];
-            match (&self.mode, &worker.phase) {
-                (Mode::Running, P::Waiting { until }) if *until <= now => {
-                    worker.spawn(now, actions);
-                }
-                (Mode::Running, P::Starting { until, .. }) if *until <= now => {
-                    let timeout = self.groups[worker.group].spec.policy.ready_timeout;
-                    self.kill(index, KillReason::NotReady(timeout), now, actions);
-                }
-                (Mode::Stopping { .. } | Mode::Killing(_), P::Waiting { .. }) => {
-                    worker.enter(P::Gone, now);
-                }
-                (Mode::Stopping { .. }, P::Starting { .. } | P::Ready { .. }) => {
-                    worker.terminate(now, actions);
-                }
-                (
-                    Mode::Killing(reason),
-                    P::Starting { .. } | P::Ready { .. } | P::Stopping { .. },
-                ) => {
-                    let reason = reason.clone();
-                    self.kill(index, reason, now, actions);
-                }
-                _ => {}
+            let mut killed = worker.kill_overdue(now, actions);
+            if let Mode::Killing(reason) = &self.mode {
+                killed += worker.kill(reason, now, actions);
             }
+            if is_wanted {
+                worker.age(&self.groups[worker.group].spec, now, actions);
+                worker.relieve(kill_at, now, actions);
+            } else {
+                worker.stop(kill_at, now, actions);
+            }
+            self.count_killed(killed);
+        }
+        if self.is_running() {
+            self.start_what_is_missing(now, actions);
         }
     }
 
-    /// Says once that the initial start succeeded, and once how everything ended.
+    /// Says once that the initial start succeeded, once how every change ended, and once how
+    /// everything did.
     fn conclude(&mut self, actions: &mut Vec<Action>) {
+        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         match self.mode {
-            Mode::Running if !self.all_ready && self.workers.iter().all(|w| w.was_ready) => {
-                self.all_ready = true;
-                actions.push(Action::AllReady);
+            Mode::Running => {
+                if !self.all_ready && wanted.all(|worker| worker.was_ready) {
+                    self.all_ready = true;
+                    actions.push(Action::AllReady);
+                }
+                self.conclude_changes(actions);
+                self.conclude_rollout(actions);
+                self.begin_rollout(actions);
             }
-            Mode::Stopping { .. } | Mode::Killing(_)
-                if self.workers.iter().all(|w| matches!(w.phase, P::Gone)) =>
-            {
-                self.mode = Mode::Done;
-                actions.push(Action::Done(self.outcome()));
+            Mode::Stopping { .. } | Mode::Killing(_) => {
+                self.refuse_changes(actions);
+                if self.workers.iter().all(Worker::is_gone) {
+                    self.mode = Mode::Done;
+                    actions.push(Action::Done(self.outcome()));
+                }
             }
-            _ => {}
+            Mode::Idle | Mode::Done => {}
         }
     }
 
@@ -215,13 +253,6 @@ impl Pool {
             (Some(reason), _) => Outcome::Failed { reason },
             (None, 0) => Outcome::Stopped,
             (None, workers) => Outcome::Killed { workers },
-        }
-    }
-
-    fn start(&mut self, now: Instant) {
-        self.mode = Mode::Running;
-        for worker in &mut self.workers {
-            worker.enter(P::Waiting { until: now }, now);
         }
     }
 
@@ -241,22 +272,31 @@ impl Pool {
         }
     }
 
-    fn kill(&mut self, index: usize, reason: KillReason, now: Instant, actions: &mut Vec<Action>) {
-        self.workers[index].kill(reason, now, actions);
+    fn count_killed(&mut self, processes: usize) {
         if !self.is_running() {
-            self.killed += 1;
+            self.killed += processes;
         }
     }
 }
 
-/// The worker that an event is about, and the process if it has one.
-fn subject(event: &Event) -> Option<(WorkerId, Option<i32>)> {
+fn refuse(ticket: Ticket, why: &str, actions: &mut Vec<Action>) {
+    actions.push(Action::Answer { ticket, outcome: Err(why.to_owned()) });
+}
+
+/// The worker that an event is about.
+fn subject(event: &Event) -> Option<WorkerId> {
     match *event {
-        Event::Spawned { id, pid }
-        | Event::Ready { id, pid }
-        | Event::Exited { id, pid, .. }
-        | Event::Violation { id, pid, .. } => Some((id, Some(pid))),
-        Event::SpawnFailed { id, .. } => Some((id, None)),
-        Event::Start | Event::Stop | Event::StopNow | Event::Fail { .. } | Event::Tick => None,
+        E::Spawned { id, .. }
+        | E::SpawnFailed { id, .. }
+        | E::Ready { id, .. }
+        | E::Exited { id, .. }
+        | E::Violation { id, .. } => Some(id),
+        E::Start
+        | E::Stop
+        | E::StopNow
+        | E::Change { .. }
+        | E::Prepared(_)
+        | E::Fail { .. }
+        | E::Tick => None,
     }
 }

@@ -15,12 +15,16 @@ pub struct WorkerStatus<'a> {
     pub group: &'a str,
     /// Its process, if it has one.
     pub pid: Option<i32>,
+    /// The generation of this process, or of the next one.
+    pub generation: u32,
     /// What it is doing.
     pub state: State,
     /// How many processes it has had before the present or latest one.
     pub restarts: u32,
     /// For how long it has been in this state.
     pub since: Duration,
+    /// How many earlier processes are still finishing what they have in hand.
+    pub draining: usize,
 }
 
 /// What a worker is doing.

@@ -2,21 +2,24 @@
 
 mod histories;
 mod model;
+mod reloads;
 mod restarts;
 mod stopping;
+mod storms;
 mod world;
 
 use std::time::Duration;
 
-use super::{Exit, GroupSpec, Ready, RestartPolicy, WorkerId};
+use super::{Exit, GroupSpec, Ready, ReloadPolicy, RestartPolicy, WorkerId};
 
 const FIRST: WorkerId = WorkerId(0);
 const SECOND: WorkerId = WorkerId(1);
 const CRASH: Exit = Exit::Signal { number: 11, core: true };
 
-/// A group whose workers say when they are ready.
-fn group(size: u32, policy: RestartPolicy) -> GroupSpec {
-    GroupSpec { name: "web".to_owned(), size, policy, ready: Ready::Message }
+/// A group whose workers say when they are ready, and are proven then.
+fn group(size: u32, restart: RestartPolicy) -> GroupSpec {
+    let reload = ReloadPolicy::default().canary(Duration::ZERO);
+    GroupSpec { name: "web".to_owned(), size, restart, reload, ready: Ready::Message }
 }
 
 fn seconds(seconds: u64) -> Duration {

@@ -1,41 +1,43 @@
-//! One worker: the phases of its processes, and what it remembers between them.
+//! One worker: what it is, which generation it is to run, and how it stands with its processes.
+
+mod steps;
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Action, Exit, GroupSpec, KillReason, Ready, Report, RestartPolicy, Signal, State, WorkerId,
-};
+use super::process::Process;
+use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
 
-/// Where a worker is between two processes, or its process between start and end.
-#[derive(Debug)]
-pub(super) enum Phase {
-    /// No process, and none is wanted.
-    Gone,
-    /// No process; the next one is due.
-    Waiting { until: Instant },
-    /// A process was asked for; the answer is on its way.
-    Spawning,
-    /// Not ready yet.
-    Starting { pid: i32, until: Instant },
-    /// At work.
-    Ready { pid: i32 },
-    /// Asked to end.
-    Stopping { pid: i32 },
-    /// Killed, but not reaped yet.
-    Killed { pid: i32, reason: KillReason },
+/// What a process is to its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Serving,
+    Replacement,
+    Draining,
 }
 
 /// A worker, over all its processes.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
-    /// The index of its group.
+    /// The index of its group, and its place in it.
     pub(super) group: usize,
-    pub(super) phase: Phase,
-    /// When the phase was entered; never before the pool was started.
-    since: Option<Instant>,
-    /// When the present process was ready.
-    ready_at: Option<Instant>,
+    pub(super) rank: u32,
+    /// The generation that it is to run.
+    pub(super) generation: u32,
+    /// The process that does its job.
+    pub(super) serving: Option<Process>,
+    /// When the next one is due, if there is none and one is wanted.
+    due: Option<Instant>,
+    /// Since when there is none; never before the pool was started.
+    idle_since: Option<Instant>,
+    /// The process that takes over when it is proven.
+    pub(super) replacement: Option<Process>,
+    /// When a replacement is tried again after one that failed.
+    retry_at: Option<Instant>,
+    /// Processes that were told to end because they are not wanted any more.
+    pub(super) draining: Vec<Process>,
+    /// Who waits for a restart of this worker.
+    pub(super) restarting: Vec<Ticket>,
     /// Whether any of its processes has been ready.
     pub(super) was_ready: bool,
     /// Processes started.
@@ -47,13 +49,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, group: usize) -> Self {
+    pub(super) fn new(id: WorkerId, group: usize, rank: u32, generation: u32) -> Self {
         Self {
             id,
             group,
-            phase: Phase::Gone,
-            since: None,
-            ready_at: None,
+            rank,
+            generation,
+            serving: None,
+            due: None,
+            idle_since: None,
+            replacement: None,
+            retry_at: None,
+            draining: Vec::new(),
+            restarting: Vec::new(),
             was_ready: false,
             starts: 0,
             early_deaths: 0,
@@ -61,112 +69,77 @@ impl Worker {
         }
     }
 
-    pub(super) fn pid(&self) -> Option<i32> {
-        match self.phase {
-            Phase::Gone | Phase::Waiting { .. } | Phase::Spawning => None,
-            Phase::Starting { pid, .. }
-            | Phase::Ready { pid }
-            | Phase::Stopping { pid }
-            | Phase::Killed { pid, .. } => Some(pid),
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.serving.iter().chain(&self.replacement).chain(&self.draining)
+    }
+
+    pub(super) fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.serving.iter_mut().chain(&mut self.replacement).chain(&mut self.draining)
+    }
+
+    pub(super) fn find(&mut self, pid: i32) -> Option<&mut Process> {
+        self.processes_mut().find(|process| process.pid() == Some(pid))
+    }
+
+    pub(super) fn status<'a>(&self, group: &'a str, now: Instant) -> WorkerStatus<'a> {
+        let process = self.serving.as_ref().or_else(|| self.draining.last());
+        let state = match process {
+            Some(process) => process.state(),
+            None if self.due.is_some() => State::Waiting,
+            None => State::Gone,
+        };
+        let since = process.map_or(self.idle_since, |process| Some(process.since()));
+        WorkerStatus {
+            id: self.id,
+            group,
+            pid: process.and_then(Process::pid),
+            generation: process.map_or(self.generation, |process| process.generation),
+            state,
+            restarts: self.starts.saturating_sub(1),
+            since: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            draining: self.draining.len(),
         }
     }
 
-    pub(super) fn state(&self) -> State {
-        match self.phase {
-            Phase::Gone => State::Gone,
-            Phase::Waiting { .. } => State::Waiting,
-            Phase::Spawning | Phase::Starting { .. } => State::Starting,
-            Phase::Ready { .. } => State::Ready,
-            Phase::Stopping { .. } | Phase::Killed { .. } => State::Stopping,
-        }
-    }
-
-    pub(super) fn since(&self, now: Instant) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    pub(super) fn restarts(&self) -> u32 {
-        self.starts.saturating_sub(1)
-    }
-
-    /// When the passing of time alone changes the phase, as long as the pool runs.
+    /// When the passing of time alone changes something, as long as the pool runs.
     pub(super) fn timer(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Waiting { until } | Phase::Starting { until, .. } => Some(until),
-            _ => None,
-        }
+        self.processes().filter_map(Process::timer).chain(self.due).chain(self.retry_at).min()
     }
 
-    pub(super) fn enter(&mut self, phase: Phase, now: Instant) {
-        self.phase = phase;
-        self.since = Some(now);
+    /// Whether it has neither a process nor the wish for one.
+    pub(super) fn is_gone(&self) -> bool {
+        self.due.is_none() && self.processes().next().is_none()
     }
 
-    pub(super) fn spawn(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.ready_at = None;
-        self.enter(Phase::Spawning, now);
-        actions.push(Action::Spawn { id: self.id });
+    /// Whether a proven process of the generation that it is to run does its job.
+    pub(super) fn is_settled(&self) -> bool {
+        self.replacement.is_none()
+            && self.serving.as_ref().is_some_and(|process| {
+                process.is_proven && process.is_in_service() && !self.is_outdated(process)
+            })
     }
 
-    pub(super) fn spawned(
-        &mut self,
-        pid: i32,
-        spec: &GroupSpec,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        self.starts = self.starts.saturating_add(1);
-        let until = now + spec.policy.ready_timeout;
-        self.enter(Phase::Starting { pid, until }, now);
-        actions.push(Action::Report(Report::Started { id: self.id, pid }));
-        if spec.ready == Ready::AtOnce {
-            self.ready(now, actions);
-        }
+    pub(super) fn is_ready(&self) -> bool {
+        self.serving.as_ref().is_some_and(|process| process.state() == State::Ready)
     }
 
-    pub(super) fn ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(pid) = self.pid() else { return };
-        self.ready_at = Some(now);
-        self.was_ready = true;
-        self.failed_starts = 0;
-        self.enter(Phase::Ready { pid }, now);
-        actions.push(Action::Report(Report::Ready { id: self.id, pid }));
+    /// Whether nothing of another generation serves or is being started.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.replacement.is_none()
+            && self.serving.as_ref().is_none_or(|process| {
+                process.generation == self.generation && process.state() != State::Starting
+            })
     }
 
-    pub(super) fn terminate(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(pid) = self.pid() else { return };
-        let (id, signal) = (self.id, Signal::Terminate);
-        actions.push(Action::Signal { id, pid, signal });
-        self.enter(Phase::Stopping { pid }, now);
+    /// Whether its serving process is to be replaced, and can be now.
+    pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy) -> bool {
+        self.replacement.is_none()
+            && self.retry_at.is_none()
+            && self.draining.len() < policy.draining
+            && self.serving.as_ref().is_some_and(|it| it.is_in_service() && self.is_outdated(it))
     }
 
-    pub(super) fn kill(&mut self, reason: KillReason, now: Instant, actions: &mut Vec<Action>) {
-        let Some(pid) = self.pid() else { return };
-        let (id, signal) = (self.id, Signal::Kill);
-        let why = reason.clone();
-        actions.push(Action::Report(Report::Killed { id, pid, reason: why }));
-        actions.push(Action::Signal { id, pid, signal });
-        self.enter(Phase::Killed { pid, reason }, now);
-    }
-
-    /// The cause of a death, for the one who asks why: not our `SIGKILL` but the reason for it.
-    pub(super) fn cause(&self, exit: Exit) -> String {
-        match &self.phase {
-            Phase::Killed { reason, .. } => format!("killed: {reason}"),
-            _ => exit.to_string(),
-        }
-    }
-
-    /// Counts the end of a process, or of the attempt to start one.
-    pub(super) fn count_death(&mut self, policy: &RestartPolicy, now: Instant) {
-        let life = |ready_at| now.saturating_duration_since(ready_at);
-        match self.ready_at.map(life) {
-            Some(life) if life >= policy.healthy_after => self.early_deaths = 0,
-            Some(_) => self.early_deaths = self.early_deaths.saturating_add(1),
-            None => {
-                self.early_deaths = self.early_deaths.saturating_add(1);
-                self.failed_starts = self.failed_starts.saturating_add(1);
-            }
-        }
+    pub(super) fn is_outdated(&self, process: &Process) -> bool {
+        process.is_stale || process.generation != self.generation
     }
 }

@@ -1,12 +1,14 @@
 //! A master whose workers ask it how to behave, each at its start.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use release::ipc::Request;
 use release::rt::Rt;
-use release::supervise::RestartPolicy;
+use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
     ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Workers, driver, log,
 };
@@ -34,6 +36,12 @@ pub(crate) struct Options {
     stop_deadline: u64,
     #[arg(long, default_value_t = 30_000, value_name = "MS")]
     ready_timeout: u64,
+    /// What workers are told at their start: the content of this file, as it was when the master
+    /// started or was reloaded. A reload is refused when it cannot be read.
+    #[arg(long, default_value = "configuration")]
+    configuration: PathBuf,
+    #[arg(long, default_value_t = 100, value_name = "MS")]
+    canary: u64,
     /// What the master's own main task does: `fail`, `panic`, `orphans`
     #[arg(long, default_value = "")]
     main: String,
@@ -57,19 +65,23 @@ pub(crate) fn run(options: Options) -> Exit {
     if options.thread {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
     }
+    let configuration = Configuration::new(&options.configuration);
+    let (read, restore) = (configuration.clone(), configuration.clone());
     let mut master = Master::new()
         .stop_deadline(Duration::from_millis(options.stop_deadline))
-        .workers(workers(&options))
+        .workers(workers(&options, configuration))
+        .on_reload(move || {
+            let outcome = read.read();
+            async move { outcome }
+        })
+        .on_rollback(move || restore.restore())
         .main(move |master| main_task(options.main, master));
     if let Some(path) = options.lock_file {
         master = master.lock_file(path);
     }
     if let Some(path) = options.control {
-        master = master.control(ControlSocket::new(path), |master, _, _: String| {
-            let states = master.status().into_iter();
-            let states = states.map(|worker| format!("{:?} ", worker.state.as_str()));
-            let states = states.collect();
-            async move { Ok(states) }
+        master = master.control(ControlSocket::new(path), |master, _, words: String| async move {
+            Ok(answer(&master, &words).await)
         });
     }
     if options.background {
@@ -78,12 +90,60 @@ pub(crate) fn run(options: Options) -> Exit {
     master.run(driver)
 }
 
-fn workers(options: &Options) -> Workers {
+async fn answer(master: &MasterHandle, words: &str) -> String {
+    let (word, number) = words.split_once(' ').unwrap_or((words, ""));
+    let changed = match (word, number.parse()) {
+        ("reload", _) => master.reload().await,
+        ("scale", Ok(number)) => master.scale("probe", number).await,
+        ("restart", Ok(number)) => master.restart(number).await,
+        _ => {
+            let states = master.status().into_iter();
+            return states.map(|worker| format!("{:?} ", worker.state.as_str())).collect();
+        }
+    };
+    changed.map_or_else(|error| error.report(), |()| "ok".to_owned())
+}
+
+/// What the workers are told, and what they were told before.
+#[derive(Clone)]
+struct Configuration {
+    path: PathBuf,
+    texts: Arc<Mutex<(String, String)>>,
+}
+
+impl Configuration {
+    fn new(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_default();
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        Self { path, texts: Arc::new(Mutex::new((text, String::new()))) }
+    }
+
+    fn texts(&self) -> MutexGuard<'_, (String, String)> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> io::Result<()> {
+        let text = std::fs::read_to_string(&self.path)?;
+        let mut texts = self.texts();
+        let before = std::mem::replace(&mut texts.0, text);
+        texts.1 = before;
+        Ok(())
+    }
+
+    fn restore(&self) {
+        let mut texts = self.texts();
+        texts.0 = texts.1.clone();
+    }
+}
+
+fn workers(options: &Options, configuration: Configuration) -> Workers {
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
     let workers = Workers::same_executable("probe", options.workers)
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
+        .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))
+        .context(move |_| configuration.texts().0.clone())
         .answer(move |_, Order| {
             let behaviour = std::fs::read_to_string(&path).unwrap_or_default();
             async move { Ok(behaviour) }

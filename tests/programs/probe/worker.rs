@@ -16,15 +16,17 @@ pub(crate) fn run() -> Exit {
     me().run(driver, behave)
 }
 
-async fn behave(me: Me<(), Order>) -> Result<(), Failure> {
+async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
     log::stderr()?;
     let order = me.master().call(&Order).await?;
+    tracing::info!(worker = me.id(), configuration = me.context(), "begins");
     let (word, argument) = order.trim().split_once(' ').unwrap_or_else(|| (order.trim(), ""));
     match word {
         "fail" => return Err("on purpose".into()),
+        "fail-as" if argument == me.id().to_string() => return Err("on purpose".into()),
         "exit" => leave(argument),
         "silent" => me.stopping().await,
-        "" | "serve" => serve(&me).await?,
+        "" | "serve" | "fail-as" => serve(&me).await?,
         "ready-exit" => {
             me.ready()?;
             leave(argument);
@@ -53,7 +55,7 @@ async fn behave(me: Me<(), Order>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(me: &Me<(), Order>) -> Result<(), Failure> {
+async fn serve(me: &Me<String, Order>) -> Result<(), Failure> {
     me.ready()?;
     me.stopping().await;
     Ok(())

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::supervise::worker::Phase;
-use crate::supervise::{Action, Exceeded, Exit, Report};
+use crate::supervise::process::Process;
+use crate::supervise::worker::Role;
+use crate::supervise::{Action, Exceeded, Exit, Report, WorkerId};
 
-/// What becomes of a worker without a process.
+/// What becomes of a worker whose serving process has ended.
 enum Verdict {
     Retry(Duration),
     FailPool(String),
@@ -30,46 +31,67 @@ impl Pool {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let verdict = self.judge(index, &reason, false, now);
-        actions.push(Action::Report(Report::SpawnFailed {
-            id: self.workers[index].id,
-            reason,
-            retry_in: verdict.delay(),
-        }));
+        let worker = &mut self.workers[index];
+        let id = worker.id;
+        let Some((role, process)) = worker.remove(None, now) else { return };
+        let verdict = match role {
+            Role::Serving => self.judge(index, &process, &reason, false, now),
+            Role::Replacement | Role::Draining => Verdict::Gone,
+        };
+        let (retry_in, why) = (verdict.delay(), format!("worker {id} cannot be started: {reason}"));
+        actions.push(Action::Report(Report::SpawnFailed { id, reason, retry_in }));
         self.carry_out(verdict, index, now, actions);
+        self.blame(index, role, &process, &why, now, actions);
     }
 
     pub(super) fn exited(
         &mut self,
         index: usize,
+        pid: i32,
         exit: Exit,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let worker = &self.workers[index];
-        let Some(pid) = worker.pid() else { return };
-        let (id, cause) = (worker.id, worker.cause(exit));
-        let group = worker.group;
-        // Deaths while the pool stops are what was asked for.
-        let too_fast = self.is_running() && self.groups[group].count_death(now);
-        let verdict = self.judge(index, &cause, too_fast, now);
-        actions.push(Action::Report(Report::Died { id, pid, exit, restart_in: verdict.delay() }));
+        let worker = &mut self.workers[index];
+        let (id, group) = (worker.id, worker.group);
+        let Some((role, process)) = worker.remove(Some(pid), now) else { return };
+        let cause = process.cause(exit);
+        // Deaths while the pool stops are what was asked for, and those of replacements are the
+        // business of whoever wanted them.
+        let counts = role == Role::Serving && self.is_running();
+        let too_fast = counts && self.groups[group].count_death(now);
+        let verdict = match role {
+            Role::Serving => self.judge(index, &process, &cause, too_fast, now),
+            Role::Replacement | Role::Draining => Verdict::Gone,
+        };
+        let (generation, restart_in) = (process.generation, verdict.delay());
+        actions.push(Action::Report(Report::Died { id, pid, generation, exit, restart_in }));
         if too_fast {
             let group = self.groups[group].spec.name.clone();
             actions.push(Action::Report(Report::TooFast { group }));
         }
         self.carry_out(verdict, index, now, actions);
+        let why = obituary(id, &process, &cause);
+        self.blame(index, role, &process, &why, now, actions);
     }
 
     /// The rules of the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest first.
-    fn judge(&mut self, index: usize, cause: &str, too_fast: bool, now: Instant) -> Verdict {
-        if !self.is_running() {
-            return Verdict::Gone;
-        }
+    fn judge(
+        &mut self,
+        index: usize,
+        process: &Process,
+        cause: &str,
+        too_fast: bool,
+        now: Instant,
+    ) -> Verdict {
+        let is_running = self.is_running();
         let worker = &mut self.workers[index];
         let group = &mut self.groups[worker.group];
-        let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.policy);
-        worker.count_death(policy, now);
+        if !is_running || !group.wants(worker.rank) {
+            return Verdict::Gone;
+        }
+        let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
+        worker.count_death(process, policy, now);
         let attempts = worker.failed_starts;
         if !self.all_ready && attempts >= policy.start_attempts {
             return Verdict::FailPool(format!(
@@ -83,6 +105,9 @@ impl Pool {
                  the last of worker {id}: {cause}"
             ));
         }
+        if worker.replacement.is_some() {
+            return Verdict::Retry(Duration::ZERO);
+        }
         let nominal = group.delay(worker.early_deaths, now);
         Verdict::Retry(self.jitter.apply(nominal))
     }
@@ -94,14 +119,45 @@ impl Pool {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let worker = &mut self.workers[index];
         match verdict {
-            Verdict::Retry(delay) => worker.enter(Phase::Waiting { until: now + delay }, now),
-            Verdict::FailPool(reason) => {
-                worker.enter(Phase::Gone, now);
-                self.fail(reason, now, actions);
-            }
-            Verdict::Gone => worker.enter(Phase::Gone, now),
+            // What takes its place is on its way already, or not wanted.
+            Verdict::Retry(Duration::ZERO) | Verdict::Gone => {}
+            Verdict::Retry(delay) => self.workers[index].wait_until(now + delay),
+            Verdict::FailPool(reason) => self.fail(reason, now, actions),
         }
     }
+
+    /// Tells whoever waits for a process that it has failed.
+    fn blame(
+        &mut self,
+        index: usize,
+        role: Role,
+        process: &Process,
+        why: &str,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if role == Role::Draining || !self.is_running() {
+            return;
+        }
+        self.note_failed_generation(process, why, now, actions);
+        self.note_failed_change(index, process, why, actions);
+        let worker = &self.workers[index];
+        let is_outdated = worker.serving.as_ref().is_some_and(|it| worker.is_outdated(it));
+        if role == Role::Replacement && is_outdated && process.generation == worker.generation {
+            let delay = self.groups[worker.group].spec.restart.max;
+            let at = now + self.jitter.apply(delay);
+            self.workers[index].retry_replacement(at);
+            self.note_failed_restoration(why, actions);
+        }
+    }
+}
+
+fn obituary(id: WorkerId, process: &Process, cause: &str) -> String {
+    let when = match (process.was_ready(), process.is_proven) {
+        (false, _) => " before it was ready",
+        (true, false) => " within its canary time",
+        (true, true) => "",
+    };
+    format!("worker {id} ended{when}: {cause}")
 }

@@ -47,11 +47,10 @@ fn group() -> impl Strategy<Value = (u32, RestartPolicy, Ready)> {
 }
 
 fn groups() -> impl Strategy<Value = Vec<GroupSpec>> {
-    let name = |(index, (size, policy, ready))| GroupSpec {
+    let name = |(index, (size, restart, ready))| GroupSpec {
         name: format!("group{index}"),
-        size,
-        policy,
         ready,
+        ..super::group(size, restart)
     };
     vec(group(), 0..=3).prop_map(move |groups| groups.into_iter().enumerate().map(name).collect())
 }

@@ -89,7 +89,7 @@ impl Model {
     }
 
     fn policy(&self, id: WorkerId) -> &RestartPolicy {
-        &self.specs[self.workers[&id].0].policy
+        &self.specs[self.workers[&id].0].restart
     }
 
     fn stopping(&self) -> bool {
@@ -135,7 +135,7 @@ impl Model {
                     self.lost(id, process.as_ref(), now);
                 }
             }
-            Event::Tick => {}
+            Event::Change { .. } | Event::Prepared(_) | Event::Tick => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }
@@ -186,7 +186,7 @@ impl Model {
         if !running {
             return;
         }
-        let policy = &self.specs[*group].policy;
+        let policy = &self.specs[*group].restart;
         let life = process.and_then(|p| p.ready).map(|at| now - at);
         if life.is_some_and(|life| life >= policy.healthy_after) {
             memory.early_deaths = 0;

@@ -142,7 +142,7 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
         let mut actions = Vec::new();
         pool.on(Event::Start, now, &mut actions);
         pool.on(end, now, &mut actions);
-        assert_eq!(actions, [Action::Spawn { id }], "not over without the answer");
+        assert_eq!(actions, [Action::Spawn { id, generation: 1 }], "not over without the answer");
         if let Some(signal) = told {
             pool.on(Event::Spawned { id, pid }, now, &mut actions);
             assert_eq!(actions.last(), Some(&Action::Signal { id, pid, signal }));

@@ -62,7 +62,7 @@ impl World {
         self.pool.on(event, self.now, &mut actions);
         for action in actions {
             self.model.accept(&action, self.now);
-            if let Action::Spawn { id } = action {
+            if let Action::Spawn { id, .. } = action {
                 self.to_spawn.push_back(id);
             }
             self.log.push(action);

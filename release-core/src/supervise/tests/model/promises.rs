@@ -10,7 +10,7 @@ impl Model {
     pub(in crate::supervise::tests) fn accept(&mut self, action: &Action, now: Instant) {
         assert!(self.done.is_none(), "{action:?} after Done");
         match *action {
-            Action::Spawn { id } => {
+            Action::Spawn { id, .. } => {
                 assert!(self.running(), "a spawn while not running");
                 assert!(!self.live.contains_key(&id), "a second process");
                 assert!(self.spawning.insert(id), "a second spawn");
@@ -19,6 +19,7 @@ impl Model {
             }
             Action::Signal { id, pid, signal } => self.signalled(id, pid, signal),
             Action::Report(ref report) => self.reported(report, now),
+            Action::Prepare | Action::Answer { .. } => panic!("nobody asked for a change"),
             Action::AllReady => {
                 assert!(self.all_ready && !self.said_all_ready);
                 self.said_all_ready = true;
@@ -85,6 +86,7 @@ impl Model {
                 assert!(std::mem::take(&mut self.deaths[index].unsaid));
             }
             Report::Started { .. } | Report::Ready { .. } => {}
+            other => panic!("nobody asked for a change: {other:?}"),
         }
     }
 

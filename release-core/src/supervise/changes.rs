@@ -1,0 +1,101 @@
+//! Changes of the running master: who waits for them, and what happens before a reload.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::{Change, Event, Ticket};
+use crate::rt::panic_message;
+use crate::{Error, ErrorKind};
+
+/// Tells whoever asked for a change how it ended.
+pub(crate) type Asker = oneshot::Sender<Result<(), Error>>;
+
+/// Reads a new configuration.
+type Read = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+/// What the program does before and after its workers are reloaded.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    /// Reads the configuration of a new generation.
+    pub(crate) reload: Option<Read>,
+    /// Puts the configuration of the generation before back.
+    pub(crate) rollback: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+impl Hooks {
+    /// The answer to the pool's wish to begin a reload.
+    pub(super) fn prepare(&self) -> impl Future<Output = Event> + Send + 'static {
+        // Called inside the future: its panic is then an error like any other.
+        let reading = self.reload.as_ref().map(|reload| AssertUnwindSafe(reload()).catch_unwind());
+        async move {
+            Event::Prepared(match reading {
+                None => Ok(()),
+                Some(reading) => match reading.await {
+                    Ok(outcome) => outcome.map_err(|error| error.report()),
+                    Err(panic) => {
+                        Err(format!("its preparation panicked: {}", panic_message(panic.as_ref())))
+                    }
+                },
+            })
+        }
+    }
+
+    pub(super) fn rolled_back(&self) {
+        if let Some(rollback) = &self.rollback {
+            rollback();
+        }
+    }
+}
+
+/// Those who wait for a change.
+#[derive(Debug, Default)]
+pub(super) struct Askers {
+    waiting: HashMap<Ticket, Asker>,
+    last: u64,
+    /// Whether a signal has asked for a reload that has not begun.
+    hangup: bool,
+}
+
+impl Askers {
+    pub(super) fn enter(&mut self, change: Change, asker: Asker) -> Event {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.waiting.insert(ticket, asker);
+        Event::Change { ticket, change }
+    }
+
+    /// Nobody waits for what a signal asks for.
+    pub(super) fn enter_signal(&mut self, change: Change) -> Event {
+        self.last += 1;
+        Event::Change { ticket: Ticket(self.last), change }
+    }
+
+    /// Signals that come while one waits for its turn ask for nothing more.
+    pub(super) fn hangup(&mut self) -> Event {
+        match std::mem::replace(&mut self.hangup, true) {
+            true => Event::Tick,
+            false => self.enter_signal(Change::Reload),
+        }
+    }
+
+    pub(super) fn reload_begins(&mut self) {
+        self.hangup = false;
+    }
+
+    pub(super) fn answer(&mut self, ticket: Ticket, outcome: Result<(), String>) {
+        if let Some(asker) = self.waiting.remove(&ticket) {
+            // Whoever has gone meanwhile does not want to know.
+            let _ = asker.send(outcome.map_err(|why| Error::new(ErrorKind::Change, why)));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The processes of the workers: started, connected, watched and signalled.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::mpsc::UnboundedSender;
+use nix::sys::signal::Signal as Sig;
+
+use super::Happening;
+use crate::child::Child;
+use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, WorkerInfo};
+use crate::rt::{Rt, Task};
+use crate::supervise::{Event, Exit, Signal, WorkerId};
+use crate::sys::socket::pair;
+use crate::sys::spawn::spawn;
+use crate::{Error, ErrorKind};
+
+/// How long a worker that has closed its connection may take to exit by itself.
+const EXIT_TIME: Duration = Duration::from_secs(1);
+
+/// A process that the pool wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Wish {
+    pub(super) id: WorkerId,
+    pub(super) generation: u32,
+}
+
+/// A process that runs its program and is not connected yet.
+#[derive(Debug)]
+pub(super) struct Launched {
+    child: Child,
+    socket: OwnedFd,
+    hello: Hello,
+}
+
+/// A worker's process. Dropping it ends the tasks that serve and watch it.
+#[derive(Debug)]
+struct Process {
+    child: Arc<Child>,
+    connection: Task<()>,
+    _watch: Task<()>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Processes {
+    rt: Rt,
+    groups: Vec<Group>,
+    master: MasterHandle,
+    /// What each worker is told at its start: the same for all its processes of a generation.
+    contexts: HashMap<Wish, Vec<u8>>,
+    launching: HashMap<WorkerId, Task<()>>,
+    running: HashMap<(WorkerId, i32), Process>,
+    sender: UnboundedSender<Happening>,
+}
+
+impl Processes {
+    pub(super) fn new(
+        groups: Vec<Group>,
+        master: MasterHandle,
+        sender: UnboundedSender<Happening>,
+    ) -> Self {
+        let rt = master.rt().clone();
+        let (contexts, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { rt, groups, master, contexts, launching, running, sender }
+    }
+
+    /// Forks a worker's process; whether it runs its program is news that comes later.
+    pub(super) fn launch(&mut self, wish: Wish) -> Result<(), Error> {
+        let id = wish.id;
+        let context = self.context(wish)?;
+        let group = self.group(id);
+        let refused = |what: &'static str| move |error| Error::system(what, error);
+        let hello = hello(group, id, context);
+        let command = group.command(id)?;
+        let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
+        let program = command.program.to_string_lossy().into_owned();
+        let failed = move |error| {
+            Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
+        };
+        let started = spawn(&command, theirs.as_fd(), &group.passed());
+        drop(theirs);
+        let started = started.map_err(&failed)?;
+        let (rt, sender) = (self.rt.clone(), self.sender.clone());
+        let launching = self.rt.spawn(async move {
+            let outcome = Child::launched(&rt, started).await.map_err(failed);
+            let outcome = outcome.map(|child| Launched { child, socket, hello });
+            let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
+        });
+        self.launching.insert(id, launching);
+        Ok(())
+    }
+
+    /// Connects a process that runs its program; says to the pool what became of the launch.
+    pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
+        let Wish { id, generation } = wish;
+        self.launching.remove(&id);
+        let Launched { child, socket, hello } = match outcome {
+            Ok(launched) => launched,
+            Err(error) => return Event::SpawnFailed { id, reason: error.report() },
+        };
+        let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let group = self.group(id);
+        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
+        let connection = group.attach.attach(
+            &self.rt,
+            socket,
+            worker,
+            hello,
+            group.limits,
+            self.listen(id, pid),
+        );
+        let connection = connection.unwrap_or_else(|error| {
+            // It ends, and its exit is the news.
+            let reason = error.report();
+            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            let _ = child.signal(Sig::SIGKILL);
+            self.rt.spawn(async {})
+        });
+        let watch = self.watch(id, Arc::clone(&child));
+        self.running.insert((id, pid), Process { child, connection, _watch: watch });
+        Event::Spawned { id, pid }
+    }
+
+    /// A process has ended. What it sent before is still read, which its end soon ends too.
+    pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
+        if let Some(Process { connection, .. }) = self.running.remove(&(id, pid)) {
+            let rt = self.rt.clone();
+            self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
+        }
+    }
+
+    /// The name of the first group.
+    pub(super) fn first_group(&self) -> Option<String> {
+        Some(self.groups.first()?.name.to_string())
+    }
+
+    /// No process of another generation is started any more.
+    pub(super) fn keep_contexts(&mut self, generation: u32) {
+        self.contexts.retain(|wish, _| wish.generation == generation);
+    }
+
+    /// What a process of this worker and generation is told at its start.
+    fn context(&mut self, wish: Wish) -> Result<Vec<u8>, Error> {
+        if let Some(context) = self.contexts.get(&wish) {
+            return Ok(context.clone());
+        }
+        let context = self.group(wish.id).context(wish.id)?;
+        self.contexts.insert(wish, context.clone());
+        Ok(context)
+    }
+
+    fn group(&self, id: WorkerId) -> &Group {
+        &self.groups[self.master.pool().group_of(id).unwrap_or_default()]
+    }
+
+    /// Turns what a worker's connection says into events of that very process.
+    fn listen(&self, id: WorkerId, pid: i32) -> Box<dyn Fn(News) + Send + Sync> {
+        let (sender, rt) = (self.sender.clone(), self.rt.clone());
+        let send = move |sender: &UnboundedSender<Happening>, event| {
+            let _ = sender.unbounded_send(Happening::Pool(event));
+        };
+        let master = self.master.clone();
+        Box::new(move |news| match news {
+            News::Ready => send(&sender, Event::Ready { id, pid }),
+            News::Violation(reason) => {
+                let reason = one_line(&reason);
+                send(&sender, Event::Violation { id, pid, reason });
+            }
+            News::Closed => {
+                let (sender, later, master) = (sender.clone(), rt.clone(), master.clone());
+                rt.spawn(async move {
+                    later.sleep(EXIT_TIME).await;
+                    // One that was asked to stop has its deadline for what is left to do.
+                    if master.pool().relies_on(id, pid) {
+                        let reason = "it closed its connection and lived on".to_owned();
+                        send(&sender, Event::Violation { id, pid, reason });
+                    }
+                })
+                .detach();
+            }
+        })
+    }
+
+    fn watch(&self, id: WorkerId, child: Arc<Child>) -> Task<()> {
+        let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
+        self.rt.spawn(async move {
+            let exit = match child.exit().await {
+                Ok(exit) => exit,
+                // Somebody else has reaped it: it has ended, and nobody knows how.
+                Err(error) => {
+                    tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                    Exit::Code(-1)
+                }
+            };
+            let _ = sender.unbounded_send(Happening::Pool(Event::Exited { id, pid, exit }));
+        })
+    }
+
+    pub(super) fn signal(&self, id: WorkerId, pid: i32, signal: Signal) {
+        let signal = match signal {
+            Signal::Terminate => Sig::SIGTERM,
+            Signal::Kill => Sig::SIGKILL,
+        };
+        let Some(process) = self.running.get(&(id, pid)) else {
+            return;
+        };
+        if let Err(error) = process.child.signal(signal) {
+            tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
+        }
+    }
+}
+
+fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        worker: id.0,
+        group: group.name.to_string(),
+        listeners: group.listener_names(),
+        // The connection fills the names in; a program of another build may call its types otherwise.
+        types: group.is_same_executable().then(|| group.types()),
+        context,
+    }
+}
+
+/// Words that a worker may have chosen, fit for a log: one line of them, and no more than that.
+fn one_line(words: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_debug().to_string(),
+        false => letter.to_string(),
+    };
+    words.chars().take(200).map(escaped).collect()
+}

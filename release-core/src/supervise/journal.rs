@@ -1,0 +1,50 @@
+//! What the pool reports, as lines of the log.
+
+use super::{KillReason, Report};
+
+pub(super) fn log(report: &Report) {
+    match report {
+        Report::Started { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "started");
+        }
+        Report::Ready { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "ready");
+        }
+        Report::SpawnFailed { id, reason, retry_in } => {
+            tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
+        }
+        Report::Died { id, pid, generation, exit, restart_in } => match restart_in {
+            Some(restart_in) => {
+                tracing::warn!(
+                    worker = id.0,
+                    pid,
+                    %exit,
+                    generation,
+                    ?restart_in,
+                    "died, is started again"
+                );
+            }
+            None => tracing::info!(worker = id.0, pid, %exit, generation, "ended"),
+        },
+        Report::Killed { id, pid, generation, reason: KillReason::StopNow } => {
+            tracing::warn!(worker = id.0, pid, generation, "killed: stopped at once");
+        }
+        Report::Killed { id, pid, generation, reason } => {
+            tracing::error!(worker = id.0, pid, %reason, generation, "killed");
+        }
+        Report::TooFast { group } => {
+            tracing::error!(
+                group,
+                "workers die too fast: they are started again slowly from now on"
+            );
+        }
+        Report::Reloading { generation } => tracing::info!(generation, "a reload begins"),
+        Report::Reloaded { generation } => tracing::info!(generation, "reloaded"),
+        Report::RolledBack { generation, reason } => {
+            tracing::error!(generation, reason, "the reload failed and is rolled back");
+        }
+        Report::ReloadRefused { reason } => tracing::error!(reason, "the reload was refused"),
+        Report::Resized { group, size } => tracing::info!(group, size, "resized"),
+        Report::Failing { reason } => tracing::error!(reason, "the master stops"),
+    }
+}

@@ -1,0 +1,141 @@
+//! Changes that somebody asks for, and what becomes of them.
+
+use std::time::Instant;
+
+use super::{Pool, refuse};
+use crate::supervise::group::Resize;
+use crate::supervise::process::Process;
+use crate::supervise::worker::Worker;
+use crate::supervise::{Action, Change, Report, Ticket, WorkerId};
+
+/// More workers than this in one group are taken for a mistake.
+const MOST: u32 = 10_000;
+
+impl Pool {
+    pub(super) fn change(
+        &mut self,
+        ticket: Ticket,
+        change: Change,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match change {
+            Change::Reload => self.reloads.push(ticket),
+            Change::Resize { group, size } => self.resize(ticket, &group, size, actions),
+            Change::Restart { id } => self.restart(ticket, id, now, actions),
+        }
+    }
+
+    fn resize(&mut self, ticket: Ticket, name: &str, size: u32, actions: &mut Vec<Action>) {
+        let Some(index) = self.groups.iter().position(|group| group.spec.name == name) else {
+            let names: Vec<_> = self.groups.iter().map(|group| &group.spec.name).collect();
+            return refuse(ticket, &format!("no group `{name}`; there is: {names:?}"), actions);
+        };
+        if size > MOST {
+            return refuse(ticket, &format!("more than {MOST} workers are too many"), actions);
+        }
+        let group = &mut self.groups[index];
+        let mut before = group.spec.size;
+        if let Some(earlier) = group.resize.take() {
+            before = earlier.before;
+            refuse(earlier.ticket, "another change of the size came after it", actions);
+        }
+        group.resize = Some(Resize { ticket, before });
+        self.set_size(index, size, actions);
+    }
+
+    fn set_size(&mut self, group: usize, size: u32, actions: &mut Vec<Action>) {
+        let spec = &mut self.groups[group].spec;
+        let before = std::mem::replace(&mut spec.size, size);
+        if before != size {
+            let group = spec.name.clone();
+            actions.push(Action::Report(Report::Resized { group, size }));
+        }
+        self.enlist(group);
+        let generation = self.target().unwrap_or(self.generation);
+        let own = self.workers.iter_mut().filter(|worker| worker.group == group);
+        for worker in own.filter(|worker| worker.rank >= before) {
+            worker.generation = generation;
+        }
+    }
+
+    /// Adds the workers that a group is to have and never had.
+    pub(super) fn enlist(&mut self, group: usize) {
+        let size = self.groups[group].spec.size;
+        let there = self.workers.iter().filter(|worker| worker.group == group).count();
+        for rank in (0..size).skip(there) {
+            let id = WorkerId(u32::try_from(self.workers.len()).unwrap_or(u32::MAX));
+            self.workers.push(Worker::new(id, group, rank, self.generation));
+        }
+    }
+
+    fn restart(&mut self, ticket: Ticket, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let index = self.index(id).filter(|index| self.wants(&self.workers[*index]));
+        let Some(index) = index else {
+            return refuse(ticket, &format!("there is no worker {id}"), actions);
+        };
+        self.workers[index].restart(ticket, now);
+    }
+
+    /// A process of a worker has ended by itself, or could not be started.
+    pub(super) fn note_failed_change(
+        &mut self,
+        index: usize,
+        process: &Process,
+        reason: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let worker = &mut self.workers[index];
+        if process.generation != worker.generation {
+            return;
+        }
+        if !process.is_stale {
+            for ticket in worker.give_up_restart() {
+                refuse(ticket, reason, actions);
+            }
+        }
+        let (group, rank) = (worker.group, worker.rank);
+        let is_new = |resize: &mut Resize| !process.was_ready() && rank >= resize.before;
+        if let Some(resize) = self.groups[group].resize.take_if(is_new) {
+            refuse(resize.ticket, reason, actions);
+            self.set_size(group, resize.before, actions);
+        }
+    }
+
+    /// Answers what has come true.
+    pub(super) fn conclude_changes(&mut self, actions: &mut Vec<Action>) {
+        let mut done = Vec::new();
+        for worker in &mut self.workers {
+            if !self.groups[worker.group].wants(worker.rank) {
+                for ticket in worker.restarting.drain(..) {
+                    refuse(ticket, "the worker was scaled away", actions);
+                }
+            } else if worker.is_settled() {
+                done.append(&mut worker.restarting);
+            }
+        }
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let size = group.spec.size;
+            let mut workers = self.workers.iter().filter(|worker| worker.group == index);
+            let is_made = |resize: &mut Resize| {
+                workers.all(|worker| match worker.rank {
+                    rank if rank >= size => worker.is_gone(),
+                    rank => rank < resize.before || worker.is_ready(),
+                })
+            };
+            done.extend(group.resize.take_if(is_made).map(|resize| resize.ticket));
+        }
+        actions.extend(done.into_iter().map(|ticket| Action::Answer { ticket, outcome: Ok(()) }));
+    }
+
+    /// The pool stops: nobody waits for a change any more.
+    pub(super) fn refuse_changes(&mut self, actions: &mut Vec<Action>) {
+        let why = "the pool stops";
+        self.refuse_reloads(why, actions);
+        let restarting = self.workers.iter_mut().flat_map(|worker| worker.restarting.drain(..));
+        let resizing = self.groups.iter_mut().filter_map(|group| group.resize.take());
+        for ticket in restarting.chain(resizing.map(|resize| resize.ticket)) {
+            refuse(ticket, why, actions);
+        }
+    }
+}

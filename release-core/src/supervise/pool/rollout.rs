@@ -1,0 +1,180 @@
+//! A new generation: started worker by worker, and taken back when it fails.
+
+use std::time::Instant;
+
+use super::Pool;
+use crate::supervise::process::Process;
+use crate::supervise::{Action, Report, Ticket};
+
+/// A reload that is under way.
+#[derive(Debug)]
+pub(super) struct Rollout {
+    tickets: Vec<Ticket>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The configuration is being read.
+    Preparing,
+    /// Worker by worker is turned to this generation.
+    Rolling { generation: u32 },
+    /// The generation before is being restored, for this reason.
+    Undoing { reason: String },
+}
+
+/// How many more workers of a group may be in the middle of a replacement.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Workers that may be turned to another generation.
+    turns: u32,
+    /// Workers that may get a process beside the one they have.
+    replacements: u32,
+}
+
+impl Pool {
+    /// The generation that workers are being turned to.
+    pub(super) fn target(&self) -> Option<u32> {
+        match self.rollout.as_ref()?.stage {
+            Stage::Rolling { generation } => Some(generation),
+            Stage::Preparing | Stage::Undoing { .. } => None,
+        }
+    }
+
+    /// Begins what was asked for, once the pool stands and nothing else is under way.
+    pub(super) fn begin_rollout(&mut self, actions: &mut Vec<Action>) {
+        if self.all_ready && self.rollout.is_none() && !self.reloads.is_empty() {
+            let tickets = std::mem::take(&mut self.reloads);
+            self.rollout = Some(Rollout { tickets, stage: Stage::Preparing });
+            actions.push(Action::Prepare);
+        }
+    }
+
+    pub(super) fn prepared(&mut self, outcome: Result<(), String>, actions: &mut Vec<Action>) {
+        let Some(Rollout { stage: stage @ Stage::Preparing, .. }) = &mut self.rollout else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                self.latest = self.latest.saturating_add(1);
+                let generation = self.latest;
+                *stage = Stage::Rolling { generation };
+                actions.push(Action::Report(Report::Reloading { generation }));
+            }
+            Err(reason) => {
+                actions.push(Action::Report(Report::ReloadRefused { reason: reason.clone() }));
+                self.end_rollout(&Err(reason), actions);
+            }
+        }
+    }
+
+    /// Starts processes where none serves, and beside those that are to be replaced.
+    pub(super) fn start_what_is_missing(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let target = self.target();
+        let mut rooms = self.rooms(target);
+        for worker in &mut self.workers {
+            let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
+            if !group.wants(worker.rank) {
+                continue;
+            }
+            if let Some(target) = target
+                && worker.generation != target
+                && room.turns > 0
+            {
+                room.turns -= 1;
+                worker.turn_to(target, now);
+            }
+            worker.fill(&group.spec.reload, now, actions);
+            if room.replacements > 0 && worker.awaits_replacement(&group.spec.reload) {
+                room.replacements -= 1;
+                worker.spawn_replacement(now, actions);
+            }
+        }
+    }
+
+    fn rooms(&self, target: Option<u32>) -> Vec<Room> {
+        let all = self.groups.iter().map(|group| {
+            let surge = group.surge();
+            Room { turns: surge, replacements: surge }
+        });
+        let mut rooms: Vec<_> = all.collect();
+        for worker in &self.workers {
+            let room = &mut rooms[worker.group];
+            let is_turning = target == Some(worker.generation) && !worker.is_settled();
+            let is_replaced = worker.replacement.is_some();
+            if self.wants(worker) && (is_turning || is_replaced) {
+                room.turns = room.turns.saturating_sub(1);
+            }
+            if is_replaced {
+                room.replacements = room.replacements.saturating_sub(1);
+            }
+        }
+        rooms
+    }
+
+    /// A process that nobody told to end has ended, or could not be started. One of the generation
+    /// that is being started, and not proven yet, takes that generation with it.
+    pub(super) fn note_failed_generation(
+        &mut self,
+        process: &Process,
+        reason: &str,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if process.is_proven || self.target() != Some(process.generation) {
+            return;
+        }
+        let (failed, restored) = (process.generation, self.generation);
+        let reason = reason.to_owned();
+        let report = Report::RolledBack { generation: failed, reason: reason.clone() };
+        actions.push(Action::Report(report));
+        if let Some(rollout) = &mut self.rollout {
+            rollout.stage = Stage::Undoing { reason };
+        }
+        for worker in self.workers.iter_mut().filter(|worker| worker.generation == failed) {
+            worker.turn_to(restored, now);
+        }
+    }
+
+    /// The old generation cannot be restored as fast as was hoped: it goes on, but nobody has to
+    /// wait for it.
+    pub(super) fn note_failed_restoration(&mut self, why: &str, actions: &mut Vec<Action>) {
+        if let Some(Rollout { stage: Stage::Undoing { reason }, .. }) = &self.rollout {
+            let reason = format!("{reason}; and the workers before it cannot be restored: {why}");
+            self.end_rollout(&Err(reason), actions);
+        }
+    }
+
+    /// Answers when every worker has come to where it was to go.
+    pub(super) fn conclude_rollout(&mut self, actions: &mut Vec<Action>) {
+        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
+        match self.rollout.as_ref().map(|rollout| &rollout.stage) {
+            Some(&Stage::Rolling { generation })
+                if wanted.all(|it| it.generation == generation && it.is_settled()) =>
+            {
+                self.generation = generation;
+                actions.push(Action::Report(Report::Reloaded { generation }));
+                self.end_rollout(&Ok(()), actions);
+            }
+            Some(Stage::Undoing { reason }) if wanted.all(|worker| worker.is_at_rest()) => {
+                let reason = reason.clone();
+                self.end_rollout(&Err(reason), actions);
+            }
+            _ => {}
+        }
+    }
+
+    fn end_rollout(&mut self, outcome: &Result<(), String>, actions: &mut Vec<Action>) {
+        for ticket in self.rollout.take().into_iter().flat_map(|rollout| rollout.tickets) {
+            actions.push(Action::Answer { ticket, outcome: outcome.clone() });
+        }
+    }
+
+    /// The pool stops: nobody waits for a reload any more.
+    pub(super) fn refuse_reloads(&mut self, why: &str, actions: &mut Vec<Action>) {
+        self.end_rollout(&Err(why.to_owned()), actions);
+        for ticket in self.reloads.drain(..) {
+            super::refuse(ticket, why, actions);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One process of a worker, from the wish for it to its end.
+
+use std::time::{Duration, Instant};
+
+use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
+
+/// A process, or the wish for one.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) generation: u32,
+    pub(super) stage: Stage,
+    /// Whether it has been ready for the canary time.
+    pub(super) is_proven: bool,
+    /// Whether somebody asked for another process in its place, of the same generation.
+    pub(super) is_stale: bool,
+    /// When what it does, as the status shows it, began.
+    since: Instant,
+    ready_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// It was asked for; the answer is on its way.
+    Spawning,
+    /// Not ready yet.
+    Starting { pid: i32, until: Instant },
+    /// At work, and in its canary time.
+    Trial { pid: i32, until: Instant },
+    /// At work.
+    Ready { pid: i32 },
+    /// Asked to end.
+    Stopping { pid: i32, kill_at: Instant },
+    /// Killed, but not reaped yet.
+    Killed { pid: i32, reason: KillReason },
+}
+
+impl Process {
+    pub(super) fn wished(generation: u32, now: Instant) -> Self {
+        Self {
+            generation,
+            stage: Stage::Spawning,
+            is_proven: false,
+            is_stale: false,
+            since: now,
+            ready_at: None,
+        }
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        match self.stage {
+            Stage::Spawning => None,
+            Stage::Starting { pid, .. }
+            | Stage::Trial { pid, .. }
+            | Stage::Ready { pid }
+            | Stage::Stopping { pid, .. }
+            | Stage::Killed { pid, .. } => Some(pid),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match self.stage {
+            Stage::Spawning | Stage::Starting { .. } => State::Starting,
+            Stage::Trial { .. } | Stage::Ready { .. } => State::Ready,
+            Stage::Stopping { .. } | Stage::Killed { .. } => State::Stopping,
+        }
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether it runs and was not told to end.
+    pub(super) fn is_in_service(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. } | Stage::Trial { .. } | Stage::Ready { .. })
+    }
+
+    /// Whether it runs and was not killed.
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_in_service() || matches!(self.stage, Stage::Stopping { .. })
+    }
+
+    /// Whether it was told to end and has had its time to.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Stopping { kill_at, .. } if kill_at <= now)
+    }
+
+    pub(super) fn was_ready(&self) -> bool {
+        self.ready_at.is_some()
+    }
+
+    /// For how long it was at work, if it ever was.
+    pub(super) fn life(&self, now: Instant) -> Option<Duration> {
+        self.ready_at.map(|ready_at| now.saturating_duration_since(ready_at))
+    }
+
+    /// When the passing of time alone changes something, unless the pool stops.
+    pub(super) fn timer(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Starting { until, .. } | Stage::Trial { until, .. } => Some(until),
+            Stage::Stopping { kill_at, .. } => Some(kill_at),
+            Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, now: Instant) {
+        self.stage = stage;
+        self.since = now;
+    }
+
+    pub(super) fn spawned(
+        &mut self,
+        id: WorkerId,
+        pid: i32,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let until = now + spec.restart.ready_timeout;
+        self.enter(Stage::Starting { pid, until }, now);
+        let generation = self.generation;
+        actions.push(Action::Report(Report::Started { id, pid, generation }));
+        if spec.ready == Ready::AtOnce {
+            self.ready(id, spec, now, actions);
+        }
+    }
+
+    pub(super) fn ready(
+        &mut self,
+        id: WorkerId,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(pid) = self.pid() else { return };
+        self.ready_at = Some(now);
+        self.enter(Stage::Trial { pid, until: now + spec.reload.canary }, now);
+        let generation = self.generation;
+        actions.push(Action::Report(Report::Ready { id, pid, generation }));
+    }
+
+    /// Does what time alone does to a process that was not told to end.
+    pub(super) fn age(
+        &mut self,
+        id: WorkerId,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.stage {
+            Stage::Starting { until, .. } if until <= now => {
+                let reason = KillReason::NotReady(spec.restart.ready_timeout);
+                self.kill(id, reason, now, actions);
+            }
+            Stage::Trial { pid, until } if until <= now => {
+                self.is_proven = true;
+                self.stage = Stage::Ready { pid };
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn terminate(
+        &mut self,
+        id: WorkerId,
+        kill_at: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(pid) = self.pid() else { return };
+        let signal = Signal::Terminate;
+        actions.push(Action::Signal { id, pid, signal });
+        self.enter(Stage::Stopping { pid, kill_at }, now);
+    }
+
+    pub(super) fn kill(
+        &mut self,
+        id: WorkerId,
+        reason: KillReason,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(pid) = self.pid() else { return };
+        let (signal, generation, why) = (Signal::Kill, self.generation, reason.clone());
+        actions.push(Action::Report(Report::Killed { id, pid, generation, reason: why }));
+        actions.push(Action::Signal { id, pid, signal });
+        self.enter(Stage::Killed { pid, reason }, now);
+    }
+
+    /// The cause of its death, for the one who asks why: not our `SIGKILL` but the reason for it.
+    pub(super) fn cause(&self, exit: Exit) -> String {
+        match &self.stage {
+            Stage::Killed { reason, .. } => format!("killed: {reason}"),
+            _ => exit.to_string(),
+        }
+    }
+}

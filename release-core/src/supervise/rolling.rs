@@ -1,0 +1,66 @@
+//! How the processes of a group are replaced by those of another generation.
+
+use std::time::Duration;
+
+use super::policy::LONGEST;
+
+/// The rules by which the workers of a group get new processes while the old ones serve.
+///
+/// A worker's new process must be ready, and have lived for the canary time, before its old one is
+/// told to stop; the old one then finishes what it has in hand, up to the master's stop deadline.
+/// No more than `surge` workers of the group are in the middle of this at a time, so there are never
+/// more processes than workers plus `surge`, those that finish aside.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::ReloadPolicy;
+///
+/// // Big workers: one at a time, none while another is still finishing, each watched for a while.
+/// let careful = ReloadPolicy::default().surge(1).draining(1).canary(Duration::from_secs(5));
+/// # let _ = careful;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReloadPolicy {
+    pub(super) surge: Option<u32>,
+    pub(super) canary: Duration,
+    pub(super) draining: usize,
+}
+
+impl Default for ReloadPolicy {
+    fn default() -> Self {
+        Self { surge: None, canary: Duration::from_millis(100), draining: 2 }
+    }
+}
+
+impl ReloadPolicy {
+    /// How many workers are replaced at a time, at least 1 (default: a quarter of the group).
+    #[must_use]
+    pub fn surge(mut self, workers: u32) -> Self {
+        self.surge = Some(workers.max(1));
+        self
+    }
+
+    /// How long a new process must have been ready for the old one to be told to stop (default
+    /// 100 ms). One that ends before is a failure of the whole reload.
+    #[must_use]
+    pub fn canary(mut self, time: Duration) -> Self {
+        self.canary = time.min(LONGEST);
+        self
+    }
+
+    /// How many earlier processes of a worker may be finishing at a time, at least 1 (default 2).
+    /// With so many a further reload waits, for the stop deadline at most: no work is cut short to
+    /// make room for it.
+    #[must_use]
+    pub fn draining(mut self, processes: usize) -> Self {
+        self.draining = processes.max(1);
+        self
+    }
+
+    /// The surge of a group of this size.
+    pub(super) fn surge_of(&self, size: u32) -> u32 {
+        self.surge.unwrap_or_else(|| size.div_ceil(4)).max(1)
+    }
+}

@@ -1,0 +1,283 @@
+//! A world without processes: the pool, a clock that jumps, and workers that behave as scripted.
+//!
+//! For tests of what a daemon's settings lead to, thousands of hours in a second: how long a crash
+//! loop waits, what a reload does when the new version hangs, how many workers serve at the worst
+//! moment. The same seed and script always give the same history.
+//!
+//! # Examples
+//!
+//! The second generation crashes half a second after it was ready, and the canary time notices:
+//!
+//! ```
+//! use std::time::Duration;
+//! use release_core::supervise::simulation::{Life, Simulation};
+//! use release_core::supervise::{Change, Exit, GroupSpec, Ready, ReloadPolicy, RestartPolicy};
+//!
+//! let group = GroupSpec {
+//!     name: "web".to_owned(),
+//!     size: 4,
+//!     restart: RestartPolicy::default(),
+//!     reload: ReloadPolicy::default().surge(1).canary(Duration::from_secs(1)),
+//!     ready: Ready::Message,
+//! };
+//! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
+//!     match launch.generation {
+//!         2 => Life::good().dies_after(Duration::from_millis(500), Exit::Code(1)),
+//!         _ => Life::good(),
+//!     }
+//! });
+//! world.run(Duration::from_secs(60));
+//!
+//! let reload = world.change(Change::Reload);
+//! let mut fewest = 4;
+//! while world.answer(reload).is_none() {
+//!     world.step();
+//!     fewest = fewest.min(world.processes().filter(|process| process.is_serving()).count());
+//! }
+//! let reason = world.answer(reload).and_then(|outcome| outcome.as_ref().err());
+//! assert_eq!(reason.map(String::as_str), Some("worker 0 ended within its canary time: exit status 1"));
+//! assert_eq!((fewest, world.pool().generation()), (4, 1));
+//! ```
+
+mod life;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::{Action, Change, Event, Exit, GroupSpec, Pool, Signal, Ticket, WorkerId, WorkerStatus};
+
+pub use life::{Launch, Life};
+
+/// A process that was started and has not been reaped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Process {
+    /// The worker.
+    pub id: WorkerId,
+    /// Its number.
+    pub pid: i32,
+    /// Its generation.
+    pub generation: u32,
+    /// Whether it has said that it is ready.
+    pub is_ready: bool,
+    /// Whether it was told to end, or killed.
+    pub is_stopping: bool,
+    stop: Option<Duration>,
+}
+
+impl Process {
+    /// Whether it is at work: ready, and not told to end.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.is_ready && !self.is_stopping
+    }
+}
+
+/// The pool in its world. See the [module](self).
+pub struct Simulation {
+    pool: Pool,
+    script: Box<dyn FnMut(Launch) -> Life>,
+    start: Instant,
+    now: Instant,
+    /// What will happen, in order; what happens at the same moment, in the order of its causes.
+    agenda: BTreeMap<(Instant, u32), Event>,
+    processes: BTreeMap<i32, Process>,
+    launched: u32,
+    planned: u32,
+    preparation: Result<(), String>,
+    answers: BTreeMap<Ticket, Result<(), String>>,
+    tickets: u64,
+    history: Vec<(Duration, Action)>,
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation")
+            .field("time", &self.time())
+            .field("pool", &self.pool)
+            .field("processes", &self.processes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Simulation {
+    /// A pool as of [`Pool::new`], that starts at once; the script says how each process behaves.
+    #[must_use]
+    pub fn new(
+        groups: Vec<GroupSpec>,
+        stop_deadline: Duration,
+        seed: u64,
+        script: impl FnMut(Launch) -> Life + 'static,
+    ) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            pool: Pool::new(groups, stop_deadline, seed),
+            script: Box::new(script),
+            start,
+            now: start,
+            agenda: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            launched: 0,
+            planned: 0,
+            preparation: Ok(()),
+            answers: BTreeMap::new(),
+            tickets: 0,
+            history: Vec::new(),
+        };
+        world.tell(Event::Start);
+        world
+    }
+
+    /// Tells the pool, now.
+    pub fn tell(&mut self, event: Event) {
+        match event {
+            Event::Ready { pid, .. } => {
+                self.processes.get_mut(&pid).into_iter().for_each(|it| it.is_ready = true);
+            }
+            // A script may let a process end more than once.
+            Event::Exited { pid, .. } if self.processes.remove(&pid).is_none() => return,
+            _ => {}
+        }
+        let mut actions = Vec::new();
+        self.pool.on(event, self.now, &mut actions);
+        for action in actions {
+            self.history.push((self.time(), action.clone()));
+            self.carry_out(action);
+        }
+    }
+
+    /// Asks for a change; [`answer`](Self::answer) says what became of it.
+    pub fn change(&mut self, change: Change) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.tell(Event::Change { ticket, change });
+        ticket
+    }
+
+    /// How a change ended, once it has.
+    #[must_use]
+    pub fn answer(&self, ticket: Ticket) -> Option<&Result<(), String>> {
+        self.answers.get(&ticket)
+    }
+
+    /// How reloads are prepared from now on: an error refuses them.
+    pub fn prepare_with(&mut self, outcome: Result<(), String>) {
+        self.preparation = outcome;
+    }
+
+    /// Jumps to the next moment at which something happens. False when nothing ever will.
+    pub fn step(&mut self) -> bool {
+        let deadline = self.pool.deadline();
+        let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
+        let Some(at) = next.into_iter().chain(deadline).min() else { return false };
+        self.now = self.now.max(at);
+        match self.agenda.first_entry() {
+            Some(entry) if next == Some(at) => {
+                let event = entry.remove();
+                self.tell(event);
+            }
+            _ => self.tell(Event::Tick),
+        }
+        true
+    }
+
+    /// Lets time pass, and everything happen that happens meanwhile.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let is_near = |world: &Self| {
+            let next = world.agenda.first_key_value().map(|((at, _), _)| *at);
+            next.into_iter().chain(world.pool.deadline()).any(|at| at <= end)
+        };
+        while is_near(self) {
+            self.step();
+        }
+        self.now = end;
+        self.tell(Event::Tick);
+    }
+
+    /// The time since the start.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.now - self.start
+    }
+
+    /// The moment that it is, as the pool counts it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The pool, to be looked at.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// What the pool says of its workers.
+    #[must_use]
+    pub fn status(&self) -> Vec<WorkerStatus<'_>> {
+        self.pool.status(self.now)
+    }
+
+    /// The processes that there are.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    /// Everything that the pool asked for, each with the time since the start.
+    #[must_use]
+    pub fn history(&self) -> &[(Duration, Action)] {
+        &self.history
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn { id, generation } => self.launch(id, generation),
+            Action::Signal { id, pid, signal } => {
+                let Some(process) = self.processes.get_mut(&pid) else { return };
+                process.is_stopping = true;
+                let end = match signal {
+                    Signal::Terminate => process.stop.map(|time| (time, Exit::Code(0))),
+                    Signal::Kill => Some((Duration::ZERO, Exit::Signal { number: 9, core: false })),
+                };
+                if let Some((time, exit)) = end {
+                    self.plan(time, Event::Exited { id, pid, exit });
+                }
+            }
+            Action::Prepare => {
+                let outcome = self.preparation.clone();
+                self.plan(Duration::ZERO, Event::Prepared(outcome));
+            }
+            Action::Answer { ticket, outcome } => {
+                self.answers.insert(ticket, outcome);
+            }
+            Action::Report(_) | Action::AllReady | Action::Done(_) => {}
+        }
+    }
+
+    fn launch(&mut self, id: WorkerId, generation: u32) {
+        let life = (self.script)(Launch { id, generation, before: self.launched });
+        self.launched += 1;
+        if !life.starts {
+            let reason = "no more processes".to_owned();
+            return self.plan(Duration::ZERO, Event::SpawnFailed { id, reason });
+        }
+        let pid = i32::try_from(self.launched).unwrap_or(i32::MAX);
+        let (is_ready, is_stopping, stop) = (false, false, life.stop);
+        let process = Process { id, pid, generation, is_ready, is_stopping, stop };
+        self.processes.insert(pid, process);
+        self.plan(Duration::ZERO, Event::Spawned { id, pid });
+        if let Some(time) = life.ready {
+            self.plan(time, Event::Ready { id, pid });
+        }
+        if let Some((time, exit)) = life.death {
+            self.plan(time, Event::Exited { id, pid, exit });
+        }
+    }
+
+    fn plan(&mut self, time: Duration, event: Event) {
+        self.planned += 1;
+        self.agenda.insert((self.now + time, self.planned), event);
+    }
+}

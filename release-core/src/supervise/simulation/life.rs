@@ -1,0 +1,76 @@
+//! The scripts that simulated processes live by.
+
+use std::time::Duration;
+
+use crate::supervise::{Exit, WorkerId};
+
+/// A process that is about to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Launch {
+    /// The worker.
+    pub id: WorkerId,
+    /// The generation of the process.
+    pub generation: u32,
+    /// How many processes the world has had before, whoever's they were.
+    pub before: u32,
+}
+
+/// How a process behaves.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub(super) starts: bool,
+    pub(super) ready: Option<Duration>,
+    pub(super) death: Option<(Duration, Exit)>,
+    pub(super) stop: Option<Duration>,
+}
+
+impl Life {
+    /// It says ready after 50 ms, lives, and ends 50 ms after it was told to.
+    #[must_use]
+    pub fn good() -> Self {
+        let moment = Duration::from_millis(50);
+        Self { starts: true, ready: Some(moment), death: None, stop: Some(moment) }
+    }
+
+    /// The system refuses to start it.
+    #[must_use]
+    pub fn impossible() -> Self {
+        Self { starts: false, ..Self::good() }
+    }
+
+    /// It says ready so long after its start.
+    #[must_use]
+    pub fn ready_after(mut self, time: Duration) -> Self {
+        self.ready = Some(time);
+        self
+    }
+
+    /// It never says that it is ready.
+    #[must_use]
+    pub fn never_ready(mut self) -> Self {
+        self.ready = None;
+        self
+    }
+
+    /// It ends so long after its start, whatever it is told.
+    #[must_use]
+    pub fn dies_after(mut self, time: Duration, exit: Exit) -> Self {
+        self.death = Some((time, exit));
+        self
+    }
+
+    /// It ends so long after it was told to.
+    #[must_use]
+    pub fn stops_after(mut self, time: Duration) -> Self {
+        self.stop = Some(time);
+        self
+    }
+
+    /// It does not listen when it is told to stop.
+    #[must_use]
+    pub fn never_stops(mut self) -> Self {
+        self.stop = None;
+        self
+    }
+}

@@ -1,0 +1,317 @@
+//! Thousands of random histories of reloads, restarts and changes of size, among processes that do
+//! all that processes do.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::supervise::simulation::{Launch, Life, Simulation};
+use crate::supervise::*;
+
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Something that happens: what, to whom, and how much.
+type Step = (u8, u8, u16);
+
+#[derive(Clone, Debug)]
+struct Storm {
+    sizes: Vec<u32>,
+    surge: u32,
+    canary: u64,
+    draining: usize,
+    seed: u64,
+    lives: Vec<u8>,
+    steps: Vec<Step>,
+}
+
+prop_compose! {
+    fn storm(lives: std::ops::Range<u8>)(
+        sizes in vec(0_u32..6, 1..3),
+        surge in 1_u32..4,
+        canary in select(&[0, 100, 2000][..]),
+        draining in 1_usize..4,
+        seed in any::<u64>(),
+        lives in vec(lives, 1..24),
+        steps in vec(any::<Step>(), 0..32),
+    ) -> Storm {
+        Storm { sizes, surge, canary, draining, seed, lives, steps }
+    }
+}
+
+/// The first six never fail.
+fn life(kind: u8) -> Life {
+    let millis = Duration::from_millis;
+    match kind {
+        0..3 => Life::good(),
+        3 => Life::good().ready_after(millis(3_000)),
+        4 => Life::good().stops_after(millis(7_000)),
+        5 => Life::good().never_stops(),
+        6 => Life::good().never_ready(),
+        7 => Life::impossible(),
+        8 => Life::good().dies_after(millis(10), Exit::Code(1)),
+        9 => Life::good().dies_after(millis(120), Exit::Code(0)),
+        10 => Life::good().dies_after(millis(5_000), Exit::Code(2)),
+        _ => Life::never_ready(Life::good()).never_stops(),
+    }
+}
+
+struct World {
+    sim: Simulation,
+    storm: Storm,
+    calm: Rc<Cell<bool>>,
+    asked: BTreeSet<Ticket>,
+    ledger: Ledger,
+}
+
+/// What the history says so far.
+#[derive(Default)]
+struct Ledger {
+    read: usize,
+    alive: BTreeMap<i32, Option<Signal>>,
+    dead: BTreeSet<i32>,
+    answered: BTreeSet<Ticket>,
+    rolling: Option<u32>,
+    generation: u32,
+    is_done: bool,
+}
+
+impl World {
+    fn new(storm: &Storm) -> Self {
+        let calm = Rc::new(Cell::new(false));
+        let (is_calm, lives) = (Rc::clone(&calm), storm.lives.clone());
+        let script = move |launch: Launch| match is_calm.get() {
+            true => Life::good(),
+            false => life(lives[usize::try_from(launch.before).unwrap() % lives.len()]),
+        };
+        let reload = ReloadPolicy::default()
+            .surge(storm.surge)
+            .canary(Duration::from_millis(storm.canary))
+            .draining(storm.draining);
+        let restart =
+            RestartPolicy::default().start_attempts(u32::MAX).ready_timeout(Duration::from_secs(4));
+        let spec = |(index, size): (usize, &u32)| GroupSpec {
+            name: index.to_string(),
+            size: *size,
+            reload: reload.clone(),
+            ..super::group(*size, restart.clone())
+        };
+        let specs = storm.sizes.iter().enumerate().map(spec).collect();
+        let sim = Simulation::new(specs, STOP_DEADLINE, storm.seed, script);
+        let ledger = Ledger { generation: 1, ..Ledger::default() };
+        let mut world = Self { sim, storm: storm.clone(), calm, asked: BTreeSet::new(), ledger };
+        world.check();
+        world
+    }
+
+    fn change(&mut self, change: Change) {
+        let ticket = self.sim.change(change);
+        self.asked.insert(ticket);
+        self.check();
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.sim.tell(event);
+        self.check();
+    }
+
+    fn pass(&mut self, steps: u16) {
+        for _ in 0..steps {
+            self.sim.step();
+            self.check();
+        }
+    }
+
+    /// Any process that the pool knows of.
+    fn victim(&self, who: u8) -> Option<(WorkerId, i32)> {
+        let known = self.sim.processes().filter(|it| self.ledger.alive.contains_key(&it.pid));
+        let known: Vec<_> = known.map(|process| (process.id, process.pid)).collect();
+        known.get(usize::from(who).checked_rem(known.len())?).copied()
+    }
+
+    fn play(&mut self, (what, who, amount): Step) {
+        let group = usize::from(who) % self.storm.sizes.len();
+        let id = WorkerId(u32::from(who) % 8);
+        match (what % 16, self.victim(who)) {
+            (0 | 1, _) => self.change(Change::Reload),
+            (2, _) => {
+                let size = u32::from(amount) % 7;
+                self.change(Change::Resize { group: group.to_string(), size });
+            }
+            (3, _) => self.change(Change::Restart { id }),
+            (4, _) => self.sim.prepare_with(match amount % 3 {
+                0 => Err("bad configuration".to_owned()),
+                _ => Ok(()),
+            }),
+            (5, Some((id, pid))) => {
+                let reason = "a frame of 4 GiB".to_owned();
+                self.tell(Event::Violation { id, pid, reason });
+            }
+            (6, Some((id, pid))) => self.tell(Event::Exited { id, pid, exit: Exit::Code(7) }),
+            (7, _) => {
+                // Of a process that was reaped, or never was.
+                let pid = self.ledger.dead.first().copied().unwrap_or(-1);
+                self.tell(Event::Ready { id, pid });
+                self.tell(Event::Violation { id, pid, reason: "late".to_owned() });
+            }
+            (8, _) => {
+                self.sim.run(Duration::from_millis(u64::from(amount)));
+                self.check();
+            }
+            _ => self.pass(amount % 16),
+        }
+    }
+
+    /// How many of a worker's processes may be finishing.
+    fn check_draining(&self) {
+        let most = self.storm.draining + 2;
+        assert!(self.sim.status().iter().all(|worker| worker.draining <= most));
+    }
+
+    /// What must hold at any moment.
+    fn check(&mut self) {
+        let Self { sim, ledger, .. } = self;
+        for (_, action) in &sim.history()[ledger.read..] {
+            assert!(!ledger.is_done, "{action:?} after the end");
+            ledger.note(action);
+        }
+        ledger.read = sim.history().len();
+        assert_eq!(sim.pool().generation(), ledger.generation);
+        assert!(ledger.answered.is_subset(&self.asked));
+
+        let (mut of_group, mut of_worker) = ([0_u32; 2], BTreeMap::<_, u32>::new());
+        let known = sim.processes().filter(|it| ledger.alive.contains_key(&it.pid));
+        for process in known.filter(|process| !process.is_stopping) {
+            of_group[sim.pool().group_of(process.id).unwrap()] += 1;
+            *of_worker.entry(process.id).or_default() += 1;
+        }
+        for (group, count) in of_group.into_iter().enumerate() {
+            let most = sim.pool().size(group).map_or(0, |size| size + self.storm.surge);
+            assert!(count <= most, "too many processes");
+        }
+        assert!(of_worker.into_values().all(|count| count <= 2), "three at a time");
+        let overdue = sim.pool().deadline().is_some_and(|at| at < sim.now());
+        assert!(!overdue, "something is overdue");
+    }
+
+    /// Everything works again: the pool becomes what it is to be, and everybody is answered.
+    fn calm_down(&mut self) {
+        self.calm.set(true);
+        // Processes from before may still be bad: they are gone after a while.
+        self.sim.run(Duration::from_secs(120));
+        self.check();
+        assert_eq!(self.ledger.answered, self.asked, "every change is answered");
+        for index in 0..self.storm.sizes.len() {
+            let of_group = |id| self.sim.pool().group_of(id) == Some(index);
+            let own: Vec<_> = self.sim.processes().filter(|it| of_group(it.id)).collect();
+            assert_eq!(own.len(), usize::try_from(self.sim.pool().size(index).unwrap()).unwrap());
+            let generation = self.sim.pool().generation();
+            assert!(own.iter().all(|it| it.is_serving() && it.generation == generation));
+        }
+    }
+
+    fn stop(&mut self, amount: u8) {
+        // Sometimes in the middle of something.
+        self.change(Change::Reload);
+        self.change(Change::Restart { id: WorkerId(0) });
+        self.pass(u16::from(amount % 16));
+        self.tell(if amount.is_multiple_of(3) { Event::StopNow } else { Event::Stop });
+        assert_eq!(self.ledger.answered, self.asked, "nobody waits any more");
+        self.sim.run(STOP_DEADLINE);
+        self.sim.run(Duration::from_millis(1));
+        self.check();
+        assert!(self.ledger.is_done && self.ledger.alive.is_empty());
+    }
+}
+
+impl Ledger {
+    fn note(&mut self, action: &Action) {
+        match action {
+            Action::Signal { pid, signal, .. } => {
+                let sent = self.alive.get_mut(pid).expect("a signal to nobody");
+                let is_more = sent.is_none_or(|sent| sent == Signal::Terminate && *signal != sent);
+                assert!(is_more, "{signal:?} after {sent:?}");
+                *sent = Some(*signal);
+            }
+            Action::Answer { ticket, .. } => {
+                assert!(self.answered.insert(*ticket), "answered twice");
+            }
+            Action::Done(_) => self.is_done = true,
+            Action::Report(report) => self.read(report),
+            Action::Spawn { .. } | Action::Prepare | Action::AllReady => {}
+        }
+    }
+
+    fn read(&mut self, report: &Report) {
+        match report {
+            Report::Started { pid, .. } => {
+                assert!(self.alive.insert(*pid, None).is_none());
+            }
+            Report::Died { pid, .. } => {
+                assert!(self.alive.remove(pid).is_some() && self.dead.insert(*pid));
+            }
+            Report::Reloading { generation } => {
+                assert_eq!(self.rolling.replace(*generation), None, "two at a time");
+            }
+            Report::Reloaded { generation } => {
+                assert_eq!(self.rolling.take(), Some(*generation));
+                self.generation = *generation;
+            }
+            Report::RolledBack { generation, .. } => {
+                assert_eq!(self.rolling.take(), Some(*generation));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn every_storm_passes(storm in storm(0..12), calm in any::<bool>(), end in any::<u8>()) {
+        let mut world = World::new(&storm);
+        for step in &storm.steps {
+            world.play(*step);
+            world.check_draining();
+        }
+        if calm {
+            world.calm_down();
+        }
+        world.stop(end);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..config() })]
+
+    /// Where nothing fails, no reload or restart ever takes a worker away.
+    #[test]
+    fn without_deaths_no_worker_is_missing(storm in storm(0..6)) {
+        let mut world = World::new(&storm);
+        world.sim.run(Duration::from_secs(30));
+        let size: u32 = storm.sizes.iter().sum();
+        for (what, who, amount) in &storm.steps {
+            let id = WorkerId(u32::from(*who) % size.max(1));
+            world.change(match what % 3 {
+                0 if size > 0 => Change::Restart { id },
+                _ => Change::Reload,
+            });
+            for _ in 0..amount % 16 {
+                world.pass(1);
+                let serving = world.sim.processes().filter(|process| process.is_serving());
+                prop_assert!(serving.count() >= usize::try_from(size).unwrap());
+            }
+        }
+        world.calm_down();
+        prop_assert!(world.asked.iter().all(|it| world.sim.answer(*it) == Some(&Ok(()))));
+    }
+}

@@ -1,0 +1,264 @@
+//! The steps that a worker takes: processes wished for, taking over, told to end, gone.
+
+use std::time::Instant;
+
+use super::{Role, Worker};
+use crate::supervise::process::{Process, Stage};
+use crate::supervise::{Action, GroupSpec, KillReason, ReloadPolicy, RestartPolicy, Ticket};
+
+impl Worker {
+    /// The next process is not started before this.
+    pub(in crate::supervise) fn wait_until(&mut self, due: Instant) {
+        self.due = Some(due);
+    }
+
+    /// Takes a process out that has ended; without a pid, the one that could not be started.
+    pub(in crate::supervise) fn remove(
+        &mut self,
+        pid: Option<i32>,
+        now: Instant,
+    ) -> Option<(Role, Process)> {
+        let is_it = |process: &mut Process| process.pid() == pid;
+        let removed = if let Some(process) = self.serving.take_if(is_it) {
+            (Role::Serving, process)
+        } else if let Some(process) = self.replacement.take_if(is_it) {
+            (Role::Replacement, process)
+        } else {
+            let index = self.draining.iter_mut().position(is_it)?;
+            (Role::Draining, self.draining.remove(index))
+        };
+        if self.serving.is_none() {
+            self.idle_since = Some(now);
+        }
+        Some(removed)
+    }
+
+    /// It is to run this generation from now on; without delay if it waits.
+    pub(in crate::supervise) fn turn_to(&mut self, generation: u32, now: Instant) {
+        self.generation = generation;
+        self.hurry(now);
+    }
+
+    /// Ends a back-off.
+    fn hurry(&mut self, now: Instant) {
+        self.retry_at = None;
+        self.due = self.due.map(|due| due.min(now));
+    }
+
+    /// A process that is started from now on is to take over.
+    pub(in crate::supervise) fn restart(&mut self, ticket: Ticket, now: Instant) {
+        self.restarting.push(ticket);
+        self.hurry(now);
+        if let (Some(process), None) = (&mut self.serving, &self.replacement) {
+            process.is_stale = process.pid().is_some();
+        }
+    }
+
+    /// The process that serves is to go on; who waited for another one.
+    pub(in crate::supervise) fn give_up_restart(&mut self) -> Vec<Ticket> {
+        if let Some(process) = &mut self.serving {
+            process.is_stale = false;
+        }
+        std::mem::take(&mut self.restarting)
+    }
+
+    /// Starts a process when none serves and the time has come.
+    pub(in crate::supervise) fn fill(
+        &mut self,
+        policy: &ReloadPolicy,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.serving.is_none() && self.due.is_none() {
+            self.serving = self.replacement.take();
+        }
+        self.due = self.due.filter(|due| now < *due);
+        // Only a worker that is scaled away and back all the time has more than that draining.
+        let is_crowded = self.draining.len() > policy.draining;
+        if self.serving.is_none() && self.due.is_none() && !is_crowded {
+            self.serving = Some(self.wish(now, actions));
+        }
+    }
+
+    pub(in crate::supervise) fn spawn_replacement(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        self.replacement = Some(self.wish(now, actions));
+    }
+
+    fn wish(&self, now: Instant, actions: &mut Vec<Action>) -> Process {
+        let (id, generation) = (self.id, self.generation);
+        actions.push(Action::Spawn { id, generation });
+        Process::wished(generation, now)
+    }
+
+    pub(in crate::supervise) fn spawned(
+        &mut self,
+        pid: i32,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let id = self.id;
+        let mut current = self.serving.iter_mut().chain(&mut self.replacement);
+        let Some(wish) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
+        wish.spawned(id, pid, spec, now, actions);
+        let is_ready = wish.was_ready();
+        self.starts = self.starts.saturating_add(1);
+        if is_ready {
+            self.note_ready();
+        }
+    }
+
+    pub(in crate::supervise) fn ready(
+        &mut self,
+        pid: i32,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let id = self.id;
+        let Some(process) = self.find(pid) else { return };
+        if matches!(process.stage, Stage::Starting { .. }) {
+            process.ready(id, spec, now, actions);
+            self.note_ready();
+        }
+    }
+
+    fn note_ready(&mut self) {
+        self.was_ready = true;
+        self.failed_starts = 0;
+    }
+
+    /// Does what time alone does to processes that were not told to end.
+    pub(in crate::supervise) fn age(
+        &mut self,
+        spec: &GroupSpec,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        for process in self.serving.iter_mut().chain(&mut self.replacement) {
+            process.age(self.id, spec, now, actions);
+        }
+        self.retry_at = self.retry_at.filter(|at| now < *at);
+    }
+
+    /// A proven replacement takes over; one of a generation that is not wanted any more goes.
+    pub(in crate::supervise) fn relieve(
+        &mut self,
+        kill_at: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let wanted = self.generation;
+        let is_due =
+            |it: &mut Process| it.is_in_service() && (it.is_proven || it.generation != wanted);
+        let Some(replacement) = self.replacement.take_if(is_due) else { return };
+        let other = if replacement.generation == wanted {
+            self.serving.replace(replacement)
+        } else {
+            Some(replacement)
+        };
+        self.drain(other, kill_at, now, actions);
+    }
+
+    /// Tells all processes to end, and wants none.
+    pub(in crate::supervise) fn stop(
+        &mut self,
+        kill_at: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.due.take().is_some() {
+            self.idle_since = Some(now);
+        }
+        self.retry_at = None;
+        let serving = self.serving.take_if(|process| process.is_in_service());
+        let replacement = self.replacement.take_if(|process| process.is_in_service());
+        self.drain(serving, kill_at, now, actions);
+        self.drain(replacement, kill_at, now, actions);
+    }
+
+    fn drain(
+        &mut self,
+        process: Option<Process>,
+        kill_at: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(mut process) = process {
+            if process.is_in_service() {
+                process.terminate(self.id, kill_at, now, actions);
+            }
+            self.draining.push(process);
+        }
+    }
+
+    /// Kills what is not dying yet; how many those were.
+    pub(in crate::supervise) fn kill(
+        &mut self,
+        reason: &KillReason,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        self.kill_those(Process::is_alive, reason, now, actions)
+    }
+
+    /// Kills what was told to end and is still there when its time is over; how many those were.
+    pub(in crate::supervise) fn kill_overdue(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let overdue = |process: &Process| process.is_overdue(now);
+        self.kill_those(overdue, &KillReason::StopDeadline, now, actions)
+    }
+
+    /// Kills a process that broke the protocol; how many those are.
+    pub(in crate::supervise) fn violated(
+        &mut self,
+        pid: i32,
+        what: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
+        self.kill_those(it, &KillReason::Violation(what), now, actions)
+    }
+
+    fn kill_those(
+        &mut self,
+        which: impl Fn(&Process) -> bool,
+        reason: &KillReason,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let id = self.id;
+        let those = self.processes_mut().filter(|process| which(process));
+        those.map(|process| process.kill(id, reason.clone(), now, actions)).count()
+    }
+
+    /// A replacement failed, and another one is still wanted.
+    pub(in crate::supervise) fn retry_replacement(&mut self, at: Instant) {
+        self.retry_at = Some(at);
+    }
+
+    /// Counts the end of a process, or of the attempt to start one.
+    pub(in crate::supervise) fn count_death(
+        &mut self,
+        process: &Process,
+        policy: &RestartPolicy,
+        now: Instant,
+    ) {
+        match process.life(now) {
+            Some(life) if life >= policy.healthy_after => self.early_deaths = 0,
+            Some(_) => self.early_deaths = self.early_deaths.saturating_add(1),
+            None => {
+                self.early_deaths = self.early_deaths.saturating_add(1);
+                self.failed_starts = self.failed_starts.saturating_add(1);
+            }
+        }
+    }
+}
