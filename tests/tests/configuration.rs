@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Daemon, Program, free_port, http_get, is_alive, on_every_backend, try_http_get,
+    Backend, Daemon, Program, control, eventually, free_port, http_get, is_alive, on_every_backend,
+    try_http_get,
 };
 
 /// `service` and the file that it is told to read.
@@ -45,6 +47,31 @@ on_every_backend! {
         http_get(address);
         assert!(service.control().exists());
         assert_eq!(service.workers().len(), 1);
+        assert_eq!(service.stop(), 0);
+    }
+
+    fn a_reload_reads_it_again(backend: Backend) {
+        let address = free_port();
+        let text = |workers| format!("listen = {address} control = \"control\" workers = {workers}");
+        let (program, file) = configured(backend, &text("1"));
+        let mut service = program.start();
+        service.await_ready(1);
+        fs::write(&file, text("3")).expect("the file");
+        service.signal(Signal::SIGHUP);
+        service.await_ready(3);
+        eventually("the old one has gone", || service.workers().len() == 3);
+
+        let before = service.workers();
+        fs::write(&file, text("many")).expect("the file");
+        let answer = control(&service.control(), "reload");
+        assert!(answer.starts_with("error: "), "{answer}");
+        assert!(answer.contains("expected an integer from 1 to 512, found the keyword many"), "{answer}");
+        assert_eq!(service.workers(), before);
+
+        fs::write(&file, text("2")).expect("the file");
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        eventually("there are two", || service.workers().len() == 2);
+        http_get(address);
         assert_eq!(service.stop(), 0);
     }
 

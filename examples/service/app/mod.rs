@@ -3,6 +3,7 @@
 mod control;
 mod http;
 mod options;
+mod reload;
 mod worker;
 
 use std::io;
@@ -15,13 +16,14 @@ use release::rt::Driver;
 use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker};
 use serde::{Deserialize, Serialize};
 
-use options::{Log, Options, Settings};
+use options::{Configuration, Log, Options};
+use reload::Reloads;
 
 /// The name of the workers' group.
 const GROUP: &str = "http";
 
 /// What each worker is told at its start.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Told {
     log: Log,
 }
@@ -43,10 +45,17 @@ pub(crate) fn run<D: Driver>(driver: fn() -> io::Result<D>) -> Exit {
     if let Some(outcome) = options.check() {
         return outcome;
     }
-    options.settings().and_then(|settings| master(settings, driver)).unwrap_or_else(Exit::failure)
+    options
+        .load()
+        .and_then(|configuration| master(configuration, driver))
+        .unwrap_or_else(Exit::failure)
 }
 
-fn master<D: Driver>(settings: Settings, driver: fn() -> io::Result<D>) -> Result<Exit, Error> {
+fn master<D: Driver>(
+    configuration: Configuration,
+    driver: fn() -> io::Result<D>,
+) -> Result<Exit, Error> {
+    let settings = configuration.settings()?;
     settings.log.start()?;
     // Bound here, as root if need be: workers get the socket, not the privilege.
     let address = &settings.listen;
@@ -54,19 +63,29 @@ fn master<D: Driver>(settings: Settings, driver: fn() -> io::Result<D>) -> Resul
     tracing::info!(%address, "listening");
 
     let counter = AtomicU64::new(0);
-    let log = settings.log;
+    let (reloads, sizes) = Reloads::new(configuration, &settings);
+    let told = reloads.clone();
     let workers = Workers::same_executable(GROUP, settings.workers)
         .requests::<String>()
         .user(settings.user)
         .listener("http", listener)
-        .context(move |_| Told { log })
+        .context(move |_| told.told())
         .answer(move |_, Next| {
             let number = counter.fetch_add(1, Ordering::Relaxed);
             async move { Ok(number) }
         });
     let connections = workers.connections();
 
-    let mut master = Master::new().stop_deadline(settings.stop_deadline).workers(workers);
+    let (read, restore) = (reloads.clone(), reloads);
+    let mut master = Master::new()
+        .stop_deadline(settings.stop_deadline)
+        .workers(workers)
+        .on_reload(move || std::future::ready(read.read()))
+        .on_rollback(move || restore.restore())
+        .main(|master| async move {
+            reload::resize(master, sizes).await;
+            Ok::<(), Error>(())
+        });
     if let Some(path) = settings.lock_file {
         master = master.lock_file(path);
     }

@@ -1,20 +1,20 @@
 //! What the service can be told: in a configuration file, and on the command line, which goes first.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use release::config::validation::{
     Validation, bool, duration_in_range, int_in_range, keywords, string, unprivileged_user,
 };
-use release::config::{self, Address, Config, Spec, default, key};
+use release::config::{self, Address, Config, Live, Spec, default, key};
 use release::net::Inet;
 use release::{Error, Exit, log};
 use serde::{Deserialize, Serialize};
 
 /// An HTTP server that answers every GET with the worker, its process and a number that is unique
 /// over all workers.
-#[derive(Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     version,
     after_help = "\
@@ -25,7 +25,8 @@ Examples:
   service --config service.conf --check-config       says whether the file is right
 
 A configuration file has the same names: `listen = 0.0.0.0:80  workers = 4  user = \"www-data\"`,
-and `stop-deadline = 10s`, `background = true`. What stands on the command line goes first.
+and `stop-deadline = 10s`, `background = true`. What stands on the command line goes first. A reload
+reads the file again, for `workers` and `log`.
 
 Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
 replaces all workers without losing a request; TTIN and TTOU start and stop one."
@@ -101,30 +102,52 @@ impl Options {
         Some(config::check(file, &spec()))
     }
 
-    /// The settings of the file, if there is one, under those of the command line.
-    pub(super) fn settings(self) -> Result<Settings, Error> {
-        let mut settings = read(self.config.as_deref())?;
-        settings.listen = self.listen.unwrap_or(settings.listen);
-        settings.workers = self.workers.unwrap_or(settings.workers);
-        settings.user = self.user.unwrap_or(settings.user);
-        settings.lock_file = self.lock_file.or(settings.lock_file);
-        settings.control = self.control.or(settings.control);
-        settings.background |= self.background;
-        settings.log = self.log.unwrap_or(settings.log);
-        let deadline = self.stop_deadline.map(Duration::from_secs);
-        settings.stop_deadline = deadline.unwrap_or(settings.stop_deadline);
-        Ok(settings)
+    /// With the file, if there is one.
+    pub(super) fn load(self) -> Result<Configuration, Error> {
+        let file = self.config.as_ref().map(|file| Live::load(file, spec())).transpose()?;
+        Ok(Configuration { options: self, file })
     }
 }
 
-fn read(file: Option<&Path>) -> Result<Settings, Error> {
-    let spec = spec();
-    let config = match file {
-        Some(file) => Config::load(file, &spec)?,
-        None => Config::parse("the defaults", "", &spec)?,
-    };
-    Ok(config.deserialize()?)
+/// The command line, and the file under it.
+#[derive(Debug)]
+pub(super) struct Configuration {
+    options: Options,
+    file: Option<Live>,
 }
+
+impl Configuration {
+    /// What is in force.
+    pub(super) fn settings(&self) -> Result<Settings, Error> {
+        let mut settings: Settings = match &self.file {
+            Some(file) => file.current().deserialize()?,
+            None => Config::parse("the defaults", "", &spec())?.deserialize()?,
+        };
+        let options = self.options.clone();
+        settings.listen = options.listen.unwrap_or(settings.listen);
+        settings.workers = options.workers.unwrap_or(settings.workers);
+        settings.user = options.user.unwrap_or(settings.user);
+        settings.lock_file = options.lock_file.or(settings.lock_file);
+        settings.control = options.control.or(settings.control);
+        settings.background |= options.background;
+        settings.log = options.log.unwrap_or(settings.log);
+        let deadline = options.stop_deadline.map(Duration::from_secs);
+        settings.stop_deadline = deadline.unwrap_or(settings.stop_deadline);
+        Ok(settings)
+    }
+
+    /// Reads the file again. What cannot change while the service runs is said to wait.
+    pub(super) fn reload(&self) -> Result<Settings, Error> {
+        let changes = self.file.as_ref().map_or(Ok(Vec::new()), Live::reload)?;
+        for change in changes.iter().filter(|change| !RELOADED.contains(&change.key.as_str())) {
+            tracing::warn!(key = change.key, "changed; in force when the service starts again");
+        }
+        self.settings()
+    }
+}
+
+/// The keys that a reload puts in force.
+const RELOADED: [&str; 2] = ["workers", "log"];
 
 /// No names of hosts: which of its addresses would it be?
 fn number_and_port() -> Validation {
