@@ -67,10 +67,12 @@ on_every_backend! {
         // It is accepted when this, which came after it, is answered.
         http_get(address);
         assert_eq!(reload(&service), "ok");
+        eventually("the old one says that an answer was its last", || {
+            assert_eq!(idle.get().expect("one more answer").pid, old);
+            idle.is_over()
+        });
         assert_ne!(http_get(address).pid, old);
         assert_eq!(status(&service)["workers"][0]["draining"], 1);
-        let last = idle.get().expect("one more answer");
-        assert_eq!((last.pid, idle.is_over()), (old, true));
         half.send(b"st: test\r\n\r\n").expect("the other half");
         assert_eq!(half.receive().expect("an answer").pid, old);
         eventually("the old one is gone", || service.workers().len() == 1);
@@ -94,15 +96,21 @@ on_every_backend! {
             assert_eq!(probe.workers(), old);
             assert_eq!(control(&probe.control(), "restart 0"), reason);
         }
-        let reason = "worker 2 ended within its canary time: exit status 3";
-        assert_eq!(control(&probe.control(), "scale 3"), "ok", "it was ready");
-        assert!(!probe.stderr().contains(reason));
-        assert_eq!(control(&probe.control(), "scale 2"), "ok");
+        probe.tell("fail");
+        let reason = "worker 2 ended before it was ready: exit status 1";
+        assert_eq!(control(&probe.control(), "scale 3"), reason);
+        assert_eq!(probe.workers(), old);
         probe.tell("serve");
         assert_eq!(reload(&probe), "ok");
         eventually("the old ones are gone", || {
             let now = probe.workers();
             now.len() == 2 && now.iter().all(|worker| !old.contains(worker))
+        });
+        let before = probe.workers();
+        assert_eq!(control(&probe.control(), "restart 1"), "ok");
+        eventually("one of them was replaced", || {
+            let now = probe.workers();
+            now.len() == 2 && now.iter().filter(|worker| before.contains(worker)).count() == 1
         });
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }

@@ -109,8 +109,9 @@ impl Supervisor {
     fn signalled(&mut self, signal: Sig, stopped: &mut Option<Sig>) -> Event {
         match signal {
             Sig::SIGHUP => self.askers.hangup(),
-            Sig::SIGTTIN => self.grow(|size| size.saturating_add(1)),
-            Sig::SIGTTOU => self.grow(|size| size.saturating_sub(1).max(1)),
+            Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
+            // The last one is not for a signal to take.
+            Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
                 let again = stopped.replace(signal).is_some();
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
@@ -119,7 +120,7 @@ impl Supervisor {
     }
 
     /// Changes the size of the first group.
-    fn grow(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
+    fn resize(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
         let Some(group) = self.processes.first_group() else { return Event::Tick };
         let size = change(self.master.pool().size(0).unwrap_or_default());
         self.askers.enter_signal(Change::Resize { group, size })

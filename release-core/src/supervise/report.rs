@@ -94,7 +94,7 @@ pub enum Report {
         /// How many.
         size: u32,
     },
-    /// The pool stops because of this, and will end with [`Outcome::Failed`].
+    /// The pool stops because of this, and will end with [`Outcome::Failed`](super::Outcome::Failed).
     Failing {
         /// What failed.
         reason: String,

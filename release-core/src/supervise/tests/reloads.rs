@@ -343,6 +343,32 @@ fn sizes_change_during_a_reload() {
     assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
 }
 
+/// The new worker comes in the generation that goes on.
+#[test]
+fn a_failed_reload_does_not_fail_a_change_of_size() {
+    let mut world = world(spec(2), |launch| match (launch.generation, launch.id) {
+        (2, WorkerId(2)) => Life::good().dies_after(seconds(0), CRASH),
+        (2, _) => Life::good().never_ready(),
+        _ => Life::good(),
+    });
+    let reload = world.change(Change::Reload);
+    world.run(seconds(1));
+    let more = resize(&mut world, 3);
+    assert!(finish(&mut world, reload).is_err());
+    assert_eq!(finish(&mut world, more), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn a_worker_that_comes_and_goes_does_not_pile_up() {
+    let mut world = world(spec(1), |_| Life::good().never_stops());
+    for size in [2, 1].into_iter().cycle().take(40) {
+        resize(&mut world, size);
+        world.run(Duration::from_millis(200));
+        assert!(world.processes().count() <= 4);
+    }
+}
+
 #[test]
 fn one_worker_is_restarted_the_rolling_way() {
     let mut world = world(spec(3), |_| Life::good());
@@ -379,4 +405,6 @@ fn failed_replacements_are_not_deaths_of_the_group() {
     let mut world = world(spec, second(Life::good().dies_after(seconds(0), CRASH)));
     assert!(reload(&mut world).is_err());
     assert_eq!(reload(&mut world), Ok(()));
+    let is_slow = |action: &Action| matches!(action, Action::Report(Report::TooFast { .. }));
+    assert!(!world.history().iter().any(|(_, action)| is_slow(action)));
 }
