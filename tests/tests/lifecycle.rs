@@ -56,6 +56,46 @@ on_every_backend! {
         leaves_nothing(&probe);
     }
 
+    fn the_masters_main_task_has_its_time_to_finish(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").args(["--main", "farewell"]).start();
+        probe.await_ready(1);
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+        let farewell = std::fs::read_to_string(probe.path("farewell")).expect("it was written");
+        assert_eq!(farewell, "true", "the lock was there until then");
+        leaves_nothing(&probe);
+
+        let mut probe = Program::probe(backend, "serve").args(["--main", "farewell-fails"]).start();
+        probe.await_ready(1);
+        assert_eq!(probe.stop(), 1, "{}", probe.stderr());
+        leaves_nothing(&probe);
+
+        // One that does not listen is not waited for.
+        let mut probe = Program::probe(backend, "serve").args(["--main", "is-deaf"]).start();
+        probe.await_ready(1);
+        let asked = Instant::now();
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+        assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    }
+
+    fn a_main_task_that_does_not_finish_is_cut_off(backend: Backend) {
+        let stays = ["--main", "stays", "--stop-deadline", "300"];
+        let mut probe = Program::probe(backend, "serve").args(stays).start();
+        probe.await_ready(1);
+        assert_eq!(probe.stop(), 3);
+        let log = probe.stderr();
+        assert!(log.contains("main task did not finish: it took too long"), "{log}");
+        leaves_nothing(&probe);
+
+        let mut probe = Program::probe(backend, "serve").args(["--main", "stays"]).start();
+        probe.await_ready(1);
+        probe.signal(Signal::SIGTERM);
+        eventually("the worker has gone", || probe.workers().is_empty());
+        probe.signal(Signal::SIGTERM);
+        assert_eq!(probe.wait().code(), Some(3));
+        assert!(probe.stderr().contains("stopped at once"), "{}", probe.stderr());
+        leaves_nothing(&probe);
+    }
+
     fn a_second_signal_and_quit_stop_at_once(backend: Backend) {
         for signals in [&[Signal::SIGTERM, Signal::SIGINT][..], &[Signal::SIGQUIT]] {
             let mut probe = Program::probe(backend, "ignore-stop")

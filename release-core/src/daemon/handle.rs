@@ -1,11 +1,13 @@
 //! `MasterHandle`: the running master, for its own tasks and its control socket.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use super::Stopping;
 use crate::rt::Rt;
 use crate::supervise::changes::Asker;
 use crate::supervise::{Change, Pool, State, WorkerId};
@@ -17,6 +19,9 @@ pub struct MasterHandle {
     rt: Rt,
     pool: Arc<Mutex<Pool>>,
     send: Arc<dyn Fn(Command) + Send + Sync>,
+    stopping: Stopping,
+    /// Whether anybody has asked for `stopping`.
+    is_stop_heard: Arc<AtomicBool>,
 }
 
 /// What the supervisor is told to do.
@@ -55,8 +60,14 @@ impl fmt::Debug for MasterHandle {
 }
 
 impl MasterHandle {
-    pub(crate) fn new(rt: &Rt, pool: Pool, send: impl Fn(Command) + Send + Sync + 'static) -> Self {
-        Self { rt: rt.clone(), pool: Arc::new(Mutex::new(pool)), send: Arc::new(send) }
+    pub(crate) fn new(
+        rt: &Rt,
+        pool: Pool,
+        stopping: Stopping,
+        send: impl Fn(Command) + Send + Sync + 'static,
+    ) -> Self {
+        let (pool, send) = (Arc::new(Mutex::new(pool)), Arc::new(send));
+        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default() }
     }
 
     /// The runtime that the master runs on.
@@ -145,6 +156,20 @@ impl MasterHandle {
         (self.send)(Command::Change(change, asker));
         let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
         answer.await.unwrap_or_else(ended)
+    }
+
+    /// Done when the master is to stop, for the task given to [`Master::main`](crate::Master::main).
+    ///
+    /// A main task that has asked for it is waited for until the stop deadline, beside the workers;
+    /// one that has not is dropped when the last worker has gone.
+    #[must_use]
+    pub fn stopping(&self) -> Stopping {
+        self.is_stop_heard.store(true, Ordering::Relaxed);
+        self.stopping.clone()
+    }
+
+    pub(crate) fn is_stop_heard(&self) -> bool {
+        self.is_stop_heard.load(Ordering::Relaxed)
     }
 
     /// Stops in order, as SIGTERM does.

@@ -23,7 +23,7 @@ use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::Outcome;
 use crate::supervise::changes::Hooks;
-use crate::supervise::drive::Supervisor;
+use crate::supervise::drive::{Finish, Supervisor};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::return_freed_memory;
 use crate::sys::signal::Caught;
@@ -158,6 +158,22 @@ impl Master {
 
     /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
     /// but its failure is.
+    ///
+    /// It is the place for what has to be done at a stop (row D3): a task that waits for
+    /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Master};
+    ///
+    /// let master = Master::new().main(|master| async move {
+    ///     master.stopping().await;
+    ///     // Write down what is not to be lost; lock file and control socket are still there.
+    ///     Ok::<(), Error>(())
+    /// });
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn main<F, E>(mut self, main: impl FnOnce(MasterHandle) -> F + 'static) -> Self
     where
@@ -342,23 +358,29 @@ impl Plan {
         for bind in self.controls {
             starts.push(bind()?);
         }
-        starts.extend(self.main);
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
         let rt = driver.handle();
         let signals = Signals::watch(&rt, signals)
             .map_err(|error| Error::system("cannot catch signals", error))?;
         let supervisor = Supervisor::new(&rt, self.groups, self.hooks, self.stop_deadline);
-        let (outcome, signal) =
-            run(&driver, supervisor.run(signals, starts, || launcher.take().map(Detached::ready)))?;
-        Ok(match (outcome, signal) {
-            (Outcome::Stopped, Some(signal)) if self.exit_with_signal => Exit::after_signal(signal),
-            (Outcome::Stopped, _) => Exit::success(),
-            (Outcome::Killed { workers }, _) => {
+        let all_ready = || launcher.take().map(Detached::ready);
+        let ended = run(&driver, supervisor.run(signals, starts, self.main, all_ready))?;
+        Ok(match ended.outcome {
+            Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
+            Outcome::Killed { workers } => {
                 let message = format!("{workers} workers did not stop in time and were killed");
                 Exit::killed(Error::new(ErrorKind::Worker, message))
             }
-            (Outcome::Failed { reason }, _) => Exit::failure(Error::new(ErrorKind::Worker, reason)),
+            Outcome::Stopped => match (ended.main, ended.signal) {
+                (Finish::Failed(error), _) => Exit::failure(error),
+                (Finish::CutOff(why), _) => {
+                    let message = format!("the master's main task did not finish: {why}");
+                    Exit::killed(Error::new(ErrorKind::Program, message))
+                }
+                (Finish::Done, Some(signal)) if self.exit_with_signal => Exit::after_signal(signal),
+                (Finish::Done, _) => Exit::success(),
+            },
         })
     }
 }

@@ -12,6 +12,7 @@ mod lock;
 mod master;
 mod permit;
 mod privileges;
+mod stopping;
 mod worker;
 mod workers;
 
@@ -26,6 +27,8 @@ pub use handle::{MasterHandle, WorkerState};
 pub(crate) use hello::{Hello, PROTOCOL};
 pub use master::Master;
 pub use permit::Permit;
-pub use worker::{Me, PlainMe, Stopping, Worker, is_worker, me};
+pub use stopping::Stopping;
+pub(crate) use stopping::{Stop, stop_channel};
+pub use worker::{Me, PlainMe, Worker, is_worker, me};
 pub(crate) use workers::Group;
 pub use workers::{WorkerInfo, Workers};

@@ -2,7 +2,7 @@
 
 mod processes;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::{Action, Change, Event, Outcome, Pool, Report};
-use crate::daemon::{Command, Group, MasterHandle};
+use crate::daemon::{Command, Group, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
@@ -20,6 +20,23 @@ use processes::{Launched, Processes, Wish};
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
+
+/// How a master ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// The signal that asked for the stop.
+    pub(crate) signal: Option<Sig>,
+    pub(crate) main: Finish,
+}
+
+/// How the master's main task ended, if it was waited for.
+#[derive(Debug)]
+pub(crate) enum Finish {
+    Done,
+    Failed(Error),
+    CutOff(&'static str),
+}
 
 /// What wakes the supervisor.
 #[derive(Debug)]
@@ -41,6 +58,10 @@ pub(crate) struct Supervisor {
     askers: Askers,
     /// Reads a new configuration.
     preparing: Option<Task<()>>,
+    stop: Stop,
+    /// Until when the master's main task may go on, once the master is to stop.
+    stop_by: Option<Instant>,
+    stop_deadline: Duration,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -51,7 +72,8 @@ impl Supervisor {
         let specs = groups.iter().map(Group::spec).collect();
         let pool = Pool::new(specs, stop_deadline, seed());
         let commands = sender.clone();
-        let master = MasterHandle::new(rt, pool, move |command| {
+        let (stop, stopping) = stop_channel();
+        let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
         });
         Self {
@@ -61,12 +83,15 @@ impl Supervisor {
             hooks,
             askers: Askers::default(),
             preparing: None,
+            stop,
+            stop_by: None,
+            stop_deadline,
             sender,
             happenings,
         }
     }
 
-    /// Runs until no worker is left; says how it ended, and after which signal.
+    /// Runs until no worker is left, and the main task has had its time.
     ///
     /// Must be the main future: a worker dies with the thread that has started it, and the main
     /// thread is the one that lives as long as the master.
@@ -74,20 +99,25 @@ impl Supervisor {
         mut self,
         signals: Signals,
         starts: Vec<Start<F>>,
+        main: Option<Start<F>>,
         all_ready: impl FnOnce() -> Option<()>,
-    ) -> Result<(Outcome, Option<Sig>), Error>
+    ) -> Result<Ended, Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let _signals = self.listen_to(signals);
         let _orphans = super::orphans::reap(&self.rt)?;
         let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start)).collect();
+        let main = main.map(|start| self.start(start));
         let mut all_ready = Some(all_ready);
         let mut asked = None;
         let mut event = Event::Start;
         loop {
+            let is_forced = event == Event::StopNow;
             if let Some(outcome) = self.decide(event, &mut all_ready) {
-                return Ok((outcome, asked));
+                let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
+                let main_finished = self.finish(main).await;
+                return Ok(Ended { outcome, signal: asked, main: main_finished });
             }
             event = match self.next().await {
                 Happening::Pool(event) => event,
@@ -157,6 +187,7 @@ impl Supervisor {
         let mut actions = Vec::new();
         let mut next = 0;
         self.master.pool().on(event, self.rt.now(), &mut actions);
+        self.pass_the_stop_on();
         while let Some(action) = actions.get(next).cloned() {
             next += 1;
             match action {
@@ -178,6 +209,34 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    /// The main task begins to finish when the workers do.
+    fn pass_the_stop_on(&mut self) {
+        if self.stop_by.is_none() && self.master.pool().is_stopping() {
+            self.stop_by = Some(self.rt.after(self.stop_deadline));
+            self.stop.now();
+        }
+    }
+
+    /// Waits for the main task, until the stop deadline or a further signal to stop.
+    async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
+        let Some(main) = main else { return Finish::Done };
+        let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
+        let rt = self.rt.clone();
+        let mut main = std::pin::pin!(rt.timeout_at(deadline, main));
+        loop {
+            // Its failure is in the queue before it ends.
+            match select(self.happenings.next(), main.as_mut()).await {
+                Either::Left((Some(Happening::Failed(error)), _)) => return Finish::Failed(error),
+                Either::Left((Some(Happening::Signal(signal)), _)) if is_stop(signal) => {
+                    return Finish::CutOff("it was stopped at once");
+                }
+                Either::Left(_) => {}
+                Either::Right((Ok(()), _)) => return Finish::Done,
+                Either::Right((Err(_), _)) => return Finish::CutOff("it took too long"),
+            }
+        }
     }
 
     async fn next(&mut self) -> Happening {
@@ -236,6 +295,10 @@ impl Supervisor {
             let _ = sender.unbounded_send(Happening::Failed(error));
         })
     }
+}
+
+fn is_stop(signal: Sig) -> bool {
+    matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
 }
 
 /// Workers of masters that start at the same moment are not to come back at the same moment.

@@ -244,6 +244,11 @@ impl Pool {
         }
     }
 
+    /// Whether it was told to stop, or has failed.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.mode, Mode::Stopping { .. } | Mode::Killing(_) | Mode::Done)
+    }
+
     fn is_running(&self) -> bool {
         matches!(self.mode, Mode::Running)
     }

@@ -42,7 +42,8 @@ pub(crate) struct Options {
     configuration: PathBuf,
     #[arg(long, default_value_t = 100, value_name = "MS")]
     canary: u64,
-    /// What the master's own main task does: `fail`, `panic`, `orphans`
+    /// What the master's own main task does: `fail`, `panic`, `orphans`, and at a stop `farewell`
+    /// (a file of that name), `farewell-fails`, `stays`; or `is-deaf`
     #[arg(long, default_value = "")]
     main: String,
     /// Whether a thread is started too early
@@ -162,6 +163,22 @@ async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {
             leave_orphans(master.rt()).await;
             Ok(())
         }
+        "farewell" => {
+            let lock = std::path::absolute("lock").map_err(|error| error.to_string())?;
+            master.stopping().await;
+            master.rt().sleep(Duration::from_millis(300)).await;
+            let was_locked = lock.exists();
+            std::fs::write("farewell", was_locked.to_string()).map_err(|error| error.to_string())
+        }
+        "farewell-fails" => {
+            master.stopping().await;
+            Err("on purpose".to_owned())
+        }
+        "stays" => {
+            master.stopping().await;
+            std::future::pending().await
+        }
+        "is-deaf" => std::future::pending().await,
         _ => Ok(()),
     }
 }

@@ -1,50 +1,16 @@
 //! What a running worker knows and can do.
 
 use std::fmt;
-use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
-use futures_channel::oneshot;
-use futures_util::FutureExt;
-use futures_util::future::Shared;
-
+use crate::daemon::Stopping;
 use crate::ipc::link::Link;
 use crate::ipc::plain::Client;
 use crate::ipc::{Ended, Header, Never, Peer, Postcard, SendError};
 use crate::net::{Address, Passive, Socket};
 use crate::rt::{Rt, Task};
 use crate::{Error, ErrorKind};
-
-/// Done when a worker is to stop: it was told to, or its master has gone.
-///
-/// Cheap to clone, for every task that has to know.
-#[derive(Clone, Debug)]
-pub struct Stopping(Shared<oneshot::Receiver<()>>);
-
-impl Future for Stopping {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_unpin(cx).map(drop)
-    }
-}
-
-/// The one who says stop, to all who listen.
-pub(super) struct Stop(Mutex<Option<oneshot::Sender<()>>>);
-
-pub(super) fn stop_channel() -> (Arc<Stop>, Stopping) {
-    let (sender, receiver) = oneshot::channel();
-    (Arc::new(Stop(Mutex::new(Some(sender)))), Stopping(receiver.shared()))
-}
-
-impl Stop {
-    pub(super) fn now(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
 
 /// A running worker: who it is, what it was given, and its master.
 ///

@@ -16,6 +16,7 @@ use super::Exit;
 use super::exit::program_name;
 use super::hello::{Hello, PROTOCOL, Types};
 use super::privileges::Privileges;
+use super::stopping::{Stop, stop_channel};
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::plain::Client;
@@ -29,8 +30,7 @@ use crate::{Error, ErrorKind};
 
 mod me;
 
-pub use me::{Me, PlainMe, Stopping};
-use me::{Stop, stop_channel};
+pub use me::{Me, PlainMe};
 
 /// How long the master may take to greet a worker that it has started.
 const GREETING_TIME: Duration = Duration::from_secs(30);
@@ -187,6 +187,7 @@ impl<C> Worker<C> {
             let types = Types::of::<Context, M, W>();
             let context = check_hello(&hello, &types)?;
             let (stop, stopping) = stop_channel();
+            let stop = Arc::new(stop);
             let signals = watch_signals(&rt, &stop)?;
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
@@ -230,6 +231,7 @@ impl<C> Worker<C> {
         let (codec, limits) = (self.codec.clone(), self.limits);
         self.in_driver(driver, async |rt: Rt, socket| {
             let (stop, stopping) = stop_channel();
+            let stop = Arc::new(stop);
             let signals = watch_signals(&rt, &stop)?;
             let master =
                 Client::with_end(&rt, socket, codec, limits, move || stop.now()).map_err(no_io)?;
