@@ -63,6 +63,9 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ///
     /// Dropping the future gives the call up: a request that was not yet queued is not sent; one
     /// that was is cancelled at the peer, and its answer, should it still come, is dropped.
+    ///
+    /// Poll it or drop it: a call that is the only one of its connection reads for all, so while it
+    /// is kept without being polled, as a branch of a loop may do, requests of the peer wait.
     #[doc(alias = "make_request")]
     pub async fn call(&self, request: &R) -> Result<R::Response, CallError> {
         self.ask(request, None).await
