@@ -21,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) unsent_time: Duration,
     /// How many descriptors one message may have, and all unanswered requests together.
     pub(crate) descriptors: usize,
+    /// How long a caller looks for its answer before it sleeps.
+    pub(crate) spin: Duration,
 }
 
 /// How many descriptors may have come in answers that their callers have not looked at yet.
@@ -28,6 +30,9 @@ pub(crate) struct Limits {
 /// The callers asked for them, and are woken: only a peer that answers all of many callers at once
 /// comes near it.
 pub(super) const UNTAKEN_DESCRIPTORS: usize = 1024;
+
+/// What looks for longer than this had better sleep.
+const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
 impl Limits {
     /// Between master and worker.
@@ -37,11 +42,17 @@ impl Limits {
         unsent: 1024 * 1024,
         unsent_time: Duration::from_secs(30),
         descriptors: 0,
+        spin: Duration::ZERO,
     };
 
     /// The same with another frame limit.
     pub(crate) fn with_frame(self, bytes: u32) -> Self {
         Self { frame: bytes, ..self }
+    }
+
+    /// The same with callers that look for their answers for a time.
+    pub(crate) fn with_spin(self, time: Duration) -> Self {
+        Self { spin: time.min(LONGEST_SPIN), ..self }
     }
 
     /// The same with so many descriptors, as far as the kernel takes them.

@@ -32,8 +32,21 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 const CANDIDATE: &str = "CANDIDATE";
 
 /// The first is what the others are compared with.
-const CANDIDATES: [&str; 7] =
-    ["blocking", "tokio by hand", "smol by hand", "poll(2)", "tokio", "smol", "async-std"];
+const CANDIDATES: [&str; 10] = [
+    "blocking",
+    "tokio by hand",
+    "smol by hand",
+    "poll(2)",
+    "tokio",
+    "smol",
+    "async-std",
+    "tokio, spinning",
+    "smol, spinning",
+    "async-std, spinning",
+];
+
+/// What makes a worker of this candidate spin.
+const SPINNING: &str = ", spinning";
 
 /// What is asked: text to be sent back, or, at the end, how long it took.
 #[derive(Serialize, Deserialize)]
@@ -157,9 +170,9 @@ fn measure(candidate: &str, calls: &str, size: &str) -> Result<(), AnyError> {
     match candidate {
         "blocking" | "tokio by hand" | "smol by hand" => floor::measure(&task),
         "poll(2)" => master(task, Local::new),
-        "tokio" => master(task, release_tokio::driver),
-        "smol" => master(task, release_smol::driver),
-        "async-std" => master(task, release_async_std::driver),
+        "tokio" | "tokio, spinning" => master(task, release_tokio::driver),
+        "smol" | "smol, spinning" => master(task, release_smol::driver),
+        "async-std" | "async-std, spinning" => master(task, release_async_std::driver),
         other => Err(format!("no candidate `{other}`").into()),
     }
 }
@@ -212,11 +225,16 @@ fn master<D: Driver>(task: Task, driver: fn() -> io::Result<D>) -> Result<(), An
 }
 
 fn worker() -> Exit {
-    match std::env::var(CANDIDATE).as_deref() {
-        Ok("poll(2)") => me().run(Local::new, ask),
-        Ok("smol") => me().run(release_smol::driver, ask),
-        Ok("async-std") => me().run(release_async_std::driver, ask),
-        _ => me().run(release_tokio::driver, ask),
+    let candidate = std::env::var(CANDIDATE).unwrap_or_default();
+    let (runtime, worker) = match candidate.strip_suffix(SPINNING) {
+        Some(runtime) => (runtime, me().spin(Duration::from_micros(50))),
+        None => (candidate.as_str(), me()),
+    };
+    match runtime {
+        "poll(2)" => worker.run(Local::new, ask),
+        "smol" => worker.run(release_smol::driver, ask),
+        "async-std" => worker.run(release_async_std::driver, ask),
+        _ => worker.run(release_tokio::driver, ask),
     }
 }
 

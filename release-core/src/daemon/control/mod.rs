@@ -76,7 +76,7 @@ impl ControlSocket {
                 frame_time: Duration::from_secs(5),
                 unsent: 64 * 1024,
                 unsent_time: Duration::from_secs(60),
-                descriptors: 0,
+                ..Limits::IPC
             },
             codec: Text,
         }

@@ -124,6 +124,32 @@ impl<C> Worker<C> {
         self
     }
 
+    /// How long a call to the master looks for its answer before it sleeps: at most a millisecond,
+    /// and not at all by default.
+    ///
+    /// Other tasks of the thread wait meanwhile, and the processor is busy unless another process
+    /// wants it: for workers that ask much and have little else to do until they are answered.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use release_core::{Exit, Me, me};
+    /// use release_core::rt::local::Local;
+    ///
+    /// fn main() -> Exit {
+    ///     me().spin(Duration::from_micros(20)).run(Local::new, |worker: Me| async move {
+    ///         worker.stopping().await;
+    ///         Ok::<(), std::io::Error>(())
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.limits = self.limits.with_spin(time);
+        self
+    }
+
     /// Messages to and from the master may hold descriptors: so many each, and so many in all
     /// unanswered requests of one side together. The master's group must say the same; see
     /// [`Workers::descriptors`](crate::Workers::descriptors).

@@ -111,7 +111,8 @@ impl Link {
                     return Poll::Pending;
                 }
                 Ok(None) => {
-                    if self.poll_receive(state, cx, wakes).is_pending() {
+                    if !self.spin(state, wakes) && self.poll_receive(state, cx, wakes).is_pending()
+                    {
                         return Poll::Pending;
                     }
                 }

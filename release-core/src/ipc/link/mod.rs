@@ -24,6 +24,7 @@ mod background;
 mod caller;
 mod readable;
 mod socket;
+mod spin;
 mod state;
 mod transfer;
 

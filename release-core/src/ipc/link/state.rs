@@ -37,6 +37,8 @@ pub(super) struct State {
     /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
     pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
+    /// How many answers have been found in a row without the runtime.
+    pub(super) spun: u32,
 }
 
 /// Wakers to be woken when the lock is gone.
@@ -81,6 +83,7 @@ impl State {
             unsent_since: None,
             crowded_until: None,
             ended: None,
+            spun: 0,
         }
     }
 

@@ -36,30 +36,39 @@ impl Link {
         let received = self
             .readable
             .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most)));
-        match received {
-            Poll::Pending => {
-                if state.partial_since.is_none() && state.inbox.is_partial() {
-                    state.partial_since = Some(self.rt.now());
-                    // The background task keeps the time, whoever reads.
-                    state.wake_background(wakes);
-                }
-                return Poll::Pending;
+        let Poll::Ready(received) = received else {
+            if state.partial_since.is_none() && state.inbox.is_partial() {
+                state.partial_since = Some(self.rt.now());
+                // The background task keeps the time, whoever reads.
+                state.wake_background(wakes);
             }
-            Poll::Ready(Ok(Received::Bytes(count))) => state.inbox.received(count),
-            Poll::Ready(Ok(Received::End)) if state.inbox.is_partial() => {
+            return Poll::Pending;
+        };
+        self.on_received(state, received, wakes);
+        Poll::Ready(())
+    }
+
+    pub(super) fn on_received(
+        &self,
+        state: &mut State,
+        received: io::Result<Received>,
+        wakes: &mut Wakes,
+    ) {
+        match received {
+            Ok(Received::Bytes(count)) => state.inbox.received(count),
+            Ok(Received::End) if state.inbox.is_partial() => {
                 self.end_locked(state, Ended::Truncated, wakes);
             }
-            Poll::Ready(Ok(Received::End)) => self.end_locked(state, Ended::Closed, wakes),
-            Poll::Ready(Ok(Received::Rights(count, descriptors))) => {
+            Ok(Received::End) => self.end_locked(state, Ended::Closed, wakes),
+            Ok(Received::Rights(count, descriptors)) => {
                 match state.inbox.received_with_descriptors(count) {
                     Some(frames) => state.arrivals.add(frames, descriptors),
                     None => self.end_locked(state, IN_A_FRAME, wakes),
                 }
             }
-            Poll::Ready(Ok(Received::Refused(why))) => self.end_locked(state, why, wakes),
-            Poll::Ready(Err(error)) => self.end_locked(state, error.into(), wakes),
+            Ok(Received::Refused(why)) => self.end_locked(state, why, wakes),
+            Err(error) => self.end_locked(state, error.into(), wakes),
         }
-        Poll::Ready(())
     }
 
     /// Sends what is queued as far as the socket takes it; the background task sends the rest.

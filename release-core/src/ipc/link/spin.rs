@@ -1,0 +1,122 @@
+//! Looking for an answer without the runtime, for those who trade processor time for latency.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Instant;
+
+use super::Link;
+use super::socket::receive;
+use super::state::{State, Wakes};
+
+/// How many answers in a row may be found so: other tasks of the thread have their turn then.
+const IN_A_ROW: u32 = 32;
+
+impl Link {
+    /// Reads as soon as there is something. False when nothing came within the time for it.
+    pub(super) fn spin(&self, state: &mut State, wakes: &mut Wakes) -> bool {
+        if self.limits.spin.is_zero() || state.spun >= IN_A_ROW {
+            state.spun = 0;
+            return false;
+        }
+        // Not the runtime's clock, which a test may have stopped.
+        let until = Instant::now() + self.limits.spin;
+        loop {
+            // On a processor of their own they would both wait for the end of this time otherwise.
+            thread::yield_now();
+            match receive(self.io.as_fd(), state.inbox.space(), self.limits.descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= until {
+                        state.spun = 0;
+                        return false;
+                    }
+                }
+                received => {
+                    state.spun += 1;
+                    self.on_received(state, received.map(|(received, _)| received), wakes);
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Ready;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::ipc::limits::Limits;
+    use crate::ipc::link::Mode;
+    use crate::ipc::serve::serve;
+    use crate::ipc::{CallError, Never, Peer, Postcard, Refused, Request, connect};
+    use crate::rt::local::Local;
+    use crate::rt::{Driver, give_way, run};
+
+    #[derive(Serialize, Deserialize)]
+    struct Double(u32);
+
+    impl Request for Double {
+        type Response = u32;
+    }
+
+    fn answer_until_closed(socket: UnixStream) {
+        let driver = Local::new().unwrap();
+        run(&driver, async {
+            let double = |Double(number)| async move { Ok(2 * number) };
+            let rt = driver.handle();
+            let (_peer, serving) =
+                connect::<Never, Double, _, _, _>(&rt, socket.into(), Postcard, double).unwrap();
+            serving.await;
+        });
+    }
+
+    #[test]
+    fn answers_are_found_and_other_tasks_have_their_turn() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let answering = thread::spawn(move || answer_until_closed(there));
+        let driver = Local::new().unwrap();
+        let rt = driver.handle();
+        let limits = Limits::IPC.with_spin(Duration::from_secs(1));
+        let link = Arc::new(Link::new(&rt, here.into(), Mode::Calls, limits).unwrap());
+        let peer: Peer<Double> = Peer::new(Arc::clone(&link), Postcard);
+        let turns = Arc::new(AtomicU32::new(0));
+        run(&driver, async {
+            let refuse =
+                |never: Never| -> Result<Ready<Result<(), Refused>>, &str> { match never {} };
+            let _serving = rt.spawn(serve(link, Postcard, refuse, || {}));
+            let counted = Arc::clone(&turns);
+            let _other = rt.spawn(async move {
+                loop {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    give_way().await;
+                }
+            });
+            for number in 0..1000 {
+                assert_eq!(peer.call(&Double(number)).await.ok(), Some(2 * number));
+            }
+        });
+        drop((peer, driver));
+        assert!(turns.load(Ordering::Relaxed) >= 1000 / (IN_A_ROW + 1));
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_is_waited_for_in_the_runtime() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let driver = Local::new().unwrap();
+        let rt = driver.handle();
+        let limits = Limits::IPC.with_spin(Duration::from_secs(1));
+        let link = Arc::new(Link::new(&rt, here.into(), Mode::Calls, limits).unwrap());
+        let peer: Peer<Double> = Peer::new(Arc::clone(&link), Postcard);
+        let given_up = run(&driver, peer.call_within(Duration::from_millis(20), &Double(1)));
+        assert!(matches!(given_up, Err(CallError::TimedOut)));
+    }
+}
