@@ -1,7 +1,7 @@
 //! The words that the control socket understands.
 
 use release::{Connections, Error, MasterHandle};
-use serde_json::json;
+use serde::Serialize;
 
 pub(crate) async fn answer(
     master: &MasterHandle,
@@ -36,22 +36,35 @@ fn outcome(changed: Result<(), Error>) -> String {
     changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".to_owned())
 }
 
+#[derive(Serialize)]
+struct Status {
+    master: u32,
+    workers: Vec<Worker>,
+    generation: u32,
+}
+
+#[derive(Serialize)]
+struct Worker {
+    id: u32,
+    pid: Option<i32>,
+    state: &'static str,
+    restarts: u32,
+    uptime_s: f64,
+    generation: u32,
+    draining: usize,
+}
+
 fn status(master: &MasterHandle) -> String {
-    let workers = master.status().into_iter().map(|worker| {
-        json!({
-            "id": worker.id,
-            "pid": worker.pid,
-            "generation": worker.generation,
-            "state": worker.state.as_str(),
-            "restarts": worker.restarts,
-            "draining": worker.draining,
-            "uptime_s": (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
-        })
+    let workers = master.status().into_iter().map(|worker| Worker {
+        id: worker.id,
+        pid: worker.pid,
+        state: worker.state.as_str(),
+        restarts: worker.restarts,
+        uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
+        generation: worker.generation,
+        draining: worker.draining,
     });
-    json!({
-        "master": std::process::id(),
-        "generation": master.generation(),
-        "workers": workers.collect::<Vec<_>>(),
-    })
-    .to_string()
+    let (master, generation) = (std::process::id(), master.generation());
+    let status = Status { master, workers: workers.collect(), generation };
+    serde_json::to_string(&status).unwrap_or_else(|error| format!("error: {error}"))
 }
