@@ -5,8 +5,8 @@
 //! cargo bench --bench calls -- --quick # fewer rounds
 //! ```
 //!
-//! One process asks, one answers, both on one processor: what is measured is the work, not how
-//! two processors wake each other. Each figure is the median of several rounds in which the
+//! One process asks, one answers. On one processor what is measured is the work; on two also how they
+//! wake each other. Each figure is the median of several rounds in which the
 //! candidates take turns, so that a machine that changes its speed changes all of them.
 
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures_channel::mpsc;
 use futures_util::StreamExt;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use release_core::ipc::Request;
 use release_core::rt::Driver;
@@ -32,18 +32,11 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 const CANDIDATE: &str = "CANDIDATE";
 
 /// The first is what the others are compared with.
-const CANDIDATES: [&str; 10] = [
-    "blocking",
-    "tokio by hand",
-    "smol by hand",
-    "poll(2)",
-    "tokio",
-    "smol",
-    "async-std",
-    "tokio, spinning",
-    "smol, spinning",
-    "async-std, spinning",
-];
+const ON_ONE_PROCESSOR: [&str; 7] =
+    ["blocking", "tokio by hand", "smol by hand", "poll(2)", "tokio", "smol", "async-std"];
+
+const ON_ALL_PROCESSORS: [&str; 5] =
+    ["blocking", "tokio", "tokio, spinning", "smol", "smol, spinning"];
 
 /// What makes a worker of this candidate spin.
 const SPINNING: &str = ", spinning";
@@ -101,35 +94,41 @@ fn main() -> ExitCode {
     )
 }
 
-/// Measures every candidate in turn, and prints the medians and their ratios to the first.
+/// Measures both processes on one processor, where only the work counts, and then on all.
 fn table(quick: bool) -> Result<(), AnyError> {
-    let mut processor = CpuSet::new();
-    processor.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &processor)?;
-    let rounds = if quick { 3 } else { 9 };
-    for (size, calls) in [(64, 20_000), (1 << 20, 300)] {
-        let calls = if quick { calls / 4 } else { calls };
-        println!("\n{size} bytes each way, {calls} calls, median of {rounds} rounds\n");
-        println!("| | calls/s | ratio | median | p99 | system calls per call |");
-        println!("|---|---:|---:|---:|---:|---:|");
-        let mut results = vec![Vec::new(); CANDIDATES.len()];
-        for _ in 0..rounds {
-            for (candidate, results) in CANDIDATES.iter().zip(&mut results) {
-                results.push(measured(candidate, calls, size)?);
-            }
+    let all = sched_getaffinity(Pid::from_raw(0))?;
+    let mut one = CpuSet::new();
+    one.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &one)?;
+    println!("Both processes on one processor");
+    compare(&ON_ONE_PROCESSOR, 64, 20_000, quick)?;
+    compare(&ON_ONE_PROCESSOR, 1 << 20, 300, quick)?;
+    sched_setaffinity(Pid::from_raw(0), &all)?;
+    println!("\nOn all processors");
+    compare(&ON_ALL_PROCESSORS, 64, 20_000, quick)
+}
+
+/// Lets the candidates take turns, and prints the medians and their ratios to the first.
+fn compare(candidates: &[&str], size: usize, calls: u32, quick: bool) -> Result<(), AnyError> {
+    let (rounds, calls) = if quick { (3, calls / 4) } else { (9, calls) };
+    println!("\n{size} bytes each way, {calls} calls, median of {rounds} rounds\n");
+    println!("| | calls/s | ratio | median | p99 | system calls per call |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    let mut results = vec![Vec::new(); candidates.len()];
+    for _ in 0..rounds {
+        for (candidate, results) in candidates.iter().zip(&mut results) {
+            results.push(measured(candidate, calls, size)?);
         }
-        let mut floor = None;
-        for (candidate, results) in CANDIDATES.iter().zip(&mut results) {
-            results.sort_by_key(|measured: &Measured| measured.total);
-            let middle = results[results.len() / 2];
-            let rate = f64::from(calls) / middle.total.as_secs_f64();
-            let ratio = rate / *floor.get_or_insert(rate);
-            let Measured { median, p99, .. } = middle;
-            let traced = system_calls(candidate, size).unwrap_or_else(|_| "-".to_owned());
-            println!(
-                "| {candidate} | {rate:.0} | {ratio:.2} | {median:.1?} | {p99:.1?} | {traced} |"
-            );
-        }
+    }
+    let mut floor = None;
+    for (candidate, results) in candidates.iter().zip(&mut results) {
+        results.sort_by_key(|measured: &Measured| measured.total);
+        let middle = results[results.len() / 2];
+        let rate = f64::from(calls) / middle.total.as_secs_f64();
+        let ratio = rate / *floor.get_or_insert(rate);
+        let Measured { median, p99, .. } = middle;
+        let traced = system_calls(candidate, size).unwrap_or_else(|_| "-".to_owned());
+        println!("| {candidate} | {rate:.0} | {ratio:.2} | {median:.1?} | {p99:.1?} | {traced} |");
     }
     Ok(())
 }
@@ -172,7 +171,7 @@ fn measure(candidate: &str, calls: &str, size: &str) -> Result<(), AnyError> {
         "poll(2)" => master(task, Local::new),
         "tokio" | "tokio, spinning" => master(task, release_tokio::driver),
         "smol" | "smol, spinning" => master(task, release_smol::driver),
-        "async-std" | "async-std, spinning" => master(task, release_async_std::driver),
+        "async-std" => master(task, release_async_std::driver),
         other => Err(format!("no candidate `{other}`").into()),
     }
 }

@@ -127,8 +127,9 @@ impl<C> Worker<C> {
     /// How long a call to the master looks for its answer before it sleeps: at most a millisecond,
     /// and not at all by default.
     ///
-    /// Other tasks of the thread wait meanwhile, and the processor is busy unless another process
-    /// wants it: for workers that ask much and have little else to do until they are answered.
+    /// Other tasks of the thread wait meanwhile, and the processor is busy: for workers that ask much,
+    /// have little else to do until they are answered, and a processor beside the master's. Where
+    /// both share one, it makes calls slower.
     ///
     /// # Examples
     ///
