@@ -70,7 +70,8 @@ impl Environment {
     }
 }
 
-fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
+/// One variable as execve takes it.
+pub(super) fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
     let refuse = || {
         let name = name.display();
         Error::new(ErrorKind::Usage, format!("`{name}` cannot be an environment variable"))

@@ -13,9 +13,10 @@ use nix::sys::stat::{Mode, umask};
 
 use super::control::{BoundControlSocket, ControlSocket, absolute};
 use super::detach::{Daemon, Detached, refuse_threads};
+use super::group::Group;
 use super::handle::MasterHandle;
 use super::lock::LockFile;
-use super::workers::{Group, IntoGroup};
+use super::workers::IntoGroup;
 use super::{Exit, Workers};
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
@@ -289,11 +290,13 @@ impl Master {
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        groups.iter().try_fold(0, |first, group| group.check_options(first))?;
         Ok(Plan {
             background: self.background,
             launcher: None,
             lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
-            groups: groups.collect::<Result<_, _>>()?,
+            groups,
             controls: self.controls,
             main: self.main,
             hooks: self.hooks,

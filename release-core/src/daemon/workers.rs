@@ -1,10 +1,9 @@
 //! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,13 +11,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::attach::{Attach, Calls, Plain, Rules};
 use super::connections::Connections;
+use super::group::{Context, Each, Group, Program};
 use super::hello::Types;
+use super::options::WorkerOptions;
 use super::{Environment, Permit};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
-use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy, WorkerId};
+use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
-use crate::sys::spawn::Command;
 use crate::{Error, ErrorKind};
 
 /// One of the running workers, as its master knows it.
@@ -69,6 +69,7 @@ pub struct Workers<W = Never, C = Postcard> {
     limits: Limits,
     listeners: Vec<(String, OwnedFd)>,
     context: Context,
+    options: Option<Each>,
     codec: C,
     attach: Option<Arc<dyn Attach>>,
     connections: Connections<W, C>,
@@ -81,34 +82,6 @@ impl<W, C> fmt::Debug for Workers<W, C> {
             .field("size", &self.size)
             .field("program", &self.program)
             .finish_non_exhaustive()
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Program {
-    ThisExecutable,
-    Other { path: PathBuf, arguments: Vec<OsString> },
-}
-
-/// How the context of a worker is made, and the name of its type.
-struct Context {
-    encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
-    type_name: &'static str,
-}
-
-impl Context {
-    fn new<T: Serialize + DeserializeOwned>(
-        context: impl Fn(u32) -> T + Send + Sync + 'static,
-    ) -> Self {
-        let encode = move |id| {
-            let mut payload = Vec::new();
-            Postcard.encode(&context(id), &mut payload).map_err(|error| {
-                let message = format!("the context of worker {id} cannot be encoded");
-                Error::new(ErrorKind::Usage, message).caused_by(error)
-            })?;
-            Ok(payload)
-        };
-        Self { encode: Box::new(encode), type_name: std::any::type_name::<T>() }
     }
 }
 
@@ -149,6 +122,7 @@ impl Workers {
             limits: Limits::IPC,
             listeners: Vec::new(),
             context: Context::new(|_| ()),
+            options: None,
             codec: Postcard,
             attach: None,
             connections: Connections::default(),
@@ -178,6 +152,7 @@ impl<W, C> Workers<W, C> {
             limits: self.limits,
             listeners: self.listeners,
             context: self.context,
+            options: self.options,
             codec,
             attach: None,
             connections: Connections::default(),
@@ -261,6 +236,35 @@ impl<W, C> Workers<W, C> {
         context: impl Fn(u32) -> T + Send + Sync + 'static,
     ) -> Self {
         self.context = Context::new(context);
+        self
+    }
+
+    /// What is different from worker to worker: arguments, environment, processors, priority and
+    /// limits, made from a worker's identity (rows P2, P8). By default no worker has any.
+    ///
+    /// Like the [`context`](Workers::context), they are made once for each worker and generation;
+    /// those of the first workers once more before anything is started, to be checked. A worker
+    /// whose options are wrong later on is not started, with the reason in the log.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Resource, WorkerOptions, Workers};
+    ///
+    /// let workers = Workers::same_executable("http", 4).each(|id| {
+    ///     WorkerOptions::default()
+    ///         .argument(format!("--port={}", 8000 + id))
+    ///         .variable("SHARD", id.to_string())
+    ///         .processors([id])
+    ///         .nice(5)
+    ///         .limit(Resource::OpenFiles, 1024, 4096)
+    /// });
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    #[doc(alias = "rtsOptions")]
+    pub fn each(mut self, options: impl Fn(u32) -> WorkerOptions + Send + Sync + 'static) -> Self {
+        self.options = Some(Box::new(options));
         self
     }
 
@@ -393,25 +397,6 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     }
 }
 
-/// A group that is checked and ready to be run.
-pub(crate) struct Group {
-    pub(crate) name: Arc<str>,
-    pub(crate) attach: Arc<dyn Attach>,
-    pub(crate) limits: Limits,
-    spec: GroupSpec,
-    program: Program,
-    environment: Vec<CString>,
-    credentials: Option<Credentials>,
-    listeners: Vec<(String, OwnedFd)>,
-    context: Context,
-}
-
-impl fmt::Debug for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
 /// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
 pub(crate) trait IntoGroup {
     fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error>;
@@ -469,75 +454,7 @@ where
             credentials,
             listeners: self.listeners,
             context: self.context,
+            options: self.options,
         })
     }
-}
-
-impl Program {
-    /// The working directory may change before the first worker is started.
-    fn resolve(self) -> Result<Self, Error> {
-        match self {
-            Self::ThisExecutable => Ok(self),
-            Self::Other { path, arguments } => {
-                Ok(Self::Other { path: super::control::absolute(&path)?, arguments })
-            }
-        }
-    }
-}
-
-impl Group {
-    pub(crate) fn spec(&self) -> GroupSpec {
-        self.spec.clone()
-    }
-
-    /// The command line of one worker; its identity shows in `ps` (row P8).
-    pub(crate) fn command(&self, id: WorkerId) -> Result<Command, Error> {
-        let (program, arguments) = match &self.program {
-            // By this name the kernel starts the very file that this process runs, even when
-            // another version has taken its path meanwhile, and whoever may enter its directory.
-            Program::ThisExecutable => {
-                let name = super::worker::argument(&self.name, id);
-                (c_string("/proc/self/exe".into())?, vec![c_string(name.into())?])
-            }
-            Program::Other { path, arguments } => {
-                let arguments =
-                    arguments.iter().cloned().map(c_string).collect::<Result<_, _>>()?;
-                (c_string(path.clone().into_os_string())?, arguments)
-            }
-        };
-        Ok(Command {
-            program,
-            arguments,
-            environment: self.environment.clone(),
-            credentials: self.credentials.clone(),
-        })
-    }
-
-    pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
-        self.listeners.iter().map(|(_, socket)| socket.as_fd()).collect()
-    }
-
-    pub(crate) fn listener_names(&self) -> Vec<String> {
-        self.listeners.iter().map(|(name, _)| name.clone()).collect()
-    }
-
-    pub(crate) fn context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
-        (self.context.encode)(id.0)
-    }
-
-    /// The names of the types that the group itself knows; the connection adds the others.
-    pub(crate) fn types(&self) -> Types {
-        Types { context: self.context.type_name.to_owned(), ..Types::of::<(), (), ()>() }
-    }
-
-    /// Whether master and worker were compiled together.
-    pub(crate) fn is_same_executable(&self) -> bool {
-        matches!(self.program, Program::ThisExecutable)
-    }
-}
-
-fn c_string(text: OsString) -> Result<CString, Error> {
-    CString::new(text.into_vec()).map_err(|error| {
-        Error::new(ErrorKind::Usage, "a command line holds a NUL byte").caused_by(error)
-    })
 }

@@ -172,7 +172,7 @@ impl Supervisor {
             Report::Reloaded { .. } => {}
             _ => return,
         }
-        self.processes.keep_contexts(self.master.generation());
+        self.processes.keep_particulars(self.master.generation());
     }
 
     /// Asks the pool, and does what it wants; says how everything ended when it has.

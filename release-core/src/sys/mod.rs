@@ -8,6 +8,7 @@ pub(crate) mod creds;
 pub(crate) mod fds;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub(crate) mod resources;
 pub(crate) mod rights;
 pub(crate) mod signal;
 pub(crate) mod socket;

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::creds::Credentials;
 use super::process::{die_with, exit_now};
+use super::resources::{FORBIDDEN_PROCESSOR, Resources};
 use super::{Failed, check, creds, fds, pidfd, signal};
 
 /// The first descriptor after standard input, output and error.
@@ -23,6 +24,7 @@ pub(crate) struct Command {
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`; nothing else is in the environment of the new process.
     pub(crate) environment: Vec<CString>,
+    pub(crate) resources: Resources,
     /// `None` keeps the user of this process.
     pub(crate) credentials: Option<Credentials>,
 }
@@ -66,9 +68,18 @@ impl std::fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {}
 
 /// The calls that can fail in the child; their index is what travels through the error pipe.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 23] = [
     "dup2",
     "close_range",
+    "sched_setaffinity",
+    "sched_getaffinity",
+    FORBIDDEN_PROCESSOR,
+    "setpriority",
+    "setrlimit(RLIMIT_NOFILE)",
+    "setrlimit(RLIMIT_CORE)",
+    "setrlimit(RLIMIT_AS)",
+    "setrlimit(RLIMIT_NPROC)",
+    "setrlimit(RLIMIT_FSIZE)",
     "setgroups",
     "setresgid",
     "setresuid",
@@ -191,7 +202,9 @@ impl<'a> Prepared<'a> {
         signal::reset_for_exec();
         // SAFETY: takes integers.
         check("setpgid", unsafe { libc::setpgid(0, 0) }.into())?;
+        // Before the limits, one of which is how high a descriptor's number may be.
         self.place_descriptors()?;
+        self.command.resources.apply()?;
         match &self.command.credentials {
             Some(credentials) => credentials.assume()?,
             // A master that is not root may have been given capabilities: they are its own.

@@ -3,6 +3,7 @@
 mod client;
 mod daemon;
 mod master;
+mod options;
 mod stranger;
 mod worker;
 

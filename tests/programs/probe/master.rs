@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// How the workers behave, see `worker.rs`; the content of this file, if it exists
     #[arg(long, default_value = "behaviour")]
     behaviour: PathBuf,
+    /// What single workers have for themselves, see `options.rs`
+    #[arg(long, default_value = "options")]
+    options: PathBuf,
     #[arg(long, default_value_t = 1)]
     workers: u32,
     #[arg(long)]
@@ -139,12 +142,14 @@ impl Configuration {
 
 fn workers(options: &Options, configuration: Configuration) -> Workers {
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
+    let options_file = std::path::absolute(&options.options).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
     let workers = Workers::same_executable("probe", options.workers)
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
         .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))
         .context(move |_| configuration.texts().0.clone())
+        .each(move |id| crate::options::of(id, &options_file))
         .answer(move |_, Order| {
             let behaviour = std::fs::read_to_string(&path).unwrap_or_default();
             async move { Ok(behaviour) }

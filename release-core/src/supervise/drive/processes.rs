@@ -10,7 +10,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, WorkerInfo};
+use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
@@ -49,8 +49,8 @@ pub(super) struct Processes {
     rt: Rt,
     groups: Vec<Group>,
     master: MasterHandle,
-    /// What each worker is told at its start: the same for all its processes of a generation.
-    contexts: HashMap<Wish, Vec<u8>>,
+    /// What each worker has for itself: the same for all its processes of a generation.
+    particulars: HashMap<Wish, Particulars>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
     sender: UnboundedSender<Happening>,
@@ -63,18 +63,18 @@ impl Processes {
         sender: UnboundedSender<Happening>,
     ) -> Self {
         let rt = master.rt().clone();
-        let (contexts, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, contexts, launching, running, sender }
+        let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { rt, groups, master, particulars, launching, running, sender }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
     pub(super) fn launch(&mut self, wish: Wish) -> Result<(), Error> {
         let id = wish.id;
-        let context = self.context(wish)?;
+        let its = self.particulars(wish)?;
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
-        let hello = hello(group, id, context);
-        let command = group.command(id)?;
+        let command = group.command(id, &its)?;
+        let hello = hello(group, id, its.context);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
@@ -138,18 +138,18 @@ impl Processes {
     }
 
     /// No process of another generation is started any more.
-    pub(super) fn keep_contexts(&mut self, generation: u32) {
-        self.contexts.retain(|wish, _| wish.generation == generation);
+    pub(super) fn keep_particulars(&mut self, generation: u32) {
+        self.particulars.retain(|wish, _| wish.generation == generation);
     }
 
-    /// What a process of this worker and generation is told at its start.
-    fn context(&mut self, wish: Wish) -> Result<Vec<u8>, Error> {
-        if let Some(context) = self.contexts.get(&wish) {
-            return Ok(context.clone());
+    /// What a process of this worker and generation has for itself.
+    fn particulars(&mut self, wish: Wish) -> Result<Particulars, Error> {
+        if let Some(particulars) = self.particulars.get(&wish) {
+            return Ok(particulars.clone());
         }
-        let context = self.group(wish.id).context(wish.id)?;
-        self.contexts.insert(wish, context.clone());
-        Ok(context)
+        let particulars = self.group(wish.id).particulars(wish.id)?;
+        self.particulars.insert(wish, particulars.clone());
+        Ok(particulars)
     }
 
     fn group(&self, id: WorkerId) -> &Group {

@@ -1,0 +1,166 @@
+//! A group of workers that is checked and ready to be run.
+
+use std::ffi::{CString, OsString};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::attach::Attach;
+use super::hello::Types;
+use super::options::{CheckedOptions, WorkerOptions};
+use crate::ipc::limits::Limits;
+use crate::ipc::{Codec, Postcard};
+use crate::supervise::{GroupSpec, WorkerId};
+use crate::sys::creds::Credentials;
+use crate::sys::spawn::Command;
+use crate::{Error, ErrorKind};
+
+/// A group that is checked and ready to be run.
+pub(crate) struct Group {
+    pub(crate) name: Arc<str>,
+    pub(crate) attach: Arc<dyn Attach>,
+    pub(crate) limits: Limits,
+    pub(super) spec: GroupSpec,
+    pub(super) program: Program,
+    pub(super) environment: Vec<CString>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) listeners: Vec<(String, OwnedFd)>,
+    pub(super) context: Context,
+    pub(super) options: Option<Each>,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The options of one worker, made from its identity.
+pub(super) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
+
+/// What all processes of a worker in a generation have in common, and no other worker has.
+#[derive(Clone, Debug)]
+pub(crate) struct Particulars {
+    pub(crate) context: Vec<u8>,
+    options: CheckedOptions,
+}
+
+impl Group {
+    pub(crate) fn spec(&self) -> GroupSpec {
+        self.spec.clone()
+    }
+
+    /// What is told to one worker alone: its context, and how its processes are started.
+    pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
+        Ok(Particulars { context: (self.context.encode)(id.0)?, options: self.options(id)? })
+    }
+
+    /// Checks the options of the workers that will be there at the start, the first with this
+    /// identity; returns the identity after the last one.
+    pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
+        let after = first.saturating_add(self.spec.size);
+        (first..after).try_for_each(|id| self.options(WorkerId(id)).map(drop))?;
+        Ok(after)
+    }
+
+    fn options(&self, id: WorkerId) -> Result<CheckedOptions, Error> {
+        let Some(each) = &self.options else { return Ok(CheckedOptions::default()) };
+        each(id.0).check().map_err(|error| {
+            let message = format!("the options of worker {id} of group `{}`", self.name);
+            Error::new(ErrorKind::Usage, message).caused_by(error)
+        })
+    }
+
+    /// The command line of one worker; its identity shows in `ps` (row P8).
+    pub(crate) fn command(&self, id: WorkerId, its: &Particulars) -> Result<Command, Error> {
+        let (program, mut arguments) = match &self.program {
+            // By this name the kernel starts the very file that this process runs, even when
+            // another version has taken its path meanwhile, and whoever may enter its directory.
+            Program::ThisExecutable => {
+                let name = super::worker::argument(&self.name, id);
+                (c_string("/proc/self/exe".into())?, vec![c_string(name.into())?])
+            }
+            Program::Other { path, arguments } => {
+                let arguments =
+                    arguments.iter().cloned().map(c_string).collect::<Result<_, _>>()?;
+                (c_string(path.clone().into_os_string())?, arguments)
+            }
+        };
+        arguments.extend_from_slice(&its.options.arguments);
+        Ok(Command {
+            program,
+            arguments,
+            environment: its.options.environment(&self.environment),
+            resources: its.options.resources.clone(),
+            credentials: self.credentials.clone(),
+        })
+    }
+
+    pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
+        self.listeners.iter().map(|(_, socket)| socket.as_fd()).collect()
+    }
+
+    pub(crate) fn listener_names(&self) -> Vec<String> {
+        self.listeners.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of the types that the group itself knows; the connection adds the others.
+    pub(crate) fn types(&self) -> Types {
+        Types { context: self.context.type_name.to_owned(), ..Types::of::<(), (), ()>() }
+    }
+
+    /// Whether master and worker were compiled together.
+    pub(crate) fn is_same_executable(&self) -> bool {
+        matches!(self.program, Program::ThisExecutable)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Program {
+    ThisExecutable,
+    Other { path: PathBuf, arguments: Vec<OsString> },
+}
+
+impl Program {
+    /// The working directory may change before the first worker is started.
+    pub(super) fn resolve(self) -> Result<Self, Error> {
+        match self {
+            Self::ThisExecutable => Ok(self),
+            Self::Other { path, arguments } => {
+                Ok(Self::Other { path: super::control::absolute(&path)?, arguments })
+            }
+        }
+    }
+}
+
+/// How the context of a worker is made, and the name of its type.
+pub(super) struct Context {
+    encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
+    type_name: &'static str,
+}
+
+impl Context {
+    pub(super) fn new<T: Serialize + DeserializeOwned>(
+        context: impl Fn(u32) -> T + Send + Sync + 'static,
+    ) -> Self {
+        let encode = move |id| {
+            let mut payload = Vec::new();
+            Postcard.encode(&context(id), &mut payload).map_err(|error| {
+                let message = format!("the context of worker {id} cannot be encoded");
+                Error::new(ErrorKind::Usage, message).caused_by(error)
+            })?;
+            Ok(payload)
+        };
+        Self { encode: Box::new(encode), type_name: std::any::type_name::<T>() }
+    }
+}
+
+pub(super) fn c_string(text: OsString) -> Result<CString, Error> {
+    CString::new(text.into_vec()).map_err(|error| {
+        Error::new(ErrorKind::Usage, "a command line holds a NUL byte").caused_by(error)
+    })
+}

@@ -1,0 +1,67 @@
+//! What a new process may use: processors, priority, limits (row P2).
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::Pid;
+
+use super::{Failed, check};
+
+/// What differs from the process that starts it; by default nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resources {
+    pub(crate) processors: Option<CpuSet>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) limits: Vec<Limit>,
+}
+
+/// A soft and a hard limit, in the unit of the resource.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// What a failure is reported as.
+    pub(crate) call: &'static str,
+    pub(crate) resource: Resource,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// What [`Resources::apply`] says when the kernel took only some of the processors.
+pub(crate) const FORBIDDEN_PROCESSOR: &str = "sched_setaffinity (a processor is forbidden here)";
+
+impl Resources {
+    /// Takes effect for this process, which has one thread. Only root can go beyond what it has:
+    /// call it before root is given up. Allocates nothing, so it may run between fork and exec.
+    pub(crate) fn apply(&self) -> Result<(), Failed> {
+        if let Some(processors) = &self.processors {
+            run_on(processors)?;
+        }
+        if let Some(nice) = self.nice {
+            // SAFETY: takes integers; 0 is the calling process.
+            let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+            check("setpriority", done.into())?;
+        }
+        self.limits.iter().try_for_each(|limit| {
+            let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
+            setrlimit(limit.resource, limit.soft, limit.hard).map_err(failed)
+        })
+    }
+}
+
+/// The kernel is content with one processor that may be used, and drops the others silently: what
+/// it did is read back.
+fn run_on(processors: &CpuSet) -> Result<(), Failed> {
+    let this = Pid::from_raw(0);
+    let failed = |call| move |errno| Failed { call, errno: errno as i32 };
+    sched_setaffinity(this, processors).map_err(failed("sched_setaffinity"))?;
+    let used = sched_getaffinity(this).map_err(failed("sched_getaffinity"))?;
+    if used == *processors {
+        Ok(())
+    } else {
+        Err(Failed { call: FORBIDDEN_PROCESSOR, errno: libc::EINVAL })
+    }
+}
+
+/// The numbers of the processors that run, such as `0-3,8`, as the kernel lists them.
+pub(crate) fn processors_online() -> std::io::Result<String> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    Ok(list.trim().to_owned())
+}
