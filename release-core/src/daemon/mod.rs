@@ -13,6 +13,7 @@ mod lock;
 mod master;
 mod options;
 mod permit;
+mod plan;
 mod privileges;
 mod stopping;
 mod worker;
