@@ -20,7 +20,7 @@ use crate::supervise::Outcome;
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor};
 use crate::sys::fds::{Inherited, settle_inherited};
-use crate::sys::process::return_freed_memory;
+use crate::sys::process::keep_little_free_memory;
 use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
 use crate::{Error, ErrorKind};
@@ -127,7 +127,7 @@ fn settle_process(detached: bool) -> Result<Caught, Error> {
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))
     })?;
-    return_freed_memory();
+    keep_little_free_memory();
     if !detached {
         settle_inherited(Inherited::CloseOnExec, &[])
             .map_err(failed("cannot mark descriptors close-on-exec"))?;

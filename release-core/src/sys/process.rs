@@ -78,7 +78,7 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
 /// By default it keeps as much as the largest block that ever was, up to 64 MiB: one large message
 /// would make a process that lives for years that much larger. Programs with another allocator are
 /// not concerned.
-pub(crate) fn return_freed_memory() {
+pub(crate) fn keep_little_free_memory() {
     // Messages of a megabyte are still allocated without a system call.
     #[cfg(target_env = "gnu")]
     for (setting, mebibytes) in [(libc::M_MMAP_THRESHOLD, 2), (libc::M_TRIM_THRESHOLD, 4)] {

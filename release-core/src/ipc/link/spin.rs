@@ -22,7 +22,7 @@ impl Link {
         // Not the runtime's clock, which a test may have stopped.
         let until = Instant::now() + self.limits.spin;
         loop {
-            // On a processor of their own they would both wait for the end of this time otherwise.
+            // Where both processes share a processor, the peer needs it to answer.
             thread::yield_now();
             match receive(self.io.as_fd(), state.inbox.space(), self.limits.descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
