@@ -199,6 +199,7 @@ impl Supervisor {
                 }
                 Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
                 Action::Prepare => self.prepare(),
+                Action::TryUpgrade | Action::HandOver => {}
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {

@@ -76,6 +76,7 @@ mod group;
 mod intensity;
 mod jitter;
 mod journal;
+mod moments;
 mod orphans;
 mod policy;
 mod pool;
