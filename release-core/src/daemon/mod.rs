@@ -29,7 +29,7 @@ pub use exit::Exit;
 pub(crate) use group::{Group, Particulars};
 pub(crate) use handle::Command;
 pub use handle::{MasterHandle, WorkerState};
-pub(crate) use hello::{Hello, PROTOCOL};
+pub(crate) use hello::{Agreed, Hello, PROTOCOL};
 pub use master::Master;
 pub use options::{Resource, WorkerOptions};
 pub use permit::Permit;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
+use crate::daemon::{Agreed, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
@@ -74,7 +74,7 @@ impl Processes {
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
         let command = group.command(id, &its)?;
-        let hello = hello(group, id, its.context);
+        let hello = hello(group, wish, its.context);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
@@ -226,11 +226,13 @@ impl Processes {
     }
 }
 
-fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
     Hello {
         protocol: PROTOCOL,
-        worker: id.0,
+        worker: wish.id.0,
+        generation: wish.generation,
         group: group.name.to_string(),
+        agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
         types: group.is_same_executable().then(|| group.types()),
