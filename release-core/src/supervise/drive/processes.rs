@@ -10,7 +10,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
+use crate::daemon::{Agreed, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
@@ -74,13 +74,14 @@ impl Processes {
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
         let command = group.command(id, &its)?;
-        let hello = hello(group, id, its.context);
+        let hello = hello(group, wish, its.context);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
             Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
         };
-        let started = spawn(&command, theirs.as_fd(), &group.passed());
+        let index = self.group_index(id);
+        let started = spawn(&command, theirs.as_fd(), &self.groups[index].passed(id)?);
         drop(theirs);
         let started = started.map_err(&failed)?;
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
@@ -152,8 +153,20 @@ impl Processes {
         Ok(particulars)
     }
 
+    /// Closes what only workers had that are not wanted any more.
+    pub(super) fn close_unwanted(&mut self) {
+        let pool = self.master.pool();
+        for group in &mut self.groups {
+            group.keep_listeners(|id| pool.is_wanted(id));
+        }
+    }
+
     fn group(&self, id: WorkerId) -> &Group {
-        &self.groups[self.master.pool().group_of(id).unwrap_or_default()]
+        &self.groups[self.group_index(id)]
+    }
+
+    fn group_index(&self, id: WorkerId) -> usize {
+        self.master.pool().group_of(id).unwrap_or_default()
     }
 
     /// Turns what a worker's connection says into events of that very process.
@@ -213,11 +226,13 @@ impl Processes {
     }
 }
 
-fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
     Hello {
         protocol: PROTOCOL,
-        worker: id.0,
+        worker: wish.id.0,
+        generation: wish.generation,
         group: group.name.to_string(),
+        agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
         types: group.is_same_executable().then(|| group.types()),
