@@ -20,7 +20,7 @@ mod stopping;
 mod worker;
 mod workers;
 
-pub(crate) use attach::News;
+pub(crate) use attach::{Attached, News};
 pub use connections::Connections;
 pub use control::{BoundControlSocket, ControlSocket};
 pub use detach::{Daemon, Detached};

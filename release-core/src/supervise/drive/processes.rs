@@ -10,7 +10,9 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Agreed, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
+use crate::daemon::{
+    Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo,
+};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
@@ -39,7 +41,8 @@ pub(super) struct Launched {
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
-    connection: Task<()>,
+    /// None when it could not be connected: it is killed then.
+    connection: Option<Attached>,
     _watch: Task<()>,
 }
 
@@ -113,13 +116,13 @@ impl Processes {
             group.limits,
             self.listen(id, pid),
         );
-        let connection = connection.unwrap_or_else(|error| {
+        let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
             tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
-            self.rt.spawn(async {})
         });
+        let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child));
         self.running.insert((id, pid), Process { child, connection, _watch: watch });
         Event::Spawned { id, pid }
@@ -127,9 +130,10 @@ impl Processes {
 
     /// A process has ended. What it sent before is still read, which its end soon ends too.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
-        if let Some(Process { connection, .. }) = self.running.remove(&(id, pid)) {
+        let process = self.running.remove(&(id, pid));
+        if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
-            self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
+            self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
     }
 
