@@ -2,22 +2,22 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::attach::Attach;
-use super::hello::Types;
-use super::listeners::Listener;
+use super::listeners::{KeptListener, Listener};
 use super::options::{CheckedOptions, WorkerOptions};
+use super::upgrade::GroupTypes;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
 use crate::supervise::{GroupSpec, WorkerId};
 use crate::sys::creds::Credentials;
-use crate::sys::spawn::Command;
+use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
 
 /// A group that is checked and ready to be run.
@@ -44,10 +44,22 @@ impl fmt::Debug for Group {
 pub(super) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
 
 /// What all processes of a worker in a generation have in common, and no other worker has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Particulars {
     pub(crate) context: Vec<u8>,
+    /// The name of its type.
+    pub(crate) context_type: String,
+    given: WorkerOptions,
+    #[serde(skip)]
     options: CheckedOptions,
+}
+
+impl Particulars {
+    /// Those of a worker that the version of the program before has started.
+    pub(crate) fn checked(mut self) -> Result<Self, Error> {
+        self.options = self.given.clone().check()?;
+        Ok(self)
+    }
 }
 
 impl Group {
@@ -57,27 +69,32 @@ impl Group {
 
     /// What is told to one worker alone: its context, and how its processes are started.
     pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
-        Ok(Particulars { context: (self.context.encode)(id.0)?, options: self.options(id)? })
+        let given = self.options.as_ref().map_or_else(WorkerOptions::default, |each| each(id.0));
+        Ok(Particulars {
+            context: (self.context.encode)(id.0)?,
+            context_type: self.context.type_name.to_owned(),
+            options: check(given.clone(), &self.name, id)?,
+            given,
+        })
     }
 
     /// Checks the options of the workers that will be there at the start, the first with this
     /// identity; returns the identity after the last one.
     pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
-        (first..after).try_for_each(|id| self.options(WorkerId(id)).map(drop))?;
+        if let Some(each) = &self.options {
+            (first..after).try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
+        }
         Ok(after)
     }
 
-    fn options(&self, id: WorkerId) -> Result<CheckedOptions, Error> {
-        let Some(each) = &self.options else { return Ok(CheckedOptions::default()) };
-        each(id.0).check().map_err(|error| {
-            let message = format!("the options of worker {id} of group `{}`", self.name);
-            Error::new(ErrorKind::Usage, message).caused_by(error)
-        })
-    }
-
     /// The command line of one worker; its identity shows in `ps` (row P8).
-    pub(crate) fn command(&self, id: WorkerId, its: &Particulars) -> Result<Command, Error> {
+    pub(crate) fn command(
+        &self,
+        id: WorkerId,
+        its: &Particulars,
+        image: Option<Arc<OwnedFd>>,
+    ) -> Result<Command, Error> {
         let (program, mut arguments) = match &self.program {
             // By this name the kernel starts the very file that this process runs, even when
             // another version has taken its path meanwhile, and whoever may enter its directory.
@@ -97,7 +114,10 @@ impl Group {
             arguments,
             environment: its.options.environment(&self.environment),
             resources: its.options.resources.clone(),
-            credentials: self.credentials.clone(),
+            image: image.filter(|_| self.is_same_executable()),
+            directory: None,
+            output: None,
+            identity: self.credentials.clone().map_or(Identity::Powerless, Identity::Other),
         })
     }
 
@@ -124,15 +144,39 @@ impl Group {
         self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// The names of the types that the group itself knows; the connection adds the others.
-    pub(crate) fn types(&self) -> Types {
-        Types { context: self.context.type_name.to_owned(), ..Types::of::<(), (), ()>() }
+    /// What workers and master tell each other, by the names of the types.
+    pub(super) fn spoken(&self) -> GroupTypes {
+        GroupTypes {
+            name: self.name.to_string(),
+            is_plain: !self.attach.says_ready(),
+            types: self.attach.types().clone(),
+        }
+    }
+
+    /// Takes the sockets over that an earlier version of the program has opened for this group.
+    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>) {
+        for listener in &mut self.listeners {
+            listener.adopt(&self.name, kept);
+        }
+    }
+
+    /// The sockets that are open, for the next version.
+    pub(crate) fn opened_listeners(&self) -> Result<Vec<KeptListener>, Error> {
+        let kept = self.listeners.iter().map(|listener| listener.opened(&self.name));
+        Ok(kept.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// Whether master and worker were compiled together.
     pub(crate) fn is_same_executable(&self) -> bool {
         matches!(self.program, Program::ThisExecutable)
     }
+}
+
+fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptions, Error> {
+    given.check().map_err(|error| {
+        let message = format!("the options of worker {id} of group `{group}`");
+        Error::new(ErrorKind::Usage, message).caused_by(error)
+    })
 }
 
 #[derive(Clone, Debug)]

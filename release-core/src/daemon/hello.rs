@@ -72,6 +72,11 @@ pub(crate) struct Types {
 }
 
 impl Types {
+    /// Those of a worker with such a context; the connection knows the others.
+    pub(crate) fn of_context(context: String) -> Self {
+        Self { context, ..Self::of::<(), (), ()>() }
+    }
+
     pub(crate) fn of<Context, ToMaster, ToWorker>() -> Self {
         Self {
             context: type_name::<Context>().to_owned(),

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::ipc::Descriptor;
 use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
 use crate::supervise::WorkerId;
-use crate::sys::fds::{set_cloexec, set_nonblocking};
+use crate::sys::fds::{duplicate_from, set_cloexec, set_nonblocking};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 const BACKLOG: u32 = 1024;
@@ -20,7 +22,20 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) name: String,
+    /// The address that was asked for, in words.
+    requested: String,
     sockets: Sockets,
+}
+
+/// A socket that the next version of the program gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptListener {
+    /// Of which group, by which name, and where: the next version asks for the same, or gets none.
+    key: [String; 3],
+    /// The worker that has it for itself, and the port that it shares with others.
+    worker: Option<(u32, u16)>,
+    socket: Descriptor,
+    file: Option<FileIdentity>,
 }
 
 #[derive(Debug)]
@@ -36,15 +51,16 @@ enum Sockets {
 
 impl Listener {
     pub(super) fn given(name: String, socket: OwnedFd) -> Self {
-        Self { name, sockets: Sockets::Given(socket) }
+        Self { name, requested: String::new(), sockets: Sockets::Given(socket) }
     }
 
     pub(super) fn shared(name: String, address: AnyAddress) -> Self {
-        Self { name, sockets: Sockets::Shared { address, opened: None } }
+        Self { name, requested: String::new(), sockets: Sockets::Shared { address, opened: None } }
     }
 
     pub(super) fn each(name: String, address: Inet) -> Self {
-        Self { name, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
+        let requested = address.to_string();
+        Self { name, requested, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
     }
 
     /// Makes it independent of what a start in the background changes.
@@ -53,11 +69,14 @@ impl Listener {
             Sockets::Given(socket) => set_cloexec(socket)
                 .and_then(|()| set_nonblocking(socket))
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
-            Sockets::Shared { address: AnyAddress::Unix(Unix::Path(path)), .. } => {
-                *path = super::control::absolute(path)?;
+            Sockets::Shared { address, .. } => {
+                if let AnyAddress::Unix(Unix::Path(path)) = address {
+                    *path = super::control::absolute(path)?;
+                }
+                self.requested = address.to_string();
                 Ok(())
             }
-            Sockets::Shared { .. } | Sockets::Each { .. } => Ok(()),
+            Sockets::Each { .. } => Ok(()),
         }
     }
 
@@ -88,10 +107,61 @@ impl Listener {
         }
     }
 
+    /// The sockets that are open; a socket of the program's own making is not among them.
+    pub(super) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
+        let keep = |socket: &OwnedFd, worker, file| {
+            let socket = duplicate_from(socket.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate a listener", error))?;
+            let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
+            Ok(KeptListener { key, worker, socket: socket.into(), file })
+        };
+        match &self.sockets {
+            Sockets::Given(_) => Ok(Vec::new()),
+            Sockets::Shared { opened, .. } => {
+                let opened = opened.iter();
+                opened.map(|(it, file)| keep(it, None, file.as_ref().map(|it| it.file))).collect()
+            }
+            Sockets::Each { address, opened } => {
+                let port = address.port();
+                opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
+            }
+        }
+    }
+
+    /// Takes over what an earlier version of the program has opened for this listener.
+    pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>) {
+        let key = [group, &self.name, &self.requested];
+        let is_own = |one: &mut KeptListener| one.key.iter().eq(&key);
+        for KeptListener { worker, socket, file, .. } in kept.extract_if(.., is_own) {
+            match (&mut self.sockets, worker) {
+                (Sockets::Shared { address, opened }, None) => {
+                    let file = file.and_then(|file| SocketFile::of(address, file));
+                    *opened = Some((socket.into(), file));
+                }
+                (Sockets::Each { address, opened }, Some((id, port))) => {
+                    address.set_port(port);
+                    opened.insert(WorkerId(id), socket.into());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Closes the sockets of workers that are not wanted any more: nobody would accept on them.
     pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
         if let Sockets::Each { opened, .. } = &mut self.sockets {
             opened.retain(|id, _| is_wanted(*id));
+        }
+    }
+}
+
+impl KeptListener {
+    /// Nobody asks for it any more.
+    pub(super) fn give_up(self) {
+        let [group, listener, address] = &self.key;
+        tracing::info!(group, listener, address, "not listening any more");
+        if let Some(file) = self.file {
+            drop(SocketFile { path: address.into(), file });
         }
     }
 }
@@ -101,6 +171,15 @@ impl Listener {
 struct SocketFile {
     path: PathBuf,
     file: FileIdentity,
+}
+
+impl SocketFile {
+    fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
+        match address {
+            AnyAddress::Unix(Unix::Path(path)) => Some(Self { path: path.clone(), file }),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for SocketFile {

@@ -77,7 +77,7 @@ impl Processes {
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
         let command = group.command(id, &its)?;
-        let hello = hello(group, wish, its.context);
+        let hello = hello(group, wish, its);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
@@ -230,7 +230,7 @@ impl Processes {
     }
 }
 
-fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
     Hello {
         protocol: PROTOCOL,
         worker: wish.id.0,
@@ -239,8 +239,8 @@ fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
         agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(|| group.types()),
-        context,
+        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        context: its.context,
     }
 }
 
