@@ -78,6 +78,22 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
     /// [`ReadError::Codec`] for a request that does not decode: it has been taken from the stream
     /// and the connection goes on. [`ReadError::Ended`] when it does not.
     pub async fn read_request(&mut self) -> Result<Option<R>, ReadError> {
+        self.read(|_| {}).await
+    }
+
+    /// [`read_request`](Self::read_request), which leaves the request's payload in `kept`.
+    pub(crate) async fn read_request_and(
+        &mut self,
+        kept: &mut Vec<u8>,
+    ) -> Result<Option<R>, ReadError> {
+        self.read(|payload| {
+            kept.clear();
+            kept.extend_from_slice(payload);
+        })
+        .await
+    }
+
+    async fn read(&mut self, mut see: impl FnMut(&[u8])) -> Result<Option<R>, ReadError> {
         if self.in_a_row == FRAMES_PER_TURN {
             self.in_a_row = 0;
             give_way().await;
@@ -85,7 +101,10 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         self.in_a_row += 1;
         let codec = &self.codec;
         let mut decode = |incoming: Incoming<'_>| match incoming {
-            Incoming::Request { body, .. } => body.decode(codec),
+            Incoming::Request { body, .. } => {
+                see(body.bytes);
+                body.decode(codec)
+            }
             _ => Err(CodecError::new("not a request")),
         };
         let link = &self.link;
