@@ -24,7 +24,7 @@ mod sys;
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
     MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Worker, WorkerInfo, WorkerOptions,
-    WorkerState, Workers, is_worker, me,
+    WorkerState, Workers, handed_over, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -35,7 +35,8 @@ impl Signals {
     pub(crate) fn hand_over(&self) -> io::Result<(Vec<Signal>, OwnedFd)> {
         let wake = duplicate_from(self.io.as_fd(), 3)?;
         let mut bytes = [0; 64];
-        while recv(wake.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).is_ok_and(|read| read > 0) {
+        while recv(wake.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).is_ok_and(|read| read > 0)
+        {
         }
         Ok((std::iter::from_fn(|| self.caught.take()).collect(), wake))
     }

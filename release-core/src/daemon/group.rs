@@ -83,7 +83,8 @@ impl Group {
     pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
         if let Some(each) = &self.options {
-            (first..after).try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
+            (first..after)
+                .try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
         }
         Ok(after)
     }
@@ -151,6 +152,19 @@ impl Group {
             is_plain: !self.attach.says_ready(),
             types: self.attach.types().clone(),
         }
+    }
+
+    /// Which sockets the group listens on.
+    pub(super) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
+        self.listeners.iter().filter_map(|listener| listener.key(&self.name))
+    }
+
+    /// Opens, for a trial, one socket of each listener that is not among those.
+    pub(super) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
+        let Self { listeners, name, .. } = self;
+        let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));
+        let mut new = listeners.iter_mut().filter(is_new);
+        new.try_for_each(|listener| listener.socket(name, WorkerId(0)).map(drop))
     }
 
     /// Takes the sockets over that an earlier version of the program has opened for this group.

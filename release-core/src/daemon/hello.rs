@@ -85,6 +85,16 @@ impl Types {
         }
     }
 
+    /// What the new version of a master and its running workers do not call by the same name.
+    pub(crate) fn difference(&self, running: &Self) -> Option<String> {
+        let pairs = [
+            ("requests to the master", &self.to_master, &running.to_master),
+            ("requests to the worker", &self.to_worker, &running.to_worker),
+        ];
+        let (what, new, old) = pairs.into_iter().find(|(_, new, old)| new != old)?;
+        Some(format!("{what}: running workers have `{old}`, the new version `{new}`"))
+    }
+
     /// What differs, in words; `None` when nothing does.
     pub(crate) fn mismatch(&self, expected: &Self) -> Option<String> {
         let pairs = [

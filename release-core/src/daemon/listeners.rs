@@ -107,6 +107,12 @@ impl Listener {
         }
     }
 
+    /// By which the next version knows it again; a socket of the program's own making has none.
+    pub(super) fn key(&self, group: &str) -> Option<[String; 3]> {
+        let is_given = matches!(self.sockets, Sockets::Given(_));
+        (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
+    }
+
     /// The sockets that are open; a socket of the program's own making is not among them.
     pub(super) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
         let keep = |socket: &OwnedFd, worker, file| {

@@ -14,8 +14,6 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use serde::{Deserialize, Serialize};
 
-use serde::{Deserialize, Serialize};
-
 use super::Address;
 use super::Unix;
 use super::address::kind::Kind;

@@ -265,9 +265,10 @@ impl<C> BoundControlSocket<C> {
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         for kept in std::mem::take(&mut self.kept) {
-            let (asked, credentials) = (kept.asked, kept.credentials());
+            let (asked, waits, credentials) = (kept.asked, kept.waits, kept.credentials());
             if let Ok(link) = Link::thaw(rt, kept.link) {
-                self.connect(rt, link, self.seats.keep(asked, rt.now()), credentials, &handler);
+                let seat = self.seats.keep(asked, waits, rt.now());
+                self.connect(rt, link, seat, credentials, &handler);
             }
         }
         let mut refusals = Seldom::default();

@@ -121,7 +121,12 @@ impl Seats {
             let unanswered = (occupant.waits > 0).then_some(&*occupant.request);
             if let Some(link) = link.freeze(unanswered)? {
                 let asked = occupant.asked > 0;
-                connections.push(FrozenConnection::new(link, connected.credentials, asked));
+                connections.push(FrozenConnection::new(
+                    link,
+                    connected.credentials,
+                    asked,
+                    unanswered.is_some(),
+                ));
             }
         }
         taken.pause.is_frozen = true;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::state::{Kept, Summary};
 use super::{SUCCEED, TRIAL, VARIABLE, inherited, trial};
+use crate::daemon::Exit;
 use crate::sys::image::{take_variable, unseal};
 use crate::{Error, ErrorKind};
 
@@ -64,18 +65,28 @@ impl Heritage {
         }
     }
 
+    /// What a version before has left to this one, its successor. Taken once.
+    pub(in crate::daemon) fn take(&self) -> Option<(&Summary, Kept)> {
+        let Self::Successor(summary, kept) = self else { return None };
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some((summary, kept))
+    }
+
     /// Where the next version will be, as the version before has found it out.
     pub(in crate::daemon) fn executable(&self) -> Option<PathBuf> {
         self.summary().map(|summary| PathBuf::from(&summary.executable))
     }
+}
 
-    /// In a trial: says how it went, and ends this process.
-    pub(in crate::daemon) fn answer(&self, outcome: Result<(), Error>) {
-        if let Self::Trial(_, answer) = self
-            && let Some(answer) = answer.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
-            trial::answer(answer, outcome.map_err(|error| error.report()));
-        }
+/// In a trial: says how it went, and ends this process.
+pub(in crate::daemon) fn answer(
+    answer: &Mutex<Option<OwnedFd>>,
+    outcome: Result<(), Error>,
+) -> Exit {
+    match answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(answer) => trial::answer(answer, outcome.map_err(|error| error.report())),
+        // A second master in one program.
+        None => Exit::success(),
     }
 }
 
@@ -107,7 +118,8 @@ pub fn handed_over<T: Serialize + DeserializeOwned>() -> Result<Option<T>, Error
     let expected = std::any::type_name::<T>();
     let refuse = |why: String| Error::new(ErrorKind::Change, why);
     if name != expected {
-        let message = format!("the version before has left a `{name}`, this one takes `{expected}`");
+        let message =
+            format!("the version before has left a `{name}`, this one takes `{expected}`");
         return Err(refuse(message));
     }
     postcard::from_bytes(bytes).map(Some).map_err(|error| {

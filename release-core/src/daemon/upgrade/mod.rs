@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::control::Served;
 use super::group::Group;
 use super::hello::PROTOCOL;
 use super::lock::LockFile;
@@ -25,10 +26,10 @@ use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
 pub use inherited::handed_over;
-pub(super) use inherited::{Heritage, heritage};
+pub(super) use inherited::{Heritage, answer, heritage};
 pub(crate) use origin::Origin;
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
-pub(crate) use trial::Trial;
+use trial::Trial;
 
 /// The variable by which a new version knows what it is for.
 const VARIABLE: &str = "RELEASE_UPGRADE";
@@ -56,6 +57,7 @@ pub(crate) struct Estate {
     pub(super) origin: Origin,
     pub(super) is_background: bool,
     pub(super) lock: Option<Arc<LockFile>>,
+    pub(crate) controls: Vec<Served>,
     pub(super) hand_over: Option<HandOver>,
 }
 
@@ -87,6 +89,7 @@ impl Estate {
             executable: self.origin.executable.clone().into(),
             is_background: self.is_background,
             lock,
+            controls: self.controls.iter().map(|served| served.path().into()).collect(),
             listeners: groups.iter().flat_map(Group::listener_keys).collect(),
             pool,
             groups: groups.iter().map(Group::spoken).collect(),
@@ -103,7 +106,8 @@ impl Estate {
         groups: &[Group],
         mut kept: Kept,
     ) -> Error {
-        self.try_to_leave(version, pool, groups, &mut kept).map_or_else(|error| error, |never| never)
+        self.try_to_leave(version, pool, groups, &mut kept)
+            .map_or_else(|error| error, |never| never)
     }
 
     fn try_to_leave(
@@ -150,7 +154,8 @@ impl Here {
         let here = std::env::current_dir()
             .map_err(|error| Error::system("cannot read the working directory", error))?;
         std::env::set_current_dir(directory).map_err(|error| {
-            let message = format!("cannot go back to where it was started, {}", directory.display());
+            let message =
+                format!("cannot go back to where it was started, {}", directory.display());
             Error::system(message, error)
         })?;
         Ok(Self(here))

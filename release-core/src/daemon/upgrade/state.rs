@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
+use crate::daemon::Particulars;
+use crate::daemon::control::FrozenControl;
 use crate::daemon::hello::{PROTOCOL, Types};
 use crate::daemon::listeners::KeptListener;
-use crate::daemon::Particulars;
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::parcel::{pack, unpack};
@@ -29,6 +30,7 @@ pub(crate) struct Summary {
     pub(crate) lock: Option<OsString>,
     /// Group, name and address of each.
     pub(crate) listeners: Vec<[String; 3]>,
+    pub(crate) controls: Vec<OsString>,
     pub(crate) pool: Vec<u8>,
     pub(crate) groups: Vec<GroupTypes>,
     /// What the program itself has left, and the name of its type.
@@ -48,6 +50,7 @@ pub(crate) struct GroupTypes {
 pub(crate) struct Kept {
     pub(crate) lock: Option<(OsString, Descriptor)>,
     pub(crate) listeners: Vec<KeptListener>,
+    pub(crate) controls: Vec<FrozenControl>,
     pub(crate) workers: Vec<KeptWorker>,
     /// What the processes of the generation that serves have for themselves, and their executable.
     pub(crate) particulars: Vec<(u32, Particulars)>,

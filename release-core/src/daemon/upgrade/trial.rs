@@ -94,7 +94,9 @@ impl Trial {
         let output = rt.spawn(tail(output));
         let ended = join(answer.read(ANSWER, None), child.child.exit());
         let Ok((answer, exit)) = rt.timeout(TIME, ended).await else {
-            return Err(format!("{path} hung: it did not say within {TIME:?} whether it can start"));
+            return Err(format!(
+                "{path} hung: it did not say within {TIME:?} whether it can start"
+            ));
         };
         let said = match answer {
             Ok(Read::Data(said) | Read::Eof(said) | Read::TimedOut(said)) => said,

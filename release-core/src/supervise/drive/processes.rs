@@ -1,5 +1,7 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
+mod keep;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo,
+    Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
@@ -41,6 +43,7 @@ pub(super) struct Launched {
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
+    generation: u32,
     /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
     _watch: Task<()>,
@@ -54,6 +57,8 @@ pub(super) struct Processes {
     master: MasterHandle,
     /// What each worker has for itself: the same for all its processes of a generation.
     particulars: HashMap<Wish, Particulars>,
+    /// The executable of a generation that an earlier version of the program has started.
+    image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
     sender: UnboundedSender<Happening>,
@@ -67,7 +72,7 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, particulars, launching, running, sender }
+        Self { rt, groups, master, particulars, image: None, launching, running, sender }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -76,7 +81,7 @@ impl Processes {
         let its = self.particulars(wish)?;
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
-        let command = group.command(id, &its)?;
+        let command = group.command(id, &its, self.image_of(wish.generation))?;
         let hello = hello(group, wish, its);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
@@ -124,7 +129,7 @@ impl Processes {
         });
         let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child));
-        self.running.insert((id, pid), Process { child, connection, _watch: watch });
+        self.running.insert((id, pid), Process { child, generation, connection, _watch: watch });
         Event::Spawned { id, pid }
     }
 
@@ -145,6 +150,7 @@ impl Processes {
     /// No process of another generation is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
         self.particulars.retain(|wish, _| wish.generation == generation);
+        self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
     /// What a process of this worker and generation has for itself.

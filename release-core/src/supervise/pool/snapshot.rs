@@ -64,6 +64,7 @@ impl Pool {
     /// # Errors
     ///
     /// When this is no snapshot.
+    #[cfg(test)]
     pub(crate) fn restore(
         groups: Vec<GroupSpec>,
         snapshot: &[u8],
