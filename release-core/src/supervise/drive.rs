@@ -266,6 +266,9 @@ impl Supervisor {
         self.master.pool().on(event, self.rt.now(), &mut actions);
         self.pass_the_stop_on();
         self.processes.close_unwanted();
+        if !self.master.pool().is_upgrading() {
+            self.upgrade = None;
+        }
         while let Some(action) = actions.get(next).cloned() {
             next += 1;
             match action {
