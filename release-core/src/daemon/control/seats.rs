@@ -196,7 +196,7 @@ impl Drop for Seat {
         let was_last = taken.seats.is_empty();
         let waiter = taken.pause.waiter.take();
         drop(taken);
-        waiter.map(Waker::wake);
+        waiter.into_iter().for_each(Waker::wake);
         if was_last {
             return_free_memory();
         }
@@ -231,7 +231,7 @@ impl Asking {
         }
         let waiter = taken.pause.waiter.take();
         drop(taken);
-        waiter.map(Waker::wake);
+        waiter.into_iter().for_each(Waker::wake);
     }
 }
 
