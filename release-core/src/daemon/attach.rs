@@ -14,9 +14,12 @@ use crate::Error;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
-use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError};
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{
+    Beats, Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError,
+};
 use crate::rt::{Rt, Task};
+use crate::supervise::Hung;
 
 /// What the supervisor hears from a connection.
 pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
@@ -25,6 +28,10 @@ pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) enum News {
     Ready,
+    /// How many units of work it has finished.
+    Finished(u64),
+    /// It does not get on with its work.
+    Hung(Hung),
     /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
     Closed,
     /// The worker broke the protocol or does not read: this is what it did.
@@ -135,14 +142,22 @@ where
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
+        let notify: Arc<dyn Fn(News) + Send + Sync> = notify.into();
         Ok(rt.spawn(async move {
             let _listed = listed;
-            let mut is_ready = false;
-            let ready = || {
+            let beats = Arc::<Beats>::default();
+            let mut beating = None;
+            let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
-                if !std::mem::replace(&mut is_ready, true) {
+                Word::Ready if beating.is_none() => {
                     notify(News::Ready);
+                    beating = Some(listen_to_heart(&link, &beats, &notify));
                 }
+                Word::Beat(beat) => {
+                    notify(News::Finished(beat.finished));
+                    beats.heard(beat);
+                }
+                Word::Ready | Word::Pulse => {}
             };
             let state = Arc::new((rules.state)(&worker));
             let (rules, worker, state) = (&*rules, &worker, &state);
@@ -154,7 +169,7 @@ where
                     }),
                     Permit::Denied(why) => Err(why),
                 };
-            let serving = serve(link, codec, answer, ready);
+            let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
@@ -165,6 +180,17 @@ where
     fn says_ready(&self) -> bool {
         true
     }
+}
+
+/// Asks a worker that is ready how its work goes, if its group wants that.
+fn listen_to_heart(
+    link: &Arc<Link>,
+    beats: &Arc<Beats>,
+    notify: &Arc<dyn Fn(News) + Send + Sync>,
+) -> Option<Task<()>> {
+    let pulse = link.limits().pulse?;
+    let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
+    Some(link.rt().spawn(async move { notify(News::Hung(pulse.ask(&asked, &beats).await)) }))
 }
 
 /// Plain mode.

@@ -35,5 +35,5 @@ pub use options::{Resource, WorkerOptions};
 pub use permit::Permit;
 pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
-pub use worker::{Me, PlainMe, Worker, is_worker, me};
+pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use workers::{WorkerInfo, Workers};

@@ -11,12 +11,15 @@ use nix::sys::signal::Signal as Sig;
 
 use super::changes::{Askers, Hooks};
 use super::journal::log;
-use super::{Action, Change, Event, Outcome, Pool, Report};
+use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
 use crate::daemon::{Command, Group, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
 use processes::{Launched, Processes, Wish};
+
+/// How often it is measured what processes have used.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -62,6 +65,8 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// When it is measured next what processes have used, if any have limits.
+    measure_at: Option<Instant>,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -76,9 +81,11 @@ impl Supervisor {
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
         });
+        let processes = Processes::new(groups, master.clone(), sender.clone());
         Self {
             rt: rt.clone(),
-            processes: Processes::new(groups, master.clone(), sender.clone()),
+            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            processes,
             master,
             hooks,
             askers: Askers::default(),
@@ -112,16 +119,21 @@ impl Supervisor {
         let mut all_ready = Some(all_ready);
         let mut asked = None;
         let mut event = Event::Start;
+        self.report(&Report::Starting);
         loop {
             let is_forced = event == Event::StopNow;
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
+                self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: asked, main: main_finished });
             }
             event = match self.next().await {
                 Happening::Pool(event) => event,
-                Happening::Command(Command::Stop) => Event::Stop,
+                Happening::Command(Command::Stop) => {
+                    self.report(&Report::Stopping { cause: StopCause::Program });
+                    Event::Stop
+                }
                 Happening::Command(Command::Change(change, asker)) => {
                     self.askers.enter(change, asker)
                 }
@@ -143,6 +155,12 @@ impl Supervisor {
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
+                let cause = match signal {
+                    Sig::SIGTERM => StopCause::Terminate,
+                    Sig::SIGINT => StopCause::Interrupt,
+                    _ => StopCause::Quit,
+                };
+                self.report(&Report::Stopping { cause });
                 let again = stopped.replace(signal).is_some();
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
@@ -159,7 +177,7 @@ impl Supervisor {
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
         self.askers.reload_begins();
-        let (prepared, sender) = (self.hooks.prepare(), self.sender.clone());
+        let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(Happening::Pool(prepared.await));
         }));
@@ -167,6 +185,7 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        self.hooks.observed(report);
         match report {
             Report::RolledBack { .. } => self.hooks.rolled_back(),
             Report::Reloaded { .. } => {}
@@ -203,7 +222,7 @@ impl Supervisor {
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {
-                    tracing::info!("all workers are ready");
+                    self.report(&Report::AllReady);
                     all_ready.take().map(|all_ready| all_ready());
                 }
                 Action::Done(outcome) => return Some(outcome),
@@ -241,7 +260,12 @@ impl Supervisor {
     }
 
     async fn next(&mut self) -> Happening {
-        let deadline = self.master.pool().deadline();
+        let now = self.rt.now();
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_at = Some(now + MEASURE_EVERY);
+            return Happening::Pool(self.processes.measure());
+        }
+        let deadline = self.master.pool().deadline().into_iter().chain(self.measure_at).min();
         let happening = self.happenings.next();
         let happening = match deadline {
             None => happening.await,
