@@ -115,10 +115,17 @@ impl Log {
 impl Settings {
     /// How long workers live at most.
     pub(super) fn life(&self) -> LifeLimits {
-        let life = LifeLimits::default();
-        let life = self.max_requests.map_or(life.clone(), |requests| life.max_requests(requests));
-        let life = self.max_memory.map_or(life.clone(), |mib| life.max_memory(mib << 20));
-        self.max_age.map_or(life.clone(), |age| life.max_age(age))
+        let mut life = LifeLimits::default();
+        if let Some(requests) = self.max_requests {
+            life = life.max_requests(requests);
+        }
+        if let Some(mebibytes) = self.max_memory {
+            life = life.max_memory(mebibytes << 20);
+        }
+        if let Some(age) = self.max_age {
+            life = life.max_age(age);
+        }
+        life
     }
 }
 

@@ -18,6 +18,9 @@ pub(crate) type Asker = oneshot::Sender<Result<(), Error>>;
 /// Reads a new configuration.
 type Read = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
+/// Is told of all that happens.
+type Observe = Box<dyn Fn(&Report) + Send + Sync>;
+
 /// What the program does before and after its workers are reloaded.
 pub(crate) struct Hooks {
     /// Reads the configuration of a new generation.
@@ -27,7 +30,7 @@ pub(crate) struct Hooks {
     /// How long the configuration may take to be read.
     pub(crate) reload_timeout: Duration,
     /// Sees all that is reported.
-    pub(crate) observe: Option<Box<dyn Fn(&Report) + Send + Sync>>,
+    pub(crate) observe: Option<Observe>,
 }
 
 impl Default for Hooks {

@@ -46,7 +46,10 @@ prop_compose! {
         steps in vec(any::<Step>(), 0..32),
     ) -> Storm {
         let life = LifeLimits::default().max_memory(MEMORY);
-        let life = age.map_or(life.clone(), |age| life.max_age(Duration::from_secs(age)));
+        let life = match age {
+            Some(age) => life.max_age(Duration::from_secs(age)),
+            None => life,
+        };
         Storm { sizes, surge, canary, draining, life, is_ageing: age.is_some(), seed, lives, steps }
     }
 }
