@@ -34,6 +34,15 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn a_worker_may_take_its_time_to_start(backend: Backend) {
+        let args = ["--heartbeat", "400"];
+        let mut probe = Program::probe(backend, "starts-slowly").args(args).start();
+        probe.await_ready(1);
+        thread::sleep(Duration::from_millis(900));
+        assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
     fn a_master_that_was_stopped_itself_accuses_nobody(backend: Backend) {
         let mut probe = Program::probe(backend, "works")
             .args(["--heartbeat", "400", "--workers", "3"])

@@ -16,7 +16,7 @@ use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::serve::{Word, serve};
 use crate::ipc::{
-    Beats, Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError,
+    Beat, Beats, Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::Hung;
@@ -146,12 +146,14 @@ where
         Ok(rt.spawn(async move {
             let _listed = listed;
             let beats = Arc::<Beats>::default();
-            let mut beating = None;
+            let _beating = listen_to_heart(&link, &beats, &notify);
+            let mut is_ready = false;
             let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
-                Word::Ready if beating.is_none() => {
+                Word::Ready if !std::mem::replace(&mut is_ready, true) => {
+                    // What it did not answer while it started is not held against it.
+                    beats.heard(Beat::default());
                     notify(News::Ready);
-                    beating = Some(listen_to_heart(&link, &beats, &notify));
                 }
                 Word::Beat(beat) => {
                     notify(News::Finished(beat.finished));
@@ -182,7 +184,7 @@ where
     }
 }
 
-/// Asks a worker that is ready how its work goes, if its group wants that.
+/// Asks a worker how its work goes, if its group wants that.
 fn listen_to_heart(
     link: &Arc<Link>,
     beats: &Arc<Beats>,
@@ -190,7 +192,8 @@ fn listen_to_heart(
 ) -> Option<Task<()>> {
     let pulse = link.limits().pulse?;
     let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
-    Some(link.rt().spawn(async move { notify(News::Hung(pulse.ask(&asked, &beats).await)) }))
+    let hangs = move |how| notify(News::Hung(how));
+    Some(link.rt().spawn(async move { pulse.ask(&asked, &beats, hangs).await }))
 }
 
 /// Plain mode.

@@ -24,7 +24,7 @@ pub(crate) struct Pulse {
 }
 
 /// How the work of a process goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beat {
     /// How many units it has finished.
     pub(crate) finished: u64,
@@ -54,8 +54,8 @@ impl Pulse {
         Some(Self { every, timeout })
     }
 
-    /// Asks until the peer is found to hang.
-    pub(crate) async fn ask(self, link: &Link, beats: &Beats) -> Hung {
+    /// Asks for as long as it is polled, and says when the peer is found to hang.
+    pub(crate) async fn ask(self, link: &Link, beats: &Beats, hangs: impl Fn(Hung)) {
         let mut misses = 0;
         loop {
             if misses == 0 {
@@ -68,8 +68,11 @@ impl Pulse {
             misses = if beat.is_some() { 0 } else { misses + 1 };
             let Some(timeout) = self.timeout else { continue };
             match beat.and_then(|beat| beat.oldest) {
-                Some(age) if age >= timeout => return Hung::Stuck(age),
-                _ if self.every * misses >= timeout => return Hung::Silent(timeout),
+                Some(age) if age >= timeout => hangs(Hung::Stuck(age)),
+                _ if self.every * misses >= timeout => {
+                    misses = 0;
+                    hangs(Hung::Silent(timeout));
+                }
                 _ => {}
             }
         }

@@ -63,7 +63,8 @@ pub enum Event {
         /// What it did.
         reason: String,
     },
-    /// A worker does not get on with its work; it is killed and started again.
+    /// A worker does not get on with its work; it is killed and started again, if it is at work: one
+    /// that starts or stops has another deadline.
     Hung {
         /// The worker.
         id: WorkerId,

@@ -49,6 +49,10 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             }
             block();
         }
+        "starts-slowly" => {
+            std::thread::sleep(Duration::from_secs(2));
+            works(&me).await?;
+        }
         "stuck" => {
             let _work = me.begin_work();
             serve(&me).await?;

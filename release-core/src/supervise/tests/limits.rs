@@ -135,40 +135,54 @@ fn a_restart_and_a_reload_are_answered_whatever_the_limits_are() {
 }
 
 #[test]
+fn everybody_has_its_turn() {
+    // Everybody is too old as soon as he is proven.
+    let life = LifeLimits::default().max_age(Duration::ZERO);
+    let reload = ReloadPolicy::default().surge(1).canary(seconds(1));
+    let mut world = world(GroupSpec { reload, ..strict(4, life) }, |_| Life::good());
+    world.run(seconds(100));
+    assert!(world.status().iter().all(|worker| worker.restarts > 20), "{:?}", world.status());
+}
+
+fn kills(world: &Simulation) -> usize {
+    let is_kill = |action: &Action| matches!(action, Action::Signal { signal: Signal::Kill, .. });
+    world.history().iter().filter(|(_, action)| is_kill(action)).count()
+}
+
+#[test]
 fn one_that_hangs_is_killed_once_and_comes_back() {
-    let mut world = Simulation::new(
-        vec![super::group(2, RestartPolicy::default())],
-        seconds(10),
-        7,
-        |launch| match launch.before {
-            1 => Life::good().hangs_after(seconds(5), Hung::Silent(seconds(4))),
-            _ => Life::good(),
-        },
-    );
-    world.run(seconds(5));
+    let group = super::group(2, RestartPolicy::default());
+    let mut world = world(group, |launch| match launch.before {
+        1 => Life::good().hangs_after(seconds(5), Hung::Silent(seconds(4))),
+        _ => Life::good(),
+    });
+    while kills(&world) == 0 {
+        world.step();
+    }
+    assert_eq!(world.time(), seconds(5));
     let (id, pid, how) = (SECOND, 2, Hung::Stuck(seconds(4)));
     world.tell(Event::Hung { id, pid, how });
+    assert_eq!(kills(&world), 1);
     world.run(seconds(5));
-    let killed: Vec<_> = world
-        .history()
-        .iter()
-        .filter(|(_, action)| matches!(action, Action::Signal { signal: Signal::Kill, .. }))
-        .collect();
-    assert_eq!(killed.len(), 1);
     let reason = world.history().iter().find_map(|(_, action)| match action {
         Action::Report(Report::Killed { reason, .. }) => Some(reason.to_string()),
         _ => None,
     });
     assert_eq!(reason.as_deref(), Some("hung: no answer to the heartbeat for 4.0s"));
-    assert_eq!(serving(&world), 2);
+    assert_eq!((serving(&world), kills(&world)), (2, 1));
 }
 
 #[test]
-fn one_that_was_told_to_stop_may_take_its_time() {
+fn one_that_starts_or_stops_may_take_its_time() {
     let group = super::group(1, RestartPolicy::default());
-    let mut world = world(group, |_| Life::good().stops_after(seconds(8)));
+    let life = Life::good().ready_after(seconds(9)).stops_after(seconds(8));
+    let mut world = world(group, move |_| life.clone());
+    let hung = || Event::Hung { id: FIRST, pid: 1, how: Hung::Stuck(seconds(1)) };
+    world.tell(hung());
+    world.run(seconds(9));
     world.tell(Event::Stop);
-    world.tell(Event::Hung { id: FIRST, pid: 1, how: Hung::Stuck(seconds(1)) });
+    world.tell(hung());
     world.run(seconds(9));
     assert!(matches!(world.history().last(), Some((_, Action::Done(Outcome::Stopped)))));
+    assert_eq!(kills(&world), 0);
 }

@@ -132,7 +132,8 @@ impl Model {
             }
             Event::Hung { id, pid, .. } => {
                 if let Some(process) = self.live.get_mut(&id) {
-                    process.hung |= process.pid == pid && !process.is_doomed();
+                    let at_work = process.ready.is_some() && !process.is_doomed();
+                    process.hung |= process.pid == pid && at_work;
                 }
             }
             Event::Exited { id, pid, .. } => {

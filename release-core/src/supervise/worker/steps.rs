@@ -247,7 +247,7 @@ impl Worker {
         self.kill_those(it, &KillReason::Violation(what), now, actions)
     }
 
-    /// Kills a process that does not get on. One that was told to end has its time to.
+    /// Kills a process that does not get on. One that starts, or was told to end, has its time to.
     pub(in crate::supervise) fn hung(
         &mut self,
         pid: i32,
@@ -255,7 +255,9 @@ impl Worker {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let it = |process: &Process| process.pid() == Some(pid) && process.is_in_service();
+        let it = |process: &Process| {
+            process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
+        };
         self.kill_those(it, &KillReason::Hung(how), now, actions);
     }
 
