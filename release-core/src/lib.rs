@@ -23,7 +23,7 @@ mod sys;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
-    MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Worker, WorkerInfo, WorkerOptions,
+    MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Work, Worker, WorkerInfo, WorkerOptions,
     WorkerState, Workers, handed_over, is_worker, me,
 };
 pub use error::{Error, ErrorKind};

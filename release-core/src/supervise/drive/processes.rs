@@ -5,6 +5,7 @@ mod keep;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
@@ -16,7 +17,8 @@ use crate::daemon::{
     Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
-use crate::supervise::{Event, Exit, Signal, WorkerId};
+use crate::supervise::{Event, Exit, Signal, Usage, WorkerId};
+use crate::sys::process::resident_memory;
 use crate::sys::socket::pair;
 use crate::sys::spawn::spawn;
 use crate::{Error, ErrorKind};
@@ -46,6 +48,8 @@ struct Process {
     generation: u32,
     /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
+    /// How many units of work it has finished, as it says.
+    finished: Arc<AtomicU64>,
     _watch: Task<()>,
 }
 
@@ -111,6 +115,7 @@ impl Processes {
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
         let connection = group.attach.attach(
@@ -119,7 +124,7 @@ impl Processes {
             worker,
             hello,
             group.limits,
-            self.listen(id, pid),
+            self.listen(id, pid, Arc::clone(&finished)),
         );
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
@@ -129,7 +134,8 @@ impl Processes {
         });
         let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child));
-        self.running.insert((id, pid), Process { child, generation, connection, _watch: watch });
+        let process = Process { child, generation, connection, finished, _watch: watch };
+        self.running.insert((id, pid), process);
         Event::Spawned { id, pid }
     }
 
@@ -140,6 +146,24 @@ impl Processes {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
+    }
+
+    /// Whether any group has limits that are measured.
+    pub(super) fn are_measured(&self) -> bool {
+        self.groups.iter().any(Group::is_measured)
+    }
+
+    /// What the processes have used that have such limits.
+    pub(super) fn measure(&self) -> Event {
+        let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
+            let life = self.group(id).life();
+            let requests = || process.finished.load(Ordering::Relaxed);
+            let requests = life.counts_requests().then(requests);
+            let memory = if life.weighs_memory() { resident_memory(pid) } else { None };
+            let usage = Usage { id, pid, requests, memory };
+            (requests.is_some() || memory.is_some()).then_some(usage)
+        });
+        Event::Measured(measured.collect())
     }
 
     /// The name of the first group.
@@ -180,7 +204,12 @@ impl Processes {
     }
 
     /// Turns what a worker's connection says into events of that very process.
-    fn listen(&self, id: WorkerId, pid: i32) -> Box<dyn Fn(News) + Send + Sync> {
+    fn listen(
+        &self,
+        id: WorkerId,
+        pid: i32,
+        finished: Arc<AtomicU64>,
+    ) -> Box<dyn Fn(News) + Send + Sync> {
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
         let send = move |sender: &UnboundedSender<Happening>, event| {
             let _ = sender.unbounded_send(Happening::Pool(event));
@@ -188,6 +217,8 @@ impl Processes {
         let master = self.master.clone();
         Box::new(move |news| match news {
             News::Ready => send(&sender, Event::Ready { id, pid }),
+            News::Finished(count) => finished.store(count, Ordering::Relaxed),
+            News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
             News::Violation(reason) => {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
@@ -47,6 +48,7 @@ impl Processes {
                 id: id.0,
                 pid: *pid,
                 generation: process.generation,
+                finished: process.finished.load(Ordering::Relaxed),
                 link,
             });
         }
@@ -100,7 +102,7 @@ impl Processes {
     }
 
     fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, link } = worker;
+        let KeptWorker { id, pid, generation, finished, link } = worker;
         let id = WorkerId(id);
         let child = match Child::kept(&self.rt, pid) {
             Ok(child) => Arc::new(child),
@@ -113,7 +115,8 @@ impl Processes {
         };
         let index = self.master.pool().group_of(id);
         let group = index.and_then(|index| self.groups.get(index));
-        let listener = self.listen(id, pid);
+        let finished = Arc::new(AtomicU64::new(finished));
+        let listener = self.listen(id, pid, Arc::clone(&finished));
         let connection = match (group, link) {
             (Some(group), Some(link)) => {
                 let name = Arc::clone(&group.name);
@@ -135,7 +138,7 @@ impl Processes {
             (None, Some(_)) => None,
         };
         let watch = self.watch(id, Arc::clone(&child));
-        let process = Process { child, generation, connection, _watch: watch };
+        let process = Process { child, generation, connection, finished, _watch: watch };
         self.running.insert((id, pid), process);
     }
 }
