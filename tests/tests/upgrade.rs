@@ -249,6 +249,40 @@ on_every_backend! {
     }
 }
 
+/// The runtime cannot be started in the new version, which its trial could not know: the fault is of
+/// this one call of the master.
+#[test]
+fn a_new_version_that_cannot_start_after_all_turns_back() {
+    if !can_inject("failing system calls") {
+        return;
+    }
+    let launcher =
+        ["strace", "-D", "-o", "/dev/null", "-e", "inject=epoll_create1:error=EMFILE:when=2"];
+    let program = Program::under(&launcher, Backend::Tokio, "service");
+    let (mut service, address) = program.args(["--lock-file", "lock"]).serve(2);
+    let (workers, socket) = (service.workers(), service.control());
+    let lock = service.path("lock");
+    let inodes = || [&lock, &socket].map(|path| fs::metadata(path).expect("a file").ino());
+    let first = inodes();
+    let number = http_get(address).seq;
+    let mut kept = ControlClient::connect(&socket).expect("a connection");
+    let said = upgrade(&service);
+    let reason = "cannot start the async runtime: Too many open files";
+    assert!(said.starts_with("error: ") && said.contains(reason), "{said}");
+    assert_eq!(service.workers(), workers);
+    assert_eq!((inodes(), generation(&socket)), (first, Some(1)));
+    assert_eq!(http_get(address).seq, number + 1);
+    assert_eq!(kept.ask("ping").expect("an answer"), "pong");
+    let name = service.process().status("Name");
+    assert_eq!(name.as_deref(), Some("service-tokio"));
+    // The next one is no failure.
+    assert_eq!(upgrade(&service), "ok");
+    assert_eq!(generation(&socket), Some(2));
+    assert_eq!(http_get(address).seq, number + 2);
+    assert_eq!(service.stop(), 0, "{}", service.stderr());
+    assert!(!lock.exists() && !socket.exists());
+}
+
 /// The steps of an upgrade, by the call that the master makes there.
 #[test]
 fn killed_at_any_step_a_master_leaves_nothing_and_the_next_start_is_clean() {

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
-use crate::daemon::{Command, Estate, Group, Kept, MasterHandle, Stop, Summary, stop_channel};
+use crate::daemon::{Command, Estate, Group, Kept, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
@@ -104,33 +104,26 @@ pub(crate) struct Surroundings {
 }
 
 impl Supervisor {
-    /// The supervisor of these groups, which takes over what a version `before` has left, if there
-    /// was one.
+    /// The supervisor of these groups and their pool, which takes over what a version before has
+    /// `kept`, if there was one.
     pub(crate) fn new(
         rt: &Rt,
         groups: Vec<Group>,
+        (pool, actions): (Pool, Vec<Action>),
         around: Surroundings,
-        before: Option<(&Summary, Kept)>,
-    ) -> Result<Self, Error> {
+        kept: Option<Kept>,
+    ) -> Self {
         let Surroundings { hooks, stop_deadline, signals, estate } = around;
         let (sender, happenings) = unbounded();
-        let specs = groups.iter().map(Group::spec).collect();
-        let mut actions = Vec::new();
-        let pool = match &before {
-            None => Pool::new(specs, stop_deadline, seed()),
-            Some((summary, _)) => {
-                Pool::succeed(specs, &summary.pool, stop_deadline, rt.now(), &mut actions)?
-            }
-        };
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
         });
         let mut deferred = Vec::new();
-        let processes = match before {
+        let processes = match kept {
             None => Processes::new(groups, master.clone(), sender.clone()),
-            Some((_, mut kept)) => {
+            Some(mut kept) => {
                 let late = kept.late_signals.take().map(Into::into);
                 deferred = upgrade::left(std::mem::take(&mut kept.signals), late.as_ref());
                 Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
@@ -160,7 +153,7 @@ impl Supervisor {
                 supervisor.report(&report);
             }
         }
-        Ok(supervisor)
+        supervisor
     }
 
     /// Runs until no worker is left, and the main task has had its time.
@@ -404,10 +397,4 @@ impl Supervisor {
 
 fn is_stop(signal: Sig) -> bool {
     matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
-}
-
-/// Workers of masters that start at the same moment are not to come back at the same moment.
-fn seed() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(std::process::id())
 }

@@ -7,12 +7,16 @@
 
 mod inherited;
 mod origin;
+mod rehearsal;
 mod state;
 mod trial;
+mod way_back;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +35,7 @@ pub(super) use inherited::{Heritage, answer, heritage};
 pub(crate) use origin::Origin;
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
+pub(super) use way_back::{Before, turn_back};
 
 /// The variable by which a new version knows what it is for.
 const VARIABLE: &str = "RELEASE_UPGRADE";
@@ -39,6 +44,9 @@ const VARIABLE: &str = "RELEASE_UPGRADE";
 /// answer on comes after that one.
 const TRIAL: &str = "trial:";
 const SUCCEED: &str = "succeed:";
+
+/// The same, in the version before, when the new one has come back; then the number of the reason.
+const RETURN: &str = "return:";
 
 /// What the program leaves to its next version.
 pub(super) type HandOver = Box<dyn Fn() -> Result<(String, Vec<u8>), Error> + Send>;
@@ -117,6 +125,7 @@ impl Estate {
         for group in groups {
             kept.listeners.extend(group.opened_listeners()?);
         }
+        kept.back = Some(own_image()?.into());
         let mut bytes = self.summary(pool, groups)?.encode()?;
         let (parcel, mut descriptors) = kept.encode()?;
         // Duplicates of all are with the parcel.
@@ -132,11 +141,19 @@ impl Estate {
             return Err(Error::new(ErrorKind::Change, message));
         }
         let here = Here::leave_for(&self.origin.directory)?;
-        let error = image.become_it(&descriptors);
+        let error = image.become_it(None, &descriptors);
         drop(here);
         let message = format!("cannot run {}", self.origin.executable.display());
         Err(Error::system(message, error))
     }
+}
+
+/// The file that this process runs, whatever is at its path by now.
+pub(crate) fn own_image() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+    let failed = |error| Error::system("cannot open the present executable", error);
+    opened.map(OwnedFd::from).map_err(failed)
 }
 
 /// The working directory, until the one of the start is left again.
