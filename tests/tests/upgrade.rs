@@ -184,6 +184,19 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn a_handler_that_does_not_finish_keeps_a_new_version_out(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").start();
+        probe.await_ready(1);
+        let workers = probe.workers();
+        let mut asker = ControlClient::connect(&probe.control()).expect("a connection");
+        asker.send(b"hang").expect("a request");
+        let reason = "still answering after 5s: 1 requests on a control socket";
+        assert_eq!(upgrade(&probe), reason);
+        assert_eq!(probe.workers(), workers);
+        assert_eq!(control(&probe.control(), "reload"), "ok");
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
     fn a_crash_loop_does_not_keep_a_new_version_out(backend: Backend) {
         let installed = Installed::new(backend, "probe");
         let mut probe = installed.program().as_master("serve").args(["--workers", "2"]).start();

@@ -351,10 +351,7 @@ impl Master {
             Ok(heritage) => heritage,
             Err(error) => return error.into(),
         };
-        let origin = match Origin::here(heritage.executable()) {
-            Ok(origin) => origin,
-            Err(error) => return error.into(),
-        };
+        let origin = Origin::here(heritage.executable());
         let plan = self.prepare();
         if let Heritage::Trial(before, answer) = heritage {
             return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));

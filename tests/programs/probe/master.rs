@@ -130,6 +130,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
         ("upgrade", _) => master.upgrade().await,
+        ("hang", _) => std::future::pending().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,
         _ => {

@@ -32,7 +32,8 @@ use crate::{Error, ErrorKind};
 
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
-pub(crate) use origin::Origin;
+pub(super) use origin::Origin;
+pub(crate) use origin::Version;
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
 pub(super) use way_back::{Before, turn_back};
@@ -76,9 +77,6 @@ impl std::fmt::Debug for Estate {
     }
 }
 
-/// The exact file that was tried.
-pub(crate) type Version = [i64; 5];
-
 impl Estate {
     /// Starts the trial of the new version, which is the file at the executable's path.
     pub(crate) fn try_out(
@@ -86,7 +84,7 @@ impl Estate {
         pool: Vec<u8>,
         groups: &[Group],
     ) -> Result<(Trial, Version), Error> {
-        let version = self.origin.version()?;
+        let version = self.origin.place()?.version()?;
         Ok((Trial::begin(&self.origin, &self.summary(pool, groups)?)?, version))
     }
 
@@ -95,7 +93,7 @@ impl Estate {
         Ok(Summary {
             pid: std::process::id(),
             protocol: PROTOCOL,
-            executable: self.origin.executable.clone().into(),
+            executable: self.origin.place()?.executable.clone().into(),
             is_background: self.is_background,
             lock,
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
@@ -135,16 +133,16 @@ impl Estate {
         let value = format!("{SUCCEED}{}", state.as_raw_fd());
         descriptors.push(state);
         let image = self.origin.image(VARIABLE, value)?;
-        if self.origin.version()? != version {
-            let path = self.origin.executable.display();
+        let place = self.origin.place()?;
+        let path = place.executable.display();
+        if place.version()? != version {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }
-        let here = Here::leave_for(&self.origin.directory)?;
+        let here = Here::leave_for(&place.directory)?;
         let error = image.become_it(None, &descriptors);
         drop(here);
-        let message = format!("cannot run {}", self.origin.executable.display());
-        Err(Error::system(message, error))
+        Err(Error::system(format!("cannot run {path}"), error))
     }
 }
 

@@ -147,3 +147,60 @@ impl Kept {
 fn cannot_write() -> Error {
     Error::new(ErrorKind::Change, "the state of the master cannot be written down")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        Summary {
+            pid: 1,
+            protocol: PROTOCOL,
+            executable: "/usr/bin/service".into(),
+            is_background: false,
+            lock: None,
+            listeners: vec![["http".to_owned(), "web".to_owned(), "[::]:80".to_owned()]],
+            controls: vec!["/run/control".into()],
+            pool: vec![1, 2, 3],
+            groups: Vec::new(),
+            left: Some(("u64".to_owned(), vec![7])),
+        }
+    }
+
+    #[test]
+    fn what_comes_after_the_summary_is_left_alone() {
+        let mut bytes = summary().encode().unwrap();
+        bytes.extend(b"parcel");
+        let (read, rest) = Summary::decode(&bytes).unwrap();
+        assert_eq!((format!("{read:?}"), rest), (format!("{:?}", summary()), &b"parcel"[..]));
+    }
+
+    #[test]
+    fn another_format_or_protocol_is_refused_in_words_that_name_both() {
+        let mut bytes = summary().encode().unwrap();
+        bytes[MAGIC.len()] += 1;
+        let reason = Summary::decode(&bytes).unwrap_err().report();
+        assert!(
+            reason.contains("hands over in format 2, the new version takes format 1"),
+            "{reason}"
+        );
+        let other = Summary { protocol: PROTOCOL + 1, ..summary() };
+        let reason = Summary::decode(&other.encode().unwrap()).unwrap_err().report();
+        let (theirs, ours) = (PROTOCOL + 1, PROTOCOL);
+        let expected = format!("running workers speak protocol {theirs}, the new version {ours}");
+        assert!(reason.contains(&expected), "{reason}");
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_an_error_or_another_summary() {
+        let bytes = summary().encode().unwrap();
+        for length in 0..bytes.len() {
+            assert!(Summary::decode(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        for at in MAGIC.len() + 4..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 0xff;
+            drop(Summary::decode(&bytes));
+        }
+    }
+}

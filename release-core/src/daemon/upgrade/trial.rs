@@ -64,6 +64,7 @@ impl Trial {
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
+        let place = origin.place()?;
         let image = origin.image(VARIABLE, format!("{TRIAL}{FIRST_PASSED}"))?;
         let command = Command {
             program: image.program,
@@ -71,11 +72,11 @@ impl Trial {
             arguments: image.arguments,
             environment: image.environment,
             resources: Resources::default(),
-            directory: Some(c_string(origin.directory.clone().into())?),
+            directory: Some(c_string(place.directory.clone().into())?),
             output: Some(written.into()),
             identity: Identity::Same,
         };
-        let path = origin.executable.display().to_string();
+        let path = place.executable.display().to_string();
         let started = spawn(&command, null.as_fd(), &[state.as_fd(), theirs.as_fd()]);
         let started = started.map_err(|error| cannot_start(&path, error))?;
         Ok(Self { started, answer: answer.into(), output: output.into(), path })

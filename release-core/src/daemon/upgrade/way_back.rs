@@ -66,7 +66,7 @@ impl WayBack {
         let image = origin.image(VARIABLE, value)?;
         let mut descriptors = self.descriptors;
         descriptors.extend([self.state, word]);
-        let _here = Here::leave_for(&origin.directory)?;
+        let _here = Here::leave_for(&origin.place()?.directory)?;
         let error = image.become_it(Some(&self.image), &descriptors);
         Err(Error::system("cannot run the version before", error))
     }
