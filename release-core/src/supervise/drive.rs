@@ -88,8 +88,9 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
-    /// When it is measured next what processes have used, if any have limits.
+    /// When it is measured next what processes have used, if any have limits, and how often it was.
     measure_at: Option<Instant>,
+    measured: u32,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -132,6 +133,7 @@ impl Supervisor {
         let mut supervisor = Self {
             rt: rt.clone(),
             measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            measured: 0,
             processes,
             master,
             hooks,
@@ -338,7 +340,8 @@ impl Supervisor {
         let now = self.rt.now();
         if self.measure_at.is_some_and(|at| at <= now) {
             self.measure_at = Some(now + MEASURE_EVERY);
-            return Happening::Pool(self.processes.measure());
+            self.measured = self.measured.wrapping_add(1);
+            return Happening::Pool(self.processes.measure(self.measured));
         }
         let (deadline, is_handing_over) = {
             let pool = self.master.pool();

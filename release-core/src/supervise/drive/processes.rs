@@ -26,6 +26,9 @@ use crate::{Error, ErrorKind};
 /// How long a worker that has closed its connection may take to exit by itself.
 const EXIT_TIME: Duration = Duration::from_secs(1);
 
+/// The memory of a process is looked at every so many times that work is counted.
+const MEMORY_TURNS: u32 = 5;
+
 /// A process that the pool wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Wish {
@@ -153,13 +156,16 @@ impl Processes {
         self.groups.iter().any(Group::is_measured)
     }
 
-    /// What the processes have used that have such limits.
-    pub(super) fn measure(&self) -> Event {
+    /// What the processes have used that have such limits. Memory takes system calls for each of
+    /// them: a part of the workers has its turn.
+    pub(super) fn measure(&self, turn: u32) -> Event {
         let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
             let life = self.group(id).life();
             let requests = || process.finished.load(Ordering::Relaxed);
             let requests = life.counts_requests().then(requests);
-            let memory = if life.weighs_memory() { resident_memory(pid) } else { None };
+            let has_its_turn = id.0.wrapping_add(turn).is_multiple_of(MEMORY_TURNS);
+            let memory = (life.weighs_memory() && has_its_turn).then(|| resident_memory(pid));
+            let memory = memory.flatten();
             let usage = Usage { id, pid, requests, memory };
             (requests.is_some() || memory.is_some()).then_some(usage)
         });
@@ -190,8 +196,8 @@ impl Processes {
     /// Closes what only workers had that are not wanted any more.
     pub(super) fn close_unwanted(&mut self) {
         let pool = self.master.pool();
-        for group in &mut self.groups {
-            group.keep_listeners(|id| pool.is_wanted(id));
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            group.keep_listeners(|id| pool.group_of(id) == Some(index) && pool.is_wanted(id));
         }
     }
 
