@@ -11,7 +11,8 @@
 //! * Every death is noticed once; news of a process that is gone is ignored.
 //! * A worker that dies comes back, as the generation that it was, under the rules of its group's
 //!   [`RestartPolicy`]: at once after a healthy life, otherwise with growing delays, without ever
-//!   giving up silently.
+//!   giving up silently. Under another [`Respawn`] some ends are the last; with nothing left to do
+//!   the pool ends.
 //! * A worker that is not ready in time, or breaks the protocol, is killed and comes back alike.
 //! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's
 //!   [`ReloadPolicy`]: the old process of a worker is told to stop when the new one is proven. The
@@ -91,7 +92,7 @@ mod worker;
 pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
-pub use policy::{Exceeded, RestartPolicy};
+pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub use report::{KillReason, Report};
 pub use rolling::ReloadPolicy;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::policy::LONGEST;
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
 /// A process, or the wish for one.
@@ -115,7 +116,11 @@ impl Process {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let until = now + spec.restart.ready_timeout;
+        let time = match spec.ready {
+            Ready::After(time) => time.min(LONGEST),
+            Ready::Message | Ready::AtOnce => spec.restart.ready_timeout,
+        };
+        let until = now + time;
         self.enter(Stage::Starting { pid, until }, now);
         let generation = self.generation;
         actions.push(Action::Report(Report::Started { id, pid, generation }));
@@ -147,6 +152,11 @@ impl Process {
         actions: &mut Vec<Action>,
     ) {
         match self.stage {
+            Stage::Starting { until, .. }
+                if until <= now && matches!(spec.ready, Ready::After(_)) =>
+            {
+                self.ready(id, spec, now, actions);
+            }
             Stage::Starting { until, .. } if until <= now => {
                 let reason = KillReason::NotReady(spec.restart.ready_timeout);
                 self.kill(id, reason, now, actions);

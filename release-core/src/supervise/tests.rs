@@ -3,6 +3,7 @@
 mod histories;
 mod model;
 mod reloads;
+mod respawn;
 mod restarts;
 mod stopping;
 mod storms;
