@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use release::ipc::Request;
-use release::net::Socket;
 use release::rt::Driver;
 use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker};
 use serde::{Deserialize, Serialize};
@@ -57,23 +56,20 @@ fn master<D: Driver>(
 ) -> Result<Exit, Error> {
     let settings = configuration.settings()?;
     settings.log.start()?;
-    // Bound here, as root if need be: workers get the socket, not the privilege.
-    let address = &settings.listen;
-    let listener = Socket::unconnected(address)?.bind(address)?.into_listening(1024)?;
-    tracing::info!(%address, "listening");
-
     let counter = AtomicU64::new(0);
     let (reloads, sizes) = Reloads::new(configuration, &settings);
     let told = reloads.clone();
-    let workers = Workers::same_executable(GROUP, settings.workers)
-        .requests::<String>()
-        .user(settings.user)
-        .listener("http", listener)
-        .context(move |_| told.told())
-        .answer(move |_, Next| {
-            let number = counter.fetch_add(1, Ordering::Relaxed);
-            async move { Ok(number) }
-        });
+    let workers =
+        Workers::same_executable(GROUP, settings.workers).requests::<String>().user(settings.user);
+    // Opened by the master, as root if need be: workers get the socket, not the privilege.
+    let workers = match settings.socket_each {
+        true => workers.listen_each("http", settings.listen),
+        false => workers.listen("http", settings.listen),
+    };
+    let workers = workers.context(move |_| told.told()).answer(move |_, Next| {
+        let number = counter.fetch_add(1, Ordering::Relaxed);
+        async move { Ok(number) }
+    });
     let connections = workers.connections();
 
     let (read, restore) = (reloads.clone(), reloads);

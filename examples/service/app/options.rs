@@ -35,6 +35,9 @@ pub(super) struct Options {
     /// The address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Inet>,
+    /// A socket for each worker instead of one for all
+    #[arg(long)]
+    socket_each: bool,
     /// How many workers accept connections [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     workers: Option<u32>,
@@ -69,6 +72,7 @@ pub(super) struct Options {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Settings {
     pub(super) listen: Inet,
+    pub(super) socket_each: bool,
     pub(super) workers: u32,
     pub(super) user: String,
     pub(super) lock_file: Option<PathBuf>,
@@ -125,6 +129,7 @@ impl Configuration {
         };
         let options = self.options.clone();
         settings.listen = options.listen.unwrap_or(settings.listen);
+        settings.socket_each |= options.socket_each;
         settings.workers = options.workers.unwrap_or(settings.workers);
         settings.user = options.user.unwrap_or(settings.user);
         settings.lock_file = options.lock_file.or(settings.lock_file);
@@ -160,6 +165,7 @@ fn spec() -> Spec {
     let second = Duration::from_secs(1);
     Spec::new()
         .key(key("listen").default(default::address("127.0.0.1:8080")).check(number_and_port()))
+        .key(key("socket-each").default(false).check(bool()))
         .key(key("workers").default(2).check(int_in_range(1..=512)))
         .key(key("user").default("nobody").check(unprivileged_user()))
         .key(key("lock-file").optional().check(string()))

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::attach::Attach;
 use super::hello::Types;
+use super::listeners::Listener;
 use super::options::{CheckedOptions, WorkerOptions};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
@@ -28,7 +29,7 @@ pub(crate) struct Group {
     pub(super) program: Program,
     pub(super) environment: Vec<CString>,
     pub(super) credentials: Option<Credentials>,
-    pub(super) listeners: Vec<(String, OwnedFd)>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
     pub(super) options: Option<Each>,
 }
@@ -100,12 +101,27 @@ impl Group {
         })
     }
 
-    pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
-        self.listeners.iter().map(|(_, socket)| socket.as_fd()).collect()
+    /// Opens the sockets of the workers that will be there at the start, the first with this
+    /// identity, and at least one of each listener; returns the identity after the last worker.
+    pub(super) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
+        let after = first.saturating_add(self.spec.size);
+        (first..after.max(first + 1)).try_for_each(|id| self.passed(WorkerId(id)).map(drop))?;
+        Ok(after)
+    }
+
+    /// The listening sockets that a worker gets, in the order of their names.
+    pub(crate) fn passed(&mut self, id: WorkerId) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        let Self { listeners, name, .. } = self;
+        listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
+    }
+
+    /// Closes the sockets of workers that are not wanted any more.
+    pub(crate) fn keep_listeners(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
+        self.listeners.iter_mut().for_each(|listener| listener.keep(&is_wanted));
     }
 
     pub(crate) fn listener_names(&self) -> Vec<String> {
-        self.listeners.iter().map(|(name, _)| name.clone()).collect()
+        self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
     /// The names of the types that the group itself knows; the connection adds the others.

@@ -9,6 +9,7 @@ mod exit;
 mod group;
 mod handle;
 mod hello;
+mod listeners;
 mod lock;
 mod master;
 mod options;

@@ -68,13 +68,14 @@ impl Plan {
     }
 
     fn start<D: Driver>(
-        self,
+        mut self,
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
     ) -> Result<Exit, Error> {
         let signals = settle_process(launcher.is_some())?;
         // Dropped in the reverse order, after the last worker has gone: the control socket first.
         let _lock = self.lock_file.as_deref().map(LockFile::acquire).transpose()?;
+        self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
         let mut starts = Vec::new();
         for bind in self.controls {
             starts.push(bind()?);

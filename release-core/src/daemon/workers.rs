@@ -13,10 +13,12 @@ use super::attach::{Attach, Calls, Plain, Rules};
 use super::connections::Connections;
 use super::group::{Context, Each, Group, Program};
 use super::hello::Types;
+use super::listeners::Listener;
 use super::options::WorkerOptions;
 use super::{Environment, Permit};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
+use crate::net::{AnyAddress, Inet};
 use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
@@ -67,7 +69,7 @@ pub struct Workers<W = Never, C = Postcard> {
     restart: RestartPolicy,
     reload: ReloadPolicy,
     limits: Limits,
-    listeners: Vec<(String, OwnedFd)>,
+    listeners: Vec<Listener>,
     context: Context,
     options: Option<Each>,
     codec: C,
@@ -218,10 +220,64 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// A listening socket that all workers of the group share; they find it by its name.
+    /// A listening socket that all workers of the group share, opened by the master as it starts,
+    /// as root if need be; they find it by its name with [`Me::listener`](crate::Me::listener).
+    ///
+    /// An address that cannot be had is a failure of the start, with the reason for whoever started
+    /// the master. A socket file has mode 0600 and is removed at the end. For another mode, and other
+    /// settings of the socket, see [`listener`](Workers::listener).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::net::{Inet, Unix};
+    ///
+    /// let address: Inet = "0.0.0.0:80".parse()?;
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .user("www-data")
+    ///     .listen("http", address)
+    ///     .listen("local", Unix::path("/run/service/http"));
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn listen(mut self, name: impl Into<String>, address: impl Into<AnyAddress>) -> Self {
+        self.listeners.push(Listener::shared(name.into(), address.into()));
+        self
+    }
+
+    /// A listening socket for each worker, all with the same address (`SO_REUSEPORT`): the system
+    /// gives each connection to one of them, and no worker is woken for the connections of others.
+    ///
+    /// The master opens them, and keeps a worker's socket while it is started again or replaced:
+    /// connections wait there for its next process. That is also the price: they wait though other
+    /// workers are idle. When a worker is scaled away, the connections that it has not accepted are
+    /// lost; the system gives them to others where `net.ipv4.tcp_migrate_req` is 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::net::Inet;
+    ///
+    /// let address: Inet = "[::]:8080".parse()?;
+    /// let workers = Workers::same_executable("http", 4).listen_each("http", address);
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "SO_REUSEPORT")]
+    pub fn listen_each(mut self, name: impl Into<String>, address: Inet) -> Self {
+        self.listeners.push(Listener::each(name.into(), address));
+        self
+    }
+
+    /// A listening socket that the program has opened itself and all workers of the group share; they
+    /// find it by its name. [`listen`](Workers::listen) has the master open it.
     #[must_use]
     pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Self {
-        self.listeners.push((name.into(), socket.into()));
+        self.listeners.push(Listener::given(name.into(), socket.into()));
         self
     }
 
@@ -408,7 +464,7 @@ where
     C: Codec<W> + Codec<W::Response>,
 {
     /// Looks up and checks everything that can be wrong, while there is a terminal to say so.
-    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
+    fn into_group(mut self: Box<Self>, as_root: bool) -> Result<Group, Error> {
         let name = self.name;
         let about = |message: &str| {
             Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
@@ -432,11 +488,8 @@ where
             }
             (None, false) => None,
         };
-        for (listener, socket) in &self.listeners {
-            // Inherited ones must not be taken for the launcher's leavings in the background.
-            crate::sys::fds::set_cloexec(socket)
-                .and_then(|()| crate::sys::fds::set_nonblocking(socket))
-                .map_err(|error| about(&format!("listener `{listener}`")).caused_by(error))?;
+        for listener in &mut self.listeners {
+            listener.settle().map_err(|error| about("a listener").caused_by(error))?;
         }
         Ok(Group {
             spec: GroupSpec {

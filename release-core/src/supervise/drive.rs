@@ -188,6 +188,7 @@ impl Supervisor {
         let mut next = 0;
         self.master.pool().on(event, self.rt.now(), &mut actions);
         self.pass_the_stop_on();
+        self.processes.close_unwanted();
         while let Some(action) = actions.get(next).cloned() {
             next += 1;
             match action {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use release::ipc::Request;
+use release::net::Unix;
 use release::rt::Rt;
 use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
@@ -24,6 +25,9 @@ pub(crate) struct Options {
     options: PathBuf,
     #[arg(long, default_value_t = 1)]
     workers: u32,
+    /// The path of a Unix socket that the workers share
+    #[arg(long)]
+    listen: Option<PathBuf>,
     #[arg(long)]
     user: Option<String>,
     #[arg(long)]
@@ -154,8 +158,12 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
             let behaviour = std::fs::read_to_string(&path).unwrap_or_default();
             async move { Ok(behaviour) }
         });
-    match &options.user {
+    let workers = match &options.user {
         Some(user) => workers.user(user),
+        None => workers,
+    };
+    match &options.listen {
+        Some(path) => workers.listen("local", Unix::path(path)),
         None => workers,
     }
 }

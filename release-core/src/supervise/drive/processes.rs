@@ -80,7 +80,8 @@ impl Processes {
         let failed = move |error| {
             Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
         };
-        let started = spawn(&command, theirs.as_fd(), &group.passed());
+        let index = self.group_index(id);
+        let started = spawn(&command, theirs.as_fd(), &self.groups[index].passed(id)?);
         drop(theirs);
         let started = started.map_err(&failed)?;
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
@@ -152,8 +153,20 @@ impl Processes {
         Ok(particulars)
     }
 
+    /// Closes what only workers had that are not wanted any more.
+    pub(super) fn close_unwanted(&mut self) {
+        let pool = self.master.pool();
+        for group in &mut self.groups {
+            group.keep_listeners(|id| pool.is_wanted(id));
+        }
+    }
+
     fn group(&self, id: WorkerId) -> &Group {
-        &self.groups[self.master.pool().group_of(id).unwrap_or_default()]
+        &self.groups[self.group_index(id)]
+    }
+
+    fn group_index(&self, id: WorkerId) -> usize {
+        self.master.pool().group_of(id).unwrap_or_default()
     }
 
     /// Turns what a worker's connection says into events of that very process.

@@ -1,0 +1,191 @@
+//! Listening sockets of a group: what the program asks for, and what the master opens (row P7).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::Error;
+use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
+use crate::supervise::WorkerId;
+use crate::sys::fds::{set_cloexec, set_nonblocking};
+
+/// How many connections may wait to be accepted; the system has its own limit.
+const BACKLOG: u32 = 1024;
+
+/// A socket that workers find by its name, or one for each of them.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) name: String,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// The program has opened it.
+    Given(OwnedFd),
+    /// One for all workers.
+    Shared { address: AnyAddress, opened: Option<(OwnedFd, Option<SocketFile>)> },
+    /// One for each worker. The master keeps it while the worker is started again: connections that
+    /// wait in it are not lost.
+    Each { address: Inet, opened: BTreeMap<WorkerId, OwnedFd> },
+}
+
+impl Listener {
+    pub(super) fn given(name: String, socket: OwnedFd) -> Self {
+        Self { name, sockets: Sockets::Given(socket) }
+    }
+
+    pub(super) fn shared(name: String, address: AnyAddress) -> Self {
+        Self { name, sockets: Sockets::Shared { address, opened: None } }
+    }
+
+    pub(super) fn each(name: String, address: Inet) -> Self {
+        Self { name, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
+    }
+
+    /// Makes it independent of what a start in the background changes.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        match &mut self.sockets {
+            Sockets::Given(socket) => set_cloexec(socket)
+                .and_then(|()| set_nonblocking(socket))
+                .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
+            Sockets::Shared { address: AnyAddress::Unix(Unix::Path(path)), .. } => {
+                *path = super::control::absolute(path)?;
+                Ok(())
+            }
+            Sockets::Shared { .. } | Sockets::Each { .. } => Ok(()),
+        }
+    }
+
+    /// The socket of a worker; opened, unless it is.
+    pub(super) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
+        let name = &self.name;
+        match &mut self.sockets {
+            Sockets::Given(socket) => Ok(socket),
+            Sockets::Shared { address, opened } => {
+                let opened = match opened {
+                    Some(opened) => opened,
+                    none => none.insert(open(group, name, address)?),
+                };
+                Ok(&opened.0)
+            }
+            Sockets::Each { address, opened } => {
+                let is_first = opened.is_empty();
+                match opened.entry(id) {
+                    Entry::Occupied(socket) => Ok(socket.into_mut()),
+                    Entry::Vacant(place) => {
+                        let (socket, local) = open_one_of_many(group, name, address, is_first)?;
+                        // The others get the port that the system chose for the first.
+                        *address = local;
+                        Ok(place.insert(socket))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the sockets of workers that are not wanted any more: nobody would accept on them.
+    pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
+        if let Sockets::Each { opened, .. } = &mut self.sockets {
+            opened.retain(|id, _| is_wanted(*id));
+        }
+    }
+}
+
+/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    file: FileIdentity,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens the socket that all workers of a group share.
+fn open(
+    group: &str,
+    listener: &str,
+    address: &AnyAddress,
+) -> Result<(OwnedFd, Option<SocketFile>), Error> {
+    let opened = match address {
+        AnyAddress::Inet(inet) => bind(inet, Ok).map(|(socket, local)| {
+            tracing::info!(group, listener, address = %local, "listening");
+            (socket, None)
+        }),
+        AnyAddress::Unix(unix) => bind(unix, Ok).and_then(|(socket, _)| {
+            tracing::info!(group, listener, address = %unix, "listening");
+            let file = match unix {
+                Unix::Path(path) => {
+                    Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                }
+                Unix::Abstract(_) | Unix::Unnamed => None,
+            };
+            Ok((socket, file))
+        }),
+    };
+    opened.map_err(|error| cannot_listen(group, listener, address, error))
+}
+
+/// Opens one of several sockets that have the same address; also says which one, with its port.
+fn open_one_of_many(
+    group: &str,
+    listener: &str,
+    address: &Inet,
+    is_first: bool,
+) -> Result<(OwnedFd, Inet), Error> {
+    // Another program of this user that shares the port too would get a part of the connections
+    // without a word. One that shares nothing finds it.
+    let alone = if is_first && address.port() != 0 { bind(address, Ok).map(drop) } else { Ok(()) };
+    let opened = alone.and_then(|()| bind(address, |socket| socket.reuse_port(true)));
+    let (socket, local) =
+        opened.map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
+    if is_first {
+        tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
+    }
+    Ok((socket, local))
+}
+
+fn bind<A: Address>(
+    address: &A,
+    prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
+) -> Result<(OwnedFd, A), Error> {
+    let bound = prepare(Socket::unconnected(address)?)?.bind(address)?;
+    let local =
+        bound.local().map_err(|error| Error::system("cannot read a socket's address", error))?;
+    Ok((bound.into_listening(BACKLOG)?, local))
+}
+
+/// The failure, with the way out where there is one.
+#[cold]
+fn cannot_listen(group: &str, listener: &str, address: &AnyAddress, error: Error) -> Error {
+    let way_out = match (errno(&error), address) {
+        (Some(Errno::EACCES), AnyAddress::Inet(_)) => {
+            "; ports below 1024 are for root: start the master as root, its workers get the socket \
+             and not the privilege, or take a higher port"
+        }
+        (Some(Errno::EADDRINUSE), _) => {
+            "; another program has the address: stop that one, or take another address"
+        }
+        (Some(Errno::EADDRNOTAVAIL), _) => "; no interface of this machine has the address",
+        _ => "",
+    };
+    let message = format!(
+        "worker group `{group}` cannot listen on {address} (listener `{listener}`){way_out}"
+    );
+    Error::new(error.kind(), message).caused_by(error)
+}
+
+fn errno(error: &Error) -> Option<Errno> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    source.raw_os_error().map(Errno::from_raw)
+}
