@@ -23,8 +23,8 @@ mod sys;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
-    MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Worker, WorkerInfo, WorkerOptions,
-    WorkerState, Workers, is_worker, me,
+    MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal, Stopping,
+    Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

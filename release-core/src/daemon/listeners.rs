@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::Error;
 use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
 use crate::supervise::WorkerId;
-use crate::sys::fds::{set_cloexec, set_nonblocking};
+use crate::sys::fds::{set_blocking, set_cloexec, set_nonblocking};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 const BACKLOG: u32 = 1024;
@@ -21,6 +21,8 @@ const BACKLOG: u32 = 1024;
 pub(super) struct Listener {
     pub(super) name: String,
     sockets: Sockets,
+    /// Whether an accept waits: what programs expect that were not told otherwise.
+    is_blocking: bool,
 }
 
 #[derive(Debug)]
@@ -36,22 +38,29 @@ enum Sockets {
 
 impl Listener {
     pub(super) fn given(name: String, socket: OwnedFd) -> Self {
-        Self { name, sockets: Sockets::Given(socket) }
+        Self::new(name, Sockets::Given(socket))
     }
 
     pub(super) fn shared(name: String, address: AnyAddress) -> Self {
-        Self { name, sockets: Sockets::Shared { address, opened: None } }
+        Self::new(name, Sockets::Shared { address, opened: None })
     }
 
     pub(super) fn each(name: String, address: Inet) -> Self {
-        Self { name, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
+        Self::new(name, Sockets::Each { address, opened: BTreeMap::new() })
+    }
+
+    fn new(name: String, sockets: Sockets) -> Self {
+        Self { name, sockets, is_blocking: false }
     }
 
     /// Makes it independent of what a start in the background changes.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, is_blocking: bool) -> Result<(), Error> {
+        self.is_blocking = is_blocking;
         match &mut self.sockets {
             Sockets::Given(socket) => set_cloexec(socket)
-                .and_then(|()| set_nonblocking(socket))
+                .and_then(
+                    |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
+                )
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
             Sockets::Shared { address: AnyAddress::Unix(Unix::Path(path)), .. } => {
                 *path = super::control::absolute(path)?;
@@ -69,7 +78,11 @@ impl Listener {
             Sockets::Shared { address, opened } => {
                 let opened = match opened {
                     Some(opened) => opened,
-                    none => none.insert(open(group, name, address)?),
+                    none => {
+                        let (socket, file) = open(group, name, address)?;
+                        let socket = settle(socket, self.is_blocking)?;
+                        none.insert((socket, file))
+                    }
                 };
                 Ok(&opened.0)
             }
@@ -79,6 +92,7 @@ impl Listener {
                     Entry::Occupied(socket) => Ok(socket.into_mut()),
                     Entry::Vacant(place) => {
                         let (socket, local) = open_one_of_many(group, name, address, is_first)?;
+                        let socket = settle(socket, self.is_blocking)?;
                         // The others get the port that the system chose for the first.
                         *address = local;
                         Ok(place.insert(socket))
@@ -109,6 +123,14 @@ impl Drop for SocketFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Sockets are opened non-blocking.
+fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
+    if is_blocking {
+        set_blocking(&socket).map_err(|error| Error::system("a listening socket", error))?;
+    }
+    Ok(socket)
 }
 
 /// Opens the socket that all workers of a group share.

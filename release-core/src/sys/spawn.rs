@@ -22,10 +22,12 @@ pub(crate) const FIRST_PASSED: RawFd = 3;
 pub(crate) struct Command {
     pub(crate) program: CString,
     pub(crate) arguments: Vec<CString>,
-    /// Each `NAME=VALUE`; nothing else is in the environment of the new process.
+    /// Each `NAME=VALUE`; nothing else is in the environment of the new process,
     pub(crate) environment: Vec<CString>,
+    /// unless it is to find its own pid there, as `LISTEN_PID`.
+    pub(crate) listen_pid: bool,
     pub(crate) resources: Resources,
-    /// `None` keeps the user of this process.
+    /// `None` keeps the user of this process; root then keeps its capabilities, too.
     pub(crate) credentials: Option<Credentials>,
 }
 
@@ -94,17 +96,18 @@ const CALLS: [&str; 23] = [
     "verifying that privileges are gone",
 ];
 
-/// Starts a process: `stdin` becomes its descriptor 0 and `passed` its descriptors from 3 on.
+/// Starts a process with these descriptors, each under the number beside it.
+///
+/// Where none of them is 0, 1 or 2, it shares that one with this process; it has no others.
 ///
 /// The new process has its own process group (a Ctrl-C reaches the master alone, which then stops
 /// its workers in order), default signals, none blocked, and dies with the calling thread.
 pub(crate) fn spawn(
     command: &Command,
-    stdin: BorrowedFd<'_>,
-    passed: &[BorrowedFd<'_>],
+    descriptors: &[(RawFd, BorrowedFd<'_>)],
 ) -> Result<Child, SpawnError> {
     let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
-    let prepared = Prepared::new(command, stdin, passed, &writer)?;
+    let prepared = Prepared::new(command, descriptors, &writer)?;
     drop(writer);
     let parent = nix::unistd::getpid();
 
@@ -154,14 +157,24 @@ pub(crate) fn decode(report: [u8; REPORT]) -> Failed {
     Failed { call, errno: i32::from_ne_bytes(errno) }
 }
 
+const PID_NAME: &[u8] = b"LISTEN_PID=";
+
+/// Room for the name, ten digits and a NUL.
+const PID_ENTRY: usize = PID_NAME.len() + 11;
+
 /// Everything the child needs, at addresses and descriptor numbers that do not change any more.
 struct Prepared<'a> {
     command: &'a Command,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    /// Duplicates at numbers above every target, so that no dup2 overwrites a later source.
-    sources: Vec<OwnedFd>,
+    /// Where `LISTEN_PID` is written by the one process that knows the value.
+    pid_entry: Box<[Cell<u8>; PID_ENTRY]>,
+    /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
+    /// dup2 overwrites a later source.
+    descriptors: Vec<(RawFd, OwnedFd)>,
     error: OwnedFd,
+    /// What the error pipe will have: the first number after those.
+    first_free: RawFd,
     /// The number that the error pipe has in the child by now.
     error_number: Cell<RawFd>,
 }
@@ -169,22 +182,27 @@ struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     fn new(
         command: &'a Command,
-        stdin: BorrowedFd<'_>,
-        passed: &[BorrowedFd<'_>],
+        descriptors: &[(RawFd, BorrowedFd<'_>)],
         error: &UnixStream,
     ) -> Result<Self, SpawnError> {
-        let highest = FIRST_PASSED + RawFd::try_from(passed.len()).unwrap_or(RawFd::MAX - 8);
-        let duplicate = |fd| fds::duplicate_from(fd, highest + 1).map_err(here("fcntl(F_DUPFD)"));
-        let sources = std::iter::once(stdin)
-            .chain(passed.iter().copied())
-            .map(duplicate)
+        let numbers = descriptors.iter().map(|(number, _)| number + 1);
+        let first_free = numbers.chain([FIRST_PASSED]).max().unwrap_or(FIRST_PASSED);
+        let duplicate =
+            |fd| fds::duplicate_from(fd, first_free + 1).map_err(here("fcntl(F_DUPFD)"));
+        let descriptors = descriptors
+            .iter()
+            .map(|(number, source)| Ok((*number, duplicate(*source)?)))
             .collect::<Result<_, _>>()?;
         let error = duplicate(error.as_fd())?;
+        let pid_entry = Box::new([const { Cell::new(0) }; PID_ENTRY]);
+        let own_pid = command.listen_pid.then(|| pid_entry.as_ptr().cast());
         Ok(Self {
             command,
-            argv: pointers(&command.arguments),
-            envp: pointers(&command.environment),
-            sources,
+            argv: pointers(&command.arguments, None),
+            envp: pointers(&command.environment, own_pid),
+            pid_entry,
+            descriptors,
+            first_free,
             error_number: Cell::new(error.as_raw_fd()),
             error,
         })
@@ -208,10 +226,14 @@ impl<'a> Prepared<'a> {
         match &self.command.credentials {
             Some(credentials) => credentials.assume()?,
             // A master that is not root may have been given capabilities: they are its own.
-            None => creds::leave_capabilities()?,
+            None if !nix::unistd::geteuid().is_root() => creds::leave_capabilities()?,
+            None => {}
         }
         // After the change of user, which clears it.
         die_with(parent)?;
+        if self.command.listen_pid {
+            self.write_pid();
+        }
         // SAFETY: the three are NUL-ended strings and NULL-ended arrays of them, alive in self.
         unsafe {
             libc::execve(self.command.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr())
@@ -219,16 +241,15 @@ impl<'a> Prepared<'a> {
         Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
-    /// 0 and 3.. get what they are to be, the error pipe comes right after, the rest is closed.
+    /// Each gets the number that it is to have, the error pipe comes right after, the rest is closed;
+    /// whatever lies in between is this program's own, and close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
-        let targets = std::iter::once(0).chain(FIRST_PASSED..);
-        let mut next = FIRST_PASSED;
-        for (source, target) in self.sources.iter().zip(targets) {
+        for (number, source) in &self.descriptors {
             // SAFETY: integers; what is overwritten is this child's copy.
-            let done = unsafe { libc::dup2(source.as_raw_fd(), target) };
+            let done = unsafe { libc::dup2(source.as_raw_fd(), *number) };
             check("dup2", done.into())?;
-            next = next.max(target + 1);
         }
+        let next = self.first_free;
         // SAFETY: as above.
         let moved = unsafe { libc::dup3(self.error.as_raw_fd(), next, libc::O_CLOEXEC) };
         check("dup2", moved.into())?;
@@ -237,6 +258,19 @@ impl<'a> Prepared<'a> {
         // SAFETY: closes this child's copies only; it never returns to code that owns them.
         let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
         check("close_range", closed).map(drop)
+    }
+
+    /// Writes the pid of this process where the pointers to the environment find it.
+    fn write_pid(&self) {
+        let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
+        let digits = usize::try_from(rest.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
+        for (cell, byte) in self.pid_entry.iter().zip(PID_NAME) {
+            cell.set(*byte);
+        }
+        for cell in self.pid_entry[PID_NAME.len()..].iter().take(digits).rev() {
+            cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
+            rest /= 10;
+        }
     }
 
     /// Tells the parent what failed, and ends.
@@ -250,6 +284,8 @@ impl<'a> Prepared<'a> {
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+/// What execve takes: these strings, one more perhaps, and the end.
+fn pointers(strings: &[CString], last: Option<*const libc::c_char>) -> Vec<*const libc::c_char> {
+    let strings = strings.iter().map(|string| string.as_ptr());
+    strings.chain(last).chain([std::ptr::null()]).collect()
 }

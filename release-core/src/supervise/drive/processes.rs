@@ -1,7 +1,7 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,14 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
+use crate::daemon::{
+    Attach, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output, PROTOCOL, Particulars,
+    Pipes, WorkerInfo,
+};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
-use crate::sys::spawn::spawn;
+use crate::sys::spawn::{FIRST_PASSED, spawn};
 use crate::{Error, ErrorKind};
 
 /// How long a worker that has closed its connection may take to exit by itself.
@@ -31,8 +34,15 @@ pub(super) struct Wish {
 #[derive(Debug)]
 pub(super) struct Launched {
     child: Child,
-    socket: OwnedFd,
-    hello: Hello,
+    kept: Ours,
+    pipes: Option<Pipes>,
+}
+
+/// What the master keeps of a process that is being started.
+#[derive(Debug)]
+enum Ours {
+    Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
+    Foreign(Kept),
 }
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
@@ -72,22 +82,26 @@ impl Processes {
         let id = wish.id;
         let its = self.particulars(wish)?;
         let group = self.group(id);
-        let refused = |what: &'static str| move |error| Error::system(what, error);
-        let command = group.command(id, &its)?;
-        let hello = hello(group, id, its.context);
-        let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
+        let mut command = group.command(id, &its)?;
+        let (kept, mut given) = ends(group, id, its.context)?;
+        command.environment.append(&mut given.environment);
+        let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
             Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
         };
         let index = self.group_index(id);
-        let started = spawn(&command, theirs.as_fd(), &self.groups[index].passed(id)?);
-        drop(theirs);
-        let started = started.map_err(&failed)?;
+        let listeners = self.groups[index].passed(id)?;
+        let descriptors: Vec<_> = given
+            .descriptors()
+            .chain(pipes.iter().flat_map(Pipes::descriptors))
+            .chain((FIRST_PASSED..).zip(listeners))
+            .collect();
+        let started = spawn(&command, &descriptors).map_err(&failed)?;
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, socket, hello });
+            let outcome = outcome.map(|child| Launched { child, kept, pipes });
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -98,21 +112,25 @@ impl Processes {
     pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, socket, hello } = match outcome {
+        let Launched { child, kept, pipes } = match outcome {
             Ok(launched) => launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
-        let connection = group.attach.attach(
-            &self.rt,
-            socket,
-            worker,
-            hello,
-            group.limits,
-            self.listen(id, pid),
-        );
+        let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
+        let output = output.unwrap_or_else(|error| {
+            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            None
+        });
+        let news = self.listen(id, pid);
+        let connection = match kept {
+            Ours::Connection { attach, socket, hello } => {
+                attach.attach(&self.rt, socket, worker, hello, group.limits, news)
+            }
+            Ours::Foreign(kept) => Ok(kept.attach(&self.rt, &worker, news)),
+        };
         let connection = connection.unwrap_or_else(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
@@ -120,7 +138,7 @@ impl Processes {
             let _ = child.signal(Sig::SIGKILL);
             self.rt.spawn(async {})
         });
-        let watch = self.watch(id, Arc::clone(&child));
+        let watch = self.watch(id, Arc::clone(&child), output);
         self.running.insert((id, pid), Process { child, connection, _watch: watch });
         Event::Spawned { id, pid }
     }
@@ -197,10 +215,14 @@ impl Processes {
         })
     }
 
-    fn watch(&self, id: WorkerId, child: Arc<Child>) -> Task<()> {
+    fn watch(&self, id: WorkerId, child: Arc<Child>, output: Option<Output>) -> Task<()> {
         let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
         self.rt.spawn(async move {
-            let exit = match child.exit().await {
+            let exit = match output {
+                Some(output) => output.pass_on_until(child.exit()).await,
+                None => child.exit().await,
+            };
+            let exit = match exit {
                 Ok(exit) => exit,
                 // Somebody else has reaped it: it has ended, and nobody knows how.
                 Err(error) => {
@@ -214,14 +236,32 @@ impl Processes {
 
     pub(super) fn signal(&self, id: WorkerId, pid: i32, signal: Signal) {
         let signal = match signal {
-            Signal::Terminate => Sig::SIGTERM,
-            Signal::Kill => Sig::SIGKILL,
+            Signal::Terminate => self.group(id).stop_signal.signal(),
+            Signal::Kill => Some(Sig::SIGKILL),
         };
+        let Some(signal) = signal else { return };
         let Some(process) = self.running.get(&(id, pid)) else {
             return;
         };
         if let Err(error) = process.child.signal(signal) {
             tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
+        }
+    }
+}
+
+/// The two ends of what connects master and worker.
+fn ends(group: &Group, id: WorkerId, context: Vec<u8>) -> Result<(Ours, Given), Error> {
+    match &group.contact {
+        Contact::Connection(attach) => {
+            let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
+            let (socket, theirs) = made?;
+            let hello = hello(group, id, context);
+            let attach = Arc::clone(attach);
+            Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
+        }
+        Contact::Foreign(foreign) => {
+            let (given, kept) = foreign.prepare(id, &group.listener_names())?;
+            Ok((Ours::Foreign(kept), given))
         }
     }
 }
