@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 
@@ -12,6 +12,7 @@ use super::hello::{Hello, Types};
 use super::{Permit, WorkerInfo};
 use crate::Error;
 use crate::ipc::limits::Limits;
+use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::serve::serve;
@@ -31,9 +32,17 @@ pub(crate) enum News {
     Violation(String),
 }
 
+/// A worker's connection, and the task that serves it until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// Gone when it has ended and nobody uses it any more.
+    pub(crate) link: Weak<Link>,
+    pub(crate) serving: Task<()>,
+}
+
 /// Serves the connections of a group's workers, whatever the types of their messages.
 pub(crate) trait Attach: Send + Sync {
-    /// Greets the worker and serves it until the returned task is dropped.
+    /// Greets the worker and serves it.
     fn attach(
         &self,
         rt: &Rt,
@@ -42,14 +51,39 @@ pub(crate) trait Attach: Send + Sync {
         hello: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error>;
+    ) -> Result<Attached, Error>;
 
-    /// Whether workers of this kind say when they are ready.
+    /// Serves a worker that an earlier image of this process has greeted. Its `Ready` may be among
+    /// what it has sent and nobody has read.
+    ///
+    /// The state that [`Workers::answer_permitted`](crate::Workers::answer_permitted) has for each
+    /// process begins anew.
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error>;
+
+    /// Whether workers of this kind say when they are ready; the others are in plain mode.
     fn says_ready(&self) -> bool;
+
+    /// What workers and master tell each other, by the names of the types; no context.
+    fn types(&self) -> &Types;
 }
 
 fn cannot_watch(error: std::io::Error) -> Error {
     Error::system("cannot watch a worker's socket", error)
+}
+
+/// The link, if it is one of this kind.
+fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
+    if frozen.mode() != mode {
+        let message = "calls and plain mode are different connections";
+        return Err(Error::new(crate::ErrorKind::Protocol, message));
+    }
+    Link::thaw(rt, frozen).map(Arc::new)
 }
 
 /// Takes a worker off the list when its serving ends, however it ends.
@@ -120,7 +154,7 @@ where
         mut hello: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error> {
+    ) -> Result<Attached, Error> {
         hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
         let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
@@ -131,11 +165,45 @@ where
             Error::new(crate::ErrorKind::Worker, "cannot greet it").caused_by(error)
         })?;
         link.flush_now();
+        Ok(self.serve(rt, link, worker, notify))
+    }
 
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        Ok(self.serve(rt, thaw(rt, frozen, Mode::Calls)?, worker, notify))
+    }
+
+    fn says_ready(&self) -> bool {
+        true
+    }
+
+    fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl<W, C, N, S, P, H, F, R> Calls<W, C, N, P, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
+    S: Send + Sync + 'static,
+    P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+    H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
-        Ok(rt.spawn(async move {
+        let weak = Arc::downgrade(&link);
+        let serving = rt.spawn(async move {
             let _listed = listed;
             let mut is_ready = false;
             let ready = || {
@@ -159,16 +227,14 @@ where
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
             });
-        }))
-    }
-
-    fn says_ready(&self) -> bool {
-        true
+        });
+        Attached { link: weak, serving }
     }
 }
 
 /// Plain mode.
 pub(crate) struct Plain<W, C, H, R> {
+    types: Types,
     codec: C,
     handler: Arc<H>,
     connections: Connections<W, C>,
@@ -177,7 +243,8 @@ pub(crate) struct Plain<W, C, H, R> {
 
 impl<W, C, H, R> Plain<W, C, H, R> {
     pub(crate) fn new(codec: C, handler: H, connections: Connections<W, C>) -> Self {
-        Self { codec, handler: Arc::new(handler), connections, requests: std::marker::PhantomData }
+        let (types, handler) = (Types::of::<(), R, W>(), Arc::new(handler));
+        Self { types, codec, handler, connections, requests: std::marker::PhantomData }
     }
 }
 
@@ -197,13 +264,45 @@ where
         _: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error> {
-        let mut server =
-            Server::with_limits(rt, socket, self.codec.clone(), limits).map_err(cannot_watch)?;
-        let peer = Peer::new(server.link(), self.codec.clone());
+    ) -> Result<Attached, Error> {
+        let link = Link::new(rt, socket, Mode::PlainServer, limits).map_err(cannot_watch)?;
+        Ok(self.serve(rt, Arc::new(link), worker, notify))
+    }
+
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        Ok(self.serve(rt, thaw(rt, frozen, Mode::PlainServer)?, worker, notify))
+    }
+
+    fn says_ready(&self) -> bool {
+        false
+    }
+
+    fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl<W, C, H, F, R> Plain<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+        let weak = Arc::downgrade(&link);
+        let peer = Peer::new(Arc::clone(&link), self.codec.clone());
+        let mut server = Server::over(link, self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);
-        Ok(rt.spawn(async move {
+        let serving = rt.spawn(async move {
             let _listed = listed;
             let serving = server.handle_requests(|request| handler(worker.clone(), request));
             match AssertUnwindSafe(serving).catch_unwind().await {
@@ -216,10 +315,7 @@ where
                     notify(News::Violation(format!("its request's handler panicked: {message}")));
                 }
             }
-        }))
-    }
-
-    fn says_ready(&self) -> bool {
-        false
+        });
+        Attached { link: weak, serving }
     }
 }

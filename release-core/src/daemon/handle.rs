@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::Stopping;
+use super::control::{Asking, Waiting};
 use crate::rt::Rt;
 use crate::supervise::changes::Asker;
 use crate::supervise::{Change, Pool, State, WorkerId};
@@ -22,6 +23,8 @@ pub struct MasterHandle {
     stopping: Stopping,
     /// Whether anybody has asked for `stopping`.
     is_stop_heard: Arc<AtomicBool>,
+    /// The request of a control socket whose handler has this handle.
+    asking: Option<Asking>,
 }
 
 /// What the supervisor is told to do.
@@ -67,7 +70,18 @@ impl MasterHandle {
         send: impl Fn(Command) + Send + Sync + 'static,
     ) -> Self {
         let (pool, send) = (Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default() }
+        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default(), asking: None }
+    }
+
+    /// The handle for the handler of a request on a control socket.
+    pub(super) fn asked_by(&self, asking: Asking) -> Self {
+        Self { asking: Some(asking), ..self.clone() }
+    }
+
+    /// Has the request that this handle belongs to, if there is one, wait for an upgrade for as long
+    /// as the result is kept: it is begun anew in the next image of this process.
+    pub(crate) fn wait_for_upgrade(&self) -> Option<Waiting> {
+        self.asking.as_ref().map(Asking::wait_for_upgrade)
     }
 
     /// The runtime that the master runs on.

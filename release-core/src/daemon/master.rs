@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::control::{BoundControlSocket, ControlSocket, absolute};
 use super::detach::{Daemon, refuse_threads};
 use super::handle::MasterHandle;
-use super::plan::{Bind, BoxedTask, Plan, Start};
+use super::plan::{Bind, BoxedTask, Control, Plan, Start};
 use super::workers::IntoGroup;
 use super::{Exit, Workers};
 use crate::ipc::{Codec, Refused, Request};
@@ -45,7 +45,7 @@ pub struct Master {
     privileged: Option<bool>,
     lock_file: Option<PathBuf>,
     groups: Vec<Box<dyn IntoGroup>>,
-    controls: Vec<Bind>,
+    controls: Vec<Control>,
     main: Option<Start>,
     hooks: Hooks,
     stop_deadline: Duration,
@@ -129,11 +129,18 @@ impl Master {
     {
         // Now: a daemon leaves the working directory that a relative path means.
         let is_absolute = socket.make_absolute();
-        self.controls.push(Box::new(move || {
+        let path = socket.path().to_owned();
+        let bind: Bind = Box::new(move |earlier| {
             is_absolute?;
-            let bound = socket.bind()?;
-            Ok(Box::new(move |rt, master| serve_control(bound, rt, master, handler)))
-        }));
+            let bound = match earlier {
+                None => socket.bind()?,
+                Some(earlier) => socket.follow(earlier)?,
+            };
+            let served = bound.served();
+            let start = Box::new(move |rt, master| serve_control(bound, rt, master, handler));
+            Ok((start as Start, served))
+        });
+        self.controls.push(Control { path, bind });
         self
     }
 
@@ -308,8 +315,8 @@ where
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
     Box::pin(async move {
-        let answer = move |peer, request| handler(master.clone(), peer, request);
-        let served = bound.serve(&rt, answer).await;
+        let answer = move |asking, peer, request| handler(master.asked_by(asking), peer, request);
+        let served = bound.serve_asking(&rt, answer).await;
         served.map_err(|error| Error::system("the control socket failed", error))
     })
 }

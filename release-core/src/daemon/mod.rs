@@ -23,7 +23,7 @@ mod stopping;
 mod worker;
 mod workers;
 
-pub(crate) use attach::{Attach, News};
+pub(crate) use attach::{Attach, Attached, News};
 pub use connections::Connections;
 pub use control::{BoundControlSocket, ControlSocket};
 pub use detach::{Daemon, Detached};

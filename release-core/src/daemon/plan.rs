@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
+use super::control::{FrozenControl, Served};
 use super::detach::{Daemon, Detached};
 use super::group::Group;
 use super::handle::MasterHandle;
@@ -30,8 +31,14 @@ pub(super) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Sen
 /// Starts a task of the master's own beside the supervisor.
 pub(super) type Start = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
 
-/// Binds a control socket, and says how it is served.
-pub(super) type Bind = Box<dyn FnOnce() -> Result<Start, Error>>;
+/// A control socket to be bound, or to follow one of an earlier image of this process.
+pub(super) struct Control {
+    pub(super) path: PathBuf,
+    pub(super) bind: Bind,
+}
+
+/// Says how the control socket is served, and gives what it is handed over by.
+pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
 
 /// The checked settings.
 pub(super) struct Plan {
@@ -39,7 +46,7 @@ pub(super) struct Plan {
     pub(super) launcher: Option<Detached>,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
-    pub(super) controls: Vec<Bind>,
+    pub(super) controls: Vec<Control>,
     pub(super) main: Option<Start>,
     pub(super) hooks: Hooks,
     pub(super) stop_deadline: Duration,
@@ -77,8 +84,9 @@ impl Plan {
         let _lock = self.lock_file.as_deref().map(LockFile::acquire).transpose()?;
         self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
         let mut starts = Vec::new();
-        for bind in self.controls {
-            starts.push(bind()?);
+        for control in self.controls {
+            let (start, _) = (control.bind)(None)?;
+            starts.push(start);
         }
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;

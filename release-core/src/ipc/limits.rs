@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How many frames a task handles before others have their turn: a peer that sends without end
 /// must not have the executor for itself.
 pub(super) const FRAMES_PER_TURN: usize = 64;
 
 /// What a connection grants its peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Limits {
     /// The longest payload, in bytes.
     pub(crate) frame: u32,

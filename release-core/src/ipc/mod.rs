@@ -24,6 +24,7 @@ mod header;
 pub(crate) mod limits;
 pub(crate) mod link;
 mod outbox;
+pub(crate) mod parcel;
 mod peer;
 mod places;
 pub mod plain;

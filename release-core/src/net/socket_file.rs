@@ -13,6 +13,8 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 
+use serde::{Deserialize, Serialize};
+
 use super::Address;
 use super::Unix;
 use super::address::kind::Kind;
@@ -109,7 +111,7 @@ fn is_answered(address: &UnixAddr) -> bool {
 }
 
 /// Which file a path named at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileIdentity {
     device: u64,
     inode: u64,

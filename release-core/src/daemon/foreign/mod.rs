@@ -9,14 +9,14 @@ mod place;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::unistd::{Pid, Uid, getpgid};
 
 use super::WorkerInfo;
-use super::attach::{News, Notify};
-use crate::rt::{Rt, Task};
+use super::attach::{Attached, News, Notify};
+use crate::rt::Rt;
 use crate::supervise::{Ready, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::FIRST_PASSED;
@@ -190,11 +190,11 @@ impl Given {
 }
 
 impl Kept {
-    /// Listens to the process until the returned task is dropped.
-    pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Task<()> {
+    /// Listens to the process until what is returned is dropped.
+    pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
         let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
         let (timer, id) = (rt.clone(), worker.id);
-        rt.spawn(async move {
+        let serving = rt.spawn(async move {
             let heard = match self.waits_for {
                 None => return,
                 Some(Sign::Notices(notices)) => notices.listen(&timer, sender, &notify).await,
@@ -210,7 +210,8 @@ impl Kept {
                 let pid = sender.worker.as_raw();
                 tracing::warn!(worker = id, pid, reason, "cannot be heard");
             }
-        })
+        });
+        Attached { link: Weak::new(), serving }
     }
 }
 

@@ -331,7 +331,7 @@ async fn greeted(link: &Link) -> Result<Hello, Error> {
         Incoming::Hello(body) => Postcard.decode(body).map_err(|error| error.to_string()),
         other => Err(format!("it began with {other:?}")),
     };
-    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, &mut take));
+    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
     let protocol = |why: String| {
         let message = format!("the master does not greet this worker as it should: {why}");
         Err(Error::new(ErrorKind::Protocol, message))

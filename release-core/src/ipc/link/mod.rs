@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use self::readable::Readable;
 use self::state::{State, Wakes};
 use super::body::{Body, Draft};
@@ -22,6 +24,8 @@ use crate::rt::{Io, Rt};
 mod arrivals;
 mod background;
 mod caller;
+pub(crate) mod frozen;
+mod pause;
 mod readable;
 mod socket;
 mod spin;
@@ -29,7 +33,7 @@ mod state;
 mod transfer;
 
 /// What the frames of a connection mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
     /// Every payload begins with a [`Header`].
     Calls,
@@ -174,13 +178,16 @@ impl Link {
     }
 
     fn is_full(&self, state: &State) -> bool {
-        state.outbox.unsent().len() > self.limits.unsent
+        state.outbox.unsent().len() > self.limits.unsent || state.is_frozen()
     }
 
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
         wakes.callers.extend(self.readable.take());
-        socket::close(self.io.as_fd());
+        // A frozen one has a copy of its state, which lives on.
+        if !state.is_frozen() {
+            socket::close(self.io.as_fd());
+        }
     }
 
     /// Until when the peer has to finish a frame or read something, or when to send again.
@@ -201,7 +208,12 @@ impl Link {
 
     /// The next deadline, and what a peer is called that passes it.
     fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
-        let frame = state.partial_since.map(|since| since + self.limits.frame_time);
+        if state.is_frozen() {
+            return None;
+        }
+        // While it is paused the rest of a frame may have come and not been read.
+        let partial_since = state.partial_since.filter(|_| state.pause.is_none());
+        let frame = partial_since.map(|since| since + self.limits.frame_time);
         let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
         let deadlines = [
             frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),

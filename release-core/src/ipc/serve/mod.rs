@@ -120,12 +120,14 @@ where
             self.was_choked |= self.link.is_choked();
             // What the peer has asked and not been answered, which an honest one keeps in bounds.
             let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
-            let incoming = self.link.poll_incoming(cx, &mut |incoming| match incoming {
-                Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
-                    Received::TooMuch
-                }
-                incoming => Received::decode(codec, incoming),
-            });
+            let unfinished = self.running.len() + self.held.requests.len();
+            let incoming =
+                self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
+                    Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
+                        Received::TooMuch
+                    }
+                    incoming => Received::decode(codec, incoming),
+                });
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),

@@ -11,8 +11,8 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Attach, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output, PROTOCOL, Particulars,
-    Pipes, WorkerInfo,
+    Attach, Attached, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output, PROTOCOL,
+    Particulars, Pipes, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
@@ -49,7 +49,8 @@ enum Ours {
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
-    connection: Task<()>,
+    /// None when it could not be connected: it is killed then.
+    connection: Option<Attached>,
     _watch: Task<()>,
 }
 
@@ -131,13 +132,13 @@ impl Processes {
             }
             Ours::Foreign(kept) => Ok(kept.attach(&self.rt, &worker, news)),
         };
-        let connection = connection.unwrap_or_else(|error| {
+        let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
             tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
-            self.rt.spawn(async {})
         });
+        let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child), output);
         self.running.insert((id, pid), Process { child, connection, _watch: watch });
         Event::Spawned { id, pid }
@@ -145,9 +146,10 @@ impl Processes {
 
     /// A process has ended. What it sent before is still read, which its end soon ends too.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
-        if let Some(Process { connection, .. }) = self.running.remove(&(id, pid)) {
+        let process = self.running.remove(&(id, pid));
+        if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
-            self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
+            self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
     }
 
