@@ -34,7 +34,7 @@ pub(crate) use foreign::{Given, Kept};
 pub(crate) use group::{Contact, Group, Particulars};
 pub(crate) use handle::Command;
 pub use handle::{MasterHandle, WorkerState};
-pub(crate) use hello::{Hello, PROTOCOL};
+pub(crate) use hello::{Agreed, Hello, PROTOCOL};
 pub use master::Master;
 pub use options::{Resource, WorkerOptions};
 pub use output::OutputStream;

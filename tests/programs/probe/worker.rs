@@ -19,7 +19,8 @@ pub(crate) fn run() -> Exit {
 async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
     log::stderr()?;
     let order = me.master().call(&Order).await?;
-    tracing::info!(worker = me.id(), configuration = me.context(), "begins");
+    let (worker, generation) = (me.id(), me.generation());
+    tracing::info!(worker, configuration = me.context(), generation, "begins");
     let (word, argument) = order.trim().split_once(' ').unwrap_or_else(|| (order.trim(), ""));
     match word {
         "fail" => return Err("on purpose".into()),

@@ -18,6 +18,7 @@ use crate::{Error, ErrorKind};
 /// its master.
 pub struct Me<Context = (), M = Never, C = Postcard> {
     pub(super) id: u32,
+    pub(super) generation: u32,
     pub(super) group: String,
     pub(super) context: Context,
     pub(super) listeners: Mutex<Vec<(String, OwnedFd)>>,
@@ -42,6 +43,13 @@ impl<Context, M, C> Me<Context, M, C> {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The generation of this process: 1 for those that the master started with, and a higher number
+    /// with every reload.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The name of the group.

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Exit;
 use super::exit::program_name;
-use super::hello::{Hello, PROTOCOL, Types};
+use super::hello::{Agreed, Hello, Types};
 use super::privileges::Privileges;
 use super::stopping::{Stop, stop_channel};
 use crate::ipc::limits::Limits;
@@ -117,7 +117,9 @@ impl<C> Worker<C> {
         self
     }
 
-    /// The longest message to and from the master, in bytes; 16 MiB by default.
+    /// The longest message to and from the master, in bytes; 16 MiB by default. The master's group
+    /// must say the same ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker that
+    /// differs says so and ends.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits = self.limits.with_frame(bytes);
@@ -212,7 +214,7 @@ impl<C> Worker<C> {
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
             let types = Types::of::<Context, M, W>();
-            let context = check_hello(&hello, &types)?;
+            let context = check_hello(&hello, &types, Agreed::of(limits))?;
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
             let signals = watch_signals(&rt, &stop)?;
@@ -228,6 +230,7 @@ impl<C> Worker<C> {
             let listeners = take_listeners(hello.listeners)?;
             let me = Me {
                 id: hello.worker,
+                generation: hello.generation,
                 group: hello.group,
                 context,
                 listeners: Mutex::new(listeners),
@@ -328,7 +331,7 @@ fn take_socket() -> Result<OwnedFd, Error> {
 
 async fn greeted(link: &Link) -> Result<Hello, Error> {
     let mut take = |incoming: Incoming<'_>| match incoming {
-        Incoming::Hello(body) => Postcard.decode(body).map_err(|error| error.to_string()),
+        Incoming::Hello(body) => Hello::decode(body),
         other => Err(format!("it began with {other:?}")),
     };
     let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
@@ -347,14 +350,12 @@ async fn greeted(link: &Link) -> Result<Hello, Error> {
 fn check_hello<Context: Serialize + DeserializeOwned>(
     hello: &Hello,
     types: &Types,
+    agreed: Agreed,
 ) -> Result<Context, Error> {
-    let refuse = |message: String| Err(Error::new(ErrorKind::Protocol, message));
-    if hello.protocol != PROTOCOL {
-        let theirs = hello.protocol;
-        return refuse(format!("the master speaks protocol {theirs}, this worker {PROTOCOL}"));
-    }
-    if let Some(difference) = hello.types.as_ref().and_then(|sent| sent.mismatch(types)) {
-        return refuse(format!("master and worker differ in {difference}"));
+    let types = hello.types.as_ref().and_then(|sent| sent.mismatch(types));
+    if let Some(difference) = types.or_else(|| hello.agreed.mismatch(&agreed)) {
+        let message = format!("master and worker differ in {difference}");
+        return Err(Error::new(ErrorKind::Protocol, message));
     }
     Postcard.decode(&hello.context).map_err(|error| {
         let message = format!("the context is not a `{}`", type_name::<Context>());

@@ -11,8 +11,8 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Attach, Attached, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output, PROTOCOL,
-    Particulars, Pipes, WorkerInfo,
+    Agreed, Attach, Attached, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output,
+    PROTOCOL, Particulars, Pipes, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
@@ -84,7 +84,7 @@ impl Processes {
         let its = self.particulars(wish)?;
         let group = self.group(id);
         let mut command = group.command(id, &its)?;
-        let (kept, mut given) = ends(group, id, its.context)?;
+        let (kept, mut given) = ends(group, wish, its.context)?;
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let program = command.program.to_string_lossy().into_owned();
@@ -252,27 +252,29 @@ impl Processes {
 }
 
 /// The two ends of what connects master and worker.
-fn ends(group: &Group, id: WorkerId, context: Vec<u8>) -> Result<(Ours, Given), Error> {
+fn ends(group: &Group, wish: Wish, context: Vec<u8>) -> Result<(Ours, Given), Error> {
     match &group.contact {
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
             let (socket, theirs) = made?;
-            let hello = hello(group, id, context);
+            let hello = hello(group, wish, context);
             let attach = Arc::clone(attach);
             Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
         }
         Contact::Foreign(foreign) => {
-            let (given, kept) = foreign.prepare(id, &group.listener_names())?;
+            let (given, kept) = foreign.prepare(wish.id, &group.listener_names())?;
             Ok((Ours::Foreign(kept), given))
         }
     }
 }
 
-fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
     Hello {
         protocol: PROTOCOL,
-        worker: id.0,
+        worker: wish.id.0,
+        generation: wish.generation,
         group: group.name.to_string(),
+        agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
         types: group.is_same_executable().then(|| group.types()),
