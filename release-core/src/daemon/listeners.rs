@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::Error;
-use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
+use crate::net::{Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix};
 use crate::supervise::WorkerId;
 use crate::sys::fds::{set_blocking, set_cloexec, set_nonblocking};
 
@@ -30,7 +32,7 @@ enum Sockets {
     /// The program has opened it.
     Given(OwnedFd),
     /// One for all workers.
-    Shared { address: AnyAddress, opened: Option<(OwnedFd, Option<SocketFile>)> },
+    Shared { address: ListenOn, opened: Option<(OwnedFd, Option<SocketFile>)> },
     /// One for each worker. The master keeps it while the worker is started again: connections that
     /// wait in it are not lost.
     Each { address: Inet, opened: BTreeMap<WorkerId, OwnedFd> },
@@ -41,7 +43,7 @@ impl Listener {
         Self::new(name, Sockets::Given(socket))
     }
 
-    pub(super) fn shared(name: String, address: AnyAddress) -> Self {
+    pub(super) fn shared(name: String, address: ListenOn) -> Self {
         Self::new(name, Sockets::Shared { address, opened: None })
     }
 
@@ -62,11 +64,13 @@ impl Listener {
                     |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
                 )
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
-            Sockets::Shared { address: AnyAddress::Unix(Unix::Path(path)), .. } => {
-                *path = super::control::absolute(path)?;
+            Sockets::Shared { address, .. } => {
+                if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
+                    *path = super::control::absolute(path)?;
+                }
                 Ok(())
             }
-            Sockets::Shared { .. } | Sockets::Each { .. } => Ok(()),
+            Sockets::Each { .. } => Ok(()),
         }
     }
 
@@ -137,25 +141,38 @@ fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
 fn open(
     group: &str,
     listener: &str,
-    address: &AnyAddress,
+    listen: &ListenOn,
 ) -> Result<(OwnedFd, Option<SocketFile>), Error> {
+    let address = &listen.address;
     let opened = match address {
-        AnyAddress::Inet(inet) => bind(inet, Ok).map(|(socket, local)| {
-            tracing::info!(group, listener, address = %local, "listening");
-            (socket, None)
-        }),
-        AnyAddress::Unix(unix) => bind(unix, Ok).and_then(|(socket, _)| {
-            tracing::info!(group, listener, address = %unix, "listening");
-            let file = match unix {
-                Unix::Path(path) => {
-                    Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
-                }
-                Unix::Abstract(_) | Unix::Unnamed => None,
-            };
-            Ok((socket, file))
-        }),
+        AnyAddress::Inet(inet) => {
+            bind(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
+                tracing::info!(group, listener, address = %local, "listening");
+                (socket, None)
+            })
+        }
+        AnyAddress::Unix(unix) => {
+            bind(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
+                tracing::info!(group, listener, address = %unix, "listening");
+                let file = match unix {
+                    Unix::Path(path) => {
+                        give_away(path, listen)?;
+                        Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                    }
+                    Unix::Abstract(_) | Unix::Unnamed => None,
+                };
+                Ok((socket, file))
+            })
+        }
     };
     opened.map_err(|error| cannot_listen(group, listener, address, error))
+}
+
+/// Gives the socket file the owner that it is to have.
+fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
+    let owner = (listen.owner.map(Uid::from_raw), listen.group.map(Gid::from_raw));
+    fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
 }
 
 /// Opens one of several sockets that have the same address; also says which one, with its port.

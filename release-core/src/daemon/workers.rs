@@ -21,7 +21,7 @@ use super::{Environment, Permit};
 use super::{Readiness, StopSignal};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
-use crate::net::{AnyAddress, Inet};
+use crate::net::{Inet, ListenOn};
 use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
@@ -339,8 +339,8 @@ impl<W, C> Workers<W, C> {
     /// as root if need be; they find it by its name with [`Me::listener`](crate::Me::listener).
     ///
     /// An address that cannot be had is a failure of the start, with the reason for whoever started
-    /// the master. A socket file has mode 0600 and is removed at the end. For another mode, and other
-    /// settings of the socket, see [`listener`](Workers::listener).
+    /// the master. A socket file has mode 0600, unless [`ListenOn`] says otherwise, and is removed at the
+    /// end. For other settings of the socket see [`listener`](Workers::listener).
     ///
     /// # Examples
     ///
@@ -357,7 +357,7 @@ impl<W, C> Workers<W, C> {
     /// # Ok::<(), std::net::AddrParseError>(())
     /// ```
     #[must_use]
-    pub fn listen(mut self, name: impl Into<String>, address: impl Into<AnyAddress>) -> Self {
+    pub fn listen(mut self, name: impl Into<String>, address: impl Into<ListenOn>) -> Self {
         self.listeners.push(Listener::shared(name.into(), address.into()));
         self
     }
