@@ -50,6 +50,7 @@ pub struct Master {
     hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
+    forward_signals: bool,
 }
 
 impl fmt::Debug for Master {
@@ -82,6 +83,7 @@ impl Master {
             hooks: Hooks::default(),
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
+            forward_signals: false,
         }
     }
 
@@ -246,6 +248,15 @@ impl Master {
         self
     }
 
+    /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
+    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
+    /// only the stop deadline kills.
+    #[must_use]
+    pub fn forward_signals(mut self) -> Self {
+        self.forward_signals = true;
+        self
+    }
+
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
     /// the first group one worker more or less, but not less than one. USR1 and USR2, which would
@@ -289,6 +300,7 @@ impl Master {
             hooks: self.hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
+            forward_signals: self.forward_signals,
         })
     }
 }

@@ -27,8 +27,9 @@ pub enum OutputStream {
 /// Takes the lines.
 pub(crate) type Sink = Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>;
 
-/// The longest line; what is longer goes on in the next.
-const LONGEST: usize = 4096;
+/// The longest line; what is longer goes on in the next. With who wrote it in front it still fits
+/// into the 4096 bytes that a pipe takes whole.
+const LONGEST: usize = 4000;
 
 /// How many lines a process may write in a second before the rest of that second is dropped.
 const MOST_LINES: u32 = 1000;

@@ -51,6 +51,7 @@ pub(super) struct Plan {
     pub(super) hooks: Hooks,
     pub(super) stop_deadline: Duration,
     pub(super) exit_with_signal: bool,
+    pub(super) forward_signals: bool,
 }
 
 impl Plan {
@@ -93,7 +94,8 @@ impl Plan {
         let rt = driver.handle();
         let signals = Signals::watch(&rt, signals)
             .map_err(|error| Error::system("cannot catch signals", error))?;
-        let supervisor = Supervisor::new(&rt, self.groups, self.hooks, self.stop_deadline);
+        let supervisor = Supervisor::new(&rt, self.groups, self.hooks, self.stop_deadline)
+            .forward_signals(self.forward_signals);
         let all_ready = || launcher.take().map(Detached::ready);
         let ended = run(&driver, supervisor.run(signals, starts, self.main, all_ready))?;
         Ok(match ended.outcome {

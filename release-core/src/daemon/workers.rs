@@ -264,7 +264,7 @@ impl<W, C> Workers<W, C> {
     /// Takes what workers write to standard output and error, which otherwise goes where that of the
     /// master goes: line by line, without the line end.
     ///
-    /// A line has at most 4096 bytes, a longer one goes on in the next. A process that writes more than
+    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
     /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
     /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
     /// block: as long as it does, nothing else is done.

@@ -62,6 +62,8 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// Whether workers are stopped by the signal that stops the master.
+    forwards: bool,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -86,9 +88,15 @@ impl Supervisor {
             stop,
             stop_by: None,
             stop_deadline,
+            forwards: false,
             sender,
             happenings,
         }
+    }
+
+    pub(crate) fn forward_signals(mut self, forwards: bool) -> Self {
+        self.forwards = forwards;
+        self
     }
 
     /// Runs until no worker is left, and the main task has had its time.
@@ -144,6 +152,10 @@ impl Supervisor {
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
                 let again = stopped.replace(signal).is_some();
+                if self.forwards {
+                    self.processes.forward(signal);
+                    return Event::Stop;
+                }
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
         }

@@ -51,6 +51,8 @@ struct Process {
     child: Arc<Child>,
     /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
+    /// Whether it was told to end.
+    is_told: bool,
     _watch: Task<()>,
 }
 
@@ -64,6 +66,8 @@ pub(super) struct Processes {
     particulars: HashMap<Wish, Particulars>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
+    /// The signal that goes to all of them instead of their own.
+    forwarded: Option<Sig>,
     sender: UnboundedSender<Happening>,
 }
 
@@ -75,7 +79,7 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, particulars, launching, running, sender }
+        Self { rt, groups, master, particulars, launching, running, forwarded: None, sender }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -140,7 +144,8 @@ impl Processes {
         });
         let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child), output);
-        self.running.insert((id, pid), Process { child, connection, _watch: watch });
+        self.running
+            .insert((id, pid), Process { child, connection, is_told: false, _watch: watch });
         Event::Spawned { id, pid }
     }
 
@@ -236,18 +241,30 @@ impl Processes {
         })
     }
 
-    pub(super) fn signal(&self, id: WorkerId, pid: i32, signal: Signal) {
+    /// Tells processes to end by this signal from now on, and once more those that were told before.
+    pub(super) fn forward(&mut self, signal: Sig) {
+        self.forwarded = Some(signal);
+        for ((id, _), process) in self.running.iter().filter(|(_, process)| process.is_told) {
+            send(*id, &process.child, signal);
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) {
         let signal = match signal {
-            Signal::Terminate => self.group(id).stop_signal.signal(),
+            Signal::Terminate => self.forwarded.or_else(|| self.group(id).stop_signal.signal()),
             Signal::Kill => Some(Sig::SIGKILL),
         };
-        let Some(signal) = signal else { return };
-        let Some(process) = self.running.get(&(id, pid)) else {
-            return;
-        };
-        if let Err(error) = process.child.signal(signal) {
-            tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
+        let Some(process) = self.running.get_mut(&(id, pid)) else { return };
+        process.is_told = true;
+        if let Some(signal) = signal {
+            send(id, &process.child, signal);
         }
+    }
+}
+
+fn send(id: WorkerId, child: &Child, signal: Sig) {
+    if let Err(error) = child.signal(signal) {
+        tracing::error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
     }
 }
 
