@@ -2,7 +2,7 @@
 //! ready, how they end, and what becomes of what they write.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -11,18 +11,6 @@ use release_tests::{
     Account, Backend, Program, Running, control, eventually, free_port, is_root, load,
     on_every_backend, try_http_get,
 };
-
-/// The worker, where every user can read it.
-fn worker(directory: &Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/any_worker.py");
-    let copy = directory.join("worker.py");
-    std::fs::copy(source, &copy).expect("a copy");
-    for path in [directory, &copy] {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a mode");
-    }
-    copy
-}
 
 /// Python workers that become ready in this way and end by this signal.
 fn serve(
@@ -37,21 +25,9 @@ fn serve(
         .args(["--control", "control", "--listen", &address.to_string()])
         .args(["--workers", &workers.to_string(), "--stop-signal", end])
         .args(options);
-    let running = python(program, how, end).start();
+    let running = program.args(["--"]).any_worker(how, end).start();
     running.await_ready(workers);
     (running, address)
-}
-
-fn python(program: Program, how: &str, end: &str) -> Program {
-    let script = worker(&program.path("."));
-    // The first of PATH may be in root's home.
-    let system = "/usr/bin/python3";
-    let python = if Path::new(system).exists() { system } else { "python3" };
-    program.args(["--", python]).args([script]).args([how, end])
-}
-
-fn behave(master: &Running, how: &str) {
-    std::fs::write(master.path("behave"), how).expect("a file");
 }
 
 /// A command that is a line of the shell.
@@ -92,7 +68,7 @@ on_every_backend! {
         for ready in ["notify", "ack", "newline"] {
             let options = ["--ready", ready, "--ready-timeout", "200", "--listen", "127.0.0.1:0"];
             let program = Program::new(backend, "commands").args(options);
-            let (code, log) = python(program, "none", "TERM").run();
+            let (code, log) = program.args(["--"]).any_worker("none", "TERM").run();
             assert_eq!(code, 1, "{log}");
             assert!(log.contains("not ready within 200ms"), "{log}");
         }
@@ -146,13 +122,13 @@ on_every_backend! {
         let (mut master, address) = serve(backend, &options, "notify", "TERM", 2);
         let before = master.workers();
         for (how, reason) in [("crash", "exit status 1"), ("hang", "not ready within 4s")] {
-            behave(&master, how);
+            master.behave(how);
             let answer = control(&master.control(), "reload");
             assert!(answer.starts_with("error: ") && answer.contains(reason), "{answer}");
             eventually("the old ones are alone", || master.workers() == before);
             assert!(try_http_get(address).is_ok());
         }
-        behave(&master, "well");
+        master.behave("well");
         assert_eq!(control(&master.control(), "reload"), "reloaded");
         assert_eq!(master.stop(), 0);
     }
