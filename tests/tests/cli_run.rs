@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Account, Program, Running, control, eventually, free_port, is_alive, is_root, load,
+    Account, Installed, Program, Running, control, eventually, free_port, is_alive, is_root, load,
     try_http_get,
 };
 
@@ -120,7 +120,7 @@ fn the_control_socket_says_and_does() {
     let before = status()["workers"][1]["pid"].clone();
     assert_eq!(ask("restart 1"), "ok");
     assert_ne!(status()["workers"][1]["pid"], before);
-    for wrong in ["scale", "scale x", "restart 77", "upgrade", "sing", ""] {
+    for wrong in ["scale", "scale x", "restart 77", "sing", ""] {
         assert!(ask(wrong).starts_with("error: "), "{wrong}");
     }
     assert_eq!(ask("stop"), "ok");
@@ -188,13 +188,22 @@ fn sockets_of_systemd_keep_their_names() {
     );
     let mut manager = program
         .args([Program::release_path()])
-        .args(["run", "--ready", "1", "--", "sh", "-c", line])
+        .args(["run", "--control", "control", "--ready", "1", "--", "sh", "-c", line])
         .start();
     eventually("it listens", || std::net::TcpStream::connect(address).is_ok());
     eventually("it has written its environment", || manager.path("out").exists());
     let text = std::fs::read_to_string(manager.path("out")).expect("a file");
     let said = |line: &str| text.lines().any(|other| other == line);
     assert!(said("LISTEN_FDNAMES=web") && said("LISTEN_FDS=1") && said("EINHORN_FDS=3"), "{text}");
+    std::fs::remove_file(manager.path("out")).expect("a file");
+    let before = manager.workers();
+    assert_eq!(control(&manager.control(), "upgrade"), "ok", "{}", manager.stderr());
+    eventually("the next one has its socket", || manager.path("out").exists());
+    eventually("the old one is gone", || {
+        manager.workers().iter().all(|worker| !before.contains(worker))
+    });
+    let text = std::fs::read_to_string(manager.path("out")).expect("a file");
+    assert!(text.contains("LISTEN_FDNAMES=web\n"), "{text}");
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
@@ -212,6 +221,45 @@ fn a_descriptor_is_passed_on() {
     assert!(code == 0 && log.contains("] socket:["), "{log}");
     let (code, log) = Program::release().args(["run", "--listen", "fd://9", "--", "true"]).run();
     assert!(code == 1 && log.contains("descriptor 9 was not passed"), "{log}");
+}
+
+#[test]
+fn an_upgrade_loses_nothing() {
+    let address = free_port();
+    let installed = Installed::cli();
+    let program = installed.program().args(["run", "--control", "control", "--workers", "2"]);
+    let program =
+        program.args(["--listen", &format!("tcp://{address}"), "--ready", "notify", "--"]);
+    let out = program.path("out");
+    let file = std::fs::File::create(&out).expect("a file");
+    let program = program.with(|command| drop(command.stdout(file)));
+    let mut manager = program.any_worker("notify", "TERM").start();
+    manager.await_ready(2);
+    let is_over = AtomicBool::new(false);
+    let (answers, failures) = thread::scope(|scope| {
+        let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
+        for _ in 0..5 {
+            let before = manager.workers();
+            installed.install(&Program::release_path());
+            assert_eq!(control(&manager.control(), "upgrade"), "ok", "{}", manager.stderr());
+            assert!(installed.is_run_by(manager.process()));
+            eventually("the old ones are gone", || {
+                manager.workers().iter().all(|worker| !before.contains(worker))
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+        loading.join().expect("the load")
+    });
+    assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", manager.stderr());
+    // What the old ones wrote to pipes that came from an earlier version was read to the end.
+    let text = || std::fs::read_to_string(&out).unwrap_or_default();
+    eventually("ten have stopped", || text().matches("] stops\n").count() == 10);
+    assert_eq!(text().matches("] ready\n").count(), 12, "{}", text());
+    installed.install_script("exit 3");
+    let answer = control(&manager.control(), "upgrade");
+    assert!(answer.starts_with("error: ") && answer.contains("exit status 3"), "{answer}");
+    assert!(try_http_get(address).is_ok());
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 #[test]

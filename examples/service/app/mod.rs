@@ -7,12 +7,13 @@ mod reload;
 mod worker;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use release::ipc::Request;
 use release::rt::Driver;
-use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker};
+use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, handed_over, is_worker};
 use serde::{Deserialize, Serialize};
 
 use options::{Configuration, Log, Options};
@@ -56,7 +57,9 @@ fn master<D: Driver>(
 ) -> Result<Exit, Error> {
     let settings = configuration.settings()?;
     settings.log.start()?;
-    let counter = AtomicU64::new(0);
+    // The numbers stay unique when a new version takes over.
+    let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
+    let left = Arc::clone(&counter);
     let (reloads, sizes) = Reloads::new(configuration, &settings);
     let told = reloads.clone();
     let workers =
@@ -76,6 +79,7 @@ fn master<D: Driver>(
     let mut master = Master::new()
         .stop_deadline(settings.stop_deadline)
         .workers(workers)
+        .hand_over(move || left.load(Ordering::Relaxed))
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
         .main(|master| async move {

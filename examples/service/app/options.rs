@@ -29,7 +29,8 @@ and `stop-deadline = 10s`, `background = true`. What stands on the command line 
 reads the file again, for `workers` and `log`.
 
 Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
-replaces all workers without losing a request; TTIN and TTOU start and stop one."
+replaces all workers without losing a request; USR1 does so with the new version of the program at
+the path that it was started by; TTIN and TTOU start and stop one."
 )]
 pub(super) struct Options {
     /// The address to listen on [default: 127.0.0.1:8080]
@@ -47,7 +48,8 @@ pub(super) struct Options {
     /// One master at a time: a file that is locked while it runs and holds its pid
     #[arg(long, value_name = "PATH")]
     lock_file: Option<PathBuf>,
-    /// A Unix socket that answers `ping`, `status`, `reload`, `scale N` and `broadcast TEXT`
+    /// A Unix socket that answers `ping`, `status`, `reload`, `upgrade`, `scale N` and
+    /// `broadcast TEXT`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Run as a daemon; exit status 0 says that the service is accepting

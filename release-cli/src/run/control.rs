@@ -94,7 +94,7 @@ pub(super) async fn answer(master: &MasterHandle, level: Level, request: String)
             Ok(id) => outcome(master.restart(id).await),
             Err(_) => "error: say which worker: `restart ID`".to_owned(),
         },
-        ("upgrade", "") => "error: an upgrade in place is not possible; start anew".to_owned(),
+        ("upgrade", "") => outcome(master.upgrade().await),
         ("stop", "") => {
             master.stop();
             "ok".to_owned()

@@ -19,6 +19,9 @@ use crate::ipc::serve::serve;
 use crate::ipc::{Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
 
+#[cfg(test)]
+mod tests;
+
 /// What the supervisor hears from a connection.
 pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
 

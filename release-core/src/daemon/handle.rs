@@ -32,6 +32,8 @@ pub struct MasterHandle {
 pub(crate) enum Command {
     Stop,
     Change(Change, Asker),
+    /// Somebody who waited for the upgrade in the version before still does.
+    Rejoin(Asker),
 }
 
 /// What one worker does at the moment; see [`MasterHandle::status`].
@@ -165,9 +167,51 @@ impl MasterHandle {
         self.change(Change::Restart { id: WorkerId(worker) }).await
     }
 
+    /// Puts a new version of the program in the place of this one, as SIGUSR1 does, and waits until
+    /// its workers serve.
+    ///
+    /// The file at the path that this process was started by is tried first: it is started as a child,
+    /// with the same arguments, environment and working directory, and says in
+    /// [`Master::run`](crate::Master::run) whether it could take over; a path through a symbolic link
+    /// leads where the link points now. Then it becomes the master by exec: process number, lock
+    /// file, control sockets, sockets of [`Workers::listen`](crate::Workers::listen), workers and
+    /// their connections with what is asked on them all stay. At last every worker is replaced by one
+    /// of the new version, under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy).
+    ///
+    /// The future that waits ends with this version of the program, and so does every other task of
+    /// the master; the main task begins anew in the next. A request on a control socket whose
+    /// handler waits here is answered all the same: the new version calls its handler for the same
+    /// request again, and there this method waits for the end of the upgrade that is under way. What
+    /// a handler does before it calls this is done twice.
+    ///
+    /// Upgrades that meet before the new version has taken over are one. One that comes later follows.
+    ///
+    /// # Errors
+    ///
+    /// With the reason. The master is as it was, with its version and workers, when the new version
+    /// cannot be started, is no version of this program, hangs for 10 seconds, or says that it cannot
+    /// take over; when a handler is not done within 5 seconds; when exec fails; when the master
+    /// stops. When the new version's workers fail, the old workers go on, under the new master.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the upgrade goes on.
+    pub async fn upgrade(&self) -> Result<(), Error> {
+        if self.asking.as_ref().is_some_and(|asking| asking.waited) {
+            return self.ask(Command::Rejoin).await;
+        }
+        self.change(Change::Upgrade).await
+    }
+
     async fn change(&self, change: Change) -> Result<(), Error> {
+        self.ask(|asker| Command::Change(change, asker)).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(Asker) -> Command) -> Result<(), Error> {
+        // A change that has not begun when a new version takes over is asked for there.
+        let _waiting = self.wait_for_upgrade();
         let (asker, answer) = oneshot::channel();
-        (self.send)(Command::Change(change, asker));
+        (self.send)(command(asker));
         let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
         answer.await.unwrap_or_else(ended)
     }

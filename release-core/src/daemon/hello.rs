@@ -72,12 +72,27 @@ pub(crate) struct Types {
 }
 
 impl Types {
+    /// Those of a worker with such a context; the connection knows the others.
+    pub(crate) fn of_context(context: String) -> Self {
+        Self { context, ..Self::of::<(), (), ()>() }
+    }
+
     pub(crate) fn of<Context, ToMaster, ToWorker>() -> Self {
         Self {
             context: type_name::<Context>().to_owned(),
             to_master: type_name::<ToMaster>().to_owned(),
             to_worker: type_name::<ToWorker>().to_owned(),
         }
+    }
+
+    /// What the new version of a master and its running workers do not call by the same name.
+    pub(crate) fn difference(&self, running: &Self) -> Option<String> {
+        let pairs = [
+            ("requests to the master", &self.to_master, &running.to_master),
+            ("requests to the worker", &self.to_worker, &running.to_worker),
+        ];
+        let (what, new, old) = pairs.into_iter().find(|(_, new, old)| new != old)?;
+        Some(format!("{what}: running workers have `{old}`, the new version `{new}`"))
     }
 
     /// What differs, in words; `None` when nothing does.

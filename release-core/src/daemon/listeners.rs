@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{Gid, Uid, fchownat};
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::ipc::Descriptor;
 use crate::net::{Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix};
 use crate::supervise::WorkerId;
-use crate::sys::fds::{set_blocking, set_cloexec, set_nonblocking};
+use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 const BACKLOG: u32 = 1024;
@@ -22,9 +24,22 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) name: String,
+    /// The address that was asked for, in words.
+    requested: String,
     sockets: Sockets,
     /// Whether an accept waits: what programs expect that were not told otherwise.
     is_blocking: bool,
+}
+
+/// A socket that the next version of the program gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptListener {
+    /// Of which group, by which name, and where: the next version asks for the same, or gets none.
+    key: [String; 3],
+    /// The worker that has it for itself, and the port that it shares with others.
+    worker: Option<(u32, u16)>,
+    socket: Descriptor,
+    file: Option<FileIdentity>,
 }
 
 #[derive(Debug)]
@@ -40,19 +55,20 @@ enum Sockets {
 
 impl Listener {
     pub(super) fn given(name: String, socket: OwnedFd) -> Self {
-        Self::new(name, Sockets::Given(socket))
+        Self::new(name, String::new(), Sockets::Given(socket))
     }
 
     pub(super) fn shared(name: String, address: ListenOn) -> Self {
-        Self::new(name, Sockets::Shared { address, opened: None })
+        Self::new(name, String::new(), Sockets::Shared { address, opened: None })
     }
 
     pub(super) fn each(name: String, address: Inet) -> Self {
-        Self::new(name, Sockets::Each { address, opened: BTreeMap::new() })
+        let requested = address.to_string();
+        Self::new(name, requested, Sockets::Each { address, opened: BTreeMap::new() })
     }
 
-    fn new(name: String, sockets: Sockets) -> Self {
-        Self { name, sockets, is_blocking: false }
+    fn new(name: String, requested: String, sockets: Sockets) -> Self {
+        Self { name, requested, sockets, is_blocking: false }
     }
 
     /// Makes it independent of what a start in the background changes.
@@ -68,6 +84,7 @@ impl Listener {
                 if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
                     *path = super::control::absolute(path)?;
                 }
+                self.requested = address.to_string();
                 Ok(())
             }
             Sockets::Each { .. } => Ok(()),
@@ -106,10 +123,67 @@ impl Listener {
         }
     }
 
+    /// By which the next version knows it again; a socket of the program's own making has none.
+    pub(super) fn key(&self, group: &str) -> Option<[String; 3]> {
+        let is_given = matches!(self.sockets, Sockets::Given(_));
+        (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
+    }
+
+    /// The sockets that are open; a socket of the program's own making is not among them.
+    pub(super) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
+        let keep = |socket: &OwnedFd, worker, file| {
+            let socket = duplicate_from(socket.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate a listener", error))?;
+            let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
+            Ok(KeptListener { key, worker, socket: socket.into(), file })
+        };
+        match &self.sockets {
+            Sockets::Given(_) => Ok(Vec::new()),
+            Sockets::Shared { opened, .. } => {
+                let opened = opened.iter();
+                opened.map(|(it, file)| keep(it, None, file.as_ref().map(|it| it.file))).collect()
+            }
+            Sockets::Each { address, opened } => {
+                let port = address.port();
+                opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
+            }
+        }
+    }
+
+    /// Takes over what an earlier version of the program has opened for this listener.
+    pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>) {
+        let key = [group, &self.name, &self.requested];
+        let is_own = |one: &mut KeptListener| one.key.iter().eq(&key);
+        for KeptListener { worker, socket, file, .. } in kept.extract_if(.., is_own) {
+            match (&mut self.sockets, worker) {
+                (Sockets::Shared { address, opened }, None) => {
+                    let file = file.and_then(|file| SocketFile::of(&address.address, file));
+                    *opened = Some((socket.into(), file));
+                }
+                (Sockets::Each { address, opened }, Some((id, port))) => {
+                    address.set_port(port);
+                    opened.insert(WorkerId(id), socket.into());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Closes the sockets of workers that are not wanted any more: nobody would accept on them.
     pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
         if let Sockets::Each { opened, .. } = &mut self.sockets {
             opened.retain(|id, _| is_wanted(*id));
+        }
+    }
+}
+
+impl KeptListener {
+    /// Nobody asks for it any more.
+    pub(super) fn give_up(self) {
+        let [group, listener, address] = &self.key;
+        tracing::info!(group, listener, address, "not listening any more");
+        if let Some(file) = self.file {
+            drop(SocketFile { path: address.into(), file });
         }
     }
 }
@@ -119,6 +193,15 @@ impl Listener {
 struct SocketFile {
     path: PathBuf,
     file: FileIdentity,
+}
+
+impl SocketFile {
+    fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
+        match address {
+            AnyAddress::Unix(Unix::Path(path)) => Some(Self { path: path.clone(), file }),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for SocketFile {

@@ -11,8 +11,11 @@ use super::control::{BoundControlSocket, ControlSocket, absolute};
 use super::detach::{Daemon, refuse_threads};
 use super::handle::MasterHandle;
 use super::plan::{Bind, BoxedTask, Control, Plan, Start};
+use super::upgrade::{self, HandOver, Heritage, Origin, heritage};
 use super::workers::IntoGroup;
 use super::{Exit, Workers};
+use serde::Serialize;
+
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
 use crate::rt::{Driver, Rt};
@@ -51,6 +54,7 @@ pub struct Master {
     stop_deadline: Duration,
     exit_with_signal: bool,
     forward_signals: bool,
+    hand_over: Option<HandOver>,
 }
 
 impl fmt::Debug for Master {
@@ -84,6 +88,7 @@ impl Master {
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
             forward_signals: false,
+            hand_over: None,
         }
     }
 
@@ -257,25 +262,58 @@ impl Master {
         self
     }
 
+    /// What the next version of the program gets from this one in an upgrade
+    /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
+    /// the master has beside its workers.
+    ///
+    /// It is taken when no request is being answered any more, right before the new version takes
+    /// over, and once before for its trial. The type has the same name in both versions, and an
+    /// encoding that both understand.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use release_core::{Master, handed_over};
+    ///
+    /// let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
+    /// let master = Master::new().hand_over(move || counter.load(Ordering::Relaxed));
+    /// # let _ = master;
+    /// # Ok::<(), release_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hand_over<T: Serialize>(mut self, value: impl Fn() -> T + Send + 'static) -> Self {
+        self.hand_over = Some(upgrade::hand_over(value));
+        self
+    }
+
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR1 and USR2, which would
-    /// end a process that does not expect them, are ignored unless the program handles them itself.
+    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2, which would end a process
+    /// that does not expect it, is ignored unless the program handles it itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
     /// [`background`](Master::background) it reaches the launcher as well.
     pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
-        let plan = match self.prepare() {
-            Ok(plan) => plan,
+        let heritage = match heritage() {
+            Ok(heritage) => heritage,
             Err(error) => return error.into(),
         };
-        let mut plan = match plan.enter_background() {
+        let plan = self.prepare(heritage);
+        if let Heritage::Trial(before, answer) = heritage {
+            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        }
+        let before = heritage.take();
+        let summary = before.as_ref().map(|(summary, _)| *summary);
+        let mut plan = match plan.and_then(|plan| plan.enter_background(summary)) {
             Ok(plan) => plan,
             Err(error) => return error.into(),
         };
         let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher);
+        let ended = plan.run(driver, &mut launcher, before);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
             launcher.fail(error);
         }
@@ -283,7 +321,7 @@ impl Master {
     }
 
     /// Everything that can be wrong with the settings, before anything has happened.
-    fn prepare(self) -> Result<Plan, Error> {
+    fn prepare(self, heritage: &Heritage) -> Result<Plan, Error> {
         refuse_threads()?;
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
@@ -301,6 +339,8 @@ impl Master {
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
             forward_signals: self.forward_signals,
+            origin: Origin::here(heritage.executable())?,
+            hand_over: self.hand_over,
         })
     }
 }

@@ -2,17 +2,20 @@
 
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::unistd::read;
+use serde::{Deserialize, Serialize};
 
 use super::WorkerInfo;
 use crate::Error;
+use crate::ipc::Descriptor;
 use crate::rt::{Direction, Io, Progress, Rt};
+use crate::sys::fds::duplicate_from;
 
 /// Where a line was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,34 +72,24 @@ impl Pipes {
 
     /// Keeps the reading ends alone.
     pub(crate) fn watch(self, rt: &Rt, worker: WorkerInfo) -> io::Result<Output> {
-        let [out, error] = self.ours;
-        let pipe = |end: PipeReader, stream| {
-            Ok::<_, io::Error>(Pipe {
-                io: Some(rt.register(end.into())?),
-                line: Vec::new(),
-                stream,
-            })
-        };
-        Ok(Output {
-            pipes: [pipe(out, OutputStream::Out)?, pipe(error, OutputStream::Error)?],
-            writer: Writer {
-                rt: rt.clone(),
-                worker,
-                sink: self.sink,
-                began: rt.now(),
-                lines: 0,
-                dropped: 0,
-            },
-        })
+        let ends = self.ours.map(|end| (Some(OwnedFd::from(end)), Vec::new()));
+        Output::new(rt, worker, &self.sink, ends)
     }
 }
 
-/// What a running process writes.
+/// What a running process writes. A clone is the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Output(Arc<Mutex<State>>);
+
 #[derive(Debug)]
-pub(crate) struct Output {
+struct State {
     pipes: [Pipe; 2],
     writer: Writer,
 }
+
+/// An output on its way to the next version of the program: the pipes, and the lines that began.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptOutput([(Option<Descriptor>, Vec<u8>); 2]);
 
 #[derive(Debug)]
 struct Pipe {
@@ -123,28 +116,60 @@ impl fmt::Debug for Writer {
     }
 }
 
+impl KeptOutput {
+    pub(crate) fn thaw(self, rt: &Rt, worker: WorkerInfo, sink: &Sink) -> io::Result<Output> {
+        Output::new(rt, worker, sink, self.0.map(|(end, line)| (end.map(Into::into), line)))
+    }
+}
+
 impl Output {
+    fn new(
+        rt: &Rt,
+        worker: WorkerInfo,
+        sink: &Sink,
+        ends: [(Option<OwnedFd>, Vec<u8>); 2],
+    ) -> io::Result<Self> {
+        let [out, error] = ends;
+        let pipe = |(end, line): (Option<OwnedFd>, Vec<u8>), stream| {
+            let io = end.map(|end| rt.register(end)).transpose()?;
+            Ok::<_, io::Error>(Pipe { io, line, stream })
+        };
+        let pipes = [pipe(out, OutputStream::Out)?, pipe(error, OutputStream::Error)?];
+        let (rt, sink, began) = (rt.clone(), Arc::clone(sink), rt.now());
+        let writer = Writer { rt, worker, sink, began, lines: 0, dropped: 0 };
+        Ok(Self(Arc::new(Mutex::new(State { pipes, writer }))))
+    }
+
+    /// For the next version of the program. Nothing is read afterwards.
+    pub(crate) fn freeze(&self) -> Result<KeptOutput, Error> {
+        let keep = |pipe: &Pipe| {
+            let end = pipe.io.as_ref().map(|io| duplicate_from(io.as_fd(), 3)).transpose();
+            let end = end.map_err(|error| Error::system("cannot duplicate a pipe", error))?;
+            Ok::<_, Error>((end.map(Into::into), pipe.line.clone()))
+        };
+        let State { pipes: [out, error], .. } = &*self.state();
+        Ok(KeptOutput([keep(out)?, keep(error)?]))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Passes lines on until `end` is done, and then those that are in the pipes at that moment:
     /// processes that the worker leaves behind may hold the pipes open for ever.
-    pub(crate) async fn pass_on_until<T>(mut self, end: impl Future<Output = T>) -> T {
+    pub(crate) async fn pass_on_until<T>(self, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
         let ended = std::future::poll_fn(|cx| {
             let ended = end.as_mut().poll(cx);
-            self.poll(cx, READS_PER_TURN);
+            let State { pipes, writer } = &mut *self.state();
+            pipes.iter_mut().for_each(|pipe| pipe.poll(cx, READS_PER_TURN, writer));
             ended
         });
         let ended = ended.await;
-        let Self { pipes, writer } = &mut self;
+        let State { pipes, writer } = &mut *self.state();
         pipes.iter_mut().for_each(|pipe| pipe.empty(writer));
         writer.tell_dropped();
         ended
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, most: usize) {
-        let Self { pipes, writer } = self;
-        for pipe in pipes {
-            pipe.poll(cx, most, writer);
-        }
     }
 }
 

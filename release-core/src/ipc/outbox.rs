@@ -246,8 +246,8 @@ mod tests {
         assert_eq!(outbox.unsent(), b"\0\0\0\x04next");
     }
 
-    fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> std::io::PipeReader {
-        let (reader, writer) = std::io::pipe().unwrap();
+    fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> io::PipeReader {
+        let (reader, writer) = io::pipe().unwrap();
         push(outbox, payload).unwrap();
         outbox.attach((0..count).map(|_| writer.try_clone().unwrap().into()).collect());
         reader

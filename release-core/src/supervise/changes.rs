@@ -74,6 +74,14 @@ impl Askers {
         Event::Change { ticket, change }
     }
 
+    /// Somebody waits for a change that was asked for in the version before.
+    pub(super) fn rejoin(&mut self, asker: Asker) -> Event {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.waiting.insert(ticket, asker);
+        Event::Rejoin { ticket }
+    }
+
     /// Nobody waits for what a signal asks for.
     pub(super) fn enter_signal(&mut self, change: Change) -> Event {
         self.last += 1;

@@ -38,7 +38,9 @@ pub enum Ready {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
-    intensity: Intensity,
+    pub(super) intensity: Intensity,
+    /// The size that the program asked for.
+    pub(super) configured: u32,
     /// The change of its size that is under way.
     pub(super) resize: Option<Resize>,
 }
@@ -53,7 +55,7 @@ pub(super) struct Resize {
 
 impl Group {
     pub(super) fn new(spec: GroupSpec) -> Self {
-        Self { spec, intensity: Intensity::default(), resize: None }
+        Self { configured: spec.size, spec, intensity: Intensity::default(), resize: None }
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.

@@ -44,6 +44,12 @@ pub(super) fn log(report: &Report) {
             tracing::error!(generation, reason, "the reload failed and is rolled back");
         }
         Report::ReloadRefused { reason } => tracing::error!(reason, "the reload was refused"),
+        Report::Upgrading => tracing::info!("an upgrade begins: the new version is tried"),
+        Report::Upgraded { generation } => tracing::info!(generation, "upgraded"),
+        Report::UpgradeRefused { reason } => tracing::error!(reason, "the upgrade was refused"),
+        Report::UpgradeRolledBack { generation, reason } => {
+            tracing::error!(generation, reason, "the upgrade failed: the old workers go on");
+        }
         Report::Resized { group, size } => tracing::info!(group, size, "resized"),
         Report::Failing { reason } => tracing::error!(reason, "the master stops"),
     }

@@ -77,6 +77,7 @@ mod group;
 mod intensity;
 mod jitter;
 mod journal;
+mod moments;
 mod orphans;
 mod policy;
 mod pool;

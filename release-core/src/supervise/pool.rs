@@ -3,6 +3,8 @@
 mod changes;
 mod deaths;
 mod rollout;
+mod snapshot;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use super::{
     WorkerStatus,
 };
 use rollout::Rollout;
+use upgrade::Upgrade;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub struct Pool {
     rollout: Option<Rollout>,
     /// Who asked for a reload since that one began.
     reloads: Vec<Ticket>,
+    upgrade: Upgrade,
     /// Whether every worker has been ready once.
     all_ready: bool,
     /// Why the pool fails, once it does.
@@ -71,6 +75,7 @@ impl Pool {
             latest: 1,
             rollout: None,
             reloads: Vec::new(),
+            upgrade: Upgrade::default(),
             all_ready: false,
             failure: None,
             killed: 0,
@@ -102,9 +107,13 @@ impl Pool {
     pub fn deadline(&self) -> Option<Instant> {
         match self.mode {
             Mode::Idle | Mode::Killing(_) | Mode::Done => None,
-            Mode::Running => self.workers.iter().filter_map(Worker::timer).min(),
+            Mode::Running => {
+                // What is due is started when the upgrade was refused, or by the new version.
+                let starts = self.may_start();
+                self.workers.iter().filter_map(|worker| worker.timer(starts)).min()
+            }
             Mode::Stopping { kill_at } => {
-                self.workers.iter().filter_map(Worker::timer).chain([kill_at]).min()
+                self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
             }
         }
     }
@@ -167,11 +176,19 @@ impl Pool {
             }
             (_, E::Fail { reason }) => self.fail(reason, now, actions),
             (Mode::Running, E::Change { ticket, change }) => {
-                self.change(ticket, change, now, actions);
+                if let Some((ticket, change)) = self.hold(ticket, change) {
+                    self.change(ticket, change, now, actions);
+                }
             }
             (_, E::Change { ticket, .. }) => refuse(ticket, "the pool does not run", actions),
             (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, actions),
+            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, actions),
+            (Mode::Running, E::NotHandedOver { reason }) => {
+                self.not_handed_over(&reason, now, actions);
+            }
+            (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
             (_, E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (_, E::Tried(_) | E::NotHandedOver { .. }) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
     }
@@ -219,7 +236,7 @@ impl Pool {
             }
             self.count_killed(killed);
         }
-        if self.is_running() {
+        if self.is_running() && self.may_start() {
             self.start_what_is_missing(now, actions);
         }
     }
@@ -239,6 +256,7 @@ impl Pool {
                 }
                 self.conclude_changes(actions);
                 self.conclude_rollout(actions);
+                self.advance_upgrade(actions);
                 self.begin_rollout(actions);
             }
             Mode::Stopping { .. } | Mode::Killing(_) => {
@@ -309,6 +327,9 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::StopNow
         | E::Change { .. }
         | E::Prepared(_)
+        | E::Tried(_)
+        | E::NotHandedOver { .. }
+        | E::Rejoin { .. }
         | E::Fail { .. }
         | E::Tick => None,
     }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::policy::LONGEST;
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
 /// A process, or the wish for one.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Process {
     pub(super) generation: u32,
     pub(super) stage: Stage,
@@ -15,22 +17,36 @@ pub(super) struct Process {
     /// Whether somebody asked for another process in its place, of the same generation.
     pub(super) is_stale: bool,
     /// When what it does, as the status shows it, began.
+    #[serde(with = "super::moments")]
     since: Instant,
+    #[serde(with = "super::moments")]
     ready_at: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// It was asked for; the answer is on its way.
     Spawning,
     /// Not ready yet.
-    Starting { pid: i32, until: Instant },
+    Starting {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        until: Instant,
+    },
     /// At work, and in its canary time.
-    Trial { pid: i32, until: Instant },
+    Trial {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        until: Instant,
+    },
     /// At work.
     Ready { pid: i32 },
     /// Asked to end.
-    Stopping { pid: i32, kill_at: Instant },
+    Stopping {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        kill_at: Instant,
+    },
     /// Killed, but not reaped yet.
     Killed { pid: i32, reason: KillReason },
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Exit, WorkerId};
 
 /// Something that the log should say.
@@ -87,6 +89,25 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// A new version of the program is tried, to take this one's place.
+    Upgrading,
+    /// The new version has taken over: its generation serves.
+    Upgraded {
+        /// The number of the generation.
+        generation: u32,
+    },
+    /// The new version was not taken, and everything goes on as before.
+    UpgradeRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The new version is the master, but its workers failed: those before them go on.
+    UpgradeRolledBack {
+        /// The number of the generation that failed.
+        generation: u32,
+        /// Why.
+        reason: String,
+    },
     /// A group is to have another number of workers.
     Resized {
         /// The name of the group.
@@ -102,7 +123,7 @@ pub enum Report {
 }
 
 /// Why the pool kills a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum KillReason {
     /// It took longer than this to become ready.

@@ -77,6 +77,8 @@ impl Process {
 /// The pool in its world. See the [module](self).
 pub struct Simulation {
     pool: Pool,
+    groups: Vec<GroupSpec>,
+    stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
     start: Instant,
     now: Instant,
@@ -86,6 +88,9 @@ pub struct Simulation {
     launched: u32,
     planned: u32,
     preparation: Result<(), String>,
+    trial: Result<(), String>,
+    /// The changes that have no answer yet.
+    asked: BTreeMap<Ticket, Change>,
     answers: BTreeMap<Ticket, Result<(), String>>,
     tickets: u64,
     history: Vec<(Duration, Action)>,
@@ -112,7 +117,9 @@ impl Simulation {
     ) -> Self {
         let start = Instant::now();
         let mut world = Self {
-            pool: Pool::new(groups, stop_deadline, seed),
+            pool: Pool::new(groups.clone(), stop_deadline, seed),
+            groups,
+            stop_deadline,
             script: Box::new(script),
             start,
             now: start,
@@ -121,6 +128,8 @@ impl Simulation {
             launched: 0,
             planned: 0,
             preparation: Ok(()),
+            trial: Ok(()),
+            asked: BTreeMap::new(),
             answers: BTreeMap::new(),
             tickets: 0,
             history: Vec::new(),
@@ -141,6 +150,10 @@ impl Simulation {
         }
         let mut actions = Vec::new();
         self.pool.on(event, self.now, &mut actions);
+        self.obey(actions);
+    }
+
+    fn obey(&mut self, actions: Vec<Action>) {
         for action in actions {
             self.history.push((self.time(), action.clone()));
             self.carry_out(action);
@@ -151,6 +164,7 @@ impl Simulation {
     pub fn change(&mut self, change: Change) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
+        self.asked.insert(ticket, change.clone());
         self.tell(Event::Change { ticket, change });
         ticket
     }
@@ -164,6 +178,12 @@ impl Simulation {
     /// How reloads are prepared from now on: an error refuses them.
     pub fn prepare_with(&mut self, outcome: Result<(), String>) {
         self.preparation = outcome;
+    }
+
+    /// How new versions of the program do from now on when they are tried: an error refuses the
+    /// upgrade.
+    pub fn try_with(&mut self, outcome: Result<(), String>) {
+        self.trial = outcome;
     }
 
     /// Jumps to the next moment at which something happens. False when nothing ever will.
@@ -249,10 +269,47 @@ impl Simulation {
                 let outcome = self.preparation.clone();
                 self.plan(Duration::ZERO, Event::Prepared(outcome));
             }
+            Action::TryUpgrade => self.plan(Duration::ZERO, Event::Tried(self.trial.clone())),
             Action::Answer { ticket, outcome } => {
+                self.asked.remove(&ticket);
                 self.answers.insert(ticket, outcome);
             }
+            Action::HandOver => self.take_over(),
             Action::Report(_) | Action::AllReady | Action::Done(_) => {}
+        }
+    }
+
+    /// The new version is the same with another pool. Whoever waits asks it again.
+    fn take_over(&mut self) {
+        let mut actions = Vec::new();
+        let successor = self.pool.snapshot(self.now).and_then(|snapshot| {
+            let groups = self.groups.clone();
+            Pool::succeed(groups, &snapshot, self.stop_deadline, self.now, &mut actions)
+        });
+        match successor {
+            Ok(pool) => self.pool = pool,
+            Err(error) => {
+                let reason = error.report();
+                return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
+            }
+        }
+        self.obey(actions);
+        self.tell(Event::Start);
+        for (ticket, change) in self.asked.clone() {
+            self.tell(match change {
+                Change::Upgrade => Event::Rejoin { ticket },
+                change => Event::Change { ticket, change },
+            });
+        }
+    }
+
+    /// Lets the pool go through a snapshot, if no change is under way.
+    #[cfg(test)]
+    pub(super) fn restore(&mut self) {
+        if self.pool.is_quiet() && !self.pool.is_upgrading() {
+            let snapshot = self.pool.snapshot(self.now).unwrap();
+            let groups = self.groups.clone();
+            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline, self.now).unwrap();
         }
     }
 

@@ -4,6 +4,8 @@ mod steps;
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::process::Process;
 use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
 
@@ -16,7 +18,7 @@ pub(super) enum Role {
 }
 
 /// A worker, over all its processes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     /// The index of its group, and its place in it.
@@ -27,16 +29,20 @@ pub(super) struct Worker {
     /// The process that does its job.
     pub(super) serving: Option<Process>,
     /// When the next one is due, if there is none and one is wanted.
+    #[serde(with = "super::moments")]
     due: Option<Instant>,
     /// Since when there is none; never before the pool was started.
+    #[serde(with = "super::moments")]
     idle_since: Option<Instant>,
     /// The process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
     /// When a replacement is tried again after one that failed.
+    #[serde(with = "super::moments")]
     retry_at: Option<Instant>,
     /// Processes that were told to end because they are not wanted any more.
     pub(super) draining: Vec<Process>,
     /// Who waits for a restart of this worker.
+    #[serde(skip)]
     pub(super) restarting: Vec<Ticket>,
     /// How its last process ended, when it is to have no other: in words when that was a failure.
     pub(super) last_end: Option<Result<(), String>>,
@@ -104,9 +110,11 @@ impl Worker {
         }
     }
 
-    /// When the passing of time alone changes something, as long as the pool runs.
-    pub(super) fn timer(&self) -> Option<Instant> {
-        self.processes().filter_map(Process::timer).chain(self.due).chain(self.retry_at).min()
+    /// When the passing of time alone changes something, as long as the pool runs; processes may be
+    /// `started` or not.
+    pub(super) fn timer(&self, started: bool) -> Option<Instant> {
+        let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
+        self.processes().filter_map(Process::timer).chain(starts).min()
     }
 
     /// Whether it has neither a process nor the wish for one.

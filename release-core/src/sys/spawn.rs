@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
@@ -21,14 +22,27 @@ pub(crate) const FIRST_PASSED: RawFd = 3;
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) program: CString,
+    /// An executable that is run whatever is at the path of `program`.
+    pub(crate) image: Option<Arc<OwnedFd>>,
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`; nothing else is in the environment of the new process,
     pub(crate) environment: Vec<CString>,
     /// unless it is to find its own pid there, as `LISTEN_PID`.
     pub(crate) listen_pid: bool,
     pub(crate) resources: Resources,
-    /// `None` keeps the user of this process; root then keeps its capabilities, too.
-    pub(crate) credentials: Option<Credentials>,
+    /// Another working directory.
+    pub(crate) directory: Option<CString>,
+    pub(crate) identity: Identity,
+}
+
+/// Who a new process is.
+#[derive(Clone, Debug)]
+pub(crate) enum Identity {
+    /// The same as this process, with all that it may.
+    Same,
+    /// The same user. A process that is not root may have been given capabilities: they are its own.
+    Powerless,
+    Other(Credentials),
 }
 
 /// A process that is about to run its program.
@@ -70,8 +84,9 @@ impl std::fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {}
 
 /// The calls that can fail in the child; their index is what travels through the error pipe.
-const CALLS: [&str; 23] = [
+const CALLS: [&str; 24] = [
     "dup2",
+    "chdir",
     "close_range",
     "sched_setaffinity",
     "sched_getaffinity",
@@ -172,12 +187,16 @@ struct Prepared<'a> {
     /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
     /// dup2 overwrites a later source.
     descriptors: Vec<(RawFd, OwnedFd)>,
+    image: Option<OwnedFd>,
     error: OwnedFd,
     /// What the error pipe will have: the first number after those.
     first_free: RawFd,
     /// The number that the error pipe has in the child by now.
     error_number: Cell<RawFd>,
 }
+
+/// The error pipe and the executable come after what is passed.
+const OWN: RawFd = 2;
 
 impl<'a> Prepared<'a> {
     fn new(
@@ -188,7 +207,7 @@ impl<'a> Prepared<'a> {
         let numbers = descriptors.iter().map(|(number, _)| number + 1);
         let first_free = numbers.chain([FIRST_PASSED]).max().unwrap_or(FIRST_PASSED);
         let duplicate =
-            |fd| fds::duplicate_from(fd, first_free + 1).map_err(here("fcntl(F_DUPFD)"));
+            |fd| fds::duplicate_from(fd, first_free + OWN).map_err(here("fcntl(F_DUPFD)"));
         let descriptors = descriptors
             .iter()
             .map(|(number, source)| Ok((*number, duplicate(*source)?)))
@@ -198,6 +217,7 @@ impl<'a> Prepared<'a> {
         let own_pid = command.listen_pid.then(|| pid_entry.as_ptr().cast());
         Ok(Self {
             command,
+            image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
             argv: pointers(&command.arguments, None),
             envp: pointers(&command.environment, own_pid),
             pid_entry,
@@ -223,26 +243,34 @@ impl<'a> Prepared<'a> {
         // Before the limits, one of which is how high a descriptor's number may be.
         self.place_descriptors()?;
         self.command.resources.apply()?;
-        match &self.command.credentials {
-            Some(credentials) => credentials.assume()?,
-            // A master that is not root may have been given capabilities: they are its own.
-            None if !nix::unistd::geteuid().is_root() => creds::leave_capabilities()?,
-            None => {}
+        if let Some(directory) = &self.command.directory {
+            // SAFETY: a NUL-ended string that is alive in self.
+            check("chdir", unsafe { libc::chdir(directory.as_ptr()) }.into())?;
+        }
+        match &self.command.identity {
+            Identity::Same => {}
+            Identity::Powerless => creds::leave_capabilities()?,
+            Identity::Other(credentials) => credentials.assume()?,
         }
         // After the change of user, which clears it.
         die_with(parent)?;
         if self.command.listen_pid {
             self.write_pid();
         }
-        // SAFETY: the three are NUL-ended strings and NULL-ended arrays of them, alive in self.
-        unsafe {
-            libc::execve(self.command.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr())
-        };
+        let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
+        if self.image.is_some() {
+            let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
+            // SAFETY: the strings are NUL-ended and the arrays of them NULL-ended, alive in self.
+            unsafe { libc::syscall(libc::SYS_execveat, image, c"".as_ptr(), argv, envp, flags) };
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::execve(self.command.program.as_ptr(), argv, envp) };
+        }
         Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
-    /// Each gets the number that it is to have, the error pipe comes right after, the rest is closed;
-    /// whatever lies in between is this program's own, and close-on-exec.
+    /// Each gets the number that it is to have, the error pipe and the executable come right after,
+    /// the rest is closed; whatever lies in between is this program's own, and close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
         for (number, source) in &self.descriptors {
             // SAFETY: integers; what is overwritten is this child's copy.
@@ -250,11 +278,14 @@ impl<'a> Prepared<'a> {
             check("dup2", done.into())?;
         }
         let next = self.first_free;
-        // SAFETY: as above.
-        let moved = unsafe { libc::dup3(self.error.as_raw_fd(), next, libc::O_CLOEXEC) };
-        check("dup2", moved.into())?;
+        for (source, target) in [Some(&self.error), self.image.as_ref()].into_iter().zip(next..) {
+            let Some(source) = source else { continue };
+            // SAFETY: as above.
+            let moved = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
+            check("dup2", moved.into())?;
+        }
         self.error_number.set(next);
-        let first = libc::c_long::from(next) + 1;
+        let first = libc::c_long::from(next + OWN);
         // SAFETY: closes this child's copies only; it never returns to code that owns them.
         let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
         check("close_range", closed).map(drop)

@@ -102,6 +102,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     let (word, number) = words.split_once(' ').unwrap_or((words, ""));
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
+        ("upgrade", _) => master.upgrade().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,
         _ => {

@@ -40,11 +40,13 @@ pub(super) struct FrozenConnection {
     pub(super) link: Frozen,
     peer: (i32, u32, u32),
     pub(super) asked: bool,
+    /// Whether its first request waits for the end of the upgrade.
+    pub(super) waits: bool,
 }
 
 impl FrozenConnection {
-    pub(super) fn new(link: Frozen, peer: Credentials, asked: bool) -> Self {
-        Self { link, peer: (peer.pid, peer.uid, peer.gid), asked }
+    pub(super) fn new(link: Frozen, peer: Credentials, asked: bool, waits: bool) -> Self {
+        Self { link, peer: (peer.pid, peer.uid, peer.gid), asked, waits }
     }
 
     pub(super) fn credentials(&self) -> Credentials {
@@ -54,6 +56,10 @@ impl FrozenConnection {
 }
 
 impl Served {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Nobody is connected, and no request begun, from now on. Requests that were begun are
     /// answered; one that waits for the upgrade goes on waiting.
     pub(crate) fn pause(&self) {

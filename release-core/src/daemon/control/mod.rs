@@ -24,6 +24,8 @@ mod connection;
 mod handover;
 mod pause;
 mod seats;
+#[cfg(test)]
+mod tests;
 
 use connection::Connection;
 use handover::FrozenConnection;
@@ -265,9 +267,19 @@ impl<C> BoundControlSocket<C> {
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         for kept in std::mem::take(&mut self.kept) {
-            let (asked, credentials) = (kept.asked, kept.credentials());
-            if let Ok(link) = Link::thaw(rt, kept.link) {
-                self.connect(rt, link, self.seats.keep(asked, rt.now()), credentials, &handler);
+            let (asked, waits, credentials) = (kept.asked, kept.waits, kept.credentials());
+            // Fewer may be admitted than before.
+            if !self.admits(credentials.uid) {
+                continue;
+            }
+            match Link::thaw(rt, kept.link) {
+                Ok(link) => {
+                    let seat = self.seats.keep(asked, waits, rt.now());
+                    self.connect(rt, link, seat, credentials, &handler);
+                }
+                Err(error) => {
+                    tracing::warn!(reason = error.report(), "a control connection was not kept");
+                }
             }
         }
         let mut refusals = Seldom::default();

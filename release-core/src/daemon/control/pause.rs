@@ -65,7 +65,7 @@ impl Seats {
         pause.listener.get_or_insert_with(|| duplicate_from(listener.as_fd(), 3));
         let waiter = pause.waiter.take();
         drop(taken);
-        waiter.map(Waker::wake);
+        waiter.into_iter().for_each(Waker::wake);
         Poll::Pending
     }
 
@@ -86,7 +86,7 @@ impl Seats {
         let accepting = taken.pause.accepting.take();
         drop(taken);
         links.iter().for_each(|link| link.pause());
-        accepting.map(Waker::wake);
+        accepting.into_iter().for_each(Waker::wake);
     }
 
     pub(super) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -121,7 +121,12 @@ impl Seats {
             let unanswered = (occupant.waits > 0).then_some(&*occupant.request);
             if let Some(link) = link.freeze(unanswered)? {
                 let asked = occupant.asked > 0;
-                connections.push(FrozenConnection::new(link, connected.credentials, asked));
+                connections.push(FrozenConnection::new(
+                    link,
+                    connected.credentials,
+                    asked,
+                    unanswered.is_some(),
+                ));
             }
         }
         taken.pause.is_frozen = true;
@@ -139,6 +144,6 @@ impl Seats {
         let accepting = mem::take(&mut taken.pause).accepting;
         drop(taken);
         links.iter().for_each(|link| link.resume());
-        accepting.map(Waker::wake);
+        accepting.into_iter().for_each(Waker::wake);
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Occupant {
     pub(super) connected: Option<Connected>,
     /// The payload of its last request.
     pub(super) request: Vec<u8>,
+    /// Whether its next request was begun in an earlier image of this process.
+    waited: bool,
     /// How many times the handler of that request waits for an upgrade.
     pub(super) waits: usize,
 }
@@ -113,8 +115,17 @@ impl Seats {
 
     /// A seat for a connection that had one in an earlier image of this process, which may have let
     /// more connect than this one does.
-    pub(super) fn keep(self: &Arc<Self>, asked: bool, now: Instant) -> (Seat, AbortRegistration) {
-        self.one_more(&mut self.lock(), asked.into(), now)
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        asked: bool,
+        waited: bool,
+        now: Instant,
+    ) -> (Seat, AbortRegistration) {
+        let mut taken = self.lock();
+        let (seat, registration) = self.one_more(&mut taken, asked.into(), now);
+        taken.seats.entry(seat.number).and_modify(|occupant| occupant.waited = waited);
+        drop(taken);
+        (seat, registration)
     }
 
     fn one_more(
@@ -127,7 +138,8 @@ impl Seats {
         let number = taken.last;
         let (abort, registration) = AbortHandle::new_pair();
         let (connected, request) = (None, Vec::new());
-        let occupant = Occupant { abort, asked, busy: false, since, connected, request, waits: 0 };
+        let (busy, waited, waits) = (false, false, 0);
+        let occupant = Occupant { abort, asked, busy, since, connected, request, waited, waits };
         taken.seats.insert(number, occupant);
         (Seat { seats: Arc::clone(self), number }, registration)
     }
@@ -158,14 +170,15 @@ impl Seat {
 
     /// It has made a request; `payload` is swapped for one that is not needed any more.
     pub(super) fn asked(&self, now: Instant, payload: &mut Vec<u8>) -> Asking {
-        let mut request = 0;
+        let (mut request, mut waited) = (0, false);
         if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
             (occupant.busy, occupant.since, occupant.waits) = (true, now, 0);
             occupant.asked += 1;
             request = occupant.asked;
+            waited = mem::take(&mut occupant.waited);
             mem::swap(&mut occupant.request, payload);
         }
-        Asking { seats: Arc::clone(&self.seats), number: self.number, request }
+        Asking { seats: Arc::clone(&self.seats), number: self.number, request, waited }
     }
 
     /// The request has its answer.
@@ -183,7 +196,7 @@ impl Drop for Seat {
         let was_last = taken.seats.is_empty();
         let waiter = taken.pause.waiter.take();
         drop(taken);
-        waiter.map(Waker::wake);
+        waiter.into_iter().for_each(Waker::wake);
         if was_last {
             return_free_memory();
         }
@@ -198,6 +211,8 @@ pub(crate) struct Asking {
     number: u64,
     /// Of the request; the seat may be asking the next one already.
     request: u64,
+    /// Whether it was begun in an earlier image of this process, where it waited for the upgrade.
+    pub(crate) waited: bool,
 }
 
 impl Asking {
@@ -216,7 +231,7 @@ impl Asking {
         }
         let waiter = taken.pause.waiter.take();
         drop(taken);
-        waiter.map(Waker::wake);
+        waiter.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) struct Foreign {
 
 /// What the master keeps of a process that is about to be started.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Awaited {
     waits_for: Option<Sign>,
     /// Who may give the sign.
     uid: Uid,
@@ -141,7 +141,7 @@ impl Foreign {
         &self,
         id: WorkerId,
         listeners: &[String],
-    ) -> Result<(Given, Kept), Error> {
+    ) -> Result<(Given, Awaited), Error> {
         let mut given = Given {
             environment: environment::of_a_worker(id, listeners)?,
             descriptors: vec![(0, open_nothing()?)],
@@ -170,7 +170,7 @@ impl Foreign {
             _ => None,
         };
         let uid = self.owner.unwrap_or_else(nix::unistd::geteuid);
-        Ok((given, Kept { waits_for, uid }))
+        Ok((given, Awaited { waits_for, uid }))
     }
 }
 
@@ -189,7 +189,7 @@ impl Given {
     }
 }
 
-impl Kept {
+impl Awaited {
     /// Listens to the process until what is returned is dropped.
     pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
         let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };

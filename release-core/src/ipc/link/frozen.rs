@@ -76,7 +76,7 @@ impl Link {
     pub(crate) fn freeze(&self, unanswered: Option<&[u8]>) -> Result<Option<Frozen>, Error> {
         let unfinished = self.unfinished();
         if unanswered.is_none() && unfinished > 0 && self.ended().is_none() {
-            let message = format!("{unfinished} requests are still being answered");
+            let message = format!("requests that are still being answered: {unfinished}");
             return Err(Error::new(ErrorKind::Change, message));
         }
         self.with(|state, _| {

@@ -30,6 +30,8 @@ mod readable;
 mod socket;
 mod spin;
 mod state;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 /// What the frames of a connection mean.

@@ -1,5 +1,7 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
+mod keep;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Agreed, Attach, Attached, Contact, Given, Group, Hello, Kept, MasterHandle, News, Output,
-    PROTOCOL, Particulars, Pipes, WorkerInfo,
+    Agreed, Attach, Attached, Awaited, Contact, Given, Group, Hello, MasterHandle, News, Output,
+    PROTOCOL, Particulars, Pipes, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
@@ -34,7 +36,7 @@ pub(super) struct Wish {
 #[derive(Debug)]
 pub(super) struct Launched {
     child: Child,
-    kept: Ours,
+    ours: Ours,
     pipes: Option<Pipes>,
 }
 
@@ -42,15 +44,17 @@ pub(super) struct Launched {
 #[derive(Debug)]
 enum Ours {
     Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
-    Foreign(Kept),
+    Foreign(Awaited),
 }
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
+    generation: u32,
     /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
+    output: Option<Output>,
     /// Whether it was told to end.
     is_told: bool,
     _watch: Task<()>,
@@ -64,6 +68,8 @@ pub(super) struct Processes {
     master: MasterHandle,
     /// What each worker has for itself: the same for all its processes of a generation.
     particulars: HashMap<Wish, Particulars>,
+    /// The executable of a generation that an earlier version of the program has started.
+    image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
     /// The signal that goes to all of them instead of their own.
@@ -79,7 +85,17 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, particulars, launching, running, forwarded: None, sender }
+        Self {
+            rt,
+            groups,
+            master,
+            particulars,
+            image: None,
+            launching,
+            running,
+            forwarded: None,
+            sender,
+        }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -87,8 +103,8 @@ impl Processes {
         let id = wish.id;
         let its = self.particulars(wish)?;
         let group = self.group(id);
-        let mut command = group.command(id, &its)?;
-        let (kept, mut given) = ends(group, wish, its.context)?;
+        let mut command = group.command(id, &its, self.image_of(wish.generation))?;
+        let (ours, mut given) = ends(group, wish, its)?;
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let program = command.program.to_string_lossy().into_owned();
@@ -106,7 +122,7 @@ impl Processes {
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, kept, pipes });
+            let outcome = outcome.map(|child| Launched { child, ours, pipes });
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -117,7 +133,7 @@ impl Processes {
     pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, kept, pipes } = match outcome {
+        let Launched { child, ours, pipes } = match outcome {
             Ok(launched) => launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
@@ -130,11 +146,11 @@ impl Processes {
             None
         });
         let news = self.listen(id, pid);
-        let connection = match kept {
+        let connection = match ours {
             Ours::Connection { attach, socket, hello } => {
                 attach.attach(&self.rt, socket, worker, hello, group.limits, news)
             }
-            Ours::Foreign(kept) => Ok(kept.attach(&self.rt, &worker, news)),
+            Ours::Foreign(awaited) => Ok(awaited.attach(&self.rt, &worker, news)),
         };
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
@@ -143,9 +159,10 @@ impl Processes {
             let _ = child.signal(Sig::SIGKILL);
         });
         let connection = connection.ok();
-        let watch = self.watch(id, Arc::clone(&child), output);
-        self.running
-            .insert((id, pid), Process { child, connection, is_told: false, _watch: watch });
+        let watch = self.watch(id, Arc::clone(&child), output.clone());
+        let is_told = false;
+        let process = Process { child, generation, connection, output, is_told, _watch: watch };
+        self.running.insert((id, pid), process);
         Event::Spawned { id, pid }
     }
 
@@ -166,6 +183,7 @@ impl Processes {
     /// No process of another generation is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
         self.particulars.retain(|wish, _| wish.generation == generation);
+        self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
     /// What a process of this worker and generation has for itself.
@@ -269,23 +287,23 @@ fn send(id: WorkerId, child: &Child, signal: Sig) {
 }
 
 /// The two ends of what connects master and worker.
-fn ends(group: &Group, wish: Wish, context: Vec<u8>) -> Result<(Ours, Given), Error> {
+fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Error> {
     match &group.contact {
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
             let (socket, theirs) = made?;
-            let hello = hello(group, wish, context);
+            let hello = hello(group, wish, its);
             let attach = Arc::clone(attach);
             Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
         }
         Contact::Foreign(foreign) => {
-            let (given, kept) = foreign.prepare(wish.id, &group.listener_names())?;
-            Ok((Ours::Foreign(kept), given))
+            let (given, awaited) = foreign.prepare(wish.id, &group.listener_names())?;
+            Ok((Ours::Foreign(awaited), given))
         }
     }
 }
 
-fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
     Hello {
         protocol: PROTOCOL,
         worker: wish.id.0,
@@ -294,8 +312,8 @@ fn hello(group: &Group, wish: Wish, context: Vec<u8>) -> Hello {
         agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(|| group.types()),
-        context,
+        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        context: its.context,
     }
 }
 

@@ -135,7 +135,7 @@ impl Model {
                     self.lost(id, process.as_ref(), now);
                 }
             }
-            Event::Change { .. } | Event::Prepared(_) | Event::Tick => {}
+            _ => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }

@@ -66,6 +66,8 @@ struct World {
     calm: Rc<Cell<bool>>,
     asked: BTreeSet<Ticket>,
     ledger: Ledger,
+    /// Whether pools become bytes and pools again.
+    restores: bool,
 }
 
 /// What the history says so far.
@@ -103,7 +105,14 @@ impl World {
         let specs = storm.sizes.iter().enumerate().map(spec).collect();
         let sim = Simulation::new(specs, STOP_DEADLINE, storm.seed, script);
         let ledger = Ledger { generation: 1, ..Ledger::default() };
-        let mut world = Self { sim, storm: storm.clone(), calm, asked: BTreeSet::new(), ledger };
+        let mut world = Self {
+            sim,
+            storm: storm.clone(),
+            calm,
+            asked: BTreeSet::new(),
+            ledger,
+            restores: true,
+        };
         world.check();
         world
     }
@@ -143,6 +152,12 @@ impl World {
                 self.change(Change::Resize { group: group.to_string(), size });
             }
             (3, _) => self.change(Change::Restart { id }),
+            (9, _) => self.change(Change::Upgrade),
+            (10, _) => self.sim.try_with(match amount % 3 {
+                0 => Err("exit status 1".to_owned()),
+                _ => Ok(()),
+            }),
+            (11, _) => self.restore(),
             (4, _) => self.sim.prepare_with(match amount % 3 {
                 0 => Err("bad configuration".to_owned()),
                 _ => Ok(()),
@@ -163,6 +178,12 @@ impl World {
                 self.check();
             }
             _ => self.pass(amount % 16),
+        }
+    }
+
+    fn restore(&mut self) {
+        if self.restores {
+            self.sim.restore();
         }
     }
 
@@ -242,7 +263,7 @@ impl Ledger {
             }
             Action::Done(_) => self.is_done = true,
             Action::Report(report) => self.read(report),
-            Action::Spawn { .. } | Action::Prepare | Action::AllReady => {}
+            _ => {}
         }
     }
 
@@ -257,11 +278,12 @@ impl Ledger {
             Report::Reloading { generation } => {
                 assert_eq!(self.rolling.replace(*generation), None, "two at a time");
             }
-            Report::Reloaded { generation } => {
+            Report::Reloaded { generation } | Report::Upgraded { generation } => {
                 assert_eq!(self.rolling.take(), Some(*generation));
                 self.generation = *generation;
             }
-            Report::RolledBack { generation, .. } => {
+            Report::RolledBack { generation, .. }
+            | Report::UpgradeRolledBack { generation, .. } => {
                 assert_eq!(self.rolling.take(), Some(*generation));
             }
             _ => {}
@@ -293,6 +315,22 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..config() })]
 
+    /// A pool that becomes bytes and a pool again does what it would have done.
+    #[test]
+    fn a_restored_pool_goes_on_as_if_nothing_had_been(storm in storm(0..12), end in any::<u8>()) {
+        let play = |restores| {
+            let mut world = World::new(&storm);
+            world.restores = restores;
+            for step in &storm.steps {
+                world.play(*step);
+                world.restore();
+            }
+            world.stop(end);
+            world.sim.history().to_vec()
+        };
+        prop_assert_eq!(play(true), play(false));
+    }
+
     /// Where nothing fails, no reload or restart ever takes a worker away.
     #[test]
     fn without_deaths_no_worker_is_missing(storm in storm(0..6)) {
@@ -303,6 +341,7 @@ proptest! {
             let id = WorkerId(u32::from(*who) % size.max(1));
             world.change(match what % 3 {
                 0 if size > 0 => Change::Restart { id },
+                1 => Change::Upgrade,
                 _ => Change::Reload,
             });
             for _ in 0..amount % 16 {

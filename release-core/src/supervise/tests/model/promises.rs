@@ -19,7 +19,9 @@ impl Model {
             }
             Action::Signal { id, pid, signal } => self.signalled(id, pid, signal),
             Action::Report(ref report) => self.reported(report, now),
-            Action::Prepare | Action::Answer { .. } => panic!("nobody asked for a change"),
+            Action::Prepare | Action::TryUpgrade | Action::HandOver | Action::Answer { .. } => {
+                panic!("nobody asked for a change")
+            }
             Action::AllReady => {
                 assert!(self.all_ready && !self.said_all_ready);
                 self.said_all_ready = true;
