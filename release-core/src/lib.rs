@@ -24,7 +24,7 @@ mod sys;
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
     MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal, Stopping,
-    Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over, is_worker, me,
+    Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -9,6 +9,7 @@ mod worker;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 use release::ipc::Request;
@@ -21,6 +22,9 @@ use reload::Reloads;
 
 /// The name of the workers' group.
 const GROUP: &str = "http";
+
+/// A worker that does not get on with a request for so long is killed and started again.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// What each worker is told at its start.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -62,8 +66,11 @@ fn master<D: Driver>(
     let left = Arc::clone(&counter);
     let (reloads, sizes) = Reloads::new(configuration, &settings);
     let told = reloads.clone();
-    let workers =
-        Workers::same_executable(GROUP, settings.workers).requests::<String>().user(settings.user);
+    let workers = Workers::same_executable(GROUP, settings.workers)
+        .requests::<String>()
+        .life(settings.life())
+        .heartbeat(HEARTBEAT)
+        .user(settings.user);
     // Opened by the master, as root if need be: workers get the socket, not the privilege.
     let workers = match settings.socket_each {
         true => workers.listen_each("http", settings.listen),

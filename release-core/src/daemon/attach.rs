@@ -15,9 +15,12 @@ use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
-use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError};
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{
+    Beat, Beats, Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError,
+};
 use crate::rt::{Rt, Task};
+use crate::supervise::Hung;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,10 @@ pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) enum News {
     Ready,
+    /// How many units of work it has finished.
+    Finished(u64),
+    /// It does not get on with its work.
+    Hung(Hung),
     /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
     Closed,
     /// The worker broke the protocol or does not read: this is what it did.
@@ -206,14 +213,24 @@ where
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         let weak = Arc::downgrade(&link);
+        let notify: Arc<dyn Fn(News) + Send + Sync> = notify.into();
         let serving = rt.spawn(async move {
             let _listed = listed;
+            let beats = Arc::<Beats>::default();
+            let _beating = listen_to_heart(&link, &beats, &notify);
             let mut is_ready = false;
-            let ready = || {
+            let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
-                if !std::mem::replace(&mut is_ready, true) {
+                Word::Ready if !std::mem::replace(&mut is_ready, true) => {
+                    // What it did not answer while it started is not held against it.
+                    beats.heard(Beat::default());
                     notify(News::Ready);
                 }
+                Word::Beat(beat) => {
+                    notify(News::Finished(beat.finished));
+                    beats.heard(beat);
+                }
+                Word::Ready | Word::Pulse => {}
             };
             let state = Arc::new((rules.state)(&worker));
             let (rules, worker, state) = (&*rules, &worker, &state);
@@ -225,7 +242,7 @@ where
                     }),
                     Permit::Denied(why) => Err(why),
                 };
-            let serving = serve(link, codec, answer, ready);
+            let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
@@ -233,6 +250,18 @@ where
         });
         Attached { link: weak, serving }
     }
+}
+
+/// Asks a worker how its work goes, if its group wants that.
+fn listen_to_heart(
+    link: &Arc<Link>,
+    beats: &Arc<Beats>,
+    notify: &Arc<dyn Fn(News) + Send + Sync>,
+) -> Option<Task<()>> {
+    let pulse = link.limits().pulse?;
+    let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
+    let hangs = move |how| notify(News::Hung(how));
+    Some(link.rt().spawn(async move { pulse.ask(&asked, &beats, hangs).await }))
 }
 
 /// Plain mode.

@@ -20,7 +20,7 @@ use super::output::Sink;
 use super::upgrade::GroupTypes;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
-use crate::supervise::{GroupSpec, WorkerId};
+use crate::supervise::{GroupSpec, LifeLimits, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
@@ -102,6 +102,15 @@ impl Particulars {
 impl Group {
     pub(crate) fn spec(&self) -> GroupSpec {
         self.spec.clone()
+    }
+
+    pub(crate) fn life(&self) -> &LifeLimits {
+        &self.spec.life
+    }
+
+    /// Whether its processes have limits of what they use.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.life().counts_requests() || self.life().weighs_memory()
     }
 
     /// What is told to one worker alone: its context, and how its processes are started.

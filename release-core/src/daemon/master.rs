@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
 use crate::rt::{Driver, Rt};
+use crate::supervise::Report;
 use crate::supervise::changes::Hooks;
 use crate::{Error, ErrorKind};
 
@@ -188,7 +189,7 @@ impl Master {
 
     /// What comes before a reload: the program reads its configuration, checks it, and keeps it for
     /// the contexts of the workers to come. An error refuses the reload, with its reason for whoever
-    /// asked; nothing has changed then.
+    /// asked; nothing has changed then. It has the [`reload_timeout`](Master::reload_timeout).
     ///
     /// # Examples
     ///
@@ -213,6 +214,7 @@ impl Master {
     /// # let _ = (workers, master);
     /// ```
     #[must_use]
+    #[doc(alias = "onUpdateConfig")]
     pub fn on_reload<F, E>(mut self, read: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -236,6 +238,64 @@ impl Master {
     #[must_use]
     pub fn on_rollback(mut self, restore: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.rollback = Some(Box::new(restore));
+        self
+    }
+
+    /// How long [`on_reload`](Master::on_reload) may take; 30 s by default. Then the reload is refused,
+    /// with that reason, and the next one can have its turn.
+    #[must_use]
+    pub fn reload_timeout(mut self, time: Duration) -> Self {
+        self.hooks.reload_timeout = time;
+        self
+    }
+
+    /// Sees all that happens to the master and its workers, in order, after the line in the log.
+    ///
+    /// It is called by the supervisor itself, which waits for it: it must be quick, and leave what
+    /// takes time to a task. It may ask a [`MasterHandle`]. A panic in it is logged.
+    ///
+    /// The hooks of other libraries, and what they are here:
+    ///
+    /// | hook | here |
+    /// |---|---|
+    /// | on start | [`Report::Starting`]; [`Report::AllReady`] when all workers serve |
+    /// | on terminate | [`Report::Stopping`] with [`StopCause::Terminate`] |
+    /// | on interrupt | [`Report::Stopping`] with [`StopCause::Interrupt`] |
+    /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
+    /// | on finish | [`Report::Finished`] |
+    /// | on child finished, clean up child | [`Report::Died`], with what follows |
+    /// | update config | [`on_reload`](Master::on_reload), and [`on_rollback`](Master::on_rollback) |
+    /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
+    ///
+    /// [`StopCause::Terminate`]: crate::supervise::StopCause::Terminate
+    /// [`StopCause::Interrupt`]: crate::supervise::StopCause::Interrupt
+    /// [`StopCause::Quit`]: crate::supervise::StopCause::Quit
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    /// use release_core::supervise::Report;
+    ///
+    /// let master = Master::new().observe(|report| {
+    ///     if let Report::Died { id, pid, exit, .. } = report {
+    ///         let _ = std::fs::remove_file(format!("/run/service/{pid}"));
+    ///         eprintln!("worker {id}: {exit}");
+    ///     }
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    #[doc(alias = "onTerminate")]
+    #[doc(alias = "onInterrupt")]
+    #[doc(alias = "onQuit")]
+    #[doc(alias = "onChildFinished")]
+    #[doc(alias = "onStart")]
+    #[doc(alias = "onFinish")]
+    #[doc(alias = "onUpdateServer")]
+    #[doc(alias = "onCleanupChild")]
+    pub fn observe(mut self, observer: impl Fn(&Report) + Send + Sync + 'static) -> Self {
+        self.hooks.observe = Some(Box::new(observer));
         self
     }
 

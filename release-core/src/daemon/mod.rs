@@ -47,5 +47,5 @@ pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
 pub use upgrade::handed_over;
 pub(crate) use upgrade::{Blocked, Estate, Kept, KeptWorker, Summary, Version};
-pub use worker::{Me, PlainMe, Worker, is_worker, me};
+pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use workers::{WorkerInfo, Workers};

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -20,11 +21,15 @@ use super::output::{OutputStream, Sink};
 use super::{Environment, Permit};
 use super::{Readiness, StopSignal};
 use crate::ipc::limits::Limits;
-use crate::ipc::{Codec, Never, Postcard, Refused, Request};
+use crate::ipc::{Codec, Never, Postcard, Pulse, Refused, Request};
 use crate::net::{Inet, ListenOn};
-use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy};
+use crate::supervise::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
+
+/// What a heartbeat may be: an executor has other things to do, and instants do not overflow.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// One of the running workers, as its master knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub struct Workers<W = Never, C = Postcard> {
     environment: Environment,
     restart: RestartPolicy,
     reload: ReloadPolicy,
+    life: LifeLimits,
+    heartbeat: Option<Duration>,
     limits: Limits,
     listeners: Vec<Listener>,
     context: Context,
@@ -176,6 +183,8 @@ impl Workers {
             environment: Environment::default(),
             restart: RestartPolicy::default(),
             reload: ReloadPolicy::default(),
+            life: LifeLimits::default(),
+            heartbeat: None,
             limits: Limits::IPC,
             listeners: Vec::new(),
             context: Context::new(|_| ()),
@@ -211,6 +220,8 @@ impl<W, C> Workers<W, C> {
             environment: self.environment,
             restart: self.restart,
             reload: self.reload,
+            life: self.life,
+            heartbeat: self.heartbeat,
             limits: self.limits,
             listeners: self.listeners,
             context: self.context,
@@ -310,6 +321,40 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn reload(mut self, policy: ReloadPolicy) -> Self {
         self.reload = policy;
+        self
+    }
+
+    /// How long their processes live at most, by time, by work and by memory.
+    #[must_use]
+    #[doc(alias = "max_requests")]
+    pub fn life(mut self, limits: LifeLimits) -> Self {
+        self.life = limits;
+        self
+    }
+
+    /// Kills a worker that hangs, and starts it again under its [`restart`](Workers::restart) policy:
+    /// one whose executor has not answered the master for this time, because something blocks it, or
+    /// that has not finished a unit of work ([`Me::begin_work`](crate::Me::begin_work)) for this time.
+    /// None by default, and at least 20 ms.
+    ///
+    /// The master asks at least four times in this time, so what hangs is found after one and a half
+    /// of it at the latest. It does so from the moment that the worker is ready until it is told to
+    /// stop. An executor with several threads, such as that of async-std, answers as long as one of
+    /// them is free: units of work show what hangs on the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).heartbeat(Duration::from_secs(30));
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    #[doc(alias = "watchdog")]
+    pub fn heartbeat(mut self, timeout: Duration) -> Self {
+        self.heartbeat = Some(timeout.clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT));
         self
     }
 
@@ -587,6 +632,14 @@ where
         if self.readiness.is_some() && !self.is_command {
             return Err(about("`readiness` is for commands; these workers tell their master"));
         }
+        let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
+        let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
+        if pulse.is_some() && is_plain {
+            let message = "a heartbeat and a limit of requests need call mode; commands and workers \
+                           in plain mode have no way to answer: leave `heartbeat` and \
+                           `max_requests` out";
+            return Err(about(message));
+        }
         let mut credentials = match (&self.user, as_root) {
             (None, true) if !self.is_command => {
                 let message =
@@ -638,13 +691,14 @@ where
                 size: self.size,
                 restart: self.restart,
                 reload: self.reload,
+                life: self.life,
                 ready,
             },
             name: name.into(),
             contact,
             stop_signal: self.stop_signal,
             output: self.output,
-            limits: self.limits,
+            limits: Limits { pulse, ..self.limits },
             environment,
             program,
             credentials,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pulse::Pulse;
+
 /// How many frames a task handles before others have their turn: a peer that sends without end
 /// must not have the executor for itself.
 pub(super) const FRAMES_PER_TURN: usize = 64;
@@ -25,6 +27,8 @@ pub(crate) struct Limits {
     pub(crate) descriptors: usize,
     /// How long a caller looks for its answer before it sleeps.
     pub(crate) spin: Duration,
+    /// How the peer is asked whether its work goes on, if it is.
+    pub(crate) pulse: Option<Pulse>,
 }
 
 /// How many descriptors may have come in answers that their callers have not looked at yet.
@@ -45,6 +49,7 @@ impl Limits {
         unsent_time: Duration::from_secs(30),
         descriptors: 0,
         spin: Duration::ZERO,
+        pulse: None,
     };
 
     /// The same with another frame limit.

@@ -28,6 +28,7 @@ pub(crate) mod parcel;
 mod peer;
 mod places;
 pub mod plain;
+mod pulse;
 pub(crate) mod serve;
 mod timer;
 
@@ -43,3 +44,4 @@ pub(crate) use header::add_descriptors;
 #[cfg(feature = "fuzzing")]
 pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
+pub(crate) use pulse::{Beat, Beats, Pulse};

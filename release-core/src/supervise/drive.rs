@@ -13,13 +13,16 @@ use nix::sys::signal::Signal as Sig;
 
 use super::changes::{Askers, Hooks};
 use super::journal::log;
-use super::{Action, Change, Event, Outcome, Pool, Report};
+use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
 use crate::daemon::{Command, Estate, Group, Kept, MasterHandle, Stop, Summary, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
 use processes::{Launched, Processes, Wish};
 use upgrade::Upgrading;
+
+/// How often it is measured what processes have used.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -87,6 +90,8 @@ pub(crate) struct Supervisor {
     stop_deadline: Duration,
     /// Whether workers are stopped by the signal that stops the master.
     forwards: bool,
+    /// When it is measured next what processes have used, if any have limits.
+    measure_at: Option<Instant>,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -137,6 +142,7 @@ impl Supervisor {
         };
         let mut supervisor = Self {
             rt: rt.clone(),
+            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
             processes,
             master,
             hooks,
@@ -181,11 +187,13 @@ impl Supervisor {
         let main = main.map(|start| self.start(start));
         let mut all_ready = Some(all_ready);
         let mut event = Event::Start;
+        self.report(&Report::Starting);
         loop {
             let is_forced = event == Event::StopNow;
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
+                self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
             let happening = self.next().await;
@@ -223,6 +231,12 @@ impl Supervisor {
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
+                let cause = match signal {
+                    Sig::SIGTERM => StopCause::Terminate,
+                    Sig::SIGINT => StopCause::Interrupt,
+                    _ => StopCause::Quit,
+                };
+                self.report(&Report::Stopping { cause });
                 let again = self.stopped_by.replace(signal).is_some();
                 if self.forwards {
                     self.processes.forward(signal);
@@ -243,7 +257,7 @@ impl Supervisor {
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
         self.askers.reload_begins();
-        let (prepared, sender) = (self.hooks.prepare(), self.sender.clone());
+        let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(Happening::Pool(prepared.await));
         }));
@@ -251,6 +265,7 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        self.hooks.observed(report);
         match report {
             Report::RolledBack { .. } => self.hooks.rolled_back(),
             Report::Reloaded { .. }
@@ -294,7 +309,7 @@ impl Supervisor {
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {
-                    tracing::info!("all workers are ready");
+                    self.report(&Report::AllReady);
                     all_ready.take().map(|all_ready| all_ready());
                 }
                 Action::Done(outcome) => return Some(outcome),
@@ -336,10 +351,16 @@ impl Supervisor {
     }
 
     async fn next(&mut self) -> Happening {
+        let now = self.rt.now();
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_at = Some(now + MEASURE_EVERY);
+            return Happening::Pool(self.processes.measure());
+        }
         let (deadline, is_handing_over) = {
             let pool = self.master.pool();
             (pool.deadline(), pool.is_handing_over())
         };
+        let deadline = deadline.into_iter().chain(self.measure_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }

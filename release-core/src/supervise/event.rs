@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, Report};
+use super::{Exit, Hung, Report, Usage};
 
 /// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +65,18 @@ pub enum Event {
         /// What it did.
         reason: String,
     },
+    /// A worker does not get on with its work; it is killed and started again, if it is at work: one
+    /// that starts or stops has another deadline.
+    Hung {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: i32,
+        /// What shows it.
+        how: Hung,
+    },
+    /// What processes have used, for their groups' [`LifeLimits`](super::LifeLimits).
+    Measured(Vec<Usage>),
     /// The pool is to stop: workers are asked to, and killed at the stop deadline.
     Stop,
     /// The pool is to stop at once: workers are killed.

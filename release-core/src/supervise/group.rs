@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::intensity::Intensity;
-use super::{ReloadPolicy, RestartPolicy, Ticket};
+use super::{LifeLimits, ReloadPolicy, RestartPolicy, Ticket};
 
 /// A number of workers that run the same program under the same rules.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct GroupSpec {
     pub restart: RestartPolicy,
     /// How they are replaced by another generation.
     pub reload: ReloadPolicy,
+    /// When they are replaced because they have lived enough.
+    pub life: LifeLimits,
     /// How they become ready.
     pub ready: Ready,
 }

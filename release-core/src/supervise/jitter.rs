@@ -19,6 +19,17 @@ impl Jitter {
         half + half * u32::from(self.next()) / u32::from(u16::MAX)
     }
 
+    /// Uniformly between nothing and a tenth of `nominal`.
+    pub(super) fn tenth(&mut self, nominal: Duration) -> Duration {
+        nominal / 10 * u32::from(self.next()) / u32::from(u16::MAX)
+    }
+
+    /// The same of a number.
+    pub(super) fn tenth_of(&mut self, nominal: u64) -> u64 {
+        let tenth = u128::from(nominal) * u128::from(self.next()) / u128::from(u16::MAX) / 10;
+        u64::try_from(tenth).unwrap_or(nominal)
+    }
+
     fn next(&mut self) -> u16 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;

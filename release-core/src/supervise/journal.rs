@@ -4,6 +4,8 @@ use super::{KillReason, Report};
 
 pub(super) fn log(report: &Report) {
     match report {
+        Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
+        Report::AllReady => tracing::info!("all workers are ready"),
         Report::Started { id, pid, generation } => {
             tracing::info!(worker = id.0, pid, generation, "started");
         }
@@ -31,6 +33,9 @@ pub(super) fn log(report: &Report) {
         }
         Report::Killed { id, pid, generation, reason } => {
             tracing::error!(worker = id.0, pid, %reason, generation, "killed");
+        }
+        Report::OverLimit { id, pid, generation, excess } => {
+            tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
         }
         Report::TooFast { group } => {
             tracing::error!(

@@ -13,7 +13,7 @@ use super::jitter::Jitter;
 use super::policy::LONGEST;
 use super::worker::Worker;
 use super::{
-    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, Ticket, WorkerId,
+    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, Ticket, Usage, WorkerId,
     WorkerStatus,
 };
 use rollout::Rollout;
@@ -187,7 +187,8 @@ impl Pool {
                 self.not_handed_over(&reason, now, actions);
             }
             (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
-            (_, E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
+            (_, E::Measured(_) | E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
             (_, E::Tried(_) | E::NotHandedOver { .. }) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
@@ -202,15 +203,24 @@ impl Pool {
         let worker = &mut self.workers[index];
         let spec = &self.groups[worker.group].spec;
         match event {
-            E::Spawned { pid, .. } => worker.spawned(pid, spec, now, actions),
+            E::Spawned { pid, .. } => worker.spawned(pid, spec, &mut self.jitter, now, actions),
             E::SpawnFailed { reason, .. } => self.spawn_failed(index, reason, now, actions),
             E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
             E::Violation { pid, reason, .. } => {
                 let killed = worker.violated(pid, reason, now, actions);
                 self.count_killed(killed);
             }
+            E::Hung { pid, how, .. } => worker.hung(pid, how, now, actions),
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
+        }
+    }
+
+    fn measured(&mut self, usages: &[Usage], now: Instant, actions: &mut Vec<Action>) {
+        for usage in usages {
+            if let Some(index) = self.index(usage.id) {
+                self.workers[index].measured(usage, now, actions);
+            }
         }
     }
 
@@ -321,7 +331,8 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::SpawnFailed { id, .. }
         | E::Ready { id, .. }
         | E::Exited { id, .. }
-        | E::Violation { id, .. } => Some(id),
+        | E::Violation { id, .. }
+        | E::Hung { id, .. } => Some(id),
         E::Start
         | E::Stop
         | E::StopNow
@@ -330,6 +341,7 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::Tried(_)
         | E::NotHandedOver { .. }
         | E::Rejoin { .. }
+        | E::Measured(_)
         | E::Fail { .. }
         | E::Tick => None,
     }

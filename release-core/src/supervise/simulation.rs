@@ -11,13 +11,16 @@
 //! ```
 //! use std::time::Duration;
 //! use release_core::supervise::simulation::{Life, Simulation};
-//! use release_core::supervise::{Change, Exit, GroupSpec, Ready, ReloadPolicy, RestartPolicy};
+//! use release_core::supervise::{
+//!     Change, Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
+//! };
 //!
 //! let group = GroupSpec {
 //!     name: "web".to_owned(),
 //!     size: 4,
 //!     restart: RestartPolicy::default(),
 //!     reload: ReloadPolicy::default().surge(1).canary(Duration::from_secs(1)),
+//!     life: LifeLimits::default(),
 //!     ready: Ready::Message,
 //! };
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
@@ -327,6 +330,9 @@ impl Simulation {
         self.plan(Duration::ZERO, Event::Spawned { id, pid });
         if let Some(time) = life.ready {
             self.plan(time, Event::Ready { id, pid });
+        }
+        if let Some((time, how)) = life.hang {
+            self.plan(time, Event::Hung { id, pid, how });
         }
         if let Some((time, exit)) = life.death {
             self.plan(time, Event::Exited { id, pid, exit });

@@ -127,12 +127,15 @@ impl Worker {
         self.last_end.is_some() && self.serving.is_none() && self.replacement.is_none()
     }
 
-    /// Whether a proven process of the generation that it is to run does its job.
+    /// Whether a proven process of the generation that it is to run does its job. A replacement for
+    /// one that is over a limit changes nothing about that.
     pub(super) fn is_settled(&self) -> bool {
-        self.replacement.is_none()
-            && self.serving.as_ref().is_some_and(|process| {
-                process.is_proven && process.is_in_service() && !self.is_outdated(process)
-            })
+        self.serving.as_ref().is_some_and(|process| {
+            process.is_proven
+                && process.is_in_service()
+                && !self.is_outdated(process)
+                && (self.replacement.is_none() || process.worn_since.is_some())
+        })
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -148,11 +151,20 @@ impl Worker {
     }
 
     /// Whether its serving process is to be replaced, and can be now.
-    pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy) -> bool {
+    ///
+    /// One that is over a limit waits while everybody is replaced anyway.
+    pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy, is_rolling: bool) -> bool {
+        let is_due =
+            |it: &Process| self.is_outdated(it) || (it.worn_since.is_some() && !is_rolling);
         self.replacement.is_none()
             && self.retry_at.is_none()
             && self.draining.len() < policy.draining
-            && self.serving.as_ref().is_some_and(|it| it.is_in_service() && self.is_outdated(it))
+            && self.serving.as_ref().is_some_and(|it| it.is_in_service() && is_due(it))
+    }
+
+    /// Since when its process is over a limit, if nothing else is wrong with it.
+    pub(super) fn worn_since(&self) -> Option<Instant> {
+        self.serving.as_ref().filter(|it| !self.is_outdated(it))?.worn_since
     }
 
     pub(super) fn is_outdated(&self, process: &Process) -> bool {

@@ -2,7 +2,10 @@
 
 use std::future::pending;
 use std::os::unix::fs::{chown, chroot};
+use std::pin::pin;
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, getppid, setgid, setgroups, setresuid, setuid};
@@ -36,6 +39,25 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             me.ready()?;
             pending::<()>().await;
         }
+        "block" => {
+            me.ready()?;
+            tracing::info!("blocks");
+            // More than any executor has threads: it does nothing else meanwhile.
+            let block = || std::thread::sleep(Duration::from_secs(3600));
+            for _ in 0..64 {
+                me.rt().spawn(async move { block() }).detach();
+            }
+            block();
+        }
+        "starts-slowly" => {
+            std::thread::sleep(Duration::from_secs(2));
+            works(&me).await?;
+        }
+        "stuck" => {
+            let _work = me.begin_work();
+            serve(&me).await?;
+        }
+        "works" => works(&me).await?,
         "orphans" => {
             leave_orphans(me.rt()).await;
             serve(&me).await?;
@@ -60,6 +82,19 @@ async fn serve(me: &Me<String, Order>) -> Result<(), Failure> {
     me.ready()?;
     me.stopping().await;
     Ok(())
+}
+
+/// Units of work, one short one after the other.
+async fn works(me: &Me<String, Order>) -> Result<(), Failure> {
+    me.ready()?;
+    loop {
+        let work = me.begin_work();
+        let pause = pin!(me.rt().sleep(Duration::from_millis(5)));
+        if let Either::Left(_) = select(me.stopping(), pause).await {
+            return Ok(());
+        }
+        drop(work);
+    }
 }
 
 #[allow(clippy::exit, reason = "a worker that leaves without a word")]

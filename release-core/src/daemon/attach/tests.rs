@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::*;
+use crate::daemon::Agreed;
 use crate::ipc::parcel;
 use crate::ipc::plain::Client;
 use crate::rt::local::Local;
@@ -22,7 +23,9 @@ fn worker() -> WorkerInfo {
 fn hello() -> Hello {
     let (group, listeners) = ("group".to_owned(), Vec::new());
     let protocol = crate::daemon::PROTOCOL;
-    Hello { protocol, worker: 0, group, listeners, types: None, context: Vec::new() }
+    let agreed = Agreed::of(Limits::IPC);
+    let (worker, generation, context) = (0, 1, Vec::new());
+    Hello { protocol, worker, generation, group, agreed, listeners, types: None, context }
 }
 
 fn notify(told: &Told) -> Notify {
@@ -100,7 +103,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let peer = Peer::<String>::new(Arc::clone(&link), Postcard);
         let answer = |text: String| Ok(ready(Ok(format!("worker: {text}"))));
         let _serving =
-            rt.spawn(serve::<String, _, _, _>(Arc::clone(&link), Postcard, answer, || {}));
+            rt.spawn(serve::<String, _, _, _>(Arc::clone(&link), Postcard, answer, |_| {}));
         let first = within(&rt, peer.call(&"first".to_owned())).await;
         assert_eq!(first.unwrap(), "old 1: first");
 

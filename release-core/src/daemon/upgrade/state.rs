@@ -66,6 +66,8 @@ pub(crate) struct KeptWorker {
     pub(crate) id: u32,
     pub(crate) pid: i32,
     pub(crate) generation: u32,
+    /// How many units of work it has finished.
+    pub(crate) finished: u64,
     /// None when the connection has ended.
     pub(crate) link: Option<Frozen>,
     pub(crate) output: Option<KeptOutput>,

@@ -20,8 +20,8 @@ use super::stopping::{Stop, stop_channel};
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::plain::Client;
-use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Never, Peer, Postcard, Refused, Request};
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Driver, Rt, Task, run};
 use crate::signals::Signals;
 use crate::supervise::WorkerId;
@@ -29,8 +29,11 @@ use crate::sys::{fds, process, socket, spawn};
 use crate::{Error, ErrorKind};
 
 mod me;
+mod work;
 
 pub use me::{Me, PlainMe};
+pub use work::Work;
+use work::Works;
 
 /// How long the master may take to greet a worker that it has started.
 const GREETING_TIME: Duration = Duration::from_secs(30);
@@ -218,11 +221,18 @@ impl<C> Worker<C> {
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
             let signals = watch_signals(&rt, &stop)?;
+            let works = Arc::<Works>::default();
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
+                let works = Arc::clone(&works);
                 rt.spawn(async move {
                     let answer = |request| Ok(answer(request));
-                    let ended = serve(link, codec, answer, || {}).await;
+                    let heard = |word| {
+                        if let Word::Pulse = word {
+                            tell_how_it_goes(&link, &works);
+                        }
+                    };
+                    let ended = serve(Arc::clone(&link), codec, answer, heard).await;
                     tracing::debug!(%ended, "the connection to the master has ended");
                     stop.now();
                 })
@@ -236,6 +246,7 @@ impl<C> Worker<C> {
                 listeners: Mutex::new(listeners),
                 master: Peer::new(Arc::clone(&link), codec),
                 link,
+                works,
                 stopping,
                 rt,
                 _tasks: [signals, serving],
@@ -361,6 +372,13 @@ fn check_hello<Context: Serialize + DeserializeOwned>(
         let message = format!("the context is not a `{}`", type_name::<Context>());
         Error::new(ErrorKind::Protocol, message).caused_by(error)
     })
+}
+
+/// Answers the master's heartbeat; the answer leaves with what else is on its way.
+fn tell_how_it_goes(link: &Link, works: &Works) {
+    let beat = Header::Beat(works.beat(link.rt().now()));
+    // A connection that has ended needs no answer.
+    let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
 }
 
 fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {

@@ -18,7 +18,7 @@ use self::state::{State, Wakes};
 use super::body::{Body, Draft};
 use super::header::{self, Header, Number};
 use super::limits::Limits;
-use super::{Ended, FrameTooLong};
+use super::{Beat, Ended, FrameTooLong};
 use crate::rt::{Io, Rt};
 
 mod arrivals;
@@ -53,6 +53,8 @@ pub(crate) enum Incoming<'a> {
     Request { number: Number, patience: Option<Duration>, body: Body<'a> },
     Notice(Body<'a>),
     Cancel { number: Number },
+    Pulse,
+    Beat(Beat),
 }
 
 #[derive(Debug)]

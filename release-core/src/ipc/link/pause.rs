@@ -123,6 +123,10 @@ impl Link {
         });
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock().pause.is_some()
+    }
+
     /// Waits until nothing is being answered, or the link has ended. One task at a time may wait.
     pub(crate) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();

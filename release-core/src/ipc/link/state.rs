@@ -188,6 +188,8 @@ pub(super) fn incoming(mode: Mode, payload: Body<'_>) -> Option<Incoming<'_>> {
                 }
                 Header::Notice => Some(Incoming::Notice(body)),
                 Header::Cancel { number } => Some(Incoming::Cancel { number }),
+                Header::Pulse => Some(Incoming::Pulse),
+                Header::Beat(beat) => Some(Incoming::Beat(beat)),
                 Header::Answer { .. } | Header::Refusal { .. } => None,
             }
         }

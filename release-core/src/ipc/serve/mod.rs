@@ -17,7 +17,7 @@ use super::header::{Header, Number};
 use super::limits::FRAMES_PER_TURN;
 use super::link::{EndOnDrop, Incoming, Link};
 use super::timer::{Timer, sleep};
-use super::{Codec, Ended, Refused, Request, SendError};
+use super::{Beat, Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
 
 mod held;
@@ -27,7 +27,7 @@ use held::{Asked, Held, Load};
 /// Serves a connection in call mode until it ends, and says why it did.
 ///
 /// `handler` answers requests, each beside the others; most are done when they are first polled
-/// and cost no allocation. `ready` is called when the peer says that it is ready.
+/// and cost no allocation. `heard` is called with what the peer says of itself.
 ///
 /// A request for which `handler` has no future but a reason is not permitted, and ends the
 /// connection. Dropping the future, polled or not, ends it; a panic outside of a handler's future (in
@@ -36,7 +36,7 @@ pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
     handler: H,
-    ready: impl FnMut(),
+    heard: impl FnMut(Word),
 ) -> impl Future<Output = Ended>
 where
     R: Request,
@@ -46,7 +46,7 @@ where
 {
     let link = EndOnDrop(link);
     async move {
-        let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, ready));
+        let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, heard));
         serving.catch_unwind().await.unwrap_or(PANICKED)
     }
 }
@@ -57,7 +57,7 @@ async fn serve_calls<R, C, H, F>(
     link: &Link,
     codec: C,
     handler: H,
-    mut ready: impl FnMut(),
+    mut heard: impl FnMut(Word),
 ) -> Ended
 where
     R: Request,
@@ -77,7 +77,15 @@ where
         was_choked: false,
         timer: Timer::default(),
     };
-    poll_fn(|cx| serving.poll(cx, &handler, &mut ready)).await
+    poll_fn(|cx| serving.poll(cx, &handler, &mut heard)).await
+}
+
+/// What the peer says of itself, or wants to hear of this side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Word {
+    Ready,
+    Pulse,
+    Beat(Beat),
 }
 
 struct Serving<'a, R, C, F: Future> {
@@ -112,7 +120,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         handler: &H,
-        ready: &mut dyn FnMut(),
+        heard: &mut dyn FnMut(Word),
     ) -> Poll<Ended> {
         for _ in 0..FRAMES_PER_TURN {
             self.start_held(cx, handler);
@@ -129,7 +137,7 @@ where
                     incoming => Received::decode(codec, incoming),
                 });
             match incoming {
-                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
+                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 // There is room for answers again: on with what was put off.
                 Poll::Pending if self.was_choked && !self.link.is_choked() => {
@@ -148,7 +156,7 @@ where
         cx: &mut Context<'_>,
         received: Received<R>,
         handler: &H,
-        ready: &mut dyn FnMut(),
+        heard: &mut dyn FnMut(Word),
     ) {
         match received {
             Received::TooMuch => self.link.end(TOO_MANY),
@@ -168,7 +176,7 @@ where
                 self.held.remove(number);
                 self.settle(number).inspect(AbortHandle::abort);
             }
-            Received::Ready => ready(),
+            Received::Word(word) => heard(word),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
     }
@@ -317,7 +325,7 @@ enum Received<R> {
     Cancel {
         number: Number,
     },
-    Ready,
+    Word(Word),
     Hello,
 }
 
@@ -334,7 +342,9 @@ impl<R> Received<R> {
                 Self::Notice(decode(body), size)
             }
             Incoming::Cancel { number } => Self::Cancel { number },
-            Incoming::Ready => Self::Ready,
+            Incoming::Ready => Self::Word(Word::Ready),
+            Incoming::Pulse => Self::Word(Word::Pulse),
+            Incoming::Beat(beat) => Self::Word(Word::Beat(beat)),
             Incoming::Hello(_) => Self::Hello,
         }
     }

@@ -5,6 +5,7 @@ mod keep;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
@@ -17,7 +18,8 @@ use crate::daemon::{
     PROTOCOL, Particulars, Pipes, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
-use crate::supervise::{Event, Exit, Signal, WorkerId};
+use crate::supervise::{Event, Exit, Signal, Usage, WorkerId};
+use crate::sys::process::resident_memory;
 use crate::sys::socket::pair;
 use crate::sys::spawn::{FIRST_PASSED, spawn};
 use crate::{Error, ErrorKind};
@@ -57,6 +59,8 @@ struct Process {
     output: Option<Output>,
     /// Whether it was told to end.
     is_told: bool,
+    /// How many units of work it has finished, as it says.
+    finished: Arc<AtomicU64>,
     _watch: Task<()>,
 }
 
@@ -138,6 +142,7 @@ impl Processes {
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
@@ -145,7 +150,7 @@ impl Processes {
             tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
             None
         });
-        let news = self.listen(id, pid);
+        let news = self.listen(id, pid, Arc::clone(&finished));
         let connection = match ours {
             Ours::Connection { attach, socket, hello } => {
                 attach.attach(&self.rt, socket, worker, hello, group.limits, news)
@@ -161,7 +166,8 @@ impl Processes {
         let connection = connection.ok();
         let watch = self.watch(id, Arc::clone(&child), output.clone());
         let is_told = false;
-        let process = Process { child, generation, connection, output, is_told, _watch: watch };
+        let process =
+            Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
         Event::Spawned { id, pid }
     }
@@ -173,6 +179,24 @@ impl Processes {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
+    }
+
+    /// Whether any group has limits that are measured.
+    pub(super) fn are_measured(&self) -> bool {
+        self.groups.iter().any(Group::is_measured)
+    }
+
+    /// What the processes have used that have such limits.
+    pub(super) fn measure(&self) -> Event {
+        let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
+            let life = self.group(id).life();
+            let requests = || process.finished.load(Ordering::Relaxed);
+            let requests = life.counts_requests().then(requests);
+            let memory = if life.weighs_memory() { resident_memory(pid) } else { None };
+            let usage = Usage { id, pid, requests, memory };
+            (requests.is_some() || memory.is_some()).then_some(usage)
+        });
+        Event::Measured(measured.collect())
     }
 
     /// The name of the first group.
@@ -213,7 +237,12 @@ impl Processes {
     }
 
     /// Turns what a worker's connection says into events of that very process.
-    fn listen(&self, id: WorkerId, pid: i32) -> Box<dyn Fn(News) + Send + Sync> {
+    fn listen(
+        &self,
+        id: WorkerId,
+        pid: i32,
+        finished: Arc<AtomicU64>,
+    ) -> Box<dyn Fn(News) + Send + Sync> {
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
         let send = move |sender: &UnboundedSender<Happening>, event| {
             let _ = sender.unbounded_send(Happening::Pool(event));
@@ -221,6 +250,8 @@ impl Processes {
         let master = self.master.clone();
         Box::new(move |news| match news {
             News::Ready => send(&sender, Event::Ready { id, pid }),
+            News::Finished(count) => finished.store(count, Ordering::Relaxed),
+            News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
             News::Violation(reason) => {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Pool;
 use crate::supervise::process::Process;
+use crate::supervise::worker::Worker;
 use crate::supervise::{Action, Report, Ticket};
 
 /// A reload that is under way.
@@ -84,6 +85,8 @@ impl Pool {
     pub(super) fn start_what_is_missing(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let target = self.target();
         let mut rooms = self.rooms(target);
+        let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
+        let is_rolling = matches!(stage, Some(Stage::Rolling { .. } | Stage::Undoing { .. }));
         for worker in &mut self.workers {
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {
@@ -98,7 +101,19 @@ impl Pool {
                 worker.turn_to(target, now);
             }
             worker.fill(&group.spec.reload, now, actions);
-            if room.replacements > 0 && worker.awaits_replacement(&group.spec.reload) {
+        }
+        let groups = &self.groups;
+        let awaits_replacement = |worker: &&mut Worker| {
+            let group = &groups[worker.group];
+            group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
+        };
+        let mut due: Vec<_> = self.workers.iter_mut().filter(awaits_replacement).collect();
+        // What somebody asked for comes first. Of those over a limit, whoever has waited longest: one
+        // that is over it again and again leaves room for the others.
+        due.sort_by_key(|worker| worker.worn_since());
+        for worker in due {
+            let room = &mut rooms[worker.group];
+            if room.replacements > 0 {
                 room.replacements -= 1;
                 worker.spawn_replacement(now, actions);
             }

@@ -9,7 +9,9 @@ use crate::supervise::group::Group;
 use crate::supervise::intensity::Intensity;
 use crate::supervise::jitter::Jitter;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, GroupSpec, Ready, ReloadPolicy, RestartPolicy, moments};
+use crate::supervise::{
+    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, moments,
+};
 use crate::{Error, ErrorKind};
 
 /// All that a pool knows which is quiet: no change is under way.
@@ -147,6 +149,7 @@ fn gone(name: String) -> GroupSpec {
         size: 0,
         restart: RestartPolicy::default(),
         reload: ReloadPolicy::default(),
+        life: LifeLimits::default(),
         ready: Ready::Message,
     }
 }

@@ -51,7 +51,7 @@ impl Side {
     {
         let link = Arc::new(link);
         let peer = Peer::new(Arc::clone(&link), Postcard);
-        let serving = serve(Arc::clone(&link), Postcard, move |ask| Ok(handler(ask)), || {});
+        let serving = serve(Arc::clone(&link), Postcard, move |ask| Ok(handler(ask)), |_| {});
         Self { link, peer, _serving: rt.spawn(serving) }
     }
 

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
@@ -47,6 +48,7 @@ impl Processes {
                 id: id.0,
                 pid: *pid,
                 generation: process.generation,
+                finished: process.finished.load(Ordering::Relaxed),
                 link,
                 output: process.output.as_ref().map(Output::freeze).transpose()?,
                 is_told: process.is_told,
@@ -102,7 +104,7 @@ impl Processes {
     }
 
     fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, link, output, is_told } = worker;
+        let KeptWorker { id, pid, generation, finished, link, output, is_told } = worker;
         let id = WorkerId(id);
         let child = match Child::kept(&self.rt, pid) {
             Ok(child) => Arc::new(child),
@@ -115,7 +117,8 @@ impl Processes {
         };
         let index = self.master.pool().group_of(id);
         let group = index.and_then(|index| self.groups.get(index));
-        let listener = self.listen(id, pid);
+        let finished = Arc::new(AtomicU64::new(finished));
+        let listener = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {
             let group = Arc::clone(&group.name);
             WorkerInfo { id: id.0, pid, group, generation }
@@ -147,7 +150,8 @@ impl Processes {
             (_, Some(_)) => None,
         };
         let watch = self.watch(id, Arc::clone(&child), output.clone());
-        let process = Process { child, generation, connection, output, is_told, _watch: watch };
+        let process =
+            Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
     }
 }
