@@ -31,9 +31,16 @@ pub(crate) enum News {
     Violation(String),
 }
 
+/// The connection of a worker. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) link: Arc<Link>,
+    pub(crate) serving: Task<()>,
+}
+
 /// Serves the connections of a group's workers, whatever the types of their messages.
 pub(crate) trait Attach: Send + Sync {
-    /// Greets the worker and serves it until the returned task is dropped.
+    /// Greets the worker and serves it until what is returned is dropped.
     fn attach(
         &self,
         rt: &Rt,
@@ -42,7 +49,7 @@ pub(crate) trait Attach: Send + Sync {
         hello: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error>;
+    ) -> Result<Attached, Error>;
 
     /// Whether workers of this kind say when they are ready.
     fn says_ready(&self) -> bool;
@@ -120,7 +127,7 @@ where
         mut hello: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error> {
+    ) -> Result<Attached, Error> {
         hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
         let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
@@ -135,7 +142,8 @@ where
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
-        Ok(rt.spawn(async move {
+        let served = Arc::clone(&link);
+        let serving = rt.spawn(async move {
             let _listed = listed;
             let mut is_ready = false;
             let ready = || {
@@ -154,12 +162,13 @@ where
                     }),
                     Permit::Denied(why) => Err(why),
                 };
-            let serving = serve(link, codec, answer, ready);
+            let serving = serve(served, codec, answer, ready);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
             });
-        }))
+        });
+        Ok(Attached { link, serving })
     }
 
     fn says_ready(&self) -> bool {
@@ -197,13 +206,14 @@ where
         _: Hello,
         limits: Limits,
         notify: Notify,
-    ) -> Result<Task<()>, Error> {
+    ) -> Result<Attached, Error> {
         let mut server =
             Server::with_limits(rt, socket, self.codec.clone(), limits).map_err(cannot_watch)?;
-        let peer = Peer::new(server.link(), self.codec.clone());
+        let link = server.link();
+        let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);
-        Ok(rt.spawn(async move {
+        let serving = rt.spawn(async move {
             let _listed = listed;
             let serving = server.handle_requests(|request| handler(worker.clone(), request));
             match AssertUnwindSafe(serving).catch_unwind().await {
@@ -216,7 +226,8 @@ where
                     notify(News::Violation(format!("its request's handler panicked: {message}")));
                 }
             }
-        }))
+        });
+        Ok(Attached { link, serving })
     }
 
     fn says_ready(&self) -> bool {

@@ -1,16 +1,16 @@
 //! Becoming a daemon (row R1): away from the terminal, with the outcome told to the launcher.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
+use super::log_files::LogFiles;
 use crate::rt::{Driver, Rt, run};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::{Fork, exit_now, fork, redirect, thread_count};
@@ -56,18 +56,33 @@ impl Daemon {
         self
     }
 
-    /// Appends standard output to a file.
+    /// Appends standard output to a file, made with mode 0640 if there is none; without this it
+    /// goes to `/dev/null`.
+    ///
+    /// A relative path is resolved before the daemon leaves its directory. The file itself may not be
+    /// a symbolic link or have a second name (a hard link), as those may lead a daemon that runs as
+    /// root to a file that is not its own. The directories in front of it are up to you: nobody
+    /// else should be able to change them.
+    ///
+    /// A [`Master`](crate::Master) opens it again on SIGUSR2: see
+    /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs).
     #[must_use]
     pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
         self.output = Some(path.into());
         self
     }
 
-    /// Appends standard error to a file.
+    /// Appends standard error to a file, which may be the same one: see
+    /// [`output`](Daemon::output).
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
         self.error = Some(path.into());
         self
+    }
+
+    /// Where its output goes, independent of the working directory.
+    pub(super) fn log_files(&self) -> Result<LogFiles, Error> {
+        LogFiles::new(self.output.as_deref(), self.error.as_deref())
     }
 
     /// Makes this process a daemon: fork, setsid, fork again, and what the settings say.
@@ -165,9 +180,8 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
 struct Plan {
     umask: Mode,
     directory: PathBuf,
-    input: File,
-    output: File,
-    error: File,
+    null: File,
+    outputs: Vec<(i32, File)>,
 }
 
 impl Plan {
@@ -176,25 +190,13 @@ impl Plan {
             let path = daemon.directory.display();
             Error::system(format!("cannot use {path} as working directory"), error)
         })?;
-        let null = || open("/dev/null".as_ref(), OpenOptions::new().read(true).write(true));
-        let log = |path: &Option<PathBuf>| match path {
-            // A log file opened by root may lie where others can write: no link is followed.
-            Some(path) => open(
-                path,
-                OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o640)
-                    .custom_flags(libc::O_NOFOLLOW),
-            ),
-            None => null(),
-        };
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|error| Error::system("cannot open /dev/null", error))?;
         Ok(Self {
             umask: Mode::from_bits_truncate(daemon.umask & 0o777),
             directory,
-            input: null()?,
-            output: log(&daemon.output)?,
-            error: log(&daemon.error)?,
+            null,
+            outputs: daemon.log_files()?.open()?,
         })
     }
 
@@ -210,17 +212,13 @@ impl Plan {
         }
         umask(self.umask);
         std::env::set_current_dir(&self.directory).map_err(failed("cannot change directory"))?;
-        redirect(0, &self.input).map_err(failed("cannot redirect standard input"))?;
-        redirect(1, &self.output).map_err(failed("cannot redirect standard output"))?;
-        redirect(2, &self.error).map_err(failed("cannot redirect standard error"))?;
+        for number in 0..=2 {
+            let file = self.outputs.iter().find(|(of, _)| *of == number);
+            redirect(number, file.map_or(&self.null, |(_, file)| file))
+                .map_err(failed("cannot redirect standard input and output"))?;
+        }
         settle_inherited(Inherited::Close, &[]).map_err(failed("cannot close descriptors"))
     }
-}
-
-fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
-    options
-        .open(path)
-        .map_err(|error| Error::system(format!("cannot open {}", path.display()), error))
 }
 
 /// The process that was started: waits, prints the reason of a failure, and ends.

@@ -29,6 +29,7 @@ pub struct MasterHandle {
 pub(crate) enum Command {
     Stop,
     Change(Change, Asker),
+    ReopenLogs(oneshot::Sender<Result<(), Error>>),
 }
 
 /// What one worker does at the moment; see [`MasterHandle::status`].
@@ -149,6 +150,30 @@ impl MasterHandle {
     /// Dropping the future once it was polled changes nothing: the restart goes on.
     pub async fn restart(&self, worker: u32) -> Result<(), Error> {
         self.change(Change::Restart { id: WorkerId(worker) }).await
+    }
+
+    /// Opens the log files again that [`Daemon::output`](crate::Daemon::output) and
+    /// [`Daemon::error`](crate::Daemon::error) name, as SIGUSR2 does: a program such as logrotate
+    /// has moved them away.
+    ///
+    /// The master opens them, and hands them to its workers over their connections: workers need
+    /// no right to open files there. No line is lost: everybody writes to the old file until they have
+    /// the new one. What workers in plain mode and further processes of workers write stays in
+    /// the old one until they are started again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] when there are no log files; otherwise with the path and the
+    /// reason, when a file cannot be opened: all go on where they were.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the files are opened.
+    pub async fn reopen_logs(&self) -> Result<(), Error> {
+        let (asker, answer) = oneshot::channel();
+        (self.send)(Command::ReopenLogs(asker));
+        let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
+        answer.await.unwrap_or_else(ended)
     }
 
     async fn change(&self, change: Change) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::any::type_name;
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever master and worker of two versions could misunderstand each other.
-pub(crate) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 
 /// Who a worker is and what it gets.
 #[derive(Debug, Serialize, Deserialize)]

@@ -241,7 +241,8 @@ impl Master {
 
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR1 and USR2, which would
+    /// the first group one worker more or less, but not less than one. USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]). USR1, and USR2 without log files, which would
     /// end a process that does not expect them, are ignored unless the program handles them itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
@@ -272,7 +273,9 @@ impl Master {
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
         Ok(Plan {
+            log_files: log_files.unwrap_or_default(),
             background: self.background,
             launcher: None,
             lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,

@@ -14,6 +14,7 @@ use super::detach::{Daemon, Detached};
 use super::group::Group;
 use super::handle::MasterHandle;
 use super::lock::LockFile;
+use super::log_files::LogFiles;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::Outcome;
@@ -37,6 +38,7 @@ pub(super) type Bind = Box<dyn FnOnce() -> Result<Start, Error>>;
 pub(super) struct Plan {
     pub(super) background: Option<Daemon>,
     pub(super) launcher: Option<Detached>,
+    pub(super) log_files: LogFiles,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
     pub(super) controls: Vec<Bind>,
@@ -72,7 +74,7 @@ impl Plan {
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
     ) -> Result<Exit, Error> {
-        let signals = settle_process(launcher.is_some())?;
+        let signals = settle_process(launcher.is_some(), !self.log_files.is_empty())?;
         // Dropped in the reverse order, after the last worker has gone: the control socket first.
         let _lock = self.lock_file.as_deref().map(LockFile::acquire).transpose()?;
         let mut starts = Vec::new();
@@ -84,7 +86,8 @@ impl Plan {
         let rt = driver.handle();
         let signals = Signals::watch(&rt, signals)
             .map_err(|error| Error::system("cannot catch signals", error))?;
-        let supervisor = Supervisor::new(&rt, self.groups, self.hooks, self.stop_deadline);
+        let supervisor =
+            Supervisor::new(&rt, self.groups, self.hooks, self.log_files, self.stop_deadline);
         let all_ready = || launcher.take().map(Detached::ready);
         let ended = run(&driver, supervisor.run(signals, starts, self.main, all_ready))?;
         Ok(match ended.outcome {
@@ -120,9 +123,11 @@ const SIGNALS: [Signal; 6] = [
 ///
 /// From here on, before there is anything to leave behind, a signal to stop is kept for the
 /// supervisor.
-fn settle_process(detached: bool) -> Result<Caught, Error> {
+fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    let signals = Caught::new(&SIGNALS).map_err(failed("cannot catch signals"))?;
+    let mut signals = SIGNALS.to_vec();
+    signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))

@@ -24,6 +24,8 @@ pub(crate) enum Header {
     Notice,
     /// The asker no longer waits for the answer to that request.
     Cancel { number: Number },
+    /// Two descriptors, for the worker's standard output and standard error.
+    Outputs,
 }
 
 const HELLO: u8 = 1;
@@ -33,6 +35,7 @@ const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
+const OUTPUTS: u8 = 10;
 
 /// Added to the kind of a frame with descriptors; their number is in the byte behind it.
 const WITH_DESCRIPTORS: u8 = 0x80;
@@ -56,6 +59,7 @@ impl Header {
             Self::Refusal { number } => (REFUSAL, Some(number)),
             Self::Notice => (NOTICE, None),
             Self::Cancel { number } => (CANCEL, Some(number)),
+            Self::Outputs => (OUTPUTS, None),
         };
         payload.push(kind);
         if let Some(number) = number {
@@ -77,9 +81,16 @@ impl Header {
         }
         let (&count, rest) = rest.split_first()?;
         let (header, body) = Self::parse_kind(kind & !WITH_DESCRIPTORS, rest)?;
-        let is_message =
-            matches!(header, Self::Request { .. } | Self::Answer { .. } | Self::Notice);
-        (is_message && count > 0).then_some((header, count, body))
+        (header.may_have(count) && count > 0).then_some((header, count, body))
+    }
+
+    /// Whether a frame of this kind may have so many descriptors.
+    fn may_have(self, count: u8) -> bool {
+        match self {
+            Self::Request { .. } | Self::Answer { .. } | Self::Notice => true,
+            Self::Outputs => count == 2,
+            Self::Hello | Self::Ready | Self::Refusal { .. } | Self::Cancel { .. } => false,
+        }
     }
 
     fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
@@ -88,6 +99,7 @@ impl Header {
             HELLO => (Self::Hello, rest),
             READY => (Self::Ready, rest),
             NOTICE => (Self::Notice, rest),
+            OUTPUTS => (Self::Outputs, rest),
             REQUEST => {
                 let (number, rest) = numbered()?;
                 let milliseconds = BigEndian::read_u32(rest.get(..4)?);
@@ -118,6 +130,7 @@ mod tests {
             Just(Header::Hello),
             Just(Header::Ready),
             Just(Header::Notice),
+            Just(Header::Outputs),
             (any::<u32>(), prop::option::of(1_u64..1_000_000)).prop_map(|(number, patience)| {
                 Header::Request { number, patience: patience.map(Duration::from_millis) }
             }),
@@ -144,10 +157,11 @@ mod tests {
             header.write(&mut payload);
             payload.extend_from_slice(&body);
             add_descriptors(&mut payload, 6, count.into());
-            let may_have = matches!(
-                header,
-                Header::Request { .. } | Header::Answer { .. } | Header::Notice
-            );
+            let may_have = match header {
+                Header::Request { .. } | Header::Answer { .. } | Header::Notice => true,
+                Header::Outputs => count == 2,
+                _ => false,
+            };
             let expected = (may_have && count > 0).then_some((header, count, &body[..]));
             prop_assert_eq!(Header::parse(&payload[6..]), expected);
         }

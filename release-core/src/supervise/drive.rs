@@ -12,7 +12,7 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::{Action, Change, Event, Outcome, Pool, Report};
-use crate::daemon::{Command, Group, MasterHandle, Stop, stop_channel};
+use crate::daemon::{Command, Group, LogFiles, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
@@ -55,6 +55,7 @@ pub(crate) struct Supervisor {
     master: MasterHandle,
     processes: Processes,
     hooks: Hooks,
+    log_files: LogFiles,
     askers: Askers,
     /// Reads a new configuration.
     preparing: Option<Task<()>>,
@@ -67,7 +68,13 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(rt: &Rt, groups: Vec<Group>, hooks: Hooks, stop_deadline: Duration) -> Self {
+    pub(crate) fn new(
+        rt: &Rt,
+        groups: Vec<Group>,
+        hooks: Hooks,
+        log_files: LogFiles,
+        stop_deadline: Duration,
+    ) -> Self {
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
         let pool = Pool::new(specs, stop_deadline, seed());
@@ -81,6 +88,7 @@ impl Supervisor {
             processes: Processes::new(groups, master.clone(), sender.clone()),
             master,
             hooks,
+            log_files,
             askers: Askers::default(),
             preparing: None,
             stop,
@@ -125,6 +133,10 @@ impl Supervisor {
                 Happening::Command(Command::Change(change, asker)) => {
                     self.askers.enter(change, asker)
                 }
+                Happening::Command(Command::ReopenLogs(asker)) => {
+                    let _ = asker.send(self.reopen_logs());
+                    Event::Tick
+                }
                 Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
                 Happening::Failed(error) => Event::Fail { reason: error.report() },
                 Happening::Signal(signal) => {
@@ -139,6 +151,12 @@ impl Supervisor {
     fn signalled(&mut self, signal: Sig, stopped: &mut Option<Sig>) -> Event {
         match signal {
             Sig::SIGHUP => self.askers.hangup(),
+            Sig::SIGUSR2 => {
+                if let Err(error) = self.reopen_logs() {
+                    tracing::error!(reason = error.report(), "the log goes on where it was");
+                }
+                Event::Tick
+            }
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
@@ -147,6 +165,14 @@ impl Supervisor {
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
         }
+    }
+
+    /// Opens the log files again, for this process and its workers: somebody has moved them.
+    fn reopen_logs(&mut self) -> Result<(), Error> {
+        self.log_files.reopen()?;
+        self.processes.outputs_replaced();
+        tracing::info!("the log files were opened again");
+        Ok(())
     }
 
     /// Changes the size of the first group.

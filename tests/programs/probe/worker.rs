@@ -1,8 +1,11 @@
 //! Workers that behave as told.
 
 use std::future::pending;
+use std::io::Write;
 use std::os::unix::fs::{chown, chroot};
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, getppid, setgid, setgroups, setresuid, setuid};
@@ -27,6 +30,7 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
         "exit" => leave(argument),
         "silent" => me.stopping().await,
         "" | "serve" | "fail-as" => serve(&me).await?,
+        "write" => write(&me).await?,
         "ready-exit" => {
             me.ready()?;
             leave(argument);
@@ -58,6 +62,23 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
 async fn serve(me: &Me<String, Order>) -> Result<(), Failure> {
     me.ready()?;
     me.stopping().await;
+    Ok(())
+}
+
+/// Writes numbered lines to standard output and error all the time.
+async fn write(me: &Me<String, Order>) -> Result<(), Failure> {
+    me.ready()?;
+    let (pid, mut stopping) = (std::process::id(), me.stopping());
+    for number in 0.. {
+        // In one call each, or lines of several workers would mix.
+        let line = format!("line {pid} {number}\n");
+        std::io::stdout().write_all(line.as_bytes())?;
+        std::io::stderr().write_all(line.as_bytes())?;
+        let pause = me.rt().sleep(Duration::from_millis(number % 2));
+        if let Either::Right(_) = select(std::pin::pin!(pause), &mut stopping).await {
+            break;
+        }
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::link::{EndOnDrop, Incoming, Link};
 use super::timer::{Timer, sleep};
 use super::{Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
+use crate::sys::process::redirect;
 
 mod held;
 
@@ -167,6 +169,8 @@ where
                 self.settle(number).inspect(AbortHandle::abort);
             }
             Received::Ready => ready(),
+            Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(&files),
+            Received::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
     }
@@ -296,6 +300,15 @@ where
     }
 }
 
+/// Whatever this process writes from now on goes there, also from other threads.
+fn replace_outputs(files: &[OwnedFd]) {
+    for (number, file) in [1, 2].into_iter().zip(files) {
+        if let Err(error) = redirect(number, file) {
+            tracing::error!(number, %error, "cannot replace an output of this process");
+        }
+    }
+}
+
 const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
 
 /// Which request a handler answers.
@@ -317,6 +330,7 @@ enum Received<R> {
     },
     Ready,
     Hello,
+    Outputs(Vec<OwnedFd>),
 }
 
 impl<R> Received<R> {
@@ -333,6 +347,7 @@ impl<R> Received<R> {
             }
             Incoming::Cancel { number } => Self::Cancel { number },
             Incoming::Ready => Self::Ready,
+            Incoming::Outputs(files) => Self::Outputs(files),
             Incoming::Hello(_) => Self::Hello,
         }
     }

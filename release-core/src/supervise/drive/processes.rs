@@ -1,6 +1,7 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo};
+use crate::daemon::{
+    Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo,
+};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, WorkerId};
 use crate::sys::socket::pair;
@@ -33,13 +36,16 @@ pub(super) struct Launched {
     child: Child,
     socket: OwnedFd,
     hello: Hello,
+    /// How often the outputs had been replaced when it got its own.
+    outputs: u64,
 }
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
-    connection: Task<()>,
+    /// None when it could not be connected.
+    connection: Option<Attached>,
     _watch: Task<()>,
 }
 
@@ -53,6 +59,8 @@ pub(super) struct Processes {
     particulars: HashMap<Wish, Particulars>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
+    /// How often this process has got another standard output and error.
+    outputs: u64,
     sender: UnboundedSender<Happening>,
 }
 
@@ -64,7 +72,7 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, particulars, launching, running, sender }
+        Self { rt, groups, master, particulars, launching, running, outputs: 0, sender }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -83,10 +91,10 @@ impl Processes {
         let started = spawn(&command, theirs.as_fd(), &group.passed());
         drop(theirs);
         let started = started.map_err(&failed)?;
-        let (rt, sender) = (self.rt.clone(), self.sender.clone());
+        let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, socket, hello });
+            let outcome = outcome.map(|child| Launched { child, socket, hello, outputs });
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -97,7 +105,7 @@ impl Processes {
     pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, socket, hello } = match outcome {
+        let Launched { child, socket, hello, outputs } = match outcome {
             Ok(launched) => launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
@@ -112,13 +120,16 @@ impl Processes {
             group.limits,
             self.listen(id, pid),
         );
-        let connection = connection.unwrap_or_else(|error| {
+        let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
             tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
-            self.rt.spawn(async {})
         });
+        let connection = connection.ok();
+        if let Some(connection) = connection.as_ref().filter(|_| outputs != self.outputs) {
+            send_outputs(id, connection);
+        }
         let watch = self.watch(id, Arc::clone(&child));
         self.running.insert((id, pid), Process { child, connection, _watch: watch });
         Event::Spawned { id, pid }
@@ -126,9 +137,21 @@ impl Processes {
 
     /// A process has ended. What it sent before is still read, which its end soon ends too.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
-        if let Some(Process { connection, .. }) = self.running.remove(&(id, pid)) {
+        let process = self.running.remove(&(id, pid));
+        if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
-            self.rt.spawn(async move { rt.timeout(EXIT_TIME, connection).await }).detach();
+            self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
+        }
+    }
+
+    /// This process has got another standard output and error: the workers get the same. Those in
+    /// plain mode do when they are started again.
+    pub(super) fn outputs_replaced(&mut self) {
+        self.outputs += 1;
+        for ((id, _), process) in &self.running {
+            if let Some(connection) = &process.connection {
+                send_outputs(*id, connection);
+            }
         }
     }
 
@@ -210,6 +233,14 @@ impl Processes {
         if let Err(error) = process.child.signal(signal) {
             tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
         }
+    }
+}
+
+/// Has a worker write where this process writes; it goes on as before when that fails.
+fn send_outputs(worker: WorkerId, connection: &Attached) {
+    let (output, error) = (io::stdout(), io::stderr());
+    if let Err(error) = connection.link.send_outputs([output.as_fd(), error.as_fd()]) {
+        tracing::error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }
 
