@@ -22,9 +22,9 @@ pub mod supervise;
 mod sys;
 
 pub use daemon::{
-    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
-    MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Worker, WorkerInfo, WorkerOptions,
-    WorkerState, Workers, is_worker, me,
+    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
+    Master, MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Worker, WorkerInfo,
+    WorkerOptions, WorkerState, Workers, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
+use super::launcher::{Detached, await_ready};
 use super::log_files::LogFiles;
 use crate::rt::{Driver, Rt, run};
 use crate::sys::fds::{Inherited, settle_inherited};
@@ -100,6 +101,12 @@ impl Daemon {
     /// an async runtime or any thread exists), [`ErrorKind::System`] when a file cannot be opened,
     /// the directory does not exist, or fork fails.
     pub fn detach(self) -> Result<Detached, Error> {
+        self.leave(await_ready)
+    }
+
+    /// Goes on in the daemon; the process that was started runs `launcher`, whose value is its exit
+    /// status.
+    pub(super) fn leave(self, launcher: impl FnOnce(UnixStream) -> u8) -> Result<Detached, Error> {
         refuse_threads()?;
         let plan = Plan::new(&self)?;
         let (waiting, telling) = UnixStream::pair()
@@ -107,11 +114,11 @@ impl Daemon {
         match fork().map_err(|error| Error::system("cannot fork", error))? {
             Fork::Parent => {
                 drop(telling);
-                launcher(waiting)
+                exit_now(launcher(waiting).into())
             }
             Fork::Child => {
                 drop(waiting);
-                let detached = Detached { launcher: Some(telling) };
+                let detached = Detached::new(telling);
                 match plan.carry_out() {
                     Ok(()) => Ok(detached),
                     Err(error) => {
@@ -152,12 +159,12 @@ impl Daemon {
         };
         let rt = driver.handle();
         // The launcher learns the reason also of a failure before `ready`; after it, nobody listens.
-        let launcher = detached.launcher.as_ref().and_then(|launcher| launcher.try_clone().ok());
+        let launcher = detached.duplicate();
         let done = run(&driver, main(rt, detached));
         let done = done
             .map_err(|error| Error::new(ErrorKind::Program, "the daemon failed").caused_by(error));
         if let Err(error) = &done {
-            Detached { launcher }.fail(error);
+            launcher.fail(error);
         }
         done.into()
     }
@@ -218,56 +225,5 @@ impl Plan {
                 .map_err(failed("cannot redirect standard input and output"))?;
         }
         settle_inherited(Inherited::Close, &[]).map_err(failed("cannot close descriptors"))
-    }
-}
-
-/// The process that was started: waits, prints the reason of a failure, and ends.
-fn launcher(mut waiting: UnixStream) -> ! {
-    let mut word = [0];
-    let code = match (waiting.read_exact(&mut word), word) {
-        (Ok(()), [READY]) => 0,
-        (Ok(()), _) => {
-            let mut reason = Vec::new();
-            let _ = waiting.read_to_end(&mut reason);
-            complain(&String::from_utf8_lossy(&reason))
-        }
-        (Err(_), _) => complain("the daemon ended before it was ready; its log may say why"),
-    };
-    exit_now(code)
-}
-
-fn complain(reason: &str) -> i32 {
-    let _ = writeln!(io::stderr(), "{}: {reason}", super::exit::program_name());
-    1
-}
-
-const READY: u8 = 1;
-const FAILED: u8 = 2;
-
-/// A daemon's word to the process that launched it and still waits.
-///
-/// Dropped without a word, the launcher reports that the daemon ended before it was ready.
-#[derive(Debug)]
-pub struct Detached {
-    launcher: Option<UnixStream>,
-}
-
-impl Detached {
-    /// The daemon does what it is for: the launcher exits with status 0.
-    pub fn ready(mut self) {
-        self.tell(READY, "");
-    }
-
-    /// The start failed: the launcher prints the reason and exits with status 1.
-    pub fn fail(mut self, error: &Error) {
-        self.tell(FAILED, &error.report());
-    }
-
-    fn tell(&mut self, word: u8, reason: &str) {
-        if let Some(mut launcher) = self.launcher.take() {
-            // Nobody waits any more when the launcher was killed; the daemon goes on.
-            let _ = launcher.write_all(&[word]);
-            let _ = launcher.write_all(reason.as_bytes());
-        }
     }
 }

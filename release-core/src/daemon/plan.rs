@@ -10,9 +10,10 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
-use super::detach::{Daemon, Detached};
+use super::detach::Daemon;
 use super::group::Group;
 use super::handle::MasterHandle;
+use super::launcher::Detached;
 use super::lock::LockFile;
 use super::log_files::LogFiles;
 use crate::rt::{Driver, Rt, run};
