@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+
+use self::client::Client;
+
+mod client;
+mod table;
+mod watch;
 
 /// Ask or tell a running service: status, reload, scale, restart, upgrade, stop
 #[derive(Debug, Args)]
@@ -12,14 +19,17 @@ Examples:
   release ctl --control /run/web.control status
   release ctl --control /run/web.control reload && echo the new workers serve
   RELEASE_CONTROL=/run/web.control release ctl scale 8
+  release ctl --control /run/web.control status --json | jq '.workers[].pid'
 
-Exit status: 0 done; 1 refused or failed, with the reason on standard error, and nothing was
-changed unless it says so; 2 misuse of the command line.")]
+A service says by the owner and the mode of its control socket who may use it.
+
+Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
+command line.")]
 pub(crate) struct Options {
     /// The control socket of the service
     #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL")]
     control: PathBuf,
-    /// Print what the service answers as JSON
+    /// Print JSON: what the service says, or whether it is done and why not
     #[arg(long, global = true)]
     json: bool,
     /// Give up after so many seconds; the service goes on with what it was told
@@ -29,7 +39,7 @@ pub(crate) struct Options {
     request: Request,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum Request {
     /// All workers, as a table
     Status,
@@ -50,12 +60,43 @@ enum Request {
     Upgrade,
     /// Stop the service in order; back when it has stopped
     Stop,
-    /// The table of `status`, renewed until q or ctrl-C
+    /// The table of `status`, live, until q or ctrl-C
     Watch,
 }
 
 pub(crate) fn run(options: Options) -> ExitCode {
-    let Options { control, json, timeout, request } = options;
-    eprintln!("release: ctl: not built yet: {control:?} {json} {timeout} {request:?}");
-    ExitCode::from(2)
+    let client = Client::new(options.control, Duration::from_secs(options.timeout.into()));
+    let json = options.json;
+    let done = match options.request {
+        Request::Status => status(&client, json),
+        Request::Reload => client.tell("reload"),
+        Request::Scale { workers } => client.tell(&format!("scale {workers}")),
+        Request::Restart { id } => client.tell(&format!("restart {id}")),
+        Request::Upgrade => client.tell("upgrade"),
+        Request::Stop => client.stop(),
+        Request::Watch => watch::run(&client, json),
+    };
+    let shows = matches!(options.request, Request::Status | Request::Watch);
+    match done {
+        Ok(()) if json && !shows => println!("{}", serde_json::json!({ "ok": true })),
+        Ok(()) => {}
+        Err(why) => {
+            if json {
+                println!("{}", serde_json::json!({ "ok": false, "error": why }));
+            }
+            eprintln!("release: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn status(client: &Client, json: bool) -> Result<(), String> {
+    let (text, status) = client.status()?;
+    if json {
+        println!("{text}");
+    } else {
+        print!("{}", table::table(&status, table::Style::of_stdout()));
+    }
+    Ok(())
 }

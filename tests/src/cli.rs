@@ -1,16 +1,41 @@
 //! The command-line programs.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
 
 use crate::Program;
+
+/// The program `release`, built for the tests.
+fn release() -> PathBuf {
+    // Tests are in target/PROFILE/deps, programs in target/PROFILE.
+    let test = std::env::current_exe().expect("this test's path");
+    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE");
+    profile.join("cli-release")
+}
 
 impl Program {
     /// The program `release`.
     #[must_use]
     pub fn release() -> Self {
-        // Tests are in target/PROFILE/deps, programs in target/PROFILE.
-        let test = std::env::current_exe().expect("this test's path");
-        let profile = test.parent().and_then(Path::parent).expect("target/PROFILE");
-        Self::command(&["env"], &profile.join("cli-release"))
+        Self::release_under(&["env"])
     }
+
+    /// The program `release`, started by another one, whose last argument it is.
+    #[must_use]
+    pub fn release_under(launcher: &[&str]) -> Self {
+        Self::command(launcher, &release())
+    }
+}
+
+/// A copy of `release` where every user can run it, unlike root's target directory.
+#[must_use]
+pub fn release_open_to_all() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
+    let copy = directory.path().join("release");
+    std::fs::copy(release(), &copy).expect("a copy");
+    (directory, copy)
 }
