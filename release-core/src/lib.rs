@@ -20,6 +20,7 @@ mod seldom;
 mod signals;
 pub mod supervise;
 mod sys;
+pub mod systemd;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
