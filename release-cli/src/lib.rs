@@ -8,6 +8,7 @@
 mod arguments;
 mod ctl;
 mod daemon;
+mod generated;
 mod run;
 mod socketmaster;
 mod status;
