@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+use clap_mangen::roff::{Roff, roman};
 
 /// Write the manual pages, release.1 and one for each command, into a directory
 #[derive(Debug, Args)]
@@ -27,7 +28,10 @@ pub(crate) struct Completions {
 
 impl Man {
     pub(crate) fn write(self, command: Command) -> ExitCode {
-        match write_pages(command, &self.directory) {
+        // `help` is no command of its own in a manual.
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        match write_pages(&command, &self.directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("release: cannot write pages to {}: {error}", self.directory.display());
@@ -37,9 +41,45 @@ impl Man {
     }
 }
 
-fn write_pages(command: Command, directory: &Path) -> io::Result<()> {
-    // `help` is no command of its own in a manual.
-    clap_mangen::generate_to(command.disable_help_subcommand(true), directory)
+/// The page of a command, and those of the commands below it.
+fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
+    let mut commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    commands.try_for_each(|command| write_pages(command, directory))?;
+    let source = concat!("release ", env!("CARGO_PKG_VERSION"));
+    let man = clap_mangen::Man::new(command.clone()).source(source);
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let more = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    closing_sections(&more).to_writer(&mut page)?;
+    std::fs::write(directory.join(man.get_filename()), page)
+}
+
+/// What `--help` says behind the options, as sections: examples, notes, and the exit status.
+fn closing_sections(text: &str) -> Roff {
+    let mut page = Roff::new();
+    let mut is_in_notes = false;
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        if let Some(examples) = paragraph.strip_prefix("Examples:") {
+            page.control("SH", ["EXAMPLES"]).control("nf", []);
+            let lines = examples.trim().lines().map(|line| roman(format!("{}\n", line.trim())));
+            page.text(lines.collect::<Vec<_>>());
+            page.control("fi", []);
+        } else if let Some(status) = paragraph.strip_prefix("Exit status:") {
+            page.control("SH", ["EXIT STATUS"]).text([roman(status.trim())]);
+        } else {
+            let heading = if is_in_notes { ("PP", vec![]) } else { ("SH", vec!["NOTES"]) };
+            page.control(heading.0, heading.1).text([roman(paragraph)]);
+            is_in_notes = true;
+        }
+    }
+    page
 }
 
 impl Completions {

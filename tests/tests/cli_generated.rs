@@ -16,6 +16,8 @@ fn each_command_has_a_manual_page() {
         let page = page(&format!("release-{name}.1"));
         assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{page}");
         assert!(page.contains(option), "{page}");
+        let sections = [".SH EXAMPLES\n", ".SH \"EXIT STATUS\"\n"];
+        assert!(name == "run" || sections.iter().all(|section| page.contains(section)), "{page}");
     }
     let (code, said) = Program::release().args(["man", "/no/such"]).run();
     assert!(code == 1 && said.contains("cannot write pages to /no/such: No such file"), "{said}");
