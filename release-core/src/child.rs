@@ -44,6 +44,17 @@ impl Child {
         Err(failure)
     }
 
+    /// A child of an earlier image of this process.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of this number: it has ended, and was reaped.
+    pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
+        let pidfd = pidfd::pidfd_open(pid)?;
+        pidfd::is_child(&pidfd)?;
+        Ok(Self { pid: Pid::from_raw(pid), io: rt.register(pidfd)? })
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }

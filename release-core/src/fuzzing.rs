@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::Hello;
+use crate::daemon::{Agreed, Hello, PROTOCOL};
 use crate::ipc::{Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Text, add_descriptors};
 
 /// The limit of the connections here: small, so that fuzzers find it.
@@ -170,8 +170,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seeds.push(payload);
     }
     let hello = Hello {
-        protocol: 1,
+        protocol: PROTOCOL,
         worker: 3,
+        generation: 2,
+        agreed: Agreed::of(crate::ipc::limits::Limits::IPC),
         group: "http".to_owned(),
         listeners: vec!["http".to_owned()],
         types: None,

@@ -1,12 +1,13 @@
 //! Signals as a stream of values.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv};
 
 use crate::rt::{Direction, Io, Progress, Rt};
+use crate::sys::fds::duplicate_from;
 use crate::sys::signal::Caught;
 
 /// The signals a process listens to. Equal ones that arrive together count once.
@@ -25,6 +26,27 @@ impl Signals {
     pub(crate) fn watch(rt: &Rt, mut caught: Caught) -> io::Result<Self> {
         let wake = caught.wake.take().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { io: rt.register(wake)?, caught })
+    }
+
+    /// Those that were not taken yet; then what later ones write to.
+    ///
+    /// To be called while this thread keeps signals back: a handler that runs on another one writes
+    /// the signal's number there, where the next process image finds it.
+    pub(crate) fn hand_over(&self) -> io::Result<(Vec<Signal>, OwnedFd)> {
+        let wake = duplicate_from(self.io.as_fd(), 3)?;
+        let mut bytes = [0; 64];
+        while recv(wake.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).is_ok_and(|read| read > 0)
+        {
+        }
+        Ok((std::iter::from_fn(|| self.caught.take()).collect(), wake))
+    }
+
+    /// The signals that arrived in the process image before, when it had handed over.
+    pub(crate) fn late(wake: &OwnedFd) -> Vec<Signal> {
+        let mut bytes = [0; 64];
+        let read = recv(wake.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
+        let numbers = bytes[..read].iter().copied();
+        numbers.filter_map(|number| Signal::try_from(i32::from(number)).ok()).collect()
     }
 
     /// The next signal. Dropping the future loses none.

@@ -9,6 +9,7 @@ mod client;
 mod daemon;
 mod hostile;
 mod in_process;
+mod installed;
 mod load;
 mod passing;
 mod probe;
@@ -23,6 +24,7 @@ pub use client::{Answer, ControlClient, HttpClient, control, http_get, try_contr
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
 pub use in_process::{in_process, run_on};
+pub use installed::Installed;
 pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};

@@ -80,7 +80,7 @@ impl Program {
         Self::of(command)
     }
 
-    fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         Self { command, directory }

@@ -116,6 +116,7 @@ on_every_backend! {
         attacked.kills("unknown kind", "a frame of no known kind");
         attacked.kills("empty frame", "a frame of no known kind");
         attacked.kills("cut header", "a frame of no known kind");
+        attacked.kills("cut beat", "a frame of no known kind");
     }
 
     fn what_is_out_of_place_ends_the_worker(backend: Backend) {
@@ -149,7 +150,7 @@ on_every_backend! {
 
     fn floods_of_frames_without_meaning_are_survived(backend: Backend) {
         let attacked = Attacked::start(backend);
-        for attack in ["readies", "notices", "cancels", "answers", "refusals"] {
+        for attack in ["readies", "notices", "cancels", "answers", "refusals", "pulses", "beats"] {
             attacked.answers(attack, "answered xxx");
         }
     }

@@ -12,6 +12,7 @@ pub(crate) async fn answer(
         ("ping", "") => "pong".to_owned(),
         ("status", "") => status(master),
         ("reload", "") => outcome(master.reload().await),
+        ("upgrade", "") => outcome(master.upgrade().await),
         ("scale", number) => match number.parse() {
             Ok(workers) => outcome(master.scale(super::GROUP, workers).await),
             Err(_) => "error: say how many workers: `scale N`".to_owned(),
@@ -33,8 +34,8 @@ pub(crate) async fn answer(
             let start: String = word.chars().take(40).collect();
             let word = start.escape_debug();
             format!(
-                "error: unknown command `{word}`; there is: ping, status, reload, scale N, \
-                 restart ID, stop, broadcast TEXT"
+                "error: unknown command `{word}`; there is: ping, status, reload, upgrade, \
+                 scale N, restart ID, stop, broadcast TEXT"
             )
         }
     }

@@ -7,13 +7,14 @@ mod reload;
 mod worker;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 use release::ipc::Request;
-use release::net::Socket;
 use release::rt::Driver;
-use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, is_worker};
+use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, handed_over, is_worker};
 use serde::{Deserialize, Serialize};
 
 use options::{Configuration, Log, Options};
@@ -21,6 +22,9 @@ use reload::Reloads;
 
 /// The name of the workers' group.
 const GROUP: &str = "http";
+
+/// A worker that does not get on with a request for so long is killed and started again.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// What each worker is told at its start.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -57,29 +61,32 @@ fn master<D: Driver>(
 ) -> Result<Exit, Error> {
     let settings = configuration.settings()?;
     settings.log.start()?;
-    // Bound here, as root if need be: workers get the socket, not the privilege.
-    let address = &settings.listen;
-    let listener = Socket::unconnected(address)?.bind(address)?.into_listening(1024)?;
-    tracing::info!(%address, "listening");
-
-    let counter = AtomicU64::new(0);
+    // The numbers stay unique when a new version takes over.
+    let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
+    let left = Arc::clone(&counter);
     let (reloads, sizes) = Reloads::new(configuration, &settings);
     let told = reloads.clone();
     let workers = Workers::same_executable(GROUP, settings.workers)
         .requests::<String>()
-        .user(settings.user)
-        .listener("http", listener)
-        .context(move |_| told.told())
-        .answer(move |_, Next| {
-            let number = counter.fetch_add(1, Ordering::Relaxed);
-            async move { Ok(number) }
-        });
+        .life(settings.life())
+        .heartbeat(HEARTBEAT)
+        .user(settings.user);
+    // Opened by the master, as root if need be: workers get the socket, not the privilege.
+    let workers = match settings.socket_each {
+        true => workers.listen_each("http", settings.listen),
+        false => workers.listen("http", settings.listen),
+    };
+    let workers = workers.context(move |_| told.told()).answer(move |_, Next| {
+        let number = counter.fetch_add(1, Ordering::Relaxed);
+        async move { Ok(number) }
+    });
     let connections = workers.connections();
 
     let (read, restore) = (reloads.clone(), reloads);
     let mut master = Master::new()
         .stop_deadline(settings.stop_deadline)
         .workers(workers)
+        .hand_over(move || left.load(Ordering::Relaxed))
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
         .main(|master| async move {

@@ -9,6 +9,7 @@ use release::config::validation::{
 };
 use release::config::{self, Address, Config, Live, Spec, default, key};
 use release::net::Inet;
+use release::supervise::LifeLimits;
 use release::{Error, Exit, log};
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +30,25 @@ and `stop-deadline = 10s`, `background = true`. What stands on the command line 
 reads the file again, for `workers` and `log`.
 
 Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
-replaces all workers without losing a request; TTIN and TTOU start and stop one."
+replaces all workers without losing a request; USR1 does so with the new version of the program at
+the path that it was started by; TTIN and TTOU start and stop one."
 )]
 pub(super) struct Options {
     /// The address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Inet>,
+    /// Replace a worker after so many requests, without losing one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_requests: Option<u64>,
+    /// Replace a worker that has so many MiB of memory resident, without losing a request
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    max_memory: Option<u64>,
+    /// Replace a worker after so many seconds, without losing a request
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<u64>,
+    /// A socket for each worker instead of one for all
+    #[arg(long)]
+    socket_each: bool,
     /// How many workers accept connections [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     workers: Option<u32>,
@@ -69,6 +83,10 @@ pub(super) struct Options {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Settings {
     pub(super) listen: Inet,
+    pub(super) socket_each: bool,
+    pub(super) max_requests: Option<u64>,
+    pub(super) max_memory: Option<u64>,
+    pub(super) max_age: Option<Duration>,
     pub(super) workers: u32,
     pub(super) user: String,
     pub(super) lock_file: Option<PathBuf>,
@@ -92,6 +110,23 @@ impl Log {
             Self::Stderr => log::stderr(),
             Self::Syslog => log::syslog("service"),
         }
+    }
+}
+
+impl Settings {
+    /// How long workers live at most.
+    pub(super) fn life(&self) -> LifeLimits {
+        let mut life = LifeLimits::default();
+        if let Some(requests) = self.max_requests {
+            life = life.max_requests(requests);
+        }
+        if let Some(mebibytes) = self.max_memory {
+            life = life.max_memory(mebibytes << 20);
+        }
+        if let Some(age) = self.max_age {
+            life = life.max_age(age);
+        }
+        life
     }
 }
 
@@ -125,6 +160,10 @@ impl Configuration {
         };
         let options = self.options.clone();
         settings.listen = options.listen.unwrap_or(settings.listen);
+        settings.max_requests = options.max_requests.or(settings.max_requests);
+        settings.max_memory = options.max_memory.or(settings.max_memory);
+        settings.max_age = options.max_age.map(Duration::from_secs).or(settings.max_age);
+        settings.socket_each |= options.socket_each;
         settings.workers = options.workers.unwrap_or(settings.workers);
         settings.user = options.user.unwrap_or(settings.user);
         settings.lock_file = options.lock_file.or(settings.lock_file);
@@ -160,6 +199,10 @@ fn spec() -> Spec {
     let second = Duration::from_secs(1);
     Spec::new()
         .key(key("listen").default(default::address("127.0.0.1:8080")).check(number_and_port()))
+        .key(key("max-requests").optional().check(int_in_range(1..=i64::MAX)))
+        .key(key("max-memory").optional().check(int_in_range(1..=1 << 20)))
+        .key(key("max-age").optional().check(duration_in_range(second..=366 * 24 * 3600 * second)))
+        .key(key("socket-each").default(false).check(bool()))
         .key(key("workers").default(2).check(int_in_range(1..=512)))
         .key(key("user").default("nobody").check(unprivileged_user()))
         .key(key("lock-file").optional().check(string()))

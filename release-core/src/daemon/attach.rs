@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 
@@ -12,11 +12,18 @@ use super::hello::{Hello, Types};
 use super::{Permit, WorkerInfo};
 use crate::Error;
 use crate::ipc::limits::Limits;
+use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
-use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError};
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{
+    Beat, Beats, Codec, Ended, Header, Peer, Postcard, ReadError, Refused, Request, SendError,
+};
 use crate::rt::{Rt, Task};
+use crate::supervise::Hung;
+
+#[cfg(test)]
+mod tests;
 
 /// What the supervisor hears from a connection.
 pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
@@ -25,22 +32,27 @@ pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) enum News {
     Ready,
+    /// How many units of work it has finished.
+    Finished(u64),
+    /// It does not get on with its work.
+    Hung(Hung),
     /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
     Closed,
     /// The worker broke the protocol or does not read: this is what it did.
     Violation(String),
 }
 
-/// The connection of a worker. Dropping it ends it.
+/// A worker's connection, and the task that serves it until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    pub(crate) link: Arc<Link>,
+    /// Gone when it has ended and nobody uses it any more.
+    pub(crate) link: Weak<Link>,
     pub(crate) serving: Task<()>,
 }
 
 /// Serves the connections of a group's workers, whatever the types of their messages.
 pub(crate) trait Attach: Send + Sync {
-    /// Greets the worker and serves it until what is returned is dropped.
+    /// Greets the worker and serves it.
     fn attach(
         &self,
         rt: &Rt,
@@ -51,12 +63,37 @@ pub(crate) trait Attach: Send + Sync {
         notify: Notify,
     ) -> Result<Attached, Error>;
 
-    /// Whether workers of this kind say when they are ready.
+    /// Serves a worker that an earlier image of this process has greeted. Its `Ready` may be among
+    /// what it has sent and nobody has read.
+    ///
+    /// The state that [`Workers::answer_permitted`](crate::Workers::answer_permitted) has for each
+    /// process begins anew.
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error>;
+
+    /// Whether workers of this kind say when they are ready; the others are in plain mode.
     fn says_ready(&self) -> bool;
+
+    /// What workers and master tell each other, by the names of the types; no context.
+    fn types(&self) -> &Types;
 }
 
 fn cannot_watch(error: std::io::Error) -> Error {
     Error::system("cannot watch a worker's socket", error)
+}
+
+/// The link, if it is one of this kind.
+fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
+    if frozen.mode() != mode {
+        let message = "calls and plain mode are different connections";
+        return Err(Error::new(crate::ErrorKind::Protocol, message));
+    }
+    Link::thaw(rt, frozen).map(Arc::new)
 }
 
 /// Takes a worker off the list when its serving ends, however it ends.
@@ -138,19 +175,62 @@ where
             Error::new(crate::ErrorKind::Worker, "cannot greet it").caused_by(error)
         })?;
         link.flush_now();
+        Ok(self.serve(rt, link, worker, notify))
+    }
 
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        Ok(self.serve(rt, thaw(rt, frozen, Mode::Calls)?, worker, notify))
+    }
+
+    fn says_ready(&self) -> bool {
+        true
+    }
+
+    fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl<W, C, N, S, P, H, F, R> Calls<W, C, N, P, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
+    S: Send + Sync + 'static,
+    P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+    H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
-        let served = Arc::clone(&link);
+        let weak = Arc::downgrade(&link);
+        let notify: Arc<dyn Fn(News) + Send + Sync> = notify.into();
         let serving = rt.spawn(async move {
             let _listed = listed;
+            let beats = Arc::<Beats>::default();
+            let _beating = listen_to_heart(&link, &beats, &notify);
             let mut is_ready = false;
-            let ready = || {
+            let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
-                if !std::mem::replace(&mut is_ready, true) {
+                Word::Ready if !std::mem::replace(&mut is_ready, true) => {
+                    // What it did not answer while it started is not held against it.
+                    beats.heard(Beat::default());
                     notify(News::Ready);
                 }
+                Word::Beat(beat) => {
+                    notify(News::Finished(beat.finished));
+                    beats.heard(beat);
+                }
+                Word::Ready | Word::Pulse => {}
             };
             let state = Arc::new((rules.state)(&worker));
             let (rules, worker, state) = (&*rules, &worker, &state);
@@ -162,22 +242,31 @@ where
                     }),
                     Permit::Denied(why) => Err(why),
                 };
-            let serving = serve(served, codec, answer, ready);
+            let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed,
                 ended => News::Violation(crate::error::chain(&ended)),
             });
         });
-        Ok(Attached { link, serving })
+        Attached { link: weak, serving }
     }
+}
 
-    fn says_ready(&self) -> bool {
-        true
-    }
+/// Asks a worker how its work goes, if its group wants that.
+fn listen_to_heart(
+    link: &Arc<Link>,
+    beats: &Arc<Beats>,
+    notify: &Arc<dyn Fn(News) + Send + Sync>,
+) -> Option<Task<()>> {
+    let pulse = link.limits().pulse?;
+    let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
+    let hangs = move |how| notify(News::Hung(how));
+    Some(link.rt().spawn(async move { pulse.ask(&asked, &beats, hangs).await }))
 }
 
 /// Plain mode.
 pub(crate) struct Plain<W, C, H, R> {
+    types: Types,
     codec: C,
     handler: Arc<H>,
     connections: Connections<W, C>,
@@ -186,7 +275,8 @@ pub(crate) struct Plain<W, C, H, R> {
 
 impl<W, C, H, R> Plain<W, C, H, R> {
     pub(crate) fn new(codec: C, handler: H, connections: Connections<W, C>) -> Self {
-        Self { codec, handler: Arc::new(handler), connections, requests: std::marker::PhantomData }
+        let (types, handler) = (Types::of::<(), R, W>(), Arc::new(handler));
+        Self { types, codec, handler, connections, requests: std::marker::PhantomData }
     }
 }
 
@@ -207,10 +297,41 @@ where
         limits: Limits,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        let mut server =
-            Server::with_limits(rt, socket, self.codec.clone(), limits).map_err(cannot_watch)?;
-        let link = server.link();
+        let link = Link::new(rt, socket, Mode::PlainServer, limits).map_err(cannot_watch)?;
+        Ok(self.serve(rt, Arc::new(link), worker, notify))
+    }
+
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        Ok(self.serve(rt, thaw(rt, frozen, Mode::PlainServer)?, worker, notify))
+    }
+
+    fn says_ready(&self) -> bool {
+        false
+    }
+
+    fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl<W, C, H, F, R> Plain<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+        let weak = Arc::downgrade(&link);
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
+        let mut server = Server::over(link, self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);
         let serving = rt.spawn(async move {
@@ -227,10 +348,6 @@ where
                 }
             }
         });
-        Ok(Attached { link, serving })
-    }
-
-    fn says_ready(&self) -> bool {
-        false
+        Attached { link: weak, serving }
     }
 }

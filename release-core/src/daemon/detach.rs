@@ -130,6 +130,14 @@ impl Daemon {
         }
     }
 
+    /// The next version of a daemon: back to its working directory. It has all else already.
+    pub(super) fn return_to(self) -> Result<(), Error> {
+        std::env::set_current_dir(&self.directory).map_err(|error| {
+            let path = self.directory.display();
+            Error::system(format!("cannot use {path} as working directory"), error)
+        })
+    }
+
     /// Becomes a daemon and runs `main` in it: the source's `daemon f`.
     ///
     /// `main` calls [`Detached::ready`] when the daemon does what it is for; that is when the

@@ -7,16 +7,17 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::attach::Attach;
-use super::hello::Types;
+use super::listeners::{KeptListener, Listener};
 use super::options::{CheckedOptions, WorkerOptions};
+use super::upgrade::GroupTypes;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
-use crate::supervise::{GroupSpec, WorkerId};
+use crate::supervise::{GroupSpec, LifeLimits, WorkerId};
 use crate::sys::creds::Credentials;
-use crate::sys::spawn::Command;
+use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
 
 /// A group that is checked and ready to be run.
@@ -28,7 +29,7 @@ pub(crate) struct Group {
     pub(super) program: Program,
     pub(super) environment: Vec<CString>,
     pub(super) credentials: Option<Credentials>,
-    pub(super) listeners: Vec<(String, OwnedFd)>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
     pub(super) options: Option<Each>,
 }
@@ -43,10 +44,22 @@ impl fmt::Debug for Group {
 pub(super) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
 
 /// What all processes of a worker in a generation have in common, and no other worker has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Particulars {
     pub(crate) context: Vec<u8>,
+    /// The name of its type.
+    pub(crate) context_type: String,
+    given: WorkerOptions,
+    #[serde(skip)]
     options: CheckedOptions,
+}
+
+impl Particulars {
+    /// Those of a worker that the version of the program before has started.
+    pub(crate) fn checked(mut self) -> Result<Self, Error> {
+        self.options = self.given.clone().check()?;
+        Ok(self)
+    }
 }
 
 impl Group {
@@ -54,29 +67,44 @@ impl Group {
         self.spec.clone()
     }
 
+    pub(crate) fn life(&self) -> &LifeLimits {
+        &self.spec.life
+    }
+
+    /// Whether its processes have limits of what they use.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.life().counts_requests() || self.life().weighs_memory()
+    }
+
     /// What is told to one worker alone: its context, and how its processes are started.
     pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
-        Ok(Particulars { context: (self.context.encode)(id.0)?, options: self.options(id)? })
+        let given = self.options.as_ref().map_or_else(WorkerOptions::default, |each| each(id.0));
+        Ok(Particulars {
+            context: (self.context.encode)(id.0)?,
+            context_type: self.context.type_name.to_owned(),
+            options: check(given.clone(), &self.name, id)?,
+            given,
+        })
     }
 
     /// Checks the options of the workers that will be there at the start, the first with this
     /// identity; returns the identity after the last one.
     pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
-        (first..after).try_for_each(|id| self.options(WorkerId(id)).map(drop))?;
+        if let Some(each) = &self.options {
+            (first..after)
+                .try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
+        }
         Ok(after)
     }
 
-    fn options(&self, id: WorkerId) -> Result<CheckedOptions, Error> {
-        let Some(each) = &self.options else { return Ok(CheckedOptions::default()) };
-        each(id.0).check().map_err(|error| {
-            let message = format!("the options of worker {id} of group `{}`", self.name);
-            Error::new(ErrorKind::Usage, message).caused_by(error)
-        })
-    }
-
     /// The command line of one worker; its identity shows in `ps` (row P8).
-    pub(crate) fn command(&self, id: WorkerId, its: &Particulars) -> Result<Command, Error> {
+    pub(crate) fn command(
+        &self,
+        id: WorkerId,
+        its: &Particulars,
+        image: Option<Arc<OwnedFd>>,
+    ) -> Result<Command, Error> {
         let (program, mut arguments) = match &self.program {
             // By this name the kernel starts the very file that this process runs, even when
             // another version has taken its path meanwhile, and whoever may enter its directory.
@@ -96,27 +124,82 @@ impl Group {
             arguments,
             environment: its.options.environment(&self.environment),
             resources: its.options.resources.clone(),
-            credentials: self.credentials.clone(),
+            image: image.filter(|_| self.is_same_executable()),
+            directory: None,
+            output: None,
+            identity: self.credentials.clone().map_or(Identity::Powerless, Identity::Other),
         })
     }
 
-    pub(crate) fn passed(&self) -> Vec<BorrowedFd<'_>> {
-        self.listeners.iter().map(|(_, socket)| socket.as_fd()).collect()
+    /// Opens the sockets of the workers that will be there at the start, the first with this
+    /// identity, and at least one of each listener; returns the identity after the last worker.
+    pub(super) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
+        let after = first.saturating_add(self.spec.size);
+        (first..after.max(first + 1)).try_for_each(|id| self.passed(WorkerId(id)).map(drop))?;
+        Ok(after)
+    }
+
+    /// The listening sockets that a worker gets, in the order of their names.
+    pub(crate) fn passed(&mut self, id: WorkerId) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        let Self { listeners, name, .. } = self;
+        listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
+    }
+
+    /// Closes the sockets of workers that are not wanted any more.
+    pub(crate) fn keep_listeners(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
+        self.listeners.iter_mut().for_each(|listener| listener.keep(&is_wanted));
     }
 
     pub(crate) fn listener_names(&self) -> Vec<String> {
-        self.listeners.iter().map(|(name, _)| name.clone()).collect()
+        self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// The names of the types that the group itself knows; the connection adds the others.
-    pub(crate) fn types(&self) -> Types {
-        Types { context: self.context.type_name.to_owned(), ..Types::of::<(), (), ()>() }
+    /// What workers and master tell each other, by the names of the types.
+    pub(super) fn spoken(&self) -> GroupTypes {
+        GroupTypes {
+            name: self.name.to_string(),
+            is_plain: !self.attach.says_ready(),
+            types: self.attach.types().clone(),
+        }
+    }
+
+    /// Which sockets the group listens on.
+    pub(super) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
+        self.listeners.iter().filter_map(|listener| listener.key(&self.name))
+    }
+
+    /// Opens, for a trial, one socket of each listener that is not among those.
+    pub(super) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
+        let Self { listeners, name, .. } = self;
+        let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));
+        let mut new = listeners.iter_mut().filter(is_new);
+        new.try_for_each(|listener| listener.socket(name, WorkerId(0)).map(drop))
+    }
+
+    /// Takes the sockets over that an earlier version of the program has opened for this group.
+    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>) {
+        for listener in &mut self.listeners {
+            listener.adopt(&self.name, kept);
+        }
+    }
+
+    /// The sockets that are open, for the next version.
+    pub(crate) fn opened_listeners(&self) -> Result<Vec<KeptListener>, Error> {
+        let kept = self.listeners.iter().map(|listener| listener.opened(&self.name));
+        Ok(kept.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// Whether master and worker were compiled together.
     pub(crate) fn is_same_executable(&self) -> bool {
         matches!(self.program, Program::ThisExecutable)
     }
+}
+
+fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptions, Error> {
+    given.check().map_err(|error| {
+        let message = format!("the options of worker {id} of group `{group}`");
+        Error::new(ErrorKind::Usage, message).caused_by(error)
+    })
 }
 
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::Stopping;
+use super::control::{Asking, Waiting};
 use crate::rt::Rt;
 use crate::supervise::changes::Asker;
 use crate::supervise::{Change, Pool, State, WorkerId};
@@ -22,6 +23,8 @@ pub struct MasterHandle {
     stopping: Stopping,
     /// Whether anybody has asked for `stopping`.
     is_stop_heard: Arc<AtomicBool>,
+    /// The request of a control socket whose handler has this handle.
+    asking: Option<Asking>,
 }
 
 /// What the supervisor is told to do.
@@ -30,6 +33,8 @@ pub(crate) enum Command {
     Stop,
     Change(Change, Asker),
     ReopenLogs(oneshot::Sender<Result<(), Error>>),
+    /// Somebody who waited for the upgrade in the version before still does.
+    Rejoin(Asker),
 }
 
 /// What one worker does at the moment; see [`MasterHandle::status`].
@@ -68,7 +73,18 @@ impl MasterHandle {
         send: impl Fn(Command) + Send + Sync + 'static,
     ) -> Self {
         let (pool, send) = (Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default() }
+        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default(), asking: None }
+    }
+
+    /// The handle for the handler of a request on a control socket.
+    pub(super) fn asked_by(&self, asking: Asking) -> Self {
+        Self { asking: Some(asking), ..self.clone() }
+    }
+
+    /// Has the request that this handle belongs to, if there is one, wait for an upgrade for as long
+    /// as the result is kept: it is begun anew in the next image of this process.
+    pub(crate) fn wait_for_upgrade(&self) -> Option<Waiting> {
+        self.asking.as_ref().map(Asking::wait_for_upgrade)
     }
 
     /// The runtime that the master runs on.
@@ -152,6 +168,42 @@ impl MasterHandle {
         self.change(Change::Restart { id: WorkerId(worker) }).await
     }
 
+    /// Puts a new version of the program in the place of this one, as SIGUSR1 does, and waits until
+    /// its workers serve.
+    ///
+    /// The file at the path that this process was started by is tried first: it is started as a child,
+    /// with the same arguments, environment and working directory, and says in
+    /// [`Master::run`](crate::Master::run) whether it could take over; a path through a symbolic link
+    /// leads where the link points now. Then it becomes the master by exec: process number, lock
+    /// file, control sockets, sockets of [`Workers::listen`](crate::Workers::listen), workers and
+    /// their connections with what is asked on them all stay. At last every worker is replaced by one
+    /// of the new version, under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy).
+    ///
+    /// The future that waits ends with this version of the program, and so does every other task of
+    /// the master; the main task begins anew in the next. A request on a control socket whose
+    /// handler waits here is answered all the same: the new version calls its handler for the same
+    /// request again, and there this method waits for the end of the upgrade that is under way. What
+    /// a handler does before it calls this is done twice.
+    ///
+    /// Upgrades that meet before the new version has taken over are one. One that comes later follows.
+    ///
+    /// # Errors
+    ///
+    /// With the reason. The master is as it was, with its version and workers, when the new version
+    /// cannot be started, is no version of this program, hangs for 10 seconds, or says that it cannot
+    /// take over; when a handler is not done within 5 seconds; when exec fails; when the master
+    /// stops. When the new version's workers fail, the old workers go on, under the new master.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the upgrade goes on.
+    pub async fn upgrade(&self) -> Result<(), Error> {
+        if self.asking.as_ref().is_some_and(|asking| asking.waited) {
+            return self.ask(Command::Rejoin).await;
+        }
+        self.change(Change::Upgrade).await
+    }
+
     /// Opens the log files again that [`Daemon::output`](crate::Daemon::output) and
     /// [`Daemon::error`](crate::Daemon::error) name, as SIGUSR2 does: a program such as logrotate
     /// has moved them away.
@@ -164,21 +216,25 @@ impl MasterHandle {
     /// # Errors
     ///
     /// [`ErrorKind::Usage`] when there are no log files; otherwise with the path and the
-    /// reason, when a file cannot be opened: all go on where they were.
+    /// reason, when a file cannot be opened or the master is being upgraded: all go on where they
+    /// were.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future once it was polled changes nothing: the files are opened.
     pub async fn reopen_logs(&self) -> Result<(), Error> {
-        let (asker, answer) = oneshot::channel();
-        (self.send)(Command::ReopenLogs(asker));
-        let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
-        answer.await.unwrap_or_else(ended)
+        self.ask(Command::ReopenLogs).await
     }
 
     async fn change(&self, change: Change) -> Result<(), Error> {
+        self.ask(|asker| Command::Change(change, asker)).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(Asker) -> Command) -> Result<(), Error> {
+        // A change that has not begun when a new version takes over is asked for there.
+        let _waiting = self.wait_for_upgrade();
         let (asker, answer) = oneshot::channel();
-        (self.send)(Command::Change(change, asker));
+        (self.send)(command(asker));
         let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
         answer.await.unwrap_or_else(ended)
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use crate::sys::fds::keep_over_exec;
+use crate::sys::fds::{duplicate_from, keep_over_exec};
 use crate::{Error, ErrorKind};
 
 /// How long a starter that lost waits for the winner to write its number.
@@ -55,6 +55,23 @@ impl LockFile {
                 return written.map(|()| lock);
             }
         }
+    }
+
+    /// The lock that an earlier image of this process has taken and still holds.
+    pub(crate) fn held(path: PathBuf, file: OwnedFd) -> Result<Self, Error> {
+        match Flock::lock(file.into(), FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { path, file }),
+            Err((_, errno)) => Err(cannot("keep", &path, errno)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A duplicate that holds the lock too, for the next image of this process.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, Error> {
+        duplicate_from(self.file.as_fd(), 3).map_err(|error| cannot("duplicate", &self.path, error))
     }
 }
 

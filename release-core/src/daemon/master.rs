@@ -10,12 +10,16 @@ use std::time::Duration;
 use super::control::{BoundControlSocket, ControlSocket, absolute};
 use super::detach::{Daemon, refuse_threads};
 use super::handle::MasterHandle;
-use super::plan::{Bind, BoxedTask, Plan, Start};
+use super::plan::{Bind, BoxedTask, Control, Plan, Start};
+use super::upgrade::{self, HandOver, Heritage, Origin, heritage};
 use super::workers::IntoGroup;
 use super::{Exit, Workers};
+use serde::Serialize;
+
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
 use crate::rt::{Driver, Rt};
+use crate::supervise::Report;
 use crate::supervise::changes::Hooks;
 use crate::{Error, ErrorKind};
 
@@ -45,11 +49,12 @@ pub struct Master {
     privileged: Option<bool>,
     lock_file: Option<PathBuf>,
     groups: Vec<Box<dyn IntoGroup>>,
-    controls: Vec<Bind>,
+    controls: Vec<Control>,
     main: Option<Start>,
     hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
+    hand_over: Option<HandOver>,
 }
 
 impl fmt::Debug for Master {
@@ -82,6 +87,7 @@ impl Master {
             hooks: Hooks::default(),
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
+            hand_over: None,
         }
     }
 
@@ -129,11 +135,18 @@ impl Master {
     {
         // Now: a daemon leaves the working directory that a relative path means.
         let is_absolute = socket.make_absolute();
-        self.controls.push(Box::new(move || {
+        let path = socket.path().to_owned();
+        let bind: Bind = Box::new(move |earlier| {
             is_absolute?;
-            let bound = socket.bind()?;
-            Ok(Box::new(move |rt, master| serve_control(bound, rt, master, handler)))
-        }));
+            let bound = match earlier {
+                None => socket.bind()?,
+                Some(earlier) => socket.follow(earlier)?,
+            };
+            let served = bound.served();
+            let start = Box::new(move |rt, master| serve_control(bound, rt, master, handler));
+            Ok((start as Start, served))
+        });
+        self.controls.push(Control { path, bind });
         self
     }
 
@@ -174,7 +187,7 @@ impl Master {
 
     /// What comes before a reload: the program reads its configuration, checks it, and keeps it for
     /// the contexts of the workers to come. An error refuses the reload, with its reason for whoever
-    /// asked; nothing has changed then.
+    /// asked; nothing has changed then. It has the [`reload_timeout`](Master::reload_timeout).
     ///
     /// # Examples
     ///
@@ -199,6 +212,7 @@ impl Master {
     /// # let _ = (workers, master);
     /// ```
     #[must_use]
+    #[doc(alias = "onUpdateConfig")]
     pub fn on_reload<F, E>(mut self, read: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -225,6 +239,64 @@ impl Master {
         self
     }
 
+    /// How long [`on_reload`](Master::on_reload) may take; 30 s by default. Then the reload is refused,
+    /// with that reason, and the next one can have its turn.
+    #[must_use]
+    pub fn reload_timeout(mut self, time: Duration) -> Self {
+        self.hooks.reload_timeout = time;
+        self
+    }
+
+    /// Sees all that happens to the master and its workers, in order, after the line in the log.
+    ///
+    /// It is called by the supervisor itself, which waits for it: it must be quick, and leave what
+    /// takes time to a task. It may ask a [`MasterHandle`]. A panic in it is logged.
+    ///
+    /// The hooks of other libraries, and what they are here:
+    ///
+    /// | hook | here |
+    /// |---|---|
+    /// | on start | [`Report::Starting`]; [`Report::AllReady`] when all workers serve |
+    /// | on terminate | [`Report::Stopping`] with [`StopCause::Terminate`] |
+    /// | on interrupt | [`Report::Stopping`] with [`StopCause::Interrupt`] |
+    /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
+    /// | on finish | [`Report::Finished`] |
+    /// | on child finished, clean up child | [`Report::Died`], with what follows |
+    /// | update config | [`on_reload`](Master::on_reload), and [`on_rollback`](Master::on_rollback) |
+    /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
+    ///
+    /// [`StopCause::Terminate`]: crate::supervise::StopCause::Terminate
+    /// [`StopCause::Interrupt`]: crate::supervise::StopCause::Interrupt
+    /// [`StopCause::Quit`]: crate::supervise::StopCause::Quit
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    /// use release_core::supervise::Report;
+    ///
+    /// let master = Master::new().observe(|report| {
+    ///     if let Report::Died { id, pid, exit, .. } = report {
+    ///         let _ = std::fs::remove_file(format!("/run/service/{pid}"));
+    ///         eprintln!("worker {id}: {exit}");
+    ///     }
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    #[doc(alias = "onTerminate")]
+    #[doc(alias = "onInterrupt")]
+    #[doc(alias = "onQuit")]
+    #[doc(alias = "onChildFinished")]
+    #[doc(alias = "onStart")]
+    #[doc(alias = "onFinish")]
+    #[doc(alias = "onUpdateServer")]
+    #[doc(alias = "onCleanupChild")]
+    pub fn observe(mut self, observer: impl Fn(&Report) + Send + Sync + 'static) -> Self {
+        self.hooks.observe = Some(Box::new(observer));
+        self
+    }
+
     /// How long workers may take to stop before they are killed; 10 s by default.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
@@ -239,26 +311,59 @@ impl Master {
         self
     }
 
+    /// What the next version of the program gets from this one in an upgrade
+    /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
+    /// the master has beside its workers.
+    ///
+    /// It is taken when no request is being answered any more, right before the new version takes
+    /// over, and once before for its trial. The type has the same name in both versions, and an
+    /// encoding that both understand.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use release_core::{Master, handed_over};
+    ///
+    /// let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
+    /// let master = Master::new().hand_over(move || counter.load(Ordering::Relaxed));
+    /// # let _ = master;
+    /// # Ok::<(), release_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hand_over<T: Serialize>(mut self, value: impl Fn() -> T + Send + 'static) -> Self {
+        self.hand_over = Some(upgrade::hand_over(value));
+        self
+    }
+
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR2 opens the log files of a
-    /// daemon again ([`MasterHandle::reopen_logs`]). USR1, and USR2 without log files, which would
-    /// end a process that does not expect them, are ignored unless the program handles them itself.
+    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
+    /// that does not expect it, unless the program handles it itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
     /// [`background`](Master::background) it reaches the launcher as well.
     pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
-        let plan = match self.prepare() {
-            Ok(plan) => plan,
+        let heritage = match heritage() {
+            Ok(heritage) => heritage,
             Err(error) => return error.into(),
         };
-        let mut plan = match plan.enter_background() {
+        let plan = self.prepare(heritage);
+        if let Heritage::Trial(before, answer) = heritage {
+            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        }
+        let before = heritage.take();
+        let summary = before.as_ref().map(|(summary, _)| *summary);
+        let mut plan = match plan.and_then(|plan| plan.enter_background(summary)) {
             Ok(plan) => plan,
             Err(error) => return error.into(),
         };
         let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher);
+        let ended = plan.run(driver, &mut launcher, before);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
             launcher.fail(error);
         }
@@ -266,7 +371,7 @@ impl Master {
     }
 
     /// Everything that can be wrong with the settings, before anything has happened.
-    fn prepare(self) -> Result<Plan, Error> {
+    fn prepare(self, heritage: &Heritage) -> Result<Plan, Error> {
         refuse_threads()?;
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
@@ -285,6 +390,8 @@ impl Master {
             hooks: self.hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
+            origin: Origin::here(heritage.executable())?,
+            hand_over: self.hand_over,
         })
     }
 }
@@ -311,8 +418,8 @@ where
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
     Box::pin(async move {
-        let answer = move |peer, request| handler(master.clone(), peer, request);
-        let served = bound.serve(&rt, answer).await;
+        let answer = move |asking, peer, request| handler(master.asked_by(asking), peer, request);
+        let served = bound.serve_asking(&rt, answer).await;
         served.map_err(|error| Error::system("the control socket failed", error))
     })
 }

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsString};
 
 use nix::sched::CpuSet;
 use nix::sys::resource::Resource as KernelResource;
+use serde::{Deserialize, Serialize};
 
 use super::environment::entry;
 use super::group::c_string;
@@ -38,7 +39,7 @@ use crate::{Error, ErrorKind};
 ///     .limit(Resource::CoreSize, 0, 0);
 /// # let _ = options;
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[doc(alias = "rtsOptions")]
 pub struct WorkerOptions {
     arguments: Vec<OsString>,
@@ -49,7 +50,7 @@ pub struct WorkerOptions {
 }
 
 /// What [`WorkerOptions::limit`] limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Resource {
     /// How many descriptors a process has open: more exactly, each of their numbers is below it.

@@ -1,26 +1,32 @@
 //! What a master does with its checked settings, from the background to its end.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
+use super::control::{FrozenControl, Served, successors};
 use super::detach::Daemon;
 use super::group::Group;
 use super::handle::MasterHandle;
 use super::launcher::Detached;
+use super::listeners::KeptListener;
 use super::lock::LockFile;
 use super::log_files::LogFiles;
+use super::upgrade::{Estate, HandOver, Kept, Origin, Summary};
+use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
-use crate::supervise::Outcome;
 use crate::supervise::changes::Hooks;
-use crate::supervise::drive::{Finish, Supervisor};
+use crate::supervise::drive::{Finish, Supervisor, Surroundings};
+use crate::supervise::{Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::keep_little_free_memory;
 use crate::sys::signal::Caught;
@@ -32,8 +38,14 @@ pub(super) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Sen
 /// Starts a task of the master's own beside the supervisor.
 pub(super) type Start = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
 
-/// Binds a control socket, and says how it is served.
-pub(super) type Bind = Box<dyn FnOnce() -> Result<Start, Error>>;
+/// A control socket to be bound, or to follow one of an earlier image of this process.
+pub(super) struct Control {
+    pub(super) path: PathBuf,
+    pub(super) bind: Bind,
+}
+
+/// Says how the control socket is served, and gives what it is handed over by.
+pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
 
 /// The checked settings.
 pub(super) struct Plan {
@@ -42,17 +54,60 @@ pub(super) struct Plan {
     pub(super) log_files: LogFiles,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
-    pub(super) controls: Vec<Bind>,
+    pub(super) controls: Vec<Control>,
     pub(super) main: Option<Start>,
     pub(super) hooks: Hooks,
     pub(super) stop_deadline: Duration,
     pub(super) exit_with_signal: bool,
+    pub(super) origin: Origin,
+    pub(super) hand_over: Option<HandOver>,
 }
 
 impl Plan {
-    pub(super) fn enter_background(mut self) -> Result<Self, Error> {
-        self.launcher = self.background.take().map(Daemon::detach).transpose()?;
+    /// The next version of a master that is in the background already only goes where it was, and
+    /// never forks: it has workers.
+    pub(super) fn enter_background(mut self, before: Option<&Summary>) -> Result<Self, Error> {
+        match (self.background.take(), before) {
+            (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
+            (Some(daemon), Some(before)) if before.is_background => daemon.return_to()?,
+            _ => {}
+        }
         Ok(self)
+    }
+
+    /// Everything that the next version can find out about itself without being the master.
+    pub(super) fn rehearse<D: Driver>(
+        mut self,
+        driver: impl FnOnce() -> io::Result<D>,
+        before: &Summary,
+    ) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::Change, why));
+        for old in &before.groups {
+            let Some(new) = self.groups.iter().find(|group| *group.name == *old.name) else {
+                continue;
+            };
+            let new = new.spoken();
+            if new.is_plain != old.is_plain {
+                return refuse(format!("group `{}`: calls and plain mode do not mix", old.name));
+            }
+            if let Some(difference) = new.types.difference(&old.types) {
+                return refuse(format!("group `{}` differs in {difference}", old.name));
+            }
+        }
+        let specs = self.groups.iter().map(Group::spec).collect();
+        let now = std::time::Instant::now();
+        Pool::succeed(specs, &before.pool, self.stop_deadline, now, &mut Vec::new())?;
+        // What is new is tried, and gone again before this returns.
+        let new_lock =
+            self.lock_file.take().filter(|path| before.lock.as_deref() != Some(path.as_ref()));
+        let _lock = new_lock.as_deref().map(LockFile::acquire).transpose()?;
+        for group in &mut self.groups {
+            group.try_listeners(&before.listeners)?;
+        }
+        let is_new = |control: &Control| !before.controls.iter().any(|path| control.path == *path);
+        let controls = self.controls.into_iter().filter(is_new);
+        let _controls = controls.map(|new| (new.bind)(None)).collect::<Result<Vec<_>, _>>()?;
+        driver().map_err(|error| Error::system("cannot start the async runtime", error)).map(drop)
     }
 
     /// In the process that is the master: takes what only one may have, then supervises.
@@ -60,8 +115,9 @@ impl Plan {
         self,
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
+        before: Option<(&Summary, Kept)>,
     ) -> Exit {
-        match self.start(driver, launcher) {
+        match self.start(driver, launcher, before) {
             Ok(exit) => exit,
             Err(error) => {
                 tracing::error!(reason = error.report(), "the master could not start");
@@ -71,26 +127,42 @@ impl Plan {
     }
 
     fn start<D: Driver>(
-        self,
+        mut self,
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
+        mut before: Option<(&Summary, Kept)>,
     ) -> Result<Exit, Error> {
-        let signals = settle_process(launcher.is_some(), !self.log_files.is_empty())?;
+        let was_background = before.as_ref().is_some_and(|(summary, _)| summary.is_background);
+        let is_background = launcher.is_some() || was_background;
+        let signals = settle_process(is_background, !self.log_files.is_empty())?;
+        let mut nothing = Kept::default();
+        let kept = before.as_mut().map_or(&mut nothing, |(_, kept)| kept);
         // Dropped in the reverse order, after the last worker has gone: the control socket first.
-        let _lock = self.lock_file.as_deref().map(LockFile::acquire).transpose()?;
-        let mut starts = Vec::new();
-        for bind in self.controls {
-            starts.push(bind()?);
+        let lock = take_lock(self.lock_file.as_deref(), kept.lock.take())?.map(Arc::new);
+        self.groups.iter_mut().for_each(|group| group.adopt_listeners(&mut kept.listeners));
+        self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
+        kept.listeners.drain(..).for_each(KeptListener::give_up);
+        let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
+        let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
+        let (mut starts, mut controls) = (Vec::new(), Vec::new());
+        for (control, earlier) in self.controls.into_iter().zip(earlier) {
+            let (start, served) = (control.bind)(earlier)?;
+            starts.push(start);
+            controls.push(served);
         }
+        left.into_iter().for_each(FrozenControl::give_up);
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
         let rt = driver.handle();
         let signals = Signals::watch(&rt, signals)
             .map_err(|error| Error::system("cannot catch signals", error))?;
-        let supervisor =
-            Supervisor::new(&rt, self.groups, self.hooks, self.log_files, self.stop_deadline);
+        let (origin, hand_over) = (self.origin, self.hand_over);
+        let estate = Estate { origin, is_background, lock: lock.clone(), controls, hand_over };
+        let (hooks, log_files, stop_deadline) = (self.hooks, self.log_files, self.stop_deadline);
+        let around = Surroundings { hooks, log_files, stop_deadline, signals, estate };
+        let supervisor = Supervisor::new(&rt, self.groups, around, before)?;
         let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(&driver, supervisor.run(signals, starts, self.main, all_ready))?;
+        let ended = run(&driver, supervisor.run(starts, self.main, all_ready))?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {
@@ -110,12 +182,26 @@ impl Plan {
     }
 }
 
+/// The lock file: the one that was held before, if it is the same.
+fn take_lock(
+    path: Option<&Path>,
+    held: Option<(OsString, Descriptor)>,
+) -> Result<Option<LockFile>, Error> {
+    let held = held.map(|(path, file)| LockFile::held(path.into(), file.into())).transpose()?;
+    match (path, held) {
+        (Some(path), Some(held)) if held.path() == path => Ok(Some(held)),
+        // One that is not wanted any more is given up when the new one is taken.
+        (path, _held) => path.map(LockFile::acquire).transpose(),
+    }
+}
+
 /// The signals that the supervisor obeys.
-const SIGNALS: [Signal; 6] = [
+const SIGNALS: [Signal; 7] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGHUP,
+    Signal::SIGUSR1,
     Signal::SIGTTIN,
     Signal::SIGTTOU,
 ];

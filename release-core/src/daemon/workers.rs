@@ -6,6 +6,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -13,13 +14,19 @@ use super::attach::{Attach, Calls, Plain, Rules};
 use super::connections::Connections;
 use super::group::{Context, Each, Group, Program};
 use super::hello::Types;
+use super::listeners::Listener;
 use super::options::WorkerOptions;
 use super::{Environment, Permit};
 use crate::ipc::limits::Limits;
-use crate::ipc::{Codec, Never, Postcard, Refused, Request};
-use crate::supervise::{GroupSpec, Ready, ReloadPolicy, RestartPolicy};
+use crate::ipc::{Codec, Never, Postcard, Pulse, Refused, Request};
+use crate::net::{AnyAddress, Inet};
+use crate::supervise::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
+
+/// What a heartbeat may be: an executor has other things to do, and instants do not overflow.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// One of the running workers, as its master knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +73,10 @@ pub struct Workers<W = Never, C = Postcard> {
     environment: Environment,
     restart: RestartPolicy,
     reload: ReloadPolicy,
+    life: LifeLimits,
+    heartbeat: Option<Duration>,
     limits: Limits,
-    listeners: Vec<(String, OwnedFd)>,
+    listeners: Vec<Listener>,
     context: Context,
     options: Option<Each>,
     codec: C,
@@ -119,6 +128,8 @@ impl Workers {
             environment: Environment::default(),
             restart: RestartPolicy::default(),
             reload: ReloadPolicy::default(),
+            life: LifeLimits::default(),
+            heartbeat: None,
             limits: Limits::IPC,
             listeners: Vec::new(),
             context: Context::new(|_| ()),
@@ -149,6 +160,8 @@ impl<W, C> Workers<W, C> {
             environment: self.environment,
             restart: self.restart,
             reload: self.reload,
+            life: self.life,
+            heartbeat: self.heartbeat,
             limits: self.limits,
             listeners: self.listeners,
             context: self.context,
@@ -196,6 +209,40 @@ impl<W, C> Workers<W, C> {
         self
     }
 
+    /// How long their processes live at most, by time, by work and by memory.
+    #[must_use]
+    #[doc(alias = "max_requests")]
+    pub fn life(mut self, limits: LifeLimits) -> Self {
+        self.life = limits;
+        self
+    }
+
+    /// Kills a worker that hangs, and starts it again under its [`restart`](Workers::restart) policy:
+    /// one whose executor has not answered the master for this time, because something blocks it, or
+    /// that has not finished a unit of work ([`Me::begin_work`](crate::Me::begin_work)) for this time.
+    /// None by default, and at least 20 ms.
+    ///
+    /// The master asks at least four times in this time, so what hangs is found after one and a half
+    /// of it at the latest. It does so from the moment that the worker is ready until it is told to
+    /// stop. An executor with several threads, such as that of async-std, answers as long as one of
+    /// them is free: units of work show what hangs on the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).heartbeat(Duration::from_secs(30));
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    #[doc(alias = "watchdog")]
+    pub fn heartbeat(mut self, timeout: Duration) -> Self {
+        self.heartbeat = Some(timeout.clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT));
+        self
+    }
+
     /// The longest message between master and workers, in bytes; 16 MiB by default. Workers of this
     /// library have the same setting: [`Worker::frame_limit`](crate::Worker::frame_limit).
     #[must_use]
@@ -218,10 +265,64 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// A listening socket that all workers of the group share; they find it by its name.
+    /// A listening socket that all workers of the group share, opened by the master as it starts,
+    /// as root if need be; they find it by its name with [`Me::listener`](crate::Me::listener).
+    ///
+    /// An address that cannot be had is a failure of the start, with the reason for whoever started
+    /// the master. A socket file has mode 0600 and is removed at the end. For another mode, and other
+    /// settings of the socket, see [`listener`](Workers::listener).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::net::{Inet, Unix};
+    ///
+    /// let address: Inet = "0.0.0.0:80".parse()?;
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .user("www-data")
+    ///     .listen("http", address)
+    ///     .listen("local", Unix::path("/run/service/http"));
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn listen(mut self, name: impl Into<String>, address: impl Into<AnyAddress>) -> Self {
+        self.listeners.push(Listener::shared(name.into(), address.into()));
+        self
+    }
+
+    /// A listening socket for each worker, all with the same address (`SO_REUSEPORT`): the system
+    /// gives each connection to one of them, and no worker is woken for the connections of others.
+    ///
+    /// The master opens them, and keeps a worker's socket while it is started again or replaced:
+    /// connections wait there for its next process. That is also the price: they wait though other
+    /// workers are idle. When a worker is scaled away, the connections that it has not accepted are
+    /// lost; the system gives them to others where `net.ipv4.tcp_migrate_req` is 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::net::Inet;
+    ///
+    /// let address: Inet = "[::]:8080".parse()?;
+    /// let workers = Workers::same_executable("http", 4).listen_each("http", address);
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "SO_REUSEPORT")]
+    pub fn listen_each(mut self, name: impl Into<String>, address: Inet) -> Self {
+        self.listeners.push(Listener::each(name.into(), address));
+        self
+    }
+
+    /// A listening socket that the program has opened itself and all workers of the group share; they
+    /// find it by its name. [`listen`](Workers::listen) has the master open it.
     #[must_use]
     pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Self {
-        self.listeners.push((name.into(), socket.into()));
+        self.listeners.push(Listener::given(name.into(), socket.into()));
         self
     }
 
@@ -408,7 +509,7 @@ where
     C: Codec<W> + Codec<W::Response>,
 {
     /// Looks up and checks everything that can be wrong, while there is a terminal to say so.
-    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
+    fn into_group(mut self: Box<Self>, as_root: bool) -> Result<Group, Error> {
         let name = self.name;
         let about = |message: &str| {
             Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
@@ -416,6 +517,12 @@ where
         let attach = self
             .attach
             .ok_or_else(|| about("nothing answers its requests; call `answer` or `plain`"))?;
+        let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
+        if pulse.is_some() && !attach.says_ready() {
+            let message = "a heartbeat and a limit of requests need call mode; workers in plain mode \
+                           have no way to answer: leave `heartbeat` and `max_requests` out";
+            return Err(about(message));
+        }
         let credentials = match (&self.user, as_root) {
             (None, true) => {
                 let message =
@@ -432,11 +539,8 @@ where
             }
             (None, false) => None,
         };
-        for (listener, socket) in &self.listeners {
-            // Inherited ones must not be taken for the launcher's leavings in the background.
-            crate::sys::fds::set_cloexec(socket)
-                .and_then(|()| crate::sys::fds::set_nonblocking(socket))
-                .map_err(|error| about(&format!("listener `{listener}`")).caused_by(error))?;
+        for listener in &mut self.listeners {
+            listener.settle().map_err(|error| about("a listener").caused_by(error))?;
         }
         Ok(Group {
             spec: GroupSpec {
@@ -444,11 +548,12 @@ where
                 size: self.size,
                 restart: self.restart,
                 reload: self.reload,
+                life: self.life,
                 ready: if attach.says_ready() { Ready::Message } else { Ready::AtOnce },
             },
             name: name.into(),
             attach,
-            limits: self.limits,
+            limits: Limits { pulse, ..self.limits },
             environment: self.environment.block()?,
             program: self.program.resolve()?,
             credentials,

@@ -194,6 +194,29 @@ impl Answers {
         }
     }
 
+    /// Requests that somebody waits for and that have no answer yet.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = Number> {
+        let waits = |slot: &&Slot| slot.is_awaited && slot.answer.is_none();
+        self.slots.iter().filter(waits).map(|slot| slot.number)
+    }
+
+    /// The number that each place had last.
+    pub(crate) fn numbers(&self) -> Vec<Number> {
+        self.slots.iter().map(|slot| slot.number).collect()
+    }
+
+    /// A table whose numbers come after these; `None` when they cannot be.
+    pub(crate) fn after(numbers: Vec<Number>) -> Option<Self> {
+        let place_of = |number: Number| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();
+        let in_place = |(place, number): (usize, &Number)| place_of(*number) == Some(place);
+        if !numbers.iter().enumerate().all(in_place) {
+            return None;
+        }
+        let free = (0..numbers.len()).collect();
+        let slots = numbers.into_iter().map(|number| Slot { number, ..Slot::default() }).collect();
+        Some(Self { slots, free, ..Self::default() })
+    }
+
     pub(crate) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.slots.iter_mut().filter_map(|slot| slot.waker.take()));
     }

@@ -123,6 +123,24 @@ impl Inbox {
         &self.buffer[frame]
     }
 
+    /// A frame whole, as it came.
+    pub(crate) fn with_header(&self, frame: &Range<usize>) -> &[u8] {
+        &self.buffer[frame.start - HEADER..frame.end]
+    }
+
+    /// What has been received and not consumed.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Puts bytes back before everything that was received and not consumed.
+    pub(crate) fn put_back(&mut self, earlier: &[u8]) {
+        if !earlier.is_empty() {
+            self.buffer = [earlier, self.unread()].concat();
+            (self.start, self.end) = (0, self.buffer.len());
+        }
+    }
+
     /// Forgets the first frame, the one that [`frame`](Self::frame) told of.
     pub(crate) fn consume(&mut self, frame: &Range<usize>) {
         self.start = frame.end;

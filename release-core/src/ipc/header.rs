@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use byteorder::{BigEndian, ByteOrder};
 
+use super::pulse::Beat;
+
 /// The number of a request on its connection, given by the side that asks.
 pub(crate) type Number = u32;
 
@@ -24,6 +26,10 @@ pub(crate) enum Header {
     Notice,
     /// The asker no longer waits for the answer to that request.
     Cancel { number: Number },
+    /// How does the work go?
+    Pulse,
+    /// The answer to that.
+    Beat(Beat),
     /// Two descriptors, for the worker's standard output and standard error.
     Outputs,
 }
@@ -35,6 +41,8 @@ const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
+const PULSE: u8 = 8;
+const BEAT: u8 = 9;
 const OUTPUTS: u8 = 10;
 
 /// Added to the kind of a frame with descriptors; their number is in the byte behind it.
@@ -49,7 +57,9 @@ pub(crate) fn add_descriptors(payload: &mut Vec<u8>, start: usize, count: usize)
 
 impl Header {
     /// Appends the header: a byte for the kind; a number where there is one; for a request the
-    /// patience in milliseconds, 0 for unlimited. Integers are 4 bytes, big-endian.
+    /// patience in milliseconds, 0 for unlimited; for a beat the units finished, in 8 bytes, and the
+    /// age of the oldest other one in milliseconds, 0 for none. Other integers are 4 bytes; all are
+    /// big-endian.
     pub(crate) fn write(self, payload: &mut Vec<u8>) {
         let (kind, number) = match self {
             Self::Hello => (HELLO, None),
@@ -59,14 +69,23 @@ impl Header {
             Self::Refusal { number } => (REFUSAL, Some(number)),
             Self::Notice => (NOTICE, None),
             Self::Cancel { number } => (CANCEL, Some(number)),
+            Self::Pulse => (PULSE, None),
+            Self::Beat(_) => (BEAT, None),
             Self::Outputs => (OUTPUTS, None),
         };
         payload.push(kind);
         if let Some(number) = number {
             payload.extend_from_slice(&number.to_be_bytes());
         }
-        if let Self::Request { patience, .. } = self {
-            payload.extend_from_slice(&milliseconds(patience).to_be_bytes());
+        match self {
+            Self::Request { patience, .. } => {
+                payload.extend_from_slice(&milliseconds(patience).to_be_bytes());
+            }
+            Self::Beat(Beat { finished, oldest }) => {
+                payload.extend_from_slice(&finished.to_be_bytes());
+                payload.extend_from_slice(&milliseconds(oldest).to_be_bytes());
+            }
+            _ => {}
         }
     }
 
@@ -89,7 +108,7 @@ impl Header {
         match self {
             Self::Request { .. } | Self::Answer { .. } | Self::Notice => true,
             Self::Outputs => count == 2,
-            Self::Hello | Self::Ready | Self::Refusal { .. } | Self::Cancel { .. } => false,
+            _ => false,
         }
     }
 
@@ -110,14 +129,21 @@ impl Header {
             ANSWER => numbered().map(|(number, body)| (Self::Answer { number }, body))?,
             REFUSAL => numbered().map(|(number, body)| (Self::Refusal { number }, body))?,
             CANCEL => numbered().map(|(number, body)| (Self::Cancel { number }, body))?,
+            PULSE => (Self::Pulse, rest),
+            BEAT => {
+                let finished = BigEndian::read_u64(rest.get(..8)?);
+                let milliseconds = BigEndian::read_u32(rest.get(8..12)?);
+                let oldest = (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
+                (Self::Beat(Beat { finished, oldest }), &rest[12..])
+            }
             _ => return None,
         })
     }
 }
 
-/// Never 0 for a limited patience, and at most 49 days.
-fn milliseconds(patience: Option<Duration>) -> u32 {
-    patience.map_or(0, |patience| u32::try_from(patience.as_millis()).unwrap_or(u32::MAX).max(1))
+/// Never 0 for a time that there is, and at most 49 days.
+fn milliseconds(time: Option<Duration>) -> u32 {
+    time.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1))
 }
 
 #[cfg(test)]
@@ -137,6 +163,10 @@ mod tests {
             any::<u32>().prop_map(|number| Header::Answer { number }),
             any::<u32>().prop_map(|number| Header::Refusal { number }),
             any::<u32>().prop_map(|number| Header::Cancel { number }),
+            Just(Header::Pulse),
+            (any::<u64>(), prop::option::of(1_u64..1_000_000)).prop_map(|(finished, oldest)| {
+                Header::Beat(Beat { finished, oldest: oldest.map(Duration::from_millis) })
+            }),
         ]
     }
 

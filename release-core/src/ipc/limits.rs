@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::pulse::Pulse;
+
 /// How many frames a task handles before others have their turn: a peer that sends without end
 /// must not have the executor for itself.
 pub(super) const FRAMES_PER_TURN: usize = 64;
 
 /// What a connection grants its peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Limits {
     /// The longest payload, in bytes.
     pub(crate) frame: u32,
@@ -25,6 +29,8 @@ pub(crate) struct Limits {
     pub(crate) takes_outputs: bool,
     /// How long a caller looks for its answer before it sleeps.
     pub(crate) spin: Duration,
+    /// How the peer is asked whether its work goes on, if it is.
+    pub(crate) pulse: Option<Pulse>,
 }
 
 /// How many descriptors may have come in answers that their callers have not looked at yet.
@@ -46,6 +52,7 @@ impl Limits {
         descriptors: 0,
         takes_outputs: false,
         spin: Duration::ZERO,
+        pulse: None,
     };
 
     /// The same with another frame limit.

@@ -24,9 +24,11 @@ mod header;
 pub(crate) mod limits;
 pub(crate) mod link;
 mod outbox;
+pub(crate) mod parcel;
 mod peer;
 mod places;
 pub mod plain;
+mod pulse;
 pub(crate) mod serve;
 mod timer;
 
@@ -42,3 +44,4 @@ pub(crate) use header::add_descriptors;
 #[cfg(feature = "fuzzing")]
 pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
+pub(crate) use pulse::{Beat, Beats, Pulse};

@@ -1,12 +1,15 @@
 //! Encoded frames on their way to the socket, and the descriptors that go with them; no I/O here.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use byteorder::{BigEndian, ByteOrder};
 
+use super::Descriptor;
 use super::frame::{FrameTooLong, HEADER, KEPT_CAPACITY, LARGE_CAPACITY};
+use super::link::frozen::duplicates;
 
 /// Encoded frames on their way to the socket.
 #[derive(Debug)]
@@ -139,6 +142,32 @@ impl Outbox {
         }
     }
 
+    /// What is still to be sent, with duplicates of the descriptors and the places of their frames.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn copy(&self) -> io::Result<(Vec<u8>, Vec<(Range<usize>, Vec<Descriptor>)>)> {
+        let copy = |Attached { frame, descriptors }: &Attached| {
+            Ok((frame.start - self.sent..frame.end - self.sent, duplicates(descriptors)?))
+        };
+        Ok((self.unsent().to_vec(), self.attached.iter().map(copy).collect::<io::Result<_>>()?))
+    }
+
+    /// What [`copy`](Self::copy) gave, into an outbox that is new; false when it cannot be.
+    pub(crate) fn restore(
+        &mut self,
+        bytes: Vec<u8>,
+        attached: Vec<(Range<usize>, Vec<Descriptor>)>,
+    ) -> bool {
+        (self.complete, self.buffer) = (bytes.len(), bytes);
+        let mut free = 0;
+        attached.into_iter().all(|(frame, descriptors)| {
+            let fits = free <= frame.start && frame.start < frame.end && frame.end <= self.complete;
+            free = frame.end;
+            let descriptors = descriptors.into_iter().map(OwnedFd::from).collect();
+            self.attached.push_back(Attached { frame, descriptors });
+            fits
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.complete == 0
     }
@@ -217,8 +246,8 @@ mod tests {
         assert_eq!(outbox.unsent(), b"\0\0\0\x04next");
     }
 
-    fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> std::io::PipeReader {
-        let (reader, writer) = std::io::pipe().unwrap();
+    fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> io::PipeReader {
+        let (reader, writer) = io::pipe().unwrap();
         push(outbox, payload).unwrap();
         outbox.attach((0..count).map(|_| writer.try_clone().unwrap().into()).collect());
         reader

@@ -208,7 +208,7 @@ where
     let limits = Limits::IPC.with_descriptors(descriptors);
     let link = Arc::new(Link::new(rt, socket, Mode::Calls, limits)?);
     let peer = Peer::new(Arc::clone(&link), codec.clone());
-    let serving = rt.spawn(serve(link, codec, move |request| Ok(handler(request)), || {}));
+    let serving = rt.spawn(serve(link, codec, move |request| Ok(handler(request)), |_| {}));
     Ok((peer, serving))
 }
 

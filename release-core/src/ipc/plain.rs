@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::limits::{FRAMES_PER_TURN, Limits};
 use super::link::{Incoming, Link, Mode};
-use super::{Codec, CodecError, Peer, Postcard, ReadError, Refused, Request, SendError};
+use super::{Codec, CodecError, Ended, Peer, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, Task, give_way};
 use futures_channel::mpsc;
 
@@ -45,7 +45,12 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         limits: Limits,
     ) -> io::Result<Self> {
         let link = Arc::new(Link::new(rt, socket, Mode::PlainServer, limits)?);
-        Ok(Self { link, codec, in_a_row: 0, requests: PhantomData })
+        Ok(Self::over(link, codec))
+    }
+
+    /// Serves a link of a plain server, also one from an earlier image of this process.
+    pub(crate) fn over(link: Arc<Link>, codec: C) -> Self {
+        Self { link, codec, in_a_row: 0, requests: PhantomData }
     }
 
     /// Serves a connected stream socket.
@@ -66,11 +71,6 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         Self::with_limits(rt, socket, codec, Limits::IPC.with_frame(bytes))
     }
 
-    /// The connection, for messages beside the answers.
-    pub(crate) fn link(&self) -> Arc<Link> {
-        Arc::clone(&self.link)
-    }
-
     /// The next request; `None` when the peer has closed the connection after a whole frame.
     ///
     /// # Errors
@@ -78,6 +78,22 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
     /// [`ReadError::Codec`] for a request that does not decode: it has been taken from the stream
     /// and the connection goes on. [`ReadError::Ended`] when it does not.
     pub async fn read_request(&mut self) -> Result<Option<R>, ReadError> {
+        self.read(|_| {}).await
+    }
+
+    /// [`read_request`](Self::read_request), which leaves the request's payload in `kept`.
+    pub(crate) async fn read_request_and(
+        &mut self,
+        kept: &mut Vec<u8>,
+    ) -> Result<Option<R>, ReadError> {
+        self.read(|payload| {
+            kept.clear();
+            kept.extend_from_slice(payload);
+        })
+        .await
+    }
+
+    async fn read(&mut self, mut see: impl FnMut(&[u8])) -> Result<Option<R>, ReadError> {
         if self.in_a_row == FRAMES_PER_TURN {
             self.in_a_row = 0;
             give_way().await;
@@ -85,15 +101,18 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         self.in_a_row += 1;
         let codec = &self.codec;
         let mut decode = |incoming: Incoming<'_>| match incoming {
-            Incoming::Request { body, .. } => body.decode(codec),
+            Incoming::Request { body, .. } => {
+                see(body.bytes);
+                body.decode(codec)
+            }
             _ => Err(CodecError::new("not a request")),
         };
         let link = &self.link;
-        let read = poll_fn(|cx| link.poll_incoming(cx, &mut decode));
+        let read = poll_fn(|cx| link.poll_incoming(cx, 0, &mut decode));
         let decoded = within_deadlines(link, read).await;
         match decoded {
             Ok(decoded) => Ok(Some(decoded?)),
-            Err(super::Ended::Closed) => Ok(None),
+            Err(Ended::Closed) => Ok(None),
             Err(ended) => Err(ended.into()),
         }
     }
@@ -111,12 +130,17 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         let queued = self.link.queue(None, |draft| -> Result<(), SendError> {
             Ok(draft.encode(&self.codec, response)?)
         });
-        let link = &*self.link;
         async move {
             queued?;
-            within_deadlines(link, poll_fn(|cx| link.poll_flush(cx).map(Ok))).await?;
-            link.ended().map_or(Ok(()), |ended| Err(ended.into()))
+            Ok(self.finish_answer().await?)
         }
+    }
+
+    /// Sends what is left of the last answer.
+    pub(crate) async fn finish_answer(&self) -> Result<(), Ended> {
+        let link = &*self.link;
+        within_deadlines(link, poll_fn(|cx| link.poll_answered(cx).map(Ok))).await?;
+        link.ended().map_or(Ok(()), Err)
     }
 
     /// Answers every request with `handler` until the peer closes the connection.
@@ -133,6 +157,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
     where
         F: Future<Output = Result<R::Response, Refused>>,
     {
+        self.finish_answer().await?;
         while let Some(request) = self.read_request().await? {
             let response = match handler(request).await {
                 Ok(response) => response,
@@ -153,8 +178,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
 /// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.
 async fn within_deadlines<T>(
     link: &Link,
-    operation: impl Future<Output = Result<T, super::Ended>>,
-) -> Result<T, super::Ended> {
+    operation: impl Future<Output = Result<T, Ended>>,
+) -> Result<T, Ended> {
     let mut timer = super::timer::Timer::default();
     let mut operation = std::pin::pin!(operation);
     poll_fn(|cx| {
@@ -273,7 +298,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
 
     /// Why the connection has ended, if it has.
     #[must_use]
-    pub fn ended(&self) -> Option<super::Ended> {
+    pub fn ended(&self) -> Option<Ended> {
         self.peer.ended()
     }
 }
@@ -286,7 +311,7 @@ async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
             Incoming::Notice(body) => body.bytes.to_vec(),
             _ => Vec::new(),
         };
-        let read = poll_fn(|cx| link.poll_incoming(cx, &mut take));
+        let read = poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
         let Ok(message) = within_deadlines(&link, read).await else {
             return;
         };

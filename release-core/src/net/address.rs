@@ -54,6 +54,37 @@ impl fmt::Display for Unix {
     }
 }
 
+/// An address of either kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums)]
+pub enum AnyAddress {
+    /// IP and port.
+    Inet(Inet),
+    /// The name of a Unix socket.
+    Unix(Unix),
+}
+
+impl From<Inet> for AnyAddress {
+    fn from(address: Inet) -> Self {
+        Self::Inet(address)
+    }
+}
+
+impl From<Unix> for AnyAddress {
+    fn from(address: Unix) -> Self {
+        Self::Unix(address)
+    }
+}
+
+impl fmt::Display for AnyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
 /// The kind of a [`Socket`](super::Socket)'s address: [`Unix`] or [`Inet`].
 pub trait Address: Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::Kind {}
 

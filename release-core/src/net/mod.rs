@@ -131,7 +131,7 @@ mod stream;
 
 pub use accept_loop::{AcceptLoop, Served};
 pub use active::{Active, Credentials};
-pub use address::{Address, Inet, Unix};
+pub use address::{Address, AnyAddress, Inet, Unix};
 pub use passive::Passive;
 pub use socket::{Bound, Socket, Unconnected};
 pub(crate) use socket_file::FileIdentity;

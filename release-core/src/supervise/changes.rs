@@ -1,14 +1,15 @@
 //! Changes of the running master: who waits for them, and what happens before a reload.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Change, Event, Ticket};
-use crate::rt::panic_message;
+use super::{Change, Event, Report, Ticket};
+use crate::rt::{Rt, panic_message};
 use crate::{Error, ErrorKind};
 
 /// Tells whoever asked for a change how it ended.
@@ -17,13 +18,26 @@ pub(crate) type Asker = oneshot::Sender<Result<(), Error>>;
 /// Reads a new configuration.
 type Read = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
+/// Is told of all that happens.
+type Observe = Box<dyn Fn(&Report) + Send + Sync>;
+
 /// What the program does before and after its workers are reloaded.
-#[derive(Default)]
 pub(crate) struct Hooks {
     /// Reads the configuration of a new generation.
     pub(crate) reload: Option<Read>,
     /// Puts the configuration of the generation before back.
     pub(crate) rollback: Option<Box<dyn Fn() + Send + Sync>>,
+    /// How long the configuration may take to be read.
+    pub(crate) reload_timeout: Duration,
+    /// Sees all that is reported.
+    pub(crate) observe: Option<Observe>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        let reload_timeout = Duration::from_secs(30);
+        Self { reload: None, rollback: None, reload_timeout, observe: None }
+    }
 }
 
 impl std::fmt::Debug for Hooks {
@@ -34,19 +48,33 @@ impl std::fmt::Debug for Hooks {
 
 impl Hooks {
     /// The answer to the pool's wish to begin a reload.
-    pub(super) fn prepare(&self) -> impl Future<Output = Event> + Send + 'static {
+    pub(super) fn prepare(&self, rt: &Rt) -> impl Future<Output = Event> + Send + 'static {
         // Called inside the future: its panic is then an error like any other.
         let reading = self.reload.as_ref().map(|reload| AssertUnwindSafe(reload()).catch_unwind());
+        let (rt, time) = (rt.clone(), self.reload_timeout);
         async move {
             Event::Prepared(match reading {
                 None => Ok(()),
-                Some(reading) => match reading.await {
-                    Ok(outcome) => outcome.map_err(|error| error.report()),
-                    Err(panic) => {
+                Some(reading) => match rt.timeout(time, reading).await {
+                    Ok(Ok(outcome)) => outcome.map_err(|error| error.report()),
+                    Ok(Err(panic)) => {
                         Err(format!("its preparation panicked: {}", panic_message(panic.as_ref())))
                     }
+                    Err(_) => Err(format!("its preparation was not done within {time:?}")),
                 },
             })
+        }
+    }
+
+    /// An observer that panics is no reason to lose the workers.
+    pub(super) fn observed(&self, report: &Report) {
+        let Some(observe) = &self.observe else { return };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| observe(report))) {
+            tracing::error!(
+                panic = panic_message(panic.as_ref()),
+                ?report,
+                "the observer panicked"
+            );
         }
     }
 
@@ -72,6 +100,14 @@ impl Askers {
         let ticket = Ticket(self.last);
         self.waiting.insert(ticket, asker);
         Event::Change { ticket, change }
+    }
+
+    /// Somebody waits for a change that was asked for in the version before.
+    pub(super) fn rejoin(&mut self, asker: Asker) -> Event {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.waiting.insert(ticket, asker);
+        Event::Rejoin { ticket }
     }
 
     /// Nobody waits for what a signal asks for.

@@ -1,7 +1,9 @@
 //! Carries out what the pool decides, and tells it what happens.
 
 mod processes;
+mod upgrade;
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -11,12 +13,18 @@ use nix::sys::signal::Signal as Sig;
 
 use super::changes::{Askers, Hooks};
 use super::journal::log;
-use super::{Action, Change, Event, Outcome, Pool, Report};
-use crate::daemon::{Command, Group, LogFiles, MasterHandle, Stop, stop_channel};
+use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
+use crate::daemon::{
+    Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, Summary, stop_channel,
+};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
 use processes::{Launched, Processes, Wish};
+use upgrade::Upgrading;
+
+/// How often it is measured what processes have used.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -38,6 +46,15 @@ pub(crate) enum Finish {
     CutOff(&'static str),
 }
 
+impl Happening {
+    fn caught(signal: std::io::Result<Sig>) -> Self {
+        signal.map_or_else(
+            |error| Self::Failed(Error::system("cannot catch signals", error)),
+            Self::Signal,
+        )
+    }
+}
+
 /// What wakes the supervisor.
 #[derive(Debug)]
 enum Happening {
@@ -45,6 +62,10 @@ enum Happening {
     Command(Command),
     Launched(Wish, Result<Launched, Error>),
     Signal(Sig),
+    /// Nothing is being answered any more, or it took too long.
+    AtRest {
+        in_time: bool,
+    },
     Failed(Error),
 }
 
@@ -56,6 +77,13 @@ pub(crate) struct Supervisor {
     processes: Processes,
     hooks: Hooks,
     log_files: LogFiles,
+    signals: Signals,
+    /// Signals to be dealt with when it is clear which version of the program is the master.
+    deferred: Vec<Sig>,
+    /// The signal that asked for the stop.
+    stopped_by: Option<Sig>,
+    estate: Estate,
+    upgrade: Option<Upgrading>,
     askers: Askers,
     /// Reads a new configuration.
     preparing: Option<Task<()>>,
@@ -63,32 +91,67 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// When it is measured next what processes have used, if any have limits.
+    measure_at: Option<Instant>,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
 
+/// What a master has beside its groups.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) hooks: Hooks,
+    pub(crate) log_files: LogFiles,
+    pub(crate) stop_deadline: Duration,
+    pub(crate) signals: Signals,
+    pub(crate) estate: Estate,
+}
+
 impl Supervisor {
+    /// The supervisor of these groups, which takes over what a version `before` has left, if there
+    /// was one.
     pub(crate) fn new(
         rt: &Rt,
         groups: Vec<Group>,
-        hooks: Hooks,
-        log_files: LogFiles,
-        stop_deadline: Duration,
-    ) -> Self {
+        around: Surroundings,
+        before: Option<(&Summary, Kept)>,
+    ) -> Result<Self, Error> {
+        let Surroundings { hooks, log_files, stop_deadline, signals, estate } = around;
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
-        let pool = Pool::new(specs, stop_deadline, seed());
+        let mut actions = Vec::new();
+        let pool = match &before {
+            None => Pool::new(specs, stop_deadline, seed()),
+            Some((summary, _)) => {
+                Pool::succeed(specs, &summary.pool, stop_deadline, rt.now(), &mut actions)?
+            }
+        };
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
         });
-        Self {
+        let mut deferred = Vec::new();
+        let processes = match before {
+            None => Processes::new(groups, master.clone(), sender.clone()),
+            Some((_, mut kept)) => {
+                let late = kept.late_signals.take().map(Into::into);
+                deferred = upgrade::left(std::mem::take(&mut kept.signals), late.as_ref());
+                Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
+            }
+        };
+        let mut supervisor = Self {
             rt: rt.clone(),
-            processes: Processes::new(groups, master.clone(), sender.clone()),
+            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            processes,
             master,
             hooks,
             log_files,
+            signals,
+            deferred,
+            stopped_by: None,
+            estate,
+            upgrade: None,
             askers: Askers::default(),
             preparing: None,
             stop,
@@ -96,16 +159,22 @@ impl Supervisor {
             stop_deadline,
             sender,
             happenings,
+        };
+        for action in actions {
+            if let Action::Report(report) = action {
+                supervisor.report(&report);
+            }
         }
+        Ok(supervisor)
     }
 
     /// Runs until no worker is left, and the main task has had its time.
     ///
     /// Must be the main future: a worker dies with the thread that has started it, and the main
-    /// thread is the one that lives as long as the master.
+    /// thread is the one that lives as long as the master, and longer: it is the one that becomes the
+    /// next version.
     pub(crate) async fn run<F>(
         mut self,
-        signals: Signals,
         starts: Vec<Start<F>>,
         main: Option<Start<F>>,
         all_ready: impl FnOnce() -> Option<()>,
@@ -113,43 +182,55 @@ impl Supervisor {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let _signals = self.listen_to(signals);
         let _orphans = super::orphans::reap(&self.rt)?;
         let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start)).collect();
         let main = main.map(|start| self.start(start));
         let mut all_ready = Some(all_ready);
-        let mut asked = None;
         let mut event = Event::Start;
+        self.report(&Report::Starting);
         loop {
             let is_forced = event == Event::StopNow;
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
-                return Ok(Ended { outcome, signal: asked, main: main_finished });
+                self.report(&Report::Finished { outcome: outcome.clone() });
+                return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
-            event = match self.next().await {
-                Happening::Pool(event) => event,
-                Happening::Command(Command::Stop) => Event::Stop,
-                Happening::Command(Command::Change(change, asker)) => {
-                    self.askers.enter(change, asker)
-                }
-                Happening::Command(Command::ReopenLogs(asker)) => {
-                    let _ = asker.send(self.reopen_logs());
-                    Event::Tick
-                }
-                Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
-                Happening::Failed(error) => Event::Fail { reason: error.report() },
-                Happening::Signal(signal) => {
-                    tracing::info!(signal = signal.as_str(), "a signal arrived");
-                    self.signalled(signal, &mut asked)
-                }
-            };
+            let happening = self.next().await;
+            event = self.happened(happening);
         }
     }
 
-    /// What a signal asks for; `stopped` is the one that asked for the stop.
-    fn signalled(&mut self, signal: Sig, stopped: &mut Option<Sig>) -> Event {
+    /// What the pool is told about it.
+    fn happened(&mut self, happening: Happening) -> Event {
+        match happening {
+            Happening::Pool(event) => event,
+            Happening::Command(Command::Stop) => Event::Stop,
+            Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
+            Happening::Command(Command::Rejoin(asker)) => self.askers.rejoin(asker),
+            Happening::Command(Command::ReopenLogs(asker)) => {
+                let _ = asker.send(self.reopen_logs());
+                Event::Tick
+            }
+            Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
+            Happening::Failed(error) => Event::Fail { reason: error.report() },
+            Happening::AtRest { in_time } => self.at_rest(in_time),
+            Happening::Signal(signal) => {
+                tracing::info!(signal = signal.as_str(), "a signal arrived");
+                self.signalled(signal)
+            }
+        }
+    }
+
+    /// What a signal asks for.
+    fn signalled(&mut self, signal: Sig) -> Event {
         match signal {
+            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2
+                if self.master.pool().is_handing_over() =>
+            {
+                self.deferred.push(signal);
+                Event::Tick
+            }
             Sig::SIGHUP => self.askers.hangup(),
             Sig::SIGUSR2 => {
                 if let Err(error) = self.reopen_logs() {
@@ -157,11 +238,18 @@ impl Supervisor {
                 }
                 Event::Tick
             }
+            Sig::SIGUSR1 => self.askers.enter_signal(Change::Upgrade),
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
-                let again = stopped.replace(signal).is_some();
+                let cause = match signal {
+                    Sig::SIGTERM => StopCause::Terminate,
+                    Sig::SIGINT => StopCause::Interrupt,
+                    _ => StopCause::Quit,
+                };
+                self.report(&Report::Stopping { cause });
+                let again = self.stopped_by.replace(signal).is_some();
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
         }
@@ -169,6 +257,10 @@ impl Supervisor {
 
     /// Opens the log files again, for this process and its workers: somebody has moved them.
     fn reopen_logs(&mut self) -> Result<(), Error> {
+        if self.master.pool().is_handing_over() {
+            let message = "the master is being upgraded; ask again when that is done";
+            return Err(Error::new(ErrorKind::Change, message));
+        }
         self.log_files.reopen()?;
         self.processes.outputs_replaced();
         tracing::info!("the log files were opened again");
@@ -185,7 +277,7 @@ impl Supervisor {
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
         self.askers.reload_begins();
-        let (prepared, sender) = (self.hooks.prepare(), self.sender.clone());
+        let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(Happening::Pool(prepared.await));
         }));
@@ -193,9 +285,12 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        self.hooks.observed(report);
         match report {
             Report::RolledBack { .. } => self.hooks.rolled_back(),
-            Report::Reloaded { .. } => {}
+            Report::Reloaded { .. }
+            | Report::Upgraded { .. }
+            | Report::UpgradeRolledBack { .. } => {}
             _ => return,
         }
         self.processes.keep_particulars(self.master.generation());
@@ -214,6 +309,10 @@ impl Supervisor {
         let mut next = 0;
         self.master.pool().on(event, self.rt.now(), &mut actions);
         self.pass_the_stop_on();
+        self.processes.close_unwanted();
+        if !self.master.pool().is_upgrading() {
+            self.upgrade = None;
+        }
         while let Some(action) = actions.get(next).cloned() {
             next += 1;
             match action {
@@ -225,10 +324,12 @@ impl Supervisor {
                 }
                 Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
                 Action::Prepare => self.prepare(),
+                Action::TryUpgrade => self.try_upgrade(),
+                Action::HandOver => self.begin_handover(),
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {
-                    tracing::info!("all workers are ready");
+                    self.report(&Report::AllReady);
                     all_ready.take().map(|all_ready| all_ready());
                 }
                 Action::Done(outcome) => return Some(outcome),
@@ -250,12 +351,16 @@ impl Supervisor {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
         let rt = self.rt.clone();
-        let mut main = std::pin::pin!(rt.timeout_at(deadline, main));
+        let mut main = pin!(rt.timeout_at(deadline, main));
         loop {
             // Its failure is in the queue before it ends.
-            match select(self.happenings.next(), main.as_mut()).await {
-                Either::Left((Some(Happening::Failed(error)), _)) => return Finish::Failed(error),
-                Either::Left((Some(Happening::Signal(signal)), _)) if is_stop(signal) => {
+            let signal = pin!(self.signals.next());
+            let news = select(self.happenings.next(), signal);
+            match select(news, main.as_mut()).await {
+                Either::Left((Either::Left((Some(Happening::Failed(error)), _)), _)) => {
+                    return Finish::Failed(error);
+                }
+                Either::Left((Either::Right((Ok(signal), _)), _)) if is_stop(signal) => {
                     return Finish::CutOff("it was stopped at once");
                 }
                 Either::Left(_) => {}
@@ -266,37 +371,40 @@ impl Supervisor {
     }
 
     async fn next(&mut self) -> Happening {
-        let deadline = self.master.pool().deadline();
-        let happening = self.happenings.next();
+        let now = self.rt.now();
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_at = Some(now + MEASURE_EVERY);
+            return Happening::Pool(self.processes.measure());
+        }
+        let (deadline, is_handing_over) = {
+            let pool = self.master.pool();
+            (pool.deadline(), pool.is_handing_over())
+        };
+        let deadline = deadline.into_iter().chain(self.measure_at).min();
+        if !is_handing_over && !self.deferred.is_empty() {
+            return Happening::Signal(self.deferred.remove(0));
+        }
+        let signal = pin!(async { Happening::caught(self.signals.next().await) });
+        let either = select(self.happenings.next(), signal);
         let happening = match deadline {
-            None => happening.await,
+            None => Either::Left(either.await),
             Some(deadline) => {
-                let timer = std::pin::pin!(self.rt.sleep_until(deadline));
-                match select(happening, timer).await {
-                    Either::Left((happening, _)) => happening,
-                    Either::Right(_) => None,
+                let timer = pin!(self.rt.sleep_until(deadline));
+                match select(either, timer).await {
+                    Either::Left((happening, _)) => Either::Left(happening),
+                    Either::Right(_) => Either::Right(()),
                 }
             }
         };
-        // This side holds a sender, so the channel does not end: nothing means time has passed.
-        happening.unwrap_or(Happening::Pool(Event::Tick))
-    }
-
-    fn listen_to(&self, signals: Signals) -> Task<()> {
-        let sender = self.sender.clone();
-        self.rt.spawn(async move {
-            loop {
-                let next = signals.next().await;
-                let failed = next.is_err();
-                let happening = next.map_or_else(
-                    |error| Happening::Failed(Error::system("cannot catch signals", error)),
-                    Happening::Signal,
-                );
-                if sender.unbounded_send(happening).is_err() || failed {
-                    return;
-                }
+        match happening {
+            Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
+                happening
             }
-        })
+            // This side holds a sender, so the channel does not end: nothing means time has passed.
+            Either::Left(Either::Left((None, _))) | Either::Right(()) => {
+                Happening::Pool(Event::Tick)
+            }
+        }
     }
 
     fn start<F>(&self, start: Start<F>) -> Task<()>

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use super::{Exit, Report};
+use serde::{Deserialize, Serialize};
+
+use super::{Exit, Hung, Report, Usage};
 
 /// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_structs)]
 pub struct WorkerId(pub u32);
 
@@ -63,6 +65,18 @@ pub enum Event {
         /// What it did.
         reason: String,
     },
+    /// A worker does not get on with its work; it is killed and started again, if it is at work: one
+    /// that starts or stops has another deadline.
+    Hung {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: i32,
+        /// What shows it.
+        how: Hung,
+    },
+    /// What processes have used, for their groups' [`LifeLimits`](super::LifeLimits).
+    Measured(Vec<Usage>),
     /// The pool is to stop: workers are asked to, and killed at the stop deadline.
     Stop,
     /// The pool is to stop at once: workers are killed.
@@ -76,6 +90,18 @@ pub enum Event {
     },
     /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
     Prepared(Result<(), String>),
+    /// The answer to [`Action::TryUpgrade`]: the new version can take over, or not for this reason.
+    Tried(Result<(), String>),
+    /// The answer to [`Action::HandOver`], if there is one: nothing was handed over, for this reason.
+    NotHandedOver {
+        /// Why.
+        reason: String,
+    },
+    /// Somebody who asked for the upgrade before the new version took over still waits for its end.
+    Rejoin {
+        /// Who asks: a number that no change has.
+        ticket: Ticket,
+    },
     /// Something beside the workers failed: the pool stops as with [`Event::Stop`], and has failed.
     Fail {
         /// What failed.
@@ -97,6 +123,10 @@ pub enum Change {
     /// Every worker gets a new process, of a new generation. Those that come while one is under way
     /// are one more together, which follows.
     Reload,
+    /// Another version of the program becomes the master, then every worker gets a process of it.
+    /// One at a time, with nothing else under way; those that come before the new version has taken
+    /// over are the same one.
+    Upgrade,
     /// A group is to have so many workers. It replaces a change of the group's size that is under
     /// way, which has then failed.
     Resize {
@@ -140,6 +170,12 @@ pub enum Action {
     /// A reload begins: read the configuration of a new generation, and answer with exactly one
     /// [`Event::Prepared`].
     Prepare,
+    /// An upgrade begins: find out whether the new version can take over, and answer with exactly
+    /// one [`Event::Tried`].
+    TryUpgrade,
+    /// Nothing is under way: become the new version, or answer with one [`Event::NotHandedOver`].
+    /// Until then nothing is started.
+    HandOver,
     /// A change has been made, or not for this reason. Comes once for each [`Event::Change`].
     Answer {
         /// Who asked for it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::intensity::Intensity;
-use super::{ReloadPolicy, RestartPolicy, Ticket};
+use super::{LifeLimits, ReloadPolicy, RestartPolicy, Ticket};
 
 /// A number of workers that run the same program under the same rules.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct GroupSpec {
     pub restart: RestartPolicy,
     /// How they are replaced by another generation.
     pub reload: ReloadPolicy,
+    /// When they are replaced because they have lived enough.
+    pub life: LifeLimits,
     /// How they become ready.
     pub ready: Ready,
 }
@@ -35,7 +37,9 @@ pub enum Ready {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
-    intensity: Intensity,
+    pub(super) intensity: Intensity,
+    /// The size that the program asked for.
+    pub(super) configured: u32,
     /// The change of its size that is under way.
     pub(super) resize: Option<Resize>,
 }
@@ -50,7 +54,7 @@ pub(super) struct Resize {
 
 impl Group {
     pub(super) fn new(spec: GroupSpec) -> Self {
-        Self { spec, intensity: Intensity::default(), resize: None }
+        Self { configured: spec.size, spec, intensity: Intensity::default(), resize: None }
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::RestartPolicy;
 
 /// The latest deaths of a group, and whether they were too many.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Intensity {
+    #[serde(with = "super::moments")]
     deaths: VecDeque<Instant>,
     exceeded: bool,
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A splitmix64 generator. Nothing secret depends on it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Jitter(u64);
 
 impl Jitter {
@@ -15,6 +17,17 @@ impl Jitter {
     pub(super) fn apply(&mut self, nominal: Duration) -> Duration {
         let half = nominal / 2;
         half + half * u32::from(self.next()) / u32::from(u16::MAX)
+    }
+
+    /// Uniformly between nothing and a tenth of `nominal`.
+    pub(super) fn tenth(&mut self, nominal: Duration) -> Duration {
+        nominal / 10 * u32::from(self.next()) / u32::from(u16::MAX)
+    }
+
+    /// The same of a number.
+    pub(super) fn tenth_of(&mut self, nominal: u64) -> u64 {
+        let tenth = u128::from(nominal) * u128::from(self.next()) / u128::from(u16::MAX) / 10;
+        u64::try_from(tenth).unwrap_or(nominal)
     }
 
     fn next(&mut self) -> u16 {

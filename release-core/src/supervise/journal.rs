@@ -4,6 +4,8 @@ use super::{KillReason, Report};
 
 pub(super) fn log(report: &Report) {
     match report {
+        Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
+        Report::AllReady => tracing::info!("all workers are ready"),
         Report::Started { id, pid, generation } => {
             tracing::info!(worker = id.0, pid, generation, "started");
         }
@@ -32,6 +34,9 @@ pub(super) fn log(report: &Report) {
         Report::Killed { id, pid, generation, reason } => {
             tracing::error!(worker = id.0, pid, %reason, generation, "killed");
         }
+        Report::OverLimit { id, pid, generation, excess } => {
+            tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
+        }
         Report::TooFast { group } => {
             tracing::error!(
                 group,
@@ -44,6 +49,12 @@ pub(super) fn log(report: &Report) {
             tracing::error!(generation, reason, "the reload failed and is rolled back");
         }
         Report::ReloadRefused { reason } => tracing::error!(reason, "the reload was refused"),
+        Report::Upgrading => tracing::info!("an upgrade begins: the new version is tried"),
+        Report::Upgraded { generation } => tracing::info!(generation, "upgraded"),
+        Report::UpgradeRefused { reason } => tracing::error!(reason, "the upgrade was refused"),
+        Report::UpgradeRolledBack { generation, reason } => {
+            tracing::error!(generation, reason, "the upgrade failed: the old workers go on");
+        }
         Report::Resized { group, size } => tracing::info!(group, size, "resized"),
         Report::Failing { reason } => tracing::error!(reason, "the master stops"),
     }

@@ -12,7 +12,9 @@
 //! * A worker that dies comes back, as the generation that it was, under the rules of its group's
 //!   [`RestartPolicy`]: at once after a healthy life, otherwise with growing delays, without ever
 //!   giving up silently.
-//! * A worker that is not ready in time, or breaks the protocol, is killed and comes back alike.
+//! * A worker that is not ready in time, breaks the protocol, or hangs, is killed and comes back alike.
+//! * A worker that is over one of its group's [`LifeLimits`] gets a new process as if somebody had
+//!   asked for a restart, which is no death.
 //! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's
 //!   [`ReloadPolicy`]: the old process of a worker is told to stop when the new one is proven. The
 //!   first new process that fails before takes the whole generation back: new processes end, workers
@@ -34,7 +36,7 @@
 //! ```
 //! use std::time::{Duration, Instant};
 //! use release_core::supervise::{
-//!     Action, Event, Exit, GroupSpec, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
+//!     Action, Event, Exit, GroupSpec, LifeLimits, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
 //! };
 //!
 //! let group = GroupSpec {
@@ -42,6 +44,7 @@
 //!     size: 1,
 //!     restart: RestartPolicy::default(),
 //!     reload: ReloadPolicy::default(),
+//!     life: LifeLimits::default(),
 //!     ready: Ready::Message,
 //! };
 //! let mut pool = Pool::new(vec![group], Duration::from_secs(10), 42);
@@ -76,6 +79,8 @@ mod group;
 mod intensity;
 mod jitter;
 mod journal;
+mod life;
+mod moments;
 mod orphans;
 mod policy;
 mod pool;
@@ -91,8 +96,9 @@ mod worker;
 pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
+pub use life::{Excess, LifeLimits, Usage};
 pub use policy::{Exceeded, RestartPolicy};
 pub use pool::Pool;
-pub use report::{KillReason, Report};
+pub use report::{Hung, KillReason, Report, StopCause};
 pub use rolling::ReloadPolicy;
 pub use status::{State, WorkerStatus};

@@ -3,6 +3,8 @@
 mod changes;
 mod deaths;
 mod rollout;
+mod snapshot;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +13,11 @@ use super::jitter::Jitter;
 use super::policy::LONGEST;
 use super::worker::Worker;
 use super::{
-    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, Ticket, WorkerId,
+    Action, Event, Event as E, GroupSpec, KillReason, Outcome, Report, Ticket, Usage, WorkerId,
     WorkerStatus,
 };
 use rollout::Rollout;
+use upgrade::Upgrade;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub struct Pool {
     rollout: Option<Rollout>,
     /// Who asked for a reload since that one began.
     reloads: Vec<Ticket>,
+    upgrade: Upgrade,
     /// Whether every worker has been ready once.
     all_ready: bool,
     /// Why the pool fails, once it does.
@@ -71,6 +75,7 @@ impl Pool {
             latest: 1,
             rollout: None,
             reloads: Vec::new(),
+            upgrade: Upgrade::default(),
             all_ready: false,
             failure: None,
             killed: 0,
@@ -102,9 +107,13 @@ impl Pool {
     pub fn deadline(&self) -> Option<Instant> {
         match self.mode {
             Mode::Idle | Mode::Killing(_) | Mode::Done => None,
-            Mode::Running => self.workers.iter().filter_map(Worker::timer).min(),
+            Mode::Running => {
+                // What is due is started when the upgrade was refused, or by the new version.
+                let starts = self.may_start();
+                self.workers.iter().filter_map(|worker| worker.timer(starts)).min()
+            }
             Mode::Stopping { kill_at } => {
-                self.workers.iter().filter_map(Worker::timer).chain([kill_at]).min()
+                self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
             }
         }
     }
@@ -142,6 +151,11 @@ impl Pool {
         processes.any(|process| process.pid() == Some(pid) && process.is_in_service())
     }
 
+    /// Whether a worker is to be there, as far as the size of its group goes.
+    pub(crate) fn is_wanted(&self, id: WorkerId) -> bool {
+        self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
+    }
+
     fn index(&self, id: WorkerId) -> Option<usize> {
         let index = usize::try_from(id.0).ok()?;
         (index < self.workers.len()).then_some(index)
@@ -162,11 +176,20 @@ impl Pool {
             }
             (_, E::Fail { reason }) => self.fail(reason, now, actions),
             (Mode::Running, E::Change { ticket, change }) => {
-                self.change(ticket, change, now, actions);
+                if let Some((ticket, change)) = self.hold(ticket, change) {
+                    self.change(ticket, change, now, actions);
+                }
             }
             (_, E::Change { ticket, .. }) => refuse(ticket, "the pool does not run", actions),
             (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, actions),
-            (_, E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, actions),
+            (Mode::Running, E::NotHandedOver { reason }) => {
+                self.not_handed_over(&reason, now, actions);
+            }
+            (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
+            (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
+            (_, E::Measured(_) | E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (_, E::Tried(_) | E::NotHandedOver { .. }) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
     }
@@ -180,15 +203,24 @@ impl Pool {
         let worker = &mut self.workers[index];
         let spec = &self.groups[worker.group].spec;
         match event {
-            E::Spawned { pid, .. } => worker.spawned(pid, spec, now, actions),
+            E::Spawned { pid, .. } => worker.spawned(pid, spec, &mut self.jitter, now, actions),
             E::SpawnFailed { reason, .. } => self.spawn_failed(index, reason, now, actions),
             E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
             E::Violation { pid, reason, .. } => {
                 let killed = worker.violated(pid, reason, now, actions);
                 self.count_killed(killed);
             }
+            E::Hung { pid, how, .. } => worker.hung(pid, how, now, actions),
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
+        }
+    }
+
+    fn measured(&mut self, usages: &[Usage], now: Instant, actions: &mut Vec<Action>) {
+        for usage in usages {
+            if let Some(index) = self.index(usage.id) {
+                self.workers[index].measured(usage, now, actions);
+            }
         }
     }
 
@@ -214,7 +246,7 @@ impl Pool {
             }
             self.count_killed(killed);
         }
-        if self.is_running() {
+        if self.is_running() && self.may_start() {
             self.start_what_is_missing(now, actions);
         }
     }
@@ -231,6 +263,7 @@ impl Pool {
                 }
                 self.conclude_changes(actions);
                 self.conclude_rollout(actions);
+                self.advance_upgrade(actions);
                 self.begin_rollout(actions);
             }
             Mode::Stopping { .. } | Mode::Killing(_) => {
@@ -295,12 +328,17 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::SpawnFailed { id, .. }
         | E::Ready { id, .. }
         | E::Exited { id, .. }
-        | E::Violation { id, .. } => Some(id),
+        | E::Violation { id, .. }
+        | E::Hung { id, .. } => Some(id),
         E::Start
         | E::Stop
         | E::StopNow
         | E::Change { .. }
         | E::Prepared(_)
+        | E::Tried(_)
+        | E::NotHandedOver { .. }
+        | E::Rejoin { .. }
+        | E::Measured(_)
         | E::Fail { .. }
         | E::Tick => None,
     }

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use super::jitter::Jitter;
+use super::life::{Excess, Own, Usage};
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
 /// A process, or the wish for one.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Process {
     pub(super) generation: u32,
     pub(super) stage: Stage,
@@ -13,23 +17,41 @@ pub(super) struct Process {
     pub(super) is_proven: bool,
     /// Whether somebody asked for another process in its place, of the same generation.
     pub(super) is_stale: bool,
+    /// Since when it is over one of its limits, and another process is to take its place.
+    #[serde(with = "super::moments")]
+    pub(super) worn_since: Option<Instant>,
+    limits: Own,
     /// When what it does, as the status shows it, began.
+    #[serde(with = "super::moments")]
     since: Instant,
+    #[serde(with = "super::moments")]
     ready_at: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// It was asked for; the answer is on its way.
     Spawning,
     /// Not ready yet.
-    Starting { pid: i32, until: Instant },
+    Starting {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        until: Instant,
+    },
     /// At work, and in its canary time.
-    Trial { pid: i32, until: Instant },
+    Trial {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        until: Instant,
+    },
     /// At work.
     Ready { pid: i32 },
     /// Asked to end.
-    Stopping { pid: i32, kill_at: Instant },
+    Stopping {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        kill_at: Instant,
+    },
     /// Killed, but not reaped yet.
     Killed { pid: i32, reason: KillReason },
 }
@@ -41,6 +63,8 @@ impl Process {
             stage: Stage::Spawning,
             is_proven: false,
             is_stale: false,
+            worn_since: None,
+            limits: Own::default(),
             since: now,
             ready_at: None,
         }
@@ -98,6 +122,7 @@ impl Process {
         match self.stage {
             Stage::Starting { until, .. } | Stage::Trial { until, .. } => Some(until),
             Stage::Stopping { kill_at, .. } => Some(kill_at),
+            Stage::Ready { .. } if self.worn_since.is_none() => self.limits.expires(),
             Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,
         }
     }
@@ -112,9 +137,11 @@ impl Process {
         id: WorkerId,
         pid: i32,
         spec: &GroupSpec,
+        jitter: &mut Jitter,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        self.limits = spec.life.draw(jitter);
         let until = now + spec.restart.ready_timeout;
         self.enter(Stage::Starting { pid, until }, now);
         let generation = self.generation;
@@ -133,6 +160,7 @@ impl Process {
     ) {
         let Some(pid) = self.pid() else { return };
         self.ready_at = Some(now);
+        self.limits.begin(now);
         self.enter(Stage::Trial { pid, until: now + spec.reload.canary }, now);
         let generation = self.generation;
         actions.push(Action::Report(Report::Ready { id, pid, generation }));
@@ -156,6 +184,33 @@ impl Process {
                 self.stage = Stage::Ready { pid };
             }
             _ => {}
+        }
+        self.wear(id, self.limits.at(now), now, actions);
+    }
+
+    /// Compares what it has used with its limits.
+    pub(super) fn measure(
+        &mut self,
+        id: WorkerId,
+        usage: &Usage,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        self.wear(id, self.limits.after(usage), now, actions);
+    }
+
+    /// One that is not proven yet has its time to be: somebody may wait to hear how it does.
+    fn wear(
+        &mut self,
+        id: WorkerId,
+        excess: Option<Excess>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let (Some(excess), Stage::Ready { pid }, None) = (excess, &self.stage, self.worn_since) {
+            let (pid, generation) = (*pid, self.generation);
+            self.worn_since = Some(now);
+            actions.push(Action::Report(Report::OverLimit { id, pid, generation, excess }));
         }
     }
 

@@ -3,12 +3,29 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, WorkerId};
+use serde::{Deserialize, Serialize};
 
-/// Something that the log should say.
+use super::{Excess, Exit, Outcome, WorkerId};
+
+/// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Report {
+    /// The master begins: next it starts its workers. The pool itself does not say so.
+    Starting,
+    /// Every worker has been ready: the start has succeeded. The pool itself does not say so.
+    AllReady,
+    /// Somebody asks for the stop; whoever asks next makes it one at once. The pool itself does not
+    /// say so.
+    Stopping {
+        /// Who asks.
+        cause: StopCause,
+    },
+    /// No worker is left and the master ends. The pool itself does not say so.
+    Finished {
+        /// How it went.
+        outcome: Outcome,
+    },
     /// A process was started.
     Started {
         /// The worker.
@@ -60,6 +77,18 @@ pub enum Report {
         /// Why.
         reason: KillReason,
     },
+    /// A process is over a limit of its group's [`LifeLimits`](super::LifeLimits), and another one is
+    /// to take its place.
+    OverLimit {
+        /// The worker.
+        id: WorkerId,
+        /// The process.
+        pid: i32,
+        /// The generation of the process.
+        generation: u32,
+        /// Which limit.
+        excess: Excess,
+    },
     /// The workers of a group die too fast; said once until the group has calmed down.
     TooFast {
         /// The name of the group.
@@ -87,6 +116,25 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// A new version of the program is tried, to take this one's place.
+    Upgrading,
+    /// The new version has taken over: its generation serves.
+    Upgraded {
+        /// The number of the generation.
+        generation: u32,
+    },
+    /// The new version was not taken, and everything goes on as before.
+    UpgradeRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The new version is the master, but its workers failed: those before them go on.
+    UpgradeRolledBack {
+        /// The number of the generation that failed.
+        generation: u32,
+        /// Why.
+        reason: String,
+    },
     /// A group is to have another number of workers.
     Resized {
         /// The name of the group.
@@ -101,14 +149,49 @@ pub enum Report {
     },
 }
 
+/// Who asks a master to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// The signal TERM.
+    Terminate,
+    /// The signal INT.
+    Interrupt,
+    /// The signal QUIT: at once.
+    Quit,
+    /// [`MasterHandle::stop`](crate::MasterHandle::stop).
+    Program,
+}
+
+/// What shows that a worker does not get on with its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Hung {
+    /// It has not answered its master for so long: its executor is blocked, or it is stopped.
+    Silent(Duration),
+    /// A unit of its work has not been finished for so long.
+    Stuck(Duration),
+}
+
+impl fmt::Display for Hung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(time) => write!(f, "no answer to the heartbeat for {time:.1?}"),
+            Self::Stuck(age) => write!(f, "a unit of work was not finished after {age:.1?}"),
+        }
+    }
+}
+
 /// Why the pool kills a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum KillReason {
     /// It took longer than this to become ready.
     NotReady(Duration),
     /// It broke the protocol in this way.
     Violation(String),
+    /// It did not get on with its work.
+    Hung(Hung),
     /// It was told to end and was still there at the stop deadline.
     StopDeadline,
     /// The pool was told to stop at once.
@@ -120,6 +203,7 @@ impl fmt::Display for KillReason {
         match self {
             Self::NotReady(timeout) => write!(f, "not ready within {timeout:?}"),
             Self::Violation(reason) => write!(f, "broke the protocol: {reason}"),
+            Self::Hung(how) => write!(f, "hung: {how}"),
             Self::StopDeadline => f.write_str("did not stop in time"),
             Self::StopNow => f.write_str("stopped at once"),
         }

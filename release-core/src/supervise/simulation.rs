@@ -11,13 +11,16 @@
 //! ```
 //! use std::time::Duration;
 //! use release_core::supervise::simulation::{Life, Simulation};
-//! use release_core::supervise::{Change, Exit, GroupSpec, Ready, ReloadPolicy, RestartPolicy};
+//! use release_core::supervise::{
+//!     Change, Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
+//! };
 //!
 //! let group = GroupSpec {
 //!     name: "web".to_owned(),
 //!     size: 4,
 //!     restart: RestartPolicy::default(),
 //!     reload: ReloadPolicy::default().surge(1).canary(Duration::from_secs(1)),
+//!     life: LifeLimits::default(),
 //!     ready: Ready::Message,
 //! };
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
@@ -77,6 +80,8 @@ impl Process {
 /// The pool in its world. See the [module](self).
 pub struct Simulation {
     pool: Pool,
+    groups: Vec<GroupSpec>,
+    stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
     start: Instant,
     now: Instant,
@@ -86,6 +91,9 @@ pub struct Simulation {
     launched: u32,
     planned: u32,
     preparation: Result<(), String>,
+    trial: Result<(), String>,
+    /// The changes that have no answer yet.
+    asked: BTreeMap<Ticket, Change>,
     answers: BTreeMap<Ticket, Result<(), String>>,
     tickets: u64,
     history: Vec<(Duration, Action)>,
@@ -112,7 +120,9 @@ impl Simulation {
     ) -> Self {
         let start = Instant::now();
         let mut world = Self {
-            pool: Pool::new(groups, stop_deadline, seed),
+            pool: Pool::new(groups.clone(), stop_deadline, seed),
+            groups,
+            stop_deadline,
             script: Box::new(script),
             start,
             now: start,
@@ -121,6 +131,8 @@ impl Simulation {
             launched: 0,
             planned: 0,
             preparation: Ok(()),
+            trial: Ok(()),
+            asked: BTreeMap::new(),
             answers: BTreeMap::new(),
             tickets: 0,
             history: Vec::new(),
@@ -141,6 +153,10 @@ impl Simulation {
         }
         let mut actions = Vec::new();
         self.pool.on(event, self.now, &mut actions);
+        self.obey(actions);
+    }
+
+    fn obey(&mut self, actions: Vec<Action>) {
         for action in actions {
             self.history.push((self.time(), action.clone()));
             self.carry_out(action);
@@ -151,6 +167,7 @@ impl Simulation {
     pub fn change(&mut self, change: Change) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
+        self.asked.insert(ticket, change.clone());
         self.tell(Event::Change { ticket, change });
         ticket
     }
@@ -164,6 +181,12 @@ impl Simulation {
     /// How reloads are prepared from now on: an error refuses them.
     pub fn prepare_with(&mut self, outcome: Result<(), String>) {
         self.preparation = outcome;
+    }
+
+    /// How new versions of the program do from now on when they are tried: an error refuses the
+    /// upgrade.
+    pub fn try_with(&mut self, outcome: Result<(), String>) {
+        self.trial = outcome;
     }
 
     /// Jumps to the next moment at which something happens. False when nothing ever will.
@@ -249,10 +272,47 @@ impl Simulation {
                 let outcome = self.preparation.clone();
                 self.plan(Duration::ZERO, Event::Prepared(outcome));
             }
+            Action::TryUpgrade => self.plan(Duration::ZERO, Event::Tried(self.trial.clone())),
             Action::Answer { ticket, outcome } => {
+                self.asked.remove(&ticket);
                 self.answers.insert(ticket, outcome);
             }
+            Action::HandOver => self.take_over(),
             Action::Report(_) | Action::AllReady | Action::Done(_) => {}
+        }
+    }
+
+    /// The new version is the same with another pool. Whoever waits asks it again.
+    fn take_over(&mut self) {
+        let mut actions = Vec::new();
+        let successor = self.pool.snapshot(self.now).and_then(|snapshot| {
+            let groups = self.groups.clone();
+            Pool::succeed(groups, &snapshot, self.stop_deadline, self.now, &mut actions)
+        });
+        match successor {
+            Ok(pool) => self.pool = pool,
+            Err(error) => {
+                let reason = error.report();
+                return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
+            }
+        }
+        self.obey(actions);
+        self.tell(Event::Start);
+        for (ticket, change) in self.asked.clone() {
+            self.tell(match change {
+                Change::Upgrade => Event::Rejoin { ticket },
+                change => Event::Change { ticket, change },
+            });
+        }
+    }
+
+    /// Lets the pool go through a snapshot, if no change is under way.
+    #[cfg(test)]
+    pub(super) fn restore(&mut self) {
+        if self.pool.is_quiet() && !self.pool.is_upgrading() {
+            let snapshot = self.pool.snapshot(self.now).unwrap();
+            let groups = self.groups.clone();
+            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline, self.now).unwrap();
         }
     }
 
@@ -270,6 +330,9 @@ impl Simulation {
         self.plan(Duration::ZERO, Event::Spawned { id, pid });
         if let Some(time) = life.ready {
             self.plan(time, Event::Ready { id, pid });
+        }
+        if let Some((time, how)) = life.hang {
+            self.plan(time, Event::Hung { id, pid, how });
         }
         if let Some((time, exit)) = life.death {
             self.plan(time, Event::Exited { id, pid, exit });

@@ -1,6 +1,7 @@
 //! The rules one by one, and thousands of random histories against a model of the world.
 
 mod histories;
+mod limits;
 mod model;
 mod reloads;
 mod restarts;
@@ -10,7 +11,7 @@ mod world;
 
 use std::time::Duration;
 
-use super::{Exit, GroupSpec, Ready, ReloadPolicy, RestartPolicy, WorkerId};
+use super::{Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
 
 const FIRST: WorkerId = WorkerId(0);
 const SECOND: WorkerId = WorkerId(1);
@@ -19,7 +20,14 @@ const CRASH: Exit = Exit::Signal { number: 11, core: true };
 /// A group whose workers say when they are ready, and are proven then.
 fn group(size: u32, restart: RestartPolicy) -> GroupSpec {
     let reload = ReloadPolicy::default().canary(Duration::ZERO);
-    GroupSpec { name: "web".to_owned(), size, restart, reload, ready: Ready::Message }
+    GroupSpec {
+        name: "web".to_owned(),
+        size,
+        restart,
+        reload,
+        life: LifeLimits::default(),
+        ready: Ready::Message,
+    }
 }
 
 fn seconds(seconds: u64) -> Duration {

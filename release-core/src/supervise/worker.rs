@@ -4,6 +4,8 @@ mod steps;
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::process::Process;
 use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
 
@@ -16,7 +18,7 @@ pub(super) enum Role {
 }
 
 /// A worker, over all its processes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     /// The index of its group, and its place in it.
@@ -27,16 +29,20 @@ pub(super) struct Worker {
     /// The process that does its job.
     pub(super) serving: Option<Process>,
     /// When the next one is due, if there is none and one is wanted.
+    #[serde(with = "super::moments")]
     due: Option<Instant>,
     /// Since when there is none; never before the pool was started.
+    #[serde(with = "super::moments")]
     idle_since: Option<Instant>,
     /// The process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
     /// When a replacement is tried again after one that failed.
+    #[serde(with = "super::moments")]
     retry_at: Option<Instant>,
     /// Processes that were told to end because they are not wanted any more.
     pub(super) draining: Vec<Process>,
     /// Who waits for a restart of this worker.
+    #[serde(skip)]
     pub(super) restarting: Vec<Ticket>,
     /// Whether any of its processes has been ready.
     pub(super) was_ready: bool,
@@ -101,9 +107,11 @@ impl Worker {
         }
     }
 
-    /// When the passing of time alone changes something, as long as the pool runs.
-    pub(super) fn timer(&self) -> Option<Instant> {
-        self.processes().filter_map(Process::timer).chain(self.due).chain(self.retry_at).min()
+    /// When the passing of time alone changes something, as long as the pool runs; processes may be
+    /// `started` or not.
+    pub(super) fn timer(&self, started: bool) -> Option<Instant> {
+        let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
+        self.processes().filter_map(Process::timer).chain(starts).min()
     }
 
     /// Whether it has neither a process nor the wish for one.
@@ -111,12 +119,15 @@ impl Worker {
         self.due.is_none() && self.processes().next().is_none()
     }
 
-    /// Whether a proven process of the generation that it is to run does its job.
+    /// Whether a proven process of the generation that it is to run does its job. A replacement for
+    /// one that is over a limit changes nothing about that.
     pub(super) fn is_settled(&self) -> bool {
-        self.replacement.is_none()
-            && self.serving.as_ref().is_some_and(|process| {
-                process.is_proven && process.is_in_service() && !self.is_outdated(process)
-            })
+        self.serving.as_ref().is_some_and(|process| {
+            process.is_proven
+                && process.is_in_service()
+                && !self.is_outdated(process)
+                && (self.replacement.is_none() || process.worn_since.is_some())
+        })
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -132,11 +143,20 @@ impl Worker {
     }
 
     /// Whether its serving process is to be replaced, and can be now.
-    pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy) -> bool {
+    ///
+    /// One that is over a limit waits while everybody is replaced anyway.
+    pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy, is_rolling: bool) -> bool {
+        let is_due =
+            |it: &Process| self.is_outdated(it) || (it.worn_since.is_some() && !is_rolling);
         self.replacement.is_none()
             && self.retry_at.is_none()
             && self.draining.len() < policy.draining
-            && self.serving.as_ref().is_some_and(|it| it.is_in_service() && self.is_outdated(it))
+            && self.serving.as_ref().is_some_and(|it| it.is_in_service() && is_due(it))
+    }
+
+    /// Since when its process is over a limit, if nothing else is wrong with it.
+    pub(super) fn worn_since(&self) -> Option<Instant> {
+        self.serving.as_ref().filter(|it| !self.is_outdated(it))?.worn_since
     }
 
     pub(super) fn is_outdated(&self, process: &Process) -> bool {

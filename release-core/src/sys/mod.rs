@@ -6,6 +6,7 @@
 
 pub(crate) mod creds;
 pub(crate) mod fds;
+pub(crate) mod image;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod resources;

@@ -39,6 +39,11 @@ pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG)
 }
 
+/// Whether the process is a child of this one that was not reaped; an error when not.
+pub(crate) fn is_child(pidfd: &impl AsRawFd) -> io::Result<()> {
+    wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).map(drop)
+}
+
 /// Waits for the end of a process that has been killed, and reaps it.
 pub(crate) fn wait(pidfd: &impl AsRawFd) -> io::Result<()> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED).map(drop)

@@ -3,13 +3,21 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::{Failed, check};
 
 /// How many threads this process has.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// How many bytes of memory a process has resident; `None` when it has gone.
+pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident * u64::try_from(page).ok()?)
 }
 
 /// The two sides of a fork.

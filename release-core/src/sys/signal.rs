@@ -6,13 +6,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
 use nix::sys::socket::{MsgFlags, send};
 use signal_hook_registry::SigId;
 
 /// Signals that have arrived, as a set: the kernel merges equal ones, and so does this.
 ///
-/// The handler does two things that a handler may do: it sets a bit and sends one byte.
+/// The handler does two things that a handler may do: it sets a bit and sends one byte, the number
+/// of the signal.
 #[derive(Debug)]
 pub(crate) struct Caught {
     /// Becomes readable when a signal has arrived; for whoever watches it.
@@ -33,12 +36,12 @@ impl Caught {
             Self { wake: Some(reader.into()), pending: Arc::clone(&pending), ids: Vec::new() };
         for &signal in signals {
             let (pending, writer) = (Arc::clone(&pending), Arc::clone(&writer));
-            let bit = bit(signal);
+            let (bit, number) = (bit(signal), signal as u8);
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             let handler = move || {
                 pending.fetch_or(bit, Ordering::SeqCst);
                 // A full socket is as good as one byte more: the reader is awake already.
-                let _ =
-                    send(writer.as_raw_fd(), &[0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                let _ = send(writer.as_raw_fd(), &[number], flags);
             };
             // SAFETY: the handler touches an atomic and makes one async-signal-safe system call;
             // the registry saves and restores errno.
@@ -76,6 +79,19 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal as i32)
 }
 
+/// Keeps signals back from this thread; returns those that were kept back before.
+pub(crate) fn block_all() -> io::Result<SigSet> {
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    Ok(before)
+}
+
+/// Keeps these signals back, and no others.
+pub(crate) fn block_only(signals: &SigSet) {
+    // Fails for an unknown `how` alone.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(signals), None);
+}
+
 /// Undoes what a launcher may have left behind (nohup, a shell's background job): children can be
 /// waited for and nothing is blocked. Signals that would end this process, and that it has no
 /// handler for, are ignored.
@@ -91,7 +107,7 @@ pub(crate) fn settle_inherited() -> io::Result<()> {
             ignore(signal)?;
         }
     }
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    block_only(&SigSet::empty());
     Ok(())
 }
 
@@ -130,5 +146,5 @@ pub(crate) fn reset_for_exec() {
         // action runs no code. The last argument is the size of the kernel's signal mask.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action, nothing, 8) };
     }
-    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    block_only(&SigSet::empty());
 }

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
@@ -21,12 +22,27 @@ pub(crate) const FIRST_PASSED: RawFd = 3;
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) program: CString,
+    /// An executable that is run whatever is at the path of `program`.
+    pub(crate) image: Option<Arc<OwnedFd>>,
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`; nothing else is in the environment of the new process.
     pub(crate) environment: Vec<CString>,
     pub(crate) resources: Resources,
-    /// `None` keeps the user of this process.
-    pub(crate) credentials: Option<Credentials>,
+    /// Another working directory.
+    pub(crate) directory: Option<CString>,
+    /// What becomes standard output and error.
+    pub(crate) output: Option<OwnedFd>,
+    pub(crate) identity: Identity,
+}
+
+/// Who a new process is.
+#[derive(Clone, Debug)]
+pub(crate) enum Identity {
+    /// The same as this process, with all that it may.
+    Same,
+    /// The same user. A process that is not root may have been given capabilities: they are its own.
+    Powerless,
+    Other(Credentials),
 }
 
 /// A process that is about to run its program.
@@ -68,8 +84,9 @@ impl std::fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {}
 
 /// The calls that can fail in the child; their index is what travels through the error pipe.
-const CALLS: [&str; 23] = [
+const CALLS: [&str; 24] = [
     "dup2",
+    "chdir",
     "close_range",
     "sched_setaffinity",
     "sched_getaffinity",
@@ -161,10 +178,15 @@ struct Prepared<'a> {
     envp: Vec<*const libc::c_char>,
     /// Duplicates at numbers above every target, so that no dup2 overwrites a later source.
     sources: Vec<OwnedFd>,
+    image: Option<OwnedFd>,
+    output: Option<OwnedFd>,
     error: OwnedFd,
     /// The number that the error pipe has in the child by now.
     error_number: Cell<RawFd>,
 }
+
+/// The error pipe and the executable come after what is passed.
+const OWN: RawFd = 2;
 
 impl<'a> Prepared<'a> {
     fn new(
@@ -174,7 +196,7 @@ impl<'a> Prepared<'a> {
         error: &UnixStream,
     ) -> Result<Self, SpawnError> {
         let highest = FIRST_PASSED + RawFd::try_from(passed.len()).unwrap_or(RawFd::MAX - 8);
-        let duplicate = |fd| fds::duplicate_from(fd, highest + 1).map_err(here("fcntl(F_DUPFD)"));
+        let duplicate = |fd| fds::duplicate_from(fd, highest + OWN).map_err(here("fcntl(F_DUPFD)"));
         let sources = std::iter::once(stdin)
             .chain(passed.iter().copied())
             .map(duplicate)
@@ -182,6 +204,8 @@ impl<'a> Prepared<'a> {
         let error = duplicate(error.as_fd())?;
         Ok(Self {
             command,
+            image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
+            output: command.output.as_ref().map(|output| duplicate(output.as_fd())).transpose()?,
             argv: pointers(&command.arguments),
             envp: pointers(&command.environment),
             sources,
@@ -205,21 +229,31 @@ impl<'a> Prepared<'a> {
         // Before the limits, one of which is how high a descriptor's number may be.
         self.place_descriptors()?;
         self.command.resources.apply()?;
-        match &self.command.credentials {
-            Some(credentials) => credentials.assume()?,
-            // A master that is not root may have been given capabilities: they are its own.
-            None => creds::leave_capabilities()?,
+        if let Some(directory) = &self.command.directory {
+            // SAFETY: a NUL-ended string that is alive in self.
+            check("chdir", unsafe { libc::chdir(directory.as_ptr()) }.into())?;
+        }
+        match &self.command.identity {
+            Identity::Same => {}
+            Identity::Powerless => creds::leave_capabilities()?,
+            Identity::Other(credentials) => credentials.assume()?,
         }
         // After the change of user, which clears it.
         die_with(parent)?;
-        // SAFETY: the three are NUL-ended strings and NULL-ended arrays of them, alive in self.
-        unsafe {
-            libc::execve(self.command.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr())
-        };
+        let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
+        if self.image.is_some() {
+            let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
+            // SAFETY: the strings are NUL-ended and the arrays of them NULL-ended, alive in self.
+            unsafe { libc::syscall(libc::SYS_execveat, image, c"".as_ptr(), argv, envp, flags) };
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::execve(self.command.program.as_ptr(), argv, envp) };
+        }
         Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
-    /// 0 and 3.. get what they are to be, the error pipe comes right after, the rest is closed.
+    /// 0 to 2 and what comes from 3 on get what they are to be, the error pipe and the executable
+    /// come right after, the rest is closed.
     fn place_descriptors(&self) -> Result<(), Failed> {
         let targets = std::iter::once(0).chain(FIRST_PASSED..);
         let mut next = FIRST_PASSED;
@@ -229,11 +263,20 @@ impl<'a> Prepared<'a> {
             check("dup2", done.into())?;
             next = next.max(target + 1);
         }
-        // SAFETY: as above.
-        let moved = unsafe { libc::dup3(self.error.as_raw_fd(), next, libc::O_CLOEXEC) };
-        check("dup2", moved.into())?;
+        for target in [1, 2] {
+            if let Some(output) = &self.output {
+                // SAFETY: as above.
+                check("dup2", unsafe { libc::dup2(output.as_raw_fd(), target) }.into())?;
+            }
+        }
+        for (source, target) in [Some(&self.error), self.image.as_ref()].into_iter().zip(next..) {
+            let Some(source) = source else { continue };
+            // SAFETY: as above.
+            let moved = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
+            check("dup2", moved.into())?;
+        }
         self.error_number.set(next);
-        let first = libc::c_long::from(next) + 1;
+        let first = libc::c_long::from(next + OWN);
         // SAFETY: closes this child's copies only; it never returns to code that owns them.
         let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
         check("close_range", closed).map(drop)

@@ -19,6 +19,8 @@ const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
+const PULSE: u8 = 8;
+const BEAT: u8 = 9;
 const WITH_DESCRIPTORS: u8 = 0x80;
 
 /// What [`Ask::Keep`] begins with.
@@ -59,6 +61,7 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "unknown kind" => write(socket, &[99, 1, 2, 3]),
         "empty frame" => write(socket, &[]),
         "hello" => write(socket, &[HELLO]),
+        "cut beat" => write(socket, &[BEAT, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0]),
         "cut header" => write(socket, &[REQUEST, 0, 0]),
         "too long" => flood(socket, 1, &u32::MAX.to_be_bytes()),
         "half a frame" => flood(socket, 1, b"\0\0\0\x40\x03half"),
@@ -96,6 +99,8 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "notices" => return Some(after(socket, 10_000, &notice(&Ask::Next))),
         "bad notices" => return Some(after(socket, 10_000, &[NOTICE, 0xFF, 0xFF])),
         "cancels" => return Some(after(socket, 10_000, &[CANCEL, 1, 2, 3, 4])),
+        "pulses" => return Some(after(socket, 10_000, &[PULSE])),
+        "beats" => return Some(after(socket, 10_000, &[[BEAT].as_slice(), &[0xFF; 12]].concat())),
         "answers" => return Some(after(socket, 10_000, &[ANSWER, 0, 0, 0, 1, 9])),
         "refusals" => return Some(after(socket, 10_000, &[REFUSAL, 9, 9, 9, 9, 9])),
         "undecodable" => return Some(ask(socket, &[REQUEST, 0, 0, 0, 1, 0, 0, 0, 0, 0xFF])),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use release::ipc::Request;
+use release::net::Unix;
 use release::rt::Rt;
-use release::supervise::{ReloadPolicy, RestartPolicy};
+use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy};
 use release::{
     ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Workers, driver, log,
 };
@@ -24,6 +25,23 @@ pub(crate) struct Options {
     options: PathBuf,
     #[arg(long, default_value_t = 1)]
     workers: u32,
+    /// In plain mode, which knows no heartbeat
+    #[arg(long)]
+    plain: bool,
+    #[arg(long, value_name = "MS")]
+    heartbeat: Option<u64>,
+    #[arg(long, value_name = "UNITS")]
+    max_requests: Option<u64>,
+    #[arg(long, value_name = "BYTES")]
+    frame_limit: Option<u32>,
+    #[arg(long, value_name = "MS")]
+    reload_timeout: Option<u64>,
+    /// What the observer of the master does: `log` what it sees, or `panic`
+    #[arg(long, default_value = "")]
+    observer: String,
+    /// The path of a Unix socket that the workers share
+    #[arg(long)]
+    listen: Option<PathBuf>,
     #[arg(long)]
     user: Option<String>,
     #[arg(long)]
@@ -81,10 +99,23 @@ pub(crate) fn run(options: Options) -> Exit {
         .workers(workers(&options, configuration))
         .on_reload(move || {
             let outcome = read.read();
-            async move { outcome }
+            let hangs = read.texts().0.starts_with("hangs");
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                outcome
+            }
         })
         .on_rollback(move || restore.restore())
+        .observe({
+            let what = options.observer.clone();
+            move |report| observe(&what, report)
+        })
         .main(move |master| main_task(options.main, master));
+    if let Some(time) = options.reload_timeout {
+        master = master.reload_timeout(Duration::from_millis(time));
+    }
     if let Some(path) = options.lock_file {
         master = master.lock_file(path);
     }
@@ -105,6 +136,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
         ("reopen", _) => master.reopen_logs().await,
+        ("upgrade", _) => master.upgrade().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,
         _ => {
@@ -161,9 +193,37 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
             let behaviour = std::fs::read_to_string(&path).unwrap_or_default();
             async move { Ok(behaviour) }
         });
-    match &options.user {
+    let workers = match &options.user {
         Some(user) => workers.user(user),
         None => workers,
+    };
+    let workers = match options.heartbeat {
+        Some(time) => workers.heartbeat(Duration::from_millis(time)),
+        None => workers,
+    };
+    let workers = match options.frame_limit {
+        Some(bytes) => workers.frame_limit(bytes),
+        None => workers,
+    };
+    let workers = match options.max_requests {
+        Some(units) => workers.life(LifeLimits::default().max_requests(units)),
+        None => workers,
+    };
+    let workers = match options.plain {
+        true => workers.plain(|_, Order| async { Ok(String::new()) }),
+        false => workers,
+    };
+    match &options.listen {
+        Some(path) => workers.listen("local", Unix::path(path)),
+        None => workers,
+    }
+}
+
+fn observe(what: &str, report: &Report) {
+    match what {
+        "log" => tracing::info!("observed {report:?}"),
+        "panic" => panic!("in the observer"),
+        _ => {}
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::io::Write;
 use std::os::unix::fs::{chown, chroot};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -22,7 +23,8 @@ pub(crate) fn run() -> Exit {
 async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
     log::stderr()?;
     let order = me.master().call(&Order).await?;
-    tracing::info!(worker = me.id(), configuration = me.context(), "begins");
+    let (worker, generation) = (me.id(), me.generation());
+    tracing::info!(worker, configuration = me.context(), generation, "begins");
     let (word, argument) = order.trim().split_once(' ').unwrap_or_else(|| (order.trim(), ""));
     match word {
         "fail" => return Err("on purpose".into()),
@@ -39,6 +41,25 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             me.ready()?;
             pending::<()>().await;
         }
+        "block" => {
+            me.ready()?;
+            tracing::info!("blocks");
+            // More than any executor has threads: it does nothing else meanwhile.
+            let block = || std::thread::sleep(Duration::from_secs(3600));
+            for _ in 0..64 {
+                me.rt().spawn(async move { block() }).detach();
+            }
+            block();
+        }
+        "starts-slowly" => {
+            std::thread::sleep(Duration::from_secs(2));
+            works(&me).await?;
+        }
+        "stuck" => {
+            let _work = me.begin_work();
+            serve(&me).await?;
+        }
+        "works" => works(&me).await?,
         "orphans" => {
             leave_orphans(me.rt()).await;
             serve(&me).await?;
@@ -74,12 +95,25 @@ async fn write(me: &Me<String, Order>) -> Result<(), Failure> {
         let line = format!("line {pid} {number}\n");
         std::io::stdout().write_all(line.as_bytes())?;
         std::io::stderr().write_all(line.as_bytes())?;
-        let pause = me.rt().sleep(Duration::from_millis(number % 2));
-        if let Either::Right(_) = select(std::pin::pin!(pause), &mut stopping).await {
+        let pause = pin!(me.rt().sleep(Duration::from_millis(number % 2)));
+        if let Either::Right(_) = select(pause, &mut stopping).await {
             break;
         }
     }
     Ok(())
+}
+
+/// Units of work, one short one after the other.
+async fn works(me: &Me<String, Order>) -> Result<(), Failure> {
+    me.ready()?;
+    loop {
+        let work = me.begin_work();
+        let pause = pin!(me.rt().sleep(Duration::from_millis(5)));
+        if let Either::Left(_) = select(me.stopping(), pause).await {
+            return Ok(());
+        }
+        drop(work);
+    }
 }
 
 #[allow(clippy::exit, reason = "a worker that leaves without a word")]

@@ -7,20 +7,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::Abortable;
+use futures_util::future::{AbortRegistration, Abortable};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{Gid, Uid, fchownat, geteuid};
 
 use crate::ipc::limits::Limits;
+use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
-use crate::ipc::{Codec, ReadError, Refused, Request, Text};
+use crate::ipc::{Codec, Refused, Request, Text};
 use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
 use crate::seldom::Seldom;
 use crate::{Error, ErrorKind};
 
+mod connection;
+mod handover;
+mod pause;
 mod seats;
+#[cfg(test)]
+mod tests;
 
+use connection::Connection;
+use handover::FrozenConnection;
+pub(crate) use handover::{FrozenControl, Served, successors};
+pub(crate) use seats::{Asking, Waiting};
 use seats::{Seat, Seats};
 
 /// How many connections may wait to be accepted.
@@ -162,15 +172,20 @@ impl<C> ControlSocket<C> {
             .and_then(|socket| socket.mode(self.mode)?.bind(&address))
             .map_err(|error| self.cannot_make(error))?;
         let file = FileIdentity::of(&self.path)?;
-        if let Some((uid, gid)) = self.owner {
-            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|errno| {
-                    self.cannot_make(Error::system("cannot change its owner", errno))
-                })?;
-        }
+        self.set_owner()?;
         let socket = bound.into_listening(BACKLOG).map_err(|error| self.cannot_make(error))?;
-        Ok(BoundControlSocket { socket: Some(socket), file, settings: self })
+        Ok(BoundControlSocket::new(socket, file, self))
+    }
+
+    fn set_owner(&self) -> Result<(), Error> {
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.cannot_make(Error::system("cannot change its owner", errno)))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     #[cold]
@@ -196,11 +211,17 @@ pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
     file: FileIdentity,
     settings: ControlSocket<C>,
+    seats: Arc<Seats>,
+    /// Connections of an earlier image of this process.
+    kept: Vec<FrozenConnection>,
 }
 
 impl<C> Drop for BoundControlSocket<C> {
     fn drop(&mut self) {
         let path = &self.settings.path;
+        if self.seats.is_frozen() {
+            return;
+        }
         if FileIdentity::of(path).is_ok_and(|file| file == self.file) {
             let _ = std::fs::remove_file(path);
         }
@@ -208,6 +229,11 @@ impl<C> Drop for BoundControlSocket<C> {
 }
 
 impl<C> BoundControlSocket<C> {
+    fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
+        let (seats, kept) = (Arc::default(), Vec::new());
+        Self { socket: Some(socket), file, settings, seats, kept }
+    }
+
     /// Answers requests, one after the other on each connection, until the future is dropped.
     ///
     /// A handler that refuses ends its connection, and so does a request that does not decode:
@@ -217,11 +243,22 @@ impl<C> BoundControlSocket<C> {
     ///
     /// Only what ends every accept on the socket.
     #[doc(alias = "control_socket")]
-    pub async fn serve<R, H, F>(mut self, rt: &Rt, handler: H) -> io::Result<()>
+    pub async fn serve<R, H, F>(self, rt: &Rt, handler: H) -> io::Result<()>
     where
         R: Request,
         C: Codec<R> + Codec<R::Response>,
         H: Fn(Credentials, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        self.serve_asking(rt, move |_, peer, request| handler(peer, request)).await
+    }
+
+    /// [`serve`](Self::serve), with a handler that knows which request it answers.
+    pub(crate) async fn serve_asking<R, H, F>(mut self, rt: &Rt, handler: H) -> io::Result<()>
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(Asking, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
         let Some(socket) = self.socket.take() else {
@@ -229,10 +266,25 @@ impl<C> BoundControlSocket<C> {
         };
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
-        let seats = Arc::new(Seats::default());
+        for kept in std::mem::take(&mut self.kept) {
+            let (asked, waits, credentials) = (kept.asked, kept.waits, kept.credentials());
+            // Fewer may be admitted than before.
+            if !self.admits(credentials.uid) {
+                continue;
+            }
+            match Link::thaw(rt, kept.link) {
+                Ok(link) => {
+                    let seat = self.seats.keep(asked, waits, rt.now());
+                    self.connect(rt, link, seat, credentials, &handler);
+                }
+                Err(error) => {
+                    tracing::warn!(reason = error.report(), "a control connection was not kept");
+                }
+            }
+        }
         let mut refusals = Seldom::default();
         loop {
-            let socket = listener.accept_descriptor().await?;
+            let socket = self.seats.accept(&mut listener).await?;
             let Ok(credentials) = Credentials::of_peer(&socket) else {
                 continue;
             };
@@ -243,26 +295,39 @@ impl<C> BoundControlSocket<C> {
                 }
                 continue;
             }
-            let settings = &self.settings;
-            let Some((seat, registration)) = seats.wait_for_one(settings.connections, rt).await
-            else {
+            let Some(seat) = self.seats.wait_for_one(self.settings.connections, rt).await else {
                 continue;
             };
-            let Ok(server) =
-                Server::with_limits(rt, socket, settings.codec.clone(), settings.limits)
-            else {
-                continue;
-            };
-            let connection = Connection {
-                rt: rt.clone(),
-                server,
-                seat,
-                credentials,
-                idle_time: settings.idle_time,
-            };
-            let serving = connection.serve(Arc::clone(&handler));
-            rt.spawn(Abortable::new(serving, registration)).detach();
+            if let Ok(link) = Link::new(rt, socket, Mode::PlainServer, self.settings.limits) {
+                self.connect(rt, link, seat, credentials, &handler);
+            }
         }
+    }
+
+    fn connect<R, H, F>(
+        &self,
+        rt: &Rt,
+        link: Link,
+        (seat, registration): (Seat, AbortRegistration),
+        credentials: Credentials,
+        handler: &Arc<H>,
+    ) where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(Asking, Credentials, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        let link = Arc::new(link);
+        seat.connected(&link, credentials);
+        let connection = Connection {
+            rt: rt.clone(),
+            server: Server::over(link, self.settings.codec.clone()),
+            seat,
+            credentials,
+            idle_time: self.settings.idle_time,
+        };
+        let serving = connection.serve(Arc::clone(handler));
+        rt.spawn(Abortable::new(serving, registration)).detach();
     }
 
     /// The mode of the socket file is one line of defence, this is the other.
@@ -271,52 +336,5 @@ impl<C> BoundControlSocket<C> {
             || uid == geteuid().as_raw()
             || self.settings.owner.is_some_and(|(owner, _)| owner == uid)
             || self.settings.users.contains(&uid)
-    }
-}
-
-struct Connection<R, C> {
-    rt: Rt,
-    server: Server<R, C>,
-    seat: Seat,
-    credentials: Credentials,
-    idle_time: Duration,
-}
-
-impl<R, C> Connection<R, C>
-where
-    R: Request,
-    C: Codec<R> + Codec<R::Response>,
-{
-    async fn serve<H, F>(mut self, handler: Arc<H>)
-    where
-        H: Fn(Credentials, R) -> F,
-        F: Future<Output = Result<R::Response, Refused>>,
-    {
-        let Err(why) = self.answer_all(&*handler).await else {
-            return;
-        };
-        tracing::debug!(why, uid = self.credentials.uid, "a control connection was ended");
-    }
-
-    async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>
-    where
-        H: Fn(Credentials, R) -> F,
-        F: Future<Output = Result<R::Response, Refused>>,
-    {
-        loop {
-            let read = self.rt.timeout(self.idle_time, self.server.read_request()).await;
-            let request = match read {
-                Ok(Ok(Some(request))) => request,
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(ReadError::Codec(error))) => return Err(error.to_string()),
-                Ok(Err(error)) => return Err(crate::error::chain(&error)),
-                Err(_) => return Err("idle for too long".to_owned()),
-            };
-            self.seat.busy(true, self.rt.now());
-            let response = handler(self.credentials, request).await.map_err(Refused::into_words)?;
-            self.seat.busy(false, self.rt.now());
-            let written = self.server.write_response(&response).await;
-            written.map_err(|error| crate::error::chain(&error))?;
-        }
     }
 }

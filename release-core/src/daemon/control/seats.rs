@@ -1,12 +1,18 @@
-//! The connections of a control socket: how many there may be, and who makes room for whom.
+//! The connections of a control socket: how many there may be, who makes room for whom, and what each
+//! of them asks.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, AbortRegistration};
 
+use super::pause::Pause;
+use crate::ipc::link::Link;
+use crate::net::Credentials;
 use crate::rt::Rt;
 use crate::sys::process::return_free_memory;
 
@@ -31,17 +37,33 @@ enum Offer {
 }
 
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     last: u64,
     was_full: bool,
-    seats: HashMap<u64, Occupant>,
+    pub(super) seats: HashMap<u64, Occupant>,
+    pub(super) pause: Pause,
 }
 
-struct Occupant {
+pub(super) struct Occupant {
     abort: AbortHandle,
-    asked: bool,
+    /// How many requests it has made.
+    pub(super) asked: u64,
     busy: bool,
     since: Instant,
+    pub(super) connected: Option<Connected>,
+    /// The payload of its last request.
+    pub(super) request: Vec<u8>,
+    /// Whether its next request was begun in an earlier image of this process.
+    waited: bool,
+    /// How many times the handler of that request waits for an upgrade.
+    pub(super) waits: usize,
+}
+
+/// Who sits there.
+pub(super) struct Connected {
+    /// Gone with the connection, before its seat.
+    pub(super) link: Weak<Link>,
+    pub(super) credentials: Credentials,
 }
 
 impl Seats {
@@ -58,7 +80,7 @@ impl Seats {
                 Offer::Later(moment) => rt.sleep_until(moment).await,
                 Offer::AllBusy => {
                     // Said once, not as often as somebody connects.
-                    if !std::mem::replace(&mut self.lock().was_full, true) {
+                    if !mem::replace(&mut self.lock().was_full, true) {
                         tracing::warn!("control connections are turned away: all are busy");
                     }
                     return None;
@@ -71,7 +93,7 @@ impl Seats {
         let mut taken = self.lock();
         if taken.seats.len() >= most {
             let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
-            let first = idle.min_by_key(|(_, occupant)| (occupant.asked, occupant.since));
+            let first = idle.min_by_key(|(_, occupant)| (occupant.asked > 0, occupant.since));
             // A handler that never ends must not keep its seat for ever.
             let stuck =
                 || taken.seats.iter().find(|(_, occupant)| occupant.since + BUSY_TIME <= now);
@@ -87,15 +109,42 @@ impl Seats {
             }
         }
         taken.was_full = false;
+        let (seat, registration) = self.one_more(&mut taken, 0, now);
+        Offer::Seat(seat, registration)
+    }
+
+    /// A seat for a connection that had one in an earlier image of this process, which may have let
+    /// more connect than this one does.
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        asked: bool,
+        waited: bool,
+        now: Instant,
+    ) -> (Seat, AbortRegistration) {
+        let mut taken = self.lock();
+        let (seat, registration) = self.one_more(&mut taken, asked.into(), now);
+        taken.seats.entry(seat.number).and_modify(|occupant| occupant.waited = waited);
+        drop(taken);
+        (seat, registration)
+    }
+
+    fn one_more(
+        self: &Arc<Self>,
+        taken: &mut Taken,
+        asked: u64,
+        since: Instant,
+    ) -> (Seat, AbortRegistration) {
         taken.last += 1;
         let number = taken.last;
         let (abort, registration) = AbortHandle::new_pair();
-        taken.seats.insert(number, Occupant { abort, asked: false, busy: false, since: now });
-        let seats = Arc::clone(self);
-        Offer::Seat(Seat { seats, number }, registration)
+        let (connected, request) = (None, Vec::new());
+        let (busy, waited, waits) = (false, false, 0);
+        let occupant = Occupant { abort, asked, busy, since, connected, request, waited, waits };
+        taken.seats.insert(number, occupant);
+        (Seat { seats: Arc::clone(self), number }, registration)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,9 +156,35 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn busy(&self, busy: bool, now: Instant) {
+    /// The connection that has the seat.
+    pub(super) fn connected(&self, link: &Arc<Link>, credentials: Credentials) {
+        let mut taken = self.seats.lock();
+        if taken.pause.is_paused {
+            link.pause();
+        }
+        if let Some(occupant) = taken.seats.get_mut(&self.number) {
+            let link = Arc::downgrade(link);
+            occupant.connected = Some(Connected { link, credentials });
+        }
+    }
+
+    /// It has made a request; `payload` is swapped for one that is not needed any more.
+    pub(super) fn asked(&self, now: Instant, payload: &mut Vec<u8>) -> Asking {
+        let (mut request, mut waited) = (0, false);
         if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
-            (occupant.busy, occupant.asked, occupant.since) = (busy, true, now);
+            (occupant.busy, occupant.since, occupant.waits) = (true, now, 0);
+            occupant.asked += 1;
+            request = occupant.asked;
+            waited = mem::take(&mut occupant.waited);
+            mem::swap(&mut occupant.request, payload);
+        }
+        Asking { seats: Arc::clone(&self.seats), number: self.number, request, waited }
+    }
+
+    /// The request has its answer.
+    pub(super) fn answered(&self, now: Instant) {
+        if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
+            (occupant.busy, occupant.since, occupant.waits) = (false, now, 0);
         }
     }
 }
@@ -119,10 +194,66 @@ impl Drop for Seat {
         let mut taken = self.seats.lock();
         taken.seats.remove(&self.number);
         let was_last = taken.seats.is_empty();
+        let waiter = taken.pause.waiter.take();
         drop(taken);
+        waiter.into_iter().for_each(Waker::wake);
         if was_last {
             return_free_memory();
         }
+    }
+}
+
+/// A request that is being answered.
+#[derive(Clone)]
+pub(crate) struct Asking {
+    seats: Arc<Seats>,
+    /// Of the seat.
+    number: u64,
+    /// Of the request; the seat may be asking the next one already.
+    request: u64,
+    /// Whether it was begun in an earlier image of this process, where it waited for the upgrade.
+    pub(crate) waited: bool,
+}
+
+impl Asking {
+    /// The request waits for an upgrade as long as this is kept: the upgrade does not wait for it,
+    /// and the next image of the process begins it anew.
+    pub(crate) fn wait_for_upgrade(&self) -> Waiting {
+        self.count(|waits| waits.saturating_add(1));
+        Waiting(self.clone())
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        let mut taken = self.seats.lock();
+        let occupant = taken.seats.get_mut(&self.number);
+        if let Some(occupant) = occupant.filter(|occupant| occupant.asked == self.request) {
+            occupant.waits = change(occupant.waits);
+        }
+        let waiter = taken.pause.waiter.take();
+        drop(taken);
+        waiter.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// See [`Asking::wait_for_upgrade`].
+#[derive(Debug)]
+pub(crate) struct Waiting(Asking);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.count(|waits| waits.saturating_sub(1));
+    }
+}
+
+impl fmt::Debug for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seats").field("taken", &self.lock().seats.len()).finish()
     }
 }
 

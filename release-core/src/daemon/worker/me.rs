@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::work::{Work, Works};
 use crate::daemon::Stopping;
 use crate::ipc::link::Link;
 use crate::ipc::plain::Client;
@@ -18,11 +19,13 @@ use crate::{Error, ErrorKind};
 /// its master.
 pub struct Me<Context = (), M = Never, C = Postcard> {
     pub(super) id: u32,
+    pub(super) generation: u32,
     pub(super) group: String,
     pub(super) context: Context,
     pub(super) listeners: Mutex<Vec<(String, OwnedFd)>>,
     pub(super) master: Peer<M, C>,
     pub(super) link: Arc<Link>,
+    pub(super) works: Arc<Works>,
     pub(super) stopping: Stopping,
     pub(super) rt: Rt,
     pub(super) _tasks: [Task<()>; 2],
@@ -42,6 +45,13 @@ impl<Context, M, C> Me<Context, M, C> {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The generation of this process: 1 for those that the master started with, and a higher number
+    /// with every reload.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The name of the group.
@@ -90,6 +100,27 @@ impl<Context, M, C> Me<Context, M, C> {
         self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
         self.link.flush_now();
         Ok(())
+    }
+
+    /// Marks a unit of work, such as a request: begun now, and finished when the guard is dropped,
+    /// however that happens.
+    ///
+    /// It is what [`LifeLimits::max_requests`](crate::supervise::LifeLimits::max_requests) counts. One
+    /// that is unfinished for as long as the group's [`heartbeat`](crate::Workers::heartbeat) shows
+    /// that the worker hangs. Where the group has neither, it does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// async fn answer(me: &Me) {
+    ///     let _work = me.begin_work();
+    ///     // What is done here counts, as long as it takes.
+    /// }
+    /// # let _ = answer;
+    /// ```
+    pub fn begin_work(&self) -> Work {
+        self.works.begin(self.rt.now())
     }
 
     /// Done when this worker is to stop: it was told to, or its master has gone.

@@ -14,14 +14,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Exit;
 use super::exit::program_name;
-use super::hello::{Hello, PROTOCOL, Types};
+use super::hello::{Agreed, Hello, Types};
 use super::privileges::Privileges;
 use super::stopping::{Stop, stop_channel};
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::plain::Client;
-use crate::ipc::serve::serve;
-use crate::ipc::{Codec, Never, Peer, Postcard, Refused, Request};
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Driver, Rt, Task, run};
 use crate::signals::Signals;
 use crate::supervise::WorkerId;
@@ -29,8 +29,11 @@ use crate::sys::{fds, process, socket, spawn};
 use crate::{Error, ErrorKind};
 
 mod me;
+mod work;
 
 pub use me::{Me, PlainMe};
+pub use work::Work;
+use work::Works;
 
 /// How long the master may take to greet a worker that it has started.
 const GREETING_TIME: Duration = Duration::from_secs(30);
@@ -117,7 +120,9 @@ impl<C> Worker<C> {
         self
     }
 
-    /// The longest message to and from the master, in bytes; 16 MiB by default.
+    /// The longest message to and from the master, in bytes; 16 MiB by default. The master's group
+    /// must say the same ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker that
+    /// differs says so and ends.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits = self.limits.with_frame(bytes);
@@ -213,15 +218,22 @@ impl<C> Worker<C> {
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
             let types = Types::of::<Context, M, W>();
-            let context = check_hello(&hello, &types)?;
+            let context = check_hello(&hello, &types, Agreed::of(limits))?;
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
             let signals = watch_signals(&rt, &stop)?;
+            let works = Arc::<Works>::default();
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
+                let works = Arc::clone(&works);
                 rt.spawn(async move {
                     let answer = |request| Ok(answer(request));
-                    let ended = serve(link, codec, answer, || {}).await;
+                    let heard = |word| {
+                        if let Word::Pulse = word {
+                            tell_how_it_goes(&link, &works);
+                        }
+                    };
+                    let ended = serve(Arc::clone(&link), codec, answer, heard).await;
                     tracing::debug!(%ended, "the connection to the master has ended");
                     stop.now();
                 })
@@ -229,11 +241,13 @@ impl<C> Worker<C> {
             let listeners = take_listeners(hello.listeners)?;
             let me = Me {
                 id: hello.worker,
+                generation: hello.generation,
                 group: hello.group,
                 context,
                 listeners: Mutex::new(listeners),
                 master: Peer::new(Arc::clone(&link), codec),
                 link,
+                works,
                 stopping,
                 rt,
                 _tasks: [signals, serving],
@@ -329,10 +343,10 @@ fn take_socket() -> Result<OwnedFd, Error> {
 
 async fn greeted(link: &Link) -> Result<Hello, Error> {
     let mut take = |incoming: Incoming<'_>| match incoming {
-        Incoming::Hello(body) => Postcard.decode(body).map_err(|error| error.to_string()),
+        Incoming::Hello(body) => Hello::decode(body),
         other => Err(format!("it began with {other:?}")),
     };
-    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, &mut take));
+    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
     let protocol = |why: String| {
         let message = format!("the master does not greet this worker as it should: {why}");
         Err(Error::new(ErrorKind::Protocol, message))
@@ -348,19 +362,24 @@ async fn greeted(link: &Link) -> Result<Hello, Error> {
 fn check_hello<Context: Serialize + DeserializeOwned>(
     hello: &Hello,
     types: &Types,
+    agreed: Agreed,
 ) -> Result<Context, Error> {
-    let refuse = |message: String| Err(Error::new(ErrorKind::Protocol, message));
-    if hello.protocol != PROTOCOL {
-        let theirs = hello.protocol;
-        return refuse(format!("the master speaks protocol {theirs}, this worker {PROTOCOL}"));
-    }
-    if let Some(difference) = hello.types.as_ref().and_then(|sent| sent.mismatch(types)) {
-        return refuse(format!("master and worker differ in {difference}"));
+    let types = hello.types.as_ref().and_then(|sent| sent.mismatch(types));
+    if let Some(difference) = types.or_else(|| hello.agreed.mismatch(&agreed)) {
+        let message = format!("master and worker differ in {difference}");
+        return Err(Error::new(ErrorKind::Protocol, message));
     }
     Postcard.decode(&hello.context).map_err(|error| {
         let message = format!("the context is not a `{}`", type_name::<Context>());
         Error::new(ErrorKind::Protocol, message).caused_by(error)
     })
+}
+
+/// Answers the master's heartbeat; the answer leaves with what else is on its way.
+fn tell_how_it_goes(link: &Link, works: &Works) {
+    let beat = Header::Beat(works.beat(link.rt().now()));
+    // A connection that has ended needs no answer.
+    let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
 }
 
 fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {

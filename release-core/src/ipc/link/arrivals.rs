@@ -1,11 +1,15 @@
 //! Descriptors that have come, and which frames they belong to.
 
 use std::collections::VecDeque;
+use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 
+use super::frozen::duplicates;
+use crate::ipc::Descriptor;
+
 /// Descriptors that have come with frames not yet dealt with: at most the first frame, of which the
-/// rest may be missing, and one behind it.
+/// rest may be missing, and one behind it; more after a pause.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals(VecDeque<Arrival>);
 
@@ -46,6 +50,35 @@ impl Arrivals {
         for arrival in &mut self.0 {
             arrival.frames -= 1;
         }
+    }
+
+    /// How many descriptors they are.
+    pub(super) fn descriptors(&self) -> usize {
+        self.0.iter().map(|arrival| arrival.descriptors.len()).sum()
+    }
+
+    /// Puts earlier ones back, which came with some of so many frames before all of these.
+    pub(super) fn put_back(&mut self, frames: usize, Self(mut earlier): Self) {
+        for arrival in &mut self.0 {
+            arrival.frames += frames;
+        }
+        earlier.append(&mut self.0);
+        self.0 = earlier;
+    }
+
+    /// Duplicates, with the number of frames before theirs.
+    pub(super) fn copy(&self) -> io::Result<Vec<(usize, Vec<Descriptor>)>> {
+        let copy = |arrival: &Arrival| Ok((arrival.frames, duplicates(&arrival.descriptors)?));
+        self.0.iter().map(copy).collect()
+    }
+
+    /// What [`copy`](Self::copy) gave; false when it cannot be.
+    pub(super) fn restore(&mut self, copies: Vec<(usize, Vec<Descriptor>)>) -> bool {
+        let is_whole = copies.is_sorted_by(|(first, _), (second, _)| first < second);
+        for (frames, descriptors) in copies {
+            self.add(frames, descriptors.into_iter().map(OwnedFd::from).collect());
+        }
+        is_whole
     }
 
     pub(super) fn close(&mut self) {

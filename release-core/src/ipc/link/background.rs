@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::state::{Kind, Reader, State, UNKNOWN_FRAME, Wakes, incoming};
+use super::state::{Kind, State, UNKNOWN_FRAME, Wakes, incoming};
 use super::{Incoming, Link};
 use crate::ipc::Ended;
 use crate::ipc::body::Body;
@@ -10,13 +10,19 @@ use crate::ipc::limits::FRAMES_PER_TURN;
 
 impl Link {
     /// The background task's turn: sends what is queued, and gives the next frame that is not an
-    /// answer.
+    /// answer. `unfinished` is how many earlier ones are still being dealt with.
     pub(crate) fn poll_incoming<T>(
         &self,
         cx: &mut Context<'_>,
+        unfinished: usize,
         take: &mut dyn FnMut(Incoming<'_>) -> T,
     ) -> Poll<Result<T, Ended>> {
-        self.with(|state, wakes| self.poll_background(state, cx, take, wakes))
+        self.with(|state, wakes| {
+            if let Some(pause) = &mut state.pause {
+                pause.report(unfinished, wakes);
+            }
+            self.poll_background(state, cx, take, wakes)
+        })
     }
 
     fn poll_background<T>(
@@ -30,11 +36,18 @@ impl Link {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
-            let others_turn = state.reader != Reader::Background;
-            match if others_turn { Ok(None) } else { state.next_frame(self.mode) } {
+            let may_read = state.may_background_read(self.limits);
+            match if may_read { state.next_frame(self.mode) } else { Ok(None) } {
                 Ok(Some((frame, Kind::Answer { number, body, refused }))) => {
                     state.deliver(number, body, refused, wakes);
                     state.consume(&frame);
+                }
+                Ok(Some((frame, Kind::Incoming))) if state.pause.is_some() => {
+                    let given_up = state.given_up(self.mode, &frame);
+                    state.set_aside(&frame);
+                    if let Some(number) = given_up {
+                        return Poll::Ready(Ok(take(Incoming::Cancel { number })));
+                    }
                 }
                 Ok(Some((frame, Kind::Incoming))) => {
                     let payload = Body {
@@ -53,7 +66,7 @@ impl Link {
                     // All that came is handled: now the answers leave, in one call.
                     let _ = self.poll_send(state, cx, wakes);
                     if state.ended.is_none()
-                        && (others_turn || self.poll_receive(state, cx, wakes).is_pending())
+                        && (!may_read || self.poll_receive(state, cx, wakes).is_pending())
                     {
                         return state.sleep(cx);
                     }
@@ -63,6 +76,19 @@ impl Link {
         }
         cx.waker().wake_by_ref();
         state.sleep(cx)
+    }
+
+    /// Sends the last answer, which leaves nothing unfinished, before the next request is read.
+    pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, wakes| {
+            if let Some(pause) = &mut state.pause {
+                pause.report(0, wakes);
+            }
+            match self.poll_send(state, cx, wakes) {
+                Poll::Pending => state.sleep(cx),
+                Poll::Ready(()) => Poll::Ready(()),
+            }
+        })
     }
 
     /// The background task's write alone, for those who do not read meanwhile.

@@ -85,6 +85,9 @@ impl Link {
             return Poll::Ready(Ok(take(answer)));
         }
         state.answers.wait(number, cx.waker());
+        if state.is_frozen() && state.ended.is_none() {
+            return Poll::Pending;
+        }
         if state.reader != Reader::Caller(number) && !self.may_read(state) {
             return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
         }

@@ -11,25 +11,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use self::readable::Readable;
 use self::state::{State, Wakes};
 use super::body::{Body, Draft};
 use super::header::{self, Header, Number};
 use super::limits::Limits;
-use super::{Ended, FrameTooLong, SendError};
+use super::{Beat, Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
 
 mod arrivals;
 mod background;
 mod caller;
+pub(crate) mod frozen;
+mod pause;
 mod readable;
 mod socket;
 mod spin;
 mod state;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 /// What the frames of a connection mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
     /// Every payload begins with a [`Header`].
     Calls,
@@ -55,6 +61,8 @@ pub(crate) enum Incoming<'a> {
     },
     /// What is to be this process's standard output and error.
     Outputs(Vec<OwnedFd>),
+    Pulse,
+    Beat(Beat),
 }
 
 #[derive(Debug)]
@@ -198,13 +206,16 @@ impl Link {
     }
 
     fn is_full(&self, state: &State) -> bool {
-        state.outbox.unsent().len() > self.limits.unsent
+        state.outbox.unsent().len() > self.limits.unsent || state.is_frozen()
     }
 
     fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
         state.end(why, wakes);
         wakes.callers.extend(self.readable.take());
-        socket::close(self.io.as_fd());
+        // A frozen one has a copy of its state, which lives on.
+        if !state.is_frozen() {
+            socket::close(self.io.as_fd());
+        }
     }
 
     /// Until when the peer has to finish a frame or read something, or when to send again.
@@ -225,7 +236,12 @@ impl Link {
 
     /// The next deadline, and what a peer is called that passes it.
     fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
-        let frame = state.partial_since.map(|since| since + self.limits.frame_time);
+        if state.is_frozen() {
+            return None;
+        }
+        // While it is paused the rest of a frame may have come and not been read.
+        let partial_since = state.partial_since.filter(|_| state.pause.is_none());
+        let frame = partial_since.map(|since| since + self.limits.frame_time);
         let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
         let deadlines = [
             frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),

@@ -91,7 +91,7 @@ mod tests {
         run(&driver, async {
             let refuse =
                 |never: Never| -> Result<Ready<Result<(), Refused>>, &str> { match never {} };
-            let _serving = rt.spawn(serve(link, Postcard, refuse, || {}));
+            let _serving = rt.spawn(serve(link, Postcard, refuse, |_| {}));
             let counted = Arc::clone(&turns);
             let _other = rt.spawn(async move {
                 loop {

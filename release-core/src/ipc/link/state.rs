@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::arrivals::Arrivals;
+use super::pause::Pause;
 use super::{Incoming, Mode};
 use crate::ipc::Ended;
 use crate::ipc::answers::{Answer, Answers};
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub(super) ended: Option<Ended>,
     /// How many answers have been found in a row without the runtime.
     pub(super) spun: u32,
+    /// Set while no request of the peer is begun.
+    pub(super) pause: Option<Box<Pause>>,
 }
 
 /// Wakers to be woken when the lock is gone.
@@ -84,6 +87,7 @@ impl State {
             crowded_until: None,
             ended: None,
             spun: 0,
+            pause: None,
         }
     }
 
@@ -157,6 +161,9 @@ impl State {
         (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
         self.wake_background(wakes);
         wakes.callers.append(&mut self.room);
+        if let Some(pause) = &mut self.pause {
+            pause.ended(wakes);
+        }
         self.answers.wake_all(&mut wakes.callers);
     }
 }
@@ -181,6 +188,8 @@ pub(super) fn incoming(mode: Mode, payload: Body<'_>) -> Option<Incoming<'_>> {
                 }
                 Header::Notice => Some(Incoming::Notice(body)),
                 Header::Cancel { number } => Some(Incoming::Cancel { number }),
+                Header::Pulse => Some(Incoming::Pulse),
+                Header::Beat(beat) => Some(Incoming::Beat(beat)),
                 Header::Outputs => Some(Incoming::Outputs(body.descriptors)),
                 Header::Answer { .. } | Header::Refusal { .. } => None,
             }

@@ -78,7 +78,7 @@ impl Link {
 
     pub(super) fn flush(&self, state: &mut State, wakes: &mut Wakes) {
         // What waits already waits for the background task to see room.
-        if state.unsent_since.is_some() {
+        if state.unsent_since.is_some() || state.is_frozen() {
             return;
         }
         while !state.outbox.is_empty() {
@@ -101,7 +101,7 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
-        if state.crowded_until.is_some() {
+        if state.crowded_until.is_some() || state.is_frozen() {
             return Poll::Pending;
         }
         while !state.outbox.is_empty() {

@@ -18,7 +18,7 @@ use super::header::{Header, Number};
 use super::limits::FRAMES_PER_TURN;
 use super::link::{EndOnDrop, Incoming, Link};
 use super::timer::{Timer, sleep};
-use super::{Codec, Ended, Refused, Request, SendError};
+use super::{Beat, Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
 use crate::sys::process::redirect;
 
@@ -29,7 +29,7 @@ use held::{Asked, Held, Load};
 /// Serves a connection in call mode until it ends, and says why it did.
 ///
 /// `handler` answers requests, each beside the others; most are done when they are first polled
-/// and cost no allocation. `ready` is called when the peer says that it is ready.
+/// and cost no allocation. `heard` is called with what the peer says of itself.
 ///
 /// A request for which `handler` has no future but a reason is not permitted, and ends the
 /// connection. Dropping the future, polled or not, ends it; a panic outside of a handler's future (in
@@ -38,7 +38,7 @@ pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
     handler: H,
-    ready: impl FnMut(),
+    heard: impl FnMut(Word),
 ) -> impl Future<Output = Ended>
 where
     R: Request,
@@ -48,7 +48,7 @@ where
 {
     let link = EndOnDrop(link);
     async move {
-        let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, ready));
+        let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, heard));
         serving.catch_unwind().await.unwrap_or(PANICKED)
     }
 }
@@ -59,7 +59,7 @@ async fn serve_calls<R, C, H, F>(
     link: &Link,
     codec: C,
     handler: H,
-    mut ready: impl FnMut(),
+    mut heard: impl FnMut(Word),
 ) -> Ended
 where
     R: Request,
@@ -79,7 +79,15 @@ where
         was_choked: false,
         timer: Timer::default(),
     };
-    poll_fn(|cx| serving.poll(cx, &handler, &mut ready)).await
+    poll_fn(|cx| serving.poll(cx, &handler, &mut heard)).await
+}
+
+/// What the peer says of itself, or wants to hear of this side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Word {
+    Ready,
+    Pulse,
+    Beat(Beat),
 }
 
 struct Serving<'a, R, C, F: Future> {
@@ -114,7 +122,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         handler: &H,
-        ready: &mut dyn FnMut(),
+        heard: &mut dyn FnMut(Word),
     ) -> Poll<Ended> {
         for _ in 0..FRAMES_PER_TURN {
             self.start_held(cx, handler);
@@ -122,14 +130,16 @@ where
             self.was_choked |= self.link.is_choked();
             // What the peer has asked and not been answered, which an honest one keeps in bounds.
             let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
-            let incoming = self.link.poll_incoming(cx, &mut |incoming| match incoming {
-                Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
-                    Received::TooMuch
-                }
-                incoming => Received::decode(codec, incoming),
-            });
+            let unfinished = self.running.len() + self.held.requests.len();
+            let incoming =
+                self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
+                    Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
+                        Received::TooMuch
+                    }
+                    incoming => Received::decode(codec, incoming),
+                });
             match incoming {
-                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, ready),
+                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 // There is room for answers again: on with what was put off.
                 Poll::Pending if self.was_choked && !self.link.is_choked() => {
@@ -148,7 +158,7 @@ where
         cx: &mut Context<'_>,
         received: Received<R>,
         handler: &H,
-        ready: &mut dyn FnMut(),
+        heard: &mut dyn FnMut(Word),
     ) {
         match received {
             Received::TooMuch => self.link.end(TOO_MANY),
@@ -168,7 +178,7 @@ where
                 self.held.remove(number);
                 self.settle(number).inspect(AbortHandle::abort);
             }
-            Received::Ready => ready(),
+            Received::Word(word) => heard(word),
             Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(&files),
             Received::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
@@ -328,7 +338,7 @@ enum Received<R> {
     Cancel {
         number: Number,
     },
-    Ready,
+    Word(Word),
     Hello,
     Outputs(Vec<OwnedFd>),
 }
@@ -346,8 +356,10 @@ impl<R> Received<R> {
                 Self::Notice(decode(body), size)
             }
             Incoming::Cancel { number } => Self::Cancel { number },
-            Incoming::Ready => Self::Ready,
             Incoming::Outputs(files) => Self::Outputs(files),
+            Incoming::Ready => Self::Word(Word::Ready),
+            Incoming::Pulse => Self::Word(Word::Pulse),
+            Incoming::Beat(beat) => Self::Word(Word::Beat(beat)),
             Incoming::Hello(_) => Self::Hello,
         }
     }

@@ -1,9 +1,12 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
+mod keep;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
@@ -12,10 +15,11 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, WorkerInfo,
+    Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
-use crate::supervise::{Event, Exit, Signal, WorkerId};
+use crate::supervise::{Event, Exit, Signal, Usage, WorkerId};
+use crate::sys::process::resident_memory;
 use crate::sys::socket::pair;
 use crate::sys::spawn::spawn;
 use crate::{Error, ErrorKind};
@@ -44,8 +48,11 @@ pub(super) struct Launched {
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
-    /// None when it could not be connected.
+    generation: u32,
+    /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
+    /// How many units of work it has finished, as it says.
+    finished: Arc<AtomicU64>,
     _watch: Task<()>,
 }
 
@@ -57,6 +64,8 @@ pub(super) struct Processes {
     master: MasterHandle,
     /// What each worker has for itself: the same for all its processes of a generation.
     particulars: HashMap<Wish, Particulars>,
+    /// The executable of a generation that an earlier version of the program has started.
+    image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
     /// How often this process has got another standard output and error.
@@ -72,7 +81,8 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { rt, groups, master, particulars, launching, running, outputs: 0, sender }
+        let outputs = 0;
+        Self { rt, groups, master, particulars, image: None, launching, running, outputs, sender }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -81,14 +91,15 @@ impl Processes {
         let its = self.particulars(wish)?;
         let group = self.group(id);
         let refused = |what: &'static str| move |error| Error::system(what, error);
-        let command = group.command(id, &its)?;
-        let hello = hello(group, id, its.context);
+        let command = group.command(id, &its, self.image_of(wish.generation))?;
+        let hello = hello(group, wish, its);
         let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
             Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
         };
-        let started = spawn(&command, theirs.as_fd(), &group.passed());
+        let index = self.group_index(id);
+        let started = spawn(&command, theirs.as_fd(), &self.groups[index].passed(id)?);
         drop(theirs);
         let started = started.map_err(&failed)?;
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
@@ -110,6 +121,7 @@ impl Processes {
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
         let connection = group.attach.attach(
@@ -118,7 +130,7 @@ impl Processes {
             worker,
             hello,
             group.limits,
-            self.listen(id, pid),
+            self.listen(id, pid, Arc::clone(&finished)),
         );
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
@@ -131,7 +143,8 @@ impl Processes {
             send_outputs(id, connection);
         }
         let watch = self.watch(id, Arc::clone(&child));
-        self.running.insert((id, pid), Process { child, connection, _watch: watch });
+        let process = Process { child, generation, connection, finished, _watch: watch };
+        self.running.insert((id, pid), process);
         Event::Spawned { id, pid }
     }
 
@@ -155,6 +168,24 @@ impl Processes {
         }
     }
 
+    /// Whether any group has limits that are measured.
+    pub(super) fn are_measured(&self) -> bool {
+        self.groups.iter().any(Group::is_measured)
+    }
+
+    /// What the processes have used that have such limits.
+    pub(super) fn measure(&self) -> Event {
+        let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
+            let life = self.group(id).life();
+            let requests = || process.finished.load(Ordering::Relaxed);
+            let requests = life.counts_requests().then(requests);
+            let memory = if life.weighs_memory() { resident_memory(pid) } else { None };
+            let usage = Usage { id, pid, requests, memory };
+            (requests.is_some() || memory.is_some()).then_some(usage)
+        });
+        Event::Measured(measured.collect())
+    }
+
     /// The name of the first group.
     pub(super) fn first_group(&self) -> Option<String> {
         Some(self.groups.first()?.name.to_string())
@@ -163,6 +194,7 @@ impl Processes {
     /// No process of another generation is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
         self.particulars.retain(|wish, _| wish.generation == generation);
+        self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
     /// What a process of this worker and generation has for itself.
@@ -175,12 +207,29 @@ impl Processes {
         Ok(particulars)
     }
 
+    /// Closes what only workers had that are not wanted any more.
+    pub(super) fn close_unwanted(&mut self) {
+        let pool = self.master.pool();
+        for group in &mut self.groups {
+            group.keep_listeners(|id| pool.is_wanted(id));
+        }
+    }
+
     fn group(&self, id: WorkerId) -> &Group {
-        &self.groups[self.master.pool().group_of(id).unwrap_or_default()]
+        &self.groups[self.group_index(id)]
+    }
+
+    fn group_index(&self, id: WorkerId) -> usize {
+        self.master.pool().group_of(id).unwrap_or_default()
     }
 
     /// Turns what a worker's connection says into events of that very process.
-    fn listen(&self, id: WorkerId, pid: i32) -> Box<dyn Fn(News) + Send + Sync> {
+    fn listen(
+        &self,
+        id: WorkerId,
+        pid: i32,
+        finished: Arc<AtomicU64>,
+    ) -> Box<dyn Fn(News) + Send + Sync> {
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
         let send = move |sender: &UnboundedSender<Happening>, event| {
             let _ = sender.unbounded_send(Happening::Pool(event));
@@ -188,6 +237,8 @@ impl Processes {
         let master = self.master.clone();
         Box::new(move |news| match news {
             News::Ready => send(&sender, Event::Ready { id, pid }),
+            News::Finished(count) => finished.store(count, Ordering::Relaxed),
+            News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
             News::Violation(reason) => {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });
@@ -238,21 +289,25 @@ impl Processes {
 
 /// Has a worker write where this process writes; it goes on as before when that fails.
 fn send_outputs(worker: WorkerId, connection: &Attached) {
+    // One that has ended is that of a worker that soon has.
+    let Some(link) = connection.link.upgrade() else { return };
     let (output, error) = (io::stdout(), io::stderr());
-    if let Err(error) = connection.link.send_outputs([output.as_fd(), error.as_fd()]) {
+    if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
         tracing::error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }
 
-fn hello(group: &Group, id: WorkerId, context: Vec<u8>) -> Hello {
+fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
     Hello {
         protocol: PROTOCOL,
-        worker: id.0,
+        worker: wish.id.0,
+        generation: wish.generation,
         group: group.name.to_string(),
+        agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(|| group.types()),
-        context,
+        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        context: its.context,
     }
 }
 

@@ -21,6 +21,7 @@ impl Pool {
     ) {
         match change {
             Change::Reload => self.reloads.push(ticket),
+            Change::Upgrade => self.ask_for_upgrade(ticket),
             Change::Resize { group, size } => self.resize(ticket, &group, size, actions),
             Change::Restart { id } => self.restart(ticket, id, now, actions),
         }
@@ -44,7 +45,7 @@ impl Pool {
         self.set_size(index, size, actions);
     }
 
-    fn set_size(&mut self, group: usize, size: u32, actions: &mut Vec<Action>) {
+    pub(super) fn set_size(&mut self, group: usize, size: u32, actions: &mut Vec<Action>) {
         let spec = &mut self.groups[group].spec;
         let before = std::mem::replace(&mut spec.size, size);
         if before != size {
@@ -132,6 +133,7 @@ impl Pool {
     pub(super) fn refuse_changes(&mut self, actions: &mut Vec<Action>) {
         let why = "the pool stops";
         self.refuse_reloads(why, actions);
+        self.refuse_upgrades(why, actions);
         let restarting = self.workers.iter_mut().flat_map(|worker| worker.restarting.drain(..));
         let resizing = self.groups.iter_mut().filter_map(|group| group.resize.take());
         for ticket in restarting.chain(resizing.map(|resize| resize.ticket)) {

@@ -143,7 +143,10 @@ impl Pool {
         self.note_failed_generation(process, why, now, actions);
         self.note_failed_change(index, process, why, actions);
         let worker = &self.workers[index];
-        let is_outdated = worker.serving.as_ref().is_some_and(|it| worker.is_outdated(it));
+        let is_outdated = worker
+            .serving
+            .as_ref()
+            .is_some_and(|it| worker.is_outdated(it) || it.worn_since.is_some());
         if role == Role::Replacement && is_outdated && process.generation == worker.generation {
             let delay = self.groups[worker.group].spec.restart.max;
             let at = now + self.jitter.apply(delay);

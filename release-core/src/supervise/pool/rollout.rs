@@ -4,12 +4,15 @@ use std::time::Instant;
 
 use super::Pool;
 use crate::supervise::process::Process;
+use crate::supervise::worker::Worker;
 use crate::supervise::{Action, Report, Ticket};
 
 /// A reload that is under way.
 #[derive(Debug)]
 pub(super) struct Rollout {
-    tickets: Vec<Ticket>,
+    pub(super) tickets: Vec<Ticket>,
+    /// Whether another version of the program is the reason.
+    pub(super) is_upgrade: bool,
     stage: Stage,
 }
 
@@ -43,11 +46,21 @@ impl Pool {
 
     /// Begins what was asked for, once the pool stands and nothing else is under way.
     pub(super) fn begin_rollout(&mut self, actions: &mut Vec<Action>) {
-        if self.all_ready && self.rollout.is_none() && !self.reloads.is_empty() {
+        let is_free = self.rollout.is_none() && !self.is_upgrading();
+        if self.all_ready && is_free && !self.reloads.is_empty() {
             let tickets = std::mem::take(&mut self.reloads);
-            self.rollout = Some(Rollout { tickets, stage: Stage::Preparing });
+            self.rollout = Some(Rollout { tickets, is_upgrade: false, stage: Stage::Preparing });
             actions.push(Action::Prepare);
         }
+    }
+
+    /// The new version has its configuration already.
+    pub(super) fn begin_upgraded_rollout(&mut self, actions: &mut Vec<Action>) {
+        self.latest = self.latest.saturating_add(1);
+        let generation = self.latest;
+        let stage = Stage::Rolling { generation };
+        self.rollout = Some(Rollout { tickets: Vec::new(), is_upgrade: true, stage });
+        actions.push(Action::Report(Report::Reloading { generation }));
     }
 
     pub(super) fn prepared(&mut self, outcome: Result<(), String>, actions: &mut Vec<Action>) {
@@ -72,6 +85,8 @@ impl Pool {
     pub(super) fn start_what_is_missing(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let target = self.target();
         let mut rooms = self.rooms(target);
+        let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
+        let is_rolling = matches!(stage, Some(Stage::Rolling { .. } | Stage::Undoing { .. }));
         for worker in &mut self.workers {
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {
@@ -85,7 +100,19 @@ impl Pool {
                 worker.turn_to(target, now);
             }
             worker.fill(&group.spec.reload, now, actions);
-            if room.replacements > 0 && worker.awaits_replacement(&group.spec.reload) {
+        }
+        let groups = &self.groups;
+        let awaits_replacement = |worker: &&mut Worker| {
+            let group = &groups[worker.group];
+            group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
+        };
+        let mut due: Vec<_> = self.workers.iter_mut().filter(awaits_replacement).collect();
+        // What somebody asked for comes first. Of those over a limit, whoever has waited longest: one
+        // that is over it again and again leaves room for the others.
+        due.sort_by_key(|worker| worker.worn_since());
+        for worker in due {
+            let room = &mut rooms[worker.group];
+            if room.replacements > 0 {
                 room.replacements -= 1;
                 worker.spawn_replacement(now, actions);
             }
@@ -126,9 +153,12 @@ impl Pool {
         }
         let (failed, restored) = (process.generation, self.generation);
         let reason = reason.to_owned();
-        let report = Report::RolledBack { generation: failed, reason: reason.clone() };
-        actions.push(Action::Report(report));
         if let Some(rollout) = &mut self.rollout {
+            let (generation, why) = (failed, reason.clone());
+            actions.push(Action::Report(match rollout.is_upgrade {
+                true => Report::UpgradeRolledBack { generation, reason: why },
+                false => Report::RolledBack { generation, reason: why },
+            }));
             rollout.stage = Stage::Undoing { reason };
         }
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == failed) {
@@ -148,12 +178,16 @@ impl Pool {
     /// Answers when every worker has come to where it was to go.
     pub(super) fn conclude_rollout(&mut self, actions: &mut Vec<Action>) {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
+        let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
         match self.rollout.as_ref().map(|rollout| &rollout.stage) {
             Some(&Stage::Rolling { generation })
                 if wanted.all(|it| it.generation == generation && it.is_settled()) =>
             {
                 self.generation = generation;
-                actions.push(Action::Report(Report::Reloaded { generation }));
+                actions.push(Action::Report(match is_upgrade {
+                    true => Report::Upgraded { generation },
+                    false => Report::Reloaded { generation },
+                }));
                 self.end_rollout(&Ok(()), actions);
             }
             Some(Stage::Undoing { reason }) if wanted.all(|worker| worker.is_at_rest()) => {
@@ -165,7 +199,11 @@ impl Pool {
     }
 
     fn end_rollout(&mut self, outcome: &Result<(), String>, actions: &mut Vec<Action>) {
-        for ticket in self.rollout.take().into_iter().flat_map(|rollout| rollout.tickets) {
+        let Some(rollout) = self.rollout.take() else { return };
+        if rollout.is_upgrade {
+            self.upgrade.outcome = Some(outcome.clone());
+        }
+        for ticket in rollout.tickets {
             actions.push(Action::Answer { ticket, outcome: outcome.clone() });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::supervise::{Exit, WorkerId};
+use crate::supervise::{Exit, Hung, WorkerId};
 
 /// A process that is about to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub struct Life {
     pub(super) ready: Option<Duration>,
     pub(super) death: Option<(Duration, Exit)>,
     pub(super) stop: Option<Duration>,
+    pub(super) hang: Option<(Duration, Hung)>,
 }
 
 impl Life {
@@ -30,7 +31,7 @@ impl Life {
     #[must_use]
     pub fn good() -> Self {
         let moment = Duration::from_millis(50);
-        Self { starts: true, ready: Some(moment), death: None, stop: Some(moment) }
+        Self { starts: true, ready: Some(moment), death: None, stop: Some(moment), hang: None }
     }
 
     /// The system refuses to start it.
@@ -57,6 +58,13 @@ impl Life {
     #[must_use]
     pub fn dies_after(mut self, time: Duration, exit: Exit) -> Self {
         self.death = Some((time, exit));
+        self
+    }
+
+    /// It is found to hang so long after its start.
+    #[must_use]
+    pub fn hangs_after(mut self, time: Duration, how: Hung) -> Self {
+        self.hang = Some((time, how));
         self
     }
 

@@ -80,7 +80,8 @@ fn step(world: &mut World, (what, who, amount): Step) {
     match (what % 32, id) {
         (0..=6, Some(id)) => world.ready(id),
         (7..=13, Some(id)) => world.exit(id, exit(amount)),
-        (14, Some(id)) => world.violate(id),
+        (14, Some(id)) if who.is_multiple_of(2) => world.violate(id),
+        (14, Some(id)) => world.hang(id),
         (15, _) => stale(world, who, amount),
         (16, _) => foreign(world, id, amount),
         (17..=22, _) => world.wait(time),
@@ -112,11 +113,12 @@ fn foreign(world: &mut World, id: Option<WorkerId>, amount: u16) {
 
 fn news(id: WorkerId, pid: i32, amount: u16) -> Event {
     let reason = "old".to_owned();
-    match amount % 5 {
+    match amount % 6 {
         0 => Event::Spawned { id, pid },
         1 => Event::SpawnFailed { id, reason },
         2 => Event::Ready { id, pid },
         3 => Event::Violation { id, pid, reason },
+        4 => Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) },
         _ => Event::Exited { id, pid, exit: exit(amount) },
     }
 }

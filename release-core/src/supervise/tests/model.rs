@@ -13,6 +13,7 @@ pub(super) struct Process {
     started: Instant,
     pub(super) ready: Option<Instant>,
     violated: bool,
+    hung: bool,
     asked: bool,
     killed: bool,
 }
@@ -129,13 +130,19 @@ impl Model {
                     process.violated |= process.pid == pid;
                 }
             }
+            Event::Hung { id, pid, .. } => {
+                if let Some(process) = self.live.get_mut(&id) {
+                    let at_work = process.ready.is_some() && !process.is_doomed();
+                    process.hung |= process.pid == pid && at_work;
+                }
+            }
             Event::Exited { id, pid, .. } => {
                 if self.live.get(&id).is_some_and(|p| p.pid == pid) {
                     let process = self.live.remove(&id);
                     self.lost(id, process.as_ref(), now);
                 }
             }
-            Event::Change { .. } | Event::Prepared(_) | Event::Tick => {}
+            _ => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }
@@ -169,6 +176,7 @@ impl Model {
             started: now,
             ready: at_once.then_some(now),
             violated: false,
+            hung: false,
             asked: false,
             killed: false,
         };

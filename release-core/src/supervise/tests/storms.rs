@@ -15,6 +15,9 @@ use crate::supervise::*;
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// What a process may have resident.
+const MEMORY: u64 = 1 << 20;
+
 /// Something that happens: what, to whom, and how much.
 type Step = (u8, u8, u16);
 
@@ -24,6 +27,8 @@ struct Storm {
     surge: u32,
     canary: u64,
     draining: usize,
+    life: LifeLimits,
+    is_ageing: bool,
     seed: u64,
     lives: Vec<u8>,
     steps: Vec<Step>,
@@ -35,11 +40,17 @@ prop_compose! {
         surge in 1_u32..4,
         canary in select(&[0, 100, 2000][..]),
         draining in 1_usize..4,
+        age in select(&[None, None, None, None, None, None, Some(1), Some(9)][..]),
         seed in any::<u64>(),
         lives in vec(lives, 1..24),
         steps in vec(any::<Step>(), 0..32),
     ) -> Storm {
-        Storm { sizes, surge, canary, draining, seed, lives, steps }
+        let life = LifeLimits::default().max_memory(MEMORY);
+        let life = match age {
+            Some(age) => life.max_age(Duration::from_secs(age)),
+            None => life,
+        };
+        Storm { sizes, surge, canary, draining, life, is_ageing: age.is_some(), seed, lives, steps }
     }
 }
 
@@ -56,6 +67,7 @@ fn life(kind: u8) -> Life {
         8 => Life::good().dies_after(millis(10), Exit::Code(1)),
         9 => Life::good().dies_after(millis(120), Exit::Code(0)),
         10 => Life::good().dies_after(millis(5_000), Exit::Code(2)),
+        11 => Life::good().hangs_after(millis(3_000), Hung::Stuck(millis(2_000))),
         _ => Life::never_ready(Life::good()).never_stops(),
     }
 }
@@ -66,6 +78,8 @@ struct World {
     calm: Rc<Cell<bool>>,
     asked: BTreeSet<Ticket>,
     ledger: Ledger,
+    /// Whether pools become bytes and pools again.
+    restores: bool,
 }
 
 /// What the history says so far.
@@ -98,12 +112,20 @@ impl World {
             name: index.to_string(),
             size: *size,
             reload: reload.clone(),
+            life: storm.life.clone(),
             ..super::group(*size, restart.clone())
         };
         let specs = storm.sizes.iter().enumerate().map(spec).collect();
         let sim = Simulation::new(specs, STOP_DEADLINE, storm.seed, script);
         let ledger = Ledger { generation: 1, ..Ledger::default() };
-        let mut world = Self { sim, storm: storm.clone(), calm, asked: BTreeSet::new(), ledger };
+        let mut world = Self {
+            sim,
+            storm: storm.clone(),
+            calm,
+            asked: BTreeSet::new(),
+            ledger,
+            restores: true,
+        };
         world.check();
         world
     }
@@ -143,6 +165,12 @@ impl World {
                 self.change(Change::Resize { group: group.to_string(), size });
             }
             (3, _) => self.change(Change::Restart { id }),
+            (11, _) => self.change(Change::Upgrade),
+            (12, _) => self.sim.try_with(match amount % 3 {
+                0 => Err("exit status 1".to_owned()),
+                _ => Ok(()),
+            }),
+            (13, _) => self.restore(),
             (4, _) => self.sim.prepare_with(match amount % 3 {
                 0 => Err("bad configuration".to_owned()),
                 _ => Ok(()),
@@ -157,13 +185,38 @@ impl World {
                 let pid = self.ledger.dead.first().copied().unwrap_or(-1);
                 self.tell(Event::Ready { id, pid });
                 self.tell(Event::Violation { id, pid, reason: "late".to_owned() });
+                self.tell(Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) });
             }
             (8, _) => {
                 self.sim.run(Duration::from_millis(u64::from(amount)));
                 self.check();
             }
+            (9, Some((id, pid))) => {
+                let how = Hung::Silent(Duration::from_secs(1));
+                self.tell(Event::Hung { id, pid, how });
+                self.tell(Event::Hung { id, pid, how });
+            }
+            (10, _) => self.weigh(MEMORY),
             _ => self.pass(amount % 16),
         }
+    }
+
+    fn restore(&mut self) {
+        if self.restores {
+            self.sim.restore();
+        }
+    }
+
+    /// All processes have so much memory.
+    fn weigh(&mut self, bytes: u64) {
+        let usage = |it: &simulation::Process| Usage {
+            id: it.id,
+            pid: it.pid,
+            requests: None,
+            memory: Some(bytes),
+        };
+        let all = self.sim.processes().map(usage).collect();
+        self.tell(Event::Measured(all));
     }
 
     /// How many of a worker's processes may be finishing.
@@ -208,9 +261,14 @@ impl World {
         for index in 0..self.storm.sizes.len() {
             let of_group = |id| self.sim.pool().group_of(id) == Some(index);
             let own: Vec<_> = self.sim.processes().filter(|it| of_group(it.id)).collect();
-            assert_eq!(own.len(), usize::try_from(self.sim.pool().size(index).unwrap()).unwrap());
+            // Some may be in the middle of a replacement because of their age.
+            let serving: Vec<_> = own.iter().filter(|it| it.is_serving()).collect();
+            let size = usize::try_from(self.sim.pool().size(index).unwrap()).unwrap();
+            let surge = usize::try_from(self.storm.surge).unwrap();
+            assert!((size..=size + surge).contains(&serving.len()));
+            assert!(self.storm.is_ageing || own.len() == size && serving.len() == size);
             let generation = self.sim.pool().generation();
-            assert!(own.iter().all(|it| it.is_serving() && it.generation == generation));
+            assert!(serving.iter().all(|it| it.generation == generation));
         }
     }
 
@@ -242,7 +300,7 @@ impl Ledger {
             }
             Action::Done(_) => self.is_done = true,
             Action::Report(report) => self.read(report),
-            Action::Spawn { .. } | Action::Prepare | Action::AllReady => {}
+            _ => {}
         }
     }
 
@@ -257,11 +315,12 @@ impl Ledger {
             Report::Reloading { generation } => {
                 assert_eq!(self.rolling.replace(*generation), None, "two at a time");
             }
-            Report::Reloaded { generation } => {
+            Report::Reloaded { generation } | Report::Upgraded { generation } => {
                 assert_eq!(self.rolling.take(), Some(*generation));
                 self.generation = *generation;
             }
-            Report::RolledBack { generation, .. } => {
+            Report::RolledBack { generation, .. }
+            | Report::UpgradeRolledBack { generation, .. } => {
                 assert_eq!(self.rolling.take(), Some(*generation));
             }
             _ => {}
@@ -277,7 +336,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn every_storm_passes(storm in storm(0..12), calm in any::<bool>(), end in any::<u8>()) {
+    fn every_storm_passes(storm in storm(0..13), calm in any::<bool>(), end in any::<u8>()) {
         let mut world = World::new(&storm);
         for step in &storm.steps {
             world.play(*step);
@@ -293,7 +352,23 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..config() })]
 
-    /// Where nothing fails, no reload or restart ever takes a worker away.
+    /// A pool that becomes bytes and a pool again does what it would have done.
+    #[test]
+    fn a_restored_pool_goes_on_as_if_nothing_had_been(storm in storm(0..12), end in any::<u8>()) {
+        let play = |restores| {
+            let mut world = World::new(&storm);
+            world.restores = restores;
+            for step in &storm.steps {
+                world.play(*step);
+                world.restore();
+            }
+            world.stop(end);
+            world.sim.history().to_vec()
+        };
+        prop_assert_eq!(play(true), play(false));
+    }
+
+    /// Where nothing fails, no reload, restart or limit ever takes a worker away.
     #[test]
     fn without_deaths_no_worker_is_missing(storm in storm(0..6)) {
         let mut world = World::new(&storm);
@@ -301,10 +376,12 @@ proptest! {
         let size: u32 = storm.sizes.iter().sum();
         for (what, who, amount) in &storm.steps {
             let id = WorkerId(u32::from(*who) % size.max(1));
-            world.change(match what % 3 {
-                0 if size > 0 => Change::Restart { id },
-                _ => Change::Reload,
-            });
+            match what % 4 {
+                0 if size > 0 => world.change(Change::Restart { id }),
+                1 => world.weigh(MEMORY),
+                2 => world.change(Change::Upgrade),
+                _ => world.change(Change::Reload),
+            }
             for _ in 0..amount % 16 {
                 world.pass(1);
                 let serving = world.sim.processes().filter(|process| process.is_serving());

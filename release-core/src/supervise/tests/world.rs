@@ -93,6 +93,12 @@ impl World {
         }
     }
 
+    pub(super) fn hang(&mut self, id: WorkerId) {
+        if let Some(pid) = self.pid(id) {
+            self.send(Event::Hung { id, pid, how: Hung::Silent(Duration::from_secs(1)) });
+        }
+    }
+
     /// Lets time pass and ticks whenever that is due.
     pub(super) fn wait(&mut self, time: Duration) {
         let end = self.now + time;

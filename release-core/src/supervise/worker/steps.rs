@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use super::{Role, Worker};
+use crate::supervise::jitter::Jitter;
 use crate::supervise::process::{Process, Stage};
-use crate::supervise::{Action, GroupSpec, KillReason, ReloadPolicy, RestartPolicy, Ticket};
+use crate::supervise::{
+    Action, GroupSpec, Hung, KillReason, ReloadPolicy, RestartPolicy, Ticket, Usage,
+};
 
 impl Worker {
     /// The next process is not started before this.
@@ -49,7 +52,10 @@ impl Worker {
     pub(in crate::supervise) fn restart(&mut self, ticket: Ticket, now: Instant) {
         self.restarting.push(ticket);
         self.hurry(now);
-        if let (Some(process), None) = (&mut self.serving, &self.replacement) {
+        let is_replaced = self.replacement.is_some();
+        if let Some(process) =
+            self.serving.as_mut().filter(|it| !is_replaced || it.worn_since.is_some())
+        {
             process.is_stale = process.pid().is_some();
         }
     }
@@ -98,13 +104,14 @@ impl Worker {
         &mut self,
         pid: i32,
         spec: &GroupSpec,
+        jitter: &mut Jitter,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
         let id = self.id;
         let mut current = self.serving.iter_mut().chain(&mut self.replacement);
         let Some(wish) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
-        wish.spawned(id, pid, spec, now, actions);
+        wish.spawned(id, pid, spec, jitter, now, actions);
         let is_ready = wish.was_ready();
         self.starts = self.starts.saturating_add(1);
         if is_ready {
@@ -125,6 +132,18 @@ impl Worker {
             process.ready(id, spec, now, actions);
             self.note_ready();
         }
+    }
+
+    /// Takes note of what the process has used that does its job.
+    pub(in crate::supervise) fn measured(
+        &mut self,
+        usage: &Usage,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let id = self.id;
+        let serving = self.serving.iter_mut().filter(|it| it.pid() == Some(usage.pid));
+        serving.for_each(|process| process.measure(id, usage, now, actions));
     }
 
     fn note_ready(&mut self) {
@@ -226,6 +245,20 @@ impl Worker {
     ) -> usize {
         let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
         self.kill_those(it, &KillReason::Violation(what), now, actions)
+    }
+
+    /// Kills a process that does not get on. One that starts, or was told to end, has its time to.
+    pub(in crate::supervise) fn hung(
+        &mut self,
+        pid: i32,
+        how: Hung,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let it = |process: &Process| {
+            process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
+        };
+        self.kill_those(it, &KillReason::Hung(how), now, actions);
     }
 
     fn kill_those(

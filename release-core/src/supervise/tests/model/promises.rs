@@ -19,7 +19,9 @@ impl Model {
             }
             Action::Signal { id, pid, signal } => self.signalled(id, pid, signal),
             Action::Report(ref report) => self.reported(report, now),
-            Action::Prepare | Action::Answer { .. } => panic!("nobody asked for a change"),
+            Action::Prepare | Action::TryUpgrade | Action::HandOver | Action::Answer { .. } => {
+                panic!("nobody asked for a change")
+            }
             Action::AllReady => {
                 assert!(self.all_ready && !self.said_all_ready);
                 self.said_all_ready = true;
@@ -72,6 +74,7 @@ impl Model {
                     KillReason::NotReady(_) => {
                         assert!(process.ready.is_none() && now - process.started >= timeout);
                     }
+                    KillReason::Hung(_) => assert!(process.hung),
                     KillReason::Violation(_) => assert!(process.violated),
                     KillReason::StopDeadline => assert!(self.kill_at.is_some_and(|at| at <= now)),
                     KillReason::StopNow => assert!(self.forced),
@@ -100,7 +103,10 @@ impl Model {
         for process in self.live.values() {
             assert!(!self.stopping() || process.is_doomed(), "nobody is forgotten");
             let late = self.forced || self.kill_at.is_some_and(|at| at <= now);
-            assert!(process.killed || !(late || process.violated), "killed when due");
+            assert!(
+                process.killed || !(late || process.violated || process.hung),
+                "killed when due"
+            );
         }
         let status = pool.status(now);
         assert_eq!(status.len(), self.workers.len());

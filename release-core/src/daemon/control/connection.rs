@@ -1,0 +1,62 @@
+//! One connection of a control socket: its requests, one after the other.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::seats::{Asking, Seat};
+use crate::ipc::plain::Server;
+use crate::ipc::{Codec, ReadError, Refused, Request};
+use crate::net::Credentials;
+use crate::rt::Rt;
+
+pub(super) struct Connection<R, C> {
+    pub(super) rt: Rt,
+    pub(super) server: Server<R, C>,
+    pub(super) seat: Seat,
+    pub(super) credentials: Credentials,
+    pub(super) idle_time: Duration,
+}
+
+impl<R, C> Connection<R, C>
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+{
+    pub(super) async fn serve<H, F>(mut self, handler: Arc<H>)
+    where
+        H: Fn(Asking, Credentials, R) -> F,
+        F: Future<Output = Result<R::Response, Refused>>,
+    {
+        let Err(why) = self.answer_all(&*handler).await else {
+            return;
+        };
+        tracing::debug!(why, uid = self.credentials.uid, "a control connection was ended");
+    }
+
+    async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>
+    where
+        H: Fn(Asking, Credentials, R) -> F,
+        F: Future<Output = Result<R::Response, Refused>>,
+    {
+        let failed = |error| crate::error::chain(&error);
+        // Of a request that an earlier image of this process has answered.
+        self.server.finish_answer().await.map_err(|ended| crate::error::chain(&ended))?;
+        let mut payload = Vec::new();
+        loop {
+            let read = self.server.read_request_and(&mut payload);
+            let request = match self.rt.timeout(self.idle_time, read).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(ReadError::Codec(error))) => return Err(error.to_string()),
+                Ok(Err(error)) => return Err(crate::error::chain(&error)),
+                Err(_) => return Err("idle for too long".to_owned()),
+            };
+            let asking = self.seat.asked(self.rt.now(), &mut payload);
+            let answer = handler(asking, self.credentials, request).await;
+            let response = answer.map_err(Refused::into_words)?;
+            self.seat.answered(self.rt.now());
+            self.server.write_response(&response).await.map_err(failed)?;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A control socket on its way from one process image to the next.
+
+use std::ffi::OsString;
+use std::fs::remove_file;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use serde::{Deserialize, Serialize};
+
+use super::seats::Seats;
+use super::{BoundControlSocket, ControlSocket};
+use crate::Error;
+use crate::ipc::Descriptor;
+use crate::ipc::link::frozen::Frozen;
+use crate::net::{Credentials, FileIdentity};
+
+/// A control socket as its master sees it, who may hand it over.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    path: PathBuf,
+    file: FileIdentity,
+    seats: Arc<Seats>,
+}
+
+/// A control socket and its connections, as a value.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FrozenControl {
+    path: OsString,
+    file: FileIdentity,
+    listener: Descriptor,
+    connections: Vec<FrozenConnection>,
+}
+
+/// A connection. A request that waits for the end of the upgrade is the first of its input.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FrozenConnection {
+    pub(super) link: Frozen,
+    peer: (i32, u32, u32),
+    pub(super) asked: bool,
+    /// Whether its first request waits for the end of the upgrade.
+    pub(super) waits: bool,
+}
+
+impl FrozenConnection {
+    pub(super) fn new(link: Frozen, peer: Credentials, asked: bool, waits: bool) -> Self {
+        Self { link, peer: (peer.pid, peer.uid, peer.gid), asked, waits }
+    }
+
+    pub(super) fn credentials(&self) -> Credentials {
+        let (pid, uid, gid) = self.peer;
+        Credentials { pid, uid, gid }
+    }
+}
+
+impl Served {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Nobody is connected, and no request begun, from now on. Requests that were begun are
+    /// answered; one that waits for the upgrade goes on waiting.
+    pub(crate) fn pause(&self) {
+        self.seats.pause();
+    }
+
+    /// Waits until no request is being answered but those that wait for the upgrade. One task at a
+    /// time may wait.
+    pub(crate) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.seats.poll_at_rest(cx)
+    }
+
+    /// How many connections have to be waited for.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.seats.unfinished()
+    }
+
+    /// Takes everything out, while it is paused and at rest. It stands still then until
+    /// [`Served::resume`], which is to be called after an error as well.
+    ///
+    /// # Errors
+    ///
+    /// When a request is being answered, or there are no descriptors left.
+    pub(crate) fn freeze(&self) -> Result<FrozenControl, Error> {
+        let (listener, connections) = self.seats.freeze().map_err(|error| {
+            let message = format!("cannot hand over the control socket {}", self.path.display());
+            Error::new(error.kind(), message).caused_by(error)
+        })?;
+        let (path, file) = (self.path.clone().into_os_string(), self.file);
+        Ok(FrozenControl { path, file, listener, connections })
+    }
+
+    /// Goes on, as if there had been no pause.
+    pub(crate) fn resume(&self) {
+        self.seats.resume();
+    }
+}
+
+impl FrozenControl {
+    fn is_at_its_path(&self) -> bool {
+        FileIdentity::of(Path::new(&self.path)).is_ok_and(|file| file == self.file)
+    }
+
+    /// Removes the file, if it is still the socket's own, and closes the connections.
+    pub(crate) fn give_up(self) {
+        if self.is_at_its_path() {
+            let _ = remove_file(&self.path);
+        }
+    }
+}
+
+/// Which earlier control socket each of these follows: the one at its path, else the first one whose
+/// path no longer has any. What is left has no successor, and is to be given up.
+pub(crate) fn successors(
+    paths: &[&Path],
+    mut earlier: Vec<FrozenControl>,
+) -> (Vec<Option<FrozenControl>>, Vec<FrozenControl>) {
+    let mut take = |path: &Path| {
+        let at = earlier.iter().position(|control| Path::new(&control.path) == path)?;
+        Some(earlier.remove(at))
+    };
+    let mut found: Vec<_> = paths.iter().map(|path| take(path)).collect();
+    let mut left = earlier.into_iter();
+    for none in found.iter_mut().filter(|found| found.is_none()) {
+        *none = left.next();
+    }
+    (found, left.collect())
+}
+
+impl<C> ControlSocket<C> {
+    /// Takes the place of an earlier socket: its connections go on, and it keeps listening if its
+    /// path is the same. Otherwise this one is bound before the other is removed.
+    pub(crate) fn follow(self, earlier: FrozenControl) -> Result<BoundControlSocket<C>, Error> {
+        let mut bound = if Path::new(&earlier.path) == self.path && earlier.is_at_its_path() {
+            self.set_mode()?;
+            self.set_owner()?;
+            BoundControlSocket::new(earlier.listener.into(), earlier.file, self)
+        } else {
+            let bound = self.bind()?;
+            if earlier.is_at_its_path() {
+                let _ = remove_file(&earlier.path);
+            }
+            bound
+        };
+        bound.kept = earlier.connections;
+        Ok(bound)
+    }
+
+    fn set_mode(&self) -> Result<(), Error> {
+        let mode = Mode::from_bits_truncate(self.mode);
+        fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::NoFollowSymlink)
+            .map_err(|errno| self.cannot_make(Error::system("cannot set its mode", errno)))
+    }
+}
+
+impl<C> BoundControlSocket<C> {
+    /// The socket as its master sees it.
+    pub(crate) fn served(&self) -> Served {
+        let (path, file) = (self.settings.path.clone(), self.file);
+        Served { path, file, seats: Arc::clone(&self.seats) }
+    }
+}

@@ -1,0 +1,276 @@
+//! Listening sockets of a group: what the program asks for, and what the master opens (row P7).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::ipc::Descriptor;
+use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
+use crate::supervise::WorkerId;
+use crate::sys::fds::{duplicate_from, set_cloexec, set_nonblocking};
+
+/// How many connections may wait to be accepted; the system has its own limit.
+const BACKLOG: u32 = 1024;
+
+/// A socket that workers find by its name, or one for each of them.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) name: String,
+    /// The address that was asked for, in words.
+    requested: String,
+    sockets: Sockets,
+}
+
+/// A socket that the next version of the program gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptListener {
+    /// Of which group, by which name, and where: the next version asks for the same, or gets none.
+    key: [String; 3],
+    /// The worker that has it for itself, and the port that it shares with others.
+    worker: Option<(u32, u16)>,
+    socket: Descriptor,
+    file: Option<FileIdentity>,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// The program has opened it.
+    Given(OwnedFd),
+    /// One for all workers.
+    Shared { address: AnyAddress, opened: Option<(OwnedFd, Option<SocketFile>)> },
+    /// One for each worker. The master keeps it while the worker is started again: connections that
+    /// wait in it are not lost.
+    Each { address: Inet, opened: BTreeMap<WorkerId, OwnedFd> },
+}
+
+impl Listener {
+    pub(super) fn given(name: String, socket: OwnedFd) -> Self {
+        Self { name, requested: String::new(), sockets: Sockets::Given(socket) }
+    }
+
+    pub(super) fn shared(name: String, address: AnyAddress) -> Self {
+        Self { name, requested: String::new(), sockets: Sockets::Shared { address, opened: None } }
+    }
+
+    pub(super) fn each(name: String, address: Inet) -> Self {
+        let requested = address.to_string();
+        Self { name, requested, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
+    }
+
+    /// Makes it independent of what a start in the background changes.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        match &mut self.sockets {
+            Sockets::Given(socket) => set_cloexec(socket)
+                .and_then(|()| set_nonblocking(socket))
+                .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
+            Sockets::Shared { address, .. } => {
+                if let AnyAddress::Unix(Unix::Path(path)) = address {
+                    *path = super::control::absolute(path)?;
+                }
+                self.requested = address.to_string();
+                Ok(())
+            }
+            Sockets::Each { .. } => Ok(()),
+        }
+    }
+
+    /// The socket of a worker; opened, unless it is.
+    pub(super) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
+        let name = &self.name;
+        match &mut self.sockets {
+            Sockets::Given(socket) => Ok(socket),
+            Sockets::Shared { address, opened } => {
+                let opened = match opened {
+                    Some(opened) => opened,
+                    none => none.insert(open(group, name, address)?),
+                };
+                Ok(&opened.0)
+            }
+            Sockets::Each { address, opened } => {
+                let is_first = opened.is_empty();
+                match opened.entry(id) {
+                    Entry::Occupied(socket) => Ok(socket.into_mut()),
+                    Entry::Vacant(place) => {
+                        let (socket, local) = open_one_of_many(group, name, address, is_first)?;
+                        // The others get the port that the system chose for the first.
+                        *address = local;
+                        Ok(place.insert(socket))
+                    }
+                }
+            }
+        }
+    }
+
+    /// By which the next version knows it again; a socket of the program's own making has none.
+    pub(super) fn key(&self, group: &str) -> Option<[String; 3]> {
+        let is_given = matches!(self.sockets, Sockets::Given(_));
+        (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
+    }
+
+    /// The sockets that are open; a socket of the program's own making is not among them.
+    pub(super) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
+        let keep = |socket: &OwnedFd, worker, file| {
+            let socket = duplicate_from(socket.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate a listener", error))?;
+            let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
+            Ok(KeptListener { key, worker, socket: socket.into(), file })
+        };
+        match &self.sockets {
+            Sockets::Given(_) => Ok(Vec::new()),
+            Sockets::Shared { opened, .. } => {
+                let opened = opened.iter();
+                opened.map(|(it, file)| keep(it, None, file.as_ref().map(|it| it.file))).collect()
+            }
+            Sockets::Each { address, opened } => {
+                let port = address.port();
+                opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
+            }
+        }
+    }
+
+    /// Takes over what an earlier version of the program has opened for this listener.
+    pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>) {
+        let key = [group, &self.name, &self.requested];
+        let is_own = |one: &mut KeptListener| one.key.iter().eq(&key);
+        for KeptListener { worker, socket, file, .. } in kept.extract_if(.., is_own) {
+            match (&mut self.sockets, worker) {
+                (Sockets::Shared { address, opened }, None) => {
+                    let file = file.and_then(|file| SocketFile::of(address, file));
+                    *opened = Some((socket.into(), file));
+                }
+                (Sockets::Each { address, opened }, Some((id, port))) => {
+                    address.set_port(port);
+                    opened.insert(WorkerId(id), socket.into());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes the sockets of workers that are not wanted any more: nobody would accept on them.
+    pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
+        if let Sockets::Each { opened, .. } = &mut self.sockets {
+            opened.retain(|id, _| is_wanted(*id));
+        }
+    }
+}
+
+impl KeptListener {
+    /// Nobody asks for it any more.
+    pub(super) fn give_up(self) {
+        let [group, listener, address] = &self.key;
+        tracing::info!(group, listener, address, "not listening any more");
+        if let Some(file) = self.file {
+            drop(SocketFile { path: address.into(), file });
+        }
+    }
+}
+
+/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    file: FileIdentity,
+}
+
+impl SocketFile {
+    fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
+        match address {
+            AnyAddress::Unix(Unix::Path(path)) => Some(Self { path: path.clone(), file }),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens the socket that all workers of a group share.
+fn open(
+    group: &str,
+    listener: &str,
+    address: &AnyAddress,
+) -> Result<(OwnedFd, Option<SocketFile>), Error> {
+    let opened = match address {
+        AnyAddress::Inet(inet) => bind(inet, Ok).map(|(socket, local)| {
+            tracing::info!(group, listener, address = %local, "listening");
+            (socket, None)
+        }),
+        AnyAddress::Unix(unix) => bind(unix, Ok).and_then(|(socket, _)| {
+            tracing::info!(group, listener, address = %unix, "listening");
+            let file = match unix {
+                Unix::Path(path) => {
+                    Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                }
+                Unix::Abstract(_) | Unix::Unnamed => None,
+            };
+            Ok((socket, file))
+        }),
+    };
+    opened.map_err(|error| cannot_listen(group, listener, address, error))
+}
+
+/// Opens one of several sockets that have the same address; also says which one, with its port.
+fn open_one_of_many(
+    group: &str,
+    listener: &str,
+    address: &Inet,
+    is_first: bool,
+) -> Result<(OwnedFd, Inet), Error> {
+    // Another program of this user that shares the port too would get a part of the connections
+    // without a word. One that shares nothing finds it.
+    let alone = if is_first && address.port() != 0 { bind(address, Ok).map(drop) } else { Ok(()) };
+    let opened = alone.and_then(|()| bind(address, |socket| socket.reuse_port(true)));
+    let (socket, local) =
+        opened.map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
+    if is_first {
+        tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
+    }
+    Ok((socket, local))
+}
+
+fn bind<A: Address>(
+    address: &A,
+    prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
+) -> Result<(OwnedFd, A), Error> {
+    let bound = prepare(Socket::unconnected(address)?)?.bind(address)?;
+    let local =
+        bound.local().map_err(|error| Error::system("cannot read a socket's address", error))?;
+    Ok((bound.into_listening(BACKLOG)?, local))
+}
+
+/// The failure, with the way out where there is one.
+#[cold]
+fn cannot_listen(group: &str, listener: &str, address: &AnyAddress, error: Error) -> Error {
+    let way_out = match (errno(&error), address) {
+        (Some(Errno::EACCES), AnyAddress::Inet(_)) => {
+            "; ports below 1024 are for root: start the master as root, its workers get the socket \
+             and not the privilege, or take a higher port"
+        }
+        (Some(Errno::EADDRINUSE), _) => {
+            "; another program has the address: stop that one, or take another address"
+        }
+        (Some(Errno::EADDRNOTAVAIL), _) => "; no interface of this machine has the address",
+        _ => "",
+    };
+    let message = format!(
+        "worker group `{group}` cannot listen on {address} (listener `{listener}`){way_out}"
+    );
+    Error::new(error.kind(), message).caused_by(error)
+}
+
+fn errno(error: &Error) -> Option<Errno> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    source.raw_os_error().map(Errno::from_raw)
+}

@@ -1,0 +1,143 @@
+//! The trial: the new version is started as a child that says whether it could take over, and ends.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::AsyncReadExt;
+use futures_util::future::join;
+use nix::sys::signal::Signal;
+
+use super::{Origin, Summary, TRIAL, VARIABLE};
+use crate::child::Child;
+use crate::daemon::group::c_string;
+use crate::net::{Read, Stream};
+use crate::rt::Rt;
+use crate::sys::image::seal;
+use crate::sys::process::exit_now;
+use crate::sys::resources::Resources;
+use crate::sys::spawn::{Command, FIRST_PASSED, Identity, spawn};
+use crate::sys::{self};
+use crate::{Error, ErrorKind};
+
+/// How long the new version may take to say that it could take over.
+const TIME: Duration = Duration::from_secs(10);
+
+/// How much of what it writes to standard error may be a part of the reason.
+const TAIL: usize = 1024;
+
+/// The longest answer that is read.
+const ANSWER: usize = 4096;
+
+/// A trial that was begun; whether the program could be run is found out later.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    started: sys::spawn::Child,
+    answer: OwnedFd,
+    output: OwnedFd,
+    path: String,
+}
+
+/// A child that does not outlive what it is for.
+#[derive(Debug)]
+struct Killed {
+    rt: Rt,
+    child: Arc<Child>,
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.child.signal(Signal::SIGKILL);
+        let child = Arc::clone(&self.child);
+        self.rt.spawn(async move { child.exit().await }).detach();
+    }
+}
+
+impl Trial {
+    /// Starts the new version. Nothing of this process is open in it but a copy of its state.
+    pub(super) fn begin(origin: &Origin, state: &Summary) -> Result<Self, Error> {
+        let failed = |what: &'static str| move |error| Error::system(what, error);
+        let state = seal(&state.encode()?).map_err(failed("cannot write the state down"))?;
+        let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
+        let ((answer, theirs), (output, written)) = (pair()?, pair()?);
+        let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
+        let image = origin.image(VARIABLE, format!("{TRIAL}{FIRST_PASSED}"))?;
+        let command = Command {
+            program: image.program,
+            image: None,
+            arguments: image.arguments,
+            environment: image.environment,
+            resources: Resources::default(),
+            directory: Some(c_string(origin.directory.clone().into())?),
+            output: Some(written.into()),
+            identity: Identity::Same,
+        };
+        let path = origin.executable.display().to_string();
+        let started = spawn(&command, null.as_fd(), &[state.as_fd(), theirs.as_fd()]);
+        let started = started.map_err(|error| cannot_start(&path, error))?;
+        Ok(Self { started, answer: answer.into(), output: output.into(), path })
+    }
+
+    /// Waits for what it says. Dropping the future ends the trial.
+    pub(crate) async fn end(self, rt: Rt) -> Result<(), String> {
+        let path = self.path;
+        let child = Child::launched(&rt, self.started).await;
+        let child = child.map_err(|error| cannot_start(&path, error).report())?;
+        let child = Killed { rt: rt.clone(), child: Arc::new(child) };
+        let watched = |socket| {
+            Stream::new(&rt, socket).map_err(|error| format!("cannot watch {path}: {error}"))
+        };
+        let (answer, output) = (watched(self.answer)?, watched(self.output)?);
+        let output = rt.spawn(tail(output));
+        let ended = join(answer.read(ANSWER, None), child.child.exit());
+        let Ok((answer, exit)) = rt.timeout(TIME, ended).await else {
+            return Err(format!(
+                "{path} hung: it did not say within {TIME:?} whether it can start"
+            ));
+        };
+        let said = match answer {
+            Ok(Read::Data(said) | Read::Eof(said) | Read::TimedOut(said)) => said,
+            Err(error) => return Err(format!("cannot read what {path} says: {error}")),
+        };
+        if let Ok(outcome) = postcard::from_bytes::<Result<(), String>>(&said) {
+            return outcome.map_err(|why| format!("{path} cannot take over: {why}"));
+        }
+        let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+        let last = rt.timeout(Duration::from_secs(1), output).await.unwrap_or_default();
+        let words = if last.is_empty() { String::new() } else { format!("; it wrote: {last}") };
+        Err(format!(
+            "{path} ended ({exit}) without saying that it can take over; \
+             is it another version of this program?{words}"
+        ))
+    }
+}
+
+#[cold]
+fn cannot_start(path: &str, error: sys::spawn::SpawnError) -> Error {
+    Error::new(ErrorKind::Change, format!("cannot start {path}")).caused_by(error)
+}
+
+/// The end of what is written, on one line.
+async fn tail(mut output: Stream) -> String {
+    let (mut tail, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = AsyncReadExt::read(&mut output, &mut chunk).await {
+        tail.extend_from_slice(&chunk[..read]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+    }
+    let words = String::from_utf8_lossy(&tail).trim().replace('\n', " | ");
+    words.chars().filter(|letter| !letter.is_control()).collect()
+}
+
+/// Says in the new version whether it could take over, and ends it: nothing that its program would
+/// do afterwards is its business.
+pub(super) fn answer(socket: OwnedFd, outcome: Result<(), String>) -> ! {
+    let outcome = outcome.map_err(|why| why.chars().take(ANSWER / 4 - 16).collect::<String>());
+    let said = postcard::to_stdvec(&outcome).unwrap_or_default();
+    let mut socket = UnixStream::from(socket);
+    // The master has gone when it cannot be told.
+    let _ = socket.write_all(&said);
+    exit_now(0)
+}

@@ -1,0 +1,165 @@
+//! A link as a value: taken out of one process image, and made again in the next.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+use super::{Link, Mode, Readable};
+use crate::ipc::answers::Answers;
+use crate::ipc::header::{Header, Number};
+use crate::ipc::limits::Limits;
+use crate::ipc::outbox::Outbox;
+use crate::ipc::{Descriptor, FrameTooLong};
+use crate::rt::Rt;
+use crate::sys::fds::duplicate_from;
+use crate::{Error, ErrorKind};
+
+/// One side of a connection between two bytes of its streams, with nothing in hand.
+///
+/// The descriptors are duplicates: the link can go on after all, and its end does not reach them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Frozen {
+    mode: Mode,
+    /// What was agreed when the connection began, whatever a later version of the program grants.
+    limits: Limits,
+    socket: Descriptor,
+    /// What has come and was not dealt with, and which of its frames have descriptors.
+    input: Vec<u8>,
+    arrivals: Vec<(usize, Vec<Descriptor>)>,
+    /// What is to be sent, and where its frames with descriptors are.
+    output: Vec<u8>,
+    attached: Vec<(Range<usize>, Vec<Descriptor>)>,
+    /// The last numbers of this side's requests.
+    numbers: Vec<Number>,
+    /// For how long the peer has been due to finish a frame, and to read.
+    partial: Option<Duration>,
+    unsent: Option<Duration>,
+}
+
+impl Frozen {
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+}
+
+/// Duplicates, for the next process image.
+pub(in crate::ipc) fn duplicates(descriptors: &[OwnedFd]) -> io::Result<Vec<Descriptor>> {
+    let duplicate = |one: &OwnedFd| duplicate_from(one.as_fd(), 3).map(Descriptor::from);
+    descriptors.iter().map(duplicate).collect()
+}
+
+/// The bytes of frames, as a link would send them.
+fn frames(write: impl FnOnce(&mut Outbox) -> Result<(), FrameTooLong>) -> Result<Vec<u8>, Error> {
+    let mut frames = Outbox::new(u32::MAX);
+    write(&mut frames).map_err(|error| {
+        Error::new(ErrorKind::Change, "a request cannot be handed over").caused_by(error)
+    })?;
+    Ok(frames.unsent().to_vec())
+}
+
+impl Link {
+    /// Takes the state out of a paused link, which stands still until [`Link::resume`]; none if it
+    /// has ended.
+    ///
+    /// A plain request that is being answered may be given back as `unanswered`: it comes first
+    /// then in the next process image. Requests of this side are cancelled there, where nobody
+    /// waits for them.
+    ///
+    /// # Errors
+    ///
+    /// When something else is being answered, or there are no descriptors left; it is only paused
+    /// then.
+    pub(crate) fn freeze(&self, unanswered: Option<&[u8]>) -> Result<Option<Frozen>, Error> {
+        let unfinished = self.unfinished();
+        if unanswered.is_none() && unfinished > 0 && self.ended().is_none() {
+            let message = format!("requests that are still being answered: {unfinished}");
+            return Err(Error::new(ErrorKind::Change, message));
+        }
+        self.with(|state, _| {
+            if state.ended.is_some() {
+                return Ok(None);
+            }
+            state.freeze();
+            let frozen = self.copy(state, unanswered);
+            if frozen.is_err() {
+                state.unfreeze();
+            }
+            frozen.map(Some)
+        })
+    }
+
+    fn copy(&self, state: &mut State, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
+        let refused = |error| Error::system("cannot duplicate what a connection has", error);
+        let mut input = match unanswered {
+            Some(request) => frames(|outbox| {
+                outbox.push(|payload| {
+                    payload.extend_from_slice(request);
+                    Ok(())
+                })
+            })?,
+            None => Vec::new(),
+        };
+        input.extend_from_slice(state.inbox.unread());
+        let arrivals = state.arrivals.copy().map_err(refused)?;
+        let (mut output, attached) = state.outbox.copy().map_err(refused)?;
+        if self.mode == Mode::Calls {
+            let cancel = |number| {
+                move |payload: &mut Vec<u8>| {
+                    Header::Cancel { number }.write(payload);
+                    Ok(())
+                }
+            };
+            let mut given_up = state.answers.unanswered();
+            let cancels = frames(|out| given_up.try_for_each(|number| out.push(cancel(number))))?;
+            output.extend_from_slice(&cancels);
+        }
+        let now = self.rt.now();
+        Ok(Frozen {
+            mode: self.mode,
+            limits: self.limits,
+            socket: duplicate_from(self.io.as_fd(), 3).map_err(refused)?.into(),
+            input,
+            arrivals,
+            output,
+            attached,
+            numbers: state.answers.numbers(),
+            partial: state.partial_since.map(|since| now - since),
+            unsent: state.unsent_since.map(|since| now - since),
+        })
+    }
+
+    /// The link again, from where it was: the first byte that is sent or read is the next one.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the socket, or the state makes no sense.
+    pub(crate) fn thaw(rt: &Rt, frozen: Frozen) -> Result<Self, Error> {
+        let Frozen { mode, limits, numbers, .. } = frozen;
+        let mut state = State::new(limits);
+        state.inbox.put_back(&frozen.input);
+        let now = rt.now();
+        let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
+        state.partial_since = frozen.partial.map(since);
+        state.unsent_since = frozen.unsent.map(since);
+        let is_whole = state.arrivals.restore(frozen.arrivals)
+            && state.outbox.restore(frozen.output, frozen.attached);
+        state.answers = Answers::after(numbers).filter(|_| is_whole).ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
+        })?;
+        let io = rt
+            .register(frozen.socket.into())
+            .map_err(|error| Error::system("cannot watch a connection's socket", error))?;
+        Ok(Self {
+            io,
+            mode,
+            limits,
+            rt: rt.clone(),
+            readable: Readable::default(),
+            state: state.into(),
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! A value of any size with any number of descriptors: what one process image leaves to the next.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Codec, CodecError, Postcard, places};
+
+/// The bytes of a value, and duplicates of the [`Descriptor`](super::Descriptor)s in it, in the
+/// order of the places that the bytes name.
+pub(crate) fn pack<T>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let mut bytes = Vec::new();
+    let descriptors = places::encoding(usize::MAX, || Postcard.encode(value, &mut bytes))?;
+    Ok((bytes, descriptors))
+}
+
+/// The value again. Every descriptor has to be in it once; after an error all of them are closed.
+pub(crate) fn unpack<T>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<T, CodecError>
+where
+    T: Serialize + DeserializeOwned,
+{
+    places::decoding(descriptors, || Postcard.decode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, PipeWriter, Read, pipe};
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::super::Descriptor;
+    use super::*;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct State {
+        names: Vec<(String, Option<Descriptor>)>,
+        all: Vec<Descriptor>,
+    }
+
+    fn state(writer: &PipeWriter, count: usize) -> State {
+        let mut all = (0..count).map(|_| Descriptor::new(writer.try_clone().unwrap()));
+        let first = all.next();
+        State {
+            names: vec![("first".to_owned(), first), (String::new(), None)],
+            all: all.collect(),
+        }
+    }
+
+    fn is_closed(mut reader: PipeReader) {
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn more_descriptors_than_any_message_has_come_back() {
+        let (reader, writer) = pipe().unwrap();
+        let value = state(&writer, 400);
+        let (bytes, descriptors) = pack(&value).unwrap();
+        drop((value, writer));
+        assert_eq!(descriptors.len(), 400);
+        let value: State = unpack(&bytes, descriptors).unwrap();
+        assert!(value.names[0].1.is_some() && value.names[1].1.is_none());
+        assert_eq!(value.all.len(), 399);
+        drop(value);
+        is_closed(reader);
+    }
+
+    #[test]
+    fn a_descriptor_too_many_or_too_few_is_an_error_and_all_are_closed() {
+        for change in [
+            |all: &mut Vec<OwnedFd>| all.truncate(2),
+            |all: &mut Vec<OwnedFd>| {
+                let more = all[0].try_clone().unwrap();
+                all.push(more);
+            },
+        ] {
+            let (reader, writer) = pipe().unwrap();
+            let (bytes, mut descriptors) = pack(&state(&writer, 3)).unwrap();
+            drop(writer);
+            change(&mut descriptors);
+            assert!(unpack::<State>(&bytes, descriptors).is_err());
+            is_closed(reader);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_value_or_an_error_and_no_descriptor_is_left(
+            bytes in prop::collection::vec(0_u8..5, 0..24), count in 0_usize..6,
+        ) {
+            let (reader, writer) = pipe().unwrap();
+            let descriptors = (0..count).map(|_| writer.try_clone().unwrap().into()).collect();
+            drop(writer);
+            let value = unpack::<State>(&bytes, descriptors);
+            if let Ok(value) = &value {
+                let named = value.names.iter().filter(|(_, one)| one.is_some()).count();
+                prop_assert_eq!(named + value.all.len(), count);
+            }
+            drop(value);
+            is_closed(reader);
+        }
+
+        #[test]
+        fn a_parcel_with_a_changed_byte_gives_a_value_or_an_error(
+            at in any::<prop::sample::Index>(), byte: u8,
+        ) {
+            let (reader, writer) = pipe().unwrap();
+            let (mut bytes, descriptors) = pack(&state(&writer, 4)).unwrap();
+            drop(writer);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            drop(unpack::<State>(&bytes, descriptors));
+            is_closed(reader);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The heartbeat: one side asks again and again how the work of the other one goes.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::SendError;
+use super::header::Header;
+use super::link::Link;
+use crate::supervise::Hung;
+
+/// How often an answer must be missing, at least. One is not enough: a process that was stopped
+/// itself finds its own time over before it has read the answer that was there.
+const MISSES: u32 = 4;
+
+/// How often the peer is asked when its numbers are wanted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// How the peer is asked, and what follows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Pulse {
+    every: Duration,
+    /// How long it may be silent, and be busy with one thing.
+    timeout: Option<Duration>,
+}
+
+/// How the work of a process goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beat {
+    /// How many units it has finished.
+    pub(crate) finished: u64,
+    /// The age of the oldest one that it has not.
+    pub(crate) oldest: Option<Duration>,
+}
+
+/// The latest answer, until it is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Beats(Mutex<Option<Beat>>);
+
+impl Beats {
+    pub(crate) fn heard(&self, beat: Beat) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+    }
+
+    fn take(&self) -> Option<Beat> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Pulse {
+    /// A peer that does not get on for this time is found to hang; its numbers may be wanted too.
+    pub(crate) fn new(timeout: Option<Duration>, counts: bool) -> Option<Self> {
+        let every = timeout.map(|timeout| timeout / MISSES).into_iter();
+        let every = every.chain(counts.then_some(COUNT_EVERY)).min()?;
+        Some(Self { every, timeout })
+    }
+
+    /// Asks for as long as it is polled, and says when the peer is found to hang.
+    pub(crate) async fn ask(self, link: &Link, beats: &Beats, hangs: impl Fn(Hung)) {
+        let mut misses = 0;
+        loop {
+            if misses == 0 {
+                // When the connection has ended, others say so.
+                let _ = link.queue(Some(Header::Pulse), |_| Ok::<(), SendError>(()));
+                link.flush_now();
+            }
+            link.rt().sleep(self.every).await;
+            let beat = beats.take();
+            // What it answers to a link that stands still is not heard.
+            misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
+            let Some(timeout) = self.timeout else { continue };
+            match beat.and_then(|beat| beat.oldest) {
+                Some(age) if age >= timeout => hangs(Hung::Stuck(age)),
+                _ if self.every * misses >= timeout => {
+                    misses = 0;
+                    hangs(Hung::Silent(timeout));
+                }
+                _ => {}
+            }
+        }
+    }
+}

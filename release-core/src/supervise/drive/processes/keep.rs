@@ -1,0 +1,151 @@
+//! The processes on their way from one version of the program to the next.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_channel::mpsc::UnboundedSender;
+use nix::sys::signal::Signal as Sig;
+
+use super::{Happening, Process, Processes, Wish};
+use crate::Error;
+use crate::child::Child;
+use crate::daemon::{Group, Kept, KeptWorker, MasterHandle, News, WorkerInfo};
+use crate::ipc::link::Link;
+use crate::supervise::{Event, Exit, WorkerId};
+use crate::sys::fds::duplicate_from;
+
+impl Processes {
+    pub(in crate::supervise::drive) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The connections that have not ended.
+    pub(in crate::supervise::drive) fn links(&self) -> Vec<Arc<Link>> {
+        let attached = self.running.values().filter_map(|process| process.connection.as_ref());
+        attached.filter_map(|attached| attached.link.upgrade()).collect()
+    }
+
+    /// The worker of a connection, for the reason of a failure.
+    pub(in crate::supervise::drive) fn worker_of(&self, link: &Arc<Link>) -> Option<WorkerId> {
+        let mut running = self.running.iter();
+        let has_it = |process: &Process| {
+            let attached = process.connection.as_ref();
+            attached.is_some_and(|attached| std::ptr::eq(attached.link.as_ptr(), &raw const **link))
+        };
+        running.find_map(|((id, _), process)| has_it(process).then_some(*id))
+    }
+
+    /// Everything that the next version needs. The connections stand still then.
+    pub(in crate::supervise::drive) fn freeze(&self) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
+        for ((id, pid), process) in &self.running {
+            let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
+            let link = link.map(|link| link.freeze(None)).transpose()?.flatten();
+            kept.workers.push(KeptWorker {
+                id: id.0,
+                pid: *pid,
+                generation: process.generation,
+                finished: process.finished.load(Ordering::Relaxed),
+                link,
+            });
+        }
+        let serving = self.master.generation();
+        let own = self.particulars.iter().filter(|(wish, _)| wish.generation == serving);
+        kept.particulars = own.map(|(wish, its)| (wish.id.0, its.clone())).collect();
+        let image = match self.image_of(serving) {
+            Some(image) => duplicate_from(image.as_fd(), 3),
+            None => own_image(),
+        };
+        let image =
+            image.map_err(|error| Error::system("cannot open the present executable", error))?;
+        kept.image = Some((serving, image.into()));
+        Ok(kept)
+    }
+
+    /// The executable of a generation that an earlier version of the program has started.
+    pub(super) fn image_of(&self, generation: u32) -> Option<Arc<OwnedFd>> {
+        let image = self.image.as_ref().filter(|(its, _)| *its == generation);
+        image.map(|(_, image)| Arc::clone(image))
+    }
+
+    /// The processes of the version before, which are this one's now.
+    pub(in crate::supervise::drive) fn inherit(
+        groups: Vec<Group>,
+        master: MasterHandle,
+        sender: UnboundedSender<Happening>,
+        kept: &mut Kept,
+    ) -> Self {
+        let mut processes = Self::new(groups, master, sender);
+        if let Some((generation, image)) = kept.image.take() {
+            processes.image = Some((generation, Arc::new(image.into())));
+            for (id, its) in kept.particulars.drain(..) {
+                match its.checked() {
+                    Ok(its) => {
+                        let wish = Wish { id: WorkerId(id), generation };
+                        processes.particulars.insert(wish, its);
+                    }
+                    Err(error) => tracing::warn!(
+                        worker = id,
+                        reason = error.report(),
+                        "its options are made anew"
+                    ),
+                }
+            }
+        }
+        for worker in kept.workers.drain(..) {
+            processes.keep(worker);
+        }
+        processes
+    }
+
+    fn keep(&mut self, worker: KeptWorker) {
+        let KeptWorker { id, pid, generation, finished, link } = worker;
+        let id = WorkerId(id);
+        let child = match Child::kept(&self.rt, pid) {
+            Ok(child) => Arc::new(child),
+            Err(error) => {
+                tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                let exited = Event::Exited { id, pid, exit: Exit::Code(-1) };
+                let _ = self.sender.unbounded_send(Happening::Pool(exited));
+                return;
+            }
+        };
+        let index = self.master.pool().group_of(id);
+        let group = index.and_then(|index| self.groups.get(index));
+        let finished = Arc::new(AtomicU64::new(finished));
+        let listener = self.listen(id, pid, Arc::clone(&finished));
+        let connection = match (group, link) {
+            (Some(group), Some(link)) => {
+                let name = Arc::clone(&group.name);
+                let info = WorkerInfo { id: id.0, pid, group: name, generation };
+                let attached = group.attach.reattach(&self.rt, link, info, listener);
+                let attached = attached.inspect_err(|error| {
+                    // It ends, and its exit is the news.
+                    let reason = error.report();
+                    tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+                    let _ = child.signal(Sig::SIGKILL);
+                });
+                attached.ok()
+            }
+            (_, None) => {
+                listener(News::Closed);
+                None
+            }
+            // Its group is gone, and the end of the connection tells it to stop.
+            (None, Some(_)) => None,
+        };
+        let watch = self.watch(id, Arc::clone(&child));
+        let process = Process { child, generation, connection, finished, _watch: watch };
+        self.running.insert((id, pid), process);
+    }
+}
+
+/// The file that this process runs, whatever is at its path by now.
+fn own_image() -> std::io::Result<OwnedFd> {
+    let path_only = libc::O_PATH;
+    let file = OpenOptions::new().read(true).custom_flags(path_only).open("/proc/self/exe")?;
+    Ok(file.into())
+}

@@ -1,0 +1,64 @@
+//! Programs that are replaced while they run.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{Backend, Process, Program};
+
+/// A program at a path of its own, where another version can take its place.
+#[derive(Debug)]
+pub struct Installed {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+impl Installed {
+    /// A copy of an example.
+    #[must_use]
+    pub fn new(backend: Backend, example: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
+        let installed = Self { path: directory.path().join(example), directory };
+        installed.install(&backend.program(example));
+        installed
+    }
+
+    /// The program, to be started.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        Program::of(Command::new(&self.path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts a copy of another program in its place, in one step.
+    pub fn install(&self, program: &Path) {
+        let new = self.directory.path().join("new");
+        fs::copy(program, &new).expect("a copy");
+        fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("a mode");
+        fs::rename(&new, &self.path).expect("it is replaced");
+    }
+
+    /// Puts a shell script in its place.
+    pub fn install_script(&self, script: &str) {
+        let text = self.directory.path().join("script");
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        self.install(&text);
+    }
+
+    /// Whether a process runs the file that is at the path now.
+    #[must_use]
+    pub fn is_run_by(&self, process: Process) -> bool {
+        let runs = fs::metadata(process.path("exe")).ok().map(|file| (file.dev(), file.ino()));
+        let there = fs::metadata(&self.path).expect("a file");
+        runs == Some((there.dev(), there.ino()))
+    }
+}

@@ -1,0 +1,87 @@
+//! Workers that hang, and what master and worker tell each other of themselves.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use release_tests::{Process, Program, control, eventually, on_every_backend};
+
+on_every_backend! {
+    fn a_worker_that_blocks_its_executor_is_replaced(backend: Backend) {
+        let probe = Program::probe(backend, "block").args(["--heartbeat", "400"]).start();
+        eventually("it blocks", || probe.stderr().contains("blocks"));
+        let Process(pid) = probe.workers()[0];
+        probe.tell("serve");
+        let reason = "reason=hung: no answer to the heartbeat for 400.0ms";
+        let line = format!("killed worker=0 pid={pid} {reason}");
+        eventually("it is killed", || probe.stderr().contains(&line));
+        probe.await_ready(1);
+        // Once, and the one that serves is left alone.
+        thread::sleep(Duration::from_millis(900));
+        assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
+    }
+
+    fn a_worker_with_a_stuck_unit_is_replaced(backend: Backend) {
+        let mut probe = Program::probe(backend, "stuck").args(["--heartbeat", "400"]).start();
+        probe.await_ready(1);
+        probe.tell("works");
+        let reason = "reason=hung: a unit of work was not finished after ";
+        eventually("it is killed", || probe.stderr().contains(reason));
+        probe.await_ready(1);
+        // Many units, none of them old.
+        thread::sleep(Duration::from_millis(900));
+        assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn a_worker_may_take_its_time_to_start(backend: Backend) {
+        let args = ["--heartbeat", "400"];
+        let mut probe = Program::probe(backend, "starts-slowly").args(args).start();
+        probe.await_ready(1);
+        thread::sleep(Duration::from_millis(900));
+        assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn a_master_that_was_stopped_itself_accuses_nobody(backend: Backend) {
+        let mut probe = Program::probe(backend, "works")
+            .args(["--heartbeat", "400", "--workers", "3"])
+            .start();
+        probe.await_ready(3);
+        for _ in 0..3 {
+            probe.signal(Signal::SIGSTOP);
+            thread::sleep(Duration::from_millis(700));
+            probe.signal(Signal::SIGCONT);
+            probe.await_ready(3);
+        }
+        thread::sleep(Duration::from_millis(600));
+        assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn what_is_asked_over_frames_needs_call_mode(backend: Backend) {
+        for option in ["--heartbeat", "--max-requests"] {
+            let (code, log) = Program::probe(backend, "").args(["--plain", option, "1000"]).run();
+            assert_eq!(code, 1, "{log}");
+            let reason = "worker group `probe`: a heartbeat and a limit of requests need call mode";
+            assert!(log.contains(reason), "{log}");
+        }
+    }
+
+    fn both_sides_must_have_the_same_limits(backend: Backend) {
+        let (code, log) = Program::probe(backend, "serve").args(["--frame-limit", "4096"]).run();
+        assert_eq!(code, 1, "{log}");
+        let reason = "master and worker differ in `frame_limit`: the master has 4096 \
+                      (`Workers::frame_limit`), this worker 16777216 (`Worker::frame_limit`)";
+        assert!(log.contains(reason), "{log}");
+    }
+
+    fn a_worker_knows_its_generation(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").start();
+        probe.await_ready(1);
+        assert!(probe.stderr().contains("begins worker=0 configuration=\"first\" generation=1"), "{}", probe.stderr());
+        assert_eq!(control(&probe.control(), "reload"), "ok");
+        assert!(probe.stderr().contains("begins worker=0 configuration=\"first\" generation=2"));
+        assert_eq!(probe.stop(), 0);
+    }
+}

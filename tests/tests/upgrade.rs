@@ -1,0 +1,307 @@
+//! A new version of the program takes the place of the running one, and nothing is lost.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use release_tests::{
+    Backend, ControlClient, Daemon, Installed, Process, Program, Running, can_inject, control,
+    eventually, free_port, http_get, is_root, load, on_every_backend, zombies,
+};
+use serde_json::Value;
+
+fn status(control_socket: &Path) -> Value {
+    serde_json::from_str(&control(control_socket, "status")).expect("JSON")
+}
+
+/// The generation that serves, when all workers are of it and ready.
+fn generation(control_socket: &Path) -> Option<u64> {
+    let status = status(control_socket);
+    let workers = status["workers"].as_array().expect("workers");
+    let is_present =
+        |worker: &Value| worker["generation"] == status["generation"] && worker["state"] == "ready";
+    workers.iter().all(is_present).then(|| status["generation"].as_u64().expect("a number"))
+}
+
+fn upgrade(service: &Running) -> String {
+    control(&service.control(), "upgrade")
+}
+
+fn install(backend: Backend) -> Installed {
+    Installed::new(backend, "service")
+}
+
+/// What is open besides the connections of clients that come and go.
+fn kinds(process: Process) -> Vec<String> {
+    let kind = |(_, target): (i32, String)| target.split(':').next().unwrap_or("").to_owned();
+    let mut all: Vec<_> = process.descriptors().into_iter().map(kind).collect();
+    all.sort();
+    all
+}
+
+on_every_backend! {
+    fn twenty_upgrades_under_load_lose_nothing(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, address) =
+            installed.program().args(["--lock-file", "lock"]).serve(2);
+        let (lock, socket) = (service.path("lock"), service.control());
+        let inodes = || [&lock, &socket].map(|path| fs::metadata(path).expect("a file").ino());
+        let (first, locked) = (inodes(), fs::read(&lock).expect("a number"));
+        let mut kept = ControlClient::connect(&socket).expect("a connection");
+        assert_eq!(kept.ask("ping").expect("an answer"), "pong");
+        assert_eq!(upgrade(&service), "ok");
+        eventually("the old ones are gone", || service.workers().len() == 2);
+        let before = kinds(service.process());
+        let over = AtomicBool::new(false);
+        let (answers, failures) = thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, |_| !over.load(Ordering::Relaxed)));
+            let outcomes: Vec<_> = (0..20)
+                .map(|_| {
+                    installed.install(&backend.program("service"));
+                    upgrade(&service)
+                })
+                .collect();
+            over.store(true, Ordering::Relaxed);
+            assert!(outcomes.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
+            load.join().expect("the load")
+        });
+        assert!(failures.is_empty(), "{failures:?} of {}; {}", answers.len(), service.stderr());
+        let numbers: HashSet<_> = answers.iter().map(|answer| answer.seq).collect();
+        assert_eq!(numbers.len(), answers.len(), "every number once");
+        let processes: HashSet<_> = answers.iter().map(|answer| answer.pid).collect();
+        assert!(processes.len() > 20, "{} processes have answered", processes.len());
+        assert_eq!(generation(&socket), Some(22));
+        assert_eq!(status(&socket)["master"], service.pid());
+        assert!(installed.is_run_by(service.process()));
+        eventually("the old ones are gone", || service.workers().len() == 2);
+        assert!(service.workers().into_iter().all(|worker| installed.is_run_by(worker)));
+        eventually("they are reaped", || zombies(service.pid()).is_empty());
+        assert_eq!((inodes(), fs::read(&lock).expect("a number")), (first, locked));
+        let second = Program::new(backend, "service").args(["--lock-file"]).args([&lock]);
+        let (status, reason) = second.listen(free_port(), 1).run();
+        assert!(status == 1 && reason.contains("already running"), "{reason}");
+        assert_eq!(kept.ask("ping").expect("an answer"), "pong");
+        let now = || kinds(service.process());
+        eventually(&format!("{before:?} is open again, not {:?}", now()), || now() == before);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert!(!lock.exists() && !socket.exists());
+    }
+
+    fn a_signal_upgrades_a_daemon_in_the_background(backend: Backend) {
+        let installed = install(backend);
+        let program = installed.program();
+        let (lock, socket) = (program.path("lock"), program.path("control"));
+        let address = free_port();
+        let options = ["--background", "--lock-file", "lock"];
+        let mut launcher = program.args(options).listen(address, 2).start();
+        assert_eq!(launcher.wait().code(), Some(0), "{}", launcher.stderr());
+        let daemon = Daemon::named_in(&lock);
+        let mask = daemon.process().status("Umask");
+        for generation in 2..5 {
+            installed.install(&backend.program("service"));
+            daemon.process().signal(Signal::SIGUSR1);
+            eventually("the workers are new", || self::generation(&socket) == Some(generation));
+            http_get(address);
+            assert!(installed.is_run_by(daemon.process()));
+            assert_eq!(daemon.process().link("cwd").as_deref(), Some("/"));
+            assert_eq!(daemon.process().status("Umask"), mask);
+            let variables = daemon.workers()[0].environment();
+            assert!(!variables.iter().any(|it| it.contains("UPGRADE")), "{variables:?}");
+        }
+        daemon.stop();
+        assert!(!lock.exists() && !socket.exists());
+    }
+
+    fn a_new_version_that_cannot_take_over_changes_nothing(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, address) = installed.program().serve(2);
+        let workers = service.workers();
+        let path = installed.path().display().to_string();
+        let refuse = |reason: &str| {
+            let said = upgrade(&service);
+            assert!(said.starts_with("error: ") && said.contains(reason), "{said}");
+            assert_eq!(service.workers(), workers);
+            http_get(address);
+        };
+        installed.install_script("echo 'no such table' >&2; exit 7");
+        refuse(&format!("{path} ended (exit status 7)"));
+        refuse("it wrote: no such table");
+        installed.install_script("kill -9 $$");
+        refuse("ended (signal 9 (SIGKILL))");
+        installed.install(Path::new("/bin/true"));
+        refuse("is it another version of this program?");
+        installed.install(Path::new("/etc/passwd"));
+        refuse(&format!("cannot start {path}: execve: Exec format error"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
+        refuse(&format!("cannot start {path}: execve: Permission denied"));
+        fs::remove_file(&path).expect("it is there");
+        refuse(&format!("cannot examine the executable {path}: No such file"));
+        installed.install_script("exec sleep 60");
+        refuse("hung: it did not say within 10s");
+        eventually("nothing of the trials is left", || service.workers() == workers);
+        installed.install(&backend.program("service"));
+        assert_eq!(upgrade(&service), "ok");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn the_old_workers_go_on_when_the_new_ones_fail(backend: Backend) {
+        let installed = Installed::new(backend, "probe");
+        let mut probe = installed
+            .program()
+            .as_master("serve")
+            .args(["--workers", "2", "--canary", "300"])
+            .start();
+        probe.await_ready(2);
+        let old = probe.workers();
+        for (behaviour, reason) in [
+            ("fail", "worker 0 ended before it was ready: exit status 1"),
+            ("ready-exit 3", "worker 0 ended within its canary time: exit status 3"),
+        ] {
+            installed.install(&backend.program("probe"));
+            probe.tell(behaviour);
+            assert_eq!(upgrade(&probe), reason);
+            assert_eq!(probe.workers(), old);
+            assert!(installed.is_run_by(probe.process()));
+        }
+        // One of them dies: it comes back as what it was.
+        probe.tell("serve");
+        old[0].signal(Signal::SIGKILL);
+        eventually("it is there again", || {
+            let now = probe.workers();
+            now.len() == 2 && !now.contains(&old[0]) && control(&probe.control(), "status").matches("ready").count() == 2
+        });
+        assert!(probe.workers().into_iter().all(|worker| !installed.is_run_by(worker)));
+        assert_eq!(upgrade(&probe), "ok");
+        eventually("the old ones are gone", || {
+            let now = probe.workers();
+            now.len() == 2 && now.into_iter().all(|worker| installed.is_run_by(worker))
+        });
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn a_crash_loop_does_not_keep_a_new_version_out(backend: Backend) {
+        let installed = Installed::new(backend, "probe");
+        let mut probe = installed.program().as_master("serve").args(["--workers", "2"]).start();
+        probe.await_ready(2);
+        probe.tell("fail-as 1");
+        for worker in probe.workers() {
+            worker.signal(Signal::SIGKILL);
+        }
+        eventually("it crashes", || probe.stderr().matches("died, is started again").count() > 4);
+        let said = upgrade(&probe);
+        assert_eq!(said, "worker 1 ended before it was ready: exit status 1");
+        probe.tell("serve");
+        assert_eq!(upgrade(&probe), "ok");
+        eventually("the old ones are gone", || probe.workers().len() == 2);
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn changes_that_meet_an_upgrade_are_all_made(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, address) = installed.program().serve(2);
+        let over = AtomicBool::new(false);
+        let (outcomes, failures) = thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, |_| !over.load(Ordering::Relaxed)));
+            let words = ["upgrade", "reload", "scale 3", "upgrade", "reload", "scale 4", "upgrade"];
+            let asking = words.map(|word| {
+                let socket = service.control();
+                scope.spawn(move || control(&socket, word))
+            });
+            let outcomes = asking.map(|asking| asking.join().expect("an answer"));
+            over.store(true, Ordering::Relaxed);
+            (outcomes, load.join().expect("the load").1)
+        });
+        let overtaken = "error: another change of the size came after it";
+        assert!(outcomes.iter().all(|said| said == "ok" || said == overtaken), "{outcomes:?}");
+        assert!(failures.is_empty(), "{failures:?}; {}", service.stderr());
+        assert!(generation(&service.control()).is_some_and(|it| (2..8).contains(&it)));
+        assert!(service.stderr().contains("the new version takes over"));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_stop_during_an_upgrade_is_in_order(backend: Backend) {
+        let installed = install(backend);
+        for delay in [0, 3, 6, 10, 15, 20, 25, 30, 40, 60, 110, 150, 220] {
+            let (mut service, _) = installed.program().args(["--lock-file", "lock"]).serve(2);
+            service.signal(Signal::SIGUSR1);
+            thread::sleep(Duration::from_millis(delay));
+            assert_eq!(service.stop(), 0, "after {delay} ms: {}", service.stderr());
+            eventually("the trial is gone too", || service.processes().is_empty());
+            assert!(!service.path("lock").exists() && !service.control().exists());
+        }
+    }
+
+    fn nothing_outlives_a_master_that_is_killed_during_an_upgrade(backend: Backend) {
+        let installed = install(backend);
+        for delay in [0, 3, 6, 10, 15, 20, 25, 30, 40, 60, 110, 150] {
+            let (mut service, _) = installed.program().args(["--lock-file", "lock"]).serve(2);
+            service.signal(Signal::SIGUSR1);
+            thread::sleep(Duration::from_millis(delay));
+            service.signal(Signal::SIGKILL);
+            service.wait();
+            eventually("all its processes are gone", || service.processes().is_empty());
+        }
+    }
+}
+
+/// The steps of an upgrade, by the call that the master makes there.
+#[test]
+fn killed_at_any_step_a_master_leaves_nothing_and_the_next_start_is_clean() {
+    if !can_inject("killing a master at a step") {
+        return;
+    }
+    let steps = [
+        ("before the trial", "memfd_create:signal=SIGKILL:when=1"),
+        ("when the trial was started", "pidfd_open:signal=SIGKILL:when=3"),
+        ("when everything stands still", "memfd_create:signal=SIGKILL:when=2"),
+        ("before the exec", "chdir:signal=SIGKILL:when=1"),
+        ("at the exec", "execve:signal=SIGKILL:when=1"),
+        ("when it takes workers over", "pidfd_open:signal=SIGKILL:when=4"),
+        ("when it starts new ones", "pidfd_open:signal=SIGKILL:when=6"),
+    ];
+    thread::scope(|scope| {
+        for (step, fault) in steps {
+            scope.spawn(move || {
+                let injection = format!("inject={fault}");
+                let launcher = ["strace", "-D", "-o", "/dev/null", "-e", &injection];
+                let program = Program::under(&launcher, Backend::Tokio, "service");
+                let (mut service, address) = program.args(["--lock-file", "lock"]).serve(2);
+                service.signal(Signal::SIGUSR1);
+                let status = service.wait();
+                assert_eq!(status.code(), None, "{step}: {}", service.stderr());
+                eventually("its workers are gone", || service.processes().is_empty());
+                let [lock, socket] = [service.path("lock"), service.control()];
+                let next = Program::new(Backend::Tokio, "service");
+                let next =
+                    next.args(["--listen", &address.to_string(), "--control"]).args([socket]);
+                let mut next = next.args(["--lock-file"]).args([lock]).start();
+                next.await_http(address);
+                assert_eq!(next.stop(), 0, "{step}: {}", next.stderr());
+            });
+        }
+    });
+}
+
+#[test]
+fn workers_without_privileges_are_kept_and_followed_by_such() {
+    if !is_root("dropping privileges") {
+        return;
+    }
+    let installed = install(Backend::Tokio);
+    let (mut service, address) = installed.program().args(["--user", "nobody"]).serve(2);
+    let is_nobody = |worker: &Process| worker.numbers("Uid") == [65534; 4];
+    assert!(service.workers().iter().all(is_nobody));
+    for _ in 0..3 {
+        installed.install(&Backend::Tokio.program("service"));
+        assert_eq!(upgrade(&service), "ok");
+        http_get(address);
+        eventually("the old ones are gone", || service.workers().len() == 2);
+        assert!(service.workers().iter().all(is_nobody));
+    }
+    assert_eq!(service.stop(), 0, "{}", service.stderr());
+}
