@@ -87,7 +87,8 @@ on_every_backend! {
         assert!(status == 1 && reason.contains("already running"), "{reason}");
         assert_eq!(kept.ask("ping").expect("an answer"), "pong");
         let now = || kinds(service.process());
-        eventually(&format!("{before:?} is open again, not {:?}", now()), || now() == before);
+        // At the beginning an old worker's may have been open still.
+        eventually(&format!("no more is open than {before:?}"), || now().len() <= before.len());
         assert_eq!(service.stop(), 0, "{}", service.stderr());
         assert!(!lock.exists() && !socket.exists());
     }
@@ -125,7 +126,7 @@ on_every_backend! {
         let refuse = |reason: &str| {
             let said = upgrade(&service);
             assert!(said.starts_with("error: ") && said.contains(reason), "{said}");
-            assert_eq!(service.workers(), workers);
+            eventually("nothing of the trial is left", || service.workers() == workers);
             http_get(address);
         };
         installed.install_script("echo 'no such table' >&2; exit 7");
@@ -143,7 +144,6 @@ on_every_backend! {
         refuse(&format!("cannot examine the executable {path}: No such file"));
         installed.install_script("exec sleep 60");
         refuse("hung: it did not say within 10s");
-        eventually("nothing of the trials is left", || service.workers() == workers);
         installed.install(&backend.program("service"));
         assert_eq!(upgrade(&service), "ok");
         assert_eq!(service.stop(), 0, "{}", service.stderr());

@@ -10,6 +10,7 @@ mod origin;
 mod state;
 mod trial;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -97,26 +98,18 @@ impl Estate {
         })
     }
 
-    /// Becomes the new version, if it is the one that was tried. Comes back when that failed, and
-    /// then nothing has changed.
+    /// Becomes the new version, if it is the one that was tried.
+    ///
+    /// # Errors
+    ///
+    /// When that failed; nothing has changed then.
     pub(crate) fn leave(
         &self,
         version: Version,
         pool: Vec<u8>,
         groups: &[Group],
         mut kept: Kept,
-    ) -> Error {
-        self.try_to_leave(version, pool, groups, &mut kept)
-            .map_or_else(|error| error, |never| never)
-    }
-
-    fn try_to_leave(
-        &self,
-        version: Version,
-        pool: Vec<u8>,
-        groups: &[Group],
-        kept: &mut Kept,
-    ) -> Result<Error, Error> {
+    ) -> Result<Infallible, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
         if let Some(lock) = &self.lock {
             kept.lock = Some((lock.path().into(), lock.duplicate()?.into()));
@@ -127,7 +120,7 @@ impl Estate {
         let mut bytes = self.summary(pool, groups)?.encode()?;
         let (parcel, mut descriptors) = kept.encode()?;
         // Duplicates of all are with the parcel.
-        *kept = Kept::default();
+        drop(kept);
         bytes.extend(parcel);
         let state = seal(&bytes).map_err(failed("cannot write the state down"))?;
         let value = format!("{SUCCEED}{}", state.as_raw_fd());
@@ -142,7 +135,7 @@ impl Estate {
         let error = image.become_it(&descriptors);
         drop(here);
         let message = format!("cannot run {}", self.origin.executable.display());
-        Ok(Error::system(message, error))
+        Err(Error::system(message, error))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Carries out an upgrade: the trial, the pause, and the handover to the next version.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -128,11 +129,7 @@ impl Supervisor {
 
     /// Becomes the new version. From here to the exec nothing waits, and nothing else runs on this
     /// thread.
-    fn hand_over(
-        &mut self,
-        version: Version,
-        paused: &Paused,
-    ) -> Result<std::convert::Infallible, Error> {
+    fn hand_over(&mut self, version: Version, paused: &Paused) -> Result<Infallible, Error> {
         let blocked = Blocked::all()?;
         let mut kept = self.processes.freeze()?;
         for control in &paused.controls {
@@ -149,9 +146,9 @@ impl Supervisor {
         kept.signals = deferred.map(|signal| *signal as i32).collect();
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
-        let error = self.estate.leave(version, snapshot, self.processes.groups(), kept);
+        let left = self.estate.leave(version, snapshot, self.processes.groups(), kept);
         drop(blocked);
-        Err(error)
+        left
     }
 }
 

@@ -142,7 +142,8 @@ impl Model {
                     self.lost(id, process.as_ref(), now);
                 }
             }
-            _ => {}
+            Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
+            Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }
