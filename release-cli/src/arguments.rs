@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{ctl, daemon, run};
+use crate::{ctl, daemon, generated, run};
 
 /// Workers, readiness and restarts without downtime, for any program
 #[derive(Debug, Parser)]
@@ -30,6 +30,10 @@ enum Command {
     Run(run::Options),
     Ctl(ctl::Options),
     Daemon(daemon::Options),
+    #[command(hide = true)]
+    Man(generated::Man),
+    #[command(hide = true)]
+    Completions(generated::Completions),
 }
 
 /// The program `release`. Misuse of the command line ends it with status 2.
@@ -39,14 +43,14 @@ pub fn release() -> ExitCode {
         Command::Run(options) => run::run(options),
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
+        Command::Man(man) => man.write(Arguments::command()),
+        Command::Completions(completions) => completions.print(Arguments::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Arguments;
+    use super::*;
 
     #[test]
     fn the_parser_contradicts_itself_nowhere() {
@@ -55,7 +59,6 @@ mod tests {
 
     #[test]
     fn a_misspelt_option_is_answered_with_the_right_one() {
-        use clap::Parser;
         let wrong = ["release", "daemon", "--pidfile", "x", "--", "true"];
         let message = Arguments::try_parse_from(wrong).unwrap_err().to_string();
         assert!(message.contains("--pid-file"), "{message}");

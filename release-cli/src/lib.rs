@@ -8,6 +8,7 @@
 mod arguments;
 mod ctl;
 mod daemon;
+mod generated;
 mod output;
 mod run;
 mod socketmaster;

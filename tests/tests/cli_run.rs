@@ -232,7 +232,9 @@ fn an_upgrade_loses_nothing() {
         program.args(["--listen", &format!("tcp://{address}"), "--ready", "notify", "--"]);
     let out = program.path("out");
     let file = std::fs::File::create(&out).expect("a file");
-    let program = program.with(|command| drop(command.stdout(file)));
+    let program = program.with(|command| {
+        command.stdout(file);
+    });
     let mut manager = program.any_worker("notify", "TERM").start();
     manager.await_ready(2);
     let is_over = AtomicBool::new(false);
@@ -277,7 +279,11 @@ fn a_slow_log_holds_nobody_up() {
     let program = shell(&["--ready", "0"], "yes >&2 & while :; do echo x; sleep 0.01; done");
     let (reader, writer) = std::io::pipe().expect("a pipe");
     // Nobody reads from it.
-    let mut manager = program.with(|command| drop(command.stdout(writer))).start();
+    let mut manager = program
+        .with(|command| {
+            command.stdout(writer);
+        })
+        .start();
     manager.await_ready(1);
     for _ in 0..20 {
         assert_eq!(control(&manager.control(), "ping"), "pong");

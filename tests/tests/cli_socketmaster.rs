@@ -90,7 +90,11 @@ fn signals_are_passed_on_as_they_are() {
         let program = shell(&["-start=100"], line);
         let out = program.path("out");
         let file = std::fs::File::create(&out).expect("a file");
-        let mut master = program.with(|command| drop(command.stdout(file))).start();
+        let mut master = program
+            .with(|command| {
+                command.stdout(file);
+            })
+            .start();
         let said = |text: &str| std::fs::read_to_string(&out).is_ok_and(|all| all.contains(text));
         eventually("it is up", || said("] up\n"));
         let pid = master.workers()[0].0;

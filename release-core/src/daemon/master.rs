@@ -351,8 +351,9 @@ impl Master {
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
     /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
-    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2, which would end a process
-    /// that does not expect it, is ignored unless the program handles it itself.
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
+    /// that does not expect it, unless the program handles it itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
@@ -388,7 +389,9 @@ impl Master {
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
         Ok(Plan {
+            log_files: log_files.unwrap_or_default(),
             background: self.background,
             launcher: None,
             lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,

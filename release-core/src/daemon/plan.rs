@@ -13,11 +13,13 @@ use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
 use super::control::{FrozenControl, Served, successors};
-use super::detach::{Daemon, Detached};
+use super::detach::Daemon;
 use super::group::Group;
 use super::handle::MasterHandle;
+use super::launcher::Detached;
 use super::listeners::KeptListener;
 use super::lock::LockFile;
+use super::log_files::LogFiles;
 use super::upgrade::{Estate, HandOver, Kept, Origin, Summary};
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
@@ -49,6 +51,7 @@ pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, S
 pub(super) struct Plan {
     pub(super) background: Option<Daemon>,
     pub(super) launcher: Option<Detached>,
+    pub(super) log_files: LogFiles,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
     pub(super) controls: Vec<Control>,
@@ -132,7 +135,7 @@ impl Plan {
     ) -> Result<Exit, Error> {
         let was_background = before.as_ref().is_some_and(|(summary, _)| summary.is_background);
         let is_background = launcher.is_some() || was_background;
-        let signals = settle_process(is_background)?;
+        let signals = settle_process(is_background, !self.log_files.is_empty())?;
         let mut nothing = Kept::default();
         let kept = before.as_mut().map_or(&mut nothing, |(_, kept)| kept);
         // Dropped in the reverse order, after the last worker has gone: the control socket first.
@@ -156,9 +159,9 @@ impl Plan {
             .map_err(|error| Error::system("cannot catch signals", error))?;
         let (origin, hand_over) = (self.origin, self.hand_over);
         let estate = Estate { origin, is_background, lock: lock.clone(), controls, hand_over };
-        let (hooks, stop_deadline) = (self.hooks, self.stop_deadline);
+        let (hooks, log_files, stop_deadline) = (self.hooks, self.log_files, self.stop_deadline);
         let forwards = self.forward_signals;
-        let around = Surroundings { hooks, stop_deadline, forwards, signals, estate };
+        let around = Surroundings { hooks, log_files, stop_deadline, forwards, signals, estate };
         let supervisor = Supervisor::new(&rt, self.groups, around, before)?;
         let all_ready = || launcher.take().map(Detached::ready);
         let ended = run(&driver, supervisor.run(starts, self.main, all_ready))?;
@@ -209,9 +212,11 @@ const SIGNALS: [Signal; 7] = [
 ///
 /// From here on, before there is anything to leave behind, a signal to stop is kept for the
 /// supervisor.
-fn settle_process(detached: bool) -> Result<Caught, Error> {
+fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    let signals = Caught::new(&SIGNALS).map_err(failed("cannot catch signals"))?;
+    let mut signals = SIGNALS.to_vec();
+    signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))

@@ -28,6 +28,12 @@ pub(crate) fn set_cloexec(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The program that takes this process's place has the descriptor too.
+pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
 /// A close-on-exec duplicate whose number is at least `lowest`.
 pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;

@@ -50,6 +50,11 @@ pub(crate) struct Options {
     control: Option<PathBuf>,
     #[arg(long)]
     background: bool,
+    /// Where a daemon writes
+    #[arg(long, requires = "background")]
+    output: Option<PathBuf>,
+    #[arg(long, requires = "background")]
+    error: Option<PathBuf>,
     /// Kept in the workers' environment
     #[arg(long)]
     keep: Vec<String>,
@@ -120,7 +125,8 @@ pub(crate) fn run(options: Options) -> Exit {
         });
     }
     if options.background {
-        master = master.background(Daemon::new());
+        let daemon = options.output.iter().fold(Daemon::new(), Daemon::output);
+        master = master.background(options.error.iter().fold(daemon, Daemon::error));
     }
     master.run(driver)
 }
@@ -129,6 +135,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     let (word, number) = words.split_once(' ').unwrap_or((words, ""));
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
+        ("reopen", _) => master.reopen_logs().await,
         ("upgrade", _) => master.upgrade().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,

@@ -3,7 +3,8 @@
 mod keep;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct Launched {
     child: Child,
     ours: Ours,
     pipes: Option<Pipes>,
+    /// How often the outputs had been replaced when it got its own.
+    outputs: u64,
 }
 
 /// What the master keeps of a process that is being started.
@@ -78,6 +81,8 @@ pub(super) struct Processes {
     running: HashMap<(WorkerId, i32), Process>,
     /// The signal that goes to all of them instead of their own.
     forwarded: Option<Sig>,
+    /// How often this process has got another standard output and error.
+    outputs: u64,
     sender: UnboundedSender<Happening>,
 }
 
@@ -98,6 +103,7 @@ impl Processes {
             launching,
             running,
             forwarded: None,
+            outputs: 0,
             sender,
         }
     }
@@ -123,10 +129,10 @@ impl Processes {
             .chain((FIRST_PASSED..).zip(listeners))
             .collect();
         let started = spawn(&command, &descriptors).map_err(&failed)?;
-        let (rt, sender) = (self.rt.clone(), self.sender.clone());
+        let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, ours, pipes });
+            let outcome = outcome.map(|child| Launched { child, ours, pipes, outputs });
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -137,7 +143,7 @@ impl Processes {
     pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, ours, pipes } = match outcome {
+        let Launched { child, ours, pipes, outputs } = match outcome {
             Ok(launched) => launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
@@ -164,6 +170,11 @@ impl Processes {
             let _ = child.signal(Sig::SIGKILL);
         });
         let connection = connection.ok();
+        if let Some(connection) =
+            connection.as_ref().filter(|_| outputs != self.outputs && output.is_none())
+        {
+            send_outputs(id, connection);
+        }
         let watch = self.watch(id, Arc::clone(&child), output.clone());
         let is_told = false;
         let process =
@@ -178,6 +189,17 @@ impl Processes {
         if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
+        }
+    }
+
+    /// This process has got another standard output and error: the workers get the same. Those in
+    /// plain mode do when they are started again.
+    pub(super) fn outputs_replaced(&mut self) {
+        self.outputs += 1;
+        for ((id, _), process) in &self.running {
+            if let (Some(connection), None) = (&process.connection, &process.output) {
+                send_outputs(*id, connection);
+            }
         }
     }
 
@@ -331,6 +353,16 @@ fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Er
             let (given, awaited) = foreign.prepare(wish.id, &group.listener_names())?;
             Ok((Ours::Foreign(awaited), given))
         }
+    }
+}
+
+/// Has a worker write where this process writes; it goes on as before when that fails.
+fn send_outputs(worker: WorkerId, connection: &Attached) {
+    // One that has ended is that of a worker that soon has.
+    let Some(link) = connection.link.upgrade() else { return };
+    let (output, error) = (io::stdout(), io::stderr());
+    if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
+        tracing::error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }
 

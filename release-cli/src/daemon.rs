@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use clap::Args;
+use release_core::{Daemon, Exec};
 
 /// Run a program in the background; done when it is up
 #[derive(Debug, Args)]
@@ -13,8 +15,11 @@ Examples:
   release daemon --pid-file /run/job.pid --out /var/log/job.log --err /var/log/job.log -- ./job
   release daemon --user www-data --chdir /srv/www --wait 2 -- ./server --port 8080
 
-The command takes the place of `release`: its process is the one named in the pid file, which stays
-locked as long as the command or what it started has it open.
+The command takes the place of `release`: its process is the one named in the pid file. The lock is
+that of a descriptor that the command inherits: it lasts as long as the command, or what it passed
+the descriptor on to, has it open. The file itself stays and stops no later start.
+
+With --user, programs with set-user-id bits give the command nothing any more.
 
 Exit status: 0 the command is up; 1 the reason is on standard error; 2 misuse of the command line;
 126 the command cannot be executed; 127 there is no such command.")]
@@ -37,9 +42,9 @@ pub(crate) struct Options {
     /// The file mode creation mask, octal
     #[arg(long, value_name = "MODE", default_value = "022", value_parser = mask)]
     umask: u32,
-    /// The command is up when it has lived so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
-    wait: f64,
+    /// The command is up when it has lived so many seconds; 0: as soon as it runs
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    wait: Duration,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND ARGS")]
     command: Vec<OsString>,
@@ -52,7 +57,27 @@ fn mask(text: &str) -> Result<u32, String> {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    number.ok_or_else(|| "say how many seconds, such as 2 or 0.5".to_owned())
+}
+
 pub(crate) fn run(options: Options) -> ExitCode {
-    eprintln!("release: daemon: not built yet: {options:?}");
-    ExitCode::from(2)
+    let mut daemon = Daemon::new().umask(options.umask).directory(options.chdir);
+    if let Some(path) = options.out {
+        daemon = daemon.output(path);
+    }
+    if let Some(path) = options.err {
+        daemon = daemon.error(path);
+    }
+    let mut command = options.command.into_iter();
+    // The parser wants at least one word.
+    let mut exec = Exec::new(command.next().unwrap_or_default(), command).wait(options.wait);
+    if let Some(login) = options.user {
+        exec = exec.user(login);
+    }
+    if let Some(path) = options.pid_file {
+        exec = exec.pid_file(path);
+    }
+    daemon.exec(exec).report()
 }
