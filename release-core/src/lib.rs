@@ -20,11 +20,13 @@ mod seldom;
 mod signals;
 pub mod supervise;
 mod sys;
+pub mod systemd;
 
 pub use daemon::{
-    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exit, Master,
-    MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Work, Worker, WorkerInfo, WorkerOptions,
-    WorkerState, Workers, handed_over, is_worker, me,
+    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
+    Master, MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal,
+    Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over,
+    is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -4,6 +4,8 @@
 #![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::expect_used)]
 
 mod account;
+mod any_worker;
+mod cli;
 mod client;
 mod daemon;
 mod hostile;
@@ -18,6 +20,7 @@ mod program;
 use std::time::{Duration, Instant};
 
 pub use account::Account;
+pub use cli::release_open_to_all;
 pub use client::{Answer, ControlClient, HttpClient, control, http_get, try_control, try_http_get};
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};

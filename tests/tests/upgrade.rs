@@ -197,6 +197,22 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn a_group_that_the_new_version_does_not_have_is_stopped(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").args(["--workers", "2"]).start();
+        probe.await_ready(2);
+        let old = probe.workers();
+        fs::write(probe.path("group"), "other").expect("another name");
+        assert_eq!(upgrade(&probe), "ok");
+        eventually("the new group has taken the place of the old one", || {
+            let now = probe.workers();
+            now.len() == 2 && now.iter().all(|worker| !old.contains(worker))
+        });
+        assert!(probe.workers().iter().all(|it| it.command_line().contains("worker other id=")));
+        assert_eq!(control(&probe.control(), "status").matches("ready").count(), 2);
+        assert_eq!(upgrade(&probe), "ok");
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
     fn a_crash_loop_does_not_keep_a_new_version_out(backend: Backend) {
         let installed = Installed::new(backend, "probe");
         let mut probe = installed.program().as_master("serve").args(["--workers", "2"]).start();

@@ -17,6 +17,14 @@ pub(crate) async fn answer(
             Ok(workers) => outcome(master.scale(super::GROUP, workers).await),
             Err(_) => "error: say how many workers: `scale N`".to_owned(),
         },
+        ("restart", number) => match number.parse() {
+            Ok(worker) => outcome(master.restart(worker).await),
+            Err(_) => "error: say which worker: `restart ID`".to_owned(),
+        },
+        ("stop", "") => {
+            master.stop();
+            "ok".to_owned()
+        }
         ("broadcast", text) if !text.is_empty() => {
             format!("sent {}", connections.broadcast(&text.to_owned()))
         }
@@ -27,7 +35,7 @@ pub(crate) async fn answer(
             let word = start.escape_debug();
             format!(
                 "error: unknown command `{word}`; there is: ping, status, reload, upgrade, \
-                 scale N, broadcast TEXT"
+                 scale N, restart ID, stop, broadcast TEXT"
             )
         }
     }

@@ -58,8 +58,7 @@ pub(super) struct Options {
     /// One master at a time: a file that is locked while it runs and holds its pid
     #[arg(long, value_name = "PATH")]
     lock_file: Option<PathBuf>,
-    /// A Unix socket that answers `ping`, `status`, `reload`, `upgrade`, `scale N` and
-    /// `broadcast TEXT`
+    /// A Unix socket for `release ctl`, which also answers `ping` and `broadcast TEXT`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Run as a daemon; exit status 0 says that the service is accepting

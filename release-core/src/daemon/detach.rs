@@ -1,16 +1,17 @@
 //! Becoming a daemon (row R1): away from the terminal, with the outcome told to the launcher.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::future::Future;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
+use super::launcher::{Detached, await_ready};
+use super::log_files::LogFiles;
 use crate::rt::{Driver, Rt, run};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::{Fork, exit_now, fork, redirect, thread_count};
@@ -56,18 +57,33 @@ impl Daemon {
         self
     }
 
-    /// Appends standard output to a file.
+    /// Appends standard output to a file, made with mode 0640 if there is none; without this it
+    /// goes to `/dev/null`.
+    ///
+    /// A relative path is resolved before the daemon leaves its directory. The file itself may not be
+    /// a symbolic link or have a second name (a hard link), as those may lead a daemon that runs as
+    /// root to a file that is not its own. The directories in front of it are up to you: nobody
+    /// else should be able to change them.
+    ///
+    /// A [`Master`](crate::Master) opens it again on SIGUSR2: see
+    /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs).
     #[must_use]
     pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
         self.output = Some(path.into());
         self
     }
 
-    /// Appends standard error to a file.
+    /// Appends standard error to a file, which may be the same one: see
+    /// [`output`](Daemon::output).
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
         self.error = Some(path.into());
         self
+    }
+
+    /// Where its output goes, independent of the working directory.
+    pub(super) fn log_files(&self) -> Result<LogFiles, Error> {
+        LogFiles::new(self.output.as_deref(), self.error.as_deref())
     }
 
     /// Makes this process a daemon: fork, setsid, fork again, and what the settings say.
@@ -85,6 +101,12 @@ impl Daemon {
     /// an async runtime or any thread exists), [`ErrorKind::System`] when a file cannot be opened,
     /// the directory does not exist, or fork fails.
     pub fn detach(self) -> Result<Detached, Error> {
+        self.leave(await_ready)
+    }
+
+    /// Goes on in the daemon; the process that was started runs `launcher`, whose value is its exit
+    /// status.
+    pub(super) fn leave(self, launcher: impl FnOnce(UnixStream) -> u8) -> Result<Detached, Error> {
         refuse_threads()?;
         let plan = Plan::new(&self)?;
         let (waiting, telling) = UnixStream::pair()
@@ -92,11 +114,11 @@ impl Daemon {
         match fork().map_err(|error| Error::system("cannot fork", error))? {
             Fork::Parent => {
                 drop(telling);
-                launcher(waiting)
+                exit_now(launcher(waiting).into())
             }
             Fork::Child => {
                 drop(waiting);
-                let detached = Detached { launcher: Some(telling) };
+                let detached = Detached::new(telling);
                 match plan.carry_out() {
                     Ok(()) => Ok(detached),
                     Err(error) => {
@@ -145,12 +167,12 @@ impl Daemon {
         };
         let rt = driver.handle();
         // The launcher learns the reason also of a failure before `ready`; after it, nobody listens.
-        let launcher = detached.launcher.as_ref().and_then(|launcher| launcher.try_clone().ok());
+        let launcher = detached.duplicate();
         let done = run(&driver, main(rt, detached));
         let done = done
             .map_err(|error| Error::new(ErrorKind::Program, "the daemon failed").caused_by(error));
         if let Err(error) = &done {
-            Detached { launcher }.fail(error);
+            launcher.fail(error);
         }
         done.into()
     }
@@ -173,9 +195,8 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
 struct Plan {
     umask: Mode,
     directory: PathBuf,
-    input: File,
-    output: File,
-    error: File,
+    null: File,
+    outputs: Vec<(i32, File)>,
 }
 
 impl Plan {
@@ -184,25 +205,13 @@ impl Plan {
             let path = daemon.directory.display();
             Error::system(format!("cannot use {path} as working directory"), error)
         })?;
-        let null = || open("/dev/null".as_ref(), OpenOptions::new().read(true).write(true));
-        let log = |path: &Option<PathBuf>| match path {
-            // A log file opened by root may lie where others can write: no link is followed.
-            Some(path) => open(
-                path,
-                OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o640)
-                    .custom_flags(libc::O_NOFOLLOW),
-            ),
-            None => null(),
-        };
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|error| Error::system("cannot open /dev/null", error))?;
         Ok(Self {
             umask: Mode::from_bits_truncate(daemon.umask & 0o777),
             directory,
-            input: null()?,
-            output: log(&daemon.output)?,
-            error: log(&daemon.error)?,
+            null,
+            outputs: daemon.log_files()?.open()?,
         })
     }
 
@@ -218,66 +227,11 @@ impl Plan {
         }
         umask(self.umask);
         std::env::set_current_dir(&self.directory).map_err(failed("cannot change directory"))?;
-        redirect(0, &self.input).map_err(failed("cannot redirect standard input"))?;
-        redirect(1, &self.output).map_err(failed("cannot redirect standard output"))?;
-        redirect(2, &self.error).map_err(failed("cannot redirect standard error"))?;
+        for number in 0..=2 {
+            let file = self.outputs.iter().find(|(of, _)| *of == number);
+            redirect(number, file.map_or(&self.null, |(_, file)| file))
+                .map_err(failed("cannot redirect standard input and output"))?;
+        }
         settle_inherited(Inherited::Close, &[]).map_err(failed("cannot close descriptors"))
-    }
-}
-
-fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
-    options
-        .open(path)
-        .map_err(|error| Error::system(format!("cannot open {}", path.display()), error))
-}
-
-/// The process that was started: waits, prints the reason of a failure, and ends.
-fn launcher(mut waiting: UnixStream) -> ! {
-    let mut word = [0];
-    let code = match (waiting.read_exact(&mut word), word) {
-        (Ok(()), [READY]) => 0,
-        (Ok(()), _) => {
-            let mut reason = Vec::new();
-            let _ = waiting.read_to_end(&mut reason);
-            complain(&String::from_utf8_lossy(&reason))
-        }
-        (Err(_), _) => complain("the daemon ended before it was ready; its log may say why"),
-    };
-    exit_now(code)
-}
-
-fn complain(reason: &str) -> i32 {
-    let _ = writeln!(io::stderr(), "{}: {reason}", super::exit::program_name());
-    1
-}
-
-const READY: u8 = 1;
-const FAILED: u8 = 2;
-
-/// A daemon's word to the process that launched it and still waits.
-///
-/// Dropped without a word, the launcher reports that the daemon ended before it was ready.
-#[derive(Debug)]
-pub struct Detached {
-    launcher: Option<UnixStream>,
-}
-
-impl Detached {
-    /// The daemon does what it is for: the launcher exits with status 0.
-    pub fn ready(mut self) {
-        self.tell(READY, "");
-    }
-
-    /// The start failed: the launcher prints the reason and exits with status 1.
-    pub fn fail(mut self, error: &Error) {
-        self.tell(FAILED, &error.report());
-    }
-
-    fn tell(&mut self, word: u8, reason: &str) {
-        if let Some(mut launcher) = self.launcher.take() {
-            // Nobody waits any more when the launcher was killed; the daemon goes on.
-            let _ = launcher.write_all(&[word]);
-            let _ = launcher.write_all(reason.as_bytes());
-        }
     }
 }

@@ -32,6 +32,7 @@ pub struct MasterHandle {
 pub(crate) enum Command {
     Stop,
     Change(Change, Asker),
+    ReopenLogs(oneshot::Sender<Result<(), Error>>),
     /// Somebody who waited for the upgrade in the version before still does.
     Rejoin(Asker),
 }
@@ -201,6 +202,28 @@ impl MasterHandle {
             return self.ask(Command::Rejoin).await;
         }
         self.change(Change::Upgrade).await
+    }
+
+    /// Opens the log files again that [`Daemon::output`](crate::Daemon::output) and
+    /// [`Daemon::error`](crate::Daemon::error) name, as SIGUSR2 does: a program such as logrotate
+    /// has moved them away.
+    ///
+    /// The master opens them, and hands them to its workers over their connections: workers need
+    /// no right to open files there. No line is lost: everybody writes to the old file until they have
+    /// the new one. What workers in plain mode and further processes of workers write stays in
+    /// the old one until they are started again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] when there are no log files; otherwise with the path and the
+    /// reason, when a file cannot be opened or the master is being upgraded: all go on where they
+    /// were.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the files are opened.
+    pub async fn reopen_logs(&self) -> Result<(), Error> {
+        self.ask(Command::ReopenLogs).await
     }
 
     async fn change(&self, change: Change) -> Result<(), Error> {

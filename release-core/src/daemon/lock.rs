@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use crate::sys::fds::duplicate_from;
+use crate::sys::fds::{duplicate_from, keep_over_exec};
 use crate::{Error, ErrorKind};
 
 /// How long a starter that lost waits for the winner to write its number.
@@ -33,10 +33,14 @@ impl LockFile {
     /// Takes the lock or says who holds it; never waits for it.
     pub(crate) fn acquire(path: &Path) -> Result<Self, Error> {
         loop {
-            let file = open(path)?;
+            let mut writable = open(path)?;
+            // Whoever inherits the lock can read the number, and not change it.
+            let number = writable.as_raw_fd();
+            let file = File::open(format!("/proc/self/fd/{number}"))
+                .map_err(|error| cannot("open", path, error))?;
             // The one who held it may remove the file between these two calls: then this is about a
             // file without a name, and another starter may hold the named one.
-            let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => locked,
                 Err((file, Errno::EWOULDBLOCK)) if is_at(&file, path)? => {
                     return Err(held(path, &file));
@@ -45,7 +49,8 @@ impl LockFile {
                 Err((_, errno)) => return Err(cannot("lock", path, errno)),
             };
             if is_at(&locked, path)? {
-                let written = write_pid(&mut locked).map_err(|error| cannot("write", path, error));
+                let written =
+                    write_pid(&mut writable).map_err(|error| cannot("write", path, error));
                 let lock = Self { path: path.to_owned(), file: locked };
                 return written.map(|()| lock);
             }
@@ -67,6 +72,13 @@ impl LockFile {
     /// A duplicate that holds the lock too, for the next image of this process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, Error> {
         duplicate_from(self.file.as_fd(), 3).map_err(|error| cannot("duplicate", &self.path, error))
+    }
+}
+
+impl LockFile {
+    /// The program that takes this process's place holds the lock then.
+    pub(super) fn keep_over_exec(&self) -> Result<(), Error> {
+        keep_over_exec(&*self.file).map_err(|error| cannot("keep", &self.path, error))
     }
 }
 

@@ -54,6 +54,7 @@ pub struct Master {
     hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
+    forward_signals: bool,
     hand_over: Option<HandOver>,
 }
 
@@ -87,6 +88,7 @@ impl Master {
             hooks: Hooks::default(),
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
+            forward_signals: false,
             hand_over: None,
         }
     }
@@ -311,6 +313,15 @@ impl Master {
         self
     }
 
+    /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
+    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
+    /// only the stop deadline kills.
+    #[must_use]
+    pub fn forward_signals(mut self) -> Self {
+        self.forward_signals = true;
+        self
+    }
+
     /// What the next version of the program gets from this one in an upgrade
     /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
     /// the master has beside its workers.
@@ -340,8 +351,9 @@ impl Master {
     /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
     /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
     /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
-    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2, which would end a process
-    /// that does not expect it, is ignored unless the program handles it itself.
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
+    /// that does not expect it, unless the program handles it itself.
     ///
     /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
     /// the last fork. Every failure to start is in the [`Exit`], and with
@@ -377,7 +389,9 @@ impl Master {
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
         Ok(Plan {
+            log_files: log_files.unwrap_or_default(),
             background: self.background,
             launcher: None,
             lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
@@ -387,6 +401,7 @@ impl Master {
             hooks: self.hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
+            forward_signals: self.forward_signals,
             hand_over: self.hand_over,
         })
     }

@@ -14,11 +14,13 @@ use nix::sys::stat::{Mode, umask};
 
 use super::Exit;
 use super::control::{FrozenControl, Served, successors};
-use super::detach::{Daemon, Detached};
+use super::detach::Daemon;
 use super::group::Group;
 use super::handle::MasterHandle;
+use super::launcher::Detached;
 use super::listeners::KeptListener;
 use super::lock::LockFile;
+use super::log_files::LogFiles;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
@@ -50,6 +52,7 @@ pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, S
 pub(super) struct Plan {
     pub(super) background: Option<Daemon>,
     pub(super) launcher: Option<Detached>,
+    pub(super) log_files: LogFiles,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
     pub(super) controls: Vec<Control>,
@@ -57,6 +60,7 @@ pub(super) struct Plan {
     pub(super) hooks: Hooks,
     pub(super) stop_deadline: Duration,
     pub(super) exit_with_signal: bool,
+    pub(super) forward_signals: bool,
     pub(super) hand_over: Option<HandOver>,
 }
 
@@ -110,7 +114,7 @@ impl Plan {
     ) -> Result<(D, (Pool, Vec<Action>)), Error> {
         let was_background = before.as_ref().is_some_and(|before| before.summary.is_background);
         ground.is_background = is_detached || was_background;
-        ground.signals = Some(settle_process(ground.is_background)?);
+        ground.signals = Some(settle_process(ground.is_background, !self.log_files.is_empty())?);
         let mut nothing = Kept::default();
         let specs = self.groups.iter().map(Group::spec).collect();
         let (pool, kept) = match before {
@@ -158,8 +162,9 @@ impl Plan {
         let (lock, hand_over) = (ground.lock.clone(), self.hand_over);
         let (is_background, controls) = (ground.is_background, ground.controls);
         let estate = Estate { origin, is_background, lock, controls, hand_over };
-        let (hooks, stop_deadline) = (self.hooks, self.stop_deadline);
-        let around = Surroundings { hooks, stop_deadline, signals, estate };
+        let (hooks, log_files, stop_deadline) = (self.hooks, self.log_files, self.stop_deadline);
+        let forwards = self.forward_signals;
+        let around = Surroundings { hooks, log_files, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
         let all_ready = || launcher.take().map(Detached::ready);
@@ -243,9 +248,11 @@ const SIGNALS: [Signal; 7] = [
 ///
 /// From here on, before there is anything to leave behind, a signal to stop is kept for the
 /// supervisor.
-fn settle_process(detached: bool) -> Result<Caught, Error> {
+fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    let signals = Caught::new(&SIGNALS).map_err(failed("cannot catch signals"))?;
+    let mut signals = SIGNALS.to_vec();
+    signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))

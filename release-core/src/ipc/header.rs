@@ -30,6 +30,8 @@ pub(crate) enum Header {
     Pulse,
     /// The answer to that.
     Beat(Beat),
+    /// Two descriptors, for the worker's standard output and standard error.
+    Outputs,
 }
 
 const HELLO: u8 = 1;
@@ -41,6 +43,7 @@ const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
 const PULSE: u8 = 8;
 const BEAT: u8 = 9;
+const OUTPUTS: u8 = 10;
 
 /// Added to the kind of a frame with descriptors; their number is in the byte behind it.
 const WITH_DESCRIPTORS: u8 = 0x80;
@@ -68,6 +71,7 @@ impl Header {
             Self::Cancel { number } => (CANCEL, Some(number)),
             Self::Pulse => (PULSE, None),
             Self::Beat(_) => (BEAT, None),
+            Self::Outputs => (OUTPUTS, None),
         };
         payload.push(kind);
         if let Some(number) = number {
@@ -96,9 +100,16 @@ impl Header {
         }
         let (&count, rest) = rest.split_first()?;
         let (header, body) = Self::parse_kind(kind & !WITH_DESCRIPTORS, rest)?;
-        let is_message =
-            matches!(header, Self::Request { .. } | Self::Answer { .. } | Self::Notice);
-        (is_message && count > 0).then_some((header, count, body))
+        (header.may_have(count) && count > 0).then_some((header, count, body))
+    }
+
+    /// Whether a frame of this kind may have so many descriptors.
+    fn may_have(self, count: u8) -> bool {
+        match self {
+            Self::Request { .. } | Self::Answer { .. } | Self::Notice => true,
+            Self::Outputs => count == 2,
+            _ => false,
+        }
     }
 
     fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
@@ -107,6 +118,7 @@ impl Header {
             HELLO => (Self::Hello, rest),
             READY => (Self::Ready, rest),
             NOTICE => (Self::Notice, rest),
+            OUTPUTS => (Self::Outputs, rest),
             REQUEST => {
                 let (number, rest) = numbered()?;
                 let milliseconds = BigEndian::read_u32(rest.get(..4)?);
@@ -144,6 +156,7 @@ mod tests {
             Just(Header::Hello),
             Just(Header::Ready),
             Just(Header::Notice),
+            Just(Header::Outputs),
             (any::<u32>(), prop::option::of(1_u64..1_000_000)).prop_map(|(number, patience)| {
                 Header::Request { number, patience: patience.map(Duration::from_millis) }
             }),
@@ -174,10 +187,11 @@ mod tests {
             header.write(&mut payload);
             payload.extend_from_slice(&body);
             add_descriptors(&mut payload, 6, count.into());
-            let may_have = matches!(
-                header,
-                Header::Request { .. } | Header::Answer { .. } | Header::Notice
-            );
+            let may_have = match header {
+                Header::Request { .. } | Header::Answer { .. } | Header::Notice => true,
+                Header::Outputs => count == 2,
+                _ => false,
+            };
             let expected = (may_have && count > 0).then_some((header, count, &body[..]));
             prop_assert_eq!(Header::parse(&payload[6..]), expected);
         }

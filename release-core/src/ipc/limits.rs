@@ -25,6 +25,8 @@ pub(crate) struct Limits {
     pub(crate) unsent_time: Duration,
     /// How many descriptors one message may have, and all unanswered requests together.
     pub(crate) descriptors: usize,
+    /// Whether the peer is this process's master, which may send it its standard output and error.
+    pub(crate) takes_outputs: bool,
     /// How long a caller looks for its answer before it sleeps.
     pub(crate) spin: Duration,
     /// How the peer is asked whether its work goes on, if it is.
@@ -48,6 +50,7 @@ impl Limits {
         unsent: 1024 * 1024,
         unsent_time: Duration::from_secs(30),
         descriptors: 0,
+        takes_outputs: false,
         spin: Duration::ZERO,
         pulse: None,
     };
@@ -60,6 +63,16 @@ impl Limits {
     /// The same with callers that look for their answers for a time.
     pub(crate) fn with_spin(self, time: Duration) -> Self {
         Self { spin: time.min(LONGEST_SPIN), ..self }
+    }
+
+    /// The same at the worker's end.
+    pub(crate) fn of_worker(self) -> Self {
+        Self { takes_outputs: true, ..self }
+    }
+
+    /// How many descriptors may come with one frame of any kind.
+    pub(super) fn arriving(&self) -> usize {
+        if self.takes_outputs { self.descriptors.max(2) } else { self.descriptors }
     }
 
     /// The same with so many descriptors, as far as the kernel takes them.

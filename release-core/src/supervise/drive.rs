@@ -14,7 +14,7 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
-use crate::daemon::{Command, Estate, Group, Kept, MasterHandle, Stop, stop_channel};
+use crate::daemon::{Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::{Error, ErrorKind};
@@ -74,6 +74,7 @@ pub(crate) struct Supervisor {
     master: MasterHandle,
     processes: Processes,
     hooks: Hooks,
+    log_files: LogFiles,
     signals: Signals,
     /// Signals to be dealt with when it is clear which version of the program is the master.
     deferred: Vec<Sig>,
@@ -88,6 +89,8 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// Whether workers are stopped by the signal that stops the master.
+    forwards: bool,
     /// When it is measured next what processes have used, if any have limits, and how often it was.
     measure_at: Option<Instant>,
     measured: u32,
@@ -99,7 +102,10 @@ pub(crate) struct Supervisor {
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) hooks: Hooks,
+    pub(crate) log_files: LogFiles,
     pub(crate) stop_deadline: Duration,
+    /// Whether workers are stopped by the signal that stops the master.
+    pub(crate) forwards: bool,
     pub(crate) signals: Signals,
     pub(crate) estate: Estate,
 }
@@ -114,7 +120,7 @@ impl Supervisor {
         around: Surroundings,
         kept: Option<Kept>,
     ) -> Self {
-        let Surroundings { hooks, stop_deadline, signals, estate } = around;
+        let Surroundings { hooks, log_files, stop_deadline, forwards, signals, estate } = around;
         let (sender, happenings) = unbounded();
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
@@ -137,6 +143,7 @@ impl Supervisor {
             processes,
             master,
             hooks,
+            log_files,
             signals,
             deferred,
             stopped_by: None,
@@ -147,6 +154,7 @@ impl Supervisor {
             stop,
             stop_by: None,
             stop_deadline,
+            forwards,
             sender,
             happenings,
         };
@@ -198,6 +206,10 @@ impl Supervisor {
             Happening::Command(Command::Stop) => Event::Stop,
             Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
             Happening::Command(Command::Rejoin(asker)) => self.askers.rejoin(asker),
+            Happening::Command(Command::ReopenLogs(asker)) => {
+                let _ = asker.send(self.reopen_logs());
+                Event::Tick
+            }
             Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::AtRest { in_time } => self.at_rest(in_time),
@@ -211,11 +223,19 @@ impl Supervisor {
     /// What a signal asks for.
     fn signalled(&mut self, signal: Sig) -> Event {
         match signal {
-            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU if self.master.pool().is_handing_over() => {
+            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2
+                if self.master.pool().is_handing_over() =>
+            {
                 self.deferred.push(signal);
                 Event::Tick
             }
             Sig::SIGHUP => self.askers.hangup(),
+            Sig::SIGUSR2 => {
+                if let Err(error) = self.reopen_logs() {
+                    tracing::error!(reason = error.report(), "the log goes on where it was");
+                }
+                Event::Tick
+            }
             Sig::SIGUSR1 => self.askers.enter_signal(Change::Upgrade),
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
             // The last one is not for a signal to take.
@@ -228,9 +248,25 @@ impl Supervisor {
                 };
                 self.report(&Report::Stopping { cause });
                 let again = self.stopped_by.replace(signal).is_some();
+                if self.forwards {
+                    self.processes.forward(signal);
+                    return Event::Stop;
+                }
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
         }
+    }
+
+    /// Opens the log files again, for this process and its workers: somebody has moved them.
+    fn reopen_logs(&mut self) -> Result<(), Error> {
+        if self.master.pool().is_handing_over() {
+            let message = "the master is being upgraded; ask again when that is done";
+            return Err(Error::new(ErrorKind::Change, message));
+        }
+        self.log_files.reopen()?;
+        self.processes.outputs_replaced();
+        tracing::info!("the log files were opened again");
+        Ok(())
     }
 
     /// Changes the size of the first group.

@@ -81,6 +81,11 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
     }
 }
 
+/// Processes that lose their parent become children of this one, if they descend from it.
+pub(crate) fn adopt_orphans() -> Result<(), Failed> {
+    prctl("prctl(PR_SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+}
+
 /// Has the C library's allocator give large blocks back to the system as soon as they are freed.
 ///
 /// By default it keeps as much as the largest block that ever was, up to 64 MiB: one large message

@@ -130,12 +130,12 @@ fn disposition(signal: Signal) -> libc::sighandler_t {
     unsafe { action.assume_init() }.sa_sigaction
 }
 
-/// Every signal to its default and nothing blocked, for a child between fork and exec.
+/// Every signal to its default and nothing blocked, before exec: also for a child after a fork.
 ///
 /// By the system call itself, since libc refuses to touch the two numbers that it keeps for its
 /// threads, and its `posix_spawn` leaves these ignored. Allocates nothing. Errors are those of
 /// SIGKILL and SIGSTOP, which cannot be changed, so there is nothing to report.
-pub(super) fn reset_for_exec() {
+pub(crate) fn reset_for_exec() {
     // The kernel's own `sigaction`, which is not longer than this anywhere: zeros are the default
     // action, no flags and an empty mask.
     let default = [0_u64; 8];

@@ -50,6 +50,11 @@ pub(crate) struct Options {
     control: Option<PathBuf>,
     #[arg(long)]
     background: bool,
+    /// Where a daemon writes
+    #[arg(long, requires = "background")]
+    output: Option<PathBuf>,
+    #[arg(long, requires = "background")]
+    error: Option<PathBuf>,
     /// Kept in the workers' environment
     #[arg(long)]
     keep: Vec<String>,
@@ -120,7 +125,8 @@ pub(crate) fn run(options: Options) -> Exit {
         });
     }
     if options.background {
-        master = master.background(Daemon::new());
+        let daemon = options.output.iter().fold(Daemon::new(), Daemon::output);
+        master = master.background(options.error.iter().fold(daemon, Daemon::error));
     }
     master.run(driver)
 }
@@ -129,6 +135,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     let (word, number) = words.split_once(' ').unwrap_or((words, ""));
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
+        ("reopen", _) => master.reopen_logs().await,
         ("upgrade", _) => master.upgrade().await,
         ("hang", _) => std::future::pending().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
@@ -177,7 +184,7 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
     let options_file = std::path::absolute(&options.options).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
-    let workers = Workers::same_executable("probe", options.workers)
+    let workers = Workers::same_executable(group(), options.workers)
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
         .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))
@@ -219,6 +226,11 @@ fn observe(what: &str, report: &Report) {
         "panic" => panic!("in the observer"),
         _ => {}
     }
+}
+
+/// The content of the file `group`, which the next version may find changed.
+fn group() -> String {
+    std::fs::read_to_string("group").unwrap_or_else(|_| "probe".to_owned())
 }
 
 async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {

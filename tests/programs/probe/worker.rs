@@ -1,6 +1,7 @@
 //! Workers that behave as told.
 
 use std::future::pending;
+use std::io::Write;
 use std::os::unix::fs::{chown, chroot};
 use std::pin::pin;
 use std::time::Duration;
@@ -31,6 +32,7 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
         "exit" => leave(argument),
         "silent" => me.stopping().await,
         "" | "serve" | "fail-as" => serve(&me).await?,
+        "write" => write(&me).await?,
         "ready-exit" => {
             me.ready()?;
             leave(argument);
@@ -81,6 +83,23 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
 async fn serve(me: &Me<String, Order>) -> Result<(), Failure> {
     me.ready()?;
     me.stopping().await;
+    Ok(())
+}
+
+/// Writes numbered lines to standard output and error all the time.
+async fn write(me: &Me<String, Order>) -> Result<(), Failure> {
+    me.ready()?;
+    let (pid, mut stopping) = (std::process::id(), me.stopping());
+    for number in 0.. {
+        // In one call each, or lines of several workers would mix.
+        let line = format!("line {pid} {number}\n");
+        std::io::stdout().write_all(line.as_bytes())?;
+        std::io::stderr().write_all(line.as_bytes())?;
+        let pause = pin!(me.rt().sleep(Duration::from_millis(number % 2)));
+        if let Either::Right(_) = select(pause, &mut stopping).await {
+            break;
+        }
+    }
     Ok(())
 }
 

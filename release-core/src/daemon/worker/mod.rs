@@ -214,6 +214,7 @@ impl<C> Worker<C> {
     {
         let (codec, limits) = (self.codec.clone(), self.limits);
         self.in_driver(driver, async |rt: Rt, socket| {
+            let limits = limits.of_worker();
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
             let types = Types::of::<Context, M, W>();

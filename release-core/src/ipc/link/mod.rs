@@ -7,7 +7,7 @@
 //! stream; a future that is dropped leaves no trace in it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use self::state::{State, Wakes};
 use super::body::{Body, Draft};
 use super::header::{self, Header, Number};
 use super::limits::Limits;
-use super::{Beat, Ended, FrameTooLong};
+use super::{Beat, Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
 
 mod arrivals;
@@ -50,9 +50,17 @@ pub(crate) enum Mode {
 pub(crate) enum Incoming<'a> {
     Hello(&'a [u8]),
     Ready,
-    Request { number: Number, patience: Option<Duration>, body: Body<'a> },
+    Request {
+        number: Number,
+        patience: Option<Duration>,
+        body: Body<'a>,
+    },
     Notice(Body<'a>),
-    Cancel { number: Number },
+    Cancel {
+        number: Number,
+    },
+    /// What is to be this process's standard output and error.
+    Outputs(Vec<OwnedFd>),
     Pulse,
     Beat(Beat),
 }
@@ -164,6 +172,22 @@ impl Link {
         let count = descriptors.len();
         state.outbox.attach(descriptors);
         Ok(count)
+    }
+
+    /// Sends these files to be the standard output and error of the peer's process; a peer in plain
+    /// mode has its own for as long as it lives.
+    pub(crate) fn send_outputs(&self, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+        if self.mode == Mode::Calls {
+            let [output, error] = files.map(|file| file.try_clone_to_owned());
+            let files = vec![output?, error?];
+            // A connection that has ended is that of a worker that soon has.
+            let _ = self.queue(Some(Header::Outputs), |draft| -> Result<(), SendError> {
+                draft.descriptors = files;
+                Ok(())
+            });
+            self.flush_now();
+        }
+        Ok(())
     }
 
     /// A header where frames have any.

@@ -32,7 +32,7 @@ impl Link {
         cx: &mut Context<'_>,
         wakes: &mut Wakes,
     ) -> Poll<()> {
-        let (space, most) = (state.inbox.space(), self.limits.descriptors);
+        let (space, most) = (state.inbox.space(), self.limits.arriving());
         let received = self
             .readable
             .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most)));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::link::{EndOnDrop, Incoming, Link};
 use super::timer::{Timer, sleep};
 use super::{Beat, Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
+use crate::sys::process::redirect;
 
 mod held;
 
@@ -177,6 +179,8 @@ where
                 self.settle(number).inspect(AbortHandle::abort);
             }
             Received::Word(word) => heard(word),
+            Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(&files),
+            Received::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
     }
@@ -306,6 +310,15 @@ where
     }
 }
 
+/// Whatever this process writes from now on goes there, also from other threads.
+fn replace_outputs(files: &[OwnedFd]) {
+    for (number, file) in [1, 2].into_iter().zip(files) {
+        if let Err(error) = redirect(number, file) {
+            tracing::error!(number, %error, "cannot replace an output of this process");
+        }
+    }
+}
+
 const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
 
 /// Which request a handler answers.
@@ -327,6 +340,7 @@ enum Received<R> {
     },
     Word(Word),
     Hello,
+    Outputs(Vec<OwnedFd>),
 }
 
 impl<R> Received<R> {
@@ -342,6 +356,7 @@ impl<R> Received<R> {
                 Self::Notice(decode(body), size)
             }
             Incoming::Cancel { number } => Self::Cancel { number },
+            Incoming::Outputs(files) => Self::Outputs(files),
             Incoming::Ready => Self::Word(Word::Ready),
             Incoming::Pulse => Self::Word(Word::Pulse),
             Incoming::Beat(beat) => Self::Word(Word::Beat(beat)),

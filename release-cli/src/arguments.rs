@@ -1,0 +1,66 @@
+//! The command line of `release`.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{ctl, daemon, generated, run};
+
+/// Workers, readiness and restarts without downtime, for any program
+#[derive(Debug, Parser)]
+#[command(
+    name = "release",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  release run --listen tcp://0.0.0.0:8080 --workers auto -- ./server
+  release ctl --control /run/server.control status
+  release daemon --pid-file /run/job.pid --out /var/log/job.log -- ./job --all
+
+`release COMMAND --help` has the options, examples and exit status of each."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Options),
+    Ctl(ctl::Options),
+    Daemon(daemon::Options),
+    #[command(hide = true)]
+    Man(generated::Man),
+    #[command(hide = true)]
+    Completions(generated::Completions),
+}
+
+/// The program `release`. Misuse of the command line ends it with status 2.
+#[must_use]
+pub fn release() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(options) => run::run(options),
+        Command::Ctl(options) => ctl::run(options),
+        Command::Daemon(options) => daemon::run(options),
+        Command::Man(man) => man.write(Arguments::command()),
+        Command::Completions(completions) => completions.print(Arguments::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_option_is_answered_with_the_right_one() {
+        let wrong = ["release", "daemon", "--pidfile", "x", "--", "true"];
+        let message = Arguments::try_parse_from(wrong).unwrap_err().to_string();
+        assert!(message.contains("--pid-file"), "{message}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The program `socketmaster`.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    release_cli::socketmaster()
+}

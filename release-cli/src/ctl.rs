@@ -1,0 +1,102 @@
+//! `release ctl`: what a running service is asked and told.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use self::client::Client;
+
+mod client;
+mod table;
+mod watch;
+
+/// Ask or tell a running service: status, reload, scale, restart, upgrade, stop
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  release ctl --control /run/web.control status
+  release ctl --control /run/web.control reload && echo the new workers serve
+  RELEASE_CONTROL=/run/web.control release ctl scale 8
+  release ctl --control /run/web.control status --json | jq '.workers[].pid'
+
+A service says by the owner and the mode of its control socket who may use it.
+
+Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
+command line.")]
+pub(crate) struct Options {
+    /// The control socket of the service
+    #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL")]
+    control: PathBuf,
+    /// Print JSON: what the service says, or whether it is done and why not
+    #[arg(long, global = true)]
+    json: bool,
+    /// Give up after so many seconds; the service goes on with what it was told
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u32,
+    #[command(subcommand)]
+    request: Request,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum Request {
+    /// All workers, as a table
+    Status,
+    /// Replace all workers; back when the new ones serve
+    Reload,
+    /// Have another number of workers; back when they serve, or the surplus has gone
+    Scale {
+        /// How many workers
+        #[arg(value_name = "N")]
+        workers: u32,
+    },
+    /// Replace one worker; back when the new process serves
+    Restart {
+        /// The worker's number in `status`
+        id: u32,
+    },
+    /// Replace the master by its new version in place; back when that one serves
+    Upgrade,
+    /// Stop the service in order; back when it has stopped
+    Stop,
+    /// The table of `status`, live, until q or ctrl-C
+    Watch,
+}
+
+pub(crate) fn run(options: Options) -> ExitCode {
+    let client = Client::new(options.control, Duration::from_secs(options.timeout.into()));
+    let json = options.json;
+    let done = match options.request {
+        Request::Status => status(&client, json),
+        Request::Reload => client.tell("reload"),
+        Request::Scale { workers } => client.tell(&format!("scale {workers}")),
+        Request::Restart { id } => client.tell(&format!("restart {id}")),
+        Request::Upgrade => client.tell("upgrade"),
+        Request::Stop => client.stop(),
+        Request::Watch => watch::run(&client, json),
+    };
+    let shows = matches!(options.request, Request::Status | Request::Watch);
+    match done {
+        Ok(()) if json && !shows => println!("{}", serde_json::json!({ "ok": true })),
+        Ok(()) => {}
+        Err(why) => {
+            if json {
+                println!("{}", serde_json::json!({ "ok": false, "error": why }));
+            }
+            eprintln!("release: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn status(client: &Client, json: bool) -> Result<(), String> {
+    let (text, status) = client.status()?;
+    if json {
+        println!("{text}");
+    } else {
+        print!("{}", table::table(&status, table::Style::of_stdout()));
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Asking a control socket, and what its failures mean for the one who asks.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use release_core::ipc::plain;
+use release_core::ipc::{CallError, Text};
+use release_core::net::{Socket, Unconnected, Unix};
+use release_core::rt::local::Local;
+use release_core::rt::{Driver, Rt, run};
+
+use crate::status::Status;
+
+/// How often to look whether a service has gone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A control socket, and how long an answer may take. Every failure is the reason in words.
+#[derive(Debug)]
+pub(super) struct Client {
+    path: PathBuf,
+    patience: Duration,
+}
+
+impl Client {
+    pub(super) fn new(path: PathBuf, patience: Duration) -> Self {
+        Self { path, patience }
+    }
+
+    /// What the service says of itself, in its own words and understood.
+    pub(super) fn status(&self) -> Result<(String, Status), String> {
+        let text = self.ask("status")?;
+        if let Some(why) = text.strip_prefix("error: ") {
+            return Err(why.to_owned());
+        }
+        let status = serde_json::from_str(&text)
+            .map_err(|error| format!("{} says what is no status: {error}", self.path.display()))?;
+        Ok((text, status))
+    }
+
+    /// Has the service do something, and waits until it is done.
+    pub(super) fn tell(&self, request: &str) -> Result<(), String> {
+        match self.ask(request)?.as_str() {
+            "ok" => Ok(()),
+            answer => Err(answer.strip_prefix("error: ").unwrap_or(answer).to_owned()),
+        }
+    }
+
+    /// Stops the service, and waits until its process has gone.
+    pub(super) fn stop(&self) -> Result<(), String> {
+        let deadline = Instant::now() + self.patience;
+        let master = self.status()?.1.master;
+        match self.tell("stop") {
+            // It was faster than its answer.
+            Err(why) if self.connects() => return Err(why),
+            _ => {}
+        }
+        while self.connects() || is_alive(master) {
+            if Instant::now() > deadline {
+                let seconds = self.patience.as_secs();
+                return Err(format!("process {master} has not stopped within {seconds} s"));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn connects(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
+    }
+
+    fn ask(&self, request: &str) -> Result<String, String> {
+        let driver = Local::new().map_err(|error| error.to_string())?;
+        run(&driver, self.ask_on(&driver.handle(), request))
+    }
+
+    async fn ask_on(&self, rt: &Rt, request: &str) -> Result<String, String> {
+        let address = Unix::path(&self.path);
+        let socket = Socket::<Unconnected, Unix>::unconnected(&address)
+            .map_err(|error| error.report())?
+            .connect(rt, &address, self.patience)
+            .await
+            .and_then(Socket::into_descriptor);
+        let socket = socket.map_err(|error| self.unreachable(&error))?;
+        let client = plain::Client::<String, _>::new(rt, socket, Text)
+            .map_err(|error| self.unreachable(&error))?;
+        let answer = client.call_within(self.patience, &request.to_owned()).await;
+        answer.map_err(|error| self.unanswered(&error, request))
+    }
+
+    /// Why there is no connection, and the way out.
+    fn unreachable(&self, error: &io::Error) -> String {
+        let path = self.path.display();
+        match error.kind() {
+            ErrorKind::NotFound => format!(
+                "there is no control socket {path}: the service does not run, or has another one"
+            ),
+            ErrorKind::PermissionDenied => format!(
+                "no permission to use the control socket {path}; \
+                 be root or the account that it belongs to"
+            ),
+            ErrorKind::ConnectionRefused if self.is_socket() => format!(
+                "nobody answers at {path}: the service was killed and has left it behind; \
+                 the next start takes it over"
+            ),
+            ErrorKind::ConnectionRefused => format!("{path} is no socket"),
+            ErrorKind::TimedOut => format!("nobody accepts connections at {path}"),
+            _ => format!("cannot use the control socket {path}: {error}"),
+        }
+    }
+
+    fn is_socket(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.file_type().is_socket())
+    }
+
+    /// Why there is no answer.
+    fn unanswered(&self, error: &CallError, request: &str) -> String {
+        let (path, seconds) = (self.path.display(), self.patience.as_secs());
+        match error {
+            CallError::TimedOut => format!(
+                "no answer to `{request}` from {path} within {seconds} s; \
+                 the service may still be at it"
+            ),
+            CallError::Ended(_) => {
+                format!("the service at {path} hung up: it has ended, or does not admit this user")
+            }
+            error => format!("no answer to `{request}` from {path}: {error}"),
+        }
+    }
+}
+
+/// Whether a process runs; one that nobody has waited for does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}

@@ -1,0 +1,224 @@
+//! Another program as a daemon (row D1): nothing of this one stays in front of it.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::control::absolute;
+use super::detach::Daemon;
+use super::group::c_string;
+use super::launcher::{Detached, Word, complain, hear};
+use super::lock::LockFile;
+use super::privileges::Privileges;
+use super::{Environment, Exit};
+use crate::sys::creds::Credentials;
+use crate::sys::pidfd::{pidfd_open, try_wait};
+use crate::sys::process::{adopt_orphans, exit_now};
+use crate::sys::signal::reset_for_exec;
+use crate::{Error, ErrorKind};
+
+/// A program that [`Daemon::exec`] runs as a daemon.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use release_core::{Daemon, Exec, Exit};
+///
+/// fn main() -> Exit {
+///     let job = Exec::new("./job", ["--all"])
+///         .user("nobody")
+///         .pid_file("/run/job.pid")
+///         .wait(Duration::from_secs(1));
+///     Daemon::new().error("/var/log/job.log").exec(job)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Exec {
+    program: OsString,
+    arguments: Vec<OsString>,
+    user: Option<String>,
+    pid_file: Option<PathBuf>,
+    wait: Duration,
+}
+
+impl Exec {
+    /// A program, by its path or by its name in `PATH`, and its arguments. A relative path is
+    /// resolved before the daemon leaves its directory.
+    pub fn new<A: Into<OsString>>(
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        let program = program.into();
+        Self { program, arguments, user: None, pid_file: None, wait: Duration::ZERO }
+    }
+
+    /// The login name that it runs as, when this process is root: with that user's groups, without a
+    /// way back, and with its `HOME`, `USER` and `LOGNAME`.
+    #[must_use]
+    pub fn user(mut self, login: impl Into<String>) -> Self {
+        self.user = Some(login.into());
+        self
+    }
+
+    /// One at a time: a file that is locked and holds the pid.
+    ///
+    /// The lock is that of an open descriptor which the program inherits: it lasts until the
+    /// program, and whatever it passed the descriptor on to, has ended or closed it. The file stays
+    /// behind then, unlocked, and the next start takes it over.
+    #[must_use]
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.pid_file = Some(path.into());
+        self
+    }
+
+    /// How long the program has to live before it counts as up; by default it is up when it runs.
+    #[must_use]
+    pub fn wait(mut self, time: Duration) -> Self {
+        self.wait = time;
+        self
+    }
+
+    /// Everything that has to be made before the working directory changes.
+    fn prepare(self) -> Result<Prepared, Error> {
+        // A name without a slash is looked for in `PATH`, when it is run.
+        let program = if self.program.as_encoded_bytes().contains(&b'/') {
+            absolute(Path::new(&self.program))?.into_os_string()
+        } else {
+            self.program.clone()
+        };
+        let credentials = self.user.as_deref().map(Credentials::of_user).transpose();
+        let credentials = credentials.map_err(|error| {
+            Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
+        })?;
+        let environment = match credentials {
+            None => Environment::inherit(),
+            Some(user) => Environment::inherit()
+                .set("HOME", user.home)
+                .set("USER", &user.name)
+                .set("LOGNAME", user.name),
+        };
+        let arguments = std::iter::once(self.program).chain(self.arguments).map(c_string);
+        Ok(Prepared {
+            program: c_string(program)?,
+            arguments: arguments.collect::<Result<_, _>>()?,
+            environment: environment.block(|_| false)?,
+            user: self.user,
+            pid_file: self.pid_file.as_deref().map(absolute).transpose()?,
+            wait: self.wait,
+        })
+    }
+}
+
+impl Daemon {
+    /// Makes this process a daemon that runs another program in its place.
+    ///
+    /// The process that was started exits with status 0 when the program runs and has lived for
+    /// [`Exec::wait`]; otherwise it prints the reason and exits with 127 when there is no such program,
+    /// 126 when it cannot be executed, and 1 for everything else. So this comes back only with an
+    /// error from before the first fork: see [`Daemon::detach`].
+    ///
+    /// The program has its signals at their defaults, and no descriptor beside standard input,
+    /// output and error but that of the pid file, which it can only read.
+    pub fn exec(self, program: Exec) -> Exit {
+        let prepared = match program.prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => return error.into(),
+        };
+        // The program's exit status, should it end while the launcher still waits.
+        if let Err(error) = adopt_orphans() {
+            return Error::new(ErrorKind::System, "cannot wait for the program")
+                .caused_by(error)
+                .into();
+        }
+        let launcher = |daemon| prepared.launch(daemon);
+        match self.leave(launcher) {
+            Ok(mut detached) => {
+                let (status, error) = prepared.execute(&mut detached);
+                detached.fail_with(status, &error);
+                exit_now(status.into())
+            }
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// A program that is ready to be run.
+struct Prepared {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    user: Option<String>,
+    pid_file: Option<PathBuf>,
+    wait: Duration,
+}
+
+impl Prepared {
+    /// In the daemon: comes back only with an exit status and the reason.
+    fn execute(&self, detached: &mut Detached) -> (u8, Error) {
+        let lock = match self.settle() {
+            Ok(lock) => lock,
+            Err(error) => return (1, error),
+        };
+        detached.executes();
+        reset_for_exec();
+        let done = nix::unistd::execvpe(&self.program, &self.arguments, &self.environment);
+        drop(lock);
+        let Err(errno) = done.map(|never: Infallible| match never {});
+        let status = if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { 127 } else { 126 };
+        let name = self.program.to_string_lossy();
+        let interpreter = if errno == Errno::ENOENT && Path::new(&*name).exists() {
+            " (it exists: the interpreter in its first line does not)"
+        } else {
+            ""
+        };
+        (status, Error::system(format!("cannot execute {name}{interpreter}"), errno))
+    }
+
+    /// What only root may do, and then no longer.
+    fn settle(&self) -> Result<Option<LockFile>, Error> {
+        let lock = self.pid_file.as_deref().map(LockFile::acquire).transpose()?;
+        lock.iter().try_for_each(LockFile::keep_over_exec)?;
+        if self.user.is_some() {
+            Privileges { user: self.user.clone(), ..Privileges::default() }.give_up()?;
+        }
+        Ok(lock)
+    }
+
+    /// In the process that was started: waits until the program is up.
+    fn launch(&self, daemon: UnixStream) -> u8 {
+        let Err((status, reason)) = self.await_program(daemon) else { return 0 };
+        // What the program has left and could not remove, unless another one has it.
+        drop(self.pid_file.as_deref().map(LockFile::acquire));
+        complain(status, &reason)
+    }
+
+    fn await_program(&self, mut daemon: UnixStream) -> Result<(), (u8, String)> {
+        let before = || (1, "the daemon ended before it ran the program".to_owned());
+        let process = match hear(&mut daemon) {
+            Word::Executes(pid) => pidfd_open(pid),
+            Word::Failed(status, reason) => return Err((status, reason)),
+            Word::Ready | Word::Nothing => return Err(before()),
+        };
+        if let Word::Failed(status, reason) = hear(&mut daemon) {
+            return Err((status, reason));
+        }
+        let process = process.map_err(|_| before())?;
+        let wait = PollTimeout::try_from(self.wait).unwrap_or(PollTimeout::MAX);
+        let ended = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], wait);
+        if ended == Ok(0) {
+            return Ok(());
+        }
+        let name = self.program.to_string_lossy();
+        let how = try_wait(&process).ok().flatten();
+        let how = how.map_or_else(String::new, |exit| format!(" with {exit}"));
+        Err((1, format!("{name} ended{how} before it was up; its output may say why")))
+    }
+}

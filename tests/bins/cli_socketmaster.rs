@@ -1,0 +1,5 @@
+//! The program `socketmaster`, for the tests.
+
+fn main() -> std::process::ExitCode {
+    release_cli::socketmaster()
+}

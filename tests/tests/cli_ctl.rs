@@ -1,0 +1,220 @@
+//! `release ctl` against the example `service`, and against what is none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use release_tests::{Backend, Program, Running, eventually, is_alive, is_root, on_every_backend};
+
+/// Exit code, standard output and standard error.
+fn ctl(control: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let program = Program::release().args(["ctl", "--control"]).args([control]).args(arguments);
+    let out = program.path("stdout");
+    let file = fs::File::create(&out).expect("a file for standard output");
+    let mut running = program
+        .with(|command| {
+            command.stdout(Stdio::from(file)).env_remove("RELEASE_CONTROL");
+        })
+        .start();
+    let code = running.wait().code().unwrap_or(-1);
+    (code, fs::read_to_string(out).unwrap_or_default(), running.stderr())
+}
+
+#[track_caller]
+fn done(control: &Path, arguments: &[&str]) -> String {
+    let (code, out, said) = ctl(control, arguments);
+    assert_eq!((code, said.as_str()), (0, ""), "{arguments:?}");
+    out
+}
+
+#[track_caller]
+fn fails(control: &Path, arguments: &[&str], why: &str) {
+    let (code, _, said) = ctl(control, arguments);
+    assert_eq!(code, 1, "{arguments:?}: {said}");
+    assert!(said.contains(why) && said.lines().count() == 1, "{arguments:?}: {said}");
+}
+
+/// The lines of the table below its titles, in words.
+fn rows(control: &Path) -> Vec<Vec<String>> {
+    let table = done(control, &["status"]);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    table.lines().skip(2).map(words).collect()
+}
+
+on_every_backend! {
+    fn a_service_is_told_what_to_do(backend: Backend) {
+        let (mut service, _) = Running::service(backend, 2, &[]);
+        let control = service.control();
+        let table = done(&control, &["status"]);
+        let first = format!("master {}, generation 1, 2 of 2 workers ready\n", service.pid());
+        assert!(table.starts_with(&first) && !table.contains('\x1b'), "{table}");
+        let pids = |rows: &[Vec<String>]| rows.iter().map(|row| row[1].clone()).collect::<Vec<_>>();
+        let before = rows(&control);
+        let mut workers: Vec<_> = service.workers().iter().map(|worker| worker.0.to_string()).collect();
+        workers.sort();
+        let mut shown = pids(&before);
+        shown.sort();
+        assert_eq!(shown, workers);
+
+        assert_eq!(done(&control, &["scale", "3"]), "");
+        assert_eq!(rows(&control).len(), 3);
+        done(&control, &["restart", &before[0][0]]);
+        let after = rows(&control);
+        assert!(after[0][1] != before[0][1] && after[1][1] == before[1][1], "{after:?}");
+        assert_eq!(done(&control, &["--json", "reload"]), "{\"ok\":true}\n");
+        let reloaded = rows(&control);
+        assert!(pids(&reloaded).iter().all(|pid| !pids(&after).contains(pid)), "{reloaded:?}");
+        let json: serde_json::Value =
+            serde_json::from_str(&done(&control, &["status", "--json"])).expect("JSON");
+        assert_eq!(json["generation"], 2);
+
+        fails(&control, &["restart", "99"], "99");
+        let (code, out, said) = ctl(&control, &["scale", "99999", "--json"]);
+        assert!(code == 1 && !said.is_empty(), "{said}");
+        let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(json["ok"], false);
+        done(&control, &["stop"]);
+        assert!(!is_alive(service.pid()), "it has stopped when the command is back");
+        assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+    }
+}
+
+#[test]
+fn what_is_no_service_is_said() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    fails(&path, &["status"], "there is no control socket");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    fails(&path, &["--timeout", "1", "status"], "no answer to `status` from");
+    fails(&path, &["--timeout", "1", "watch"], "no answer to `status` from");
+    drop(listener);
+    fails(&path, &["status"], "the next start takes it over");
+    fs::remove_file(&path).expect("it is removed");
+    fs::write(&path, "").expect("a file");
+    fails(&path, &["status"], "control is no socket");
+    let long = place.path().join("x".repeat(200));
+    fails(&long, &["status"], "the system allows 107");
+
+    let (code, _, said) = ctl(&path, &["scale", "many"]);
+    assert!(code == 2 && said.contains("many"), "{said}");
+    let (code, said) = Program::release()
+        .args(["ctl", "status"])
+        .with(|command| {
+            command.env_remove("RELEASE_CONTROL");
+        })
+        .run();
+    assert!(code == 2 && said.contains("--control"), "{said}");
+    let (code, said) = Program::release()
+        .args(["ctl", "status"])
+        .with(|command| {
+            command.env("RELEASE_CONTROL", "/no/such/control");
+        })
+        .run();
+    assert!(code == 1 && said.contains("/no/such/control"), "{said}");
+}
+
+#[test]
+fn who_may_not_is_told() {
+    if !is_root("asking as another user") {
+        return;
+    }
+    let (service, _) = Running::service(Backend::Tokio, 1, &[]);
+    let control = service.control();
+    let open = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(control.parent().expect("a directory"), mode).expect("a mode");
+    };
+    let ask = || {
+        let (_place, copy) = release_tests::release_open_to_all();
+        let launcher = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let program = Program::command(&launcher, &copy).args(["ctl", "--control"]);
+        program
+            .args([&control])
+            .args(["status"])
+            .with(|command| {
+                command.current_dir("/");
+            })
+            .run()
+    };
+    open(0o755);
+    let (code, said) = ask();
+    assert!(code == 1 && said.contains("be root or the account that it belongs to"), "{said}");
+    fs::set_permissions(&control, fs::Permissions::from_mode(0o666)).expect("a mode");
+    let (code, said) = ask();
+    assert!(code == 1 && said.contains("does not admit this user"), "{said}");
+}
+
+/// Runs a command on a terminal until it has shown its last line twice, ends it by a key or a signal,
+/// and prints what it has left: its exit status, its last output, and whether the terminal is as before.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, signal, sys, termios
+end, command = sys.argv[1], sys.argv[2:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(command[0], command)
+before, shown = termios.tcgetattr(terminal), b""
+while shown.count(b" quits") < 2:
+    shown += os.read(terminal, 4096)
+if end == "TERM":
+    os.kill(pid, signal.SIGTERM)
+else:
+    os.write(terminal, end.encode())
+try:
+    while data := os.read(terminal, 4096):
+        shown += data
+        after = termios.tcgetattr(terminal)
+except OSError:
+    pass
+_, status = os.waitpid(pid, 0)
+sys.stderr.write(f"{os.waitstatus_to_exitcode(status)} {before == after}\n")
+sys.stderr.write(repr(shown[-20:]) + "\n")
+sys.stderr.write(shown.decode())
+"#;
+
+#[test]
+fn watching_leaves_the_terminal_as_it_was() {
+    let (service, _) = Running::service(Backend::Smol, 2, &[]);
+    let control = service.control();
+    for end in ["q", "\x03", "TERM"] {
+        let launcher = ["python3", "-c", ON_A_TERMINAL, end];
+        let mut watch = Program::release_under(&launcher)
+            .args(["ctl", "--control"])
+            .args([&control])
+            .args(["watch"])
+            .start();
+        watch.wait();
+        let said = watch.stderr();
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some("0 True"), "{end:?}: {said}");
+        let last = lines.next().unwrap_or_default();
+        assert!(last.ends_with(r"\x1b[?25h\x1b[?1049l'"), "{end:?}: {last}");
+        let first = format!("master {}, generation 1, 2 of 2 workers ready", service.pid());
+        assert!(said.contains(&first) && said.contains("\x1b[32mready\x1b[0m"), "{end:?}: {said}");
+    }
+}
+
+#[test]
+fn watching_without_a_terminal_goes_on_until_a_signal() {
+    let (service, _) = Running::service(Backend::Smol, 1, &[]);
+    let control = service.control();
+    let program = Program::release().args(["ctl", "--json", "--control"]).args([&control]);
+    let out = program.path("stdout");
+    let file = fs::File::create(&out).expect("a file");
+    let mut watch = program
+        .args(["watch"])
+        .with(|command| {
+            command.stdout(Stdio::from(file));
+        })
+        .start();
+    let lines = || fs::read_to_string(&out).unwrap_or_default().lines().count();
+    eventually("it shows the status again and again", || lines() >= 2);
+    watch.signal(Signal::SIGINT);
+    assert_eq!(watch.wait().code(), Some(0), "{}", watch.stderr());
+    let shown = fs::read_to_string(&out).expect("it was shown");
+    for line in shown.lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("one status in each line");
+    }
+}

@@ -1,0 +1,146 @@
+//! `release daemon`: any program in the background (rows D1, D2, D5).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use release_tests::{Account, Daemon, Program, Running, eventually, is_alive, is_root};
+
+fn daemon(arguments: &[&str]) -> Program {
+    Program::release().args(["daemon"]).args(arguments)
+}
+
+/// A command that is up, and the program that has started it.
+fn started(program: Program) -> (Running, Daemon) {
+    let mut launcher = program.start();
+    assert_eq!(launcher.wait().code(), Some(0), "{}", launcher.stderr());
+    assert_eq!(launcher.stderr(), "");
+    let daemon = Daemon::named_in(&launcher.path("pid"));
+    (launcher, daemon)
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn the_command_is_the_daemon() {
+    let script = "echo started with $1; echo complains >&2; umask; exec sleep 1000";
+    let program = daemon(&["--out", "out", "--err", "err", "--pid-file", "pid", "--umask", "027"])
+        .args(["--", "sh", "-c", script, "sh", "an argument"])
+        .with(|command| {
+            command.env("KEPT", "yes");
+        });
+    let (launcher, daemon) = started(program);
+    let process = daemon.process();
+    eventually("it runs", || process.command_line() == "sleep 1000");
+    assert_eq!(text(&launcher.path("out")), "started with an argument\n0027\n");
+    assert_eq!(text(&launcher.path("err")), "complains\n");
+    assert_eq!(process.link("cwd").as_deref(), Some("/"));
+    // No terminal, and a session in which it cannot get one.
+    let [_, group, session, terminal] = process.stat()[..4] else { panic!("a stat line") };
+    assert!(terminal == 0 && session == group && session != i64::from(process.0));
+    for set in ["SigBlk", "SigIgn"] {
+        assert_eq!(process.status(set).as_deref(), Some("0000000000000000"), "{set}");
+    }
+    let lock = launcher.path("pid").to_string_lossy().into_owned();
+    let descriptors = process.descriptors();
+    let others: Vec<_> = descriptors.iter().filter(|(number, _)| *number > 2).collect();
+    assert!(others.len() == 1 && others[0].1 == lock, "{others:?}");
+    let flags = text(Path::new(&format!("/proc/{}/fdinfo/{}", process.0, others[0].0)));
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim();
+    assert_eq!(u32::from_str_radix(flags, 8).expect("octal") & 3, 0, "it could change its number");
+    daemon.stop();
+}
+
+#[test]
+fn it_runs_once() {
+    let start = || daemon(&["--pid-file", "pid", "--", "sleep", "1000"]);
+    let (launcher, daemon) = started(start());
+    let (pid, lock) = (daemon.process().0, launcher.path("pid"));
+    let again = || {
+        start().with(|command| {
+            command.current_dir(lock.parent().expect("its directory"));
+        })
+    };
+    let (code, said) = again().run();
+    assert_eq!(code, 1, "{said}");
+    let held =
+        format!("cli-release: already running: {} is held by process {pid}\n", lock.display());
+    assert_eq!(said, held);
+    assert_eq!(text(&lock), format!("{pid}\n"));
+
+    // What a killed one has left stops nobody.
+    daemon.process().signal(Signal::SIGKILL);
+    eventually("it ends", || !is_alive(pid));
+    assert_eq!(again().run(), (0, String::new()));
+    let next = Daemon::named_in(&lock);
+    assert_ne!(next.process().0, pid);
+    next.stop();
+}
+
+#[test]
+fn what_goes_wrong_is_said() {
+    let failures: [(&[&str], i32, &str); 12] = [
+        (&["--", "no-such-program"], 127, "cannot execute no-such-program: No such file"),
+        (&["--", "./no-such-program"], 127, "/no-such-program: No such file"),
+        (&["--", "./text"], 126, "/text: Permission denied"),
+        (&["--", "./script"], 127, "the interpreter in its first line does not"),
+        (&["--", "/"], 126, "cannot execute /: Permission denied"),
+        (&["--out", "missing/out", "--", "true"], 1, "/missing/out: No such file or directory"),
+        (&["--chdir", "missing", "--", "true"], 1, "cannot use missing as working directory"),
+        (&["--pid-file", "missing/pid", "--", "true"], 1, "/missing/pid: No such file"),
+        (&["--user", "no-such-user", "--", "true"], 1, "there is no user `no-such-user`"),
+        (
+            &["--wait", "5", "--", "sh", "-c", "exit 3"],
+            1,
+            "sh ended with exit status 3 before it was",
+        ),
+        (&["--wait", "5", "--", "sh", "-c", "kill -9 $$"], 1, "sh ended with signal 9 (SIGKILL)"),
+        (&["--umask", "8", "--", "true"], 2, "a mask is an octal number"),
+    ];
+    for (arguments, code, why) in failures {
+        let program = daemon(&["--pid-file", "pid"]).args(arguments);
+        let program = match arguments {
+            ["--pid-file", ..] => daemon(arguments),
+            _ => program,
+        };
+        fs::write(program.path("text"), "#!/bin/sh\n").expect("a file");
+        fs::write(program.path("script"), "#!/no/such/shell\n").expect("a file");
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(program.path("script"), executable).expect("a mode");
+        let mut launcher = program.start();
+        let status = launcher.wait().code();
+        let said = launcher.stderr();
+        assert_eq!(status, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+        assert!(!launcher.path("pid").exists(), "{arguments:?}: a pid file is left");
+    }
+    let (code, said) = daemon(&["--pidfile", "x", "--", "true"]).run();
+    assert!(code == 2 && said.contains("--pid-file"), "{said}");
+}
+
+#[test]
+fn a_command_that_lives_long_enough_is_up() {
+    let (_, daemon) =
+        started(daemon(&["--pid-file", "pid", "--wait", "0.3", "--", "sleep", "1000"]));
+    daemon.stop();
+}
+
+#[test]
+fn privileges_are_given_up() {
+    if !is_root("another user") {
+        return;
+    }
+    let account = Account::with_groups();
+    let script = "echo $HOME $USER $LOGNAME; exec sleep 1000";
+    let program = daemon(&["--pid-file", "pid", "--out", "out", "--user", &account.name]);
+    let (launcher, daemon) = started(program.args(["--", "sh", "-c", script]));
+    eventually("it runs", || daemon.process().command_line() == "sleep 1000");
+    account.is_all_of(daemon.process(), &account.groups);
+    let name = &account.name;
+    let out = text(&launcher.path("out"));
+    assert!(out.ends_with(&format!(" {name} {name}\n")) && out.starts_with('/'), "{out}");
+    daemon.stop();
+}
