@@ -1,0 +1,136 @@
+//! What reloads and upgrades of the `service` example cost its clients: the latency of requests
+//! while nothing happens, during a hundred reloads and during twenty upgrades, in one run.
+//!
+//! ```sh
+//! cargo bench --bench restarts            # the table
+//! cargo bench --bench restarts -- --quick # a tenth of it
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use release_tests::{Backend, HttpClient, Program, Running, control, try_http_get};
+
+/// Half of them keep their connection as long as the server does, half take a new one each time.
+const CLIENTS: usize = 8;
+
+/// The pause between two requests of a client: the processors are not full in steady times.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What happens while the clients ask.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Steady,
+    Reloads,
+    Upgrades,
+}
+
+const PHASES: [(Phase, &str); 3] =
+    [(Phase::Steady, "steady"), (Phase::Reloads, "reloads"), (Phase::Upgrades, "upgrades")];
+
+fn main() -> ExitCode {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let share = if quick { 10 } else { 1 };
+    println!(
+        "{CLIENTS} clients, a request every {PAUSE:?} each; ratios to the steady 99th percentile\n"
+    );
+    println!("| | phase | how often | requests | failed | median | p99 | ratio |");
+    println!("|---|---|---:|---:|---:|---:|---:|---:|");
+    let mut lost = 0;
+    for (backend, name) in
+        [(Backend::Tokio, "tokio"), (Backend::Smol, "smol"), (Backend::AsyncStd, "async-std")]
+    {
+        lost += measure(backend, name, share);
+    }
+    if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the lines of one backend; how many requests failed.
+fn measure(backend: Backend, name: &str, share: u32) -> usize {
+    let (mut service, address) = Program::new(backend, "service").serve(4);
+    let phase = AtomicUsize::new(0);
+    let (times, counts) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let phase = &phase;
+                scope.spawn(move || ask(number, address, phase))
+            })
+            .collect();
+        let counts = PHASES.map(|(what, _)| {
+            let done = carry_out(what, &service, share);
+            phase.fetch_add(1, Ordering::Relaxed);
+            done
+        });
+        let clients = clients.into_iter().map(|client| client.join().unwrap_or_default());
+        let mut times = [const { Vec::new() }; PHASES.len()];
+        clients.flatten().for_each(|(phase, time)| times[phase].push(time));
+        (times, counts)
+    });
+    let stopped = service.stop();
+    assert_eq!(stopped, 0, "{}", service.stderr());
+    let mut steady = None;
+    let mut lost = 0;
+    for (((_, phase), times), count) in PHASES.iter().zip(times).zip(counts) {
+        let requests = times.len();
+        let mut answered: Vec<Duration> = times.into_iter().flatten().collect();
+        answered.sort_unstable();
+        let failed = requests - answered.len();
+        lost += failed;
+        let (median, p99) = (answered[answered.len() / 2], answered[answered.len() * 99 / 100]);
+        let ratio = p99.as_secs_f64() / steady.get_or_insert(p99).as_secs_f64();
+        println!(
+            "| {name} | {phase} | {count} | {requests} | {failed} | {median:.0?} | {p99:.0?} | {ratio:.2} |"
+        );
+    }
+    lost
+}
+
+/// How often it happened.
+fn carry_out(phase: Phase, service: &Running, share: u32) -> u32 {
+    let (word, times) = match phase {
+        Phase::Steady => {
+            thread::sleep(Duration::from_secs(10) / share);
+            return 0;
+        }
+        Phase::Reloads => ("reload", 100 / share),
+        Phase::Upgrades => ("upgrade", 20 / share),
+    };
+    for _ in 0..times {
+        let answer = control(&service.control(), word);
+        assert_eq!(answer, "ok", "{word}: {}", service.stderr());
+    }
+    times
+}
+
+/// Asks until the phases are over: in which phase each request was made, and its time if answered.
+fn ask(number: usize, address: SocketAddr, phase: &AtomicUsize) -> Vec<(usize, Option<Duration>)> {
+    let mut kept = None;
+    let mut times = Vec::new();
+    loop {
+        let now = phase.load(Ordering::Relaxed);
+        if now >= PHASES.len() {
+            return times;
+        }
+        let began = Instant::now();
+        let answered = request(number, address, &mut kept);
+        times.push((now, answered.is_ok().then(|| began.elapsed())));
+        thread::sleep(PAUSE);
+    }
+}
+
+fn request(number: usize, address: SocketAddr, kept: &mut Option<HttpClient>) -> io::Result<()> {
+    if number.is_multiple_of(2) {
+        return try_http_get(address).map(drop);
+    }
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => HttpClient::connect(address)?,
+    };
+    connection.get()?;
+    *kept = Some(connection).filter(|connection| !connection.is_over());
+    Ok(())
+}
