@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use release_tests::{
     Account, Installed, Program, Running, control, eventually, free_port, is_alive, is_root, load,
-    try_http_get,
+    try_control, try_http_get,
 };
 
 /// `release run` with a control socket; its command is still to come.
@@ -279,6 +279,26 @@ fn a_descriptor_is_passed_on() {
     assert!(code == 0 && log.contains("] socket:["), "{log}");
     let (code, log) = Program::release().args(["run", "--listen", "fd://9", "--", "true"]).run();
     assert!(code == 1 && log.contains("descriptor 9 was not passed"), "{log}");
+}
+
+#[test]
+fn a_descriptor_is_there_after_an_upgrade_and_in_its_trial() {
+    let script = "import os,socket,sys\n\
+        s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen()\n\
+        os.dup2(s.fileno(),7)\n\
+        os.execvp(sys.argv[1],sys.argv[1:])";
+    let release = Program::release_path();
+    let mut manager = Program::command(&["python3", "-c", script], &release)
+        .args(["run", "--listen", "fd://7", "--control", "control", "--ready", "1", "--"])
+        .args(["sh", "-c", "readlink /proc/self/fd/3 >&2; exec sleep 1000"])
+        .start();
+    let sockets = || manager.stderr().matches("] socket:[").count();
+    eventually("it has its socket", || sockets() == 1);
+    eventually("it is ready", || {
+        try_control(&manager.control(), "upgrade").is_ok_and(|it| it == "ok")
+    });
+    eventually("so has the next one", || sockets() > 1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 #[test]
