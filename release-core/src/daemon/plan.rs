@@ -31,6 +31,7 @@ use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::keep_little_free_memory;
 use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
+use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
 
 pub(super) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -52,6 +53,7 @@ pub(super) struct Plan {
     pub(super) background: Option<Daemon>,
     pub(super) launcher: Option<Detached>,
     pub(super) log_files: LogFiles,
+    pub(super) systemd: Option<Notifier>,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
     pub(super) controls: Vec<Control>,
@@ -158,8 +160,9 @@ impl Plan {
             .map_err(|error| Error::system("cannot catch signals", error))?;
         let (origin, hand_over) = (self.origin, self.hand_over);
         let estate = Estate { origin, is_background, lock: lock.clone(), controls, hand_over };
-        let (hooks, log_files, stop_deadline) = (self.hooks, self.log_files, self.stop_deadline);
-        let around = Surroundings { hooks, log_files, stop_deadline, signals, estate };
+        let (hooks, log_files, systemd) = (self.hooks, self.log_files, self.systemd);
+        let stop_deadline = self.stop_deadline;
+        let around = Surroundings { hooks, log_files, systemd, stop_deadline, signals, estate };
         let supervisor = Supervisor::new(&rt, self.groups, around, before)?;
         let all_ready = || launcher.take().map(Detached::ready);
         let ended = run(&driver, supervisor.run(starts, self.main, all_ready))?;

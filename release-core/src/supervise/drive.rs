@@ -13,12 +13,14 @@ use nix::sys::signal::Signal as Sig;
 
 use super::changes::{Askers, Hooks};
 use super::journal::log;
+use super::service::Service;
 use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
 use crate::daemon::{
     Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, Summary, stop_channel,
 };
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
+use crate::systemd::{self, Notifier};
 use crate::{Error, ErrorKind};
 use processes::{Launched, Processes, Wish};
 use upgrade::Upgrading;
@@ -77,6 +79,8 @@ pub(crate) struct Supervisor {
     processes: Processes,
     hooks: Hooks,
     log_files: LogFiles,
+    /// Somebody who wants to know how the service is.
+    service: Option<Service>,
     signals: Signals,
     /// Signals to be dealt with when it is clear which version of the program is the master.
     deferred: Vec<Sig>,
@@ -102,6 +106,7 @@ pub(crate) struct Supervisor {
 pub(crate) struct Surroundings {
     pub(crate) hooks: Hooks,
     pub(crate) log_files: LogFiles,
+    pub(crate) systemd: Option<Notifier>,
     pub(crate) stop_deadline: Duration,
     pub(crate) signals: Signals,
     pub(crate) estate: Estate,
@@ -116,7 +121,7 @@ impl Supervisor {
         around: Surroundings,
         before: Option<(&Summary, Kept)>,
     ) -> Result<Self, Error> {
-        let Surroundings { hooks, log_files, stop_deadline, signals, estate } = around;
+        let Surroundings { hooks, log_files, systemd, stop_deadline, signals, estate } = around;
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
         let mut actions = Vec::new();
@@ -130,6 +135,10 @@ impl Supervisor {
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
+        });
+        let service = systemd.map(|systemd| {
+            let (watchdog, is_change) = (systemd::watchdog_time(), before.is_some());
+            Service::new(systemd, watchdog, stop_deadline, is_change, rt.now())
         });
         let mut deferred = Vec::new();
         let processes = match before {
@@ -147,6 +156,7 @@ impl Supervisor {
             master,
             hooks,
             log_files,
+            service,
             signals,
             deferred,
             stopped_by: None,
@@ -286,6 +296,9 @@ impl Supervisor {
     fn report(&mut self, report: &Report) {
         log(report);
         self.hooks.observed(report);
+        if let Some(service) = &mut self.service {
+            service.told(report, &self.master.pool(), self.rt.now());
+        }
         match report {
             Report::RolledBack { .. } => self.hooks.rolled_back(),
             Report::Reloaded { .. }
@@ -372,6 +385,9 @@ impl Supervisor {
 
     async fn next(&mut self) -> Happening {
         let now = self.rt.now();
+        if let Some(service) = &mut self.service {
+            service.beat(&self.master.pool(), now);
+        }
         if self.measure_at.is_some_and(|at| at <= now) {
             self.measure_at = Some(now + MEASURE_EVERY);
             return Happening::Pool(self.processes.measure());
@@ -380,7 +396,8 @@ impl Supervisor {
             let pool = self.master.pool();
             (pool.deadline(), pool.is_handing_over())
         };
-        let deadline = deadline.into_iter().chain(self.measure_at).min();
+        let beats_at = self.service.as_ref().and_then(Service::beats_at);
+        let deadline = deadline.into_iter().chain(self.measure_at).chain(beats_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }
