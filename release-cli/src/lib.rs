@@ -9,6 +9,7 @@ mod arguments;
 mod ctl;
 mod daemon;
 mod generated;
+mod output;
 mod run;
 mod socketmaster;
 mod status;

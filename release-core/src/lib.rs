@@ -24,8 +24,9 @@ pub mod systemd;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
-    Master, MasterHandle, Me, Permit, PlainMe, Resource, Stopping, Work, Worker, WorkerInfo,
-    WorkerOptions, WorkerState, Workers, handed_over, is_worker, me,
+    Master, MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal,
+    Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over,
+    is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

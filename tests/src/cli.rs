@@ -8,12 +8,12 @@ use tempfile::TempDir;
 
 use crate::Program;
 
-/// The program `release`, built for the tests.
-fn release() -> PathBuf {
+/// A command-line program, built for the tests.
+fn built(name: &str) -> PathBuf {
     // Tests are in target/PROFILE/deps, programs in target/PROFILE.
     let test = std::env::current_exe().expect("this test's path");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE");
-    profile.join("cli-release")
+    profile.join(name)
 }
 
 impl Program {
@@ -26,7 +26,19 @@ impl Program {
     /// The program `release`, started by another one, whose last argument it is.
     #[must_use]
     pub fn release_under(launcher: &[&str]) -> Self {
-        Self::command(launcher, &release())
+        Self::command(launcher, &Self::release_path())
+    }
+
+    /// Where `release` is.
+    #[must_use]
+    pub fn release_path() -> PathBuf {
+        built("cli-release")
+    }
+
+    /// The program `socketmaster`.
+    #[must_use]
+    pub fn socketmaster() -> Self {
+        Self::command(&["env"], &built("cli-socketmaster"))
     }
 }
 
@@ -36,6 +48,6 @@ pub fn release_open_to_all() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
     let copy = directory.path().join("release");
-    std::fs::copy(release(), &copy).expect("a copy");
+    std::fs::copy(Program::release_path(), &copy).expect("a copy");
     (directory, copy)
 }

@@ -20,11 +20,21 @@ impl Installed {
     /// A copy of an example.
     #[must_use]
     pub fn new(backend: Backend, example: &str) -> Self {
+        Self::of(example, &backend.program(example))
+    }
+
+    fn of(example: &str, program: &Path) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
         let installed = Self { path: directory.path().join(example), directory };
-        installed.install(&backend.program(example));
+        installed.install(program);
         installed
+    }
+
+    /// A copy of `release`.
+    #[must_use]
+    pub fn cli() -> Self {
+        Self::of("release", &Program::release_path())
     }
 
     /// The program, to be started.

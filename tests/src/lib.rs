@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::expect_used)]
 
 mod account;
+mod any_worker;
 mod cli;
 mod client;
 mod daemon;

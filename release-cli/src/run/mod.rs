@@ -1,20 +1,179 @@
 //! `release run`: workers for any program.
 
+mod control;
+mod file;
+mod reload;
+mod values;
+
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use clap::Args;
+use release_core::net::{activated_sockets, inherited_socket};
+use release_core::rt::local::Local;
+use release_core::supervise::{Respawn, RestartPolicy};
+use release_core::{
+    ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
+    Workers, log,
+};
+
+use crate::output;
+use control::Access;
+use reload::Reloads;
+use values::{Listen, Pair};
+
+/// The name of the workers' group.
+const GROUP: &str = "workers";
 
 /// Run a program as a pool of workers that share listening sockets
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  release run --listen tcp://:8080 --workers auto --ready notify -- gunicorn -b fd://3 app:app
+  sudo release run --listen tcp://:80 --user www-data --ready 2 -- node server.js
+  release run --listen 'unix:///run/web.sock?mode=0660&group=www-data' --ready ack \\
+      --stop-signal USR2 --control /run/web.control -- ./einhorn-app
+  release run --config /etc/web.conf
+
+The program finds the sockets as its descriptors from 3 on: LISTEN_FDS, LISTEN_PID and
+LISTEN_FDNAMES name them, and so do EINHORN_FDS, EINHORN_FD_COUNT and EINHORN_FD_0, ...
+
+Ready is a worker that
+  notify    said READY=1 at NOTIFY_SOCKET, as services of systemd do
+  ack       sent {\"command\":\"worker:ack\",\"pid\":PID} to EINHORN_SOCK_PATH or EINHORN_SOCK_FD
+  fd[:N]    wrote a newline to descriptor N, by default the one that NOTIFY_FD names
+  SECONDS   has lived so long
+
+Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
+second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker.
+
+A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
+`env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
+first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
+
+Exit status: 0 stopped in order, or all workers have ended well; 1 the reason is on standard error;
+2 misuse of the command line; 3 workers had to be killed.")]
 pub(crate) struct Options {
+    /// A socket for the workers: tcp://HOST:PORT, tcp4://, tcp6://, fd://N,
+    /// unix://PATH?mode=0660&owner=LOGIN&group=NAME
+    #[arg(long, value_name = "URI")]
+    listen: Vec<Listen>,
+    /// How many workers, or `auto`: as many as there are processors for this container [default: 1]
+    #[arg(long, value_name = "N", value_parser = values::workers)]
+    workers: Option<u32>,
+    /// The account that workers run as, with its groups; only root can say this
+    #[arg(long, value_name = "LOGIN")]
+    user: Option<String>,
+    /// Another primary group than that account's
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// How a worker becomes ready: notify, ack, fd[:N] or seconds [default: 1]
+    #[arg(long, value_name = "HOW", value_parser = values::readiness)]
+    ready: Option<Readiness>,
+    /// The signal by which a worker is told to finish [default: TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<StopSignal>,
+    /// How long a worker may take to finish before it is killed, such as 30, 500ms, 2m [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    stop_timeout: Option<Duration>,
+    /// Which workers are started again: always, on-failure, never [default: always]
+    #[arg(long, value_name = "WHICH", value_parser = values::respawn)]
+    respawn: Option<Respawn>,
+    /// A file that is locked while this runs, and holds its pid
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
+    /// A Unix socket for `release ctl`
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
+    /// Log to syslog, and what workers write, too
+    #[arg(long)]
+    syslog: bool,
+    /// Run in the background; done with status 0 when all workers are ready
+    #[arg(long)]
+    background: bool,
+    /// A file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A variable for the workers, beside those that this process has
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<Pair>,
     /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "COMMAND ARGS")]
+    #[arg(last = true, value_name = "COMMAND ARGS")]
     command: Vec<OsString>,
 }
 
 pub(crate) fn run(options: Options) -> ExitCode {
-    let Options { command } = options;
-    eprintln!("release: run: not built yet: {command:?}");
-    ExitCode::from(2)
+    let ended = prepare(options).map_or_else(Exit::failure, |master| master.run(Local::new));
+    ended.report()
+}
+
+fn prepare(options: Options) -> Result<Master, Error> {
+    let (reloads, sizes) = Reloads::new(options)?;
+    let options = reloads.options();
+    if options.syslog {
+        log::syslog("release")?
+    } else {
+        log::stderr()?
+    }
+    let Some((program, _)) = options.command.split_first() else {
+        let message = "no command: say one after `--`, or in the configuration file";
+        return Err(Error::new(ErrorKind::Usage, message));
+    };
+    if options.user.is_none() && nix::unistd::geteuid().is_root() {
+        tracing::warn!("workers run as root; `--user` gives them another account");
+    }
+    let each = reloads.clone();
+    let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
+        .environment(Environment::inherit())
+        .each(move |_| each.worker_options())
+        .restart(RestartPolicy::default().respawn(options.respawn.unwrap_or_default()))
+        .readiness(options.ready.unwrap_or_default())
+        .stop_signal(options.stop_signal.unwrap_or_default());
+    for (name, socket) in activated_sockets()? {
+        workers = workers.listener(name, socket);
+    }
+    for (number, listen) in options.listen.into_iter().enumerate() {
+        let name = format!("socket{number}");
+        workers = match listen {
+            Listen::On(address) => workers.listen(name, address),
+            Listen::Descriptor(number) => workers.listener(name, inherited_socket(number)?),
+        };
+    }
+    if let Some(user) = options.user {
+        workers = workers.user(user);
+    }
+    if let Some(group) = options.group {
+        workers = workers.group(group);
+    }
+    let prefix = |worker: &release_core::WorkerInfo| format!("[{} {}]", worker.id, worker.pid);
+    workers = match options.syslog {
+        true => workers.output(output::to_log(prefix)),
+        false => workers.output(output::to_standard_streams(prefix)),
+    };
+    let (read, restore) = (reloads.clone(), reloads);
+    let mut master = Master::new()
+        .workers(workers)
+        .stop_deadline(options.stop_timeout.unwrap_or(Duration::from_secs(10)))
+        .on_reload(move || std::future::ready(read.read()))
+        .on_rollback(move || restore.restore())
+        .main(|master| reload::resize(master, sizes));
+    if let Some(path) = options.pid_file {
+        master = master.lock_file(path);
+    }
+    if let Some(path) = options.control {
+        let access = options.access.resolve()?;
+        master =
+            master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
+                let access = access.clone();
+                async move { Ok(control::answer(&master, access.of(peer.uid), text).await) }
+            });
+    }
+    if options.background {
+        master = master.background(Daemon::new());
+    }
+    Ok(master)
 }

@@ -59,9 +59,11 @@ impl Environment {
         self
     }
 
-    /// The block for execve, from the master's environment as it is now.
-    pub(crate) fn block(&self) -> Result<Vec<CString>, Error> {
-        let kept = std::env::vars_os().filter(|(name, _)| match &self.kept {
+    /// The block for execve, from the master's environment as it is now, less what is not for
+    /// workers.
+    pub(crate) fn block(&self, is_private: impl Fn(&OsStr) -> bool) -> Result<Vec<CString>, Error> {
+        let public = std::env::vars_os().filter(|(name, _)| !is_private(name));
+        let kept = public.filter(|(name, _)| match &self.kept {
             Kept::All => !self.set.contains_key(name),
             Kept::Names(names) => names.contains(name) && !self.set.contains_key(name),
         });
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     fn names(environment: &Environment) -> Vec<String> {
-        let block = environment.block().unwrap();
+        let block = environment.block(|_| false).unwrap();
         block.iter().map(|entry| entry.to_string_lossy().into_owned()).collect()
     }
 
@@ -113,7 +115,10 @@ mod tests {
     #[test]
     fn a_name_that_cannot_be_is_an_error() {
         for name in ["", "A=B", "NUL\0"] {
-            assert!(Environment::keep([""; 0]).set(name, "x").block().is_err(), "{name:?}");
+            assert!(
+                Environment::keep([""; 0]).set(name, "x").block(|_| false).is_err(),
+                "{name:?}"
+            );
         }
     }
 }

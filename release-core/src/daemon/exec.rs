@@ -109,7 +109,7 @@ impl Exec {
         Ok(Prepared {
             program: c_string(program)?,
             arguments: arguments.collect::<Result<_, _>>()?,
-            environment: environment.block()?,
+            environment: environment.block(|_| false)?,
             user: self.user,
             pid_file: self.pid_file.as_deref().map(absolute).transpose()?,
             wait: self.wait,

@@ -1,17 +1,22 @@
 //! A group of workers that is checked and ready to be run.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::StopSignal;
 use super::attach::Attach;
+use super::foreign::Foreign;
+use super::hello::Types;
 use super::listeners::{KeptListener, Listener};
 use super::options::{CheckedOptions, WorkerOptions};
+use super::output::Sink;
 use super::upgrade::GroupTypes;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
@@ -23,7 +28,9 @@ use crate::{Error, ErrorKind};
 /// A group that is checked and ready to be run.
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
-    pub(crate) attach: Arc<dyn Attach>,
+    pub(crate) contact: Contact,
+    pub(crate) stop_signal: StopSignal,
+    pub(crate) output: Option<Sink>,
     pub(crate) limits: Limits,
     pub(super) spec: GroupSpec,
     pub(super) program: Program,
@@ -32,6 +39,36 @@ pub(crate) struct Group {
     pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
     pub(super) options: Option<Each>,
+}
+
+impl Contact {
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::Connection(attach) => !attach.says_ready(),
+            Self::Foreign(_) => true,
+        }
+    }
+
+    /// What the two tell each other.
+    fn types(&self) -> Types {
+        match self {
+            Self::Connection(attach) => attach.types().clone(),
+            Self::Foreign(_) => Types::of::<(), Foreign, Foreign>(),
+        }
+    }
+}
+
+impl fmt::Debug for dyn Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attach")
+    }
+}
+
+/// How master and workers have to do with each other.
+pub(crate) enum Contact {
+    /// Over a connection, which is their standard input.
+    Connection(Arc<dyn Attach>),
+    Foreign(Foreign),
 }
 
 impl fmt::Debug for Group {
@@ -124,16 +161,32 @@ impl Group {
             arguments,
             environment: its.options.environment(&self.environment),
             resources: its.options.resources.clone(),
+            listen_pid: !self.listeners.is_empty() && !self.has_connection(),
             image: image.filter(|_| self.is_same_executable()),
             directory: None,
-            output: None,
-            identity: self.credentials.clone().map_or(Identity::Powerless, Identity::Other),
+            identity: self.identity(),
         })
+    }
+
+    /// Root may run commands as itself, with all that it may.
+    fn identity(&self) -> Identity {
+        match &self.credentials {
+            Some(credentials) => Identity::Other(credentials.clone()),
+            None if nix::unistd::geteuid().is_root() => Identity::Same,
+            None => Identity::Powerless,
+        }
+    }
+
+    fn has_connection(&self) -> bool {
+        matches!(self.contact, Contact::Connection(_))
     }
 
     /// Opens the sockets of the workers that will be there at the start, the first with this
     /// identity, and at least one of each listener; returns the identity after the last worker.
     pub(super) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
+        if let Contact::Foreign(foreign) = &mut self.contact {
+            foreign.open()?;
+        }
         let after = first.saturating_add(self.spec.size);
         (first..after.max(first + 1)).try_for_each(|id| self.passed(WorkerId(id)).map(drop))?;
         Ok(after)
@@ -158,8 +211,8 @@ impl Group {
     pub(super) fn spoken(&self) -> GroupTypes {
         GroupTypes {
             name: self.name.to_string(),
-            is_plain: !self.attach.says_ready(),
-            types: self.attach.types().clone(),
+            is_plain: self.contact.is_plain(),
+            types: self.contact.types(),
         }
     }
 
@@ -208,6 +261,21 @@ pub(super) enum Program {
     Other { path: PathBuf, arguments: Vec<OsString> },
 }
 
+/// The first executable file of this name in the directories of `PATH`.
+fn find(name: &OsStr) -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let is_program = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file);
+        metadata.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    };
+    let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
+    files.find(is_program).ok_or_else(|| {
+        let (name, path) = (name.display(), path.display());
+        let message = format!("there is no program `{name}` in PATH ({path})");
+        Error::new(ErrorKind::Usage, message)
+    })
+}
+
 impl Program {
     /// The working directory may change before the first worker is started.
     pub(super) fn resolve(self) -> Result<Self, Error> {
@@ -216,6 +284,18 @@ impl Program {
             Self::Other { path, arguments } => {
                 Ok(Self::Other { path: super::control::absolute(&path)?, arguments })
             }
+        }
+    }
+
+    /// As a shell has it: a name without a slash is that of a program in `PATH`.
+    pub(super) fn find(self) -> Result<Self, Error> {
+        match self {
+            Self::Other { path, arguments }
+                if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
+            {
+                Ok(Self::Other { path: find(path.as_os_str())?, arguments })
+            }
+            _ => Ok(self),
         }
     }
 }

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::ipc::Descriptor;
-use crate::net::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
+use crate::net::{Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix};
 use crate::supervise::WorkerId;
-use crate::sys::fds::{duplicate_from, set_cloexec, set_nonblocking};
+use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 const BACKLOG: u32 = 1024;
@@ -25,6 +27,8 @@ pub(super) struct Listener {
     /// The address that was asked for, in words.
     requested: String,
     sockets: Sockets,
+    /// Whether an accept waits: what programs expect that were not told otherwise.
+    is_blocking: bool,
 }
 
 /// A socket that the next version of the program gets.
@@ -43,7 +47,7 @@ enum Sockets {
     /// The program has opened it.
     Given(OwnedFd),
     /// One for all workers.
-    Shared { address: AnyAddress, opened: Option<(OwnedFd, Option<SocketFile>)> },
+    Shared { address: ListenOn, opened: Option<(OwnedFd, Option<SocketFile>)> },
     /// One for each worker. The master keeps it while the worker is started again: connections that
     /// wait in it are not lost.
     Each { address: Inet, opened: BTreeMap<WorkerId, OwnedFd> },
@@ -51,26 +55,33 @@ enum Sockets {
 
 impl Listener {
     pub(super) fn given(name: String, socket: OwnedFd) -> Self {
-        Self { name, requested: String::new(), sockets: Sockets::Given(socket) }
+        Self::new(name, String::new(), Sockets::Given(socket))
     }
 
-    pub(super) fn shared(name: String, address: AnyAddress) -> Self {
-        Self { name, requested: String::new(), sockets: Sockets::Shared { address, opened: None } }
+    pub(super) fn shared(name: String, address: ListenOn) -> Self {
+        Self::new(name, String::new(), Sockets::Shared { address, opened: None })
     }
 
     pub(super) fn each(name: String, address: Inet) -> Self {
         let requested = address.to_string();
-        Self { name, requested, sockets: Sockets::Each { address, opened: BTreeMap::new() } }
+        Self::new(name, requested, Sockets::Each { address, opened: BTreeMap::new() })
+    }
+
+    fn new(name: String, requested: String, sockets: Sockets) -> Self {
+        Self { name, requested, sockets, is_blocking: false }
     }
 
     /// Makes it independent of what a start in the background changes.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, is_blocking: bool) -> Result<(), Error> {
+        self.is_blocking = is_blocking;
         match &mut self.sockets {
             Sockets::Given(socket) => set_cloexec(socket)
-                .and_then(|()| set_nonblocking(socket))
+                .and_then(
+                    |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
+                )
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
             Sockets::Shared { address, .. } => {
-                if let AnyAddress::Unix(Unix::Path(path)) = address {
+                if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
                     *path = super::control::absolute(path)?;
                 }
                 self.requested = address.to_string();
@@ -88,7 +99,11 @@ impl Listener {
             Sockets::Shared { address, opened } => {
                 let opened = match opened {
                     Some(opened) => opened,
-                    none => none.insert(open(group, name, address)?),
+                    none => {
+                        let (socket, file) = open(group, name, address)?;
+                        let socket = settle(socket, self.is_blocking)?;
+                        none.insert((socket, file))
+                    }
                 };
                 Ok(&opened.0)
             }
@@ -98,6 +113,7 @@ impl Listener {
                     Entry::Occupied(socket) => Ok(socket.into_mut()),
                     Entry::Vacant(place) => {
                         let (socket, local) = open_one_of_many(group, name, address, is_first)?;
+                        let socket = settle(socket, self.is_blocking)?;
                         // The others get the port that the system chose for the first.
                         *address = local;
                         Ok(place.insert(socket))
@@ -141,7 +157,7 @@ impl Listener {
         for KeptListener { worker, socket, file, .. } in kept.extract_if(.., is_own) {
             match (&mut self.sockets, worker) {
                 (Sockets::Shared { address, opened }, None) => {
-                    let file = file.and_then(|file| SocketFile::of(address, file));
+                    let file = file.and_then(|file| SocketFile::of(&address.address, file));
                     *opened = Some((socket.into(), file));
                 }
                 (Sockets::Each { address, opened }, Some((id, port))) => {
@@ -196,29 +212,50 @@ impl Drop for SocketFile {
     }
 }
 
+/// Sockets are opened non-blocking.
+fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
+    if is_blocking {
+        set_blocking(&socket).map_err(|error| Error::system("a listening socket", error))?;
+    }
+    Ok(socket)
+}
+
 /// Opens the socket that all workers of a group share.
 fn open(
     group: &str,
     listener: &str,
-    address: &AnyAddress,
+    listen: &ListenOn,
 ) -> Result<(OwnedFd, Option<SocketFile>), Error> {
+    let address = &listen.address;
     let opened = match address {
-        AnyAddress::Inet(inet) => bind(inet, Ok).map(|(socket, local)| {
-            tracing::info!(group, listener, address = %local, "listening");
-            (socket, None)
-        }),
-        AnyAddress::Unix(unix) => bind(unix, Ok).and_then(|(socket, _)| {
-            tracing::info!(group, listener, address = %unix, "listening");
-            let file = match unix {
-                Unix::Path(path) => {
-                    Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
-                }
-                Unix::Abstract(_) | Unix::Unnamed => None,
-            };
-            Ok((socket, file))
-        }),
+        AnyAddress::Inet(inet) => {
+            bind(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
+                tracing::info!(group, listener, address = %local, "listening");
+                (socket, None)
+            })
+        }
+        AnyAddress::Unix(unix) => {
+            bind(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
+                tracing::info!(group, listener, address = %unix, "listening");
+                let file = match unix {
+                    Unix::Path(path) => {
+                        give_away(path, listen)?;
+                        Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                    }
+                    Unix::Abstract(_) | Unix::Unnamed => None,
+                };
+                Ok((socket, file))
+            })
+        }
     };
     opened.map_err(|error| cannot_listen(group, listener, address, error))
+}
+
+/// Gives the socket file the owner that it is to have.
+fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
+    let owner = (listen.owner.map(Uid::from_raw), listen.group.map(Gid::from_raw));
+    fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
 }
 
 /// Opens one of several sockets that have the same address; also says which one, with its port.

@@ -56,6 +56,7 @@ pub struct Master {
     stop_deadline: Duration,
     exit_with_signal: bool,
     systemd: bool,
+    forward_signals: bool,
     hand_over: Option<HandOver>,
 }
 
@@ -90,6 +91,7 @@ impl Master {
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
             systemd: false,
+            forward_signals: false,
             hand_over: None,
         }
     }
@@ -334,6 +336,15 @@ impl Master {
         self
     }
 
+    /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
+    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
+    /// only the stop deadline kills.
+    #[must_use]
+    pub fn forward_signals(mut self) -> Self {
+        self.forward_signals = true;
+        self
+    }
+
     /// What the next version of the program gets from this one in an upgrade
     /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
     /// the master has beside its workers.
@@ -414,6 +425,7 @@ impl Master {
             hooks: self.hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
+            forward_signals: self.forward_signals,
             origin: Origin::here(heritage.executable())?,
             hand_over: self.hand_over,
         })

@@ -61,6 +61,7 @@ pub(super) struct Plan {
     pub(super) hooks: Hooks,
     pub(super) stop_deadline: Duration,
     pub(super) exit_with_signal: bool,
+    pub(super) forward_signals: bool,
     pub(super) origin: Origin,
     pub(super) hand_over: Option<HandOver>,
 }
@@ -161,8 +162,9 @@ impl Plan {
         let (origin, hand_over) = (self.origin, self.hand_over);
         let estate = Estate { origin, is_background, lock: lock.clone(), controls, hand_over };
         let (hooks, log_files, systemd) = (self.hooks, self.log_files, self.systemd);
-        let stop_deadline = self.stop_deadline;
-        let around = Surroundings { hooks, log_files, systemd, stop_deadline, signals, estate };
+        let (stop_deadline, forwards) = (self.stop_deadline, self.forward_signals);
+        let around =
+            Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let supervisor = Supervisor::new(&rt, self.groups, around, before)?;
         let all_ready = || launcher.take().map(Detached::ready);
         let ended = run(&driver, supervisor.run(starts, self.main, all_ready))?;

@@ -70,7 +70,8 @@ fn no_user() -> Error {
     Error::new(ErrorKind::Privileges, message)
 }
 
-fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
+/// Looks a group up by its name.
+pub(super) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
         Ok(None) => {

@@ -1,6 +1,6 @@
 //! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -12,14 +12,17 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::attach::{Attach, Calls, Plain, Rules};
 use super::connections::Connections;
-use super::group::{Context, Each, Group, Program};
+use super::foreign::{Foreign, of_the_master};
+use super::group::{Contact, Context, Each, Group, Program};
 use super::hello::Types;
 use super::listeners::Listener;
 use super::options::WorkerOptions;
+use super::output::{OutputStream, Sink};
 use super::{Environment, Permit};
+use super::{Readiness, StopSignal};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Never, Postcard, Pulse, Refused, Request};
-use crate::net::{AnyAddress, Inet};
+use crate::net::{Inet, ListenOn};
 use crate::supervise::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
@@ -69,7 +72,13 @@ pub struct Workers<W = Never, C = Postcard> {
     name: String,
     size: u32,
     program: Program,
+    /// A program that knows nothing of this library.
+    is_command: bool,
+    readiness: Option<Readiness>,
+    stop_signal: StopSignal,
+    output: Option<Sink>,
     user: Option<String>,
+    primary_group: Option<String>,
     environment: Environment,
     restart: RestartPolicy,
     reload: ReloadPolicy,
@@ -119,12 +128,58 @@ impl Workers {
         Self::new(name.into(), size, Program::Other { path, arguments })
     }
 
+    /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
+    /// for none of them (rows S2, E). A name without a slash is looked for in `PATH`.
+    ///
+    /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
+    ///   blocking, and are named by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`,
+    ///   and by `EINHORN_FD_COUNT` and `EINHORN_FD_0`, `EINHORN_FD_1`...
+    /// * The environment is that of the master, unless [`environment`](Workers::environment) says
+    ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
+    /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
+    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master.
+    /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
+    ///   no [`user`](Workers::user) is named.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::Inet;
+    /// use release_core::{Readiness, StopSignal, Workers};
+    ///
+    /// let address: Inet = "[::]:80".parse()?;
+    /// let workers = Workers::command("web", 4, "unicorn", ["-c", "/etc/unicorn.rb"])
+    ///     .listen("http", address)
+    ///     .user("www-data")
+    ///     .readiness(Readiness::Acknowledge)
+    ///     .stop_signal(StopSignal::Quit);
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "socketmaster")]
+    #[doc(alias = "einhorn")]
+    pub fn command<A: Into<OsString>>(
+        name: impl Into<String>,
+        size: u32,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let workers = Self::program(name, size, program, arguments);
+        Self { is_command: true, environment: Environment::inherit(), ..workers }
+    }
+
     fn new(name: String, size: u32, program: Program) -> Self {
         Self {
             name,
             size,
             program,
+            is_command: false,
+            readiness: None,
+            stop_signal: StopSignal::default(),
+            output: None,
             user: None,
+            primary_group: None,
             environment: Environment::default(),
             restart: RestartPolicy::default(),
             reload: ReloadPolicy::default(),
@@ -156,7 +211,12 @@ impl<W, C> Workers<W, C> {
             name: self.name,
             size: self.size,
             program: self.program,
+            is_command: self.is_command,
+            readiness: self.readiness,
+            stop_signal: self.stop_signal,
+            output: self.output,
             user: self.user,
+            primary_group: self.primary_group,
             environment: self.environment,
             restart: self.restart,
             reload: self.reload,
@@ -185,6 +245,61 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
+        self
+    }
+
+    /// The group that workers run as instead of the primary one of their [`user`](Workers::user);
+    /// they keep the others of that user.
+    #[must_use]
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.primary_group = Some(name.into());
+        self
+    }
+
+    /// How the programs of [`command`](Workers::command) become ready; [`Readiness::After`] a second
+    /// by default. Other workers say so to their master.
+    #[must_use]
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = Some(readiness);
+        self
+    }
+
+    /// The signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. One of this
+    /// library knows no other.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// Takes what workers write to standard output and error, which otherwise goes where that of the
+    /// master goes: line by line, without the line end.
+    ///
+    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
+    /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
+    /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
+    /// block: as long as it does, nothing else is done.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{OutputStream, Workers};
+    ///
+    /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
+    ///     let line = String::from_utf8_lossy(line);
+    ///     match stream {
+    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
+    ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
+    ///     }
+    /// });
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn output(
+        mut self,
+        sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
+    ) -> Self {
+        self.output = Some(Arc::new(sink));
         self
     }
 
@@ -269,8 +384,8 @@ impl<W, C> Workers<W, C> {
     /// as root if need be; they find it by its name with [`Me::listener`](crate::Me::listener).
     ///
     /// An address that cannot be had is a failure of the start, with the reason for whoever started
-    /// the master. A socket file has mode 0600 and is removed at the end. For another mode, and other
-    /// settings of the socket, see [`listener`](Workers::listener).
+    /// the master. A socket file has mode 0600, unless [`ListenOn`] says otherwise, and is removed at the
+    /// end. For other settings of the socket see [`listener`](Workers::listener).
     ///
     /// # Examples
     ///
@@ -287,7 +402,7 @@ impl<W, C> Workers<W, C> {
     /// # Ok::<(), std::net::AddrParseError>(())
     /// ```
     #[must_use]
-    pub fn listen(mut self, name: impl Into<String>, address: impl Into<AnyAddress>) -> Self {
+    pub fn listen(mut self, name: impl Into<String>, address: impl Into<ListenOn>) -> Self {
         self.listeners.push(Listener::shared(name.into(), address.into()));
         self
     }
@@ -514,17 +629,19 @@ where
         let about = |message: &str| {
             Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
         };
-        let attach = self
-            .attach
-            .ok_or_else(|| about("nothing answers its requests; call `answer` or `plain`"))?;
+        if self.readiness.is_some() && !self.is_command {
+            return Err(about("`readiness` is for commands; these workers tell their master"));
+        }
         let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
-        if pulse.is_some() && !attach.says_ready() {
-            let message = "a heartbeat and a limit of requests need call mode; workers in plain mode \
-                           have no way to answer: leave `heartbeat` and `max_requests` out";
+        let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
+        if pulse.is_some() && is_plain {
+            let message = "a heartbeat and a limit of requests need call mode; commands and workers \
+                           in plain mode have no way to answer: leave `heartbeat` and \
+                           `max_requests` out";
             return Err(about(message));
         }
-        let credentials = match (&self.user, as_root) {
-            (None, true) => {
+        let mut credentials = match (&self.user, as_root) {
+            (None, true) if !self.is_command => {
                 let message =
                     format!("worker group `{name}` would run as root; name an account with `user`");
                 return Err(Error::new(ErrorKind::Privileges, message));
@@ -537,11 +654,37 @@ where
                 // A name that does not exist is a mistake, whoever starts the master.
                 as_root.then_some(credentials)
             }
-            (None, false) => None,
+            (None, _) => None,
         };
-        for listener in &mut self.listeners {
-            listener.settle().map_err(|error| about("a listener").caused_by(error))?;
+        if let Some(group) = &self.primary_group {
+            credentials = replace_group(credentials, group, as_root)?;
         }
+        for listener in &mut self.listeners {
+            listener
+                .settle(self.is_command)
+                .map_err(|error| about("a listener").caused_by(error))?;
+        }
+        let (contact, ready) = match (self.is_command, self.attach) {
+            (true, None) => {
+                let readiness = self.readiness.unwrap_or_default();
+                let count = self.listeners.len();
+                let foreign = Foreign::new(readiness, count, credentials.as_ref())?;
+                let ready = foreign.ready();
+                (Contact::Foreign(foreign), ready)
+            }
+            (true, Some(_)) => return Err(about("a command has no requests to be answered")),
+            (false, Some(attach)) => {
+                let ready = if attach.says_ready() { Ready::Message } else { Ready::AtOnce };
+                (Contact::Connection(attach), ready)
+            }
+            (false, None) => {
+                return Err(about("nothing answers its requests; call `answer` or `plain`"));
+            }
+        };
+        let is_private = |name: &OsStr| self.is_command && of_the_master(name);
+        let environment = self.environment.block(is_private)?;
+        let program = if self.is_command { self.program.find()? } else { self.program };
+        let program = program.resolve()?;
         Ok(Group {
             spec: GroupSpec {
                 name: name.clone(),
@@ -549,17 +692,35 @@ where
                 restart: self.restart,
                 reload: self.reload,
                 life: self.life,
-                ready: if attach.says_ready() { Ready::Message } else { Ready::AtOnce },
+                ready,
             },
             name: name.into(),
-            attach,
+            contact,
+            stop_signal: self.stop_signal,
+            output: self.output,
             limits: Limits { pulse, ..self.limits },
-            environment: self.environment.block()?,
-            program: self.program.resolve()?,
+            environment,
+            program,
             credentials,
             listeners: self.listeners,
             context: self.context,
             options: self.options,
         })
+    }
+}
+
+/// Root's workers run with this group; others have it already, or cannot.
+fn replace_group(
+    credentials: Option<Credentials>,
+    name: &str,
+    as_root: bool,
+) -> Result<Option<Credentials>, Error> {
+    let gid = super::privileges::group(name)?;
+    let refuse = |message: &str| Err(Error::new(ErrorKind::Privileges, message));
+    match credentials {
+        Some(credentials) => Ok(Some(credentials.with_group(gid))),
+        None if as_root => refuse("a group is named, but no user: name an account with `user`"),
+        None if nix::unistd::getegid() == gid => Ok(None),
+        None => refuse("only root can give workers another group"),
     }
 }

@@ -95,6 +95,8 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// Whether workers are stopped by the signal that stops the master.
+    forwards: bool,
     /// When it is measured next what processes have used, if any have limits.
     measure_at: Option<Instant>,
     sender: UnboundedSender<Happening>,
@@ -108,6 +110,8 @@ pub(crate) struct Surroundings {
     pub(crate) log_files: LogFiles,
     pub(crate) systemd: Option<Notifier>,
     pub(crate) stop_deadline: Duration,
+    /// Whether workers are stopped by the signal that stops the master.
+    pub(crate) forwards: bool,
     pub(crate) signals: Signals,
     pub(crate) estate: Estate,
 }
@@ -121,7 +125,8 @@ impl Supervisor {
         around: Surroundings,
         before: Option<(&Summary, Kept)>,
     ) -> Result<Self, Error> {
-        let Surroundings { hooks, log_files, systemd, stop_deadline, signals, estate } = around;
+        let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
+            around;
         let (sender, happenings) = unbounded();
         let specs = groups.iter().map(Group::spec).collect();
         let mut actions = Vec::new();
@@ -167,6 +172,7 @@ impl Supervisor {
             stop,
             stop_by: None,
             stop_deadline,
+            forwards,
             sender,
             happenings,
         };
@@ -260,6 +266,10 @@ impl Supervisor {
                 };
                 self.report(&Report::Stopping { cause });
                 let again = self.stopped_by.replace(signal).is_some();
+                if self.forwards {
+                    self.processes.forward(signal);
+                    return Event::Stop;
+                }
                 if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
             }
         }

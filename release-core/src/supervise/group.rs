@@ -31,6 +31,9 @@ pub enum Ready {
     Message,
     /// A process is ready when it was started, for programs that say nothing.
     AtOnce,
+    /// A process is ready when it has lived so long, for programs that say nothing and may fail to
+    /// start: the [ready timeout](RestartPolicy::ready_timeout) does not apply.
+    After(Duration),
 }
 
 /// A group and its deaths.

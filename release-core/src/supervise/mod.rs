@@ -11,7 +11,8 @@
 //! * Every death is noticed once; news of a process that is gone is ignored.
 //! * A worker that dies comes back, as the generation that it was, under the rules of its group's
 //!   [`RestartPolicy`]: at once after a healthy life, otherwise with growing delays, without ever
-//!   giving up silently.
+//!   giving up silently. Under another [`Respawn`] some ends are the last; with nothing left to do
+//!   the pool ends.
 //! * A worker that is not ready in time, breaks the protocol, or hangs, is killed and comes back alike.
 //! * A worker that is over one of its group's [`LifeLimits`] gets a new process as if somebody had
 //!   asked for a restart, which is no death.
@@ -98,7 +99,7 @@ pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
-pub use policy::{Exceeded, RestartPolicy};
+pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub use report::{Hung, KillReason, Report, StopCause};
 pub use rolling::ReloadPolicy;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Exit;
+
 /// Longer than any master runs; keeps `now + duration` from overflowing.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
@@ -14,7 +16,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// in a row is followed by a delay of `initial * 2^(n-1)`, at most `max`; of each delay between a
 /// half and the whole is waited, at random, so that workers that died together do not come back
 /// together. An exit with status 0 that nobody asked for is a death like any other, and a process
-/// that could not be started counts as an early death.
+/// that could not be started counts as an early death. Which ends are the last is [`Respawn`].
 ///
 /// **Intensity.** More than `limit` deaths in the group within `window` are too many; what follows
 /// is [`Exceeded`].
@@ -43,6 +45,7 @@ pub struct RestartPolicy {
     pub(super) limit: usize,
     pub(super) window: Duration,
     pub(super) exceeded: Exceeded,
+    pub(super) respawn: Respawn,
     pub(super) start_attempts: u32,
     pub(super) ready_timeout: Duration,
 }
@@ -58,6 +61,35 @@ pub enum Exceeded {
     FailMaster,
 }
 
+/// Which workers are started again after a process of theirs has ended by itself.
+///
+/// A worker that is not stays without a process, until a [`Change`](super::Change) asks for one. When
+/// no worker of the pool is left that has a process or will get one, the pool ends: it has failed
+/// if the last process of some worker did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Respawn {
+    /// All.
+    #[default]
+    Always,
+    /// Those whose process ended in another way than with exit status 0.
+    OnFailure,
+    /// None.
+    Never,
+}
+
+impl Respawn {
+    /// Whether a process that ended like this is to have a successor; `None` is one that could not
+    /// be started.
+    pub(super) fn follows(self, exit: Option<Exit>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => exit != Some(Exit::Code(0)),
+            Self::Never => false,
+        }
+    }
+}
+
 impl Default for RestartPolicy {
     fn default() -> Self {
         Self {
@@ -67,6 +99,7 @@ impl Default for RestartPolicy {
             limit: 10,
             window: Duration::from_secs(10),
             exceeded: Exceeded::KeepTrying,
+            respawn: Respawn::Always,
             start_attempts: 5,
             ready_timeout: Duration::from_secs(30),
         }
@@ -103,6 +136,13 @@ impl RestartPolicy {
     #[must_use]
     pub fn exceeded(mut self, exceeded: Exceeded) -> Self {
         self.exceeded = exceeded;
+        self
+    }
+
+    /// Which workers are started again at all (default [`Respawn::Always`]).
+    #[must_use]
+    pub fn respawn(mut self, respawn: Respawn) -> Self {
+        self.respawn = respawn;
         self
     }
 

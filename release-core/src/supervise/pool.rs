@@ -99,7 +99,7 @@ impl Pool {
         }
         self.note(event, now, actions);
         self.converge(now, actions);
-        self.conclude(actions);
+        self.conclude(now, actions);
     }
 
     /// When [`Pool::on`] must be called at the latest, with [`Event::Tick`] if nothing else happens.
@@ -253,11 +253,14 @@ impl Pool {
 
     /// Says once that the initial start succeeded, once how every change ended, and once how
     /// everything did.
-    fn conclude(&mut self, actions: &mut Vec<Action>) {
+    fn conclude(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.is_running() && self.is_exhausted() {
+            self.note_last_ends(now, actions);
+        }
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         match self.mode {
             Mode::Running => {
-                if !self.all_ready && wanted.all(|worker| worker.was_ready) {
+                if !self.all_ready && wanted.all(|it| it.was_ready || it.is_over()) {
                     self.all_ready = true;
                     actions.push(Action::AllReady);
                 }

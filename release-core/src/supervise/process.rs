@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jitter::Jitter;
 use super::life::{Excess, Own, Usage};
+use super::policy::LONGEST;
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
 /// A process, or the wish for one.
@@ -142,7 +143,11 @@ impl Process {
         actions: &mut Vec<Action>,
     ) {
         self.limits = spec.life.draw(jitter);
-        let until = now + spec.restart.ready_timeout;
+        let time = match spec.ready {
+            Ready::After(time) => time.min(LONGEST),
+            Ready::Message | Ready::AtOnce => spec.restart.ready_timeout,
+        };
+        let until = now + time;
         self.enter(Stage::Starting { pid, until }, now);
         let generation = self.generation;
         actions.push(Action::Report(Report::Started { id, pid, generation }));
@@ -175,6 +180,11 @@ impl Process {
         actions: &mut Vec<Action>,
     ) {
         match self.stage {
+            Stage::Starting { until, .. }
+                if until <= now && matches!(spec.ready, Ready::After(_)) =>
+            {
+                self.ready(id, spec, now, actions);
+            }
             Stage::Starting { until, .. } if until <= now => {
                 let reason = KillReason::NotReady(spec.restart.ready_timeout);
                 self.kill(id, reason, now, actions);

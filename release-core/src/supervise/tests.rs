@@ -4,6 +4,7 @@ mod histories;
 mod limits;
 mod model;
 mod reloads;
+mod respawn;
 mod restarts;
 mod stopping;
 mod storms;

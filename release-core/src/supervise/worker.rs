@@ -44,6 +44,8 @@ pub(super) struct Worker {
     /// Who waits for a restart of this worker.
     #[serde(skip)]
     pub(super) restarting: Vec<Ticket>,
+    /// How its last process ended, when it is to have no other: in words when that was a failure.
+    pub(super) last_end: Option<Result<(), String>>,
     /// Whether any of its processes has been ready.
     pub(super) was_ready: bool,
     /// Processes started.
@@ -68,6 +70,7 @@ impl Worker {
             retry_at: None,
             draining: Vec::new(),
             restarting: Vec::new(),
+            last_end: None,
             was_ready: false,
             starts: 0,
             early_deaths: 0,
@@ -117,6 +120,11 @@ impl Worker {
     /// Whether it has neither a process nor the wish for one.
     pub(super) fn is_gone(&self) -> bool {
         self.due.is_none() && self.processes().next().is_none()
+    }
+
+    /// Whether it has no process that serves, and is not to get one.
+    pub(super) fn is_over(&self) -> bool {
+        self.last_end.is_some() && self.serving.is_none() && self.replacement.is_none()
     }
 
     /// Whether a proven process of the generation that it is to run does its job. A replacement for

@@ -64,6 +64,14 @@ impl Credentials {
         Ok(Self { name: name.to_owned(), uid: user.uid, gid: user.gid, groups, home: user.dir })
     }
 
+    /// With another primary group; the others stay.
+    pub(crate) fn with_group(mut self, gid: Gid) -> Self {
+        self.groups.retain(|group| *group != self.gid && *group != gid);
+        self.groups.insert(0, gid);
+        self.gid = gid;
+        self
+    }
+
     /// Becomes this user for good and proves it: groups, gid and uid in this order, capabilities,
     /// no_new_privs, then reads every id back and tries to regain root, which must fail.
     ///

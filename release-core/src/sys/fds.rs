@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
@@ -56,6 +57,22 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Descriptors that the next version of the program will ask for again, by their numbers.
+static ASKED_FOR: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// A copy of a descriptor that this process was started with. The descriptor itself stays as it is,
+/// across an exec as well; workers never have it.
+pub(crate) fn copy_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: only makes a copy; a number that is not open gives EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = duplicate_from(borrowed, 3)?;
+    ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+    Ok(copy)
+}
+
 /// What to do with the descriptors above 2 that came from whoever started this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inherited {
@@ -70,10 +87,13 @@ pub(crate) enum Inherited {
 /// Whatever this program opened itself is close-on-exec (the standard library and every crate of
 /// worth opens files so), hence one that lacks the flag has survived an exec: it is inherited.
 pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Result<()> {
+    let asked_for = ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner);
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
-        numbers.extend(number.filter(|number| *number > 2 && !except.contains(number)));
+        numbers.extend(number.filter(|number| {
+            *number > 2 && !except.contains(number) && !asked_for.contains(number)
+        }));
     }
     for number in numbers {
         // SAFETY: only reads and sets flags; a number that is no longer open gives EBADF.

@@ -25,13 +25,13 @@ pub(crate) struct Command {
     /// An executable that is run whatever is at the path of `program`.
     pub(crate) image: Option<Arc<OwnedFd>>,
     pub(crate) arguments: Vec<CString>,
-    /// Each `NAME=VALUE`; nothing else is in the environment of the new process.
+    /// Each `NAME=VALUE`; nothing else is in the environment of the new process,
     pub(crate) environment: Vec<CString>,
+    /// unless it is to find its own pid there, as `LISTEN_PID`.
+    pub(crate) listen_pid: bool,
     pub(crate) resources: Resources,
     /// Another working directory.
     pub(crate) directory: Option<CString>,
-    /// What becomes standard output and error.
-    pub(crate) output: Option<OwnedFd>,
     pub(crate) identity: Identity,
 }
 
@@ -111,17 +111,18 @@ const CALLS: [&str; 24] = [
     "verifying that privileges are gone",
 ];
 
-/// Starts a process: `stdin` becomes its descriptor 0 and `passed` its descriptors from 3 on.
+/// Starts a process with these descriptors, each under the number beside it.
+///
+/// Where none of them is 0, 1 or 2, it shares that one with this process; it has no others.
 ///
 /// The new process has its own process group (a Ctrl-C reaches the master alone, which then stops
 /// its workers in order), default signals, none blocked, and dies with the calling thread.
 pub(crate) fn spawn(
     command: &Command,
-    stdin: BorrowedFd<'_>,
-    passed: &[BorrowedFd<'_>],
+    descriptors: &[(RawFd, BorrowedFd<'_>)],
 ) -> Result<Child, SpawnError> {
     let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
-    let prepared = Prepared::new(command, stdin, passed, &writer)?;
+    let prepared = Prepared::new(command, descriptors, &writer)?;
     drop(writer);
     let parent = nix::unistd::getpid();
 
@@ -171,16 +172,25 @@ pub(crate) fn decode(report: [u8; REPORT]) -> Failed {
     Failed { call, errno: i32::from_ne_bytes(errno) }
 }
 
+const PID_NAME: &[u8] = b"LISTEN_PID=";
+
+/// Room for the name, ten digits and a NUL.
+const PID_ENTRY: usize = PID_NAME.len() + 11;
+
 /// Everything the child needs, at addresses and descriptor numbers that do not change any more.
 struct Prepared<'a> {
     command: &'a Command,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    /// Duplicates at numbers above every target, so that no dup2 overwrites a later source.
-    sources: Vec<OwnedFd>,
+    /// Where `LISTEN_PID` is written by the one process that knows the value.
+    pid_entry: Box<[Cell<u8>; PID_ENTRY]>,
+    /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
+    /// dup2 overwrites a later source.
+    descriptors: Vec<(RawFd, OwnedFd)>,
     image: Option<OwnedFd>,
-    output: Option<OwnedFd>,
     error: OwnedFd,
+    /// What the error pipe will have: the first number after those.
+    first_free: RawFd,
     /// The number that the error pipe has in the child by now.
     error_number: Cell<RawFd>,
 }
@@ -191,24 +201,28 @@ const OWN: RawFd = 2;
 impl<'a> Prepared<'a> {
     fn new(
         command: &'a Command,
-        stdin: BorrowedFd<'_>,
-        passed: &[BorrowedFd<'_>],
+        descriptors: &[(RawFd, BorrowedFd<'_>)],
         error: &UnixStream,
     ) -> Result<Self, SpawnError> {
-        let highest = FIRST_PASSED + RawFd::try_from(passed.len()).unwrap_or(RawFd::MAX - 8);
-        let duplicate = |fd| fds::duplicate_from(fd, highest + OWN).map_err(here("fcntl(F_DUPFD)"));
-        let sources = std::iter::once(stdin)
-            .chain(passed.iter().copied())
-            .map(duplicate)
+        let numbers = descriptors.iter().map(|(number, _)| number + 1);
+        let first_free = numbers.chain([FIRST_PASSED]).max().unwrap_or(FIRST_PASSED);
+        let duplicate =
+            |fd| fds::duplicate_from(fd, first_free + OWN).map_err(here("fcntl(F_DUPFD)"));
+        let descriptors = descriptors
+            .iter()
+            .map(|(number, source)| Ok((*number, duplicate(*source)?)))
             .collect::<Result<_, _>>()?;
         let error = duplicate(error.as_fd())?;
+        let pid_entry = Box::new([const { Cell::new(0) }; PID_ENTRY]);
+        let own_pid = command.listen_pid.then(|| pid_entry.as_ptr().cast());
         Ok(Self {
             command,
             image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
-            output: command.output.as_ref().map(|output| duplicate(output.as_fd())).transpose()?,
-            argv: pointers(&command.arguments),
-            envp: pointers(&command.environment),
-            sources,
+            argv: pointers(&command.arguments, None),
+            envp: pointers(&command.environment, own_pid),
+            pid_entry,
+            descriptors,
+            first_free,
             error_number: Cell::new(error.as_raw_fd()),
             error,
         })
@@ -240,6 +254,9 @@ impl<'a> Prepared<'a> {
         }
         // After the change of user, which clears it.
         die_with(parent)?;
+        if self.command.listen_pid {
+            self.write_pid();
+        }
         let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
         if self.image.is_some() {
             let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
@@ -252,23 +269,15 @@ impl<'a> Prepared<'a> {
         Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
-    /// 0 to 2 and what comes from 3 on get what they are to be, the error pipe and the executable
-    /// come right after, the rest is closed.
+    /// Each gets the number that it is to have, the error pipe and the executable come right after,
+    /// the rest is closed; whatever lies in between is this program's own, and close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
-        let targets = std::iter::once(0).chain(FIRST_PASSED..);
-        let mut next = FIRST_PASSED;
-        for (source, target) in self.sources.iter().zip(targets) {
+        for (number, source) in &self.descriptors {
             // SAFETY: integers; what is overwritten is this child's copy.
-            let done = unsafe { libc::dup2(source.as_raw_fd(), target) };
+            let done = unsafe { libc::dup2(source.as_raw_fd(), *number) };
             check("dup2", done.into())?;
-            next = next.max(target + 1);
         }
-        for target in [1, 2] {
-            if let Some(output) = &self.output {
-                // SAFETY: as above.
-                check("dup2", unsafe { libc::dup2(output.as_raw_fd(), target) }.into())?;
-            }
-        }
+        let next = self.first_free;
         for (source, target) in [Some(&self.error), self.image.as_ref()].into_iter().zip(next..) {
             let Some(source) = source else { continue };
             // SAFETY: as above.
@@ -282,6 +291,19 @@ impl<'a> Prepared<'a> {
         check("close_range", closed).map(drop)
     }
 
+    /// Writes the pid of this process where the pointers to the environment find it.
+    fn write_pid(&self) {
+        let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
+        let digits = usize::try_from(rest.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
+        for (cell, byte) in self.pid_entry.iter().zip(PID_NAME) {
+            cell.set(*byte);
+        }
+        for cell in self.pid_entry[PID_NAME.len()..].iter().take(digits).rev() {
+            cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
+            rest /= 10;
+        }
+    }
+
     /// Tells the parent what failed, and ends.
     fn report(&self, failed: Failed) -> ! {
         let call = CALLS.iter().position(|call| *call == failed.call).unwrap_or(CALLS.len() - 1);
@@ -293,6 +315,8 @@ impl<'a> Prepared<'a> {
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+/// What execve takes: these strings, one more perhaps, and the end.
+fn pointers(strings: &[CString], last: Option<*const libc::c_char>) -> Vec<*const libc::c_char> {
+    let strings = strings.iter().map(|string| string.as_ptr());
+    strings.chain(last).chain([std::ptr::null()]).collect()
 }

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::Particulars;
 use crate::daemon::control::FrozenControl;
 use crate::daemon::hello::{PROTOCOL, Types};
 use crate::daemon::listeners::KeptListener;
+use crate::daemon::{KeptOutput, Particulars};
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::parcel::{pack, unpack};
@@ -70,6 +70,9 @@ pub(crate) struct KeptWorker {
     pub(crate) finished: u64,
     /// None when the connection has ended.
     pub(crate) link: Option<Frozen>,
+    pub(crate) output: Option<KeptOutput>,
+    /// Whether it was told to end.
+    pub(crate) is_told: bool,
 }
 
 impl Summary {

@@ -70,13 +70,20 @@ impl Trial {
             image: None,
             arguments: image.arguments,
             environment: image.environment,
+            listen_pid: false,
             resources: Resources::default(),
             directory: Some(c_string(origin.directory.clone().into())?),
-            output: Some(written.into()),
             identity: Identity::Same,
         };
         let path = origin.executable.display().to_string();
-        let started = spawn(&command, null.as_fd(), &[state.as_fd(), theirs.as_fd()]);
+        let descriptors = [
+            (0, null.as_fd()),
+            (1, written.as_fd()),
+            (2, written.as_fd()),
+            (FIRST_PASSED, state.as_fd()),
+            (FIRST_PASSED + 1, theirs.as_fd()),
+        ];
+        let started = spawn(&command, &descriptors);
         let started = started.map_err(|error| cannot_start(&path, error))?;
         Ok(Self { started, answer: answer.into(), output: output.into(), path })
     }

@@ -15,13 +15,14 @@ use nix::sys::signal::Signal as Sig;
 use super::Happening;
 use crate::child::Child;
 use crate::daemon::{
-    Agreed, Attached, Group, Hello, MasterHandle, News, PROTOCOL, Particulars, Types, WorkerInfo,
+    Agreed, Attach, Attached, Awaited, Contact, Given, Group, Hello, MasterHandle, News, Output,
+    PROTOCOL, Particulars, Pipes, Types, WorkerInfo,
 };
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Exit, Signal, Usage, WorkerId};
 use crate::sys::process::resident_memory;
 use crate::sys::socket::pair;
-use crate::sys::spawn::spawn;
+use crate::sys::spawn::{FIRST_PASSED, spawn};
 use crate::{Error, ErrorKind};
 
 /// How long a worker that has closed its connection may take to exit by itself.
@@ -38,10 +39,17 @@ pub(super) struct Wish {
 #[derive(Debug)]
 pub(super) struct Launched {
     child: Child,
-    socket: OwnedFd,
-    hello: Hello,
+    ours: Ours,
+    pipes: Option<Pipes>,
     /// How often the outputs had been replaced when it got its own.
     outputs: u64,
+}
+
+/// What the master keeps of a process that is being started.
+#[derive(Debug)]
+enum Ours {
+    Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
+    Foreign(Awaited),
 }
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
@@ -51,6 +59,9 @@ struct Process {
     generation: u32,
     /// None when it could not be connected: it is killed then.
     connection: Option<Attached>,
+    output: Option<Output>,
+    /// Whether it was told to end.
+    is_told: bool,
     /// How many units of work it has finished, as it says.
     finished: Arc<AtomicU64>,
     _watch: Task<()>,
@@ -68,6 +79,8 @@ pub(super) struct Processes {
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
+    /// The signal that goes to all of them instead of their own.
+    forwarded: Option<Sig>,
     /// How often this process has got another standard output and error.
     outputs: u64,
     sender: UnboundedSender<Happening>,
@@ -81,8 +94,18 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let outputs = 0;
-        Self { rt, groups, master, particulars, image: None, launching, running, outputs, sender }
+        Self {
+            rt,
+            groups,
+            master,
+            particulars,
+            image: None,
+            launching,
+            running,
+            forwarded: None,
+            outputs: 0,
+            sender,
+        }
     }
 
     /// Forks a worker's process; whether it runs its program is news that comes later.
@@ -90,22 +113,26 @@ impl Processes {
         let id = wish.id;
         let its = self.particulars(wish)?;
         let group = self.group(id);
-        let refused = |what: &'static str| move |error| Error::system(what, error);
-        let command = group.command(id, &its, self.image_of(wish.generation))?;
-        let hello = hello(group, wish, its);
-        let (socket, theirs) = pair().map_err(refused("cannot make a socket pair"))?;
+        let mut command = group.command(id, &its, self.image_of(wish.generation))?;
+        let (ours, mut given) = ends(group, wish, its)?;
+        command.environment.append(&mut given.environment);
+        let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let program = command.program.to_string_lossy().into_owned();
         let failed = move |error| {
             Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
         };
         let index = self.group_index(id);
-        let started = spawn(&command, theirs.as_fd(), &self.groups[index].passed(id)?);
-        drop(theirs);
-        let started = started.map_err(&failed)?;
+        let listeners = self.groups[index].passed(id)?;
+        let descriptors: Vec<_> = given
+            .descriptors()
+            .chain(pipes.iter().flat_map(Pipes::descriptors))
+            .chain((FIRST_PASSED..).zip(listeners))
+            .collect();
+        let started = spawn(&command, &descriptors).map_err(&failed)?;
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, socket, hello, outputs });
+            let outcome = outcome.map(|child| Launched { child, ours, pipes, outputs });
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -116,7 +143,7 @@ impl Processes {
     pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, socket, hello, outputs } = match outcome {
+        let Launched { child, ours, pipes, outputs } = match outcome {
             Ok(launched) => launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
@@ -124,14 +151,18 @@ impl Processes {
         let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
-        let connection = group.attach.attach(
-            &self.rt,
-            socket,
-            worker,
-            hello,
-            group.limits,
-            self.listen(id, pid, Arc::clone(&finished)),
-        );
+        let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
+        let output = output.unwrap_or_else(|error| {
+            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            None
+        });
+        let news = self.listen(id, pid, Arc::clone(&finished));
+        let connection = match ours {
+            Ours::Connection { attach, socket, hello } => {
+                attach.attach(&self.rt, socket, worker, hello, group.limits, news)
+            }
+            Ours::Foreign(awaited) => Ok(awaited.attach(&self.rt, &worker, news)),
+        };
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
@@ -139,11 +170,15 @@ impl Processes {
             let _ = child.signal(Sig::SIGKILL);
         });
         let connection = connection.ok();
-        if let Some(connection) = connection.as_ref().filter(|_| outputs != self.outputs) {
+        if let Some(connection) =
+            connection.as_ref().filter(|_| outputs != self.outputs && output.is_none())
+        {
             send_outputs(id, connection);
         }
-        let watch = self.watch(id, Arc::clone(&child));
-        let process = Process { child, generation, connection, finished, _watch: watch };
+        let watch = self.watch(id, Arc::clone(&child), output.clone());
+        let is_told = false;
+        let process =
+            Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
         Event::Spawned { id, pid }
     }
@@ -162,7 +197,7 @@ impl Processes {
     pub(super) fn outputs_replaced(&mut self) {
         self.outputs += 1;
         for ((id, _), process) in &self.running {
-            if let Some(connection) = &process.connection {
+            if let (Some(connection), None) = (&process.connection, &process.output) {
                 send_outputs(*id, connection);
             }
         }
@@ -258,10 +293,14 @@ impl Processes {
         })
     }
 
-    fn watch(&self, id: WorkerId, child: Arc<Child>) -> Task<()> {
+    fn watch(&self, id: WorkerId, child: Arc<Child>, output: Option<Output>) -> Task<()> {
         let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
         self.rt.spawn(async move {
-            let exit = match child.exit().await {
+            let exit = match output {
+                Some(output) => output.pass_on_until(child.exit()).await,
+                None => child.exit().await,
+            };
+            let exit = match exit {
                 Ok(exit) => exit,
                 // Somebody else has reaped it: it has ended, and nobody knows how.
                 Err(error) => {
@@ -273,16 +312,46 @@ impl Processes {
         })
     }
 
-    pub(super) fn signal(&self, id: WorkerId, pid: i32, signal: Signal) {
+    /// Tells processes to end by this signal from now on, and once more those that were told before.
+    pub(super) fn forward(&mut self, signal: Sig) {
+        self.forwarded = Some(signal);
+        for ((id, _), process) in self.running.iter().filter(|(_, process)| process.is_told) {
+            send(*id, &process.child, signal);
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) {
         let signal = match signal {
-            Signal::Terminate => Sig::SIGTERM,
-            Signal::Kill => Sig::SIGKILL,
+            Signal::Terminate => self.forwarded.or_else(|| self.group(id).stop_signal.signal()),
+            Signal::Kill => Some(Sig::SIGKILL),
         };
-        let Some(process) = self.running.get(&(id, pid)) else {
-            return;
-        };
-        if let Err(error) = process.child.signal(signal) {
-            tracing::error!(worker = id.0, pid, %error, "cannot signal a worker");
+        let Some(process) = self.running.get_mut(&(id, pid)) else { return };
+        process.is_told = true;
+        if let Some(signal) = signal {
+            send(id, &process.child, signal);
+        }
+    }
+}
+
+fn send(id: WorkerId, child: &Child, signal: Sig) {
+    if let Err(error) = child.signal(signal) {
+        tracing::error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
+    }
+}
+
+/// The two ends of what connects master and worker.
+fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Error> {
+    match &group.contact {
+        Contact::Connection(attach) => {
+            let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
+            let (socket, theirs) = made?;
+            let hello = hello(group, wish, its);
+            let attach = Arc::clone(attach);
+            Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
+        }
+        Contact::Foreign(foreign) => {
+            let (given, awaited) = foreign.prepare(wish.id, &group.listener_names())?;
+            Ok((Ours::Foreign(awaited), given))
         }
     }
 }

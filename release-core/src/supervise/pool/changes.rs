@@ -57,6 +57,7 @@ impl Pool {
         let own = self.workers.iter_mut().filter(|worker| worker.group == group);
         for worker in own.filter(|worker| worker.rank >= before) {
             worker.generation = generation;
+            worker.last_end = None;
         }
     }
 
@@ -111,7 +112,7 @@ impl Pool {
                 for ticket in worker.restarting.drain(..) {
                     refuse(ticket, "the worker was scaled away", actions);
                 }
-            } else if worker.is_settled() {
+            } else if worker.is_settled() || worker.is_over() {
                 done.append(&mut worker.restarting);
             }
         }
@@ -121,7 +122,7 @@ impl Pool {
             let is_made = |resize: &mut Resize| {
                 workers.all(|worker| match worker.rank {
                     rank if rank >= size => worker.is_gone(),
-                    rank => rank < resize.before || worker.is_ready(),
+                    rank => rank < resize.before || worker.is_ready() || worker.is_over(),
                 })
             };
             done.extend(group.resize.take_if(is_made).map(|resize| resize.ticket));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::supervise::process::Process;
-use crate::supervise::worker::Role;
+use crate::supervise::worker::{Role, Worker};
 use crate::supervise::{Action, Exceeded, Exit, Report, WorkerId};
 
 /// What becomes of a worker whose serving process has ended.
@@ -35,7 +35,7 @@ impl Pool {
         let id = worker.id;
         let Some((role, process)) = worker.remove(None, now) else { return };
         let verdict = match role {
-            Role::Serving => self.judge(index, &process, &reason, false, now),
+            Role::Serving => self.judge(index, &process, None, &reason, false, now),
             Role::Replacement | Role::Draining => Verdict::Gone,
         };
         let (retry_in, why) = (verdict.delay(), format!("worker {id} cannot be started: {reason}"));
@@ -58,10 +58,11 @@ impl Pool {
         let cause = process.cause(exit);
         // Deaths while the pool stops are what was asked for, and those of replacements are the
         // business of whoever wanted them.
-        let counts = role == Role::Serving && self.is_running();
+        let follows = self.groups[group].spec.restart.respawn.follows(Some(exit));
+        let counts = role == Role::Serving && self.is_running() && follows;
         let too_fast = counts && self.groups[group].count_death(now);
         let verdict = match role {
-            Role::Serving => self.judge(index, &process, &cause, too_fast, now),
+            Role::Serving => self.judge(index, &process, Some(exit), &cause, too_fast, now),
             Role::Replacement | Role::Draining => Verdict::Gone,
         };
         let (generation, restart_in) = (process.generation, verdict.delay());
@@ -80,6 +81,7 @@ impl Pool {
         &mut self,
         index: usize,
         process: &Process,
+        exit: Option<Exit>,
         cause: &str,
         too_fast: bool,
         now: Instant,
@@ -91,6 +93,12 @@ impl Pool {
             return Verdict::Gone;
         }
         let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
+        if !policy.respawn.follows(exit) {
+            let is_well = exit == Some(Exit::Code(0));
+            worker.last_end =
+                Some(if is_well { Ok(()) } else { Err(obituary(id, process, cause)) });
+            return Verdict::Gone;
+        }
         worker.count_death(process, policy, now);
         let attempts = worker.failed_starts;
         if !self.all_ready && attempts >= policy.start_attempts {
@@ -110,6 +118,24 @@ impl Pool {
         }
         let nominal = group.delay(worker.early_deaths, now);
         Verdict::Retry(self.jitter.apply(nominal))
+    }
+
+    /// Whether no worker has a process or will get one, by the rules of its group alone.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker)).peekable();
+        wanted.peek().is_some()
+            && wanted.all(Worker::is_over)
+            && self.workers.iter().all(Worker::is_gone)
+            && !self.is_reloading()
+    }
+
+    /// The pool ends with its last worker, and has failed if a worker has.
+    pub(super) fn note_last_ends(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let mut ends = self.workers.iter().filter_map(|worker| worker.last_end.as_ref());
+        match ends.find_map(|end| end.as_ref().err()).cloned() {
+            Some(reason) => self.fail(reason, now, actions),
+            None => self.stop(now),
+        }
     }
 
     fn carry_out(

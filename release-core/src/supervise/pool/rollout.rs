@@ -97,6 +97,7 @@ impl Pool {
                 && room.turns > 0
             {
                 room.turns -= 1;
+                worker.last_end = None;
                 worker.turn_to(target, now);
             }
             worker.fill(&group.spec.reload, now, actions);
@@ -127,7 +128,8 @@ impl Pool {
         let mut rooms: Vec<_> = all.collect();
         for worker in &self.workers {
             let room = &mut rooms[worker.group];
-            let is_turning = target == Some(worker.generation) && !worker.is_settled();
+            let is_turning =
+                target == Some(worker.generation) && !worker.is_settled() && !worker.is_over();
             let is_replaced = worker.replacement.is_some();
             if self.wants(worker) && (is_turning || is_replaced) {
                 room.turns = room.turns.saturating_sub(1);
@@ -181,7 +183,8 @@ impl Pool {
         let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
         match self.rollout.as_ref().map(|rollout| &rollout.stage) {
             Some(&Stage::Rolling { generation })
-                if wanted.all(|it| it.generation == generation && it.is_settled()) =>
+                if wanted
+                    .all(|it| it.generation == generation && (it.is_settled() || it.is_over())) =>
             {
                 self.generation = generation;
                 actions.push(Action::Report(match is_upgrade {
@@ -206,6 +209,11 @@ impl Pool {
         for ticket in rollout.tickets {
             actions.push(Action::Answer { ticket, outcome: outcome.clone() });
         }
+    }
+
+    /// Whether a reload is under way or asked for.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.rollout.is_some() || !self.reloads.is_empty()
     }
 
     /// The pool stops: nobody waits for a reload any more.

@@ -51,6 +51,7 @@ impl Worker {
     /// A process that is started from now on is to take over.
     pub(in crate::supervise) fn restart(&mut self, ticket: Ticket, now: Instant) {
         self.restarting.push(ticket);
+        self.last_end = None;
         self.hurry(now);
         let is_replaced = self.replacement.is_some();
         if let Some(process) =
@@ -81,7 +82,8 @@ impl Worker {
         self.due = self.due.filter(|due| now < *due);
         // Only a worker that is scaled away and back all the time has more than that draining.
         let is_crowded = self.draining.len() > policy.draining;
-        if self.serving.is_none() && self.due.is_none() && !is_crowded {
+        let is_over = self.last_end.is_some();
+        if self.serving.is_none() && self.due.is_none() && !is_over && !is_crowded {
             self.serving = Some(self.wish(now, actions));
         }
     }
@@ -158,8 +160,14 @@ impl Worker {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        let mut is_ready = false;
         for process in self.serving.iter_mut().chain(&mut self.replacement) {
+            let was_ready = process.was_ready();
             process.age(self.id, spec, now, actions);
+            is_ready |= process.was_ready() && !was_ready;
+        }
+        if is_ready {
+            self.note_ready();
         }
         self.retry_at = self.retry_at.filter(|at| now < *at);
     }

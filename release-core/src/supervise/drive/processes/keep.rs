@@ -12,7 +12,7 @@ use nix::sys::signal::Signal as Sig;
 use super::{Happening, Process, Processes, Wish};
 use crate::Error;
 use crate::child::Child;
-use crate::daemon::{Group, Kept, KeptWorker, MasterHandle, News, WorkerInfo};
+use crate::daemon::{Contact, Group, Kept, KeptWorker, MasterHandle, News, Output, WorkerInfo};
 use crate::ipc::link::Link;
 use crate::supervise::{Event, Exit, WorkerId};
 use crate::sys::fds::duplicate_from;
@@ -50,6 +50,8 @@ impl Processes {
                 generation: process.generation,
                 finished: process.finished.load(Ordering::Relaxed),
                 link,
+                output: process.output.as_ref().map(Output::freeze).transpose()?,
+                is_told: process.is_told,
             });
         }
         let serving = self.master.generation();
@@ -102,7 +104,7 @@ impl Processes {
     }
 
     fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, finished, link } = worker;
+        let KeptWorker { id, pid, generation, finished, link, output, is_told } = worker;
         let id = WorkerId(id);
         let child = match Child::kept(&self.rt, pid) {
             Ok(child) => Arc::new(child),
@@ -117,11 +119,21 @@ impl Processes {
         let group = index.and_then(|index| self.groups.get(index));
         let finished = Arc::new(AtomicU64::new(finished));
         let listener = self.listen(id, pid, Arc::clone(&finished));
-        let connection = match (group, link) {
-            (Some(group), Some(link)) => {
-                let name = Arc::clone(&group.name);
-                let info = WorkerInfo { id: id.0, pid, group: name, generation };
-                let attached = group.attach.reattach(&self.rt, link, info, listener);
+        let info = group.map(|group| {
+            let group = Arc::clone(&group.name);
+            WorkerInfo { id: id.0, pid, group, generation }
+        });
+        let output = info.as_ref().zip(group).zip(output).and_then(|((info, group), output)| {
+            let output = output.thaw(&self.rt, info.clone(), group.output.as_ref()?);
+            let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
+            output.map_err(lost).ok()
+        });
+        let contact = group.map(|group| &group.contact);
+        let connection = match (contact.zip(info), link) {
+            // It has become ready, or is started again when its time to is over.
+            (Some((Contact::Foreign(_), _)), None) => None,
+            (Some((Contact::Connection(attach), info)), Some(link)) => {
+                let attached = attach.reattach(&self.rt, link, info, listener);
                 let attached = attached.inspect_err(|error| {
                     // It ends, and its exit is the news.
                     let reason = error.report();
@@ -135,10 +147,11 @@ impl Processes {
                 None
             }
             // Its group is gone, and the end of the connection tells it to stop.
-            (None, Some(_)) => None,
+            (_, Some(_)) => None,
         };
-        let watch = self.watch(id, Arc::clone(&child));
-        let process = Process { child, generation, connection, finished, _watch: watch };
+        let watch = self.watch(id, Arc::clone(&child), output.clone());
+        let process =
+            Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
     }
 }

@@ -1,0 +1,132 @@
+//! The configuration file of `release run`: the options by the same names.
+
+use std::path::PathBuf;
+
+use release_core::config::validation::{Validation, bool, list_of};
+use release_core::config::{Config, Spec, Value, key};
+use release_core::{Readiness, StopSignal};
+
+use super::Options;
+use super::values::{self, Listen, Pair};
+
+/// What a value is, and whether it is one.
+type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
+
+/// Options with one value, as on the command line.
+const VALUES: [Text; 9] = [
+    ("workers", "`auto` or a number of workers", |text| values::workers(text).map(drop)),
+    ("user", "a login name", |_| Ok(())),
+    ("group", "the name of a group", |_| Ok(())),
+    ("ready", "notify, ack, fd, \"fd:N\" or a time", |text| values::readiness(text).map(drop)),
+    ("stop-signal", "the name of a signal", |text| {
+        text.parse::<StopSignal>().map(drop).map_err(|error| error.to_string())
+    }),
+    ("stop-timeout", "a time", |text| values::duration(text).map(drop)),
+    ("respawn", "always, on-failure or never", |text| values::respawn(text).map(drop)),
+    ("pid-file", "a path", |_| Ok(())),
+    ("control", "a path", |_| Ok(())),
+];
+
+/// Options that may come several times.
+const LISTS: [Text; 3] = [
+    ("listen", "the URI of a socket", |text| text.parse::<Listen>().map(drop)),
+    ("env", "a variable such as \"NAME=VALUE\"", |text| text.parse::<Pair>().map(drop)),
+    ("command", "the program or an argument", |_| Ok(())),
+];
+
+pub(super) fn spec() -> Spec {
+    let as_text = |expected: &str, test: fn(&str) -> Result<(), String>| {
+        Validation::explained(expected, move |value| {
+            text(value).map_or_else(|| Err(String::new()), |text| test(&text))
+        })
+    };
+    let mut spec = Spec::new();
+    for (name, expected, test) in VALUES {
+        spec = spec.key(key(name).optional().check(as_text(expected, test)));
+    }
+    for (name, expected, test) in LISTS {
+        spec = spec.key(key(name).optional().check(list_of(as_text(expected, test))));
+    }
+    for name in ["syslog", "background"] {
+        spec = spec.key(key(name).default(false).check(bool()));
+    }
+    spec
+}
+
+/// A value as it stands on a command line.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) | Value::Keyword(text) => Some(text.clone()),
+        Value::Int(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Duration(time) => Some(format!("{}ms", time.as_millis())),
+        _ => None,
+    }
+}
+
+/// What the command line says, and below it what the file says; the file has passed its checks.
+pub(super) fn merge(options: &Options, file: &Config) -> Options {
+    let one = |name: &str| file.value(name).and_then(text);
+    let list = |name: &str| {
+        let values = file.value(name).and_then(Value::as_list).unwrap_or_default();
+        values.iter().filter_map(text)
+    };
+    let is = |name: &str| file.value(name).and_then(Value::as_bool).unwrap_or(false);
+    let path = |name: &str| one(name).map(PathBuf::from);
+    let mut merged = options.clone();
+    if merged.listen.is_empty() {
+        merged.listen = list("listen").filter_map(|uri| uri.parse().ok()).collect();
+    }
+    if merged.command.is_empty() {
+        merged.command = list("command").map(Into::into).collect();
+    }
+    // What comes later wins.
+    merged.env = list("env").filter_map(|pair| pair.parse().ok()).collect();
+    merged.env.extend_from_slice(&options.env);
+    merged.workers = options.workers.or_else(|| values::workers(&one("workers")?).ok());
+    merged.ready =
+        options.ready.or_else(|| -> Option<Readiness> { values::readiness(&one("ready")?).ok() });
+    merged.stop_signal = options.stop_signal.or_else(|| one("stop-signal")?.parse().ok());
+    merged.stop_timeout =
+        options.stop_timeout.or_else(|| values::duration(&one("stop-timeout")?).ok());
+    merged.respawn = options.respawn.or_else(|| values::respawn(&one("respawn")?).ok());
+    merged.user = merged.user.or_else(|| one("user"));
+    merged.group = merged.group.or_else(|| one("group"));
+    merged.pid_file = merged.pid_file.or_else(|| path("pid-file"));
+    merged.control = merged.control.or_else(|| path("control"));
+    merged.syslog |= is("syslog");
+    merged.background |= is("background");
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_a_command_line_says() {
+        let text = "listen = [\"tcp://127.0.0.1:0\", \"fd://3\"]\nworkers = 3\nready = 2s\n\
+            stop-signal = USR2\nrespawn = on-failure\nenv = [\"A=1\", \"B=2\"]\n\
+            command = [\"sleep\", \"5\"]\nbackground = true\nuser = \"nobody\"\n";
+        let file = Config::parse("run.conf", text, &spec()).unwrap();
+        let options = Options { workers: Some(4), ..Options::default() };
+        let merged = merge(&options, &file);
+        assert_eq!((merged.workers, merged.listen.len()), (Some(4), 2));
+        assert_eq!(merged.ready, Some(Readiness::After(Duration::from_secs(2))));
+        assert_eq!(merged.stop_signal, Some(StopSignal::Usr2));
+        assert_eq!(merged.command, ["sleep", "5"]);
+        assert_eq!((merged.env.len(), merged.background, merged.syslog), (2, true, false));
+        assert_eq!(merged.user.as_deref(), Some("nobody"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let text = "workers = many\nlisten = [\"tcp://x\"]\nstop-sginal = TERM\n";
+        let errors = Config::parse("run.conf", text, &spec()).unwrap_err().to_string();
+        for expected in ["run.conf:1:", "run.conf:2:", "a port belongs", "is it `stop-signal`"] {
+            assert!(errors.contains(expected), "{expected}: {errors}");
+        }
+    }
+}

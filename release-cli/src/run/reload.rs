@@ -1,0 +1,102 @@
+//! What HUP changes beside the workers' processes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_util::StreamExt;
+use release_core::config::Live;
+use release_core::{Error, MasterHandle, WorkerOptions};
+
+use super::{GROUP, Options, file};
+
+/// The options that a reload puts in force, and puts back when it fails.
+#[derive(Clone)]
+pub(super) struct Reloads {
+    command_line: Arc<Options>,
+    file: Option<Arc<Live>>,
+    values: Arc<Mutex<Values>>,
+    sizes: UnboundedSender<u32>,
+}
+
+struct Values {
+    now: Options,
+    before: Options,
+}
+
+impl Reloads {
+    /// And the numbers of workers that reloads ask for.
+    pub(super) fn new(command_line: Options) -> Result<(Self, UnboundedReceiver<u32>), Error> {
+        let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
+        let file = file.transpose()?.map(Arc::new);
+        let now = merged(&command_line, file.as_deref());
+        let values = Arc::new(Mutex::new(Values { before: now.clone(), now }));
+        let (sizes, asked) = unbounded();
+        Ok((Self { command_line: Arc::new(command_line), file, values, sizes }, asked))
+    }
+
+    /// What is in force.
+    pub(super) fn options(&self) -> Options {
+        self.values().now.clone()
+    }
+
+    /// What a worker that starts now gets.
+    pub(super) fn worker_options(&self) -> WorkerOptions {
+        let values = self.values();
+        let arguments = values.now.command.iter().skip(1);
+        let options = arguments.fold(WorkerOptions::default(), WorkerOptions::argument);
+        let variables = values.now.env.iter();
+        variables.fold(options, |options, pair| options.variable(&pair.name, &pair.value))
+    }
+
+    /// Reads the file again. What cannot change while this runs is said to wait.
+    pub(super) fn read(&self) -> Result<(), Error> {
+        let Some(file) = &self.file else { return Ok(()) };
+        for change in file.reload()? {
+            if !["workers", "env", "command"].contains(&change.key.as_str()) {
+                tracing::warn!(key = change.key, "changed; in force after a new start");
+            }
+        }
+        let now = merged(&self.command_line, Some(file));
+        let mut values = self.values();
+        if now.command.first() != values.now.command.first() {
+            tracing::warn!("another program; in force after a new start");
+        }
+        values.before = std::mem::replace(&mut values.now, now);
+        self.resize(&values);
+        Ok(())
+    }
+
+    pub(super) fn restore(&self) {
+        let values = &mut *self.values();
+        std::mem::swap(&mut values.now, &mut values.before);
+        self.resize(values);
+    }
+
+    fn resize(&self, values: &Values) {
+        if values.now.workers != values.before.workers {
+            // Fails when the master ends.
+            let _ = self.sizes.unbounded_send(values.now.workers.unwrap_or(1));
+        }
+    }
+
+    fn values(&self) -> MutexGuard<'_, Values> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn merged(command_line: &Options, file: Option<&Live>) -> Options {
+    file.map_or_else(|| command_line.clone(), |file| file::merge(command_line, &file.current()))
+}
+
+/// Gives the group the size that the file says, whenever that changes.
+pub(super) async fn resize(
+    master: MasterHandle,
+    mut sizes: UnboundedReceiver<u32>,
+) -> Result<(), Error> {
+    while let Some(workers) = sizes.next().await {
+        if let Err(error) = master.scale(GROUP, workers).await {
+            tracing::error!(workers, reason = error.report(), "the number of workers stays");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The values of options, written alike on the command line and in a configuration file.
+
+use std::os::fd::RawFd;
+use std::str::FromStr;
+use std::time::Duration;
+
+use release_core::Readiness;
+use release_core::net::ListenOn;
+use release_core::supervise::Respawn;
+
+/// Where a socket comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Listen {
+    On(ListenOn),
+    Descriptor(RawFd),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(uri: &str) -> Result<Self, String> {
+        match uri.strip_prefix("fd://") {
+            Some(number) => number
+                .parse()
+                .map(Self::Descriptor)
+                .map_err(|_| format!("`{number}` is not the number of a descriptor")),
+            None => uri.parse().map(Self::On).map_err(|error: release_core::Error| error.report()),
+        }
+    }
+}
+
+/// An environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+impl FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Self { name: name.to_owned(), value: value.to_owned() })
+            }
+            _ => Err("a variable is written NAME=VALUE".to_owned()),
+        }
+    }
+}
+
+pub(super) fn workers(text: &str) -> Result<u32, String> {
+    if text == "auto" {
+        // Counts the quota of the container, too.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(u32::try_from(processors).unwrap_or(u32::MAX));
+    }
+    match text.parse() {
+        Ok(count @ 1..=10_000) => Ok(count),
+        _ => Err("it is `auto` or a number from 1 to 10000".to_owned()),
+    }
+}
+
+pub(super) fn readiness(text: &str) -> Result<Readiness, String> {
+    match (text, text.strip_prefix("fd:")) {
+        ("notify", _) => Ok(Readiness::Notify),
+        ("ack", _) => Ok(Readiness::Acknowledge),
+        ("fd", _) => Ok(Readiness::Newline(None)),
+        (_, Some(number)) => {
+            let number = number.parse().map_err(|_| format!("`{number}` is not a descriptor"))?;
+            Ok(Readiness::Newline(Some(number)))
+        }
+        _ => duration(text)
+            .map(Readiness::After)
+            .map_err(|_| "it is notify, ack, fd, fd:N or a time such as 2 or 500ms".to_owned()),
+    }
+}
+
+/// Seconds, unless a unit is there.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is none of the units ms, s, m, h")),
+    };
+    let seconds = number.trim().parse::<f64>().map_err(|_| "it is a time such as 2 or 500ms")?;
+    let time = Duration::try_from_secs_f64(seconds * unit).ok();
+    let longest = Duration::from_secs(10 * 365 * 24 * 3600);
+    time.filter(|time| *time <= longest).ok_or_else(|| "that is no time to wait".to_owned())
+}
+
+pub(super) fn respawn(text: &str) -> Result<Respawn, String> {
+    match text {
+        "always" => Ok(Respawn::Always),
+        "on-failure" => Ok(Respawn::OnFailure),
+        "never" => Ok(Respawn::Never),
+        _ => Err("it is always, on-failure or never".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, millis) in [("0", 0), ("2", 2000), ("1.5s", 1500), ("20ms", 20), ("2m", 120_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "x", "-1", "1d", "1e400", "inf", "nan", "99999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn readiness_is_read() {
+        assert_eq!(readiness("fd"), Ok(Readiness::Newline(None)));
+        assert_eq!(readiness("fd:9"), Ok(Readiness::Newline(Some(9))));
+        assert_eq!(readiness("0.5"), Ok(Readiness::After(Duration::from_millis(500))));
+        for text in ["fd:", "fd:x", "soon", ""] {
+            assert!(readiness(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_workers_are_read() {
+        assert!(workers("auto").is_ok_and(|count| count >= 1));
+        assert_eq!(workers("3"), Ok(3));
+        for text in ["0", "-1", "10001", "many"] {
+            assert!(workers(text).is_err(), "{text}");
+        }
+    }
+}

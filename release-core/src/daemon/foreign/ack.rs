@@ -1,0 +1,159 @@
+//! Readiness as einhorn has it: a line at its command socket.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Sender;
+use super::place::{Place, SocketFile};
+use crate::Error;
+use crate::net::{Credentials, Passive, Socket, Stream, Unix};
+use crate::rt::Rt;
+use futures_util::future::{Either, select};
+
+/// The longest line.
+const LONGEST: usize = 1024;
+
+/// How long a connection has for its line.
+const TIME: Duration = Duration::from_secs(5);
+
+/// The two ways to acknowledge that one process has.
+#[derive(Debug)]
+pub(super) struct Acknowledgement {
+    listener: OwnedFd,
+    file: SocketFile,
+    passed: OwnedFd,
+}
+
+impl Acknowledgement {
+    /// And the descriptor that the process gets.
+    pub(super) fn new(place: &Arc<Place>) -> Result<(Self, OwnedFd), Error> {
+        let errno = |error: io::Error| {
+            nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+        };
+        let (listener, file) = place.socket(|path| UnixListener::bind(path).map_err(errno))?;
+        let (passed, theirs) = crate::sys::socket::pair()
+            .map_err(|error| Error::system("cannot make a socket pair", error))?;
+        Ok((Self { listener: listener.into(), file, passed }, theirs))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Waits until the process has acknowledged in one way or the other.
+    pub(super) async fn wait(self, rt: &Rt, sender: Sender) -> Result<(), Error> {
+        let failed = |error| Error::system("its acknowledgement", error);
+        let mut passed = Lines::new(Stream::new(rt, self.passed).map_err(failed)?);
+        let by_path = pin!(at_listener(rt, self.listener, sender));
+        let by_descriptor = pin!(async {
+            while let Some(line) = passed.next().await {
+                if is_acknowledgement(&line, sender) {
+                    return;
+                }
+            }
+            // Closed by a program that connects instead.
+            std::future::pending().await
+        });
+        match select(by_path, by_descriptor).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(((), _)) => Ok(()),
+        }
+    }
+}
+
+async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), Error> {
+    let mut listener = Socket::<Passive, Unix>::inherited(rt, listener)?;
+    let failed = |error| Error::system("its acknowledgement", error);
+    loop {
+        let socket = listener.accept_descriptor().await.map_err(failed)?;
+        let Ok(peer) = Credentials::of_peer(&socket) else { continue };
+        let Ok(stream) = Stream::new(rt, socket) else { continue };
+        let mut lines = Lines::new(stream);
+        let told = rt.timeout(TIME, lines.next()).await.ok().flatten();
+        if sender.is(peer.uid, peer.pid)
+            && told.is_some_and(|line| is_acknowledgement(&line, sender))
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// The lines that arrive.
+struct Lines {
+    stream: Stream,
+    unread: Vec<u8>,
+}
+
+impl Lines {
+    fn new(stream: Stream) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// `None` when there is no more, or one that is too long.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line).into_owned());
+            }
+            let mut bytes = [0; 256];
+            let count = self.stream.read_once(&mut bytes).await.ok()?;
+            if count == 0 || self.unread.len() > LONGEST {
+                return None;
+            }
+            self.unread.extend_from_slice(&bytes[..count]);
+        }
+    }
+}
+
+/// Whether a line acknowledges the worker, or a process of its group.
+///
+/// einhorn's is a YAML document with its line ends as `%0A`; JSON is YAML, too.
+fn is_acknowledgement(line: &str, sender: Sender) -> bool {
+    let document = line.replace("%0A", "\n").replace("%25", "%");
+    let (mut command, mut pid) = (None, None);
+    for entry in document.split([',', '\n', '{', '}']) {
+        let Some((key, value)) = entry.split_once(": ").or_else(|| entry.split_once(':')) else {
+            continue;
+        };
+        let bare = |word: &str| word.trim().trim_matches(['"', '\'']).to_owned();
+        match bare(key).as_str() {
+            "command" => command = Some(bare(value)),
+            "pid" => pid = bare(value).parse().ok(),
+            _ => {}
+        }
+    }
+    command.as_deref() == Some("worker:ack")
+        && pid.is_some_and(|pid| sender.is(sender.uid.as_raw(), pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_dialects_of_einhorn_are_understood() {
+        let own = nix::unistd::getpid();
+        let sender = Sender { uid: nix::unistd::geteuid(), worker: own };
+        let is = |line: &str| is_acknowledgement(&line.replace("PID", &own.to_string()), sender);
+        assert!(is("{\"command\":\"worker:ack\",\"pid\":PID}\n"));
+        assert!(is("{\"pid\": PID, \"command\": \"worker:ack\"}\n"));
+        assert!(is("---%0Acommand: worker:ack%0Apid: PID%0A\n"));
+        for wrong in [
+            "",
+            "READY=1",
+            "{\"command\":\"worker:ack\"}",
+            "{\"command\":\"worker:ack\",\"pid\":1}",
+            "{\"command\":\"worker:ack\",\"pid\":-1}",
+            "{\"command\":\"worker:ack\",\"pid\":99999999999999999999}",
+            "{\"command\":\"upgrade\",\"pid\":PID}",
+        ] {
+            assert!(!is(wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Workers that are any program: nothing of this library is in them, so they are reached by what
+//! the environment, descriptors and signals can say (rows S1 to S9, E).
+
+mod ack;
+mod environment;
+mod newline;
+mod notify;
+mod place;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nix::unistd::{Pid, Uid, getpgid};
+
+use super::WorkerInfo;
+use super::attach::{Attached, News, Notify};
+use crate::rt::Rt;
+use crate::supervise::{Ready, WorkerId};
+use crate::sys::creds::Credentials;
+use crate::sys::spawn::FIRST_PASSED;
+use crate::{Error, ErrorKind};
+use ack::Acknowledgement;
+pub(super) use environment::of_the_master;
+use newline::Newline;
+use notify::Notices;
+use place::Place;
+
+/// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::{Readiness, Workers};
+///
+/// let workers = Workers::command("web", 4, "gunicorn", ["--bind", "fd://3", "app:app"])
+///     .readiness(Readiness::Notify);
+/// let guessed = Workers::command("old", 1, "/usr/lib/old/server", [""; 0])
+///     .readiness(Readiness::After(Duration::from_secs(3)));
+/// # let _ = (workers, guessed);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// It has lived so long.
+    After(Duration),
+    /// It says `READY=1` at the socket that `NOTIFY_SOCKET` names, as systemd's services do. The
+    /// message must come from the worker itself or a process of its process group.
+    Notify,
+    /// It acknowledges as einhorn's workers do: a line such as `{"command":"worker:ack","pid":123}`,
+    /// in JSON or YAML, at the socket that `EINHORN_SOCK_PATH` names or through the descriptor in
+    /// `EINHORN_SOCK_FD`.
+    Acknowledge,
+    /// It writes a newline to a descriptor, as s6's services do: to that of this number, by default
+    /// the first after the listeners. `NOTIFY_FD` has the number.
+    Newline(Option<RawFd>),
+}
+
+/// A second: long enough for most programs to fail, short enough to wait for.
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::After(Duration::from_secs(1))
+    }
+}
+
+/// What all processes of a group have in common.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    readiness: Readiness,
+    /// Where their sockets are, once the master runs and if they have any.
+    place: Option<Arc<Place>>,
+    owner: Option<Uid>,
+}
+
+/// What the master keeps of a process that is about to be started.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    waits_for: Option<Sign>,
+    /// Who may give the sign.
+    uid: Uid,
+}
+
+/// What a process gets.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) environment: Vec<CString>,
+    descriptors: Vec<(RawFd, OwnedFd)>,
+}
+
+/// What makes it ready.
+#[derive(Debug)]
+enum Sign {
+    Notices(Notices),
+    Acknowledgement(Acknowledgement),
+    Newline(Newline),
+}
+
+impl Foreign {
+    /// # Errors
+    ///
+    /// When a descriptor is to have a number that is taken, or that no process can have.
+    pub(super) fn new(
+        readiness: Readiness,
+        listeners: usize,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, Error> {
+        if let Readiness::Newline(Some(number)) = readiness
+            && !(first_free(listeners)..1024).contains(&number)
+        {
+            let message = format!(
+                "descriptor {number} cannot be the one for readiness: 0 to {} are taken, and 1023 \
+                 is the highest",
+                first_free(listeners) - 1
+            );
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        let owner = credentials.map(|credentials| credentials.uid);
+        Ok(Self { readiness, place: None, owner })
+    }
+
+    pub(super) fn ready(&self) -> Ready {
+        match self.readiness {
+            Readiness::After(Duration::ZERO) => Ready::AtOnce,
+            Readiness::After(time) => Ready::After(time),
+            Readiness::Notify | Readiness::Acknowledge | Readiness::Newline(_) => Ready::Message,
+        }
+    }
+
+    /// Makes room for sockets, where there is any use for it.
+    pub(super) fn open(&mut self) -> Result<(), Error> {
+        if matches!(self.readiness, Readiness::Notify | Readiness::Acknowledge) {
+            self.place = Some(Arc::new(Place::new(self.owner)?));
+        }
+        Ok(())
+    }
+
+    /// What a process of this worker gets, and what the master keeps.
+    pub(crate) fn prepare(
+        &self,
+        id: WorkerId,
+        listeners: &[String],
+    ) -> Result<(Given, Awaited), Error> {
+        let mut given = Given {
+            environment: environment::of_a_worker(id, listeners)?,
+            descriptors: vec![(0, open_nothing()?)],
+        };
+        let next = first_free(listeners.len());
+        let waits_for = match (self.readiness, &self.place) {
+            (Readiness::Notify, Some(place)) => {
+                let notices = Notices::new(place)?;
+                given.tell("NOTIFY_SOCKET", notices.path())?;
+                Some(Sign::Notices(notices))
+            }
+            (Readiness::Acknowledge, Some(place)) => {
+                let (acknowledgement, theirs) = Acknowledgement::new(place)?;
+                given.tell("EINHORN_SOCK_PATH", acknowledgement.path())?;
+                given.tell("EINHORN_SOCK_FD", next.to_string())?;
+                given.descriptors.push((next, theirs));
+                Some(Sign::Acknowledgement(acknowledgement))
+            }
+            (Readiness::Newline(number), _) => {
+                let number = number.unwrap_or(next);
+                let (newline, theirs) = Newline::new()?;
+                given.tell("NOTIFY_FD", number.to_string())?;
+                given.descriptors.push((number, theirs));
+                Some(Sign::Newline(newline))
+            }
+            _ => None,
+        };
+        let uid = self.owner.unwrap_or_else(nix::unistd::geteuid);
+        Ok((given, Awaited { waits_for, uid }))
+    }
+}
+
+impl Given {
+    pub(crate) fn stdin(descriptor: OwnedFd) -> Self {
+        Self { environment: Vec::new(), descriptors: vec![(0, descriptor)] }
+    }
+
+    fn tell(&mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Result<(), Error> {
+        self.environment.push(super::environment::entry(name.as_ref(), value.into())?);
+        Ok(())
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (RawFd, BorrowedFd<'_>)> {
+        self.descriptors.iter().map(|(number, descriptor)| (*number, descriptor.as_fd()))
+    }
+}
+
+impl Awaited {
+    /// Listens to the process until what is returned is dropped.
+    pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
+        let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
+        let (timer, id) = (rt.clone(), worker.id);
+        let serving = rt.spawn(async move {
+            let heard = match self.waits_for {
+                None => return,
+                Some(Sign::Notices(notices)) => notices.listen(&timer, sender, &notify).await,
+                Some(Sign::Acknowledgement(acknowledgement)) => {
+                    acknowledgement.wait(&timer, sender).await.map(|()| notify(News::Ready))
+                }
+                Some(Sign::Newline(newline)) => {
+                    newline.wait(&timer).await.map(|()| notify(News::Ready))
+                }
+            };
+            if let Err(error) = heard {
+                let reason = crate::error::chain(&error);
+                let pid = sender.worker.as_raw();
+                tracing::warn!(worker = id, pid, reason, "cannot be heard");
+            }
+        });
+        Attached { link: Weak::new(), serving }
+    }
+}
+
+/// Who may say that a worker is ready.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    uid: Uid,
+    worker: Pid,
+}
+
+impl Sender {
+    /// Whether it is the worker or one of its process group, as its user.
+    fn is(&self, uid: u32, pid: i32) -> bool {
+        let pid = Pid::from_raw(pid);
+        uid == self.uid.as_raw()
+            && pid.as_raw() > 0
+            && (pid == self.worker || getpgid(Some(pid)) == Ok(self.worker))
+    }
+}
+
+/// The first number after the listeners.
+fn first_free(listeners: usize) -> RawFd {
+    FIRST_PASSED + RawFd::try_from(listeners).unwrap_or(1024)
+}
+
+fn open_nothing() -> Result<OwnedFd, Error> {
+    let opened = std::fs::OpenOptions::new().read(true).open("/dev/null");
+    Ok(opened.map_err(|error| Error::system("cannot open /dev/null", error))?.into())
+}

@@ -1,0 +1,162 @@
+//! A directory for the sockets at which foreign workers say that they are ready.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::{Uid, chown, geteuid};
+
+use crate::Error;
+
+const PREFIX: &str = "release-sockets-";
+
+/// How often a directory is made anew that another master has taken for a dead one's.
+const TRIES: usize = 10;
+
+/// A directory that only this user may look into and only the workers' user may use. Dropping it
+/// removes it; what a master leaves that was killed, the next one removes.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    owner: Option<Uid>,
+    last: AtomicU32,
+    /// Locked as long as somebody uses it.
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// A place for sockets that belong to this user, if it is another than this process's.
+    pub(super) fn new(owner: Option<Uid>) -> Result<Self, Error> {
+        let base = base();
+        sweep(&base);
+        let failed = |error: nix::errno::Errno| {
+            let what = format!("cannot make a directory for sockets in {}", base.display());
+            Error::system(what, error)
+        };
+        let mut error = nix::errno::Errno::EBUSY;
+        for _ in 0..TRIES {
+            let path =
+                nix::unistd::mkdtemp(&base.join(format!("{PREFIX}XXXXXX"))).map_err(failed)?;
+            match lock(&path) {
+                Ok(lock) => {
+                    let place = Self { path, owner, last: AtomicU32::new(0), _lock: lock };
+                    return place.open_to_owner();
+                }
+                Err(other) => error = other,
+            }
+        }
+        Err(failed(error))
+    }
+
+    /// Who does not know the name of a socket finds none.
+    fn open_to_owner(self) -> Result<Self, Error> {
+        if self.owner.is_some() {
+            let mode = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(&self.path, mode).map_err(|error| {
+                Error::system(format!("cannot open {} to workers", self.path.display()), error)
+            })?;
+        }
+        Ok(self)
+    }
+
+    /// The path of a new socket. `bind` makes it.
+    pub(super) fn socket<T>(
+        self: &Arc<Self>,
+        bind: impl FnOnce(&Path) -> nix::Result<T>,
+    ) -> Result<(T, SocketFile), Error> {
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let file =
+            SocketFile { path: self.path.join(number.to_string()), _place: Arc::clone(self) };
+        let made = bind(&file.path).and_then(|socket| {
+            chown(&file.path, self.owner, None)?;
+            Ok(socket)
+        });
+        let failed =
+            |error| Error::system(format!("cannot make the socket {}", file.path.display()), error);
+        made.map_err(failed).map(|socket| (socket, file))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// A socket's file, removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    _place: Arc<Place>,
+}
+
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// `/run` for root, a user's own directory of that kind, or where temporary files go.
+fn base() -> PathBuf {
+    let run = match geteuid().is_root() {
+        true => Some(PathBuf::from("/run")),
+        false => std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+    };
+    run.filter(|run| run.is_absolute() && run.is_dir()).unwrap_or_else(std::env::temp_dir)
+}
+
+fn lock(path: &Path) -> nix::Result<Flock<File>> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
+        .open(path)
+        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+}
+
+/// Removes what masters left that were killed: their directories are locked by nobody.
+fn sweep(base: &Path) {
+    let own = geteuid().as_raw();
+    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+        let is_one = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == own);
+        if is_one && let Ok(_lock) = lock(&entry.path()) {
+            let sockets = std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+            sockets.for_each(|socket| drop(std::fs::remove_file(socket.path())));
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_place_goes_with_its_last_socket_and_one_of_the_dead_with_the_next() {
+        let place = Arc::new(Place::new(None).unwrap());
+        let path = place.path.clone();
+        let bind = |path: &Path| Ok(UnixListener::bind(path).unwrap());
+        let (_socket, file) = place.socket(bind).unwrap();
+        assert!(file.path().exists());
+        let left = nix::unistd::mkdtemp(&base().join(format!("{PREFIX}XXXXXX"))).unwrap();
+        std::fs::write(left.join("0"), "").unwrap();
+        drop(Place::new(None).unwrap());
+        assert!(!left.exists() && file.path().exists());
+        drop(place);
+        assert!(file.path().exists());
+        drop(file);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,195 @@
+//! Addresses to listen on, as URIs and with what belongs to them (row S1).
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use nix::unistd::{Group, User};
+
+use super::{AnyAddress, Inet, Socket, Unconnected, Unix};
+use crate::{Error, ErrorKind};
+
+/// An address that a master listens on: see [`Workers::listen`](crate::Workers::listen).
+///
+/// It is made from an address, or from a URI:
+///
+/// | URI | listens on |
+/// |---|---|
+/// | `tcp://HOST:PORT` | that host's first address, version 4 before 6; without a host, on all of the machine |
+/// | `tcp4://HOST:PORT`, `tcp6://HOST:PORT` | the same for one version of IP |
+/// | `unix://PATH` | a socket file |
+/// | `unix://PATH?mode=0660&owner=LOGIN&group=NAME` | one with another mode than 0600, owner or group |
+/// | `unix://@NAME` | an abstract name |
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{ListenOn, Unix};
+///
+/// let everywhere: ListenOn = "tcp://:8080".parse()?;
+/// let file: ListenOn = "unix:///run/web.sock?mode=0666".parse()?;
+/// assert_eq!(file, ListenOn::from(Unix::path("/run/web.sock")).mode(0o666));
+/// assert!("udp://:53".parse::<ListenOn>().is_err());
+/// # let _ = everywhere;
+/// # Ok::<(), release_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenOn {
+    pub(crate) address: AnyAddress,
+    pub(crate) mode: u32,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
+    only_v6: bool,
+}
+
+impl ListenOn {
+    /// The mode of the socket file, if it is one; 0600 by default. To connect is to write.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The owner and group of the socket file, if it is one, by their numbers.
+    #[must_use]
+    pub fn owner(mut self, uid: u32, gid: u32) -> Self {
+        (self.owner, self.group) = (Some(uid), Some(gid));
+        self
+    }
+
+    /// What a TCP socket is told before it gets its address.
+    pub(crate) fn prepare(
+        &self,
+        socket: Socket<Unconnected, Inet>,
+    ) -> Result<Socket<Unconnected, Inet>, Error> {
+        if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
+    }
+}
+
+impl<A: Into<AnyAddress>> From<A> for ListenOn {
+    fn from(address: A) -> Self {
+        Self { address: address.into(), mode: 0o600, owner: None, group: None, only_v6: false }
+    }
+}
+
+impl fmt::Display for ListenOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl FromStr for ListenOn {
+    type Err = Error;
+
+    /// Looks names of hosts up.
+    fn from_str(uri: &str) -> Result<Self, Error> {
+        let read = match uri.split_once("://") {
+            Some(("tcp", rest)) => find(rest, |_| true),
+            Some(("tcp4", rest)) => find(rest, SocketAddr::is_ipv4),
+            Some(("tcp6", rest)) => {
+                find(rest, SocketAddr::is_ipv6).map(|found| Self { only_v6: true, ..found })
+            }
+            Some(("unix", rest)) => unix(rest),
+            _ => Err("it begins with tcp://, tcp4://, tcp6:// or unix://".to_owned()),
+        };
+        read.map_err(|why| {
+            let message = format!("cannot listen on `{}`: {why}", uri.escape_debug());
+            Error::new(ErrorKind::Usage, message)
+        })
+    }
+}
+
+fn find(rest: &str, suits: fn(&SocketAddr) -> bool) -> Result<ListenOn, String> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let Some((host, port)) = rest.rsplit_once(':') else {
+        return Err("a port belongs to it, as in tcp://localhost:8080".to_owned());
+    };
+    let port: u16 = port.parse().map_err(|_| format!("`{port}` is not a port"))?;
+    if matches!(host, "" | "*") {
+        // The socket of version 6 takes connections of version 4 too, where there is version 6.
+        let everywhere =
+            [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
+        let exists = |address: &&SocketAddr| Socket::unconnected(*address).is_ok();
+        let found = everywhere.iter().filter(|address| suits(address)).find(exists);
+        return found.map(|address| (*address).into()).ok_or_else(|| "there is no IP".to_owned());
+    }
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let found = (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
+    let mut found: Vec<_> = found.filter(suits).collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    let first = found.first().ok_or_else(|| format!("{host} has no such address"))?;
+    Ok((*first).into())
+}
+
+fn unix(rest: &str) -> Result<ListenOn, String> {
+    let (path, settings) = rest.split_once('?').unwrap_or((rest, ""));
+    let address = match path.strip_prefix('@') {
+        Some(name) => Unix::abstract_name(name),
+        None if path.is_empty() => return Err("there is no path".to_owned()),
+        None => Unix::path(path),
+    };
+    let mut listen = ListenOn::from(address);
+    for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
+        match setting.split_once('=') {
+            Some(("mode", mode)) => match u32::from_str_radix(mode, 8) {
+                Ok(mode @ ..=0o777) => listen.mode = mode,
+                _ => return Err(format!("`{mode}` is not a mode such as 0660")),
+            },
+            Some(("owner", login)) => {
+                let user = User::from_name(login).ok().flatten();
+                let user = user.ok_or_else(|| format!("there is no user `{login}`"))?;
+                listen.owner = Some(user.uid.as_raw());
+            }
+            Some(("group", name)) => {
+                let group = Group::from_name(name).ok().flatten();
+                let group = group.ok_or_else(|| format!("there is no group `{name}`"))?;
+                listen.group = Some(group.gid.as_raw());
+            }
+            _ => return Err(format!("`{setting}` is none of mode=, owner=, group=")),
+        }
+    }
+    Ok(listen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(uri: &str) -> Result<ListenOn, String> {
+        uri.parse::<ListenOn>().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn uris_are_read() {
+        let inet = |text: &str| ListenOn::from(text.parse::<Inet>().unwrap());
+        assert_eq!(read("tcp://127.0.0.1:80"), Ok(inet("127.0.0.1:80")));
+        assert_eq!(read("tcp://127.0.0.1:80/"), Ok(inet("127.0.0.1:80")));
+        assert_eq!(read("tcp4://localhost:8945"), Ok(inet("127.0.0.1:8945")));
+        assert_eq!(read("tcp4://:80"), Ok(inet("0.0.0.0:80")));
+        let v6 = ListenOn { only_v6: true, ..inet("[::1]:80") };
+        assert_eq!(read("tcp6://[::1]:80"), Ok(v6));
+        assert_eq!(read("unix:///run/x"), Ok(Unix::path("/run/x").into()));
+        assert_eq!(read("unix://@x"), Ok(Unix::abstract_name("x").into()));
+        let root = ListenOn::from(Unix::path("/x")).mode(0o660).owner(0, 0);
+        assert_eq!(read("unix:///x?mode=0660&owner=root&group=root"), Ok(root));
+    }
+
+    #[test]
+    fn what_is_none_is_refused_with_the_reason() {
+        for (uri, why) in [
+            ("", "begins with"),
+            ("127.0.0.1:80", "begins with"),
+            ("tcp://localhost", "a port"),
+            ("tcp://localhost:http", "`http` is not a port"),
+            ("tcp://localhost:70000", "not a port"),
+            ("tcp6://127.0.0.1:80", "no such address"),
+            ("unix://", "no path"),
+            ("unix:///x?mode=rw", "not a mode"),
+            ("unix:///x?owner=no-such-user", "no user"),
+            ("unix:///x?colour=red", "none of"),
+        ] {
+            let error = read(uri).unwrap_err();
+            assert!(error.contains(why), "{uri}: {error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+// A master whose workers are the program on its command line: see `tests/commands.rs`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use release::ipc::{Refused, Text};
+use release::supervise::{Respawn, RestartPolicy};
+use release::{
+    ControlSocket, Exit, Master, MasterHandle, OutputStream, Readiness, StopSignal, Workers, driver,
+};
+
+#[derive(Debug, Parser)]
+struct Options {
+    #[arg(long, default_value = "commands")]
+    control: PathBuf,
+    #[arg(long)]
+    listen: Vec<SocketAddr>,
+    #[arg(long, default_value_t = 1)]
+    workers: u32,
+    #[arg(long)]
+    user: Option<String>,
+    #[arg(long)]
+    group: Option<String>,
+    /// `notify`, `ack`, `newline`, `newline:N` or milliseconds.
+    #[arg(long)]
+    ready: Option<String>,
+    #[arg(long, default_value_t = 30_000)]
+    ready_timeout: u64,
+    #[arg(long, default_value = "TERM")]
+    stop_signal: StopSignal,
+    #[arg(long, default_value_t = 10)]
+    stop_deadline: u64,
+    #[arg(long, default_value = "always")]
+    respawn: String,
+    #[arg(long)]
+    output: bool,
+    #[arg(trailing_var_arg = true, required = true)]
+    command: Vec<String>,
+}
+
+fn readiness(text: &str) -> Readiness {
+    match text {
+        "notify" => Readiness::Notify,
+        "ack" => Readiness::Acknowledge,
+        "newline" => Readiness::Newline(None),
+        _ => match text.strip_prefix("newline:") {
+            Some(number) => Readiness::Newline(number.parse().ok()),
+            None => Readiness::After(Duration::from_millis(text.parse().unwrap_or(0))),
+        },
+    }
+}
+
+async fn control(master: MasterHandle, request: String) -> Result<String, Refused> {
+    Ok(match request.as_str() {
+        "status" => {
+            let all = master.status().into_iter().map(|it| format!("\"{}\"", it.state));
+            all.collect::<Vec<_>>().join(" ")
+        }
+        "reload" => match master.reload().await {
+            Ok(()) => "reloaded".to_owned(),
+            Err(error) => format!("error: {}", error.report()),
+        },
+        _ => "error: what?".to_owned(),
+    })
+}
+
+fn main() -> Exit {
+    if let Err(error) = release::log::stderr() {
+        return error.into();
+    }
+    let options = Options::parse();
+    let respawn = match options.respawn.as_str() {
+        "never" => Respawn::Never,
+        "on-failure" => Respawn::OnFailure,
+        _ => Respawn::Always,
+    };
+    let policy = RestartPolicy::default()
+        .respawn(respawn)
+        .ready_timeout(Duration::from_millis(options.ready_timeout));
+    let (program, arguments) = (&options.command[0], &options.command[1..]);
+    let mut workers = Workers::command("any", options.workers, program, arguments)
+        .restart(policy)
+        .stop_signal(options.stop_signal);
+    for (number, address) in options.listen.into_iter().enumerate() {
+        workers = workers.listen(format!("socket{number}"), address);
+    }
+    if let Some(ready) = options.ready {
+        workers = workers.readiness(readiness(&ready));
+    }
+    if let Some(user) = options.user {
+        workers = workers.user(user);
+    }
+    if let Some(group) = options.group {
+        workers = workers.group(group);
+    }
+    if options.output {
+        workers = workers.output(|worker, stream, line| {
+            let stream = if stream == OutputStream::Out { "out" } else { "err" };
+            eprintln!("[{} {stream}] {}", worker.id, String::from_utf8_lossy(line));
+        });
+    }
+    Master::new()
+        .workers(workers)
+        .stop_deadline(Duration::from_secs(options.stop_deadline))
+        .control(ControlSocket::new(options.control).codec(Text), |master, _, request| {
+            control(master, request)
+        })
+        .run(driver)
+}
