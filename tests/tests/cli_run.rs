@@ -208,6 +208,64 @@ fn sockets_of_systemd_keep_their_names() {
 }
 
 #[test]
+fn systemd_is_told_what_happens() {
+    let program = run(&["--ready", "notify"]);
+    let path = program.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    systemd.set_read_timeout(Some(release_tests::DEADLINE)).expect("a timeout");
+    let hear = |wanted: &str| {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = systemd.recv(&mut bytes).expect("a message");
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+        }
+    };
+    let program = program.with(|command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    });
+    let mut manager = program.any_worker("notify", "TERM").start();
+    hear("READY=1");
+    hear("STATUS=all workers are ready");
+    hear("WATCHDOG=1");
+    manager.signal(Signal::SIGHUP);
+    assert!(hear("RELOADING=1").contains("\nMONOTONIC_USEC="));
+    hear("READY=1");
+    hear("STATUS=generation 2 serves");
+    manager.behave("crash");
+    manager.signal(Signal::SIGHUP);
+    hear("RELOADING=1");
+    hear("READY=1");
+    hear("STATUS=the last reload failed: worker 0 ended before it was ready: exit status 1");
+    assert!(control(&manager.control(), "status").contains("\"last_exit\":\"exit status 1\""));
+    manager.signal(Signal::SIGTERM);
+    hear("STOPPING=1");
+    assert_eq!(manager.wait().code(), Some(0), "{}", manager.stderr());
+}
+
+#[test]
+fn as_process_1_it_reaps_orphans() {
+    if !is_root("as_process_1_it_reaps_orphans") {
+        return;
+    }
+    let line = "for i in 1 2 3 4 5; do (sleep 0.1 & exec sleep 0.05) & done; exec sleep 1000";
+    let launcher = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "env"];
+    let mut manager = Program::release_under(&launcher)
+        .args(["run", "--control", "control", "--ready", "0", "--respawn", "never", "--"])
+        .args(["sh", "-c", line])
+        .start();
+    manager.await_ready(1);
+    let init = manager.workers()[0];
+    eventually("the worker and no zombie is left", || {
+        release_tests::children(init.0).len() == 1 && release_tests::zombies(init.0).is_empty()
+    });
+    init.signal(Signal::SIGTERM);
+    assert_eq!(manager.wait().code(), Some(0), "{}", manager.stderr());
+}
+
+#[test]
 fn a_descriptor_is_passed_on() {
     let script = "import os,socket,sys\n\
         s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen()\n\

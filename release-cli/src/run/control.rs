@@ -5,6 +5,7 @@ use nix::unistd::{User, geteuid};
 use release_core::{ControlSocket, Error, ErrorKind, MasterHandle};
 
 use super::GROUP;
+use super::observer::Observer;
 use crate::status::{Status, Worker};
 
 /// Who may use the control socket, beside root and the user that this runs as.
@@ -72,7 +73,12 @@ impl Levels {
     }
 }
 
-pub(super) async fn answer(master: &MasterHandle, level: Level, request: String) -> String {
+pub(super) async fn answer(
+    master: &MasterHandle,
+    observer: &Observer,
+    level: Level,
+    request: String,
+) -> String {
     let (word, argument) = request.split_once(' ').unwrap_or((&request, ""));
     let needed = match word {
         "reload" | "scale" | "restart" => Level::Operate,
@@ -84,7 +90,7 @@ pub(super) async fn answer(master: &MasterHandle, level: Level, request: String)
     }
     match (word, argument) {
         ("ping", "") => "pong".to_owned(),
-        ("status", "") => status(master),
+        ("status", "") => status(master, observer),
         ("reload", "") => outcome(master.reload().await),
         ("scale", number) => match number.parse() {
             Ok(workers) => outcome(master.scale(GROUP, workers).await),
@@ -115,7 +121,7 @@ fn outcome(changed: Result<(), Error>) -> String {
     changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".to_owned())
 }
 
-fn status(master: &MasterHandle) -> String {
+fn status(master: &MasterHandle, observer: &Observer) -> String {
     let workers = master.status().into_iter().map(|worker| Worker {
         id: worker.id,
         group: None,
@@ -126,7 +132,7 @@ fn status(master: &MasterHandle) -> String {
         uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
         draining: worker.draining,
         memory_kb: worker.pid.and_then(memory),
-        last_exit: None,
+        last_exit: observer.last_exit(worker.id),
     });
     let status = Status {
         master: std::process::id(),

@@ -2,6 +2,7 @@
 
 mod control;
 mod file;
+mod observer;
 mod reload;
 mod values;
 
@@ -11,9 +12,11 @@ use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::join;
 use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
 use release_core::supervise::{Respawn, RestartPolicy};
+use release_core::systemd::Notifier;
 use release_core::{
     ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
     Workers, log,
@@ -21,6 +24,7 @@ use release_core::{
 
 use crate::output;
 use control::Access;
+use observer::Observer;
 use reload::Reloads;
 use values::{Listen, Pair};
 
@@ -52,6 +56,9 @@ second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
 first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
+
+As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
+Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed.
 
 Exit status: 0 stopped in order, or all workers have ended well; 1 the reason is on standard error;
 2 misuse of the command line; 3 workers had to be killed.")]
@@ -154,13 +161,19 @@ fn prepare(options: Options) -> Result<Master, Error> {
         true => workers.output(output::to_log(prefix)),
         false => workers.output(output::to_standard_streams(prefix)),
     };
+    let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
+    let observer = Observer::new(Notifier::from_env()?, stop_timeout);
+    let (see, watch) = (observer.clone(), observer.clone());
     let (read, restore) = (reloads.clone(), reloads);
     let mut master = Master::new()
         .workers(workers)
-        .stop_deadline(options.stop_timeout.unwrap_or(Duration::from_secs(10)))
+        .stop_deadline(stop_timeout)
+        .observe(move |report| see.see(report))
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
-        .main(|master| reload::resize(master, sizes));
+        .main(|master| async move {
+            join(watch.keep_watch(master.clone()), reload::resize(master, sizes)).await.1
+        });
     if let Some(path) = options.pid_file {
         master = master.lock_file(path);
     }
@@ -168,8 +181,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
         let access = options.access.resolve()?;
         master =
             master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
-                let access = access.clone();
-                async move { Ok(control::answer(&master, access.of(peer.uid), text).await) }
+                let (level, observer) = (access.of(peer.uid), observer.clone());
+                async move { Ok(control::answer(&master, &observer, level, text).await) }
             });
     }
     if options.background {
