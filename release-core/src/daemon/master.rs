@@ -322,7 +322,7 @@ impl Master {
     /// It hears `READY=1` when all workers are ready, begin and end of each reload and upgrade, also
     /// of those that fail, and `STOPPING=1` with the time that the stop may take. Its status line says
     /// how many workers are ready, and why a change was refused. With `WatchdogSec=` it gets a sign of
-    /// life for as long as the master is at work and each group has a worker that is ready.
+    /// life for as long as the master is at work and each group has a worker that is ready or starts.
     ///
     /// # Examples
     ///

@@ -102,8 +102,7 @@ impl Service {
         self.watchdog.map(|(_, at)| at)
     }
 
-    /// Gives systemd its sign of life, if it is time and the service is well: when a group that has
-    /// served has nobody left who does, it is not.
+    /// Gives systemd its sign of life, if it is time and the service is well.
     pub(super) fn beat(&mut self, pool: &Pool, now: Instant) {
         let Some((interval, at)) = &mut self.watchdog else { return };
         if *at > now {
@@ -126,11 +125,11 @@ fn state(pool: &Pool, now: Instant, why: &str) -> String {
     format!("{ready} of {all} workers ready, generation {generation}{why}")
 }
 
-/// Whether every group that has workers has one that is ready.
+/// Whether every group that has workers has one that serves, or is about to.
 fn is_well(pool: &Pool, now: Instant) -> bool {
     let workers = pool.status(now);
-    let serves = |group: &str| {
-        workers.iter().any(|other| other.group == group && other.state == State::Ready)
-    };
-    workers.iter().all(|worker| worker.state == State::Ready || serves(worker.group))
+    let is_up = |state| matches!(state, State::Ready | State::Starting);
+    let serves =
+        |group: &str| workers.iter().any(|other| other.group == group && is_up(other.state));
+    workers.iter().all(|worker| is_up(worker.state) || serves(worker.group))
 }
