@@ -184,6 +184,35 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn a_handler_that_does_not_finish_keeps_a_new_version_out(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").start();
+        probe.await_ready(1);
+        let workers = probe.workers();
+        let mut asker = ControlClient::connect(&probe.control()).expect("a connection");
+        asker.send(b"hang").expect("a request");
+        let reason = "still answering after 5s: 1 requests on a control socket";
+        assert_eq!(upgrade(&probe), reason);
+        assert_eq!(probe.workers(), workers);
+        assert_eq!(control(&probe.control(), "reload"), "ok");
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
+    fn a_group_that_the_new_version_does_not_have_is_stopped(backend: Backend) {
+        let mut probe = Program::probe(backend, "serve").args(["--workers", "2"]).start();
+        probe.await_ready(2);
+        let old = probe.workers();
+        fs::write(probe.path("group"), "other").expect("another name");
+        assert_eq!(upgrade(&probe), "ok");
+        eventually("the new group has taken the place of the old one", || {
+            let now = probe.workers();
+            now.len() == 2 && now.iter().all(|worker| !old.contains(worker))
+        });
+        assert!(probe.workers().iter().all(|it| it.command_line().contains("worker other id=")));
+        assert_eq!(control(&probe.control(), "status").matches("ready").count(), 2);
+        assert_eq!(upgrade(&probe), "ok");
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
     fn a_crash_loop_does_not_keep_a_new_version_out(backend: Backend) {
         let installed = Installed::new(backend, "probe");
         let mut probe = installed.program().as_master("serve").args(["--workers", "2"]).start();
@@ -247,6 +276,40 @@ on_every_backend! {
             eventually("all its processes are gone", || service.processes().is_empty());
         }
     }
+}
+
+/// The runtime cannot be started in the new version, which its trial could not know: the fault is of
+/// this one call of the master.
+#[test]
+fn a_new_version_that_cannot_start_after_all_turns_back() {
+    if !can_inject("failing system calls") {
+        return;
+    }
+    let launcher =
+        ["strace", "-D", "-o", "/dev/null", "-e", "inject=epoll_create1:error=EMFILE:when=2"];
+    let program = Program::under(&launcher, Backend::Tokio, "service");
+    let (mut service, address) = program.args(["--lock-file", "lock"]).serve(2);
+    let (workers, socket) = (service.workers(), service.control());
+    let lock = service.path("lock");
+    let inodes = || [&lock, &socket].map(|path| fs::metadata(path).expect("a file").ino());
+    let first = inodes();
+    let number = http_get(address).seq;
+    let mut kept = ControlClient::connect(&socket).expect("a connection");
+    let said = upgrade(&service);
+    let reason = "cannot start the async runtime: Too many open files";
+    assert!(said.starts_with("error: ") && said.contains(reason), "{said}");
+    assert_eq!(service.workers(), workers);
+    assert_eq!((inodes(), generation(&socket)), (first, Some(1)));
+    assert_eq!(http_get(address).seq, number + 1);
+    assert_eq!(kept.ask("ping").expect("an answer"), "pong");
+    let name = service.process().status("Name");
+    assert_eq!(name.as_deref(), Some("service-tokio"));
+    // The next one is no failure.
+    assert_eq!(upgrade(&service), "ok");
+    assert_eq!(generation(&socket), Some(2));
+    assert_eq!(http_get(address).seq, number + 2);
+    assert_eq!(service.stop(), 0, "{}", service.stderr());
+    assert!(!lock.exists() && !socket.exists());
 }
 
 /// The steps of an upgrade, by the call that the master makes there.

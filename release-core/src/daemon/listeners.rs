@@ -229,13 +229,13 @@ fn open(
     let address = &listen.address;
     let opened = match address {
         AnyAddress::Inet(inet) => {
-            bind(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
+            listening(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
                 tracing::info!(group, listener, address = %local, "listening");
                 (socket, None)
             })
         }
         AnyAddress::Unix(unix) => {
-            bind(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
+            listening(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
                 tracing::info!(group, listener, address = %unix, "listening");
                 let file = match unix {
                     Unix::Path(path) => {
@@ -267,8 +267,11 @@ fn open_one_of_many(
 ) -> Result<(OwnedFd, Inet), Error> {
     // Another program of this user that shares the port too would get a part of the connections
     // without a word. One that shares nothing finds it.
-    let alone = if is_first && address.port() != 0 { bind(address, Ok).map(drop) } else { Ok(()) };
-    let opened = alone.and_then(|()| bind(address, |socket| socket.reuse_port(true)));
+    let alone = match is_first && address.port() != 0 {
+        true => Socket::unconnected(address).and_then(|socket| socket.bind(address)).map(drop),
+        false => Ok(()),
+    };
+    let opened = alone.and_then(|()| listening(address, |socket| socket.reuse_port(true)));
     let (socket, local) =
         opened.map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
     if is_first {
@@ -277,7 +280,7 @@ fn open_one_of_many(
     Ok((socket, local))
 }
 
-fn bind<A: Address>(
+fn listening<A: Address>(
     address: &A,
     prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
 ) -> Result<(OwnedFd, A), Error> {

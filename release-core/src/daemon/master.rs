@@ -386,18 +386,18 @@ impl Master {
             Ok(heritage) => heritage,
             Err(error) => return error.into(),
         };
-        let plan = self.prepare(heritage);
+        let origin = Origin::here(heritage.executable());
+        let plan = self.prepare();
         if let Heritage::Trial(before, answer) = heritage {
             return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
         }
-        let before = heritage.take();
-        let summary = before.as_ref().map(|(summary, _)| *summary);
-        let mut plan = match plan.and_then(|plan| plan.enter_background(summary)) {
+        let mut before = heritage.take();
+        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
             Ok(plan) => plan,
-            Err(error) => return error.into(),
+            Err(error) => return upgrade::turn_back(before.as_mut(), &origin, error, &[]).into(),
         };
         let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher, before);
+        let ended = plan.run(driver, &mut launcher, origin, before);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
             launcher.fail(error);
         }
@@ -405,7 +405,7 @@ impl Master {
     }
 
     /// Everything that can be wrong with the settings, before anything has happened.
-    fn prepare(self, heritage: &Heritage) -> Result<Plan, Error> {
+    fn prepare(self) -> Result<Plan, Error> {
         refuse_threads()?;
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
@@ -426,7 +426,6 @@ impl Master {
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
             forward_signals: self.forward_signals,
-            origin: Origin::here(heritage.executable())?,
             hand_over: self.hand_over,
         })
     }

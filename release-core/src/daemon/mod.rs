@@ -52,6 +52,6 @@ pub use stop_signal::StopSignal;
 pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
 pub use upgrade::handed_over;
-pub(crate) use upgrade::{Blocked, Estate, Kept, KeptWorker, Summary, Version};
+pub(crate) use upgrade::{Blocked, Estate, Kept, KeptWorker, Version, own_image};
 pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use workers::{WorkerInfo, Workers};

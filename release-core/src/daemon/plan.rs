@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -20,13 +21,13 @@ use super::launcher::Detached;
 use super::listeners::KeptListener;
 use super::lock::LockFile;
 use super::log_files::LogFiles;
-use super::upgrade::{Estate, HandOver, Kept, Origin, Summary};
+use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
-use crate::supervise::{Outcome, Pool};
+use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::keep_little_free_memory;
 use crate::sys::signal::Caught;
@@ -62,112 +63,115 @@ pub(super) struct Plan {
     pub(super) stop_deadline: Duration,
     pub(super) exit_with_signal: bool,
     pub(super) forward_signals: bool,
-    pub(super) origin: Origin,
     pub(super) hand_over: Option<HandOver>,
 }
 
 impl Plan {
     /// The next version of a master that is in the background already only goes where it was, and
     /// never forks: it has workers.
-    pub(super) fn enter_background(mut self, before: Option<&Summary>) -> Result<Self, Error> {
+    pub(super) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
         match (self.background.take(), before) {
             (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
-            (Some(daemon), Some(before)) if before.is_background => daemon.return_to()?,
+            (Some(daemon), Some(before)) if before.summary.is_background => daemon.return_to()?,
             _ => {}
         }
         Ok(self)
     }
 
-    /// Everything that the next version can find out about itself without being the master.
-    pub(super) fn rehearse<D: Driver>(
-        mut self,
-        driver: impl FnOnce() -> io::Result<D>,
-        before: &Summary,
-    ) -> Result<(), Error> {
-        let refuse = |why: String| Err(Error::new(ErrorKind::Change, why));
-        for old in &before.groups {
-            let Some(new) = self.groups.iter().find(|group| *group.name == *old.name) else {
-                continue;
-            };
-            let new = new.spoken();
-            if new.is_plain != old.is_plain {
-                return refuse(format!("group `{}`: calls and plain mode do not mix", old.name));
-            }
-            if let Some(difference) = new.types.difference(&old.types) {
-                return refuse(format!("group `{}` differs in {difference}", old.name));
-            }
-        }
-        let specs = self.groups.iter().map(Group::spec).collect();
-        let now = std::time::Instant::now();
-        Pool::succeed(specs, &before.pool, self.stop_deadline, now, &mut Vec::new())?;
-        // What is new is tried, and gone again before this returns.
-        let new_lock =
-            self.lock_file.take().filter(|path| before.lock.as_deref() != Some(path.as_ref()));
-        let _lock = new_lock.as_deref().map(LockFile::acquire).transpose()?;
-        for group in &mut self.groups {
-            group.try_listeners(&before.listeners)?;
-        }
-        let is_new = |control: &Control| !before.controls.iter().any(|path| control.path == *path);
-        let controls = self.controls.into_iter().filter(is_new);
-        let _controls = controls.map(|new| (new.bind)(None)).collect::<Result<Vec<_>, _>>()?;
-        driver().map_err(|error| Error::system("cannot start the async runtime", error)).map(drop)
-    }
-
     /// In the process that is the master: takes what only one may have, then supervises.
     pub(super) fn run<D: Driver>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        launcher: &mut Option<Detached>,
-        before: Option<(&Summary, Kept)>,
-    ) -> Exit {
-        match self.start(driver, launcher, before) {
-            Ok(exit) => exit,
-            Err(error) => {
-                tracing::error!(reason = error.report(), "the master could not start");
-                error.into()
-            }
-        }
-    }
-
-    fn start<D: Driver>(
         mut self,
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
-        mut before: Option<(&Summary, Kept)>,
-    ) -> Result<Exit, Error> {
-        let was_background = before.as_ref().is_some_and(|(summary, _)| summary.is_background);
-        let is_background = launcher.is_some() || was_background;
-        let signals = settle_process(is_background, !self.log_files.is_empty())?;
+        origin: Origin,
+        mut before: Option<Before>,
+    ) -> Exit {
+        let mut ground = Ground::default();
+        let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
+        let ended = match taken {
+            Ok((driver, pool)) => {
+                before.iter_mut().for_each(Before::stay);
+                self.supervise(&driver, pool, ground, launcher, origin, before)
+            }
+            Err(error) => {
+                let caught =
+                    ground.signals.iter().flat_map(|caught| iter::from_fn(|| caught.take()));
+                let signals: Vec<_> = caught.map(|signal| signal as i32).collect();
+                Err(turn_back(before.as_mut(), &origin, error, &signals))
+            }
+        };
+        ended.unwrap_or_else(|error| {
+            tracing::error!(reason = error.report(), "the master could not start");
+            error.into()
+        })
+    }
+
+    /// Takes everything that may be refused. What a version before has left is not changed by that.
+    fn take<D: Driver>(
+        &mut self,
+        driver: impl FnOnce() -> io::Result<D>,
+        is_detached: bool,
+        ground: &mut Ground,
+        before: Option<&mut Before>,
+    ) -> Result<(D, (Pool, Vec<Action>)), Error> {
+        let was_background = before.as_ref().is_some_and(|before| before.summary.is_background);
+        ground.is_background = is_detached || was_background;
+        ground.signals = Some(settle_process(ground.is_background, !self.log_files.is_empty())?);
         let mut nothing = Kept::default();
-        let kept = before.as_mut().map_or(&mut nothing, |(_, kept)| kept);
-        // Dropped in the reverse order, after the last worker has gone: the control socket first.
-        let lock = take_lock(self.lock_file.as_deref(), kept.lock.take())?.map(Arc::new);
+        let specs = self.groups.iter().map(Group::spec).collect();
+        let (pool, kept) = match before {
+            None => ((Pool::new(specs, self.stop_deadline, seed()), Vec::new()), &mut nothing),
+            Some(before) => {
+                let (pool, stop_deadline) = (&before.summary.pool, self.stop_deadline);
+                let (now, returned) = (Instant::now(), before.returned.take());
+                (Pool::inherit(specs, pool, stop_deadline, now, returned)?, &mut before.kept)
+            }
+        };
+        ground.take_lock(self.lock_file.as_deref(), kept.lock.take())?;
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(&mut kept.listeners));
+        ground.unwanted_listeners.append(&mut kept.listeners);
         self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
-        kept.listeners.drain(..).for_each(KeptListener::give_up);
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
-        let (mut starts, mut controls) = (Vec::new(), Vec::new());
-        for (control, earlier) in self.controls.into_iter().zip(earlier) {
+        ground.unwanted_controls = left;
+        for (control, earlier) in self.controls.drain(..).zip(earlier) {
             let (start, served) = (control.bind)(earlier)?;
-            starts.push(start);
-            controls.push(served);
+            ground.starts.push(start);
+            ground.controls.push(served);
         }
-        left.into_iter().for_each(FrozenControl::give_up);
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+        Ok((driver, pool))
+    }
+
+    fn supervise<D: Driver>(
+        self,
+        driver: &D,
+        pool: (Pool, Vec<Action>),
+        mut ground: Ground,
+        launcher: &mut Option<Detached>,
+        origin: Origin,
+        before: Option<Before>,
+    ) -> Result<Exit, Error> {
+        ground.give_up();
         let rt = driver.handle();
-        let signals = Signals::watch(&rt, signals)
-            .map_err(|error| Error::system("cannot catch signals", error))?;
-        let (origin, hand_over) = (self.origin, self.hand_over);
-        let estate = Estate { origin, is_background, lock: lock.clone(), controls, hand_over };
+        let caught = ground.signals.take();
+        let signals = caught.map_or_else(
+            || Err(io::ErrorKind::NotFound.into()),
+            |caught| Signals::watch(&rt, caught),
+        );
+        let signals = signals.map_err(|error| Error::system("cannot catch signals", error))?;
+        let (lock, hand_over) = (ground.lock.clone(), self.hand_over);
+        let (is_background, controls) = (ground.is_background, ground.controls);
+        let estate = Estate { origin, is_background, lock, controls, hand_over };
         let (hooks, log_files, systemd) = (self.hooks, self.log_files, self.systemd);
         let (stop_deadline, forwards) = (self.stop_deadline, self.forward_signals);
         let around =
             Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
-        let supervisor = Supervisor::new(&rt, self.groups, around, before)?;
+        let kept = before.map(|before| before.kept);
+        let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
         let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(&driver, supervisor.run(starts, self.main, all_ready))?;
+        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready))?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {
@@ -187,17 +191,49 @@ impl Plan {
     }
 }
 
-/// The lock file: the one that was held before, if it is the same.
-fn take_lock(
-    path: Option<&Path>,
-    held: Option<(OsString, Descriptor)>,
-) -> Result<Option<LockFile>, Error> {
-    let held = held.map(|(path, file)| LockFile::held(path.into(), file.into())).transpose()?;
-    match (path, held) {
-        (Some(path), Some(held)) if held.path() == path => Ok(Some(held)),
-        // One that is not wanted any more is given up when the new one is taken.
-        (path, _held) => path.map(LockFile::acquire).transpose(),
+/// What only one master may have. Dropped after the last worker has gone.
+#[derive(Default)]
+struct Ground {
+    is_background: bool,
+    signals: Option<Caught>,
+    lock: Option<Arc<LockFile>>,
+    starts: Vec<Start>,
+    controls: Vec<Served>,
+    /// What the version before had and this one does not want: given up when this one has all else.
+    unwanted_lock: Option<LockFile>,
+    unwanted_listeners: Vec<KeptListener>,
+    unwanted_controls: Vec<FrozenControl>,
+}
+
+impl Ground {
+    /// The lock file: the one that was held before, if it is the same.
+    fn take_lock(
+        &mut self,
+        path: Option<&Path>,
+        held: Option<(OsString, Descriptor)>,
+    ) -> Result<(), Error> {
+        let held = held.map(|(path, file)| LockFile::held(path.into(), file.into())).transpose()?;
+        let is_wanted = held.as_ref().is_some_and(|held| Some(held.path()) == path);
+        if is_wanted {
+            self.lock = held.map(Arc::new);
+        } else {
+            self.unwanted_lock = held;
+            self.lock = path.map(LockFile::acquire).transpose()?.map(Arc::new);
+        }
+        Ok(())
     }
+
+    fn give_up(&mut self) {
+        self.unwanted_lock = None;
+        self.unwanted_listeners.drain(..).for_each(KeptListener::give_up);
+        self.unwanted_controls.drain(..).for_each(FrozenControl::give_up);
+    }
+}
+
+/// Workers of masters that start at the same moment are not to come back at the same moment.
+fn seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(std::process::id())
 }
 
 /// The signals that the supervisor obeys.

@@ -519,6 +519,10 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     ///
     /// In plain mode a handler that refuses has the same effect.
     ///
+    /// When the master upgrades itself in place, the state of every process begins anew: what was
+    /// permitted once is so once more, and what a login has opened is closed. Keep in the worker's
+    /// requests, or in a file, what has to outlive it.
+    ///
     /// # Examples
     ///
     /// ```

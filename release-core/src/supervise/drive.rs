@@ -15,9 +15,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
-use crate::daemon::{
-    Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, Summary, stop_channel,
-};
+use crate::daemon::{Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::systemd::{self, Notifier};
@@ -97,8 +95,9 @@ pub(crate) struct Supervisor {
     stop_deadline: Duration,
     /// Whether workers are stopped by the signal that stops the master.
     forwards: bool,
-    /// When it is measured next what processes have used, if any have limits.
+    /// When it is measured next what processes have used, if any have limits, and how often it was.
     measure_at: Option<Instant>,
+    measured: u32,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }
@@ -117,38 +116,31 @@ pub(crate) struct Surroundings {
 }
 
 impl Supervisor {
-    /// The supervisor of these groups, which takes over what a version `before` has left, if there
-    /// was one.
+    /// The supervisor of these groups and their pool, which takes over what a version before has
+    /// `kept`, if there was one.
     pub(crate) fn new(
         rt: &Rt,
         groups: Vec<Group>,
+        (pool, actions): (Pool, Vec<Action>),
         around: Surroundings,
-        before: Option<(&Summary, Kept)>,
-    ) -> Result<Self, Error> {
+        kept: Option<Kept>,
+    ) -> Self {
         let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
             around;
         let (sender, happenings) = unbounded();
-        let specs = groups.iter().map(Group::spec).collect();
-        let mut actions = Vec::new();
-        let pool = match &before {
-            None => Pool::new(specs, stop_deadline, seed()),
-            Some((summary, _)) => {
-                Pool::succeed(specs, &summary.pool, stop_deadline, rt.now(), &mut actions)?
-            }
-        };
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
         });
         let service = systemd.map(|systemd| {
-            let (watchdog, is_change) = (systemd::watchdog_time(), before.is_some());
+            let (watchdog, is_change) = (systemd::watchdog_time(), kept.is_some());
             Service::new(systemd, watchdog, stop_deadline, is_change, rt.now())
         });
         let mut deferred = Vec::new();
-        let processes = match before {
+        let processes = match kept {
             None => Processes::new(groups, master.clone(), sender.clone()),
-            Some((_, mut kept)) => {
+            Some(mut kept) => {
                 let late = kept.late_signals.take().map(Into::into);
                 deferred = upgrade::left(std::mem::take(&mut kept.signals), late.as_ref());
                 Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
@@ -157,6 +149,7 @@ impl Supervisor {
         let mut supervisor = Self {
             rt: rt.clone(),
             measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            measured: 0,
             processes,
             master,
             hooks,
@@ -181,7 +174,7 @@ impl Supervisor {
                 supervisor.report(&report);
             }
         }
-        Ok(supervisor)
+        supervisor
     }
 
     /// Runs until no worker is left, and the main task has had its time.
@@ -400,7 +393,8 @@ impl Supervisor {
         }
         if self.measure_at.is_some_and(|at| at <= now) {
             self.measure_at = Some(now + MEASURE_EVERY);
-            return Happening::Pool(self.processes.measure());
+            self.measured = self.measured.wrapping_add(1);
+            return Happening::Pool(self.processes.measure(self.measured));
         }
         let (deadline, is_handing_over) = {
             let pool = self.master.pool();
@@ -460,10 +454,4 @@ impl Supervisor {
 
 fn is_stop(signal: Sig) -> bool {
     matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
-}
-
-/// Workers of masters that start at the same moment are not to come back at the same moment.
-fn seed() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(std::process::id())
 }

@@ -56,7 +56,7 @@ impl LifeLimits {
         self
     }
 
-    /// How many bytes of memory a process may have resident. The master looks every second.
+    /// How many bytes of memory a process may have resident. The master looks every five seconds.
     #[must_use]
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);

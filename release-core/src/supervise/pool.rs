@@ -98,8 +98,13 @@ impl Pool {
             self.mode = Mode::Killing(KillReason::StopDeadline);
         }
         self.note(event, now, actions);
+        let was_rolling = self.is_rolling();
         self.converge(now, actions);
         self.conclude(now, actions);
+        if was_rolling && !self.is_rolling() && self.is_running() {
+            // Those over a limit have waited for this, and for nothing else.
+            self.start_what_is_missing(now, actions);
+        }
     }
 
     /// When [`Pool::on`] must be called at the latest, with [`Event::Tick`] if nothing else happens.

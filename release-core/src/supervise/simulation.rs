@@ -284,18 +284,20 @@ impl Simulation {
 
     /// The new version is the same with another pool. Whoever waits asks it again.
     fn take_over(&mut self) {
-        let mut actions = Vec::new();
-        let successor = self.pool.snapshot(self.now).and_then(|snapshot| {
+        let inherited = self.pool.snapshot(self.now).and_then(|snapshot| {
             let groups = self.groups.clone();
-            Pool::succeed(groups, &snapshot, self.stop_deadline, self.now, &mut actions)
+            Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None)
         });
-        match successor {
-            Ok(pool) => self.pool = pool,
+        let actions = match inherited {
+            Ok((pool, actions)) => {
+                self.pool = pool;
+                actions
+            }
             Err(error) => {
                 let reason = error.report();
                 return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
             }
-        }
+        };
         self.obey(actions);
         self.tell(Event::Start);
         for (ticket, change) in self.asked.clone() {

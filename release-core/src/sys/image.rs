@@ -30,13 +30,13 @@ pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// The bytes of a file that [`seal`] has made, whoever called it.
-pub(crate) fn unseal(file: OwnedFd) -> io::Result<Vec<u8>> {
+pub(crate) fn unseal(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let strange = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_err(|_| strange("it has no seals"))?;
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| strange("it has no seals"))?;
     if !SealFlag::from_bits_retain(seals).contains(SEALS) {
         return Err(strange("it is not sealed"));
     }
-    let file = File::from(file);
+    let file = File::from(file.try_clone()?);
     let length = file.metadata()?.len();
     let length = usize::try_from(length.min(MOST + 1)).map_err(|_| strange("it is too long"))?;
     let mut bytes = vec![0; length];
@@ -69,24 +69,27 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Becomes that program, which gets these descriptors at the numbers that they have here. Comes
+    /// Becomes that program, or the open `file` by its name, which gets these descriptors at the numbers that they have here. Comes
     /// back only when that failed, and then nothing has changed.
     ///
     /// Signals are blocked meanwhile, and in the program until it asks for them. To be called on the
     /// main thread: a worker dies with the thread that has started it.
-    pub(crate) fn become_it(&self, descriptors: &[OwnedFd]) -> io::Error {
-        let error = self.exec(descriptors).unwrap_or_else(io::Error::from);
+    pub(crate) fn become_it(&self, file: Option<&OwnedFd>, descriptors: &[OwnedFd]) -> io::Error {
+        let error = self.exec(file, descriptors).unwrap_or_else(io::Error::from);
         for descriptor in descriptors {
             let _ = fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         }
         error
     }
 
-    fn exec(&self, descriptors: &[OwnedFd]) -> Result<io::Error, Errno> {
+    fn exec(&self, file: Option<&OwnedFd>, descriptors: &[OwnedFd]) -> Result<io::Error, Errno> {
         for descriptor in descriptors {
             fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        let Err(errno) = nix::unistd::execve(&self.program, &self.arguments, &self.environment);
+        let Err(errno) = match file {
+            Some(file) => nix::unistd::fexecve(file, &self.arguments, &self.environment),
+            None => nix::unistd::execve(&self.program, &self.arguments, &self.environment),
+        };
         Ok(errno.into())
     }
 }

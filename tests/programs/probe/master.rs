@@ -138,6 +138,7 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
         ("reload", _) => master.reload().await,
         ("reopen", _) => master.reopen_logs().await,
         ("upgrade", _) => master.upgrade().await,
+        ("hang", _) => std::future::pending().await,
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,
         _ => {
@@ -184,7 +185,7 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
     let options_file = std::path::absolute(&options.options).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
-    let workers = Workers::same_executable("probe", options.workers)
+    let workers = Workers::same_executable(group(), options.workers)
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
         .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))
@@ -226,6 +227,11 @@ fn observe(what: &str, report: &Report) {
         "panic" => panic!("in the observer"),
         _ => {}
     }
+}
+
+/// The content of the file `group`, which the next version may find changed.
+fn group() -> String {
+    std::fs::read_to_string("group").unwrap_or_else(|_| "probe".to_owned())
 }
 
 async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {

@@ -32,11 +32,14 @@ impl Image {
             let waits = request.starts_with('w');
             let gone = gone.lock().unwrap().take_if(|_| waits);
             async move {
-                let waiting = (request == "wait").then(|| asking.wait_for_upgrade());
+                let waiting = request.starts_with("wait").then(|| asking.wait_for_upgrade());
                 if let Some(gone) = gone {
                     let _ = gone.await;
                 }
                 drop(waiting);
+                if request == "wait and work" {
+                    std::future::pending::<()>().await;
+                }
                 let filling = if request == "much" { "x".repeat(60_000) } else { String::new() };
                 Ok(format!("{name}:{request}{filling}"))
             }
@@ -216,6 +219,24 @@ fn a_request_that_does_not_wait_for_it_is_waited_for() {
         assert!((&peer.0).read(&mut [0]).is_err(), "nothing yet");
         old.served.resume();
         assert_eq!(peer.answer(&rt).await, "old:next");
+    });
+}
+
+#[test]
+fn a_request_that_waits_no_more_is_waited_for() {
+    on_local(async |rt, directory| {
+        let path = directory.path().join("control");
+        let mut old = Image::new(&rt, "old", ControlSocket::new(&path).bind().unwrap());
+        let peer = Peer::new(&path);
+        peer.send(&frame("wait and work"));
+        some_turns().await;
+        old.served.pause();
+        at_rest(&rt, &old.served).await;
+        assert_eq!(old.served.unfinished(), 0);
+        old.go.take().unwrap().send(()).unwrap();
+        some_turns().await;
+        assert_eq!(old.served.unfinished(), 1);
+        assert!(old.served.freeze().is_err());
     });
 }
 

@@ -8,9 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::state::{Kept, Summary};
-use super::{SUCCEED, TRIAL, VARIABLE, inherited, trial};
+use super::way_back::{Before, WayBack};
+use super::{RETURN, SUCCEED, TRIAL, VARIABLE, inherited, trial};
 use crate::daemon::Exit;
+use crate::daemon::exit::program_name;
 use crate::sys::image::{take_variable, unseal};
+use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
 /// What this process is to the version before.
@@ -21,7 +24,15 @@ pub(in crate::daemon) enum Heritage {
     /// It says whether it could take over.
     Trial(Summary, Mutex<Option<OwnedFd>>),
     /// It is the master from now on.
-    Successor(Box<Summary>, Mutex<Option<Kept>>),
+    Successor(Box<Summary>, Mutex<Option<Inheritance>>),
+}
+
+/// What the master has taken over, or has back.
+#[derive(Debug)]
+pub(in crate::daemon) struct Inheritance {
+    kept: Kept,
+    way_back: Option<WayBack>,
+    returned: Option<String>,
 }
 
 static HERITAGE: OnceLock<Result<Heritage, (ErrorKind, String)>> = OnceLock::new();
@@ -43,18 +54,39 @@ impl Heritage {
         if let Some(number) = variable.strip_prefix(TRIAL) {
             let state = inherited(number)?;
             let answer = inherited(&(state.as_raw_fd() + 1).to_string())?;
-            return match Summary::decode(&read(state)?) {
+            return match Summary::decode(&read(&state)?) {
                 Ok((summary, _)) => Ok(Self::Trial(summary, Mutex::new(Some(answer)))),
                 Err(error) => trial::answer(answer, Err(error.report())),
             };
         }
-        let state = inherited(variable.strip_prefix(SUCCEED).unwrap_or_default())?;
-        let bytes = read(state)?;
+        let (state, word) = match variable.strip_prefix(RETURN).and_then(|it| it.split_once(':')) {
+            Some((state, word)) => (state, Some(inherited(word)?)),
+            None => (variable.strip_prefix(SUCCEED).unwrap_or_default(), None),
+        };
+        let state = inherited(state)?;
+        let bytes = read(&state)?;
         let (summary, rest) = Summary::decode(&bytes)?;
         if summary.pid != std::process::id() {
             return Err(Error::new(ErrorKind::Usage, "the state is another master's"));
         }
-        Ok(Self::Successor(Box::new(summary), Mutex::new(Some(Kept::decode(rest)?))))
+        let (mut kept, descriptors) = Kept::decode(rest)?;
+        let image = kept.back.take().map(OwnedFd::from);
+        let mut inheritance = Inheritance { kept, way_back: None, returned: None };
+        match word {
+            // There is no way back from there.
+            Some(word) => {
+                let (reason, signals): (_, Vec<i32>) =
+                    postcard::from_bytes(&read(&word)?).unwrap_or_default();
+                // The kernel has named it by the number of the descriptor.
+                set_name(&program_name());
+                inheritance.returned = Some(reason);
+                inheritance.kept.signals.extend(signals);
+            }
+            None => {
+                inheritance.way_back = image.map(|image| WayBack { state, descriptors, image });
+            }
+        }
+        Ok(Self::Successor(Box::new(summary), Mutex::new(Some(inheritance))))
     }
 
     fn summary(&self) -> Option<&Summary> {
@@ -66,10 +98,11 @@ impl Heritage {
     }
 
     /// What a version before has left to this one, its successor. Taken once.
-    pub(in crate::daemon) fn take(&self) -> Option<(&Summary, Kept)> {
-        let Self::Successor(summary, kept) = self else { return None };
-        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some((summary, kept))
+    pub(in crate::daemon) fn take(&'static self) -> Option<Before> {
+        let Self::Successor(summary, inheritance) = self else { return None };
+        let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let Inheritance { kept, way_back, returned } = inheritance;
+        Some(Before { summary, kept, way_back, returned })
     }
 
     /// Where the next version will be, as the version before has found it out.
@@ -90,7 +123,7 @@ pub(in crate::daemon) fn answer(
     }
 }
 
-fn read(state: OwnedFd) -> Result<Vec<u8>, Error> {
+fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
     unseal(state).map_err(|error| Error::system("cannot read what a master has left", error))
 }
 

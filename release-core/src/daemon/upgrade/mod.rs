@@ -7,12 +7,16 @@
 
 mod inherited;
 mod origin;
+mod rehearsal;
 mod state;
 mod trial;
+mod way_back;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,9 +32,11 @@ use crate::{Error, ErrorKind};
 
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
-pub(crate) use origin::Origin;
+pub(super) use origin::Origin;
+pub(crate) use origin::Version;
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
+pub(super) use way_back::{Before, turn_back};
 
 /// The variable by which a new version knows what it is for.
 const VARIABLE: &str = "RELEASE_UPGRADE";
@@ -39,6 +45,9 @@ const VARIABLE: &str = "RELEASE_UPGRADE";
 /// answer on comes after that one.
 const TRIAL: &str = "trial:";
 const SUCCEED: &str = "succeed:";
+
+/// The same, in the version before, when the new one has come back; then the number of the reason.
+const RETURN: &str = "return:";
 
 /// What the program leaves to its next version.
 pub(super) type HandOver = Box<dyn Fn() -> Result<(String, Vec<u8>), Error> + Send>;
@@ -68,9 +77,6 @@ impl std::fmt::Debug for Estate {
     }
 }
 
-/// The exact file that was tried.
-pub(crate) type Version = [i64; 5];
-
 impl Estate {
     /// Starts the trial of the new version, which is the file at the executable's path.
     pub(crate) fn try_out(
@@ -78,7 +84,7 @@ impl Estate {
         pool: Vec<u8>,
         groups: &[Group],
     ) -> Result<(Trial, Version), Error> {
-        let version = self.origin.version()?;
+        let version = self.origin.place()?.version()?;
         Ok((Trial::begin(&self.origin, &self.summary(pool, groups)?)?, version))
     }
 
@@ -87,7 +93,7 @@ impl Estate {
         Ok(Summary {
             pid: std::process::id(),
             protocol: PROTOCOL,
-            executable: self.origin.executable.clone().into(),
+            executable: self.origin.place()?.executable.clone().into(),
             is_background: self.is_background,
             lock,
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
@@ -117,6 +123,7 @@ impl Estate {
         for group in groups {
             kept.listeners.extend(group.opened_listeners()?);
         }
+        kept.back = Some(own_image()?.into());
         let mut bytes = self.summary(pool, groups)?.encode()?;
         let (parcel, mut descriptors) = kept.encode()?;
         // Duplicates of all are with the parcel.
@@ -126,17 +133,25 @@ impl Estate {
         let value = format!("{SUCCEED}{}", state.as_raw_fd());
         descriptors.push(state);
         let image = self.origin.image(VARIABLE, value)?;
-        if self.origin.version()? != version {
-            let path = self.origin.executable.display();
+        let place = self.origin.place()?;
+        let path = place.executable.display();
+        if place.version()? != version {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }
-        let here = Here::leave_for(&self.origin.directory)?;
-        let error = image.become_it(&descriptors);
+        let here = Here::leave_for(&place.directory)?;
+        let error = image.become_it(None, &descriptors);
         drop(here);
-        let message = format!("cannot run {}", self.origin.executable.display());
-        Err(Error::system(message, error))
+        Err(Error::system(format!("cannot run {path}"), error))
     }
+}
+
+/// The file that this process runs, whatever is at its path by now.
+pub(crate) fn own_image() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+    let failed = |error| Error::system("cannot open the present executable", error);
+    opened.map(OwnedFd::from).map_err(failed)
 }
 
 /// The working directory, until the one of the start is left again.

@@ -4,32 +4,56 @@ use std::ffi::{CString, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::daemon::environment::entry;
 use crate::daemon::group::c_string;
 use crate::sys::image::Image;
+use crate::{Error, ErrorKind};
+
+/// One file at the executable's path, and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    file: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
 
 /// What the program found when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    /// Where its next version will be.
-    pub(super) executable: PathBuf,
-    pub(super) directory: PathBuf,
     arguments: Vec<CString>,
     environment: Vec<CString>,
+    /// A master that cannot be upgraded runs all the same.
+    place: Result<Place, String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Where the next version will be.
+    pub(super) executable: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl Origin {
     /// This process, whose `executable` an earlier image of it has found out, or is yet to be found.
-    pub(crate) fn here(executable: Option<PathBuf>) -> Result<Self, Error> {
-        let directory = working_directory()?;
-        let arguments = std::env::args_os();
-        let environment = std::env::vars_os().map(|(name, value)| entry(&name, value));
-        Ok(Self {
-            executable: executable.map_or_else(|| find_executable(&directory), Ok)?,
-            directory,
-            arguments: arguments.map(c_string).collect::<Result<_, _>>()?,
-            environment: environment.collect::<Result<_, _>>()?,
+    pub(in crate::daemon) fn here(executable: Option<PathBuf>) -> Self {
+        let environment = std::env::vars_os().map(|(mut entry, value)| {
+            entry.push("=");
+            entry.push(value);
+            entry
+        });
+        // The kernel has given them without a NUL byte.
+        let c_strings = |texts: Vec<OsString>| texts.into_iter().flat_map(c_string).collect();
+        Self {
+            arguments: c_strings(std::env::args_os().collect()),
+            environment: c_strings(environment.collect()),
+            place: Place::find(executable).map_err(|error| error.report()),
+        }
+    }
+
+    pub(super) fn place(&self) -> Result<&Place, Error> {
+        self.place.as_ref().map_err(|why| {
+            let message = format!("it is not known how this version was started: {why}");
+            Error::new(ErrorKind::Change, message)
         })
     }
 
@@ -38,21 +62,31 @@ impl Origin {
         let mut environment = self.environment.clone();
         environment.push(entry(name.as_ref(), value.into())?);
         Ok(Image {
-            program: c_string(self.executable.clone().into())?,
+            program: c_string(self.place()?.executable.clone().into())?,
             arguments: self.arguments.clone(),
             environment,
         })
     }
+}
+
+impl Place {
+    fn find(executable: Option<PathBuf>) -> Result<Self, Error> {
+        let directory = working_directory()?;
+        let executable = executable.map_or_else(|| find_executable(&directory), Ok)?;
+        Ok(Self { executable, directory })
+    }
 
     /// What tells one file at the executable's path from another one.
-    pub(super) fn version(&self) -> Result<[i64; 5], Error> {
+    pub(super) fn version(&self) -> Result<Version, Error> {
         let file = std::fs::metadata(&self.executable).map_err(|error| {
             let path = self.executable.display();
             Error::system(format!("cannot examine the executable {path}"), error)
         })?;
-        let numbers = [file.dev(), file.ino(), file.size()].map(u64::cast_signed);
-        let [device, inode, size] = numbers;
-        Ok([device, inode, size, file.mtime(), file.mtime_nsec()])
+        Ok(Version {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
     }
 }
 

@@ -64,6 +64,7 @@ impl Trial {
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
+        let place = origin.place()?;
         let image = origin.image(VARIABLE, format!("{TRIAL}{FIRST_PASSED}"))?;
         let command = Command {
             program: image.program,
@@ -72,10 +73,10 @@ impl Trial {
             environment: image.environment,
             listen_pid: false,
             resources: Resources::default(),
-            directory: Some(c_string(origin.directory.clone().into())?),
+            directory: Some(c_string(place.directory.clone().into())?),
             identity: Identity::Same,
         };
-        let path = origin.executable.display().to_string();
+        let path = place.executable.display().to_string();
         let descriptors = [
             (0, null.as_fd()),
             (1, written.as_fd()),

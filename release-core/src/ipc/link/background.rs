@@ -43,10 +43,10 @@ impl Link {
                     state.consume(&frame);
                 }
                 Ok(Some((frame, Kind::Incoming))) if state.pause.is_some() => {
-                    let given_up = state.given_up(self.mode, &frame);
+                    let heard = state.heard_in_a_pause(self.mode, &frame);
                     state.set_aside(&frame);
-                    if let Some(number) = given_up {
-                        return Poll::Ready(Ok(take(Incoming::Cancel { number })));
+                    if let Some(incoming) = heard {
+                        return Poll::Ready(Ok(take(incoming)));
                     }
                 }
                 Ok(Some((frame, Kind::Incoming))) => {

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::arrivals::Arrivals;
 use super::state::{Reader, State, Wakes};
-use super::{Link, Mode, socket};
+use super::{Incoming, Link, Mode, socket};
 use crate::ipc::answers::MAX_IN_FLIGHT;
-use crate::ipc::header::{Header, Number};
+use crate::ipc::header::Header;
 use crate::ipc::limits::Limits;
 
 /// What a paused link has beside its other state.
@@ -65,13 +65,17 @@ impl State {
             && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
     }
 
-    /// The request that the first frame gives up: at once, so that nobody waits for its handler, and
-    /// once more in its place behind a request that may have been set aside.
-    pub(super) fn given_up(&self, mode: Mode, frame: &Range<usize>) -> Option<Number> {
+    /// What the first frame says that begins nothing: a request is given up at once, so that nobody
+    /// waits for its handler, and once more in its place, behind a request that may be set aside.
+    pub(super) fn heard_in_a_pause(
+        &self,
+        mode: Mode,
+        frame: &Range<usize>,
+    ) -> Option<Incoming<'static>> {
         let header =
             (mode == Mode::Calls).then(|| Header::parse(self.inbox.payload(frame.clone())));
         match header.flatten()? {
-            (Header::Cancel { number }, ..) => Some(number),
+            (Header::Cancel { number }, ..) => Some(Incoming::Cancel { number }),
             _ => None,
         }
     }

@@ -28,6 +28,9 @@ use crate::{Error, ErrorKind};
 /// How long a worker that has closed its connection may take to exit by itself.
 const EXIT_TIME: Duration = Duration::from_secs(1);
 
+/// The memory of a process is looked at every so many times that work is counted.
+const MEMORY_TURNS: u32 = 5;
+
 /// A process that the pool wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Wish {
@@ -208,13 +211,17 @@ impl Processes {
         self.groups.iter().any(Group::is_measured)
     }
 
-    /// What the processes have used that have such limits.
-    pub(super) fn measure(&self) -> Event {
+    /// What the processes have used that have such limits. Memory takes system calls for each of
+    /// them: a part of the workers has its turn.
+    pub(super) fn measure(&self, turn: u32) -> Event {
         let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
-            let life = self.group(id).life();
+            // One of a group that this version does not have is told to stop.
+            let life = self.groups.get(self.group_index(id))?.life();
             let requests = || process.finished.load(Ordering::Relaxed);
             let requests = life.counts_requests().then(requests);
-            let memory = if life.weighs_memory() { resident_memory(pid) } else { None };
+            let has_its_turn = id.0.wrapping_add(turn).is_multiple_of(MEMORY_TURNS);
+            let memory = (life.weighs_memory() && has_its_turn).then(|| resident_memory(pid));
+            let memory = memory.flatten();
             let usage = Usage { id, pid, requests, memory };
             (requests.is_some() || memory.is_some()).then_some(usage)
         });
@@ -245,8 +252,8 @@ impl Processes {
     /// Closes what only workers had that are not wanted any more.
     pub(super) fn close_unwanted(&mut self) {
         let pool = self.master.pool();
-        for group in &mut self.groups {
-            group.keep_listeners(|id| pool.is_wanted(id));
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            group.keep_listeners(|id| pool.group_of(id) == Some(index) && pool.is_wanted(id));
         }
     }
 
@@ -320,9 +327,15 @@ impl Processes {
         }
     }
 
+    /// How its group stops a worker; one of a group that this version does not have, as most do.
+    fn stop_signal(&self, id: WorkerId) -> Option<Sig> {
+        let group = self.groups.get(self.group_index(id));
+        group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
+    }
+
     pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) {
         let signal = match signal {
-            Signal::Terminate => self.forwarded.or_else(|| self.group(id).stop_signal.signal()),
+            Signal::Terminate => self.forwarded.or_else(|| self.stop_signal(id)),
             Signal::Kill => Some(Sig::SIGKILL),
         };
         let Some(process) = self.running.get_mut(&(id, pid)) else { return };

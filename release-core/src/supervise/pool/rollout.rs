@@ -44,6 +44,12 @@ impl Pool {
         }
     }
 
+    /// Whether workers are being replaced because of a reload.
+    pub(super) fn is_rolling(&self) -> bool {
+        let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
+        matches!(stage, Some(Stage::Rolling { .. } | Stage::Undoing { .. }))
+    }
+
     /// Begins what was asked for, once the pool stands and nothing else is under way.
     pub(super) fn begin_rollout(&mut self, actions: &mut Vec<Action>) {
         let is_free = self.rollout.is_none() && !self.is_upgrading();
@@ -85,8 +91,7 @@ impl Pool {
     pub(super) fn start_what_is_missing(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let target = self.target();
         let mut rooms = self.rooms(target);
-        let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
-        let is_rolling = matches!(stage, Some(Stage::Rolling { .. } | Stage::Undoing { .. }));
+        let is_rolling = self.is_rolling();
         for worker in &mut self.workers {
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {

@@ -10,7 +10,7 @@ use crate::supervise::intensity::Intensity;
 use crate::supervise::jitter::Jitter;
 use crate::supervise::worker::Worker;
 use crate::supervise::{
-    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, moments,
+    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy, moments,
 };
 use crate::{Error, ErrorKind};
 
@@ -37,7 +37,7 @@ struct Saved<Name, Deaths> {
 type Read = Snapshot<Vec<Saved<String, Intensity>>, Vec<Worker>, Jitter>;
 
 impl Pool {
-    /// What another version needs to go on, see [`Pool::succeed`].
+    /// What another version needs to go on, see [`Pool::inherit`].
     ///
     /// # Errors
     ///
@@ -76,7 +76,9 @@ impl Pool {
         Self::read(groups, snapshot, stop_deadline, now).map(|(pool, _)| pool)
     }
 
-    /// The pool of that snapshot, in the new version, whose generation is being started.
+    /// The pool of that snapshot, in the new version, whose generation is being started; or in the
+    /// version that has left it, when the new one has `returned` for this reason. Also what is to be
+    /// said.
     ///
     /// Groups are known by their names. One that is not among `groups` any more is told to stop, and
     /// comes after them; one whose size the new version has changed gets that size.
@@ -84,19 +86,25 @@ impl Pool {
     /// # Errors
     ///
     /// When this is no snapshot.
-    pub(crate) fn succeed(
+    pub(crate) fn inherit(
         groups: Vec<GroupSpec>,
         snapshot: &[u8],
         stop_deadline: Duration,
         now: Instant,
-        actions: &mut Vec<Action>,
-    ) -> Result<Self, Error> {
+        returned: Option<String>,
+    ) -> Result<(Self, Vec<Action>), Error> {
         let (mut pool, sizes) = Self::read(groups, snapshot, stop_deadline, now)?;
-        pool.begin_upgraded_rollout(actions);
-        for (group, size) in sizes.into_iter().enumerate() {
-            pool.set_size(group, size, actions);
+        let mut actions = Vec::new();
+        if let Some(reason) = returned {
+            pool.upgrade.outcome = Some(Err(reason.clone()));
+            actions.push(Action::Report(Report::UpgradeRefused { reason }));
+            return Ok((pool, actions));
         }
-        Ok(pool)
+        pool.begin_upgraded_rollout(&mut actions);
+        for (group, size) in sizes.into_iter().enumerate() {
+            pool.set_size(group, size, &mut actions);
+        }
+        Ok((pool, actions))
     }
 
     /// And the size that each group is to have.

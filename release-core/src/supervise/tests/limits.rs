@@ -47,6 +47,8 @@ fn has_failed(world: &Simulation) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// All are over their limit at once: never fewer serve, and never more are started at a time than
     /// the surge; that is no death, and in the end every one is new.
     #[test]
@@ -147,6 +149,27 @@ fn everybody_has_its_turn() {
 fn kills(world: &Simulation) -> usize {
     let is_kill = |action: &Action| matches!(action, Action::Signal { signal: Signal::Kill, .. });
     world.history().iter().filter(|(_, action)| is_kill(action)).count()
+}
+
+#[test]
+fn who_has_waited_for_a_reload_is_replaced_when_it_has_failed() {
+    let life = LifeLimits::default().max_memory(1000);
+    let mut world = world(strict(1, life), |launch| match launch.generation {
+        2 => Life::good().never_ready(),
+        _ => Life::good(),
+    });
+    let reload = world.change(Change::Reload);
+    world.run(seconds(1));
+    weigh(&mut world, 0, 1000);
+    let spawns = |world: &Simulation, number| {
+        let spawn = Action::Spawn { id: FIRST, generation: number };
+        world.history().iter().filter(|(_, action)| *action == spawn).count()
+    };
+    assert_eq!(spawns(&world, 1), 1);
+    while world.answer(reload).is_none() {
+        world.step();
+    }
+    assert_eq!((spawns(&world, 1), serving(&world)), (2, 1));
 }
 
 #[test]

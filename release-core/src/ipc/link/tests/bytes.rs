@@ -3,6 +3,7 @@
 use std::io::{PipeReader, Read, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
+use std::task::Poll;
 
 use super::super::arrivals::Arrivals;
 use super::super::socket::{Received, receive, transmit};
@@ -188,9 +189,11 @@ async fn take(link: &Link, seen: &Arc<Mutex<Vec<(u32, usize)>>>) {
     };
     // Once more after the executor has heard of what has come.
     for _ in 0..3 {
-        while poll_fn(|cx| std::task::Poll::Ready(link.poll_incoming(cx, 0, &mut take).is_ready()))
-            .await
-        {}
+        let mut again = true;
+        while again {
+            let next = poll_fn(|cx| Poll::Ready(link.poll_incoming(cx, 0, &mut take)));
+            again = matches!(next.await, Poll::Ready(Ok(())));
+        }
         give_way().await;
     }
 }

@@ -1,8 +1,6 @@
 //! The processes on their way from one version of the program to the next.
 
-use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +10,9 @@ use nix::sys::signal::Signal as Sig;
 use super::{Happening, Process, Processes, Wish};
 use crate::Error;
 use crate::child::Child;
-use crate::daemon::{Contact, Group, Kept, KeptWorker, MasterHandle, News, Output, WorkerInfo};
+use crate::daemon::{
+    Contact, Group, Kept, KeptWorker, MasterHandle, News, Output, WorkerInfo, own_image,
+};
 use crate::ipc::link::Link;
 use crate::supervise::{Event, Exit, WorkerId};
 use crate::sys::fds::duplicate_from;
@@ -58,11 +58,10 @@ impl Processes {
         let own = self.particulars.iter().filter(|(wish, _)| wish.generation == serving);
         kept.particulars = own.map(|(wish, its)| (wish.id.0, its.clone())).collect();
         let image = match self.image_of(serving) {
-            Some(image) => duplicate_from(image.as_fd(), 3),
-            None => own_image(),
+            Some(image) => duplicate_from(image.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate an executable", error))?,
+            None => own_image()?,
         };
-        let image =
-            image.map_err(|error| Error::system("cannot open the present executable", error))?;
         kept.image = Some((serving, image.into()));
         Ok(kept)
     }
@@ -154,11 +153,4 @@ impl Processes {
             Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
     }
-}
-
-/// The file that this process runs, whatever is at its path by now.
-fn own_image() -> std::io::Result<OwnedFd> {
-    let path_only = libc::O_PATH;
-    let file = OpenOptions::new().read(true).custom_flags(path_only).open("/proc/self/exe")?;
-    Ok(file.into())
 }
