@@ -84,6 +84,7 @@ fn master<D: Driver>(
 
     let (read, restore) = (reloads.clone(), reloads);
     let mut master = Master::new()
+        .systemd()
         .stop_deadline(settings.stop_deadline)
         .workers(workers)
         .hand_over(move || left.load(Ordering::Relaxed))

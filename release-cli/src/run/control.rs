@@ -5,7 +5,7 @@ use nix::unistd::{User, geteuid};
 use release_core::{ControlSocket, Error, ErrorKind, MasterHandle};
 
 use super::GROUP;
-use super::observer::Observer;
+use super::ends::Ends;
 use crate::status::{Status, Worker};
 
 /// Who may use the control socket, beside root and the user that this runs as.
@@ -75,7 +75,7 @@ impl Levels {
 
 pub(super) async fn answer(
     master: &MasterHandle,
-    observer: &Observer,
+    ends: &Ends,
     level: Level,
     request: String,
 ) -> String {
@@ -90,7 +90,7 @@ pub(super) async fn answer(
     }
     match (word, argument) {
         ("ping", "") => "pong".to_owned(),
-        ("status", "") => status(master, observer),
+        ("status", "") => status(master, ends),
         ("reload", "") => outcome(master.reload().await),
         ("scale", number) => match number.parse() {
             Ok(workers) => outcome(master.scale(GROUP, workers).await),
@@ -121,7 +121,7 @@ fn outcome(changed: Result<(), Error>) -> String {
     changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".to_owned())
 }
 
-fn status(master: &MasterHandle, observer: &Observer) -> String {
+fn status(master: &MasterHandle, ends: &Ends) -> String {
     let workers = master.status().into_iter().map(|worker| Worker {
         id: worker.id,
         group: None,
@@ -132,7 +132,7 @@ fn status(master: &MasterHandle, observer: &Observer) -> String {
         uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
         draining: worker.draining,
         memory_kb: worker.pid.and_then(memory),
-        last_exit: observer.last_exit(worker.id),
+        last_exit: ends.of(worker.id),
     });
     let status = Status {
         master: std::process::id(),

@@ -1,8 +1,8 @@
 //! `release run`: workers for any program.
 
 mod control;
+mod ends;
 mod file;
-mod observer;
 mod reload;
 mod values;
 
@@ -12,11 +12,9 @@ use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::future::join;
 use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
 use release_core::supervise::{Respawn, RestartPolicy};
-use release_core::systemd::Notifier;
 use release_core::{
     ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
     Workers, log,
@@ -24,7 +22,7 @@ use release_core::{
 
 use crate::output;
 use control::Access;
-use observer::Observer;
+use ends::Ends;
 use reload::Reloads;
 use values::{Listen, Pair};
 
@@ -162,18 +160,17 @@ fn prepare(options: Options) -> Result<Master, Error> {
         false => workers.output(output::to_standard_streams(prefix)),
     };
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
-    let observer = Observer::new(Notifier::from_env()?, stop_timeout);
-    let (see, watch) = (observer.clone(), observer.clone());
+    let ends = Ends::default();
+    let seen = ends.clone();
     let (read, restore) = (reloads.clone(), reloads);
     let mut master = Master::new()
         .workers(workers)
         .stop_deadline(stop_timeout)
-        .observe(move |report| see.see(report))
+        .observe(move |report| seen.see(report))
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
-        .main(|master| async move {
-            join(watch.keep_watch(master.clone()), reload::resize(master, sizes)).await.1
-        });
+        .main(|master| reload::resize(master, sizes))
+        .systemd();
     if let Some(path) = options.pid_file {
         master = master.lock_file(path);
     }
@@ -181,8 +178,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
         let access = options.access.resolve()?;
         master =
             master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
-                let (level, observer) = (access.of(peer.uid), observer.clone());
-                async move { Ok(control::answer(&master, &observer, level, text).await) }
+                let (level, ends) = (access.of(peer.uid), ends.clone());
+                async move { Ok(control::answer(&master, &ends, level, text).await) }
             });
     }
     if options.background {

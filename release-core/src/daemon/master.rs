@@ -21,6 +21,7 @@ use crate::net::Credentials;
 use crate::rt::{Driver, Rt};
 use crate::supervise::Report;
 use crate::supervise::changes::Hooks;
+use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
 
 /// One master and its groups of workers.
@@ -54,6 +55,7 @@ pub struct Master {
     hooks: Hooks,
     stop_deadline: Duration,
     exit_with_signal: bool,
+    systemd: bool,
     forward_signals: bool,
     hand_over: Option<HandOver>,
 }
@@ -88,6 +90,7 @@ impl Master {
             hooks: Hooks::default(),
             stop_deadline: Duration::from_secs(10),
             exit_with_signal: false,
+            systemd: false,
             forward_signals: false,
             hand_over: None,
         }
@@ -313,6 +316,26 @@ impl Master {
         self
     }
 
+    /// Tells systemd how the service is, if it was started with a `NOTIFY_SOCKET`: a unit with
+    /// `Type=notify` or `Type=notify-reload`.
+    ///
+    /// It hears `READY=1` when all workers are ready, begin and end of each reload and upgrade, also
+    /// of those that fail, and `STOPPING=1` with the time that the stop may take. Its status line says
+    /// how many workers are ready, and why a change was refused. With `WatchdogSec=` it gets a sign of
+    /// life for as long as the master is at work and each group has a worker that is ready or starts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let master = release_core::Master::new().systemd();
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn systemd(mut self) -> Self {
+        self.systemd = true;
+        self
+    }
+
     /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
     /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
     /// only the stop deadline kills.
@@ -392,6 +415,7 @@ impl Master {
         let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
         Ok(Plan {
             log_files: log_files.unwrap_or_default(),
+            systemd: if self.systemd { Notifier::from_env()? } else { None },
             background: self.background,
             launcher: None,
             lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,

@@ -32,6 +32,7 @@ use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::process::keep_little_free_memory;
 use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
+use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
 
 pub(super) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -53,6 +54,7 @@ pub(super) struct Plan {
     pub(super) background: Option<Daemon>,
     pub(super) launcher: Option<Detached>,
     pub(super) log_files: LogFiles,
+    pub(super) systemd: Option<Notifier>,
     pub(super) lock_file: Option<PathBuf>,
     pub(super) groups: Vec<Group>,
     pub(super) controls: Vec<Control>,
@@ -162,9 +164,10 @@ impl Plan {
         let (lock, hand_over) = (ground.lock.clone(), self.hand_over);
         let (is_background, controls) = (ground.is_background, ground.controls);
         let estate = Estate { origin, is_background, lock, controls, hand_over };
-        let (hooks, log_files, stop_deadline) = (self.hooks, self.log_files, self.stop_deadline);
-        let forwards = self.forward_signals;
-        let around = Surroundings { hooks, log_files, stop_deadline, forwards, signals, estate };
+        let (hooks, log_files, systemd) = (self.hooks, self.log_files, self.systemd);
+        let (stop_deadline, forwards) = (self.stop_deadline, self.forward_signals);
+        let around =
+            Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
         let all_ready = || launcher.take().map(Detached::ready);

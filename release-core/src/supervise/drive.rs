@@ -13,10 +13,12 @@ use nix::sys::signal::Signal as Sig;
 
 use super::changes::{Askers, Hooks};
 use super::journal::log;
+use super::service::Service;
 use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
 use crate::daemon::{Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, stop_channel};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
+use crate::systemd::{self, Notifier};
 use crate::{Error, ErrorKind};
 use processes::{Launched, Processes, Wish};
 use upgrade::Upgrading;
@@ -58,7 +60,7 @@ impl Happening {
 enum Happening {
     Pool(Event),
     Command(Command),
-    Launched(Wish, Result<Launched, Error>),
+    Launched(Wish, Result<Box<Launched>, Error>),
     Signal(Sig),
     /// Nothing is being answered any more, or it took too long.
     AtRest {
@@ -75,6 +77,8 @@ pub(crate) struct Supervisor {
     processes: Processes,
     hooks: Hooks,
     log_files: LogFiles,
+    /// Somebody who wants to know how the service is.
+    service: Option<Service>,
     signals: Signals,
     /// Signals to be dealt with when it is clear which version of the program is the master.
     deferred: Vec<Sig>,
@@ -103,6 +107,7 @@ pub(crate) struct Supervisor {
 pub(crate) struct Surroundings {
     pub(crate) hooks: Hooks,
     pub(crate) log_files: LogFiles,
+    pub(crate) systemd: Option<Notifier>,
     pub(crate) stop_deadline: Duration,
     /// Whether workers are stopped by the signal that stops the master.
     pub(crate) forwards: bool,
@@ -120,12 +125,17 @@ impl Supervisor {
         around: Surroundings,
         kept: Option<Kept>,
     ) -> Self {
-        let Surroundings { hooks, log_files, stop_deadline, forwards, signals, estate } = around;
+        let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
+            around;
         let (sender, happenings) = unbounded();
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(Happening::Command(command));
+        });
+        let service = systemd.map(|systemd| {
+            let (watchdog, is_change) = (systemd::watchdog_time(), kept.is_some());
+            Service::new(systemd, watchdog, stop_deadline, is_change, rt.now())
         });
         let mut deferred = Vec::new();
         let processes = match kept {
@@ -144,6 +154,7 @@ impl Supervisor {
             master,
             hooks,
             log_files,
+            service,
             signals,
             deferred,
             stopped_by: None,
@@ -288,6 +299,9 @@ impl Supervisor {
     fn report(&mut self, report: &Report) {
         log(report);
         self.hooks.observed(report);
+        if let Some(service) = &mut self.service {
+            service.told(report, &self.master.pool(), self.rt.now());
+        }
         match report {
             Report::RolledBack { .. } => self.hooks.rolled_back(),
             Report::Reloaded { .. }
@@ -374,6 +388,9 @@ impl Supervisor {
 
     async fn next(&mut self) -> Happening {
         let now = self.rt.now();
+        if let Some(service) = &mut self.service {
+            service.beat(&self.master.pool(), now);
+        }
         if self.measure_at.is_some_and(|at| at <= now) {
             self.measure_at = Some(now + MEASURE_EVERY);
             self.measured = self.measured.wrapping_add(1);
@@ -383,7 +400,8 @@ impl Supervisor {
             let pool = self.master.pool();
             (pool.deadline(), pool.is_handing_over())
         };
-        let deadline = deadline.into_iter().chain(self.measure_at).min();
+        let beats_at = self.service.as_ref().and_then(Service::beats_at);
+        let deadline = deadline.into_iter().chain(self.measure_at).chain(beats_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }

@@ -88,6 +88,7 @@ mod pool;
 mod process;
 mod report;
 mod rolling;
+pub(crate) mod service;
 pub mod simulation;
 mod status;
 #[cfg(test)]

@@ -11,9 +11,10 @@ use clap::Parser;
 use release::{Exit, is_worker};
 
 #[derive(Parser)]
+#[allow(clippy::large_enum_variant)]
 enum Options {
     /// A master whose workers behave as told
-    Master(master::Options),
+    Master(Box<master::Options>),
     /// A worker of whoever is at its standard input, in plain mode
     Stranger(stranger::Options),
     /// A daemon without workers
@@ -27,7 +28,7 @@ fn main() -> Exit {
         return worker::run();
     }
     match Options::parse() {
-        Options::Master(options) => master::run(options),
+        Options::Master(options) => master::run(*options),
         Options::Stranger(options) => stranger::run(options),
         Options::Daemon(options) => daemon::run(options),
         Options::Client { path } => client::run(&path),

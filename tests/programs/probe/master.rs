@@ -95,6 +95,7 @@ pub(crate) fn run(options: Options) -> Exit {
     let configuration = Configuration::new(&options.configuration);
     let (read, restore) = (configuration.clone(), configuration.clone());
     let mut master = Master::new()
+        .systemd()
         .stop_deadline(Duration::from_millis(options.stop_deadline))
         .workers(workers(&options, configuration))
         .on_reload(move || {

@@ -1,0 +1,135 @@
+//! What systemd is told: the reports of a master as its messages.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::{Pool, Report, State};
+use crate::systemd::Notifier;
+
+/// How much longer than its deadline a stop may take before systemd kills what is left.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Tells systemd how the service is.
+#[derive(Debug)]
+pub(crate) struct Service {
+    notifier: Notifier,
+    stop_deadline: Duration,
+    /// How often it wants a sign of life, and when it gets the next one.
+    watchdog: Option<(Duration, Instant)>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    /// In a reload or an upgrade that systemd knows of.
+    Changing,
+    Stopping,
+}
+
+impl Service {
+    /// `is_change` says that this version takes over from an earlier one.
+    pub(crate) fn new(
+        notifier: Notifier,
+        watchdog: Option<Duration>,
+        stop_deadline: Duration,
+        is_change: bool,
+        now: Instant,
+    ) -> Self {
+        let phase = if is_change { Phase::Changing } else { Phase::Starting };
+        // Twice in the time, as is the custom.
+        let watchdog = watchdog.map(|time| (time / 2, now));
+        Self { notifier, stop_deadline, watchdog, phase }
+    }
+
+    pub(super) fn told(&mut self, report: &Report, pool: &Pool, now: Instant) {
+        if let Err(error) = self.tell(report, pool, now) {
+            tracing::warn!(%error, "systemd was not told");
+        }
+    }
+
+    fn tell(&mut self, report: &Report, pool: &Pool, now: Instant) -> io::Result<()> {
+        match (report, self.phase) {
+            (Report::AllReady, Phase::Starting) => {
+                self.notifier.main_pid(std::process::id())?;
+                self.serves(pool, now, "")
+            }
+            (Report::Reloading { .. } | Report::Upgrading, Phase::Serving) => {
+                self.phase = Phase::Changing;
+                self.notifier.reloading()
+            }
+            (Report::Reloaded { .. } | Report::Upgraded { .. }, _) => self.changed(pool, now, ""),
+            (
+                Report::RolledBack { reason, .. }
+                | Report::ReloadRefused { reason }
+                | Report::UpgradeRefused { reason }
+                | Report::UpgradeRolledBack { reason, .. },
+                _,
+            ) => self.changed(pool, now, &format!("; as before, since {reason}")),
+            (Report::Stopping { .. }, Phase::Starting | Phase::Serving | Phase::Changing) => {
+                self.phase = Phase::Stopping;
+                self.notifier.stopping()?;
+                self.notifier.extend_timeout(self.stop_deadline.saturating_add(MARGIN))
+            }
+            (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
+                self.notifier.status(&state(pool, now, ""))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A change has ended, also one that was refused before anything was changed: systemd waits for
+    /// a beginning and an end whoever asked.
+    fn changed(&mut self, pool: &Pool, now: Instant, why: &str) -> io::Result<()> {
+        match self.phase {
+            Phase::Serving => self.notifier.reloading()?,
+            Phase::Changing => {}
+            Phase::Starting | Phase::Stopping => return Ok(()),
+        }
+        self.serves(pool, now, why)
+    }
+
+    fn serves(&mut self, pool: &Pool, now: Instant, why: &str) -> io::Result<()> {
+        self.phase = Phase::Serving;
+        // Before, so that whoever waits for the end of the change sees it.
+        self.notifier.status(&state(pool, now, why))?;
+        self.notifier.ready()
+    }
+
+    /// When [`beat`](Service::beat) has something to do next.
+    pub(super) fn beats_at(&self) -> Option<Instant> {
+        self.watchdog.map(|(_, at)| at)
+    }
+
+    /// Gives systemd its sign of life, if it is time and the service is well.
+    pub(super) fn beat(&mut self, pool: &Pool, now: Instant) {
+        let Some((interval, at)) = &mut self.watchdog else { return };
+        if *at > now {
+            return;
+        }
+        *at = now + *interval;
+        let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
+        if (is_under_way || is_well(pool, now))
+            && let Err(error) = self.notifier.watchdog()
+        {
+            tracing::warn!(%error, "systemd got no sign of life");
+        }
+    }
+}
+
+fn state(pool: &Pool, now: Instant, why: &str) -> String {
+    let workers = pool.status(now);
+    let ready = workers.iter().filter(|worker| worker.state == State::Ready).count();
+    let (all, generation) = (workers.len(), pool.generation());
+    format!("{ready} of {all} workers ready, generation {generation}{why}")
+}
+
+/// Whether every group that has workers has one that serves, or is about to.
+fn is_well(pool: &Pool, now: Instant) -> bool {
+    let workers = pool.status(now);
+    let is_up = |state| matches!(state, State::Ready | State::Starting);
+    let serves =
+        |group: &str| workers.iter().any(|other| other.group == group && is_up(other.state));
+    workers.iter().all(|worker| is_up(worker.state) || serves(worker.group))
+}

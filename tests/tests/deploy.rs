@@ -1,0 +1,109 @@
+//! The files of `examples/deploy`: what they start works, and their readers understand them.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use release_tests::{DEADLINE, Program, eventually, free_port};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/deploy")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(deploy().join(name)).expect("a file")
+}
+
+/// Whether a tool is here; says so when a test is skipped for it.
+fn has(tool: &str) -> bool {
+    let found = Command::new(tool).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("skipped: {tool} is not here");
+    }
+    found
+}
+
+/// The unit with its files where they are here.
+fn unit(directory: &Path) -> String {
+    let release = Program::release_path().to_string_lossy().into_owned();
+    let script = deploy().join("web.py").to_string_lossy().into_owned();
+    text("web.service")
+        .replace("/usr/local/bin/release", &release)
+        .replace("/usr/local/lib/web/web.py", &script)
+        .replace("/run/web/control", &directory.join("control").to_string_lossy())
+}
+
+fn get(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let body = response.split("\r\n\r\n").nth(1);
+    body.map(str::to_owned).ok_or_else(|| io::Error::other(response))
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    if !has("systemd-analyze") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("web.service"), unit(directory.path())).expect("written");
+    fs::write(directory.path().join("web.socket"), text("web.socket")).expect("written");
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "web.service", "web.socket"])
+        .current_dir(directory.path())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("web."), "{said}");
+}
+
+#[test]
+fn what_the_unit_starts_serves_and_reloads() {
+    if !has("systemd-socket-activate") {
+        return;
+    }
+    let (address, directory) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let unit = unit(directory.path());
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let mut words = start.split_whitespace();
+    let listen = address.to_string();
+    let launcher = ["systemd-socket-activate", "--listen", &listen, "--fdname=http"];
+    let program = words.next().expect("a program");
+    let mut web = Program::command(&launcher, Path::new(program)).args(words).start();
+    let get = || get(address).unwrap_or_default();
+    eventually(&format!("it serves; log: {}", web.stderr()), || get().starts_with("process "));
+    let before = get();
+    web.signal(Signal::SIGHUP);
+    eventually("other workers serve", || {
+        let now = get();
+        assert!(now.starts_with("process "), "a request was lost: {now}");
+        now != before
+    });
+    assert_eq!(web.stop(), 0, "{}", web.stderr());
+}
+
+#[test]
+fn the_manifest_says_what_the_image_does() {
+    let check = "import sys, yaml; print([d['kind'] for d in yaml.safe_load_all(sys.stdin)])";
+    let kinds = Command::new("python3")
+        .args(["-c", check])
+        .stdin(fs::File::open(deploy().join("kubernetes.yaml")).expect("a manifest"))
+        .output()
+        .expect("python3");
+    if String::from_utf8_lossy(&kinds.stderr).contains("No module named 'yaml'") {
+        return eprintln!("skipped: Python has no yaml here");
+    }
+    let kinds = String::from_utf8_lossy(&kinds.stdout).into_owned();
+    assert_eq!(kinds, "['Deployment', 'Service']\n");
+    // Both speak of the same port, socket and user.
+    let (image, manifest) = (text("Dockerfile"), text("kubernetes.yaml"));
+    for both in ["8080", "/run/web", "65534"] {
+        assert!(image.contains(both) && manifest.contains(both), "{both}");
+    }
+}

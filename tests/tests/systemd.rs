@@ -1,0 +1,126 @@
+//! What a master tells systemd, in whose place the tests listen.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use release_tests::{Backend, DEADLINE, Program, Running, control, eventually, on_every_backend};
+
+struct Systemd(UnixDatagram);
+
+impl Systemd {
+    /// Starts a master that is told to talk to it.
+    fn start(program: Program) -> (Self, Running) {
+        let path = program.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+        let program = program.with(|command| {
+            command.env("NOTIFY_SOCKET", path);
+        });
+        (Self(socket), program.start())
+    }
+
+    fn hears(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.0.recv(&mut bytes).expect("a message");
+        String::from_utf8(bytes[..length].to_vec()).expect("UTF-8")
+    }
+
+    /// Whether the next message comes within this time.
+    fn hears_within(&self, time: Duration) -> bool {
+        self.0.set_read_timeout(Some(time)).expect("a time limit");
+        let came = self.0.recv(&mut [0; 4096]).is_ok();
+        self.0.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+        came
+    }
+
+    /// The next message but for the status, and the last status before it.
+    fn hears_and_sees(&self) -> (String, String) {
+        let mut seen = String::new();
+        loop {
+            let heard = self.hears();
+            match heard.strip_prefix("STATUS=") {
+                Some(status) => status.clone_into(&mut seen),
+                None => return (heard, seen),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn hears_of_a_change(&self) -> String {
+        let begun = self.hears_and_sees().0;
+        let time = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+        assert!(time.is_some_and(|time| time.parse::<u64>().is_ok()), "{begun}");
+        let (ended, status) = self.hears_and_sees();
+        assert_eq!(ended, "READY=1");
+        status
+    }
+}
+
+on_every_backend! {
+    fn systemd_hears_of_start_changes_and_stop(backend: Backend) {
+        let program = Program::probe(backend, "serve").args(["--workers", "2"]);
+        let (systemd, mut master) = Systemd::start(program);
+        assert_eq!(systemd.hears(), format!("MAINPID={}", master.pid()));
+        assert_eq!(systemd.hears(), "STATUS=2 of 2 workers ready, generation 1");
+        assert_eq!(systemd.hears(), "READY=1");
+
+        master.signal(Signal::SIGHUP);
+        assert_eq!(systemd.hears_of_a_change(), "2 of 2 workers ready, generation 2");
+        std::fs::remove_file(master.path("configuration")).expect("it was there");
+        let why = control(&master.control(), "reload");
+        assert!(why.contains("No such file"), "{why}");
+        let status = systemd.hears_of_a_change();
+        let start = "2 of 2 workers ready, generation 2; as before, since ";
+        assert!(status.starts_with(start) && status.contains("No such file"), "{status}");
+        master.configure("second");
+        master.tell("exit 3");
+        let why = control(&master.control(), "reload");
+        assert!(why.contains("exit status 3"), "{why}");
+        let status = systemd.hears_of_a_change();
+        assert!(status.starts_with(start) && status.contains("exit status 3"), "{status}");
+
+        master.tell("serve");
+        assert_eq!(control(&master.control(), "upgrade"), "ok");
+        assert!(systemd.hears_of_a_change().starts_with("2 of 2 workers ready, generation "));
+
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
+        assert_eq!(systemd.hears_and_sees().0, "STOPPING=1");
+        assert_eq!(systemd.hears(), "EXTEND_TIMEOUT_USEC=15000000");
+        assert!(!systemd.hears_within(Duration::from_millis(1)));
+    }
+
+    fn the_watchdog_sees_a_group_without_workers(backend: Backend) {
+        let program = Program::probe(backend, "serve").with(|command| {
+            command.env("WATCHDOG_USEC", "200000");
+        });
+        let (systemd, mut master) = Systemd::start(program);
+        let is_alive = || eventually("a sign of life", || systemd.hears() == "WATCHDOG=1");
+        master.await_ready(1);
+        for _ in 0..3 {
+            is_alive();
+        }
+        master.tell("exit 3");
+        master.workers()[0].signal(Signal::SIGKILL);
+        // The master is there all the same, and answers.
+        eventually("it is silent", || !systemd.hears_within(Duration::from_secs(1)));
+        assert_eq!(control(&master.control(), "status"), "\"waiting\" ");
+        master.tell("serve");
+        is_alive();
+        master.signal(Signal::SIGKILL);
+        master.wait();
+    }
+}
+
+#[test]
+fn a_socket_that_is_none_is_refused() {
+    let program = Program::probe(Backend::Tokio, "serve").with(|command| {
+        command.env("NOTIFY_SOCKET", "vsock:2:1234");
+    });
+    let (code, said) = program.run();
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("NOTIFY_SOCKET is `vsock:2:1234`, which is not /PATH or @NAME"),
+        "{said}"
+    );
+}
