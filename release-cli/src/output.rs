@@ -8,6 +8,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 use release_core::{OutputStream, WorkerInfo};
 
+/// With who wrote it in front, a line of this length fits into what a pipe takes whole.
+const LONGEST: usize = 4040;
+
 /// Whoever reads this program's output may be slow: then lines are lost and counted, and the workers
 /// are not.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub(crate) fn to_log(
     prefix: fn(&WorkerInfo) -> String,
 ) -> impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static {
     move |worker, stream, line| {
-        let (prefix, line) = (prefix(worker), String::from_utf8_lossy(line));
+        let (prefix, line) = (prefix(worker), printable(line));
         match stream {
             OutputStream::Out => tracing::info!("{prefix} {line}"),
             OutputStream::Error => tracing::warn!("{prefix} {line}"),
@@ -51,7 +54,7 @@ impl Place {
         }
         text.extend_from_slice(prefix.as_bytes());
         text.push(b' ');
-        text.extend_from_slice(line);
+        text.extend_from_slice(printable(line).as_bytes());
         text.push(b'\n');
         let mut watched = [PollFd::new(file, PollFlags::POLLOUT)];
         let has_room = poll(&mut watched, PollTimeout::ZERO) == Ok(1);
@@ -60,11 +63,38 @@ impl Place {
     }
 }
 
+/// What a worker may write to somebody's terminal: control characters are said in letters, so that
+/// nothing of the log can be overwritten or forged. What then does not fit into a pipe is cut off.
+fn printable(line: &[u8]) -> String {
+    let mut text = String::new();
+    for letter in String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).chars() {
+        if text.len() >= LONGEST {
+            text.push('\u{2026}');
+            break;
+        }
+        match letter {
+            '\t' => text.push(letter),
+            _ if letter.is_control() => text.extend(letter.escape_debug()),
+            _ => text.push(letter),
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_forged() {
+        assert_eq!(printable(b"plain\tline \xc3\xa9"), "plain\tline \u{e9}");
+        assert_eq!(printable(b"from Windows\r"), "from Windows");
+        assert_eq!(printable(b"a\rb\x1b[2Jc\0\x7f\xc2\x9b"), "a\\rb\\u{1b}[2Jc\\0\\u{7f}\\u{9b}");
+        assert_eq!(printable(b"\xff"), "\u{fffd}");
+        assert!(printable(&[7; 4000]).len() < 4096 - 40);
+    }
 
     #[test]
     fn a_slow_reader_loses_lines_and_holds_nobody_up() {

@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use release_tests::{
     Account, Installed, Program, Running, control, eventually, free_port, is_alive, is_root, load,
-    try_http_get,
+    try_control, try_http_get,
 };
 
 /// `release run` with a control socket; its command is still to come.
@@ -82,6 +82,67 @@ fn a_node_server_is_reloaded_under_load() {
     let mut manager = program.args(["node", "-e", script]).start();
     manager.await_ready(2);
     reload_under_load(&manager, address, 5);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+/// A server of Python, beside the directory of the tests; says so when a test is skipped for it.
+fn python_tool(name: &str) -> Option<String> {
+    let path = Program::release_path().with_file_name("../python-tools/bin").join(name);
+    let path = path.to_string_lossy().into_owned();
+    has(&path).then_some(path)
+}
+
+#[test]
+fn gunicorn_is_reloaded_under_load() {
+    let Some(gunicorn) = python_tool("gunicorn") else { return };
+    let address = free_port();
+    let listen = format!("tcp://{address}");
+    let program = run(&["--listen", &listen, "--workers", "2", "--ready", "notify"]);
+    let app = "
+import os
+def app(environ, start):
+    body = f\"worker={os.environ['EINHORN_CHILD_INDEX']} pid={os.getpid()} seq=0\\n\".encode()
+    start('200 OK', [('Connection', 'close'), ('Content-Length', str(len(body)))])
+    return [body]
+";
+    std::fs::write(program.path("app.py"), app).expect("a file");
+    let command = [gunicorn.as_str(), "--workers=2", "--no-control-socket", "app:app"];
+    let mut manager = program.args(command).start();
+    manager.await_ready(2);
+    manager.await_http(address);
+    reload_under_load(&manager, address, 3);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn uvicorn_is_reloaded() {
+    let Some(uvicorn) = python_tool("uvicorn") else { return };
+    let address = free_port();
+    let listen = format!("tcp://{address}");
+    let program = run(&["--listen", &listen, "--workers", "2", "--ready", "fd"]);
+    let app = "
+import os
+async def app(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        os.write(int(os.environ['NOTIFY_FD']), b'\\n')
+        await receive()
+        return await send({'type': 'lifespan.shutdown.complete'})
+    body = f\"worker={os.environ['EINHORN_CHILD_INDEX']} pid={os.getpid()} seq=0\\n\".encode()
+    headers = [(b'connection', b'close'), (b'content-length', str(len(body)).encode())]
+    await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
+    await send({'type': 'http.response.body', 'body': body})
+";
+    std::fs::write(program.path("app.py"), app).expect("a file");
+    let mut manager = program.args([uvicorn.as_str(), "--fd=3", "app:app"]).start();
+    manager.await_ready(2);
+    manager.await_http(address);
+    // When it stops it resets connections whose request it has not read: nothing for a load.
+    for _ in 0..3 {
+        assert_eq!(control(&manager.control(), "reload"), "ok");
+        manager.await_http(address);
+    }
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
@@ -279,6 +340,26 @@ fn a_descriptor_is_passed_on() {
     assert!(code == 0 && log.contains("] socket:["), "{log}");
     let (code, log) = Program::release().args(["run", "--listen", "fd://9", "--", "true"]).run();
     assert!(code == 1 && log.contains("descriptor 9 was not passed"), "{log}");
+}
+
+#[test]
+fn a_descriptor_is_there_after_an_upgrade_and_in_its_trial() {
+    let script = "import os,socket,sys\n\
+        s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen()\n\
+        os.dup2(s.fileno(),7)\n\
+        os.execvp(sys.argv[1],sys.argv[1:])";
+    let release = Program::release_path();
+    let mut manager = Program::command(&["python3", "-c", script], &release)
+        .args(["run", "--listen", "fd://7", "--control", "control", "--ready", "1", "--"])
+        .args(["sh", "-c", "readlink /proc/self/fd/3 >&2; exec sleep 1000"])
+        .start();
+    let sockets = || manager.stderr().matches("] socket:[").count();
+    eventually("it has its socket", || sockets() == 1);
+    eventually("it is ready", || {
+        try_control(&manager.control(), "upgrade").is_ok_and(|it| it == "ok")
+    });
+    eventually("so has the next one", || sockets() > 1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 #[test]

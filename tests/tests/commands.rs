@@ -99,6 +99,10 @@ on_every_backend! {
         let numbers: Vec<_> = passed.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers, [0, 1, 2, 3], "{passed:?}");
         assert_eq!(passed[0].1, "/dev/null");
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).expect("a socket");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("a number");
+        assert_eq!(flags & nix::fcntl::OFlag::O_NONBLOCK.bits(), 0, "{info}");
         assert_eq!(master.stop(), 0);
     }
 

@@ -60,7 +60,7 @@ impl Happening {
 enum Happening {
     Pool(Event),
     Command(Command),
-    Launched(Wish, Result<Launched, Error>),
+    Launched(Wish, Result<Box<Launched>, Error>),
     Signal(Sig),
     /// Nothing is being answered any more, or it took too long.
     AtRest {

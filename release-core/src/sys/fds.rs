@@ -1,5 +1,6 @@
 //! Descriptors: flags, and what a launcher left open.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
@@ -58,7 +59,7 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Descriptors that the next version of the program will ask for again, by their numbers.
-static ASKED_FOR: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+static ASKED_FOR: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// A copy of a descriptor that this process was started with. The descriptor itself stays as it is,
 /// across an exec as well; workers never have it.
@@ -69,8 +70,15 @@ pub(crate) fn copy_inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only makes a copy; a number that is not open gives EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let copy = duplicate_from(borrowed, 3)?;
-    ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+    ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     Ok(copy)
+}
+
+/// Copies of the descriptors that [`copy_inherited`] was asked for, with their numbers.
+pub(crate) fn asked_for() -> io::Result<BTreeMap<RawFd, OwnedFd>> {
+    let numbers = ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let copy = |number| Ok((number, copy_inherited(number)?));
+    numbers.into_iter().map(copy).collect()
 }
 
 /// What to do with the descriptors above 2 that came from whoever started this process.

@@ -11,6 +11,7 @@ use clap::Parser;
 use release::{Exit, is_worker};
 
 #[derive(Parser)]
+#[allow(clippy::large_enum_variant)]
 enum Options {
     /// A master whose workers behave as told
     Master(Box<master::Options>),

@@ -57,6 +57,17 @@ impl Origin {
         })
     }
 
+    /// The next version as a child: a socket activation that means this process means the child
+    /// then; whether there is one.
+    pub(super) fn trial(&self, name: &str, value: String) -> Result<(Image, bool), Error> {
+        let mut image = self.image(name, value)?;
+        let own = format!("LISTEN_PID={}", std::process::id());
+        let count = image.environment.len();
+        image.environment.retain(|entry| entry.as_bytes() != own.as_bytes());
+        let is_activated = image.environment.len() < count;
+        Ok((image, is_activated))
+    }
+
     /// The next version, with one more variable in its environment.
     pub(super) fn image(&self, name: &str, value: String) -> Result<Image, Error> {
         let mut environment = self.environment.clone();

@@ -16,6 +16,7 @@ use crate::child::Child;
 use crate::daemon::group::c_string;
 use crate::net::{Read, Stream};
 use crate::rt::Rt;
+use crate::sys::fds::asked_for;
 use crate::sys::image::seal;
 use crate::sys::process::exit_now;
 use crate::sys::resources::Resources;
@@ -65,25 +66,30 @@ impl Trial {
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
         let place = origin.place()?;
-        let image = origin.image(VARIABLE, format!("{TRIAL}{FIRST_PASSED}"))?;
+        // Sockets that this program was started with are there in the trial, too.
+        let given = asked_for().map_err(failed("cannot copy a socket"))?;
+        let first = given.last_key_value().map_or(FIRST_PASSED, |(number, _)| number + 1);
+        let (image, listen_pid) = origin.trial(VARIABLE, format!("{TRIAL}{first}"))?;
         let command = Command {
             program: image.program,
             image: None,
             arguments: image.arguments,
             environment: image.environment,
-            listen_pid: false,
+            listen_pid,
             resources: Resources::default(),
             directory: Some(c_string(place.directory.clone().into())?),
             identity: Identity::Same,
         };
         let path = place.executable.display().to_string();
-        let descriptors = [
+        let own = [
             (0, null.as_fd()),
             (1, written.as_fd()),
             (2, written.as_fd()),
-            (FIRST_PASSED, state.as_fd()),
-            (FIRST_PASSED + 1, theirs.as_fd()),
+            (first, state.as_fd()),
+            (first + 1, theirs.as_fd()),
         ];
+        let given = given.iter().map(|(number, socket)| (*number, socket.as_fd()));
+        let descriptors: Vec<_> = own.into_iter().chain(given).collect();
         let started = spawn(&command, &descriptors);
         let started = started.map_err(|error| cannot_start(&path, error))?;
         Ok(Self { started, answer: answer.into(), output: output.into(), path })

@@ -135,7 +135,7 @@ impl Processes {
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Launched { child, ours, pipes, outputs });
+            let outcome = outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs }));
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -143,11 +143,11 @@ impl Processes {
     }
 
     /// Connects a process that runs its program; says to the pool what became of the launch.
-    pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Launched, Error>) -> Event {
+    pub(super) fn adopt(&mut self, wish: Wish, outcome: Result<Box<Launched>, Error>) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
         let Launched { child, ours, pipes, outputs } = match outcome {
-            Ok(launched) => launched,
+            Ok(launched) => *launched,
             Err(error) => return Event::SpawnFailed { id, reason: error.report() },
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
