@@ -1,12 +1,14 @@
 //! Carries out what the pool decides, and tells it what happens.
 
+mod begin;
 mod processes;
+mod signalled;
 mod upgrade;
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use nix::sys::signal::Signal as Sig;
@@ -14,13 +16,14 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
-use super::{Action, Change, Event, Outcome, Pool, Report, StopCause};
-use crate::daemon::{Command, Estate, Group, Kept, LogFiles, MasterHandle, Stop, stop_channel};
+use super::{Action, Event, Outcome, Report, StopCause};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
-use crate::systemd::{self, Notifier};
 use crate::{Error, ErrorKind};
+pub(crate) use begin::Surroundings;
 use processes::{Launched, Processes, Wish};
+use signalled::is_stop;
 use upgrade::Upgrading;
 
 /// How often it is measured what processes have used.
@@ -102,81 +105,7 @@ pub(crate) struct Supervisor {
     happenings: UnboundedReceiver<Happening>,
 }
 
-/// What a master has beside its groups.
-#[derive(Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) hooks: Hooks,
-    pub(crate) log_files: LogFiles,
-    pub(crate) systemd: Option<Notifier>,
-    pub(crate) stop_deadline: Duration,
-    /// Whether workers are stopped by the signal that stops the master.
-    pub(crate) forwards: bool,
-    pub(crate) signals: Signals,
-    pub(crate) estate: Estate,
-}
-
 impl Supervisor {
-    /// The supervisor of these groups and their pool, which takes over what a version before has
-    /// `kept`, if there was one.
-    pub(crate) fn new(
-        rt: &Rt,
-        groups: Vec<Group>,
-        (pool, actions): (Pool, Vec<Action>),
-        around: Surroundings,
-        kept: Option<Kept>,
-    ) -> Self {
-        let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
-            around;
-        let (sender, happenings) = unbounded();
-        let commands = sender.clone();
-        let (stop, stopping) = stop_channel();
-        let master = MasterHandle::new(rt, pool, stopping, move |command| {
-            let _ = commands.unbounded_send(Happening::Command(command));
-        });
-        let service = systemd.map(|systemd| {
-            let (watchdog, is_change) = (systemd::watchdog_time(), kept.is_some());
-            Service::new(systemd, watchdog, stop_deadline, is_change, rt.now())
-        });
-        let mut deferred = Vec::new();
-        let processes = match kept {
-            None => Processes::new(groups, master.clone(), sender.clone()),
-            Some(mut kept) => {
-                let late = kept.late_signals.take().map(Into::into);
-                deferred = upgrade::left(std::mem::take(&mut kept.signals), late.as_ref());
-                Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
-            }
-        };
-        let mut supervisor = Self {
-            rt: rt.clone(),
-            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
-            measured: 0,
-            processes,
-            master,
-            hooks,
-            log_files,
-            service,
-            signals,
-            deferred,
-            stopped_by: None,
-            estate,
-            upgrade: None,
-            askers: Askers::default(),
-            preparing: None,
-            stop,
-            stop_by: None,
-            stop_deadline,
-            forwards,
-            sender,
-            happenings,
-        };
-        for action in actions {
-            if let Action::Report(report) = action {
-                supervisor.report(&report);
-            }
-        }
-        supervisor
-    }
-
     /// Runs until no worker is left, and the main task has had its time.
     ///
     /// Must be the main future: a worker dies with the thread that has started it, and the main
@@ -214,7 +143,10 @@ impl Supervisor {
     fn happened(&mut self, happening: Happening) -> Event {
         match happening {
             Happening::Pool(event) => event,
-            Happening::Command(Command::Stop) => Event::Stop,
+            Happening::Command(Command::Stop) => {
+                self.report(&Report::Stopping { cause: StopCause::Program });
+                Event::Stop
+            }
             Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
             Happening::Command(Command::Rejoin(asker)) => self.askers.rejoin(asker),
             Happening::Command(Command::ReopenLogs(asker)) => {
@@ -229,62 +161,6 @@ impl Supervisor {
                 self.signalled(signal)
             }
         }
-    }
-
-    /// What a signal asks for.
-    fn signalled(&mut self, signal: Sig) -> Event {
-        match signal {
-            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2
-                if self.master.pool().is_handing_over() =>
-            {
-                self.deferred.push(signal);
-                Event::Tick
-            }
-            Sig::SIGHUP => self.askers.hangup(),
-            Sig::SIGUSR2 => {
-                if let Err(error) = self.reopen_logs() {
-                    tracing::error!(reason = error.report(), "the log goes on where it was");
-                }
-                Event::Tick
-            }
-            Sig::SIGUSR1 => self.askers.enter_signal(Change::Upgrade),
-            Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
-            // The last one is not for a signal to take.
-            Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
-            _ => {
-                let cause = match signal {
-                    Sig::SIGTERM => StopCause::Terminate,
-                    Sig::SIGINT => StopCause::Interrupt,
-                    _ => StopCause::Quit,
-                };
-                self.report(&Report::Stopping { cause });
-                let again = self.stopped_by.replace(signal).is_some();
-                if self.forwards {
-                    self.processes.forward(signal);
-                    return Event::Stop;
-                }
-                if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
-            }
-        }
-    }
-
-    /// Opens the log files again, for this process and its workers: somebody has moved them.
-    fn reopen_logs(&mut self) -> Result<(), Error> {
-        if self.master.pool().is_handing_over() {
-            let message = "the master is being upgraded; ask again when that is done";
-            return Err(Error::new(ErrorKind::Change, message));
-        }
-        self.log_files.reopen()?;
-        self.processes.outputs_replaced();
-        tracing::info!("the log files were opened again");
-        Ok(())
-    }
-
-    /// Changes the size of the first group.
-    fn resize(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
-        let Some(group) = self.processes.first_group() else { return Event::Tick };
-        let size = change(self.master.pool().size(0).unwrap_or_default());
-        self.askers.enter_signal(Change::Resize { group, size })
     }
 
     /// Lets the program read its configuration before a new generation is started.
@@ -450,8 +326,4 @@ impl Supervisor {
             let _ = sender.unbounded_send(Happening::Failed(error));
         })
     }
-}
-
-fn is_stop(signal: Sig) -> bool {
-    matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
 }

@@ -25,7 +25,7 @@ pub(crate) struct Caught {
 }
 
 impl Caught {
-    /// Catches `signals` from now on.
+    /// Catches `signals` from now on, and loses none that comes meanwhile if there is one thread.
     pub(crate) fn new(signals: &[Signal]) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
@@ -34,7 +34,9 @@ impl Caught {
         let pending = Arc::new(AtomicU64::new(0));
         let mut caught =
             Self { wake: Some(reader.into()), pending: Arc::clone(&pending), ids: Vec::new() };
-        for &signal in signals {
+        // One that came between the handler's installation and its knowing what to do would be lost.
+        let before = block_all()?;
+        let registered = signals.iter().try_for_each(|&signal| {
             let (pending, writer) = (Arc::clone(&pending), Arc::clone(&writer));
             let (bit, number) = (bit(signal), signal as u8);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -47,8 +49,10 @@ impl Caught {
             // the registry saves and restores errno.
             let id = unsafe { signal_hook_registry::register(signal as i32, handler) }?;
             caught.ids.push(id);
-        }
-        Ok(caught)
+            Ok(())
+        });
+        block_only(&before);
+        registered.map(|()| caught)
     }
 
     /// Takes one signal out of the set, the lowest number first.

@@ -25,6 +25,7 @@ use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendErr
 use crate::rt::{Driver, Rt, Task, run};
 use crate::signals::Signals;
 use crate::supervise::WorkerId;
+use crate::sys::signal::Caught;
 use crate::sys::{fds, process, socket, spawn};
 use crate::{Error, ErrorKind};
 
@@ -213,7 +214,7 @@ impl<C> Worker<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (codec, limits) = (self.codec.clone(), self.limits);
-        self.in_driver(driver, async |rt: Rt, socket| {
+        self.in_driver(driver, async |rt: Rt, socket, caught| {
             let limits = limits.of_worker();
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
@@ -221,7 +222,7 @@ impl<C> Worker<C> {
             let context = check_hello(&hello, &types, Agreed::of(limits))?;
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
-            let signals = watch_signals(&rt, &stop)?;
+            let signals = watch_signals(&rt, caught, &stop)?;
             let works = Arc::<Works>::default();
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
@@ -271,10 +272,10 @@ impl<C> Worker<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (codec, limits) = (self.codec.clone(), self.limits);
-        self.in_driver(driver, async |rt: Rt, socket| {
+        self.in_driver(driver, async |rt: Rt, socket, caught| {
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
-            let signals = watch_signals(&rt, &stop)?;
+            let signals = watch_signals(&rt, caught, &stop)?;
             let master =
                 Client::with_end(&rt, socket, codec, limits, move || stop.now()).map_err(no_io)?;
             main(PlainMe { master, stopping, rt, _signals: signals }).await.map_err(program_failed)
@@ -285,12 +286,12 @@ impl<C> Worker<C> {
     fn in_driver<D: Driver>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
-        main: impl AsyncFnOnce(Rt, OwnedFd) -> Result<(), Error>,
+        main: impl AsyncFnOnce(Rt, OwnedFd, Caught) -> Result<(), Error>,
     ) -> Exit {
-        let ended = self.enter().and_then(|socket| {
+        let ended = self.enter().and_then(|(socket, caught)| {
             let driver =
                 driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
-            run(&driver, main(driver.handle(), socket))
+            run(&driver, main(driver.handle(), socket, caught))
         });
         if let Err(error) = &ended {
             tracing::error!(reason = error.report(), "the worker failed");
@@ -298,7 +299,7 @@ impl<C> Worker<C> {
         ended.into()
     }
 
-    fn enter(self) -> Result<OwnedFd, Error> {
+    fn enter(self) -> Result<(OwnedFd, Caught), Error> {
         super::detach::refuse_threads()?;
         if is_worker() {
             // Started by another name than its own, see `Group::command`.
@@ -319,7 +320,10 @@ impl<C> Worker<C> {
         process::forbid_new_privileges().map_err(failed)?;
         // After the change of user, which clears it.
         process::die_with(parent).map_err(failed)?;
-        Ok(socket)
+        // While no other thread can be interrupted by one that is half caught.
+        let caught = Caught::new(&[Signal::SIGTERM, Signal::SIGINT])
+            .map_err(|error| Error::system("cannot catch signals", error))?;
+        Ok((socket, caught))
     }
 }
 
@@ -394,9 +398,9 @@ fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {
 }
 
 /// TERM and INT ask a worker to stop.
-fn watch_signals(rt: &Rt, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
-    let signals = Signals::new(rt, &[Signal::SIGTERM, Signal::SIGINT])
-        .map_err(|error| Error::system("cannot catch signals", error))?;
+fn watch_signals(rt: &Rt, caught: Caught, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
+    let signals = Signals::watch(rt, caught)
+        .map_err(|error| Error::system("cannot watch for signals", error))?;
     let stop = Arc::clone(stop);
     Ok(rt.spawn(async move {
         if signals.next().await.is_ok() {
