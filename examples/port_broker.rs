@@ -5,7 +5,7 @@
 // sudo target/debug/examples/port_broker serve /run/ports --allow $(id -u):80
 // target/debug/examples/port_broker greet /run/ports 80 &      # as yourself
 // curl --http0.9 http://127.0.0.1:80/                          # hello from process 4711
-// target/debug/examples/port_broker greet /run/ports 81        # refused: user 1000 may not have port 81
+// target/debug/examples/port_broker greet /run/ports 81        # user 1000 may not have port 81
 // ```
 //
 // The broker knows who asks from the kernel (SO_PEERCRED), binds only what its policy allows, and the
@@ -13,7 +13,7 @@
 // process that has its socket ends.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -116,6 +116,7 @@ async fn broker(master: MasterHandle, path: PathBuf, policy: Arc<Policy>) -> Res
     let (rt, path) = (master.rt().clone(), Unix::path(path));
     // Everybody may ask; the policy decides.
     let socket = Socket::unconnected(&path)?.mode(0o666)?.bind(&path)?.listen(&rt, 16)?;
+    tracing::info!(socket = %path, "ports are given out");
     let serving = socket
         .accept_loop()
         .connections(64)
@@ -177,7 +178,10 @@ async fn ask(rt: &Rt, path: PathBuf, port: u16) -> Result<Socket<Passive, Inet>,
 async fn greet_one(mut socket: Socket<Passive, Inet>) -> io::Result<()> {
     eprintln!("listening on {}", socket.local()?);
     let client = socket.accept().await?;
-    client.write_all(format!("hello from process {}\n", std::process::id()).as_bytes()).await
+    client.write_all(format!("hello from process {}\n", std::process::id()).as_bytes()).await?;
+    client.shutdown(Shutdown::Write)?;
+    // To close before the client is done would take back what it has not read.
+    client.read(64 * 1024, Some(CLIENT_TIME)).await.map(drop)
 }
 
 fn failed(what: &str, error: io::Error) -> Error {

@@ -82,11 +82,12 @@ async fn answer(client: &Socket<Active, Inet>, id: u32, served: &AtomicU64) -> i
     let mut head = [0; HEAD];
     let mut length = 0;
     while !head[..length].ends_with(b"\r\n\r\n") {
-        match client.read_once(&mut head[length..]).await? {
+        let count = if length < HEAD { client.read_once(&mut head[length..]).await? } else { 0 };
+        if count == 0 {
             // The client has gone, or its head is too long.
-            0 => return Ok(()),
-            count => length += count,
+            return Ok(());
         }
+        length += count;
     }
     let (status, body) = if head.starts_with(b"GET ") {
         let (pid, seq) = (std::process::id(), served.fetch_add(1, Ordering::Relaxed));

@@ -1,8 +1,7 @@
 // Groups of different workers, as many as a file says, each with a context and options of its own.
 //
 // ```sh
-// printf '[greeter] workers = 2 text = "hello" nice = 5 [clock] workers = 1 every = 2s\n' >/tmp/workers
-// cargo run --example prefork_various -- /tmp/workers
+// cargo run --example prefork_various -- examples/workers.conf
 // ps ax -o pid,ni,args | grep '[w]orker '     # worker greeter id=0 --text=hello, ...
 // ```
 //
