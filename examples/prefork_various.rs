@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 #[command(
     version,
     after_help = "\
-The file, where everything has a default:
-  [greeter] workers = 2  nice = 5  text = \"hello\"
-  [clock]   workers = 1  nice = 0  every = 2s"
+The file, where everything may be left out:
+  [greeter] workers = 2  nice = 10  text = \"hello\"
+  [clock]   workers = 1  nice = 19  every = 2s"
 )]
 struct Options {
     /// The file with the desired workers
@@ -49,14 +49,14 @@ struct Settings {
 #[derive(Clone, Debug, Deserialize)]
 struct Greeter {
     workers: u32,
-    nice: i32,
+    nice: Option<i32>,
     text: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Clock {
     workers: u32,
-    nice: i32,
+    nice: Option<i32>,
     every: Duration,
 }
 
@@ -81,20 +81,25 @@ const GROUPS: [(&str, fn(&Settings) -> Wanted); 2] =
 impl Settings {
     fn greeter(&self) -> Wanted {
         let Greeter { workers, nice, text } = self.greeter.clone();
-        let options = WorkerOptions::default().nice(nice).argument(format!("--text={text}"));
+        let options = with_nice(nice).argument(format!("--text={text}"));
         Wanted { workers, job: Job::Greet { text }, options }
     }
 
     fn clock(&self) -> Wanted {
         let Clock { workers, nice, every } = self.clock;
-        let options = WorkerOptions::default().nice(nice).variable("TZ", "UTC");
+        let options = with_nice(nice).variable("TZ", "UTC");
         Wanted { workers, job: Job::Tick { every }, options }
     }
 }
 
+fn with_nice(nice: Option<i32>) -> WorkerOptions {
+    let options = WorkerOptions::default();
+    if let Some(nice) = nice { options.nice(nice) } else { options }
+}
+
 fn spec() -> Spec {
     let workers = || key("workers").default(0).check(int_in_range(0..=64));
-    let nice = || key("nice").default(0).check(int_in_range(0..=19));
+    let nice = || key("nice").optional().check(int_in_range(0..=19));
     let text = key("text").default("hello").check(utf8());
     let second = Duration::from_secs(1);
     let every = key("every").default(second).check(duration_in_range(second / 100..=3600 * second));

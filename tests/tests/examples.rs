@@ -117,7 +117,7 @@ on_every_backend! {
         let program = Program::new(backend, "prefork-various").args(["workers"]);
         let file = program.path("workers");
         let write = |text: &str| std::fs::write(&file, text).expect("the file");
-        write("[greeter] workers = 2 nice = 5 text = \"hello\" [clock] workers = 1 every = 10ms");
+        write("[greeter] workers = 2 nice = 19 text = \"hello\" [clock] workers = 1 every = 10ms");
         let mut running = program.start();
         await_workers(
             &running,
@@ -126,8 +126,8 @@ on_every_backend! {
         await_line(&running, "worker 1 says hello");
         await_line(&running, "worker 2 ticks");
         let workers = named(&running);
-        let nice = |name: &str| workers[name].stat()[15];
-        assert_eq!((nice("greeter id=1 --text=hello"), nice("clock id=2")), (5, 0));
+        let greeter = workers["greeter id=1 --text=hello"];
+        assert_eq!(greeter.stat()[15], 19, "its priority");
         assert!(workers["clock id=2"].environment().contains(&"TZ=UTC".to_owned()));
         let greeter = workers["greeter id=1 --text=hello"].environment();
         assert!(greeter.contains(&"WORKER=1".to_owned()), "{greeter:?}");
