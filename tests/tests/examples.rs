@@ -126,11 +126,10 @@ on_every_backend! {
         await_line(&running, "worker 1 says hello");
         await_line(&running, "worker 2 ticks");
         let workers = named(&running);
-        let greeter = workers["greeter id=1 --text=hello"];
+        let (clock, greeter) = (workers["clock id=2"], workers["greeter id=1 --text=hello"]);
         assert_eq!(greeter.stat()[15], 19, "its priority");
-        assert!(workers["clock id=2"].environment().contains(&"TZ=UTC".to_owned()));
-        let greeter = workers["greeter id=1 --text=hello"].environment();
-        assert!(greeter.contains(&"WORKER=1".to_owned()), "{greeter:?}");
+        assert!(clock.environment().contains(&"TZ=UTC".to_owned()));
+        assert!(greeter.environment().contains(&"WORKER=1".to_owned()));
 
         // Changed ones are replaced, missing ones started, surplus ones stopped.
         write("[greeter] workers = 3 text = \"good evening\"");
@@ -146,6 +145,15 @@ on_every_backend! {
         await_line(&running, "workers:1:21: `workers`: expected an integer from 0 to 64, found 65");
         await_line(&running, "unknown key `wrokers`");
         assert_eq!(named(&running), before);
+
+        // Neither does one whose workers cannot be started: who is new now is as the others are.
+        write("[greeter] workers = 9 text = \"\\000\"");
+        running.signal(Signal::SIGHUP);
+        await_line(&running, "the reload failed and is rolled back");
+        assert_eq!(named(&running), before);
+        running.signal(Signal::SIGTTIN);
+        let evening = [0, 1, 3, 4].map(|id| format!("greeter id={id} --text=good evening"));
+        await_workers(&running, &evening.each_ref().map(String::as_str));
 
         // Nobody is a desired set, too.
         write("");
