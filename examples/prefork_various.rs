@@ -18,7 +18,7 @@ use futures_channel::mpsc::{UnboundedReceiver, unbounded};
 use futures_util::StreamExt;
 use release::config::validation::{duration_in_range, int_in_range, utf8};
 use release::config::{Live, Spec, key};
-use release::ipc::{Never, SendError};
+use release::ipc::Never;
 use release::supervise::Report;
 use release::{
     Error, Exit, Master, MasterHandle, Me, WorkerOptions, Workers, driver, is_worker, log, me,
@@ -74,9 +74,10 @@ struct Wanted {
     options: WorkerOptions,
 }
 
-/// The groups, and where the file speaks of each.
-const GROUPS: [(&str, fn(&Settings) -> Wanted); 2] =
-    [("greeter", Settings::greeter), ("clock", Settings::clock)];
+/// Where the file speaks of a group.
+type Group = fn(&Settings) -> Wanted;
+
+const GROUPS: [(&str, Group); 2] = [("greeter", Settings::greeter), ("clock", Settings::clock)];
 
 impl Settings {
     fn greeter(&self) -> Wanted {
@@ -123,7 +124,7 @@ impl Desired {
         Ok(Self { file, settings: Mutex::new([now.clone(), now]) })
     }
 
-    fn of(&self, group: fn(&Settings) -> Wanted) -> Wanted {
+    fn of(&self, group: Group) -> Wanted {
         group(&self.settings()[0])
     }
 
@@ -195,17 +196,19 @@ async fn resize(
     Ok(())
 }
 
-async fn worker(me: Me<Job>) -> Result<(), SendError> {
+async fn worker(me: Me<Job>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Each line is written as a whole, whoever else writes to the same place.
+    log::stderr()?;
     let id = me.id();
     me.ready()?;
     match me.context() {
         Job::Greet { text } => {
-            eprintln!("worker {id} says {text}");
+            tracing::info!("worker {id} says {text}");
             me.stopping().await;
         }
         Job::Tick { every } => {
             while me.rt().timeout(*every, me.stopping()).await.is_err() {
-                eprintln!("worker {id} ticks");
+                tracing::info!("worker {id} ticks");
             }
         }
     }

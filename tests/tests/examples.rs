@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, DEADLINE, Process, Program, Running, eventually, free_port, http_get, is_root, load,
-    on_every_backend, open_to_all,
+    Backend, DEADLINE, Process, Program, Running, eventually, free_port, http_get, is_alive,
+    is_root, load, on_every_backend, open_to_all,
 };
 use tempfile::TempDir;
 
@@ -31,7 +30,12 @@ fn await_workers(running: &Running, names: &[&str]) {
 
 #[track_caller]
 fn await_line(running: &Running, line: &str) {
-    eventually(&format!("`{line}` in: {}", running.stderr()), || running.stderr().contains(line));
+    eventually(&format!("`{line}` in the log"), || {
+        // In this order: what it wrote before its end is seen.
+        let (lives, log) = (is_alive(running.pid()), running.stderr());
+        assert!(lives || log.contains(line), "it ended: {log}");
+        log.contains(line)
+    });
 }
 
 /// All that a client gets for what it sends.
@@ -61,7 +65,7 @@ impl Broker {
             .args(allowed)
             .start();
         let broker = Self { directory, program, running };
-        eventually("the broker can be asked", || UnixStream::connect(broker.socket()).is_ok());
+        await_line(&broker.running, "ports are given out");
         broker
     }
 
