@@ -159,7 +159,7 @@ fn greet(path: PathBuf, port: u16) -> Exit {
 async fn ask(rt: &Rt, path: PathBuf, port: u16) -> Result<Socket<Passive, Inet>, Error> {
     let path = Unix::path(path);
     let broker = Socket::unconnected(&path)?;
-    let cannot_ask = |error| failed("cannot ask the broker", error);
+    let cannot_ask = |error| failed(&format!("cannot ask the broker at {path}"), error);
     let broker = broker.connect(rt, &path, CLIENT_TIME).await.map_err(cannot_ask)?;
     let (broker, _serving) = connect_with_descriptors::<Port, Never, _, _, _>(
         rt,
