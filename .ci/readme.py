@@ -1,8 +1,8 @@
 """Runs every shell block of README.md.
 
-A comment in front of a block says how: `background PORT` starts it, waits for the port and stops it
-after the next block; `until-interrupted` interrupts each line after it has printed something;
-`tested` was run by another step; anything else runs to its end and must succeed.
+A comment in front of a block says how: `background PLACE` starts it, waits until somebody listens at
+the port or path and stops it after the next block; `until-interrupted TEXT` interrupts each line after
+it has printed the text; `tested` was run by another step; anything else runs to its end and must succeed.
 """
 
 import os
@@ -34,22 +34,30 @@ def interrupt(process):
         sys.exit(f"exit status {code}")
 
 
-def wait_for_port(port, process):
+def connect(place):
+    if place.isdigit():
+        return socket.create_connection(("127.0.0.1", int(place)), 1)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(place)
+    return client
+
+
+def wait_for(place, process):
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            connect(place).close()
             return
         except OSError:
             time.sleep(0.05)
-    sys.exit(f"nothing listens on port {port}")
+    sys.exit(f"nothing listens at {place}")
 
 
-def run_until_it_prints(command):
+def run_until_it_prints(text, command):
     process = start(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         print(line, end="", flush=True)
-        if "you are worker" in line:
+        if text in line:
             break
     else:
         sys.exit(f"ended by itself: {command}")
@@ -63,11 +71,11 @@ def run(how, block, background):
         return background
     if word == "background":
         background.append(start(block))
-        wait_for_port(int(argument), background[0])
+        wait_for(argument, background[0])
         return background
     if word == "until-interrupted":
         for line in block.strip().splitlines():
-            run_until_it_prints(line)
+            run_until_it_prints(argument, line)
         return background
     if start(block).wait(timeout=DEADLINE) != 0:
         sys.exit("failed")

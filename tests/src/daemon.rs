@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::installed::copy_program;
 use crate::{Backend, Process, children, eventually, is_alive};
 
 /// A daemon. Dropping it kills it, and its workers with it.
@@ -66,6 +67,6 @@ pub fn open_to_all(backend: Backend, example: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
     let copy = directory.path().join(example);
-    std::fs::copy(backend.program(example), &copy).expect("a copy");
+    copy_program(&backend.program(example), &copy);
     (directory, copy)
 }

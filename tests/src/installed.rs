@@ -52,7 +52,7 @@ impl Installed {
     /// Puts a copy of another program in its place, in one step.
     pub fn install(&self, program: &Path) {
         let new = self.directory.path().join("new");
-        fs::copy(program, &new).expect("a copy");
+        copy_program(program, &new);
         fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("a mode");
         fs::rename(&new, &self.path).expect("it is replaced");
     }
@@ -71,4 +71,12 @@ impl Installed {
         let there = fs::metadata(&self.path).expect("a file");
         runs == Some((there.dev(), there.ino()))
     }
+}
+
+/// Copies a program that is to be executed at once.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    // By another process: a child that some other test forks at this moment would inherit what this
+    // one writes to, and until that child's exec nobody could execute the copy (ETXTBSY).
+    let copied = Command::new("cp").args([from, to]).status().expect("cp runs");
+    assert!(copied.success(), "{} is copied", from.display());
 }
