@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{ctl, daemon, generated, run};
+use crate::{ctl, daemon, generated, run, socketmaster};
 
 /// Workers, readiness and restarts without downtime, for any program
 #[derive(Debug, Parser)]
@@ -43,7 +43,7 @@ pub fn release() -> ExitCode {
         Command::Run(options) => run::run(options),
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
-        Command::Man(man) => man.write(Arguments::command()),
+        Command::Man(man) => man.write([Arguments::command(), socketmaster::command()]),
         Command::Completions(completions) => completions.print(Arguments::command()),
     }
 }

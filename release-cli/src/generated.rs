@@ -8,7 +8,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-/// Write the manual pages, release.1 and one for each command, into a directory
+/// Write the manual pages, socketmaster.1, release.1 and one for each command, into a directory
 #[derive(Debug, Args)]
 pub(crate) struct Man {
     /// The directory, such as /usr/local/share/man/man1
@@ -27,11 +27,14 @@ pub(crate) struct Completions {
 }
 
 impl Man {
-    pub(crate) fn write(self, command: Command) -> ExitCode {
-        // `help` is no command of its own in a manual.
-        let mut command = command.disable_help_subcommand(true);
-        command.build();
-        match write_pages(&command, &self.directory) {
+    pub(crate) fn write(self, programs: impl IntoIterator<Item = Command>) -> ExitCode {
+        let written = programs.into_iter().try_for_each(|program| {
+            // `help` is no command of its own in a manual.
+            let mut command = program.disable_help_subcommand(true);
+            command.build();
+            write_pages(&command, &self.directory)
+        });
+        match written {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("release: cannot write pages to {}: {error}", self.directory.display());

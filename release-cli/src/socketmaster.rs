@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use release_core::net::ListenOn;
 use release_core::rt::local::Local;
 use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
@@ -68,6 +68,11 @@ pub fn socketmaster() -> ExitCode {
     prepare(options).map_or_else(Exit::failure, |master| master.run(Local::new)).report()
 }
 
+/// The command line, for its manual.
+pub(crate) fn command() -> clap::Command {
+    Options::command()
+}
+
 /// Options with one dash get another; the arguments of the program stay as they are.
 fn two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
@@ -120,8 +125,6 @@ fn prepare(options: Options) -> Result<Master, Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn dashes(line: &str) -> String {

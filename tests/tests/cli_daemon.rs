@@ -129,6 +129,20 @@ fn a_command_that_lives_long_enough_is_up() {
 }
 
 #[test]
+fn a_directory_that_the_account_may_not_enter_is_no_missing_program() {
+    if !is_root("another user") {
+        return;
+    }
+    let program = daemon(&["--user", "nobody", "--"]);
+    let directory = program.path("closed");
+    fs::create_dir(&directory).expect("a directory");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).expect("a mode");
+    fs::copy("/bin/true", directory.join("true")).expect("a copy");
+    let (code, said) = program.args([directory.join("true")]).run();
+    assert!(code == 126 && said.contains("/closed/true: Permission denied"), "{said}");
+}
+
+#[test]
 fn privileges_are_given_up() {
     if !is_root("another user") {
         return;

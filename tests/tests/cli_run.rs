@@ -553,3 +553,30 @@ fn misuse_is_explained() {
         assert!((code == 1 || code == 2) && log.contains(expected), "{arguments:?}: {code} {log}");
     }
 }
+
+#[test]
+fn ctl_says_what_became_of_it() {
+    let (mut manager, _) = serve(&["--ready", "notify"], "notify", "TERM", 2);
+    let ctl = |arguments: &[&str]| {
+        let output = Command::new(Program::release_path())
+            .args(["ctl", "--control"])
+            .arg(manager.control())
+            .args(arguments)
+            .output()
+            .expect("release ctl");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, table, _) = ctl(&["status"]);
+    assert!(code == Some(0) && table.contains("2 of 2 workers ready"), "{table}");
+    assert_eq!(ctl(&["reload"]).0, Some(0));
+    assert_eq!(ctl(&["scale", "3"]).0, Some(0));
+    assert_eq!(ctl(&["restart", "2"]).0, Some(0));
+    manager.behave("crash");
+    let (code, _, why) = ctl(&["reload"]);
+    assert!(code == Some(1) && why.contains("exit status 1"), "{why}");
+    manager.behave("well");
+    assert_eq!(ctl(&["upgrade"]).0, Some(0));
+    assert_eq!(ctl(&["stop"]).0, Some(0));
+    assert_eq!(manager.wait().code(), Some(0), "{}", manager.stderr());
+}

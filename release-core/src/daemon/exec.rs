@@ -5,7 +5,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,12 +23,15 @@ use crate::sys::process::{adopt_orphans, exit_now};
 use crate::sys::signal::reset_for_exec;
 use crate::{Error, ErrorKind};
 
+/// Longer than anybody waits, and no longer than a clock goes.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
+
 /// A program that [`Daemon::exec`] runs as a daemon.
 ///
 /// # Examples
 ///
 /// ```no_run
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 /// use release_core::{Daemon, Exec, Exit};
 ///
 /// fn main() -> Exit {
@@ -172,9 +175,16 @@ impl Prepared {
         let done = nix::unistd::execvpe(&self.program, &self.arguments, &self.environment);
         drop(lock);
         let Err(errno) = done.map(|never: Infallible| match never {});
-        let status = if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { 127 } else { 126 };
+        self.cannot_execute(errno)
+    }
+
+    fn cannot_execute(&self, errno: Errno) -> (u8, Error) {
         let name = self.program.to_string_lossy();
-        let interpreter = if errno == Errno::ENOENT && Path::new(&*name).exists() {
+        // Also said of a name that is nowhere, when some directory of `PATH` cannot be searched.
+        let is_nowhere = errno == Errno::EACCES && !name.contains('/') && !exists(&name);
+        let errno = if is_nowhere { Errno::ENOENT } else { errno };
+        let status = if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { 127 } else { 126 };
+        let interpreter = if errno == Errno::ENOENT && exists(&name) {
             " (it exists: the interpreter in its first line does not)"
         } else {
             ""
@@ -211,14 +221,28 @@ impl Prepared {
             return Err((status, reason));
         }
         let process = process.map_err(|_| before())?;
-        let wait = PollTimeout::try_from(self.wait).unwrap_or(PollTimeout::MAX);
-        let ended = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], wait);
-        if ended == Ok(0) {
-            return Ok(());
+        let deadline = Instant::now() + self.wait.min(LONGEST_WAIT);
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let rest = PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], rest) {
+                Ok(0) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                _ => break,
+            }
         }
         let name = self.program.to_string_lossy();
         let how = try_wait(&process).ok().flatten();
         let how = how.map_or_else(String::new, |exit| format!(" with {exit}"));
         Err((1, format!("{name} ended{how} before it was up; its output may say why")))
+    }
+}
+
+/// Whether there is a file of this name, in `PATH` if the name has no directory.
+fn exists(name: &str) -> bool {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    match name.contains('/') {
+        true => Path::new(name).exists(),
+        false => std::env::split_paths(&search).any(|place| place.join(name).exists()),
     }
 }

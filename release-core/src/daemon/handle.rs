@@ -210,8 +210,9 @@ impl MasterHandle {
     ///
     /// The master opens them, and hands them to its workers over their connections: workers need
     /// no right to open files there. No line is lost: everybody writes to the old file until they have
-    /// the new one. What workers in plain mode and further processes of workers write stays in
-    /// the old one until they are started again.
+    /// the new one. Only what workers in plain mode, workers that are other programs and whose
+    /// output the master does not read, and further processes of workers write stays in the old one,
+    /// until they are started again.
     ///
     /// # Errors
     ///

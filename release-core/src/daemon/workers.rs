@@ -1,6 +1,6 @@
 //! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -12,20 +12,21 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::attach::{Attach, Calls, Plain, Rules};
 use super::connections::Connections;
-use super::foreign::{Foreign, of_the_master};
-use super::group::{Contact, Context, Each, Group, Program};
+use super::group::{Context, Each, Program};
 use super::hello::Types;
 use super::listeners::Listener;
 use super::options::WorkerOptions;
-use super::output::{OutputStream, Sink};
-use super::{Environment, Permit};
-use super::{Readiness, StopSignal};
+use super::output::Sink;
+use super::{Environment, Permit, Readiness, StopSignal};
 use crate::ipc::limits::Limits;
-use crate::ipc::{Codec, Never, Postcard, Pulse, Refused, Request};
+use crate::ipc::{Codec, Never, Postcard, Refused, Request};
 use crate::net::{Inet, ListenOn};
-use crate::supervise::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy};
-use crate::sys::creds::Credentials;
-use crate::{Error, ErrorKind};
+use crate::supervise::{LifeLimits, ReloadPolicy, RestartPolicy};
+
+mod command;
+mod into_group;
+
+pub(super) use into_group::IntoGroup;
 
 /// What a heartbeat may be: an executor has other things to do, and instants do not overflow.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);
@@ -128,47 +129,6 @@ impl Workers {
         Self::new(name.into(), size, Program::Other { path, arguments })
     }
 
-    /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
-    /// for none of them (rows S2, E). A name without a slash is looked for in `PATH`.
-    ///
-    /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
-    ///   blocking, and are named by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`,
-    ///   and by `EINHORN_FD_COUNT` and `EINHORN_FD_0`, `EINHORN_FD_1`...
-    /// * The environment is that of the master, unless [`environment`](Workers::environment) says
-    ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
-    /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
-    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master.
-    /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
-    ///   no [`user`](Workers::user) is named.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::net::Inet;
-    /// use release_core::{Readiness, StopSignal, Workers};
-    ///
-    /// let address: Inet = "[::]:80".parse()?;
-    /// let workers = Workers::command("web", 4, "unicorn", ["-c", "/etc/unicorn.rb"])
-    ///     .listen("http", address)
-    ///     .user("www-data")
-    ///     .readiness(Readiness::Acknowledge)
-    ///     .stop_signal(StopSignal::Quit);
-    /// # let _ = workers;
-    /// # Ok::<(), std::net::AddrParseError>(())
-    /// ```
-    #[must_use]
-    #[doc(alias = "socketmaster")]
-    #[doc(alias = "einhorn")]
-    pub fn command<A: Into<OsString>>(
-        name: impl Into<String>,
-        size: u32,
-        program: impl Into<PathBuf>,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Self {
-        let workers = Self::program(name, size, program, arguments);
-        Self { is_command: true, environment: Environment::inherit(), ..workers }
-    }
-
     fn new(name: String, size: u32, program: Program) -> Self {
         Self {
             name,
@@ -253,53 +213,6 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.primary_group = Some(name.into());
-        self
-    }
-
-    /// How the programs of [`command`](Workers::command) become ready; [`Readiness::After`] a second
-    /// by default. Other workers say so to their master.
-    #[must_use]
-    pub fn readiness(mut self, readiness: Readiness) -> Self {
-        self.readiness = Some(readiness);
-        self
-    }
-
-    /// The signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. One of this
-    /// library knows no other.
-    #[must_use]
-    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
-        self.stop_signal = signal;
-        self
-    }
-
-    /// Takes what workers write to standard output and error, which otherwise goes where that of the
-    /// master goes: line by line, without the line end.
-    ///
-    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
-    /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
-    /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
-    /// block: as long as it does, nothing else is done.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{OutputStream, Workers};
-    ///
-    /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
-    ///     let line = String::from_utf8_lossy(line);
-    ///     match stream {
-    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
-    ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
-    ///     }
-    /// });
-    /// # let _ = workers;
-    /// ```
-    #[must_use]
-    pub fn output(
-        mut self,
-        sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
-    ) -> Self {
-        self.output = Some(Arc::new(sink));
         self
     }
 
@@ -614,117 +527,5 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self.attach =
             Some(Arc::new(Plain::new(self.codec.clone(), handler, self.connections.clone())));
         self
-    }
-}
-
-/// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
-pub(crate) trait IntoGroup {
-    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error>;
-}
-
-impl<W, C> IntoGroup for Workers<W, C>
-where
-    W: Request,
-    C: Codec<W> + Codec<W::Response>,
-{
-    /// Looks up and checks everything that can be wrong, while there is a terminal to say so.
-    fn into_group(mut self: Box<Self>, as_root: bool) -> Result<Group, Error> {
-        let name = self.name;
-        let about = |message: &str| {
-            Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
-        };
-        if self.readiness.is_some() && !self.is_command {
-            return Err(about("`readiness` is for commands; these workers tell their master"));
-        }
-        let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
-        let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
-        if pulse.is_some() && is_plain {
-            let message = "a heartbeat and a limit of requests need call mode; commands and workers \
-                           in plain mode have no way to answer: leave `heartbeat` and \
-                           `max_requests` out";
-            return Err(about(message));
-        }
-        let mut credentials = match (&self.user, as_root) {
-            (None, true) if !self.is_command => {
-                let message =
-                    format!("worker group `{name}` would run as root; name an account with `user`");
-                return Err(Error::new(ErrorKind::Privileges, message));
-            }
-            (Some(login), _) => {
-                let credentials = Credentials::of_user(login).map_err(|error| {
-                    let message = format!("worker group `{name}` cannot run as its user");
-                    Error::new(ErrorKind::Privileges, message).caused_by(error)
-                })?;
-                // A name that does not exist is a mistake, whoever starts the master.
-                as_root.then_some(credentials)
-            }
-            (None, _) => None,
-        };
-        if let Some(group) = &self.primary_group {
-            credentials = replace_group(credentials, group, as_root)?;
-        }
-        for listener in &mut self.listeners {
-            listener
-                .settle(self.is_command)
-                .map_err(|error| about("a listener").caused_by(error))?;
-        }
-        let (contact, ready) = match (self.is_command, self.attach) {
-            (true, None) => {
-                let readiness = self.readiness.unwrap_or_default();
-                let count = self.listeners.len();
-                let foreign = Foreign::new(readiness, count, credentials.as_ref())?;
-                let ready = foreign.ready();
-                (Contact::Foreign(foreign), ready)
-            }
-            (true, Some(_)) => return Err(about("a command has no requests to be answered")),
-            (false, Some(attach)) => {
-                let ready = if attach.says_ready() { Ready::Message } else { Ready::AtOnce };
-                (Contact::Connection(attach), ready)
-            }
-            (false, None) => {
-                return Err(about("nothing answers its requests; call `answer` or `plain`"));
-            }
-        };
-        let is_private = |name: &OsStr| self.is_command && of_the_master(name);
-        let environment = self.environment.block(is_private)?;
-        let program = if self.is_command { self.program.find()? } else { self.program };
-        let program = program.resolve()?;
-        Ok(Group {
-            spec: GroupSpec {
-                name: name.clone(),
-                size: self.size,
-                restart: self.restart,
-                reload: self.reload,
-                life: self.life,
-                ready,
-            },
-            name: name.into(),
-            contact,
-            stop_signal: self.stop_signal,
-            output: self.output,
-            limits: Limits { pulse, ..self.limits },
-            environment,
-            program,
-            credentials,
-            listeners: self.listeners,
-            context: self.context,
-            options: self.options,
-        })
-    }
-}
-
-/// Root's workers run with this group; others have it already, or cannot.
-fn replace_group(
-    credentials: Option<Credentials>,
-    name: &str,
-    as_root: bool,
-) -> Result<Option<Credentials>, Error> {
-    let gid = super::privileges::group(name)?;
-    let refuse = |message: &str| Err(Error::new(ErrorKind::Privileges, message));
-    match credentials {
-        Some(credentials) => Ok(Some(credentials.with_group(gid))),
-        None if as_root => refuse("a group is named, but no user: name an account with `user`"),
-        None if nix::unistd::getegid() == gid => Ok(None),
-        None => refuse("only root can give workers another group"),
     }
 }

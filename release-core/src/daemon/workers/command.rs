@@ -1,0 +1,100 @@
+//! Groups of workers that are any program, and what only those need to be told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{WorkerInfo, Workers};
+use crate::{Environment, OutputStream, Readiness, StopSignal};
+
+impl Workers {
+    /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
+    /// for none of them (rows S2, E). A name without a slash is looked for in `PATH`.
+    ///
+    /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
+    ///   blocking, and are named by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`,
+    ///   and by `EINHORN_FD_COUNT` and `EINHORN_FD_0`, `EINHORN_FD_1`...
+    /// * The environment is that of the master, unless [`environment`](Workers::environment) says
+    ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
+    /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
+    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master.
+    /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
+    ///   no [`user`](Workers::user) is named.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::Inet;
+    /// use release_core::{Readiness, StopSignal, Workers};
+    ///
+    /// let address: Inet = "[::]:80".parse()?;
+    /// let workers = Workers::command("web", 4, "unicorn", ["-c", "/etc/unicorn.rb"])
+    ///     .listen("http", address)
+    ///     .user("www-data")
+    ///     .readiness(Readiness::Acknowledge)
+    ///     .stop_signal(StopSignal::Quit);
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "socketmaster")]
+    #[doc(alias = "einhorn")]
+    pub fn command<A: Into<OsString>>(
+        name: impl Into<String>,
+        size: u32,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let workers = Self::program(name, size, program, arguments);
+        Self { is_command: true, environment: Environment::inherit(), ..workers }
+    }
+}
+
+impl<W, C> Workers<W, C> {
+    /// How the programs of [`command`](Workers::command) become ready; [`Readiness::After`] a second
+    /// by default. Other workers say so to their master.
+    #[must_use]
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = Some(readiness);
+        self
+    }
+
+    /// The signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. One of this
+    /// library knows no other.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// Takes what workers write to standard output and error, which otherwise goes where that of the
+    /// master goes: line by line, without the line end.
+    ///
+    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
+    /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
+    /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
+    /// block: as long as it does, nothing else is done.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{OutputStream, Workers};
+    ///
+    /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
+    ///     let line = String::from_utf8_lossy(line);
+    ///     match stream {
+    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
+    ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
+    ///     }
+    /// });
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn output(
+        mut self,
+        sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
+    ) -> Self {
+        self.output = Some(Arc::new(sink));
+        self
+    }
+}

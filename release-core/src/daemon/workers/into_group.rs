@@ -1,0 +1,125 @@
+//! Everything that can be wrong with a group, looked up and checked.
+
+use std::ffi::OsStr;
+
+use super::Workers;
+use crate::daemon::foreign::{Foreign, of_the_master};
+use crate::daemon::group::{Contact, Group};
+use crate::daemon::privileges;
+use crate::ipc::limits::Limits;
+use crate::ipc::{Codec, Pulse, Request};
+use crate::supervise::{GroupSpec, Ready};
+use crate::sys::creds::Credentials;
+use crate::{Error, ErrorKind};
+
+/// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
+pub(in crate::daemon) trait IntoGroup {
+    fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error>;
+}
+
+impl<W, C> IntoGroup for Workers<W, C>
+where
+    W: Request,
+    C: Codec<W> + Codec<W::Response>,
+{
+    /// Looks up and checks everything that can be wrong, while there is a terminal to say so.
+    fn into_group(mut self: Box<Self>, as_root: bool) -> Result<Group, Error> {
+        let name = self.name;
+        let about = |message: &str| {
+            Error::new(ErrorKind::Usage, format!("worker group `{name}`: {message}"))
+        };
+        if self.readiness.is_some() && !self.is_command {
+            return Err(about("`readiness` is for commands; these workers tell their master"));
+        }
+        let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
+        let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
+        if pulse.is_some() && is_plain {
+            let message = "a heartbeat and a limit of requests need call mode; commands and workers \
+                           in plain mode have no way to answer: leave `heartbeat` and \
+                           `max_requests` out";
+            return Err(about(message));
+        }
+        let mut credentials = match (&self.user, as_root) {
+            (None, true) if !self.is_command => {
+                let message =
+                    format!("worker group `{name}` would run as root; name an account with `user`");
+                return Err(Error::new(ErrorKind::Privileges, message));
+            }
+            (Some(login), _) => {
+                let credentials = Credentials::of_user(login).map_err(|error| {
+                    let message = format!("worker group `{name}` cannot run as its user");
+                    Error::new(ErrorKind::Privileges, message).caused_by(error)
+                })?;
+                // A name that does not exist is a mistake, whoever starts the master.
+                as_root.then_some(credentials)
+            }
+            (None, _) => None,
+        };
+        if let Some(group) = &self.primary_group {
+            credentials = replace_group(credentials, group, as_root)?;
+        }
+        for listener in &mut self.listeners {
+            listener
+                .settle(self.is_command)
+                .map_err(|error| about("a listener").caused_by(error))?;
+        }
+        let (contact, ready) = match (self.is_command, self.attach) {
+            (true, None) => {
+                let readiness = self.readiness.unwrap_or_default();
+                let count = self.listeners.len();
+                let foreign = Foreign::new(readiness, count, credentials.as_ref())?;
+                let ready = foreign.ready();
+                (Contact::Foreign(foreign), ready)
+            }
+            (true, Some(_)) => return Err(about("a command has no requests to be answered")),
+            (false, Some(attach)) => {
+                let ready = if attach.says_ready() { Ready::Message } else { Ready::AtOnce };
+                (Contact::Connection(attach), ready)
+            }
+            (false, None) => {
+                return Err(about("nothing answers its requests; call `answer` or `plain`"));
+            }
+        };
+        let is_private = |name: &OsStr| self.is_command && of_the_master(name);
+        let environment = self.environment.block(is_private)?;
+        let program = if self.is_command { self.program.find()? } else { self.program };
+        let program = program.resolve()?;
+        Ok(Group {
+            spec: GroupSpec {
+                name: name.clone(),
+                size: self.size,
+                restart: self.restart,
+                reload: self.reload,
+                life: self.life,
+                ready,
+            },
+            name: name.into(),
+            contact,
+            stop_signal: self.stop_signal,
+            output: self.output,
+            limits: Limits { pulse, ..self.limits },
+            environment,
+            program,
+            credentials,
+            listeners: self.listeners,
+            context: self.context,
+            options: self.options,
+        })
+    }
+}
+
+/// Root's workers run with this group; others have it already, or cannot.
+fn replace_group(
+    credentials: Option<Credentials>,
+    name: &str,
+    as_root: bool,
+) -> Result<Option<Credentials>, Error> {
+    let gid = privileges::group(name)?;
+    let refuse = |message: &str| Err(Error::new(ErrorKind::Privileges, message));
+    match credentials {
+        Some(credentials) => Ok(Some(credentials.with_group(gid))),
+        None if as_root => refuse("a group is named, but no user: name an account with `user`"),
+        None if nix::unistd::getegid() == gid => Ok(None),
+        None => refuse("only root can give workers another group"),
+    }
+}
