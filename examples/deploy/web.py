@@ -32,6 +32,8 @@ def ready():
 
 # Descriptor 3 is the first socket, listening already.
 listener = socket.socket(fileno=3)
+# Another worker may have taken the connection that this one was woken for.
+listener.setblocking(False)
 server = Server(listener.getsockname(), Answer, bind_and_activate=False)
 server.socket.close()
 server.socket = listener
