@@ -107,13 +107,13 @@ fn signals_are_passed_on_as_they_are() {
 
 #[test]
 fn who_does_not_listen_is_asked_again_and_never_killed() {
-    let line = "trap 'count=x$count' TERM; while [ \"$count\" != xx ]; do sleep 0.05; done";
+    let line = "trap 'count=x$count; echo heard $count >&2' TERM; echo up >&2; \
+        while [ \"$count\" != xx ]; do sleep 0.05; done";
     let mut master = shell(&["-start=100"], line).start();
-    eventually("it runs", || !master.workers().is_empty());
-    thread::sleep(std::time::Duration::from_millis(300));
+    let said = |text: &str| master.stderr().contains(text);
+    eventually("it is up", || said("] up\n"));
     master.signal(Signal::SIGTERM);
-    eventually("the master has heard", || master.stderr().contains("SIGTERM"));
-    thread::sleep(std::time::Duration::from_millis(300));
+    eventually("it has heard", || said("] heard x\n"));
     assert_eq!(master.workers().len(), 1);
     master.signal(Signal::SIGTERM);
     assert_eq!(master.wait().code(), Some(0), "{}", master.stderr());
