@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
 use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
@@ -28,8 +29,15 @@ use crate::{Error, ErrorKind};
 /// How long a worker that has closed its connection may take to exit by itself.
 const EXIT_TIME: Duration = Duration::from_secs(1);
 
+/// How long the connection of a process that has ended may take to be read to its end: something
+/// else may still hold the other end.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(100);
+
 /// The memory of a process is looked at every so many times that work is counted.
 const MEMORY_TURNS: u32 = 5;
+
+/// Done when a connection's listener is dropped.
+type Silence = oneshot::Receiver<()>;
 
 /// A process that the pool wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,12 +167,13 @@ impl Processes {
             tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
             None
         });
-        let news = self.listen(id, pid, Arc::clone(&finished));
-        let connection = match ours {
+        let (news, silence) = self.listen(id, pid, Arc::clone(&finished));
+        let (connection, silence) = match ours {
             Ours::Connection { attach, socket, hello } => {
-                attach.attach(&self.rt, socket, worker, hello, group.limits, news)
+                let limits = group.limits;
+                (attach.attach(&self.rt, socket, worker, hello, limits, news), Some(silence))
             }
-            Ours::Foreign(awaited) => Ok(awaited.attach(&self.rt, &worker, news)),
+            Ours::Foreign(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
         };
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
@@ -178,7 +187,7 @@ impl Processes {
         {
             send_outputs(id, connection);
         }
-        let watch = self.watch(id, Arc::clone(&child), output.clone());
+        let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
         let is_told = false;
         let process =
             Process { child, generation, connection, output, is_told, finished, _watch: watch };
@@ -265,19 +274,21 @@ impl Processes {
         self.master.pool().group_of(id).unwrap_or_default()
     }
 
-    /// Turns what a worker's connection says into events of that very process.
+    /// Turns what a worker's connection says into events of that very process; and what is done when
+    /// it will say nothing more.
     fn listen(
         &self,
         id: WorkerId,
         pid: i32,
         finished: Arc<AtomicU64>,
-    ) -> Box<dyn Fn(News) + Send + Sync> {
+    ) -> (Box<dyn Fn(News) + Send + Sync>, Silence) {
+        let (heard, silence) = oneshot::channel();
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
         let send = move |sender: &UnboundedSender<Happening>, event| {
             let _ = sender.unbounded_send(Happening::Pool(event));
         };
         let master = self.master.clone();
-        Box::new(move |news| match news {
+        let listener = move |news| match news {
             News::Ready => send(&sender, Event::Ready { id, pid }),
             News::Finished(count) => finished.store(count, Ordering::Relaxed),
             News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
@@ -297,11 +308,23 @@ impl Processes {
                 })
                 .detach();
             }
-        })
+        };
+        let listener = move |news| {
+            let _until_dropped: &oneshot::Sender<()> = &heard;
+            listener(news);
+        };
+        (Box::new(listener), silence)
     }
 
-    fn watch(&self, id: WorkerId, child: Arc<Child>, output: Option<Output>) -> Task<()> {
-        let (sender, pid) = (self.sender.clone(), child.pid().as_raw());
+    /// Notices the end of a process, after everything that it has said.
+    fn watch(
+        &self,
+        id: WorkerId,
+        child: Arc<Child>,
+        output: Option<Output>,
+        silence: Option<Silence>,
+    ) -> Task<()> {
+        let (sender, pid, rt) = (self.sender.clone(), child.pid().as_raw(), self.rt.clone());
         self.rt.spawn(async move {
             let exit = match output {
                 Some(output) => output.pass_on_until(child.exit()).await,
@@ -315,6 +338,9 @@ impl Processes {
                     Exit::Code(-1)
                 }
             };
+            if let Some(silence) = silence {
+                let _ = rt.timeout(LAST_WORDS_TIME, silence).await;
+            }
             let _ = sender.unbounded_send(Happening::Pool(Event::Exited { id, pid, exit }));
         })
     }

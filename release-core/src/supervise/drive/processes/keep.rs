@@ -117,7 +117,7 @@ impl Processes {
         let index = self.master.pool().group_of(id);
         let group = index.and_then(|index| self.groups.get(index));
         let finished = Arc::new(AtomicU64::new(finished));
-        let listener = self.listen(id, pid, Arc::clone(&finished));
+        let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {
             let group = Arc::clone(&group.name);
             WorkerInfo { id: id.0, pid, group, generation }
@@ -148,7 +148,8 @@ impl Processes {
             // Its group is gone, and the end of the connection tells it to stop.
             (_, Some(_)) => None,
         };
-        let watch = self.watch(id, Arc::clone(&child), output.clone());
+        let silence = connection.is_some().then_some(silence);
+        let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
         let process =
             Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
