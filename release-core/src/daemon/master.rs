@@ -196,7 +196,7 @@ impl Master {
         self
     }
 
-    /// Exits with 128 + n after signal n asked for the stop, as the source does, instead of 0.
+    /// Exits with 128 + n after signal n asked for the stop, as the OCaml library does, instead of 0.
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
         self.exit_with_signal = true;

@@ -94,7 +94,7 @@ impl<C> Worker<C> {
         self
     }
 
-    /// [`chroot`](Worker::chroot) to the user's home, as the source does.
+    /// [`chroot`](Worker::chroot) to the user's home, as the OCaml library does.
     #[must_use]
     pub fn chroot_home(mut self) -> Self {
         self.privileges.root_is_home = true;

@@ -109,8 +109,8 @@ impl<C> Worker<C> {
         })
     }
 
-    /// Runs a worker in plain mode (rows R9, R11): for masters of the source, and masters in other
-    /// languages.
+    /// Runs a worker in plain mode (rows R9, R11): for masters of the OCaml library, and masters in
+    /// other languages.
     pub fn run_plain<D, M, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,

@@ -119,8 +119,8 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self
     }
 
-    /// Workers that speak plain frames, one request at a time, like those of the source and scripts
-    /// in other languages. They count as ready as soon as they run.
+    /// Workers that speak plain frames, one request at a time, like those of the OCaml library and
+    /// scripts in other languages. They count as ready as soon as they run.
     #[must_use]
     pub fn plain<R, H, F>(mut self, handler: H) -> Self
     where

@@ -101,7 +101,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
         self.peer.call_within(patience, request).await
     }
 
-    /// The next message that came while no answer was awaited (what the source calls a broadcast);
+    /// The next message that came while no answer was awaited, a broadcast of the OCaml library;
     /// `None` when the connection has ended.
     ///
     /// On a plain stream such a message looks like an answer: one that comes while an answer is
