@@ -20,8 +20,8 @@ use crate::{Error, ErrorKind};
 
 /// The settings of a daemon process; [`detach`](Daemon::detach) makes this process one.
 ///
-/// By default: umask 022 (no file of the daemon is writable by others; the source's 0 can be set),
-/// working directory `/`, and `/dev/null` as standard input, output and error.
+/// By default: umask 022 (no file of the daemon is writable by others; the OCaml library's 0 can be
+/// set), working directory `/`, and `/dev/null` as standard input, output and error.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     umask: u32,
@@ -138,7 +138,7 @@ impl Daemon {
         })
     }
 
-    /// Becomes a daemon and runs `main` in it: the source's `daemon f`.
+    /// Becomes a daemon and runs `main` in it: `daemon f` of the OCaml library.
     ///
     /// `main` calls [`Detached::ready`] when the daemon does what it is for; that is when the
     /// launcher exits with status 0.

@@ -13,7 +13,7 @@ use crate::Error;
 /// | 0 | asked to stop, and everything stopped in order |
 /// | 1 | it could not start, or failed; the reason is on standard error and in the log |
 /// | 3 | asked to stop, but at least one worker had to be killed |
-/// | 128 + n | the source's way after signal n, when [`Master::exit_with_signal`] asks for it |
+/// | 128 + n | the way of the OCaml library after signal n, when [`Master::exit_with_signal`] asks for it |
 ///
 /// [`Master::exit_with_signal`]: crate::Master::exit_with_signal
 #[derive(Debug)]

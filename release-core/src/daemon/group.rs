@@ -1,11 +1,9 @@
 //! A group of workers that is checked and ready to be run.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,6 +22,10 @@ use crate::supervise::{GroupSpec, LifeLimits, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
+
+mod program;
+
+pub(super) use program::Program;
 
 /// A group that is checked and ready to be run.
 pub(crate) struct Group {
@@ -253,51 +255,6 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
         let message = format!("the options of worker {id} of group `{group}`");
         Error::new(ErrorKind::Usage, message).caused_by(error)
     })
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Program {
-    ThisExecutable,
-    Other { path: PathBuf, arguments: Vec<OsString> },
-}
-
-/// The first executable file of this name in the directories of `PATH`.
-fn find(name: &OsStr) -> Result<PathBuf, Error> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let is_program = |file: &PathBuf| {
-        let metadata = std::fs::metadata(file);
-        metadata.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-    };
-    let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
-    files.find(is_program).ok_or_else(|| {
-        let (name, path) = (name.display(), path.display());
-        let message = format!("there is no program `{name}` in PATH ({path})");
-        Error::new(ErrorKind::Usage, message)
-    })
-}
-
-impl Program {
-    /// The working directory may change before the first worker is started.
-    pub(super) fn resolve(self) -> Result<Self, Error> {
-        match self {
-            Self::ThisExecutable => Ok(self),
-            Self::Other { path, arguments } => {
-                Ok(Self::Other { path: super::control::absolute(&path)?, arguments })
-            }
-        }
-    }
-
-    /// As a shell has it: a name without a slash is that of a program in `PATH`.
-    pub(super) fn find(self) -> Result<Self, Error> {
-        match self {
-            Self::Other { path, arguments }
-                if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
-            {
-                Ok(Self::Other { path: find(path.as_os_str())?, arguments })
-            }
-            _ => Ok(self),
-        }
-    }
 }
 
 /// How the context of a worker is made, and the name of its type.

@@ -2,27 +2,26 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{BoundControlSocket, ControlSocket, absolute};
-use super::detach::{Daemon, refuse_threads};
-use super::handle::MasterHandle;
-use super::plan::{Bind, BoxedTask, Control, Plan, Start};
-use super::upgrade::{self, HandOver, Heritage, Origin, heritage};
-use super::workers::IntoGroup;
-use super::{Exit, Workers};
 use serde::Serialize;
 
+use super::Workers;
+use super::control::{BoundControlSocket, ControlSocket};
+use super::detach::Daemon;
+use super::handle::MasterHandle;
+use super::plan::{Bind, BoxedTask, Control, Start};
+use super::upgrade::{self, HandOver};
+use super::workers::IntoGroup;
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
-use crate::rt::{Driver, Rt};
-use crate::supervise::Report;
+use crate::rt::Rt;
 use crate::supervise::changes::Hooks;
-use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
+
+mod hooks;
+mod run;
 
 /// One master and its groups of workers.
 ///
@@ -190,118 +189,6 @@ impl Master {
         self
     }
 
-    /// What comes before a reload: the program reads its configuration, checks it, and keeps it for
-    /// the contexts of the workers to come. An error refuses the reload, with its reason for whoever
-    /// asked; nothing has changed then. It has the [`reload_timeout`](Master::reload_timeout).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::{Arc, Mutex};
-    /// use release_core::{Master, Workers};
-    ///
-    /// let greeting = Arc::new(Mutex::new("hello".to_owned()));
-    /// let (read, tell) = (Arc::clone(&greeting), greeting);
-    /// let workers = Workers::same_executable("greeter", 2)
-    ///     .context(move |_| tell.lock().map(|text| text.clone()).unwrap_or_default());
-    /// let master = Master::new().on_reload(move || {
-    ///     let read = Arc::clone(&read);
-    ///     async move {
-    ///         let text = std::fs::read_to_string("/etc/greeting")?;
-    ///         if let Ok(mut greeting) = read.lock() {
-    ///             *greeting = text;
-    ///         }
-    ///         Ok::<(), std::io::Error>(())
-    ///     }
-    /// });
-    /// # let _ = (workers, master);
-    /// ```
-    #[must_use]
-    #[doc(alias = "onUpdateConfig")]
-    pub fn on_reload<F, E>(mut self, read: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let read = Arc::new(read);
-        self.hooks.reload = Some(Box::new(move || {
-            let read = Arc::clone(&read);
-            Box::pin(async move {
-                read().await.map_err(|error| {
-                    Error::new(ErrorKind::Program, "no new configuration").caused_by(error)
-                })
-            })
-        }));
-        self
-    }
-
-    /// What follows the failure of a reload that [`on_reload`](Master::on_reload) has allowed: the
-    /// program puts the configuration back that it had before. Workers that are started again get
-    /// the context that they had in any case; this one is for workers that are new.
-    #[must_use]
-    pub fn on_rollback(mut self, restore: impl Fn() + Send + Sync + 'static) -> Self {
-        self.hooks.rollback = Some(Box::new(restore));
-        self
-    }
-
-    /// How long [`on_reload`](Master::on_reload) may take; 30 s by default. Then the reload is refused,
-    /// with that reason, and the next one can have its turn.
-    #[must_use]
-    pub fn reload_timeout(mut self, time: Duration) -> Self {
-        self.hooks.reload_timeout = time;
-        self
-    }
-
-    /// Sees all that happens to the master and its workers, in order, after the line in the log.
-    ///
-    /// It is called by the supervisor itself, which waits for it: it must be quick, and leave what
-    /// takes time to a task. It may ask a [`MasterHandle`]. A panic in it is logged.
-    ///
-    /// The hooks of other libraries, and what they are here:
-    ///
-    /// | hook | here |
-    /// |---|---|
-    /// | on start | [`Report::Starting`]; [`Report::AllReady`] when all workers serve |
-    /// | on terminate | [`Report::Stopping`] with [`StopCause::Terminate`] |
-    /// | on interrupt | [`Report::Stopping`] with [`StopCause::Interrupt`] |
-    /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
-    /// | on finish | [`Report::Finished`] |
-    /// | on child finished, clean up child | [`Report::Died`], with what follows |
-    /// | update config | [`on_reload`](Master::on_reload), and [`on_rollback`](Master::on_rollback) |
-    /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
-    ///
-    /// [`StopCause::Terminate`]: crate::supervise::StopCause::Terminate
-    /// [`StopCause::Interrupt`]: crate::supervise::StopCause::Interrupt
-    /// [`StopCause::Quit`]: crate::supervise::StopCause::Quit
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::Master;
-    /// use release_core::supervise::Report;
-    ///
-    /// let master = Master::new().observe(|report| {
-    ///     if let Report::Died { id, pid, exit, .. } = report {
-    ///         let _ = std::fs::remove_file(format!("/run/service/{pid}"));
-    ///         eprintln!("worker {id}: {exit}");
-    ///     }
-    /// });
-    /// # let _ = master;
-    /// ```
-    #[must_use]
-    #[doc(alias = "onTerminate")]
-    #[doc(alias = "onInterrupt")]
-    #[doc(alias = "onQuit")]
-    #[doc(alias = "onChildFinished")]
-    #[doc(alias = "onStart")]
-    #[doc(alias = "onFinish")]
-    #[doc(alias = "onUpdateServer")]
-    #[doc(alias = "onCleanupChild")]
-    pub fn observe(mut self, observer: impl Fn(&Report) + Send + Sync + 'static) -> Self {
-        self.hooks.observe = Some(Box::new(observer));
-        self
-    }
-
     /// How long workers may take to stop before they are killed; 10 s by default.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
@@ -309,7 +196,7 @@ impl Master {
         self
     }
 
-    /// Exits with 128 + n after signal n asked for the stop, as the source does, instead of 0.
+    /// Exits with 128 + n after signal n asked for the stop, as the OCaml library does, instead of 0.
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
         self.exit_with_signal = true;
@@ -370,74 +257,6 @@ impl Master {
         self.hand_over = Some(upgrade::hand_over(value));
         self
     }
-
-    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
-    /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
-    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
-    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
-    /// that does not expect it, unless the program handles it itself.
-    ///
-    /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
-    /// the last fork. Every failure to start is in the [`Exit`], and with
-    /// [`background`](Master::background) it reaches the launcher as well.
-    pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
-        let heritage = match heritage() {
-            Ok(heritage) => heritage,
-            Err(error) => return error.into(),
-        };
-        let origin = Origin::here(heritage.executable());
-        let plan = self.prepare();
-        if let Heritage::Trial(before, answer) = heritage {
-            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
-        }
-        let mut before = heritage.take();
-        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
-            Ok(plan) => plan,
-            Err(error) => return upgrade::turn_back(before.as_mut(), &origin, error, &[]).into(),
-        };
-        let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher, origin, before);
-        if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
-            launcher.fail(error);
-        }
-        ended
-    }
-
-    /// Everything that can be wrong with the settings, before anything has happened.
-    fn prepare(self) -> Result<Plan, Error> {
-        refuse_threads()?;
-        let as_root = nix::unistd::geteuid().is_root();
-        check_privileged(self.privileged, as_root)?;
-        let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
-        let groups = groups.collect::<Result<Vec<_>, _>>()?;
-        groups.iter().try_fold(0, |first, group| group.check_options(first))?;
-        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
-        Ok(Plan {
-            log_files: log_files.unwrap_or_default(),
-            systemd: if self.systemd { Notifier::from_env()? } else { None },
-            background: self.background,
-            launcher: None,
-            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
-            groups,
-            controls: self.controls,
-            main: self.main,
-            hooks: self.hooks,
-            stop_deadline: self.stop_deadline,
-            exit_with_signal: self.exit_with_signal,
-            forward_signals: self.forward_signals,
-            hand_over: self.hand_over,
-        })
-    }
-}
-
-fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
-    let message = match (wanted, as_root) {
-        (Some(true), false) => "this program must be started as root",
-        (Some(false), true) => "this program refuses to run as root; start it as another user",
-        _ => return Ok(()),
-    };
-    Err(Error::new(ErrorKind::Privileges, message))
 }
 
 fn serve_control<R, C, H, F>(

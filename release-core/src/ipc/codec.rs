@@ -6,7 +6,7 @@ use std::str::FromStr;
 use postcard::Deserializer;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A request, and the type of its answer: what the source's functor `Ops` pairs.
+/// A request, and the type of its answer: what the OCaml library's functor `Ops` pairs.
 ///
 /// # Examples
 ///

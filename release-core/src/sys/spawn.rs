@@ -1,9 +1,8 @@
 //! Starting a worker: fork and exec, with everything prepared before the fork.
 
-use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -11,9 +10,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 
 use super::creds::Credentials;
-use super::process::{die_with, exit_now};
+use super::process::exit_now;
 use super::resources::{FORBIDDEN_PROCESSOR, Resources};
-use super::{Failed, check, creds, fds, pidfd, signal};
+use super::{Failed, pidfd};
+
+mod prepared;
+
+use prepared::Prepared;
 
 /// The first descriptor after standard input, output and error.
 pub(crate) const FIRST_PASSED: RawFd = 3;
@@ -170,153 +173,4 @@ pub(crate) fn decode(report: [u8; REPORT]) -> Failed {
     let [call, errno @ ..] = report;
     let call = CALLS.get(usize::from(call)).unwrap_or(&CALLS[CALLS.len() - 1]);
     Failed { call, errno: i32::from_ne_bytes(errno) }
-}
-
-const PID_NAME: &[u8] = b"LISTEN_PID=";
-
-/// Room for the name, ten digits and a NUL.
-const PID_ENTRY: usize = PID_NAME.len() + 11;
-
-/// Everything the child needs, at addresses and descriptor numbers that do not change any more.
-struct Prepared<'a> {
-    command: &'a Command,
-    argv: Vec<*const libc::c_char>,
-    envp: Vec<*const libc::c_char>,
-    /// Where `LISTEN_PID` is written by the one process that knows the value.
-    pid_entry: Box<[Cell<u8>; PID_ENTRY]>,
-    /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
-    /// dup2 overwrites a later source.
-    descriptors: Vec<(RawFd, OwnedFd)>,
-    image: Option<OwnedFd>,
-    error: OwnedFd,
-    /// What the error pipe will have: the first number after those.
-    first_free: RawFd,
-    /// The number that the error pipe has in the child by now.
-    error_number: Cell<RawFd>,
-}
-
-/// The error pipe and the executable come after what is passed.
-const OWN: RawFd = 2;
-
-impl<'a> Prepared<'a> {
-    fn new(
-        command: &'a Command,
-        descriptors: &[(RawFd, BorrowedFd<'_>)],
-        error: &UnixStream,
-    ) -> Result<Self, SpawnError> {
-        let numbers = descriptors.iter().map(|(number, _)| number + 1);
-        let first_free = numbers.chain([FIRST_PASSED]).max().unwrap_or(FIRST_PASSED);
-        let duplicate =
-            |fd| fds::duplicate_from(fd, first_free + OWN).map_err(here("fcntl(F_DUPFD)"));
-        let descriptors = descriptors
-            .iter()
-            .map(|(number, source)| Ok((*number, duplicate(*source)?)))
-            .collect::<Result<_, _>>()?;
-        let error = duplicate(error.as_fd())?;
-        let pid_entry = Box::new([const { Cell::new(0) }; PID_ENTRY]);
-        let own_pid = command.listen_pid.then(|| pid_entry.as_ptr().cast());
-        Ok(Self {
-            command,
-            image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
-            argv: pointers(&command.arguments, None),
-            envp: pointers(&command.environment, own_pid),
-            pid_entry,
-            descriptors,
-            first_free,
-            error_number: Cell::new(error.as_raw_fd()),
-            error,
-        })
-    }
-
-    /// The child. Comes back only when something failed.
-    fn run(&self, parent: Pid) -> Failed {
-        match self.become_program(parent) {
-            Ok(never) => match never {},
-            Err(failed) => failed,
-        }
-    }
-
-    fn become_program(&self, parent: Pid) -> Result<std::convert::Infallible, Failed> {
-        signal::reset_for_exec();
-        // SAFETY: takes integers.
-        check("setpgid", unsafe { libc::setpgid(0, 0) }.into())?;
-        // Before the limits, one of which is how high a descriptor's number may be.
-        self.place_descriptors()?;
-        self.command.resources.apply()?;
-        if let Some(directory) = &self.command.directory {
-            // SAFETY: a NUL-ended string that is alive in self.
-            check("chdir", unsafe { libc::chdir(directory.as_ptr()) }.into())?;
-        }
-        match &self.command.identity {
-            Identity::Same => {}
-            Identity::Powerless => creds::leave_capabilities()?,
-            Identity::Other(credentials) => credentials.assume()?,
-        }
-        // After the change of user, which clears it.
-        die_with(parent)?;
-        if self.command.listen_pid {
-            self.write_pid();
-        }
-        let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
-        if self.image.is_some() {
-            let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
-            // SAFETY: the strings are NUL-ended and the arrays of them NULL-ended, alive in self.
-            unsafe { libc::syscall(libc::SYS_execveat, image, c"".as_ptr(), argv, envp, flags) };
-        } else {
-            // SAFETY: as above.
-            unsafe { libc::execve(self.command.program.as_ptr(), argv, envp) };
-        }
-        Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
-    }
-
-    /// Each gets the number that it is to have, the error pipe and the executable come right after,
-    /// the rest is closed; whatever lies in between is this program's own, and close-on-exec.
-    fn place_descriptors(&self) -> Result<(), Failed> {
-        for (number, source) in &self.descriptors {
-            // SAFETY: integers; what is overwritten is this child's copy.
-            let done = unsafe { libc::dup2(source.as_raw_fd(), *number) };
-            check("dup2", done.into())?;
-        }
-        let next = self.first_free;
-        for (source, target) in [Some(&self.error), self.image.as_ref()].into_iter().zip(next..) {
-            let Some(source) = source else { continue };
-            // SAFETY: as above.
-            let moved = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
-            check("dup2", moved.into())?;
-        }
-        self.error_number.set(next);
-        let first = libc::c_long::from(next + OWN);
-        // SAFETY: closes this child's copies only; it never returns to code that owns them.
-        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-        check("close_range", closed).map(drop)
-    }
-
-    /// Writes the pid of this process where the pointers to the environment find it.
-    fn write_pid(&self) {
-        let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
-        let digits = usize::try_from(rest.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
-        for (cell, byte) in self.pid_entry.iter().zip(PID_NAME) {
-            cell.set(*byte);
-        }
-        for cell in self.pid_entry[PID_NAME.len()..].iter().take(digits).rev() {
-            cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
-            rest /= 10;
-        }
-    }
-
-    /// Tells the parent what failed, and ends.
-    fn report(&self, failed: Failed) -> ! {
-        let call = CALLS.iter().position(|call| *call == failed.call).unwrap_or(CALLS.len() - 1);
-        let [a, b, c, d] = failed.errno.to_ne_bytes();
-        let report = [u8::try_from(call).unwrap_or(u8::MAX), a, b, c, d];
-        // SAFETY: writes five bytes from an array of five.
-        unsafe { libc::write(self.error_number.get(), report.as_ptr().cast(), report.len()) };
-        exit_now(127)
-    }
-}
-
-/// What execve takes: these strings, one more perhaps, and the end.
-fn pointers(strings: &[CString], last: Option<*const libc::c_char>) -> Vec<*const libc::c_char> {
-    let strings = strings.iter().map(|string| string.as_ptr());
-    strings.chain(last).chain([std::ptr::null()]).collect()
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::*;
-use crate::daemon::Agreed;
-use crate::ipc::parcel;
+use crate::daemon::{Agreed, Permit};
 use crate::ipc::plain::Client;
+use crate::ipc::serve::serve;
+use crate::ipc::{Header, Postcard, Refused, SendError, parcel};
 use crate::rt::local::Local;
 use crate::rt::{Driver, give_way, run};
 

@@ -1,6 +1,6 @@
 //! Control sockets that are handed over, with their connections.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 
@@ -10,8 +10,9 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::ipc::parcel;
+use crate::net::Credentials;
 use crate::rt::local::Local;
-use crate::rt::{Driver, Task, give_way, run};
+use crate::rt::{Driver, Rt, Task, give_way, run};
 
 /// A control socket of one image of the process.
 struct Image {

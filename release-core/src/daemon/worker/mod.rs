@@ -1,43 +1,23 @@
 //! `me`: the worker's entry, and what a worker knows (rows R9, P1).
 
-use std::any::type_name;
-use std::future::Future;
-use std::io;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use serde::{Serialize, de::DeserializeOwned};
-
-use super::Exit;
 use super::exit::program_name;
-use super::hello::{Agreed, Hello, Types};
 use super::privileges::Privileges;
-use super::stopping::{Stop, stop_channel};
+use crate::ipc::Postcard;
 use crate::ipc::limits::Limits;
-use crate::ipc::link::{Incoming, Link, Mode};
-use crate::ipc::plain::Client;
-use crate::ipc::serve::{Word, serve};
-use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
-use crate::rt::{Driver, Rt, Task, run};
-use crate::signals::Signals;
 use crate::supervise::WorkerId;
-use crate::sys::signal::Caught;
-use crate::sys::{fds, process, socket, spawn};
-use crate::{Error, ErrorKind};
 
+mod enter;
+mod greeting;
 mod me;
+mod run;
 mod work;
 
 pub use me::{Me, PlainMe};
 pub use work::Work;
-use work::Works;
-
-/// How long the master may take to greet a worker that it has started.
-const GREETING_TIME: Duration = Duration::from_secs(30);
 
 /// What the command line of a worker says between the program and its identity.
 const ROLE: &str = ": worker ";
@@ -114,7 +94,7 @@ impl<C> Worker<C> {
         self
     }
 
-    /// [`chroot`](Worker::chroot) to the user's home, as the source does.
+    /// [`chroot`](Worker::chroot) to the user's home, as the OCaml library does.
     #[must_use]
     pub fn chroot_home(mut self) -> Self {
         self.privileges.root_is_home = true;
@@ -170,243 +150,4 @@ impl<C> Worker<C> {
     pub fn codec<D>(self, codec: D) -> Worker<D> {
         Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
     }
-
-    /// Runs a worker in call mode that answers no requests of its master.
-    ///
-    /// See [`Worker::run_answering`].
-    pub fn run<D, Context, M, F, E>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        main: impl FnOnce(Me<Context, M, C>) -> F,
-    ) -> Exit
-    where
-        D: Driver,
-        Context: Serialize + DeserializeOwned,
-        M: Request,
-        C: Codec<M> + Codec<M::Response> + Codec<Never> + Codec<()>,
-        F: Future<Output = Result<(), E>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let refuse = |never: Never| async move { match never {} };
-        self.run_answering(driver, refuse, main)
-    }
-
-    /// Runs a worker in call mode: gives up privileges, is greeted by its master, answers its
-    /// requests with `answer`, and runs `main`, whose end is the end of the process.
-    ///
-    /// `main` calls [`Me::ready`] when it serves, and returns soon after [`Me::stopping`].
-    /// The types must be those of the master's group. Call it first in `main`: no thread may exist.
-    pub fn run_answering<D, Context, M, W, H, A, F, E>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        answer: H,
-        main: impl FnOnce(Me<Context, M, C>) -> F,
-    ) -> Exit
-    where
-        D: Driver,
-        Context: Serialize + DeserializeOwned,
-        M: Request,
-        W: Request,
-        C: Codec<M> + Codec<M::Response> + Codec<W> + Codec<W::Response>,
-        H: Fn(W) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<W::Response, Refused>> + Send + 'static,
-        F: Future<Output = Result<(), E>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (codec, limits) = (self.codec.clone(), self.limits);
-        self.in_driver(driver, async |rt: Rt, socket, caught| {
-            let limits = limits.of_worker();
-            let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
-            let hello = greeted(&link).await?;
-            let types = Types::of::<Context, M, W>();
-            let context = check_hello(&hello, &types, Agreed::of(limits))?;
-            let (stop, stopping) = stop_channel();
-            let stop = Arc::new(stop);
-            let signals = watch_signals(&rt, caught, &stop)?;
-            let works = Arc::<Works>::default();
-            let serving = {
-                let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
-                let works = Arc::clone(&works);
-                rt.spawn(async move {
-                    let answer = |request| Ok(answer(request));
-                    let heard = |word| {
-                        if let Word::Pulse = word {
-                            tell_how_it_goes(&link, &works);
-                        }
-                    };
-                    let ended = serve(Arc::clone(&link), codec, answer, heard).await;
-                    tracing::debug!(%ended, "the connection to the master has ended");
-                    stop.now();
-                })
-            };
-            let listeners = take_listeners(hello.listeners)?;
-            let me = Me {
-                id: hello.worker,
-                generation: hello.generation,
-                group: hello.group,
-                context,
-                listeners: Mutex::new(listeners),
-                master: Peer::new(Arc::clone(&link), codec),
-                link,
-                works,
-                stopping,
-                rt,
-                _tasks: [signals, serving],
-            };
-            main(me).await.map_err(program_failed)
-        })
-    }
-
-    /// Runs a worker in plain mode (rows R9, R11): for masters of the source, and masters in other
-    /// languages.
-    pub fn run_plain<D, M, F, E>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        main: impl FnOnce(PlainMe<M, C>) -> F,
-    ) -> Exit
-    where
-        D: Driver,
-        M: Request,
-        C: Codec<M> + Codec<M::Response>,
-        F: Future<Output = Result<(), E>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (codec, limits) = (self.codec.clone(), self.limits);
-        self.in_driver(driver, async |rt: Rt, socket, caught| {
-            let (stop, stopping) = stop_channel();
-            let stop = Arc::new(stop);
-            let signals = watch_signals(&rt, caught, &stop)?;
-            let master =
-                Client::with_end(&rt, socket, codec, limits, move || stop.now()).map_err(no_io)?;
-            main(PlainMe { master, stopping, rt, _signals: signals }).await.map_err(program_failed)
-        })
-    }
-
-    /// What both modes begin with, in this order: the socket, privileges, the runtime.
-    fn in_driver<D: Driver>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        main: impl AsyncFnOnce(Rt, OwnedFd, Caught) -> Result<(), Error>,
-    ) -> Exit {
-        let ended = self.enter().and_then(|(socket, caught)| {
-            let driver =
-                driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
-            run(&driver, main(driver.handle(), socket, caught))
-        });
-        if let Err(error) = &ended {
-            tracing::error!(reason = error.report(), "the worker failed");
-        }
-        ended.into()
-    }
-
-    fn enter(self) -> Result<(OwnedFd, Caught), Error> {
-        super::detach::refuse_threads()?;
-        if is_worker() {
-            // Started by another name than its own, see `Group::command`.
-            let name = program_name();
-            process::set_name(name.split(ROLE).next().unwrap_or(&name));
-        }
-        let parent = nix::unistd::getppid();
-        let socket = take_socket()?;
-        let master = socket::peer(&socket).map_err(no_io)?;
-        self.privileges.give_up()?;
-        let failed = |error: crate::sys::Failed| {
-            Error::new(ErrorKind::Privileges, "cannot secure this process").caused_by(error)
-        };
-        if master.uid() == 0 && !nix::unistd::geteuid().is_root() {
-            // Others of this user must not read what the master confided to this process.
-            process::forbid_tracing().map_err(failed)?;
-        }
-        process::forbid_new_privileges().map_err(failed)?;
-        // After the change of user, which clears it.
-        process::die_with(parent).map_err(failed)?;
-        // While no other thread can be interrupted by one that is half caught.
-        let caught = Caught::new(&[Signal::SIGTERM, Signal::SIGINT])
-            .map_err(|error| Error::system("cannot catch signals", error))?;
-        Ok((socket, caught))
-    }
-}
-
-fn no_io(error: io::Error) -> Error {
-    Error::system("cannot use the IPC socket", error)
-}
-
-fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
-}
-
-/// The IPC socket, moved away from standard input.
-fn take_socket() -> Result<OwnedFd, Error> {
-    if !fds::is_socket(&io::stdin()) {
-        let message = "standard input is not a socket: this program is a worker, \
-                       and its master starts it; start the master instead";
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
-    fds::take_stdin().map_err(no_io)
-}
-
-async fn greeted(link: &Link) -> Result<Hello, Error> {
-    let mut take = |incoming: Incoming<'_>| match incoming {
-        Incoming::Hello(body) => Hello::decode(body),
-        other => Err(format!("it began with {other:?}")),
-    };
-    let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
-    let protocol = |why: String| {
-        let message = format!("the master does not greet this worker as it should: {why}");
-        Err(Error::new(ErrorKind::Protocol, message))
-    };
-    match link.rt().timeout(GREETING_TIME, greeting).await {
-        Ok(Ok(Ok(hello))) => Ok(hello),
-        Ok(Ok(Err(why))) => protocol(why),
-        Ok(Err(ended)) => protocol(ended.to_string()),
-        Err(_) => protocol("it said nothing".to_owned()),
-    }
-}
-
-fn check_hello<Context: Serialize + DeserializeOwned>(
-    hello: &Hello,
-    types: &Types,
-    agreed: Agreed,
-) -> Result<Context, Error> {
-    let types = hello.types.as_ref().and_then(|sent| sent.mismatch(types));
-    if let Some(difference) = types.or_else(|| hello.agreed.mismatch(&agreed)) {
-        let message = format!("master and worker differ in {difference}");
-        return Err(Error::new(ErrorKind::Protocol, message));
-    }
-    Postcard.decode(&hello.context).map_err(|error| {
-        let message = format!("the context is not a `{}`", type_name::<Context>());
-        Error::new(ErrorKind::Protocol, message).caused_by(error)
-    })
-}
-
-/// Answers the master's heartbeat; the answer leaves with what else is on its way.
-fn tell_how_it_goes(link: &Link, works: &Works) {
-    let beat = Header::Beat(works.beat(link.rt().now()));
-    // A connection that has ended needs no answer.
-    let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
-}
-
-fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)>, Error> {
-    let numbers = spawn::FIRST_PASSED..;
-    let taken = names.into_iter().zip(numbers).map(|(name, number)| {
-        let socket = fds::take_inherited(number).map_err(|error| {
-            Error::system(format!("cannot take listener `{name}`, descriptor {number}"), error)
-        })?;
-        Ok((name, socket))
-    });
-    taken.collect()
-}
-
-/// TERM and INT ask a worker to stop.
-fn watch_signals(rt: &Rt, caught: Caught, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
-    let signals = Signals::watch(rt, caught)
-        .map_err(|error| Error::system("cannot watch for signals", error))?;
-    let stop = Arc::clone(stop);
-    Ok(rt.spawn(async move {
-        if signals.next().await.is_ok() {
-            stop.now();
-        }
-        // Caught for as long as the worker lives: a second one must not kill it in its last work.
-        std::future::pending::<()>().await;
-    }))
 }

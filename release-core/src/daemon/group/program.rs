@@ -1,0 +1,53 @@
+//! Which program the workers of a group run.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::daemon::control::absolute;
+use crate::{Error, ErrorKind};
+
+#[derive(Clone, Debug)]
+pub(in crate::daemon) enum Program {
+    ThisExecutable,
+    Other { path: PathBuf, arguments: Vec<OsString> },
+}
+
+impl Program {
+    /// The working directory may change before the first worker is started.
+    pub(in crate::daemon) fn resolve(self) -> Result<Self, Error> {
+        match self {
+            Self::ThisExecutable => Ok(self),
+            Self::Other { path, arguments } => {
+                Ok(Self::Other { path: absolute(&path)?, arguments })
+            }
+        }
+    }
+
+    /// As a shell has it: a name without a slash is that of a program in `PATH`.
+    pub(in crate::daemon) fn find(self) -> Result<Self, Error> {
+        match self {
+            Self::Other { path, arguments }
+                if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
+            {
+                Ok(Self::Other { path: find(path.as_os_str())?, arguments })
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// The first executable file of this name in the directories of `PATH`.
+fn find(name: &OsStr) -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let is_program = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file);
+        metadata.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    };
+    let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
+    files.find(is_program).ok_or_else(|| {
+        let (name, path) = (name.display(), path.display());
+        let message = format!("there is no program `{name}` in PATH ({path})");
+        Error::new(ErrorKind::Usage, message)
+    })
+}

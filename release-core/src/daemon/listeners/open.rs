@@ -1,0 +1,111 @@
+//! Opening a listening socket, and what to do where it cannot be.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use super::SocketFile;
+use crate::Error;
+use crate::net::{Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix};
+
+/// How many connections may wait to be accepted; the system has its own limit.
+const BACKLOG: u32 = 1024;
+
+/// Opens the socket that all workers of a group share.
+pub(super) fn open(
+    group: &str,
+    listener: &str,
+    listen: &ListenOn,
+) -> Result<(OwnedFd, Option<SocketFile>), Error> {
+    let address = &listen.address;
+    let opened = match address {
+        AnyAddress::Inet(inet) => {
+            listening(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
+                tracing::info!(group, listener, address = %local, "listening");
+                (socket, None)
+            })
+        }
+        AnyAddress::Unix(unix) => {
+            listening(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
+                tracing::info!(group, listener, address = %unix, "listening");
+                let file = match unix {
+                    Unix::Path(path) => {
+                        give_away(path, listen)?;
+                        Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                    }
+                    Unix::Abstract(_) | Unix::Unnamed => None,
+                };
+                Ok((socket, file))
+            })
+        }
+    };
+    opened.map_err(|error| cannot_listen(group, listener, address, error))
+}
+
+/// Gives the socket file the owner that it is to have.
+fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
+    let owner = (listen.owner.map(Uid::from_raw), listen.group.map(Gid::from_raw));
+    fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
+}
+
+/// Opens one of several sockets that have the same address; also says which one, with its port.
+pub(super) fn open_one_of_many(
+    group: &str,
+    listener: &str,
+    address: &Inet,
+    is_first: bool,
+) -> Result<(OwnedFd, Inet), Error> {
+    // Another program of this user that shares the port too would get a part of the connections
+    // without a word. One that shares nothing finds it.
+    let alone = match is_first && address.port() != 0 {
+        true => Socket::unconnected(address).and_then(|socket| socket.bind(address)).map(drop),
+        false => Ok(()),
+    };
+    let opened = alone.and_then(|()| listening(address, |socket| socket.reuse_port(true)));
+    let (socket, local) =
+        opened.map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
+    if is_first {
+        tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
+    }
+    Ok((socket, local))
+}
+
+fn listening<A: Address>(
+    address: &A,
+    prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
+) -> Result<(OwnedFd, A), Error> {
+    let bound = prepare(Socket::unconnected(address)?)?.bind(address)?;
+    let local =
+        bound.local().map_err(|error| Error::system("cannot read a socket's address", error))?;
+    Ok((bound.into_listening(BACKLOG)?, local))
+}
+
+/// The failure, with the way out where there is one.
+#[cold]
+fn cannot_listen(group: &str, listener: &str, address: &AnyAddress, error: Error) -> Error {
+    let way_out = match (errno(&error), address) {
+        (Some(Errno::EACCES), AnyAddress::Inet(_)) => {
+            "; ports below 1024 are for root: start the master as root, its workers get the socket \
+             and not the privilege, or take a higher port"
+        }
+        (Some(Errno::EADDRINUSE), _) => {
+            "; another program has the address: stop that one, or take another address"
+        }
+        (Some(Errno::EADDRNOTAVAIL), _) => "; no interface of this machine has the address",
+        _ => "",
+    };
+    let message = format!(
+        "worker group `{group}` cannot listen on {address} (listener `{listener}`){way_out}"
+    );
+    Error::new(error.kind(), message).caused_by(error)
+}
+
+fn errno(error: &Error) -> Option<Errno> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    source.raw_os_error().map(Errno::from_raw)
+}

@@ -1,0 +1,87 @@
+//! From the settings to a running master.
+
+use std::io;
+
+use super::Master;
+use crate::daemon::control::absolute;
+use crate::daemon::detach::{Daemon, refuse_threads};
+use crate::daemon::plan::Plan;
+use crate::daemon::upgrade::{self, Heritage, Origin, heritage};
+use crate::rt::Driver;
+use crate::systemd::Notifier;
+use crate::{Error, ErrorKind, Exit};
+
+impl Master {
+    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
+    /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
+    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
+    /// that does not expect it, unless the program handles it itself.
+    ///
+    /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
+    /// the last fork. Every failure to start is in the [`Exit`], and with
+    /// [`background`](Master::background) it reaches the launcher as well.
+    ///
+    /// [`MasterHandle::stop`]: crate::MasterHandle::stop
+    /// [`MasterHandle::reload`]: crate::MasterHandle::reload
+    /// [`MasterHandle::upgrade`]: crate::MasterHandle::upgrade
+    /// [`MasterHandle::reopen_logs`]: crate::MasterHandle::reopen_logs
+    pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        let heritage = match heritage() {
+            Ok(heritage) => heritage,
+            Err(error) => return error.into(),
+        };
+        let origin = Origin::here(heritage.executable());
+        let plan = self.prepare();
+        if let Heritage::Trial(before, answer) = heritage {
+            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        }
+        let mut before = heritage.take();
+        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
+            Ok(plan) => plan,
+            Err(error) => return upgrade::turn_back(before.as_mut(), &origin, error, &[]).into(),
+        };
+        let mut launcher = plan.launcher.take();
+        let ended = plan.run(driver, &mut launcher, origin, before);
+        if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
+            launcher.fail(error);
+        }
+        ended
+    }
+
+    /// Everything that can be wrong with the settings, before anything has happened.
+    fn prepare(self) -> Result<Plan, Error> {
+        refuse_threads()?;
+        let as_root = nix::unistd::geteuid().is_root();
+        check_privileged(self.privileged, as_root)?;
+        let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
+        Ok(Plan {
+            log_files: log_files.unwrap_or_default(),
+            systemd: if self.systemd { Notifier::from_env()? } else { None },
+            background: self.background,
+            launcher: None,
+            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
+            groups,
+            controls: self.controls,
+            main: self.main,
+            hooks: self.hooks,
+            stop_deadline: self.stop_deadline,
+            exit_with_signal: self.exit_with_signal,
+            forward_signals: self.forward_signals,
+            hand_over: self.hand_over,
+        })
+    }
+}
+
+fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
+    let message = match (wanted, as_root) {
+        (Some(true), false) => "this program must be started as root",
+        (Some(false), true) => "this program refuses to run as root; start it as another user",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Privileges, message))
+}

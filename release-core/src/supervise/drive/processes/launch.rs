@@ -1,0 +1,148 @@
+//! A worker's process from the fork until it is connected.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use nix::sys::signal::Signal as Sig;
+
+use super::{Happening, Process, Processes, Wish, send_outputs};
+use crate::child::Child;
+use crate::daemon::{
+    Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
+    WorkerInfo,
+};
+use crate::supervise::Event;
+use crate::sys::socket::pair;
+use crate::sys::spawn::{FIRST_PASSED, spawn};
+use crate::{Error, ErrorKind};
+
+/// A process that runs its program and is not connected yet.
+#[derive(Debug)]
+pub(in crate::supervise::drive) struct Launched {
+    child: Child,
+    ours: Ours,
+    pipes: Option<Pipes>,
+    /// How often the outputs had been replaced when it got its own.
+    outputs: u64,
+}
+
+/// What the master keeps of a process that is being started.
+#[derive(Debug)]
+enum Ours {
+    Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
+    Foreign(Awaited),
+}
+
+impl Processes {
+    /// Forks a worker's process; whether it runs its program is news that comes later.
+    pub(in crate::supervise::drive) fn launch(&mut self, wish: Wish) -> Result<(), Error> {
+        let id = wish.id;
+        let its = self.particulars(wish)?;
+        let group = self.group(id);
+        let mut command = group.command(id, &its, self.image_of(wish.generation))?;
+        let (ours, mut given) = ends(group, wish, its)?;
+        command.environment.append(&mut given.environment);
+        let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
+        let program = command.program.to_string_lossy().into_owned();
+        let failed = move |error| {
+            Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
+        };
+        let index = self.group_index(id);
+        let listeners = self.groups[index].passed(id)?;
+        let descriptors: Vec<_> = given
+            .descriptors()
+            .chain(pipes.iter().flat_map(Pipes::descriptors))
+            .chain((FIRST_PASSED..).zip(listeners))
+            .collect();
+        let started = spawn(&command, &descriptors).map_err(&failed)?;
+        let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
+        let launching = self.rt.spawn(async move {
+            let outcome = Child::launched(&rt, started).await.map_err(failed);
+            let outcome = outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs }));
+            let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
+        });
+        self.launching.insert(id, launching);
+        Ok(())
+    }
+
+    /// Connects a process that runs its program; says to the pool what became of the launch.
+    pub(in crate::supervise::drive) fn adopt(
+        &mut self,
+        wish: Wish,
+        outcome: Result<Box<Launched>, Error>,
+    ) -> Event {
+        let Wish { id, generation } = wish;
+        self.launching.remove(&id);
+        let Launched { child, ours, pipes, outputs } = match outcome {
+            Ok(launched) => *launched,
+            Err(error) => return Event::SpawnFailed { id, reason: error.report() },
+        };
+        let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let finished = Arc::<AtomicU64>::default();
+        let group = self.group(id);
+        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
+        let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
+        let output = output.unwrap_or_else(|error| {
+            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            None
+        });
+        let (news, silence) = self.listen(id, pid, Arc::clone(&finished));
+        let (connection, silence) = match ours {
+            Ours::Connection { attach, socket, hello } => {
+                let limits = group.limits;
+                (attach.attach(&self.rt, socket, worker, hello, limits, news), Some(silence))
+            }
+            Ours::Foreign(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
+        };
+        let connection = connection.inspect_err(|error| {
+            // It ends, and its exit is the news.
+            let reason = error.report();
+            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            let _ = child.signal(Sig::SIGKILL);
+        });
+        let connection = connection.ok();
+        if let Some(connection) =
+            connection.as_ref().filter(|_| outputs != self.outputs && output.is_none())
+        {
+            send_outputs(id, connection);
+        }
+        let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
+        let is_told = false;
+        let process =
+            Process { child, generation, connection, output, is_told, finished, _watch: watch };
+        self.running.insert((id, pid), process);
+        Event::Spawned { id, pid }
+    }
+}
+
+/// The two ends of what connects master and worker.
+fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Error> {
+    match &group.contact {
+        Contact::Connection(attach) => {
+            let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
+            let (socket, theirs) = made?;
+            let hello = hello(group, wish, its);
+            let attach = Arc::clone(attach);
+            Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
+        }
+        Contact::Foreign(foreign) => {
+            let (given, awaited) = foreign.prepare(wish.id, &group.listener_names())?;
+            Ok((Ours::Foreign(awaited), given))
+        }
+    }
+}
+
+fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        worker: wish.id.0,
+        generation: wish.generation,
+        group: group.name.to_string(),
+        agreed: Agreed::of(group.limits),
+        listeners: group.listener_names(),
+        // The connection fills the names in; a program of another build may call its types otherwise.
+        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        context: its.context,
+    }
+}

@@ -1,0 +1,90 @@
+//! What an event changes: what is wanted of the workers, or what is known of one of them.
+
+use std::time::Instant;
+
+use super::{Mode, Pool, refuse};
+use crate::supervise::{Action, Event, Event as E, KillReason, Usage, WorkerId};
+
+impl Pool {
+    /// Events that concern the pool: changes what is wanted.
+    pub(super) fn note(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        match (&self.mode, event) {
+            (Mode::Done, _) => {}
+            (Mode::Idle, E::Start) => self.mode = Mode::Running,
+            (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
+            (Mode::Idle | Mode::Running | Mode::Stopping { .. }, E::StopNow) => {
+                self.mode = Mode::Killing(KillReason::StopNow);
+            }
+            (_, E::Fail { reason }) => self.fail(reason, now, actions),
+            (Mode::Running, E::Change { ticket, change }) => {
+                if let Some((ticket, change)) = self.hold(ticket, change) {
+                    self.change(ticket, change, now, actions);
+                }
+            }
+            (_, E::Change { ticket, .. }) => refuse(ticket, "the pool does not run", actions),
+            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, actions),
+            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, actions),
+            (Mode::Running, E::NotHandedOver { reason }) => {
+                self.not_handed_over(&reason, now, actions);
+            }
+            (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
+            (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
+            (_, E::Measured(_) | E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (_, E::Tried(_) | E::NotHandedOver { .. }) => {}
+            (_, event) => self.note_worker(event, now, actions),
+        }
+    }
+
+    /// Events that concern one worker: changes what is known of it. What its processes do not expect
+    /// comes late, twice, or out of nowhere, and is ignored.
+    fn note_worker(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
+            return;
+        };
+        let worker = &mut self.workers[index];
+        let spec = &self.groups[worker.group].spec;
+        match event {
+            E::Spawned { pid, .. } => worker.spawned(pid, spec, &mut self.jitter, now, actions),
+            E::SpawnFailed { reason, .. } => self.spawn_failed(index, reason, now, actions),
+            E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
+            E::Violation { pid, reason, .. } => {
+                let killed = worker.violated(pid, reason, now, actions);
+                self.count_killed(killed);
+            }
+            E::Hung { pid, how, .. } => worker.hung(pid, how, now, actions),
+            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
+            _ => {}
+        }
+    }
+
+    fn measured(&mut self, usages: &[Usage], now: Instant, actions: &mut Vec<Action>) {
+        for usage in usages {
+            if let Some(index) = self.index(usage.id) {
+                self.workers[index].measured(usage, now, actions);
+            }
+        }
+    }
+}
+
+/// The worker that an event is about.
+fn subject(event: &Event) -> Option<WorkerId> {
+    match *event {
+        E::Spawned { id, .. }
+        | E::SpawnFailed { id, .. }
+        | E::Ready { id, .. }
+        | E::Exited { id, .. }
+        | E::Violation { id, .. }
+        | E::Hung { id, .. } => Some(id),
+        E::Start
+        | E::Stop
+        | E::StopNow
+        | E::Change { .. }
+        | E::Prepared(_)
+        | E::Tried(_)
+        | E::NotHandedOver { .. }
+        | E::Rejoin { .. }
+        | E::Measured(_)
+        | E::Fail { .. }
+        | E::Tick => None,
+    }
+}

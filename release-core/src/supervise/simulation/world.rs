@@ -1,0 +1,107 @@
+//! What the pool asks for, as it is done where there are no processes.
+
+use std::time::Duration;
+
+use super::{Launch, Process, Simulation};
+use crate::supervise::{Action, Change, Event, Exit, Pool, Signal, WorkerId};
+
+impl Simulation {
+    pub(super) fn obey(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.history.push((self.time(), action.clone()));
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn { id, generation } => self.launch(id, generation),
+            Action::Signal { id, pid, signal } => {
+                let Some(process) = self.processes.get_mut(&pid) else { return };
+                process.is_stopping = true;
+                let end = match signal {
+                    Signal::Terminate => process.stop.map(|time| (time, Exit::Code(0))),
+                    Signal::Kill => Some((Duration::ZERO, Exit::Signal { number: 9, core: false })),
+                };
+                if let Some((time, exit)) = end {
+                    self.plan(time, Event::Exited { id, pid, exit });
+                }
+            }
+            Action::Prepare => {
+                let outcome = self.preparation.clone();
+                self.plan(Duration::ZERO, Event::Prepared(outcome));
+            }
+            Action::TryUpgrade => self.plan(Duration::ZERO, Event::Tried(self.trial.clone())),
+            Action::Answer { ticket, outcome } => {
+                self.asked.remove(&ticket);
+                self.answers.insert(ticket, outcome);
+            }
+            Action::HandOver => self.take_over(),
+            Action::Report(_) | Action::AllReady | Action::Done(_) => {}
+        }
+    }
+
+    /// The new version is the same with another pool. Whoever waits asks it again.
+    fn take_over(&mut self) {
+        let inherited = self.pool.snapshot(self.now).and_then(|snapshot| {
+            let groups = self.groups.clone();
+            Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None)
+        });
+        let actions = match inherited {
+            Ok((pool, actions)) => {
+                self.pool = pool;
+                actions
+            }
+            Err(error) => {
+                let reason = error.report();
+                return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
+            }
+        };
+        self.obey(actions);
+        self.tell(Event::Start);
+        for (ticket, change) in self.asked.clone() {
+            self.tell(match change {
+                Change::Upgrade => Event::Rejoin { ticket },
+                change => Event::Change { ticket, change },
+            });
+        }
+    }
+
+    /// Lets the pool go through a snapshot, if no change is under way.
+    #[cfg(test)]
+    pub(in crate::supervise) fn restore(&mut self) {
+        if self.pool.is_quiet() && !self.pool.is_upgrading() {
+            let snapshot = self.pool.snapshot(self.now).unwrap();
+            let groups = self.groups.clone();
+            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline, self.now).unwrap();
+        }
+    }
+
+    fn launch(&mut self, id: WorkerId, generation: u32) {
+        let life = (self.script)(Launch { id, generation, before: self.launched });
+        self.launched += 1;
+        if !life.starts {
+            let reason = "no more processes".to_owned();
+            return self.plan(Duration::ZERO, Event::SpawnFailed { id, reason });
+        }
+        let pid = i32::try_from(self.launched).unwrap_or(i32::MAX);
+        let (is_ready, is_stopping, stop) = (false, false, life.stop);
+        let process = Process { id, pid, generation, is_ready, is_stopping, stop };
+        self.processes.insert(pid, process);
+        self.plan(Duration::ZERO, Event::Spawned { id, pid });
+        if let Some(time) = life.ready {
+            self.plan(time, Event::Ready { id, pid });
+        }
+        if let Some((time, how)) = life.hang {
+            self.plan(time, Event::Hung { id, pid, how });
+        }
+        if let Some((time, exit)) = life.death {
+            self.plan(time, Event::Exited { id, pid, exit });
+        }
+    }
+
+    fn plan(&mut self, time: Duration, event: Event) {
+        self.planned += 1;
+        self.agenda.insert((self.now + time, self.planned), event);
+    }
+}
