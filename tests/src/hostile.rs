@@ -47,8 +47,9 @@ impl Footprint {
         self.is_bounded();
     }
 
+    /// Fails unless the process comes back to as many descriptors as it had.
     #[track_caller]
-    fn has_no_more_descriptors(&self) {
+    pub fn has_no_more_descriptors(&self) {
         let deadline = Instant::now() + DEADLINE;
         while self.process.descriptors().len() > self.descriptors.len() {
             let (now, before) = (self.process.descriptors(), &self.descriptors);
