@@ -16,6 +16,10 @@ use release::{
 };
 use serde::{Deserialize, Serialize};
 
+/// How long the honest worker waits for an answer: less than half a frame of another worker is waited
+/// for, and more than a busy machine takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What workers ask.
 #[derive(Debug, Serialize, Deserialize)]
 enum Ask {
@@ -187,12 +191,12 @@ async fn answer(seen: &Seen, ask: Ask) -> Result<Vec<u8>, Refused> {
     }
 }
 
-/// Asks all the time; ends, which the test sees, when an answer takes longer than two seconds.
+/// Asks all the time; ends, which the test sees, when an answer takes longer than [`PATIENCE`].
 async fn honest(me: Me<(), Ask>) -> Result<(), release::ipc::CallError> {
     let (master, stopping) = (me.master(), me.stopping());
     me.ready().ok();
     while me.rt().timeout(Duration::from_millis(5), stopping.clone()).await.is_err() {
-        master.call_within(Duration::from_secs(2), &Ask::Next).await?;
+        master.call_within(PATIENCE, &Ask::Next).await?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::Program;
+use crate::installed::copy_program;
 
 /// A command-line program, built for the tests.
 fn built(name: &str) -> PathBuf {
@@ -48,6 +49,6 @@ pub fn release_open_to_all() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
     let copy = directory.path().join("release");
-    std::fs::copy(Program::release_path(), &copy).expect("a copy");
+    copy_program(&Program::release_path(), &copy);
     (directory, copy)
 }

@@ -150,25 +150,31 @@ fn who_may_not_is_told() {
 /// Runs a command on a terminal until it has shown its last line twice, ends it by a key or a signal,
 /// and prints what it has left: its exit status, its last output, and whether the terminal is as before.
 const ON_A_TERMINAL: &str = r#"
-import os, pty, signal, sys, termios
+import fcntl, os, pty, signal, sys, termios
 end, command = sys.argv[1], sys.argv[2:]
-pid, terminal = pty.fork()
+terminal, other = pty.openpty()
+before, shown = termios.tcgetattr(other), b""
+pid = os.fork()
 if pid == 0:
+    os.setsid()
+    fcntl.ioctl(other, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(other, number)
     os.execvp(command[0], command)
-before, shown = termios.tcgetattr(terminal), b""
 while shown.count(b" quits") < 2:
     shown += os.read(terminal, 4096)
 if end == "TERM":
     os.kill(pid, signal.SIGTERM)
 else:
     os.write(terminal, end.encode())
+_, status = os.waitpid(pid, 0)
+after = termios.tcgetattr(other)
+os.close(other)
 try:
     while data := os.read(terminal, 4096):
         shown += data
-        after = termios.tcgetattr(terminal)
 except OSError:
     pass
-_, status = os.waitpid(pid, 0)
 sys.stderr.write(f"{os.waitstatus_to_exitcode(status)} {before == after}\n")
 sys.stderr.write(repr(shown[-20:]) + "\n")
 sys.stderr.write(shown.decode())

@@ -79,7 +79,7 @@ on_every_backend! {
             assert_eq!(peer.read_to_end(AT_ONCE), Some(vec![]));
         }
         let took = began.elapsed();
-        assert!(took > FRAME_TIME - AT_ONCE && took < FRAME_TIME + 2 * AT_ONCE, "{took:?}");
+        assert!(took > FRAME_TIME - AT_ONCE / 2 && took < FRAME_TIME + AT_ONCE, "{took:?}");
         drop((silent, slow));
         target.is_unharmed();
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use release_tests::{
-    Backend, HttpClient, Program, Running, eventually, http_get, is_alive, on_every_backend,
+    AT_ONCE, Backend, HttpClient, Program, Running, eventually, http_get, is_alive,
+    on_every_backend,
 };
 
 fn leaves_nothing(running: &Running) {
@@ -134,7 +135,7 @@ on_every_backend! {
             service.wait();
             let killed = Instant::now();
             eventually("all its processes are gone", || service.processes().is_empty());
-            assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+            assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
         }
     }
 
@@ -145,7 +146,7 @@ on_every_backend! {
         probe.wait();
         let killed = Instant::now();
         eventually("all its processes are gone", || probe.processes().is_empty());
-        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
     }
 
     fn a_stop_during_the_start_leaves_nothing(backend: Backend) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, ControlClient, Daemon, Installed, Process, Program, Running, can_inject, control,
-    eventually, free_port, http_get, is_root, load, on_every_backend, zombies,
+    Backend, ControlClient, Daemon, Footprint, Installed, Process, Program, Running, can_inject,
+    control, eventually, free_port, http_get, is_root, load, on_every_backend, zombies,
 };
 use serde_json::Value;
 
@@ -36,14 +36,6 @@ fn install(backend: Backend) -> Installed {
     Installed::new(backend, "service")
 }
 
-/// What is open besides the connections of clients that come and go.
-fn kinds(process: Process) -> Vec<String> {
-    let kind = |(_, target): (i32, String)| target.split(':').next().unwrap_or("").to_owned();
-    let mut all: Vec<_> = process.descriptors().into_iter().map(kind).collect();
-    all.sort();
-    all
-}
-
 on_every_backend! {
     fn twenty_upgrades_under_load_lose_nothing(backend: Backend) {
         let installed = install(backend);
@@ -56,7 +48,7 @@ on_every_backend! {
         assert_eq!(kept.ask("ping").expect("an answer"), "pong");
         assert_eq!(upgrade(&service), "ok");
         eventually("the old ones are gone", || service.workers().len() == 2);
-        let before = kinds(service.process());
+        let before = Footprint::of(service.process());
         let over = AtomicBool::new(false);
         let (answers, failures) = thread::scope(|scope| {
             let load = scope.spawn(|| load(address, |_| !over.load(Ordering::Relaxed)));
@@ -86,9 +78,8 @@ on_every_backend! {
         let (status, reason) = second.listen(free_port(), 1).run();
         assert!(status == 1 && reason.contains("already running"), "{reason}");
         assert_eq!(kept.ask("ping").expect("an answer"), "pong");
-        let now = || kinds(service.process());
         // At the beginning an old worker's may have been open still.
-        eventually(&format!("no more is open than {before:?}"), || now().len() <= before.len());
+        before.has_no_more_descriptors();
         assert_eq!(service.stop(), 0, "{}", service.stderr());
         assert!(!lock.exists() && !socket.exists());
     }
@@ -159,14 +150,12 @@ on_every_backend! {
         probe.await_ready(2);
         let old = probe.workers();
         for (behaviour, reason) in [
-            ("fail", "exit status 1"),
-            // Its end may be noticed before its word that it is ready.
-            ("ready-exit 3", "exit status 3"),
+            ("fail", "worker 0 ended before it was ready: exit status 1"),
+            ("ready-exit 3", "worker 0 ended within its canary time: exit status 3"),
         ] {
             installed.install(&backend.program("probe"));
             probe.tell(behaviour);
-            let said = upgrade(&probe);
-            assert!(said.starts_with("worker 0 ended") && said.ends_with(reason), "{said}");
+            assert_eq!(upgrade(&probe), reason);
             assert_eq!(probe.workers(), old);
             assert!(installed.is_run_by(probe.process()));
         }

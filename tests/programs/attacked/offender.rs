@@ -10,7 +10,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use release::Exit;
 use release::ipc::{Codec, Postcard};
 
-use super::Ask;
+use super::{Ask, PATIENCE};
 
 const HELLO: u8 = 1;
 const READY: u8 = 2;
@@ -25,6 +25,9 @@ const WITH_DESCRIPTORS: u8 = 0x80;
 
 /// What [`Ask::Keep`] begins with.
 const KEEP: u8 = 9;
+
+/// The honest worker would notice if it were not served in that time.
+const LONG: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
 
 /// The number of the request in which it says what it saw.
 const SAYING: u32 = 4_000_000_000;
@@ -182,7 +185,7 @@ fn hold(socket: &mut UnixStream) -> String {
     format!("{held} held")
 }
 
-/// Asks for two seconds, as much at a time as it may, so that there is always more to read.
+/// Asks for [`LONG`], as much at a time as it may, so that there is always more to read.
 fn endless(socket: &mut UnixStream) -> String {
     let mut reader = socket.try_clone().expect("a socket");
     let (answered, may_ask) = std::sync::mpsc::sync_channel(2);
@@ -191,7 +194,7 @@ fn endless(socket: &mut UnixStream) -> String {
     });
     let nonsense = [&request(1, &Ask::Next)[..9], &[0xFF; 1000]].concat();
     let batch = frame(&nonsense).repeat(300);
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + LONG;
     flood(socket, 2, &batch);
     while Instant::now() < end && may_ask.recv().is_ok() {
         flood(socket, 1, &batch);
@@ -202,12 +205,12 @@ fn endless(socket: &mut UnixStream) -> String {
     "answered".to_owned()
 }
 
-/// Sends this as fast as it can for two seconds, and reads all answers.
+/// Sends this as fast as it can for [`LONG`], and reads all answers.
 fn torrent(socket: &mut UnixStream, payload: &[u8]) -> String {
     let mut reader = socket.try_clone().expect("a socket");
     let reading = std::thread::spawn(move || while number(&read(&mut reader)) != 9 {});
     let batch = frame(payload).repeat(4000);
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + LONG;
     while Instant::now() < end {
         flood(socket, 1, &batch);
     }
