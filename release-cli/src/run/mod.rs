@@ -3,6 +3,7 @@
 mod control;
 mod ends;
 mod file;
+mod processors;
 mod reload;
 mod values;
 

@@ -8,6 +8,8 @@ use release_core::Readiness;
 use release_core::net::ListenOn;
 use release_core::supervise::Respawn;
 
+use super::processors::processors;
+
 /// Where a socket comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Listen {
@@ -51,9 +53,7 @@ impl FromStr for Pair {
 
 pub(super) fn workers(text: &str) -> Result<u32, String> {
     if text == "auto" {
-        // Counts the quota of the container, too.
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        return Ok(u32::try_from(processors).unwrap_or(u32::MAX));
+        return Ok(processors());
     }
     match text.parse() {
         Ok(count @ 1..=10_000) => Ok(count),
