@@ -8,53 +8,53 @@ use release_tests::{Process, Program, control, eventually, on_every_backend};
 
 on_every_backend! {
     fn a_worker_that_blocks_its_executor_is_replaced(backend: Backend) {
-        let probe = Program::probe(backend, "block").args(["--heartbeat", "400"]).start();
+        let probe = Program::probe(backend, "block").args(["--heartbeat", "800"]).start();
         eventually("it blocks", || probe.stderr().contains("blocks"));
         let Process(pid) = probe.workers()[0];
         probe.tell("serve");
-        let reason = "reason=hung: no answer to the heartbeat for 400.0ms";
+        let reason = "reason=hung: no answer to the heartbeat for 800.0ms";
         let line = format!("killed worker=0 pid={pid} {reason}");
         eventually("it is killed", || probe.stderr().contains(&line));
         probe.await_ready(1);
         // Once, and the one that serves is left alone.
-        thread::sleep(Duration::from_millis(900));
+        thread::sleep(Duration::from_millis(1800));
         assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
     }
 
     fn a_worker_with_a_stuck_unit_is_replaced(backend: Backend) {
-        let mut probe = Program::probe(backend, "stuck").args(["--heartbeat", "400"]).start();
+        let mut probe = Program::probe(backend, "stuck").args(["--heartbeat", "800"]).start();
         probe.await_ready(1);
         probe.tell("works");
         let reason = "reason=hung: a unit of work was not finished after ";
         eventually("it is killed", || probe.stderr().contains(reason));
         probe.await_ready(1);
         // Many units, none of them old.
-        thread::sleep(Duration::from_millis(900));
+        thread::sleep(Duration::from_millis(1800));
         assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
     fn a_worker_may_take_its_time_to_start(backend: Backend) {
-        let args = ["--heartbeat", "400"];
+        let args = ["--heartbeat", "800"];
         let mut probe = Program::probe(backend, "starts-slowly").args(args).start();
         probe.await_ready(1);
-        thread::sleep(Duration::from_millis(900));
+        thread::sleep(Duration::from_millis(1800));
         assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
     fn a_master_that_was_stopped_itself_accuses_nobody(backend: Backend) {
         let mut probe = Program::probe(backend, "works")
-            .args(["--heartbeat", "400", "--workers", "3"])
+            .args(["--heartbeat", "800", "--workers", "3"])
             .start();
         probe.await_ready(3);
         for _ in 0..3 {
             probe.signal(Signal::SIGSTOP);
-            thread::sleep(Duration::from_millis(700));
+            thread::sleep(Duration::from_millis(1400));
             probe.signal(Signal::SIGCONT);
             probe.await_ready(3);
         }
-        thread::sleep(Duration::from_millis(600));
+        thread::sleep(Duration::from_millis(1200));
         assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
