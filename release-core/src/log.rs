@@ -30,6 +30,8 @@ pub fn stderr() -> Result<(), Error> {
         .with_max_level(Level::INFO)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say on standard error that it cannot write there, and panic because it cannot.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .finish();
     subscriber.try_init().map_err(twice)
@@ -56,6 +58,7 @@ pub fn syslog(name: &str) -> Result<(), Error> {
         // syslog has its own.
         .with_level(false)
         .without_time()
+        .log_internal_errors(false)
         .with_writer(syslog)
         .finish();
     subscriber.try_init().map_err(twice)

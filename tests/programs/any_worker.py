@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 
 
@@ -43,6 +42,8 @@ def become_ready(how):
     if how == "notify":
         datagram("STATUS=up\nREADY=1")
     elif how == "systemd-notify":
+        import subprocess  # Slow, and a start is to be fast.
+
         subprocess.run(["systemd-notify", "--ready"], check=True)
     elif how == "ack":
         with socket.socket(socket.AF_UNIX) as connection:

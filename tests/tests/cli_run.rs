@@ -47,8 +47,10 @@ fn reload_under_load(manager: &Running, address: SocketAddr, times: usize) {
     assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", manager.stderr());
 }
 
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+/// Whether a program is there, by how it says its version; says so when a test is skipped for it.
+fn has(program: &str, version: &str) -> bool {
+    let found =
+        Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
     if !found {
         eprintln!("skipped: {program} is not installed");
@@ -64,8 +66,45 @@ fn an_einhorn_program_is_reloaded_under_load() {
 }
 
 #[test]
+fn a_hundred_reloads_lose_nothing() {
+    // One worker: there is never another one that could cover for it.
+    let (mut manager, address) = serve(&["--ready", "ack"], "ack", "USR2", 1);
+    reload_under_load(&manager, address, 100);
+    let told = control(&manager.control(), "status");
+    assert!(told.contains("\"generation\":101"), "{told}");
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn nginx_is_reloaded_under_load() {
+    if !has("nginx", "-v") {
+        return;
+    }
+    let address = free_port();
+    let listen = format!("tcp://{address}");
+    // It knows its inherited socket by the address in its configuration.
+    let options = ["--listen", &listen, "--env", "NGINX=3;", "--stop-signal", "QUIT"];
+    let program = run(&[&options[..], &["--ready", "1"]].concat());
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {name};"))
+        .concat();
+    let configuration = format!(
+        "pid nginx.pid; events {{}} http {{ access_log off; keepalive_timeout 0; {paths}
+        server {{ listen {address}; location / {{ return 200 \"worker=0 pid=$pid seq=0\\n\"; }} }} }}"
+    );
+    std::fs::write(program.path("nginx.conf"), configuration).expect("a file");
+    let prefix = program.path("");
+    let command = ["nginx", "-e", "stderr", "-g", "daemon off;", "-c", "nginx.conf", "-p"];
+    let mut manager = program.args(command).args([&prefix]).start();
+    manager.await_ready(1);
+    manager.await_http(address);
+    reload_under_load(&manager, address, 5);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
 fn a_node_server_is_reloaded_under_load() {
-    if !has("node") {
+    if !has("node", "--version") {
         return;
     }
     let address = free_port();
@@ -89,7 +128,7 @@ fn a_node_server_is_reloaded_under_load() {
 fn python_tool(name: &str) -> Option<String> {
     let path = Program::release_path().with_file_name("../python-tools/bin").join(name);
     let path = path.to_string_lossy().into_owned();
-    has(&path).then_some(path)
+    has(&path, "--version").then_some(path)
 }
 
 #[test]
@@ -238,7 +277,7 @@ fn a_socket_file_is_as_asked_for_and_goes_with_the_manager() {
 
 #[test]
 fn sockets_of_systemd_keep_their_names() {
-    if !has("systemd-socket-activate") {
+    if !has("systemd-socket-activate", "--version") {
         return;
     }
     let address = free_port();
@@ -554,19 +593,113 @@ fn misuse_is_explained() {
     }
 }
 
+/// `release ctl`: exit code, standard output and standard error.
+fn ctl(manager: &Running, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(Program::release_path())
+        .args(["ctl", "--control"])
+        .arg(manager.control())
+        .args(arguments)
+        .output()
+        .expect("release ctl");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn two_reloads_at_once_are_both_answered() {
+    let (mut manager, address) = serve(&["--ready", "notify"], "notify", "TERM", 2);
+    let both = |expected: Option<i32>| {
+        thread::scope(|scope| {
+            let asked = [(); 2].map(|()| scope.spawn(|| ctl(&manager, &["reload"])));
+            for answer in asked {
+                let (code, _, why) = answer.join().expect("an answer");
+                assert_eq!(code, expected, "{why}");
+            }
+        });
+    };
+    let before = manager.workers();
+    both(Some(0));
+    eventually("two others are there", || {
+        let now = manager.workers();
+        now.len() == 2 && now.iter().all(|worker| !before.contains(worker))
+    });
+    let before = manager.workers();
+    manager.behave("crash");
+    both(Some(1));
+    eventually("the two are left", || manager.workers() == before);
+    assert!(try_http_get(address).is_ok());
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn a_version_that_hangs_loses_nothing_and_the_reload_says_so() {
+    let (mut manager, address) = serve(&["--ready", "notify"], "notify", "TERM", 1);
+    let before = manager.workers();
+    manager.behave("hang");
+    let is_over = AtomicBool::new(false);
+    let (answers, failures) = thread::scope(|scope| {
+        let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
+        let (code, _, why) = ctl(&manager, &["reload"]);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(code == Some(1) && why.contains("not ready"), "{code:?}: {why}");
+        loading.join().expect("the load")
+    });
+    assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", manager.stderr());
+    eventually("the old one is alone", || manager.workers() == before);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn a_stale_control_socket_is_replaced_and_a_live_one_is_not() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    let program = || {
+        let program = Program::release().args(["run", "--ready", "0", "--control"]).args([&path]);
+        program.args(["--", "sleep", "1000"])
+    };
+    let answers = || try_control(&path, "ping").is_ok_and(|answer| answer == "pong");
+    let mut killed = program().start();
+    eventually("the first one answers", answers);
+    killed.signal(Signal::SIGKILL);
+    killed.wait();
+    assert!(path.exists() && !answers(), "nobody was left to remove it");
+    let mut next = program().start();
+    eventually("the next one answers", answers);
+    let (code, log) = program().run();
+    assert!(code == 1 && log.contains("somebody answers on the control socket"), "{log}");
+    assert!(log.contains(&path.display().to_string()) && answers(), "{log}");
+    assert_eq!(next.stop(), 0, "{}", next.stderr());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_full_disk_is_said_for_the_pid_file_and_survived_for_the_log() {
+    let release = Program::release_path();
+    if is_root("mounting a full disk") {
+        // `cd`: into what is mounted there now.
+        let full = "mount -t tmpfs -o size=4k none . && cd $PWD && head -c 4096 /dev/zero > file; \
+                    exec \"$@\"";
+        let program = Program::command(&["unshare", "--mount", "sh", "-c", full, "sh"], &release);
+        let (code, log) = program.args(["run", "--pid-file", "pid", "--", "sleep", "1000"]).run();
+        assert!(code == 1 && log.contains("/pid: No space left on device"), "{log}");
+    }
+    let full = "exec \"$@\" >/dev/full 2>/dev/full";
+    let mut manager = Program::command(&["sh", "-c", full, "sh"], &release)
+        .args(["run", "--control", "control", "--ready", "0.1", "--"])
+        .args(["sh", "-c", "while :; do echo word; sleep 0.01; done"])
+        .start();
+    eventually("it is ready", || {
+        let status = try_control(&manager.control(), "status");
+        status.is_ok_and(|status| status.contains("\"state\":\"ready\""))
+    });
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    assert_eq!(manager.stop(), 0);
+}
+
 #[test]
 fn ctl_says_what_became_of_it() {
     let (mut manager, _) = serve(&["--ready", "notify"], "notify", "TERM", 2);
-    let ctl = |arguments: &[&str]| {
-        let output = Command::new(Program::release_path())
-            .args(["ctl", "--control"])
-            .arg(manager.control())
-            .args(arguments)
-            .output()
-            .expect("release ctl");
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
-    };
+    let ctl = |arguments: &[&str]| ctl(&manager, arguments);
     let (code, table, _) = ctl(&["status"]);
     assert!(code == Some(0) && table.contains("2 of 2 workers ready"), "{table}");
     assert_eq!(ctl(&["reload"]).0, Some(0));
