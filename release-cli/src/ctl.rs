@@ -1,5 +1,6 @@
 //! `release ctl`: what a running service is asked and told.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,26 +78,28 @@ pub(crate) fn run(options: Options) -> ExitCode {
         Request::Watch => watch::run(&client, json),
     };
     let shows = matches!(options.request, Request::Status | Request::Watch);
-    match done {
-        Ok(()) if json && !shows => println!("{}", serde_json::json!({ "ok": true })),
-        Ok(()) => {}
-        Err(why) => {
-            if json {
-                println!("{}", serde_json::json!({ "ok": false, "error": why }));
-            }
-            eprintln!("release: {why}");
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
+    let told = match &done {
+        Ok(()) if json && !shows => say(&format!("{}\n", serde_json::json!({ "ok": true }))),
+        Err(why) if json => say(&format!("{}\n", serde_json::json!({ "ok": false, "error": why }))),
+        _ => Ok(()),
+    };
+    let Err(why) = done.and(told) else { return ExitCode::SUCCESS };
+    // Whoever has closed this does not want to know.
+    let _ = writeln!(io::stderr(), "release: {why}");
+    ExitCode::FAILURE
+}
+
+/// Standard output may be full, or nobody's any more.
+fn say(text: &str) -> Result<(), String> {
+    let mut output = io::stdout();
+    let said = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    said.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
 fn status(client: &Client, json: bool) -> Result<(), String> {
     let (text, status) = client.status()?;
     if json {
-        println!("{text}");
-    } else {
-        print!("{}", table::table(&status, table::Style::of_stdout()));
+        return say(&format!("{text}\n"));
     }
-    Ok(())
+    say(&table::table(&status, table::Style::of_stdout()))
 }
