@@ -224,3 +224,19 @@ fn watching_without_a_terminal_goes_on_until_a_signal() {
         serde_json::from_str::<serde_json::Value>(line).expect("one status in each line");
     }
 }
+
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let (mut service, _) = Running::service(Backend::Tokio, 1, &[]);
+    for words in [&["status"][..], &["--json", "reload"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        let program = Program::release().args(["ctl", "--control"]).args([service.control()]);
+        let program = program.args(words).with(|command| {
+            command.stdout(Stdio::from(full));
+        });
+        let (code, said) = program.run();
+        assert_eq!(code, 1, "{words:?}: {said}");
+        assert!(said.contains("No space left on device"), "{words:?}: {said}");
+    }
+    assert_eq!(service.stop(), 0, "{}", service.stderr());
+}
