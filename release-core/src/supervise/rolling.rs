@@ -30,7 +30,7 @@ pub struct ReloadPolicy {
 
 impl Default for ReloadPolicy {
     fn default() -> Self {
-        Self { surge: None, canary: Duration::from_millis(100), draining: 2 }
+        Self { surge: None, canary: Duration::from_millis(250), draining: 2 }
     }
 }
 
@@ -43,7 +43,10 @@ impl ReloadPolicy {
     }
 
     /// How long a new process must have been ready for the old one to be told to stop (default
-    /// 100 ms). One that ends before is a failure of the whole reload.
+    /// 250 ms). One that ends before is a failure of the whole reload.
+    ///
+    /// It also spaces the starts of a reload, each of which takes the processors from requests for some
+    /// milliseconds: with less, a larger share of the requests meets one.
     #[must_use]
     pub fn canary(mut self, time: Duration) -> Self {
         self.canary = time.min(LONGEST);
