@@ -23,6 +23,7 @@ use release_core::rt::Driver;
 use release_core::rt::local::Local;
 use release_core::{Environment, Exit, Master, Me, Workers, is_worker, me};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 mod floor;
 
@@ -41,15 +42,15 @@ const ON_ALL_PROCESSORS: [&str; 5] =
 /// What makes a worker of this candidate spin.
 const SPINNING: &str = ", spinning";
 
-/// What is asked: text to be sent back, or, at the end, how long it took.
+/// What is asked: bytes to be sent back, or, at the end, how long it took.
 #[derive(Serialize, Deserialize)]
 enum Ask {
-    Echo(String),
+    Echo(ByteBuf),
     Took(Measured),
 }
 
 impl Request for Ask {
-    type Response = String;
+    type Response = ByteBuf;
 }
 
 /// One measurement: `calls` round trips of `size` bytes each way.
@@ -202,10 +203,10 @@ fn master<D: Driver>(task: Task, driver: fn() -> io::Result<D>) -> Result<(), An
         .context(move |_| task.clone())
         .answer(move |_, ask| {
             let answer = match ask {
-                Ask::Echo(text) => text,
+                Ask::Echo(bytes) => bytes,
                 Ask::Took(measured) => {
                     let _ = sender.unbounded_send(measured);
-                    String::new()
+                    ByteBuf::new()
                 }
             };
             async move { Ok(answer) }
@@ -240,7 +241,7 @@ fn worker() -> Exit {
 async fn ask(me: Me<Task, Ask>) -> Result<(), AnyError> {
     let (task, master) = (me.context(), me.master());
     me.ready()?;
-    let mut request = Ask::Echo("x".repeat(task.size));
+    let mut request = Ask::Echo(vec![b'x'; task.size].into());
     let mut times = Times::default();
     for _ in 0..task.rounds() {
         let began = Instant::now();
