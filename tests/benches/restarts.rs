@@ -83,7 +83,7 @@ fn measure(backend: Backend, name: &str, share: u32) -> usize {
         let (median, p99) = (answered[answered.len() / 2], answered[answered.len() * 99 / 100]);
         let ratio = p99.as_secs_f64() / steady.get_or_insert(p99).as_secs_f64();
         println!(
-            "| {name} | {phase} | {count} | {requests} | {failed} | {median:.0?} | {p99:.0?} | {ratio:.2} |"
+            "| {name} | {phase} | {count} | {requests} | {failed} | {median:.1?} | {p99:.2?} | {ratio:.2} |"
         );
     }
     lost
