@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use release_tests::{
     AT_ONCE, Backend, HttpClient, Program, Running, eventually, http_get, is_alive,
-    on_every_backend,
+    on_every_backend, open_to_all,
 };
 
 fn leaves_nothing(running: &Running) {
@@ -24,6 +24,18 @@ fn open_in_workers(service: &Running) -> usize {
 }
 
 on_every_backend! {
+    fn a_worker_that_speaks_of_other_things_is_refused(backend: Backend) {
+        let (_place, hello) = open_to_all(backend, "hello");
+        let mut probe =
+            Program::probe(backend, "serve").args(["--worker"]).args([&hello]).start();
+        assert_eq!(probe.wait().code(), Some(1), "{}", probe.stderr());
+        let log = probe.stderr();
+        assert!(log.contains("hello: master and worker differ in "), "{log}");
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains("failed 5 times before it was ready: exit status 1"), "{log}");
+        leaves_nothing(&probe);
+    }
+
     fn requests_in_flight_are_answered(backend: Backend) {
         let (mut service, address) = Running::service(backend, 1, &["--lock-file", "lock"]);
         let mut idle = HttpClient::connect(address).expect("a connection");
