@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use release_tests::{DEADLINE, Program, eventually, free_port};
+use release_tests::{DEADLINE, Program, eventually, free_port, source};
 
 fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/deploy")
+    source("examples/deploy")
 }
 
 fn text(name: &str) -> String {
