@@ -74,19 +74,35 @@ pub fn syslog(name: &str) -> Result<(), Error> {
 /// How many lines standard error had no room for.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// How long a process that ends waits for the reader of its last words, in milliseconds.
+const LAST_WORDS_TIME: u8 = 250;
+
+/// The last line of a process, which ends whether it is read or not.
+pub(crate) fn last_words(line: &str) {
+    let _ = write_within(LAST_WORDS_TIME.into(), &mut io::stderr().lock(), line.as_bytes());
+}
+
+fn write_within(
+    patience: PollTimeout,
+    file: &mut (impl Write + AsFd),
+    text: &[u8],
+) -> io::Result<()> {
+    // A pipe with room has it for so much at least.
+    text.chunks(PIPE_BUF).try_for_each(|part| {
+        let mut watched = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut watched, patience)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => file.write_all(part),
+        }
+    })
+}
+
 /// A file that is never waited for.
 struct Waitless<'a, W>(W, &'a AtomicU64);
 
 impl<W: Write + AsFd> Waitless<'_, W> {
-    /// A pipe with room has it for so much at least.
     fn write_now(&mut self, text: &[u8]) -> io::Result<()> {
-        text.chunks(PIPE_BUF).try_for_each(|part| {
-            let mut watched = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut watched, PollTimeout::ZERO)? {
-                0 => Err(io::ErrorKind::WouldBlock.into()),
-                _ => self.0.write_all(part),
-            }
-        })
+        write_within(PollTimeout::ZERO, &mut self.0, text)
     }
 }
 
