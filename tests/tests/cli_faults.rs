@@ -1,7 +1,7 @@
 //! `release run` when what is around it fails, or behaves as it should not.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 use release_tests::{Program, can_inject, control, eventually, is_root, release_open_to_all};
@@ -65,6 +65,13 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     assert_eq!(control(&manager.control(), "reload"), "ok");
     manager.workers()[0].signal(Signal::SIGKILL);
     assert_eq!(manager.stop(), 0);
+
+    // Its last words neither.
+    let deaf = ["sh", "-c", "trap '' TERM; sleep 1000; true"];
+    let mut manager = run(&launcher, &[]).args(deaf).start();
+    manager.await_ready(1);
+    eventually("it has set its trap", || manager.processes().len() == 3);
+    assert_eq!(manager.stop(), 3);
 }
 
 #[test]
@@ -101,6 +108,20 @@ fn an_account_that_workers_cannot_get_is_refused() {
         let (code, said) = as_user("nobody");
         assert_eq!(code, 0, "{said}");
     }
+}
+
+#[test]
+fn a_program_that_the_account_cannot_reach_is_said_to_be_one() {
+    if !is_root("running workers as another user") {
+        return;
+    }
+    let program = run(&["env"], &["--user", "nobody", "--respawn", "never"]);
+    let closed = program.path("closed");
+    fs::create_dir(&closed).expect("a directory");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("a mode");
+    symlink("/bin/true", closed.join("true")).expect("a link");
+    let (code, said) = program.args([closed.join("true")]).run();
+    assert!(code == 1 && said.contains("user `nobody` may not execute it, or not reach"), "{said}");
 }
 
 #[test]
