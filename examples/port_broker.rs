@@ -110,13 +110,12 @@ struct Admitted {
 impl Admitted {
     fn new(policy: Arc<Policy>, uid: u32) -> Option<Self> {
         let mut clients = policy.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = clients.iter().filter(|client| **client == uid).count();
-        let admitted = others < CLIENTS_OF_A_USER;
-        if admitted {
-            clients.push(uid);
+        if clients.iter().filter(|client| **client == uid).count() >= CLIENTS_OF_A_USER {
+            return None;
         }
+        clients.push(uid);
         drop(clients);
-        admitted.then_some(Self { policy, uid })
+        Some(Self { policy, uid })
     }
 }
 
