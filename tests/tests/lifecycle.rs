@@ -25,14 +25,28 @@ fn open_in_workers(service: &Running) -> usize {
 
 on_every_backend! {
     fn a_worker_that_speaks_of_other_things_is_refused(backend: Backend) {
-        let (_place, hello) = open_to_all(backend, "hello");
+        let (place, hello) = open_to_all(backend, "hello");
+        // By such a name it takes itself for its own worker.
+        let worker = place.path().join("hello: worker of another");
+        std::os::unix::fs::symlink(hello, &worker).expect("a link");
         let mut probe =
-            Program::probe(backend, "serve").args(["--worker"]).args([&hello]).start();
+            Program::probe(backend, "serve").args(["--worker"]).args([&worker]).start();
         assert_eq!(probe.wait().code(), Some(1), "{}", probe.stderr());
         let log = probe.stderr();
-        assert!(log.contains("hello: master and worker differ in "), "{log}");
+        assert!(log.contains("the context is not a `()`"), "{log}");
         let last = log.lines().last().unwrap_or_default();
         assert!(last.contains("failed 5 times before it was ready: exit status 1"), "{log}");
+        leaves_nothing(&probe);
+    }
+
+    fn a_worker_that_asks_other_things_is_refused(backend: Backend) {
+        let probe = Program::probe(backend, "serve");
+        std::fs::write(probe.path("group"), "confused").expect("a file");
+        let mut probe = probe.start();
+        assert_eq!(probe.wait().code(), Some(1), "{}", probe.stderr());
+        let log = probe.stderr();
+        let why = "master and worker differ in requests to the master";
+        assert!(log.contains(why) && log.contains("Order"), "{log}");
         leaves_nothing(&probe);
     }
 
