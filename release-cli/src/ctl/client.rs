@@ -86,7 +86,8 @@ impl Client {
 
     async fn connect(&self, rt: &Rt, limit: Duration) -> io::Result<Socket<Active, Unix>> {
         let address = Unix::path(&self.path);
-        let socket = Socket::unconnected(&address).map_err(io::Error::other)?;
+        let socket =
+            Socket::unconnected(&address).map_err(|error| io::Error::other(error.report()))?;
         socket.connect(rt, &address, limit).await
     }
 
