@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use release_tests::{DEADLINE, Program, eventually, free_port, source};
+use release_tests::{DEADLINE, Program, eventually, free_port};
 
 fn deploy() -> PathBuf {
-    source("examples/deploy")
+    release_tests::source("examples/deploy")
 }
 
 fn text(name: &str) -> String {
