@@ -36,10 +36,9 @@ pub(super) fn open(
                 tracing::info!(group, listener, address = %unix, "listening");
                 let file = match unix {
                     Unix::Path(path) => {
-                        let file = FileIdentity::of(path)?;
-                        let file = SocketFile { path: path.clone(), file };
+                        let file = SocketFile::of(address, FileIdentity::of(path)?);
                         give_away(path, listen)?;
-                        Some(file)
+                        file
                     }
                     Unix::Abstract(_) | Unix::Unnamed => None,
                 };
