@@ -160,8 +160,7 @@ impl Taken {
         // Nobody's connections keep those of other users out.
         let idle = self.seats.iter().filter(|(_, occupant)| !occupant.busy);
         let idle = idle.min_by_key(|(_, occupant)| {
-            let is_new = occupant.since + SEAT_TIME > now;
-            (Reverse(held[&occupant.uid]), is_new, occupant.asked > 0, occupant.since)
+            (Reverse(held[&occupant.uid]), occupant.asked > 0, occupant.since)
         });
         let is_one_of_too_many =
             |occupant: &Occupant| occupant.uid != uid && held[&occupant.uid] > self.seats.len() / 2;

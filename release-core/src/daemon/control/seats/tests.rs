@@ -59,28 +59,6 @@ fn who_has_most_gives_way_first() {
 }
 
 #[test]
-fn nobody_waits_for_a_newcomer_while_others_have_had_their_time() {
-    let mut room = Room::new();
-    let old = [(); 3].map(|()| room.enter(ROOT).unwrap());
-    for (seat, _) in &old {
-        room.ask(seat);
-        seat.answered(room.now());
-    }
-    let now = room.now() + SEAT_TIME;
-    let take = || match room.seats.take(ROOT, 4, now) {
-        Offer::Seat(seat, registration) => Some((seat, registration)),
-        Offer::Later(moment) => {
-            assert_eq!(moment, now + SEAT_TIME);
-            None
-        }
-        Offer::AllBusy => panic!("nobody has asked"),
-    };
-    let new = [(); 4].map(|()| take().unwrap());
-    assert!(old.iter().all(is_out) && !new.iter().any(is_out));
-    assert!(take().is_none(), "these have their time");
-}
-
-#[test]
 fn requests_without_end_do_not_keep_another_user_out() {
     let mut room = Room::new();
     let greedy = [(); 4].map(|()| room.enter(GREEDY).unwrap());
