@@ -16,7 +16,7 @@ use std::io;
 use std::net::{IpAddr, Shutdown};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
@@ -28,6 +28,10 @@ use serde::{Deserialize, Serialize};
 
 /// How long a client may stay connected, and wait to be.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
+
+/// How many clients there may be at a time, of all users and of each one: nobody keeps others waiting.
+const CLIENTS: usize = 64;
+const CLIENTS_OF_A_USER: usize = 8;
 
 /// Listening sockets on privileged ports, for processes without privileges.
 #[derive(Debug, Parser)]
@@ -83,7 +87,9 @@ const DESCRIPTORS: u8 = 1;
 
 fn main() -> Exit {
     match Options::parse() {
-        Options::Serve { socket, allow, address } => serve(socket, Policy { allow, address }),
+        Options::Serve { socket, allow, address } => {
+            serve(socket, Policy { allow, address, clients: Mutex::default() })
+        }
         Options::Greet { socket, port } => greet(socket, port),
     }
 }
@@ -91,6 +97,35 @@ fn main() -> Exit {
 struct Policy {
     allow: Vec<Allowed>,
     address: IpAddr,
+    /// The user of each client.
+    clients: Mutex<Vec<u32>>,
+}
+
+/// A client that has been let in; it goes when this is dropped.
+struct Admitted {
+    policy: Arc<Policy>,
+    uid: u32,
+}
+
+impl Admitted {
+    fn new(policy: Arc<Policy>, uid: u32) -> Option<Self> {
+        let mut clients = policy.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.iter().filter(|client| **client == uid).count() >= CLIENTS_OF_A_USER {
+            return None;
+        }
+        clients.push(uid);
+        drop(clients);
+        Some(Self { policy, uid })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut clients = self.policy.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = clients.iter().position(|client| *client == self.uid) {
+            clients.swap_remove(place);
+        }
+    }
 }
 
 impl Policy {
@@ -119,7 +154,7 @@ async fn broker(master: MasterHandle, path: PathBuf, policy: Arc<Policy>) -> Res
     tracing::info!(socket = %path, "ports are given out");
     let serving = socket
         .accept_loop()
-        .connections(64)
+        .connections(CLIENTS)
         .timeout(CLIENT_TIME)
         .until(master.stopping())
         .stop_deadline(Duration::from_secs(1))
@@ -130,6 +165,12 @@ async fn broker(master: MasterHandle, path: PathBuf, policy: Arc<Policy>) -> Res
 
 async fn answer(rt: Rt, client: Socket<Active, Unix>, policy: Arc<Policy>) -> io::Result<()> {
     let uid = client.credentials()?.uid;
+    let Some(admitted) = Admitted::new(policy, uid) else {
+        return Err(io::Error::other(format!(
+            "user {uid} has {CLIENTS_OF_A_USER} clients already"
+        )));
+    };
+    let policy = Arc::clone(&admitted.policy);
     let open = move |Port(port)| std::future::ready(policy.open(uid, port));
     let (_, serving) = connect_with_descriptors::<Never, Port, _, _, _>(
         &rt,

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::net::{Read, Stream};
@@ -51,7 +51,7 @@ impl Child {
     /// When there is none of this number: it has ended, and was reaped.
     pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
         let pidfd = pidfd::pidfd_open(pid)?;
-        pidfd::is_child(&pidfd)?;
+        pidfd::has_ended(&pidfd)?;
         Ok(Self { pid: Pid::from_raw(pid), io: rt.register(pidfd)? })
     }
 
@@ -59,10 +59,15 @@ impl Child {
         self.pid
     }
 
-    /// Waits for the process to end and reaps it. Dropping the future loses nothing.
+    /// Waits for the process to end and reaps it, and kills what is left of the process group that
+    /// it led. Dropping the future loses nothing.
     pub(crate) async fn exit(&self) -> io::Result<Exit> {
         self.io
             .run(Direction::Read, |fd| {
+                if pidfd::has_ended(&fd)? {
+                    // Nobody else can have the number until it is reaped.
+                    let _ = killpg(self.pid, Signal::SIGKILL);
+                }
                 pidfd::try_wait(&fd)?
                     .map(|status| (status, Progress::More))
                     .ok_or_else(|| io::ErrorKind::WouldBlock.into())

@@ -16,6 +16,7 @@ mod passing;
 mod probe;
 mod proc;
 mod program;
+mod source;
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
+pub use source::source;
 
 /// How long anything may take before a test says that it does not happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

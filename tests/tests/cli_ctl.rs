@@ -1,12 +1,15 @@
 //! `release ctl` against the example `service`, and against what is none.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
+use release_core::net::{Socket, Unix};
 use release_tests::{Backend, Program, Running, eventually, is_alive, is_root, on_every_backend};
 
 /// Exit code, standard output and standard error.
@@ -114,6 +117,51 @@ fn what_is_no_service_is_said() {
         })
         .run();
     assert!(code == 1 && said.contains("/no/such/control"), "{said}");
+}
+
+/// A service that answers the first requests with these words, and then does nothing any more.
+fn answers(path: &Path, answers: &'static [&'static [u8]]) -> JoinHandle<UnixListener> {
+    let _ = fs::remove_file(path);
+    let address = Unix::path(path);
+    let socket = Socket::unconnected(&address).and_then(|socket| socket.bind(&address));
+    let listener = socket.and_then(|socket| socket.into_listening(1)).expect("a socket");
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(false).expect("a listener");
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut client, _) = listener.accept().expect("a client");
+            // Those who only look whether somebody is there ask nothing.
+            let _ = client.read(&mut [0; 64]).and_then(|_| client.write_all(answer));
+        }
+        listener
+    })
+}
+
+#[test]
+fn a_hostile_service_does_not_write_to_the_terminal() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    const ANSWER: &[u8] = b"\0\0\0\x14error: \x1b[2Jdone\nok\r\x07";
+    let service = answers(&path, &[ANSWER; 2]);
+    for words in ["status", "reload"] {
+        let (code, _, said) = ctl(&path, &[words]);
+        assert_eq!((code, &*said), (1, "release: \\u{1b}[2Jdone\\nok\\r\\u{7}\n"), "{words}");
+    }
+    drop(service.join().expect("it has answered"));
+    let service = answers(&path, &[b"HTTP/1.1 400 Bad Request\r\n\r\n"]);
+    fails(&path, &["status"], "does not speak as control sockets do");
+    drop(service.join().expect("it has answered"));
+}
+
+#[test]
+fn a_service_that_hangs_while_it_stops_is_not_waited_for_without_end() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    // Somebody looks who it is before it is told.
+    let service = answers(&path, &[b"", b"\0\0\0\x02ok"]);
+    let why = format!("process {} has not stopped within 1 s", std::process::id());
+    fails(&path, &["--timeout", "1", "stop"], &why);
+    drop(service.join().expect("it has answered"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use release_tests::{Account, Daemon, Program, Running, eventually, is_alive, is_root};
@@ -82,8 +83,9 @@ fn it_runs_once() {
 
 #[test]
 fn what_goes_wrong_is_said() {
-    let failures: [(&[&str], i32, &str); 12] = [
+    let failures: [(&[&str], i32, &str); 13] = [
         (&["--", "no-such-program"], 127, "cannot execute no-such-program: No such file"),
+        (&["--", ""], 127, "cannot execute : No such file"),
         (&["--", "./no-such-program"], 127, "/no-such-program: No such file"),
         (&["--", "./text"], 126, "/text: Permission denied"),
         (&["--", "./script"], 127, "the interpreter in its first line does not"),
@@ -106,10 +108,11 @@ fn what_goes_wrong_is_said() {
             ["--pid-file", ..] => daemon(arguments),
             _ => program,
         };
-        fs::write(program.path("text"), "#!/bin/sh\n").expect("a file");
-        fs::write(program.path("script"), "#!/no/such/shell\n").expect("a file");
-        let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(program.path("script"), executable).expect("a mode");
+        // By another process: what a test forks meanwhile would have the script open for writing,
+        // and nobody could execute it (ETXTBSY).
+        let files = "echo '#!/bin/sh' > text; echo '#!/no/such/shell' > script; chmod 755 script";
+        let made = Command::new("sh").args(["-c", files]).current_dir(program.path("")).status();
+        assert!(made.is_ok_and(|made| made.success()));
         let mut launcher = program.start();
         let status = launcher.wait().code();
         let said = launcher.stderr();
@@ -119,6 +122,16 @@ fn what_goes_wrong_is_said() {
     }
     let (code, said) = daemon(&["--pidfile", "x", "--", "true"]).run();
     assert!(code == 2 && said.contains("--pid-file"), "{said}");
+}
+
+#[test]
+fn a_command_that_ends_well_at_once_has_run() {
+    let pid_file = ["--pid-file", "pid", "--"];
+    assert_eq!(daemon(&pid_file).args(["true"]).run(), (0, String::new()));
+    let (code, said) = daemon(&pid_file).args(["sh", "-c", "exit 3"]).run();
+    assert!(code == 0 || said.contains("sh ended with exit status 3"), "{code} {said}");
+    let (code, said) = daemon(&["--wait", "5", "--", "true"]).run();
+    assert!(code == 1 && said.contains("ended with exit status 0 before it was up"), "{said}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Program, Running, control, eventually, free_port, is_root, on_every_backend,
-    open_to_all, try_control,
+    Backend, Program, Running, can_inject, control, eventually, free_port, is_root,
+    on_every_backend, open_to_all, try_control,
 };
 
 /// `service` with its control socket at this path.
@@ -65,6 +65,29 @@ fn a_dead_one_is_replaced_and_a_live_one_is_not() {
     let mut second = at(&path).start();
     answers(&second, &path);
     assert_eq!(second.stop(), 0);
+}
+
+#[test]
+fn of_two_that_start_at_once_one_gets_it() {
+    if !can_inject("a slow start") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    let slow = "inject=listen:delay_enter=300000";
+    let launcher = ["strace", "-D", "-f", "-o", "/dev/null", "-e", slow];
+    let mut first = Program::under(&launcher, Backend::Tokio, "service")
+        .args(["--workers", "1", "--listen", &free_port().to_string()])
+        .args(["--control".as_ref(), path.as_os_str()])
+        .start();
+    // It does not answer yet, as one that was killed would not.
+    eventually("it has bound its socket", || path.exists());
+    let before = inode(&path);
+    refused(&path, "already running: somebody answers on the control socket");
+    assert_eq!(inode(&path), before);
+    answers(&first, &path);
+    assert_eq!(first.stop(), 0, "{}", first.stderr());
+    assert!(!path.exists());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use release_tests::{DEADLINE, Program, eventually, free_port};
 
 fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/deploy")
+    release_tests::source("examples/deploy")
 }
 
 fn text(name: &str) -> String {

@@ -1,10 +1,9 @@
 //! What the documents show is what the examples are.
 
-use std::path::Path;
+use release_tests::source;
 
 fn read(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::fs::read_to_string(root.join(path)).expect("a file of this repository")
+    std::fs::read_to_string(source(path)).expect("a file of this repository")
 }
 
 /// The first block of this language that contains a text.

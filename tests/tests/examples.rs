@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -222,6 +223,27 @@ on_every_backend! {
         let why = broker.refusal(&[], port + 1);
         assert!(why.contains(&format!("user {uid} may not have port {}", port + 1)), "{why}");
         assert_eq!(broker.running.stop(), 0, "{}", broker.running.stderr());
+    }
+
+    fn who_asks_the_broker_much_keeps_nobody_else_out(backend: Backend) {
+        let address = free_port();
+        let broker = Broker::start(backend, address, &[(0, 1)]);
+        let connect = |_| UnixStream::connect(broker.socket()).expect("a connection");
+        let idle: Vec<_> = (0..64).map(connect).collect();
+        let is_open = |mut client: &UnixStream| {
+            client.set_nonblocking(true).expect("a socket");
+            !matches!(client.read(&mut [0]), Ok(0))
+        };
+        eventually("all but a few have to go", || idle.iter().filter(|it| is_open(it)).count() == 8);
+        if nix::unistd::geteuid().is_root() {
+            let why = broker.refusal(&become_user(65534), address.port());
+            assert!(why.contains("user 65534 may not have port"), "{why}");
+        }
+        drop(idle);
+        eventually("they make room", || {
+            let (_, why) = broker.greet(&[], address.port()).run();
+            why.contains("may not have port")
+        });
     }
 
     fn a_user_has_its_privileged_port_and_no_other(backend: Backend) {

@@ -1,10 +1,21 @@
 //! A process with too few descriptors says so and ends, or works; it neither hangs nor panics.
 
 use release_tests::{
-    Backend, Program, eventually, free_port, is_alive, on_every_backend, try_http_get,
+    Backend, Program, can_inject, eventually, free_port, is_alive, on_every_backend, try_http_get,
 };
 
 on_every_backend! {
+    fn of_the_whole_system_are_waited_for(backend: Backend) {
+        if !can_inject("failing system calls") {
+            return;
+        }
+        std::thread::scope(|scope| {
+            for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"] {
+                scope.spawn(move || accepts_after(backend, error));
+            }
+        });
+    }
+
     fn are_an_error_or_enough(backend: Backend) {
         std::thread::scope(|scope| {
             // With fewer the system cannot even load a program.
@@ -34,4 +45,19 @@ fn ends_or_serves(backend: Backend, limit: u32) {
         code == Some(0) || code == Some(1) && last.contains("open files"),
         "{limit}: {code:?} {log}"
     );
+}
+
+/// In each process the first five calls of accept fail, for HTTP as for the control socket.
+fn accepts_after(backend: Backend, error: &str) {
+    let fault = format!("inject=accept4:error={error}:when=1..5");
+    let launcher = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &fault];
+    let address = free_port();
+    let mut running = Program::under(&launcher, backend, "service").listen(address, 1).start();
+    running.await_ready(1);
+    running.await_http(address);
+    let log = running.stderr();
+    for what in ["connections wait: they cannot be accepted now", "unsaid=0"] {
+        assert_eq!(log.matches(what).count(), 2, "once in each process, {error}: {log}");
+    }
+    assert_eq!(running.stop(), 0, "{}", running.stderr());
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use release_tests::{
     AT_ONCE, Backend, HttpClient, Program, Running, eventually, http_get, is_alive,
-    on_every_backend,
+    on_every_backend, open_to_all,
 };
 
 fn leaves_nothing(running: &Running) {
@@ -24,6 +24,32 @@ fn open_in_workers(service: &Running) -> usize {
 }
 
 on_every_backend! {
+    fn a_worker_that_speaks_of_other_things_is_refused(backend: Backend) {
+        let (place, hello) = open_to_all(backend, "hello");
+        // By such a name it takes itself for its own worker.
+        let worker = place.path().join("hello: worker of another");
+        std::os::unix::fs::symlink(hello, &worker).expect("a link");
+        let mut probe =
+            Program::probe(backend, "serve").args(["--worker"]).args([&worker]).start();
+        assert_eq!(probe.wait().code(), Some(1), "{}", probe.stderr());
+        let log = probe.stderr();
+        assert!(log.contains("the context is not a `()`"), "{log}");
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains("failed 5 times before it was ready: exit status 1"), "{log}");
+        leaves_nothing(&probe);
+    }
+
+    fn a_worker_that_asks_other_things_is_refused(backend: Backend) {
+        let probe = Program::probe(backend, "serve");
+        std::fs::write(probe.path("group"), "confused").expect("a file");
+        let mut probe = probe.start();
+        assert_eq!(probe.wait().code(), Some(1), "{}", probe.stderr());
+        let log = probe.stderr();
+        let why = "master and worker differ in requests to the master";
+        assert!(log.contains(why) && log.contains("Order"), "{log}");
+        leaves_nothing(&probe);
+    }
+
     fn requests_in_flight_are_answered(backend: Backend) {
         let (mut service, address) = Running::service(backend, 1, &["--lock-file", "lock"]);
         let mut idle = HttpClient::connect(address).expect("a connection");

@@ -11,12 +11,12 @@ use nix::unistd::geteuid;
 use release_core::ControlSocket;
 use release_core::rt::run;
 use release_tests::{
-    ControlClient, Program, Running, eventually, frames, in_process, on_every_backend,
+    ControlClient, Program, Running, eventually, frames, in_process, on_every_backend, source,
 };
 
 /// A file of the examples, where every user can read it.
 fn script(name: &str, directory: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python").join(name);
+    let source = source("examples/python").join(name);
     let copy = directory.join(name);
     std::fs::copy(source, &copy).expect("a copy");
     for path in [directory, &copy] {

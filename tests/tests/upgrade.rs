@@ -109,6 +109,26 @@ on_every_backend! {
         assert!(!lock.exists() && !socket.exists());
     }
 
+    fn an_executable_that_is_replaced_while_it_is_tried_is_not_run(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, address) = installed.program().serve(1);
+        let program = backend.program("service");
+        let slow = "touch tried; while [ ! -e go ]; do sleep 0.01; done";
+        installed.install_script(&format!("{slow}; exec {} \"$@\"", program.display()));
+        let said = thread::scope(|scope| {
+            let asking = scope.spawn(|| upgrade(&service));
+            eventually("it is tried", || service.path("tried").exists());
+            installed.install_script("exit 9");
+            fs::write(service.path("go"), "").expect("a file");
+            asking.join().expect("an answer")
+        });
+        assert!(said.contains("was replaced while it was tried: ask again"), "{said}");
+        http_get(address);
+        installed.install(&program);
+        assert_eq!(upgrade(&service), "ok");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
     fn a_new_version_that_cannot_take_over_changes_nothing(backend: Backend) {
         let installed = install(backend);
         let (mut service, address) = installed.program().serve(2);

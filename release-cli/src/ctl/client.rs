@@ -6,15 +6,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use release_core::ipc::plain;
-use release_core::ipc::{CallError, Text};
-use release_core::net::{Socket, Unconnected, Unix};
+use release_core::ipc::{CallError, Ended, Text};
+use release_core::net::{Active, Socket, Unix};
 use release_core::rt::local::Local;
 use release_core::rt::{Driver, Rt, run};
 
+use crate::output::printable;
 use crate::status::Status;
 
 /// How often to look whether a service has gone.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a service may take to let somebody connect before it counts as one that is there.
+const DOOR: Duration = Duration::from_millis(100);
 
 /// A control socket, and how long an answer may take. Every failure is the reason in words.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ impl Client {
     pub(super) fn status(&self) -> Result<(String, Status), String> {
         let text = self.ask("status")?;
         if let Some(why) = text.strip_prefix("error: ") {
-            return Err(why.to_owned());
+            return Err(printable(why.as_bytes()));
         }
         let status = serde_json::from_str(&text)
             .map_err(|error| format!("{} says what is no status: {error}", self.path.display()))?;
@@ -43,20 +47,28 @@ impl Client {
     pub(super) fn tell(&self, request: &str) -> Result<(), String> {
         match self.ask(request)?.as_str() {
             "ok" => Ok(()),
-            answer => Err(answer.strip_prefix("error: ").unwrap_or(answer).to_owned()),
+            answer => {
+                let why = answer.strip_prefix("error: ").unwrap_or(answer);
+                Err(printable(why.as_bytes()))
+            }
         }
     }
 
     /// Stops the service, and waits until its process has gone.
     pub(super) fn stop(&self) -> Result<(), String> {
         let deadline = Instant::now() + self.patience;
-        let master = self.status()?.1.master;
+        // By its own word it may be another: in a container it has another number than here.
+        let master = on_a_runtime(async |rt| {
+            let connected = self.connect(rt, self.patience).await;
+            connected.and_then(|socket| socket.credentials())
+        })?;
+        let master = master.map_err(|error| self.unreachable(&error))?.pid;
         match self.tell("stop") {
             // It was faster than its answer.
-            Err(why) if self.connects() => return Err(why),
+            Err(why) if self.is_there()? => return Err(why),
             _ => {}
         }
-        while self.connects() || is_alive(master) {
+        while self.is_there()? || is_alive(master) {
             if Instant::now() > deadline {
                 let seconds = self.patience.as_secs();
                 return Err(format!("process {master} has not stopped within {seconds} s"));
@@ -66,22 +78,26 @@ impl Client {
         Ok(())
     }
 
-    fn connects(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
+    /// Whether somebody has the socket, who may be too busy to let anybody connect.
+    fn is_there(&self) -> Result<bool, String> {
+        let connected = on_a_runtime(async |rt| self.connect(rt, DOOR).await.map(drop))?;
+        Ok(connected.map_or_else(|error| error.kind() == ErrorKind::TimedOut, |()| true))
+    }
+
+    async fn connect(&self, rt: &Rt, limit: Duration) -> io::Result<Socket<Active, Unix>> {
+        let address = Unix::path(&self.path);
+        let socket =
+            Socket::unconnected(&address).map_err(|error| io::Error::other(error.report()))?;
+        socket.connect(rt, &address, limit).await
     }
 
     fn ask(&self, request: &str) -> Result<String, String> {
-        let driver = Local::new().map_err(|error| error.to_string())?;
-        run(&driver, self.ask_on(&driver.handle(), request))
+        on_a_runtime(async |rt| self.ask_on(rt, request).await)?
     }
 
     async fn ask_on(&self, rt: &Rt, request: &str) -> Result<String, String> {
-        let address = Unix::path(&self.path);
-        let socket = Socket::<Unconnected, Unix>::unconnected(&address)
-            .map_err(|error| error.report())?
-            .connect(rt, &address, self.patience)
-            .await
-            .and_then(Socket::into_descriptor);
+        let connected = self.connect(rt, self.patience).await;
+        let socket = connected.and_then(Socket::into_descriptor);
         let socket = socket.map_err(|error| self.unreachable(&error))?;
         let client = plain::Client::<String, _>::new(rt, socket, Text)
             .map_err(|error| self.unreachable(&error))?;
@@ -122,6 +138,9 @@ impl Client {
                 "no answer to `{request}` from {path} within {seconds} s; \
                  the service may still be at it"
             ),
+            CallError::Ended(Ended::FrameTooLong(_)) | CallError::Codec(_) => {
+                format!("whoever answers at {path} does not speak as control sockets do")
+            }
             CallError::Ended(_) => {
                 format!("the service at {path} hung up: it has ended, or does not admit this user")
             }
@@ -130,8 +149,14 @@ impl Client {
     }
 }
 
-/// Whether a process runs; one that nobody has waited for does not.
-fn is_alive(pid: u32) -> bool {
+fn on_a_runtime<T>(work: impl AsyncFnOnce(&Rt) -> T) -> Result<T, String> {
+    let driver = Local::new().map_err(|error| error.to_string())?;
+    Ok(run(&driver, work(&driver.handle())))
+}
+
+/// Whether a process runs; one that nobody has waited for does not, nor does one that is not to be
+/// seen from here.
+fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))

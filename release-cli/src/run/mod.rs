@@ -13,6 +13,7 @@ use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::{User, geteuid};
 use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
 use release_core::supervise::{Respawn, RestartPolicy};
@@ -117,6 +118,16 @@ pub(crate) fn run(options: Options) -> ExitCode {
     ended.report()
 }
 
+/// Workers do not run as somebody else than they were told.
+fn may_become(login: &str) -> Result<(), Error> {
+    let is_own = |user: User| user.uid == geteuid();
+    if geteuid().is_root() || User::from_name(login).ok().flatten().is_some_and(is_own) {
+        return Ok(());
+    }
+    let message = "only root can run workers as another user: leave out --user";
+    Err(Error::new(ErrorKind::Privileges, message))
+}
+
 fn prepare(options: Options) -> Result<Master, Error> {
     let (reloads, sizes) = Reloads::new(options)?;
     let options = reloads.options();
@@ -129,7 +140,9 @@ fn prepare(options: Options) -> Result<Master, Error> {
         let message = "no command: say one after `--`, or in the configuration file";
         return Err(Error::new(ErrorKind::Usage, message));
     };
-    if options.user.is_none() && nix::unistd::geteuid().is_root() {
+    if let Some(login) = &options.user {
+        may_become(login)?;
+    } else if geteuid().is_root() {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
     let each = reloads.clone();

@@ -21,7 +21,7 @@ use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
 use crate::sys::process::{adopt_orphans, exit_now};
 use crate::sys::signal::reset_for_exec;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, supervise};
 
 /// Longer than anybody waits, and no longer than a clock goes.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
@@ -233,6 +233,10 @@ impl Prepared {
         }
         let name = self.program.to_string_lossy();
         let how = try_wait(&process).ok().flatten();
+        if self.wait.is_zero() && how == Some(supervise::Exit::Code(0)) {
+            // It has run, and was faster than this.
+            return Ok(());
+        }
         let how = how.map_or_else(String::new, |exit| format!(" with {exit}"));
         Err((1, format!("{name} ended{how} before it was up; its output may say why")))
     }
@@ -243,6 +247,7 @@ fn exists(name: &str) -> bool {
     let search = std::env::var_os("PATH").unwrap_or_default();
     match name.contains('/') {
         true => Path::new(name).exists(),
+        false if name.is_empty() => false,
         false => std::env::split_paths(&search).any(|place| place.join(name).exists()),
     }
 }

@@ -1,6 +1,5 @@
 //! How a master or worker ends, as its `main` returns it to the system.
 
-use std::io::Write;
 use std::process::{ExitCode, Termination};
 
 use crate::Error;
@@ -75,8 +74,8 @@ impl Termination for Exit {
     fn report(self) -> ExitCode {
         if let Some(error) = &self.error {
             let name = program_name();
-            // A closed standard error changes nothing about the exit status.
-            let _ = writeln!(std::io::stderr(), "{name}: {}", error.report());
+            // Whether somebody hears it changes nothing about the exit status.
+            crate::log::last_words(&format!("{name}: {}\n", error.report()));
         }
         ExitCode::from(self.code)
     }

@@ -1,14 +1,13 @@
 //! The lock file (row R6): the lock decides who runs, the number in the file is information.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 
 use crate::sys::fds::{duplicate_from, keep_over_exec};
 use crate::{Error, ErrorKind};
@@ -26,7 +25,7 @@ const WRITING_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct LockFile {
     path: PathBuf,
-    file: Flock<File>,
+    file: File,
 }
 
 impl LockFile {
@@ -40,28 +39,30 @@ impl LockFile {
                 .map_err(|error| cannot("open", path, error))?;
             // The one who held it may remove the file between these two calls: then this is about a
             // file without a name, and another starter may hold the named one.
-            let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(locked) => locked,
-                Err((file, Errno::EWOULDBLOCK)) if is_at(&file, path)? => {
-                    return Err(held(path, &file));
-                }
-                Err((_, Errno::EWOULDBLOCK)) => continue,
-                Err((_, errno)) => return Err(cannot("lock", path, errno)),
+            let is_locked = match file.try_lock() {
+                Ok(()) => true,
+                Err(TryLockError::WouldBlock) => false,
+                Err(TryLockError::Error(error)) => return Err(cannot("lock", path, error)),
             };
-            if is_at(&locked, path)? {
-                let written =
-                    write_pid(&mut writable).map_err(|error| cannot("write", path, error));
-                let lock = Self { path: path.to_owned(), file: locked };
-                return written.map(|()| lock);
+            match (is_at(&file, path)?, is_locked) {
+                (false, _) => {}
+                (true, false) => return Err(held(path, &file)),
+                (true, true) => {
+                    let written =
+                        write_pid(&mut writable).map_err(|error| cannot("write", path, error));
+                    let lock = Self { path: path.to_owned(), file };
+                    return written.map(|()| lock);
+                }
             }
         }
     }
 
     /// The lock that an earlier image of this process has taken and still holds.
     pub(crate) fn held(path: PathBuf, file: OwnedFd) -> Result<Self, Error> {
-        match Flock::lock(file.into(), FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Self { path, file }),
-            Err((_, errno)) => Err(cannot("keep", &path, errno)),
+        let file = File::from(file);
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path, file }),
+            Err(error) => Err(cannot("keep", &path, error)),
         }
     }
 
@@ -78,7 +79,7 @@ impl LockFile {
 impl LockFile {
     /// The program that takes this process's place holds the lock then.
     pub(super) fn keep_over_exec(&self) -> Result<(), Error> {
-        keep_over_exec(&*self.file).map_err(|error| cannot("keep", &self.path, error))
+        keep_over_exec(&self.file).map_err(|error| cannot("keep", &self.path, error))
     }
 }
 

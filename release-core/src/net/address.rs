@@ -105,7 +105,12 @@ pub(super) mod kind {
         fn from_system(address: &Self::System) -> Option<Self>;
         /// The settings that every socket of the kind starts with.
         fn prepare(socket: &OwnedFd) -> nix::Result<()>;
-        fn bind(&self, socket: &OwnedFd) -> Result<(), Error>;
+        /// `then` is done before anybody can take the socket for a dead one.
+        fn bind(
+            &self,
+            socket: &OwnedFd,
+            then: impl FnOnce() -> Result<(), Error>,
+        ) -> Result<(), Error>;
     }
 }
 
@@ -131,8 +136,13 @@ impl kind::Kind for Inet {
         setsockopt(socket, ReuseAddr, &true)
     }
 
-    fn bind(&self, socket: &OwnedFd) -> Result<(), Error> {
-        socket_file::bind(socket, self)
+    fn bind(
+        &self,
+        socket: &OwnedFd,
+        then: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        socket_file::bind(socket, self)?;
+        then()
     }
 }
 
@@ -177,10 +187,14 @@ impl kind::Kind for Unix {
         fchmod(socket, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    fn bind(&self, socket: &OwnedFd) -> Result<(), Error> {
+    fn bind(
+        &self,
+        socket: &OwnedFd,
+        then: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         match self {
-            Self::Path(path) => socket_file::bind_path(socket, self, path),
-            _ => socket_file::bind(socket, self),
+            Self::Path(path) => socket_file::bind_path(socket, self, path, then),
+            _ => socket_file::bind(socket, self).and_then(|()| then()),
         }
     }
 }

@@ -67,6 +67,9 @@ pub fn activated_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
 /// [`ErrorKind::Usage`] when the number is not above 2, not open, or not a socket that listens.
 pub fn inherited_socket(number: RawFd) -> Result<OwnedFd, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::Usage, format!("descriptor {number} {why}"));
+    if number < FIRST_PASSED {
+        return Err(refuse("is none to pass a socket at: 0 to 2 are input, output and error"));
+    }
     let copy = copy_inherited(number)
         .map_err(|error| refuse("was not passed to this process").caused_by(error))?;
     match getsockopt(&copy, AcceptConn) {

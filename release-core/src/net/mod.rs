@@ -137,6 +137,7 @@ pub use address::{Address, AnyAddress, Inet, Unix};
 pub use inherited::{activated_sockets, inherited_socket};
 pub use listen_on::ListenOn;
 pub use passive::Passive;
+pub(crate) use socket::local;
 pub use socket::{Bound, Socket, Unconnected};
 pub(crate) use socket_file::FileIdentity;
 pub use stream::{Read, Stream};

@@ -74,9 +74,14 @@ impl<S: Named, A: Address> Socket<S, A> {
     ///
     /// Those of getsockname(2).
     pub fn local(&self) -> std::io::Result<A> {
-        let address = getsockname::<A::System>(self.as_fd().as_raw_fd())?;
-        A::from_system(&address).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+        local(&self.state)
     }
+}
+
+/// The own address of a socket.
+pub(crate) fn local<A: Address>(socket: &impl AsFd) -> std::io::Result<A> {
+    let address = getsockname::<A::System>(socket.as_fd().as_raw_fd())?;
+    A::from_system(&address).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 impl<A: Address> Socket<Unconnected, A> {
@@ -133,8 +138,15 @@ impl<A: Address> Socket<Unconnected, A> {
     /// * [`ErrorKind::System`] for what bind(2) says, such as an address in use or a port that only
     ///   root may have.
     pub fn bind(self, address: &A) -> Result<Socket<Bound, A>, Error> {
-        address.bind(&self.state.0)?;
+        address.bind(&self.state.0, || Ok(()))?;
         Ok(Socket::in_state(Bound(self.state.0)))
+    }
+
+    /// Binds and listens at once. Between the two, another process that wants the same path may
+    /// take the socket for a dead one: here it cannot.
+    pub(crate) fn bind_listening(self, address: &A, backlog: u32) -> Result<OwnedFd, Error> {
+        address.bind(&self.state.0, || begin_to_listen(&self.state.0, backlog))?;
+        Ok(self.state.0)
     }
 
     fn set<O: SetSockOpt>(self, option: O, value: &O::Val, what: &str) -> Result<Self, Error> {
@@ -242,11 +254,15 @@ impl<A: Address> Socket<Bound, A> {
     ///
     /// [`Workers::listener`]: crate::Workers::listener
     pub fn into_listening(self, backlog: u32) -> Result<OwnedFd, Error> {
-        let backlog = i32::try_from(backlog).ok().and_then(|backlog| Backlog::new(backlog).ok());
-        listen(&self.state.0, backlog.unwrap_or(Backlog::MAXCONN))
-            .map_err(|errno| Error::system("cannot listen", errno))?;
+        begin_to_listen(&self.state.0, backlog)?;
         Ok(self.state.0)
     }
+}
+
+fn begin_to_listen(socket: &OwnedFd, backlog: u32) -> Result<(), Error> {
+    let backlog = i32::try_from(backlog).ok().and_then(|backlog| Backlog::new(backlog).ok());
+    listen(socket, backlog.unwrap_or(Backlog::MAXCONN))
+        .map_err(|errno| Error::system("cannot listen", errno))
 }
 
 /// An error about a descriptor that is not the socket it should be.

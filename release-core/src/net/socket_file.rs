@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag};
+use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,14 @@ pub(super) fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Erro
         .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
 }
 
-/// Gives a socket a path: one that nobody answers on is taken over, every other file stays.
-pub(super) fn bind_path(socket: &OwnedFd, address: &Unix, path: &Path) -> Result<(), Error> {
+/// Gives a socket a path: one that nobody answers on is taken over, every other file stays. What
+/// is to be done `then` is done before another process looks whether somebody answers.
+pub(super) fn bind_path(
+    socket: &OwnedFd,
+    address: &Unix,
+    path: &Path,
+    then: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
     let system = address.to_system()?;
     // Of several that find the same dead socket one must not remove what another has just bound.
     let _one_at_a_time = lock_directory(path);
@@ -38,6 +44,8 @@ pub(super) fn bind_path(socket: &OwnedFd, address: &Unix, path: &Path) -> Result
     bind(socket, address)?;
     set_mode(socket, path)
         .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
+        .and_then(|()| then())
+        .inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 /// Makes what the umask took from the mode whole again.
@@ -52,17 +60,16 @@ fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
 
 /// A lock on the directory, which is gone with its holder. Best effort: a directory that cannot be
 /// opened, or that somebody keeps locked, must not keep a daemon from starting.
-fn lock_directory(path: &Path) -> Option<Flock<File>> {
+fn lock_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut directory = OpenOptions::new()
+    let directory = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_DIRECTORY.bits())
         .open(parent.unwrap_or_else(|| Path::new(".")))
         .ok()?;
     for _ in 0..100 {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Some(lock),
-            Err((unlocked, _)) => directory = unlocked,
+        if directory.try_lock().is_ok() {
+            return Some(directory);
         }
         sleep(Duration::from_millis(10));
     }

@@ -39,9 +39,10 @@ pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG)
 }
 
-/// Whether the process is a child of this one that was not reaped; an error when not.
-pub(crate) fn is_child(pidfd: &impl AsRawFd) -> io::Result<()> {
-    wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).map(drop)
+/// Whether the process has ended; an error when it is no child of this one, or was reaped.
+pub(crate) fn has_ended(pidfd: &impl AsRawFd) -> io::Result<bool> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    Ok(wait_id(libc::P_PIDFD, pidfd, flags)?.is_some())
 }
 
 /// Waits for the end of a process that has been killed, and reaps it.

@@ -48,6 +48,16 @@ pub(crate) enum Identity {
     Other(Credentials),
 }
 
+impl Identity {
+    /// The account of another user.
+    pub(crate) fn account(&self) -> Option<&str> {
+        match self {
+            Self::Other(credentials) => Some(&credentials.name),
+            Self::Same | Self::Powerless => None,
+        }
+    }
+}
+
 /// A process that is about to run its program.
 ///
 /// Whether it does is not waited for here: as soon as the child has another user, that user's other
@@ -72,6 +82,13 @@ pub(crate) enum SpawnError {
     There(Failed),
     /// The new process did nothing for so long that it was killed.
     Stuck,
+}
+
+impl SpawnError {
+    /// Whether the file exists, and may not be run by the user of the new process.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::There(Failed { call: "execve", errno: libc::EACCES }))
+    }
 }
 
 impl std::fmt::Display for SpawnError {

@@ -25,6 +25,9 @@ pub(crate) struct Options {
     options: PathBuf,
     #[arg(long, default_value_t = 1)]
     workers: u32,
+    /// Another program than this one
+    #[arg(long, value_name = "PROGRAM")]
+    worker: Option<PathBuf>,
     /// In plain mode, which knows no heartbeat
     #[arg(long)]
     plain: bool,
@@ -185,7 +188,11 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
     let options_file = std::path::absolute(&options.options).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
-    let workers = Workers::same_executable(group(), options.workers)
+    let workers = match &options.worker {
+        Some(program) => Workers::program(group(), options.workers, program, [""; 0]),
+        None => Workers::same_executable(group(), options.workers),
+    };
+    let workers = workers
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
         .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))

@@ -17,7 +17,11 @@ use crate::master::{Order, leave_orphans};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(crate) fn run() -> Exit {
-    me().run(driver, behave)
+    let name = std::env::args().next().unwrap_or_default();
+    match name.contains("worker confused ") {
+        true => me().run(driver, async |_: Me<String, String>| Ok::<(), Failure>(())),
+        false => me().run(driver, behave),
+    }
 }
 
 async fn behave(me: Me<String, Order>) -> Result<(), Failure> {

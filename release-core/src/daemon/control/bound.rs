@@ -88,7 +88,7 @@ impl<C> BoundControlSocket<C> {
             }
             match Link::thaw(rt, kept.link) {
                 Ok(link) => {
-                    let seat = self.seats.keep(asked, waits, rt.now());
+                    let seat = self.seats.keep(credentials.uid, asked, waits, rt.now());
                     self.connect(rt, link, seat, credentials, &handler);
                 }
                 Err(error) => {
@@ -109,7 +109,8 @@ impl<C> BoundControlSocket<C> {
                 }
                 continue;
             }
-            let Some(seat) = self.seats.wait_for_one(self.settings.connections, rt).await else {
+            let most = self.settings.connections;
+            let Some(seat) = self.seats.wait_for_one(credentials.uid, most, rt).await else {
                 continue;
             };
             if let Ok(link) = Link::new(rt, socket, Mode::PlainServer, self.settings.limits) {

@@ -5,6 +5,7 @@ use std::fs::remove_file;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
@@ -61,9 +62,10 @@ impl Served {
     }
 
     /// Nobody is connected, and no request begun, from now on. Requests that were begun are
-    /// answered; one that waits for the upgrade goes on waiting.
-    pub(crate) fn pause(&self) {
-        self.seats.pause();
+    /// answered; one that waits for the upgrade goes on waiting, and one that has not been answered
+    /// for a minute is given up.
+    pub(crate) fn pause(&self, now: Instant) {
+        self.seats.pause(now);
     }
 
     /// Waits until no request is being answered but those that wait for the upgrade. One task at a

@@ -38,7 +38,7 @@ const BACKLOG: u32 = 128;
 /// | time for a frame from its first byte to its last | 5 s |
 /// | idle time | 60 s, settable |
 /// | time in which a peer has to read something that waits for it | 60 s |
-/// | connections | 64, settable; one more takes the place of the one that has been idle longest, those first that never asked |
+/// | connections | 64, settable; one more takes the place of an idle one of the user who has most: of one that never asked, or the one that has been idle longest. When none is idle, a user who has more than half of them loses one to another user |
 ///
 /// # Examples
 ///
@@ -158,13 +158,13 @@ impl<C> ControlSocket<C> {
     /// too long; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
     pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
         let address = Unix::path(&self.path);
-        let bound = Socket::unconnected(&address)
-            .and_then(|socket| socket.mode(self.mode)?.bind(&address))
+        let socket = Socket::unconnected(&address)
+            .and_then(|socket| socket.mode(self.mode)?.bind_listening(&address, BACKLOG))
             .map_err(|error| self.cannot_make(error))?;
         let file = FileIdentity::of(&self.path)?;
-        self.set_owner()?;
-        let socket = bound.into_listening(BACKLOG).map_err(|error| self.cannot_make(error))?;
-        Ok(BoundControlSocket::new(socket, file, self))
+        let bound = BoundControlSocket::new(socket, file, self);
+        bound.settings.set_owner()?;
+        Ok(bound)
     }
 
     fn set_owner(&self) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_util::future::{Either, select};
 
@@ -78,8 +79,9 @@ impl Seats {
         Poll::Pending
     }
 
-    pub(super) fn pause(&self) {
+    pub(super) fn pause(&self, now: Instant) {
         let mut taken = self.lock();
+        taken.give_up_stuck(now);
         // Who connects later is paused then.
         taken.pause.is_paused = true;
         let links = taken.links();

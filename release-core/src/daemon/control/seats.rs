@@ -1,6 +1,7 @@
 //! The connections of a control socket: how many there may be, who makes room for whom, and what each
 //! of them asks.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::mem;
@@ -16,10 +17,14 @@ use crate::net::Credentials;
 use crate::rt::Rt;
 use crate::sys::process::return_free_memory;
 
+#[cfg(test)]
+mod tests;
+
 /// How long a connection has for its next request before another may take its seat.
 const SEAT_TIME: Duration = Duration::from_millis(50);
 
-/// After which time a request that has no answer yet gives way to a new connection, when all are busy.
+/// After which time a request that has no answer yet gives way: to a new connection when all are busy,
+/// and to an upgrade.
 const BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// Who is connected, and who goes first when there is no room.
@@ -46,6 +51,7 @@ pub(super) struct Taken {
 
 pub(super) struct Occupant {
     abort: AbortHandle,
+    uid: u32,
     /// How many requests it has made.
     pub(super) asked: u64,
     busy: bool,
@@ -67,15 +73,16 @@ pub(super) struct Connected {
 }
 
 impl Seats {
-    /// A seat, if need be that of the connection which has been idle longest; `None` when all are
+    /// A seat for a connection of this user, if need be that of another one; `None` when all are
     /// busy. Whoever connects faster than connections can ask waits in the kernel's queue.
     pub(super) async fn wait_for_one(
         self: &Arc<Self>,
+        uid: u32,
         most: usize,
         rt: &Rt,
     ) -> Option<(Seat, AbortRegistration)> {
         loop {
-            match self.take(most, rt.now()) {
+            match self.take(uid, most, rt.now()) {
                 Offer::Seat(seat, registration) => return Some((seat, registration)),
                 Offer::Later(moment) => rt.sleep_until(moment).await,
                 Offer::AllBusy => {
@@ -89,18 +96,11 @@ impl Seats {
         }
     }
 
-    fn take(self: &Arc<Self>, most: usize, now: Instant) -> Offer {
+    fn take(self: &Arc<Self>, uid: u32, most: usize, now: Instant) -> Offer {
         let mut taken = self.lock();
         if taken.seats.len() >= most {
-            let idle = taken.seats.iter().filter(|(_, occupant)| !occupant.busy);
-            let first = idle.min_by_key(|(_, occupant)| (occupant.asked > 0, occupant.since));
-            // A handler that never ends must not keep its seat for ever.
-            let stuck =
-                || taken.seats.iter().find(|(_, occupant)| occupant.since + BUSY_TIME <= now);
-            let Some((&number, occupant)) = first.or_else(stuck) else {
-                return Offer::AllBusy;
-            };
-            let moment = occupant.since + SEAT_TIME;
+            let Some(number) = taken.first_to_go(uid, now) else { return Offer::AllBusy };
+            let moment = taken.seats[&number].since + SEAT_TIME;
             if moment > now {
                 return Offer::Later(moment);
             }
@@ -109,7 +109,7 @@ impl Seats {
             }
         }
         taken.was_full = false;
-        let (seat, registration) = self.one_more(&mut taken, 0, now);
+        let (seat, registration) = self.one_more(&mut taken, uid, 0, now);
         Offer::Seat(seat, registration)
     }
 
@@ -117,12 +117,13 @@ impl Seats {
     /// more connect than this one does.
     pub(super) fn keep(
         self: &Arc<Self>,
+        uid: u32,
         asked: bool,
         waited: bool,
         now: Instant,
     ) -> (Seat, AbortRegistration) {
         let mut taken = self.lock();
-        let (seat, registration) = self.one_more(&mut taken, asked.into(), now);
+        let (seat, registration) = self.one_more(&mut taken, uid, asked.into(), now);
         taken.seats.entry(seat.number).and_modify(|occupant| occupant.waited = waited);
         drop(taken);
         (seat, registration)
@@ -131,6 +132,7 @@ impl Seats {
     fn one_more(
         self: &Arc<Self>,
         taken: &mut Taken,
+        uid: u32,
         asked: u64,
         since: Instant,
     ) -> (Seat, AbortRegistration) {
@@ -139,13 +141,52 @@ impl Seats {
         let (abort, registration) = AbortHandle::new_pair();
         let (connected, request) = (None, Vec::new());
         let (busy, waited, waits) = (false, false, 0);
-        let occupant = Occupant { abort, asked, busy, since, connected, request, waited, waits };
+        let occupant =
+            Occupant { abort, uid, asked, busy, since, connected, request, waited, waits };
         taken.seats.insert(number, occupant);
         (Seat { seats: Arc::clone(self), number }, registration)
     }
 
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Who gives way to a newcomer of this user, when there is no room.
+    fn first_to_go(&self, uid: u32, now: Instant) -> Option<u64> {
+        let mut held = HashMap::<u32, usize>::new();
+        self.seats.values().for_each(|occupant| *held.entry(occupant.uid).or_default() += 1);
+        // Nobody's connections keep those of other users out.
+        let idle = self.seats.iter().filter(|(_, occupant)| !occupant.busy);
+        let idle = idle.min_by_key(|(_, occupant)| {
+            (Reverse(held[&occupant.uid]), occupant.asked > 0, occupant.since)
+        });
+        let is_one_of_too_many =
+            |occupant: &Occupant| occupant.uid != uid && held[&occupant.uid] > self.seats.len() / 2;
+        let latest = || {
+            let too_many = self.seats.iter().filter(|(_, occupant)| is_one_of_too_many(occupant));
+            too_many.max_by_key(|(_, occupant)| occupant.since)
+        };
+        let stuck = || self.seats.iter().find(|(_, occupant)| occupant.is_stuck(now));
+        idle.or_else(stuck).or_else(latest).map(|(&number, _)| number)
+    }
+
+    /// Ends the connections whose request nobody can wait for.
+    pub(super) fn give_up_stuck(&mut self, now: Instant) {
+        for (_, occupant) in
+            self.seats.extract_if(|_, occupant| occupant.waits == 0 && occupant.is_stuck(now))
+        {
+            occupant.abort.abort();
+            tracing::warn!(uid = occupant.uid, "a control request that does not end is given up");
+        }
+    }
+}
+
+impl Occupant {
+    /// A handler that never ends must not keep its seat for ever, nor the next version out.
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.busy && self.since + BUSY_TIME <= now
     }
 }
 

@@ -50,7 +50,7 @@ impl Image {
     }
 
     async fn freeze(&self, rt: &Rt) -> FrozenControl {
-        self.served.pause();
+        self.served.pause(rt.now());
         at_rest(rt, &self.served).await;
         let frozen = self.served.freeze().unwrap();
         let (bytes, descriptors) = parcel::pack(&frozen).unwrap();
@@ -204,13 +204,13 @@ fn a_request_that_does_not_wait_for_it_is_waited_for() {
         let peer = Peer::new(&path);
         peer.send(&frame("work"));
         some_turns().await;
-        old.served.pause();
+        old.served.pause(rt.now());
         some_turns().await;
         assert_eq!(old.served.unfinished(), 1);
         let refused = old.served.freeze().unwrap_err().report();
         assert!(refused.contains("still being answered: 1"), "{refused}");
         old.served.resume();
-        old.served.pause();
+        old.served.pause(rt.now());
         peer.send(&frame("next"));
         old.go.take().unwrap().send(()).unwrap();
         at_rest(&rt, &old.served).await;
@@ -231,7 +231,7 @@ fn a_request_that_waits_no_more_is_waited_for() {
         let peer = Peer::new(&path);
         peer.send(&frame("wait and work"));
         some_turns().await;
-        old.served.pause();
+        old.served.pause(rt.now());
         at_rest(&rt, &old.served).await;
         assert_eq!(old.served.unfinished(), 0);
         old.go.take().unwrap().send(()).unwrap();

@@ -1,12 +1,13 @@
 //! A directory for the sockets at which foreign workers say that they are ready.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::unistd::{Uid, chown, geteuid};
 
 use crate::Error;
@@ -24,7 +25,7 @@ pub(super) struct Place {
     owner: Option<Uid>,
     last: AtomicU32,
     /// Locked as long as somebody uses it.
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Place {
@@ -32,14 +33,14 @@ impl Place {
     pub(super) fn new(owner: Option<Uid>) -> Result<Self, Error> {
         let base = base();
         sweep(&base);
-        let failed = |error: nix::errno::Errno| {
+        let failed = |error: io::Error| {
             let what = format!("cannot make a directory for sockets in {}", base.display());
             Error::system(what, error)
         };
-        let mut error = nix::errno::Errno::EBUSY;
+        let mut error = io::ErrorKind::ResourceBusy.into();
         for _ in 0..TRIES {
-            let path =
-                nix::unistd::mkdtemp(&base.join(format!("{PREFIX}XXXXXX"))).map_err(failed)?;
+            let path = nix::unistd::mkdtemp(&base.join(format!("{PREFIX}XXXXXX")))
+                .map_err(|errno| failed(errno.into()))?;
             match lock(&path) {
                 Ok(lock) => {
                     let place = Self { path, owner, last: AtomicU32::new(0), _lock: lock };
@@ -114,13 +115,12 @@ fn base() -> PathBuf {
     run.filter(|run| run.is_absolute() && run.is_dir()).unwrap_or_else(std::env::temp_dir)
 }
 
-fn lock(path: &Path) -> nix::Result<Flock<File>> {
+fn lock(path: &Path) -> io::Result<File> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
-        .open(path)
-        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+        .open(path)?;
+    opened.try_lock().map(|()| opened).map_err(io::Error::from)
 }
 
 /// Removes what masters left that were killed: their directories are locked by nobody.

@@ -10,7 +10,9 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use super::SocketFile;
 use crate::Error;
-use crate::net::{Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix};
+use crate::net::{
+    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, local,
+};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 const BACKLOG: u32 = 1024;
@@ -34,8 +36,9 @@ pub(super) fn open(
                 tracing::info!(group, listener, address = %unix, "listening");
                 let file = match unix {
                     Unix::Path(path) => {
+                        let file = SocketFile::of(address, FileIdentity::of(path)?);
                         give_away(path, listen)?;
-                        Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                        file
                     }
                     Unix::Abstract(_) | Unix::Unnamed => None,
                 };
@@ -79,10 +82,10 @@ fn listening<A: Address>(
     address: &A,
     prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
 ) -> Result<(OwnedFd, A), Error> {
-    let bound = prepare(Socket::unconnected(address)?)?.bind(address)?;
+    let socket = prepare(Socket::unconnected(address)?)?.bind_listening(address, BACKLOG)?;
     let local =
-        bound.local().map_err(|error| Error::system("cannot read a socket's address", error))?;
-    Ok((bound.into_listening(BACKLOG)?, local))
+        local(&socket).map_err(|error| Error::system("cannot read a socket's address", error))?;
+    Ok((socket, local))
 }
 
 /// The failure, with the way out where there is one.

@@ -17,7 +17,8 @@ impl Workers {
     /// * The environment is that of the master, unless [`environment`](Workers::environment) says
     ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
     /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
-    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master.
+    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
+    ///   process group; what is left of that when it ends is killed.
     /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
     ///   no [`user`](Workers::user) is named.
     ///

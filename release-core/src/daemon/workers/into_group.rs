@@ -117,6 +117,9 @@ fn replace_group(
     let gid = privileges::group(name)?;
     let refuse = |message: &str| Err(Error::new(ErrorKind::Privileges, message));
     match credentials {
+        Some(_) if [0, u32::MAX].contains(&gid.as_raw()) => {
+            refuse(&format!("`{name}` has gid {gid}; name a group without privileges"))
+        }
         Some(credentials) => Ok(Some(credentials.with_group(gid))),
         None if as_root => refuse("a group is named, but no user: name an account with `user`"),
         None if nix::unistd::getegid() == gid => Ok(None),

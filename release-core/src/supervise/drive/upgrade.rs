@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Sig;
 
@@ -37,9 +37,9 @@ struct Paused {
 }
 
 impl Paused {
-    fn new(links: Vec<Arc<Link>>, controls: Vec<Served>) -> Self {
+    fn new(links: Vec<Arc<Link>>, controls: Vec<Served>, now: Instant) -> Self {
         links.iter().for_each(|link| link.pause());
-        controls.iter().for_each(Served::pause);
+        controls.iter().for_each(|control| control.pause(now));
         Self { links, controls }
     }
 }
@@ -77,7 +77,7 @@ impl Supervisor {
         let (links, controls) = (self.processes.links(), self.estate.controls.clone());
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
         let (restless, served) = (links.clone(), controls.clone());
-        let paused = Paused::new(links, controls);
+        let paused = Paused::new(links, controls, rt.now());
         let Some(upgrade) = &mut self.upgrade else { return };
         upgrade.paused = Some(paused);
         upgrade.waiting = self.rt.spawn(async move {

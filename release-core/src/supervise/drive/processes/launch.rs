@@ -14,7 +14,7 @@ use crate::daemon::{
 };
 use crate::supervise::Event;
 use crate::sys::socket::pair;
-use crate::sys::spawn::{FIRST_PASSED, spawn};
+use crate::sys::spawn::{FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
 
 /// A process that runs its program and is not connected yet.
@@ -45,8 +45,17 @@ impl Processes {
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let program = command.program.to_string_lossy().into_owned();
-        let failed = move |error| {
-            Error::new(ErrorKind::Worker, format!("cannot start {program}")).caused_by(error)
+        let account = command.identity.account().map(str::to_owned);
+        let failed = move |error: SpawnError| {
+            let message = match &account {
+                Some(name) if error.is_forbidden() => {
+                    format!(
+                        "cannot start {program}: user `{name}` may not execute it, or not reach it"
+                    )
+                }
+                _ => format!("cannot start {program}"),
+            };
+            Error::new(ErrorKind::Worker, message).caused_by(error)
         };
         let index = self.group_index(id);
         let listeners = self.groups[index].passed(id)?;

@@ -1,0 +1,147 @@
+//! `release run` when what is around it fails, or behaves as it should not.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+use nix::sys::signal::Signal;
+use release_tests::{Program, can_inject, control, eventually, is_root, release_open_to_all};
+
+fn run(launcher: &[&str], options: &[&str]) -> Program {
+    Program::release_under(launcher)
+        .args(["run", "--control", "control", "--ready", "10ms", "--stop-timeout", "1"])
+        .args(options)
+        .args(["--"])
+}
+
+/// The signal ends the shell, and not what it has started.
+const LEAVES_A_CHILD: &str = "sleep 1000; true";
+
+#[test]
+fn what_a_worker_leaves_behind_ends_with_it() {
+    let mut manager = run(&["env"], &[]).args(["sh", "-c", LEAVES_A_CHILD]).start();
+    manager.await_ready(1);
+    let count = |name: &str| {
+        manager.processes().into_iter().filter(|it| it.command_line().starts_with(name)).count()
+    };
+    eventually("it has a child", || count("sleep") == 1);
+    let first = manager.workers()[0];
+    first.signal(Signal::SIGKILL);
+    eventually("it is started again", || {
+        manager.workers().first().is_some_and(|worker| *worker != first) && count("sleep") == 1
+    });
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    eventually("the old one is gone", || (count("sh"), count("sleep")) == (1, 1));
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    eventually("nothing is left", || manager.processes().is_empty());
+}
+
+#[test]
+fn what_a_killed_worker_leaves_behind_ends_with_it() {
+    let deaf = format!("trap '' TERM; {LEAVES_A_CHILD}");
+    let mut manager = run(&["env"], &[]).args(["sh", "-c", &deaf]).start();
+    manager.await_ready(1);
+    eventually("it has a child", || manager.processes().len() == 3);
+    assert_eq!(manager.stop(), 3, "{}", manager.stderr());
+    eventually("nothing is left", || manager.processes().is_empty());
+}
+
+/// Runs a command with a standard error whose pipe is full, and which nobody reads.
+const UNREAD: &str = "
+import fcntl, os, sys
+reader, writer = os.pipe()
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+os.write(writer, b'x' * 4096)
+os.set_inheritable(reader, True)
+os.dup2(writer, 2)
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let launcher = ["python3", "-c", UNREAD];
+    let worker = ["sh", "-c", "echo words; exec sleep 1000"];
+    let mut manager = run(&launcher, &["--workers", "2"]).args(worker).start();
+    manager.await_ready(2);
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    manager.workers()[0].signal(Signal::SIGKILL);
+    assert_eq!(manager.stop(), 0);
+
+    // Its last words neither.
+    let deaf = ["sh", "-c", "trap '' TERM; sleep 1000; true"];
+    let mut manager = run(&launcher, &[]).args(deaf).start();
+    manager.await_ready(1);
+    eventually("it has set its trap", || manager.processes().len() == 3);
+    assert_eq!(manager.stop(), 3);
+}
+
+#[test]
+fn a_group_of_root_is_refused() {
+    if !is_root("giving workers another group") {
+        return;
+    }
+    let options = ["--user", "nobody", "--group", "root"];
+    let (code, said) = run(&["env"], &options).args(["sleep", "1000"]).run();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("`root` has gid 0"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn an_account_that_workers_cannot_get_is_refused() {
+    let (_place, copy) = release_open_to_all();
+    let launcher: &[&str] = match is_root("becoming an ordinary user") {
+        true => &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        false => &["env"],
+    };
+    let as_user = |login: &str| {
+        let options = ["run", "--user", login, "--respawn", "never", "--", "true"];
+        Program::command(launcher, &copy)
+            .args(options)
+            .with(|command| {
+                command.current_dir("/");
+            })
+            .run()
+    };
+    let (code, said) = as_user("root");
+    assert!(code == 1 && said.contains("only root can run workers as another user"), "{said}");
+    if is_root("being nobody") {
+        let (code, said) = as_user("nobody");
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+#[test]
+fn a_program_that_the_account_cannot_reach_is_said_to_be_one() {
+    if !is_root("running workers as another user") {
+        return;
+    }
+    let program = run(&["env"], &["--user", "nobody", "--respawn", "never"]);
+    let closed = program.path("closed");
+    fs::create_dir(&closed).expect("a directory");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("a mode");
+    symlink("/bin/true", closed.join("true")).expect("a link");
+    let (code, said) = program.args([closed.join("true")]).run();
+    assert!(code == 1 && said.contains("user `nobody` may not execute it, or not reach"), "{said}");
+}
+
+#[test]
+fn a_socket_that_cannot_listen_leaves_no_file() {
+    if !can_inject("failing system calls") {
+        return;
+    }
+    for (call, file) in [("1", "socket"), ("2", "control")] {
+        let fault = format!("inject=listen:error=ENOMEM:when={call}");
+        let launcher = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &fault];
+        let program = run(&launcher, &["--listen", "unix://socket"]).args(["sleep", "1000"]);
+        let mut manager = program.start();
+        assert_eq!(manager.wait().code(), Some(1), "{}", manager.stderr());
+        let said = manager.stderr();
+        assert!(said.contains(file) && said.contains("cannot listen"), "{said}");
+        let left = fs::read_dir(manager.path("")).expect("its directory").flatten();
+        let left: Vec<_> = left
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+            .map(|entry| entry.file_name())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
