@@ -266,16 +266,3 @@ fn one_at_a_time_with_a_pid_file() {
     assert!(code == 1 && log.contains("/proc/version/pid"), "{log}");
     assert_eq!(first.stop(), 0);
 }
-
-#[test]
-fn as_many_workers_as_processors() {
-    let release = Program::release_path();
-    let program = Program::command(&["taskset", "-c", "0"], &release);
-    let mut manager = program
-        .args(["run", "--control", "control", "--workers", "auto", "--ready", "0"])
-        .args(["--", "sleep", "1000"])
-        .start();
-    manager.await_ready(1);
-    assert_eq!(manager.workers().len(), 1);
-    assert_eq!(manager.stop(), 0);
-}
