@@ -84,3 +84,22 @@ fn a_descriptor_is_there_after_an_upgrade_and_in_its_trial() {
     eventually("so has the next one", || sockets() > 1);
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
+
+#[test]
+fn sockets_block_unless_they_are_asked_not_to() {
+    for (option, flag) in [(&[][..], 0), (&["--nonblocking"], 0o4000)] {
+        let listen = format!("tcp://{}", free_port());
+        let options = [&["--listen", &listen, "--ready", "0"][..], option].concat();
+        let line = "grep flags /proc/self/fdinfo/3 >&2; exec sleep 1000";
+        let mut manager = Program::manager_of_shell(&options, line).start();
+        let said = || {
+            let log = manager.stderr();
+            let flags =
+                log.lines().find_map(|line| line.rsplit_once("flags:"))?.1.trim().to_owned();
+            u32::from_str_radix(&flags, 8).ok()
+        };
+        eventually("it has said the flags", || said().is_some());
+        assert_eq!(said().map(|flags| flags & 0o4000), Some(flag), "{option:?}");
+        assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    }
+}
