@@ -17,6 +17,8 @@ mod passing;
 mod probe;
 mod proc;
 mod program;
+mod reloads;
+pub mod servers;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +34,7 @@ pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
+pub use reloads::{Connections, Count};
 
 /// How long anything may take before a test says that it does not happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);
