@@ -84,6 +84,7 @@ impl Answer {
 pub struct HttpClient {
     stream: BufReader<TcpStream>,
     is_over: bool,
+    has_begun: bool,
 }
 
 impl HttpClient {
@@ -91,7 +92,7 @@ impl HttpClient {
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        Ok(Self { stream: BufReader::new(stream), is_over: false })
+        Ok(Self { stream: BufReader::new(stream), is_over: false, has_begun: false })
     }
 
     /// Sends bytes, such as a part of a request.
@@ -108,6 +109,7 @@ impl HttpClient {
             if self.stream.read_line(&mut head)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.has_begun = true;
             let line = head[start..].to_ascii_lowercase();
             self.is_over |= line.trim() == "connection: close";
             if let Some(value) = line.strip_prefix("content-length: ") {
@@ -121,6 +123,7 @@ impl HttpClient {
 
     /// Sends a GET and receives its answer.
     pub fn get(&mut self) -> io::Result<Answer> {
+        self.has_begun = false;
         self.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
         self.receive()
     }
@@ -128,6 +131,12 @@ impl HttpClient {
     /// Whether the server has closed the connection, as it does with one that asks for nothing.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+
+    /// Whether a part of the answer that was waited for last has come.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Whether the server has said that its last answer was the last one here.

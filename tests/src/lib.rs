@@ -12,12 +12,16 @@ mod hostile;
 mod in_process;
 mod installed;
 mod load;
+mod manager;
 mod passing;
 mod probe;
 mod proc;
 mod program;
+mod reloads;
+pub mod servers;
 mod source;
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub use account::Account;
@@ -31,6 +35,7 @@ pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
+pub use reloads::{Connections, Count};
 pub use source::source;
 
 /// How long anything may take before a test says that it does not happen.
@@ -56,12 +61,24 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
+/// Whether a program is there, by how it says its version; says so when a test is skipped for it.
+#[must_use]
+pub fn has(program: &str, version: &str) -> bool {
+    let found =
+        Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
 /// Whether system calls can be made slow or to fail here; says so when a test is skipped for it.
 #[must_use]
 pub fn can_inject(test: &str) -> bool {
-    let strace = std::process::Command::new("strace")
+    let strace = Command::new("strace")
         .args(["-e", "inject=chroot:error=EPERM", "true"])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .status();
     let works = strace.is_ok_and(|status| status.success());
     if !works {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use release_tests::{DEADLINE, Program, eventually, free_port};
+use release_tests::{DEADLINE, Program, eventually, free_port, has};
 
 fn deploy() -> PathBuf {
     release_tests::source("examples/deploy")
@@ -15,15 +15,6 @@ fn deploy() -> PathBuf {
 
 fn text(name: &str) -> String {
     fs::read_to_string(deploy().join(name)).expect("a file")
-}
-
-/// Whether a tool is here; says so when a test is skipped for it.
-fn has(tool: &str) -> bool {
-    let found = Command::new(tool).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("skipped: {tool} is not here");
-    }
-    found
 }
 
 /// The unit with its files where they are here.
@@ -48,7 +39,7 @@ fn get(address: SocketAddr) -> io::Result<String> {
 
 #[test]
 fn systemd_understands_the_units() {
-    if !has("systemd-analyze") {
+    if !has("systemd-analyze", "--version") {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -65,7 +56,7 @@ fn systemd_understands_the_units() {
 
 #[test]
 fn what_the_unit_starts_serves_and_reloads() {
-    if !has("systemd-socket-activate") {
+    if !has("systemd-socket-activate", "--version") {
         return;
     }
     let (address, directory) = (free_port(), tempfile::tempdir().expect("a directory"));

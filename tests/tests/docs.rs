@@ -34,3 +34,11 @@ fn the_protocol_shows_the_python_client() {
 fn a_custom_executor_has_less_than_a_hundred_lines() {
     assert!(read("examples/custom_runtime/executor.rs").lines().count() < 100);
 }
+
+#[test]
+fn the_servers_page_shows_the_patient_uvicorn() {
+    assert_eq!(
+        block(&read("docs/SERVERS.md"), "python", "Patient"),
+        read("examples/deploy/patient.py")
+    );
+}

@@ -47,7 +47,7 @@ pub(super) fn spec() -> Spec {
     for (name, expected, test) in LISTS {
         spec = spec.key(key(name).optional().check(list_of(as_text(expected, test))));
     }
-    for name in ["syslog", "background"] {
+    for name in ["syslog", "background", "nonblocking"] {
         spec = spec.key(key(name).default(false).check(bool()));
     }
     spec
@@ -96,6 +96,7 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
     merged.control = merged.control.or_else(|| path("control"));
     merged.syslog |= is("syslog");
     merged.background |= is("background");
+    merged.nonblocking |= is("nonblocking");
     merged
 }
 

@@ -67,6 +67,9 @@ pub(crate) struct Options {
     /// unix://PATH?mode=0660&owner=LOGIN&group=NAME
     #[arg(long, value_name = "URI")]
     listen: Vec<Listen>,
+    /// Sockets are non-blocking, which nginx takes for granted
+    #[arg(long)]
+    nonblocking: bool,
     /// How many workers, or `auto`: as many as there are processors for this container [default: 1]
     #[arg(long, value_name = "N", value_parser = values::workers)]
     workers: Option<u32>,
@@ -161,6 +164,9 @@ fn prepare(options: Options) -> Result<Master, Error> {
             Listen::On(address) => workers.listen(name, address),
             Listen::Descriptor(number) => workers.listener(name, inherited_socket(number)?),
         };
+    }
+    if options.nonblocking {
+        workers = workers.nonblocking();
     }
     if let Some(user) = options.user {
         workers = workers.user(user);

@@ -69,6 +69,7 @@ pub struct Workers<W = Never, C = Postcard> {
     program: Program,
     /// A program that knows nothing of this library.
     is_command: bool,
+    has_blocking_listeners: bool,
     readiness: Option<Readiness>,
     stop_signal: StopSignal,
     output: Option<Sink>,
@@ -129,6 +130,7 @@ impl Workers {
             size,
             program,
             is_command: false,
+            has_blocking_listeners: false,
             readiness: None,
             stop_signal: StopSignal::default(),
             output: None,
@@ -158,6 +160,7 @@ impl<W, C> Workers<W, C> {
             size: self.size,
             program: self.program,
             is_command: self.is_command,
+            has_blocking_listeners: self.has_blocking_listeners,
             readiness: self.readiness,
             stop_signal: self.stop_signal,
             output: self.output,

@@ -125,7 +125,8 @@ impl Stream {
     pub async fn read(&self, count: usize, limit: Option<Duration>) -> io::Result<Read> {
         let deadline = limit.map(|limit| self.rt.after(limit));
         let mut data = Vec::new();
-        let mut chunk = [0; 8192];
+        // On the heap: the futures of all who read would hold it otherwise.
+        let mut chunk = vec![0; count.min(8192)];
         while data.len() < count {
             let wanted = (count - data.len()).min(chunk.len());
             let reading = self.read_once(&mut chunk[..wanted]);

@@ -136,7 +136,7 @@ fn cannot_start(path: &str, error: sys::spawn::SpawnError) -> Error {
 
 /// The end of what is written, on one line.
 async fn tail(mut output: Stream) -> String {
-    let (mut tail, mut chunk) = (Vec::new(), [0; 4096]);
+    let (mut tail, mut chunk) = (Vec::new(), vec![0; 4096]);
     while let Ok(read @ 1..) = AsyncReadExt::read(&mut output, &mut chunk).await {
         tail.extend_from_slice(&chunk[..read]);
         tail.drain(..tail.len().saturating_sub(TAIL));

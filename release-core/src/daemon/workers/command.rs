@@ -12,8 +12,9 @@ impl Workers {
     /// for none of them (rows S2, E). A name without a slash is looked for in `PATH`.
     ///
     /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
-    ///   blocking, and are named by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`,
-    ///   and by `EINHORN_FD_COUNT` and `EINHORN_FD_0`, `EINHORN_FD_1`...
+    ///   blocking, unless [`nonblocking`](Workers::nonblocking) is said. They are named by `LISTEN_FDS`,
+    ///   `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`, and by `EINHORN_FD_COUNT` and
+    ///   `EINHORN_FD_0`, `EINHORN_FD_1`...
     /// * The environment is that of the master, unless [`environment`](Workers::environment) says
     ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
     /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
@@ -47,7 +48,12 @@ impl Workers {
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
         let workers = Self::program(name, size, program, arguments);
-        Self { is_command: true, environment: Environment::inherit(), ..workers }
+        Self {
+            is_command: true,
+            has_blocking_listeners: true,
+            environment: Environment::inherit(),
+            ..workers
+        }
     }
 }
 
@@ -57,6 +63,18 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn readiness(mut self, readiness: Readiness) -> Self {
         self.readiness = Some(readiness);
+        self
+    }
+
+    /// Has the programs of [`command`](Workers::command) find their listeners non-blocking
+    /// (`O_NONBLOCK`), as workers of this library always do.
+    ///
+    /// Some servers wait for readiness and take for granted that what they inherit is so, such as
+    /// nginx: with a blocking listener one waits in accept(2), deaf to everything else, whenever another
+    /// worker was faster. Programs that only accept need blocking ones.
+    #[must_use]
+    pub fn nonblocking(mut self) -> Self {
+        self.has_blocking_listeners = false;
         self
     }
 

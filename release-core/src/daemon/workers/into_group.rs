@@ -60,7 +60,7 @@ where
         }
         for listener in &mut self.listeners {
             listener
-                .settle(self.is_command)
+                .settle(self.has_blocking_listeners)
                 .map_err(|error| about("a listener").caused_by(error))?;
         }
         let (contact, ready) = match (self.is_command, self.attach) {
