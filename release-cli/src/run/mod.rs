@@ -78,6 +78,10 @@ pub(crate) struct Options {
     /// How a worker becomes ready: notify, ack, fd[:N] or seconds [default: 1]
     #[arg(long, value_name = "HOW", value_parser = values::readiness)]
     ready: Option<Readiness>,
+    /// How long a worker may take to become ready before it is killed, such as 5, 500ms, 2m
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    start_timeout: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<StopSignal>,
@@ -133,10 +137,13 @@ fn prepare(options: Options) -> Result<Master, Error> {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
     let each = reloads.clone();
+    let restart = RestartPolicy::default()
+        .respawn(options.respawn.unwrap_or_default())
+        .ready_timeout(options.start_timeout.unwrap_or(Duration::from_secs(30)));
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
         .environment(Environment::inherit())
         .each(move |_| each.worker_options())
-        .restart(RestartPolicy::default().respawn(options.respawn.unwrap_or_default()))
+        .restart(restart)
         .readiness(options.ready.unwrap_or_default())
         .stop_signal(options.stop_signal.unwrap_or_default());
     for (name, socket) in activated_sockets()? {
