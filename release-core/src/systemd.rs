@@ -121,9 +121,7 @@ impl Notifier {
     ///
     /// Those of sendmsg(2).
     pub fn status(&self, text: &str) -> io::Result<()> {
-        let line = text.replace(char::is_control, " ");
-        let end = line.floor_char_boundary(STATUS_LENGTH);
-        self.send(&format!("STATUS={}", &line[..end]), &[])
+        self.send(&format!("STATUS={}", status_line(text)), &[])
     }
 
     /// Another process is the service's main process from now on.
@@ -211,6 +209,13 @@ impl Notifier {
             }
         }
     }
+}
+
+/// A status as one line, no longer than such a line may be.
+pub(crate) fn status_line(text: &str) -> String {
+    let mut line = text.replace(char::is_control, " ");
+    line.truncate(line.floor_char_boundary(STATUS_LENGTH));
+    line
 }
 
 fn check_name(name: &str) -> io::Result<()> {

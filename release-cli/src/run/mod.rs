@@ -49,6 +49,13 @@ Ready is a worker that
   fd[:N]    wrote a newline to descriptor N, by default the one that NOTIFY_FD names
   SECONDS   has lived so long
 
+With `--ready notify` a worker may also say at NOTIFY_SOCKET:
+  STATUS=TEXT             what `release ctl status` shows of it
+  EXTEND_TIMEOUT_USEC=N   its start, or its end after it was told to, may take so long from now: at
+                          least 2 seconds, in all at most ten times --start-timeout or --stop-timeout
+  STOPPING=1              it ends of itself
+  WATCHDOG=1              it lives, see --watchdog; WATCHDOG=trigger has it replaced at once
+
 Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
 second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker.
 
@@ -82,6 +89,10 @@ pub(crate) struct Options {
     /// [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     start_timeout: Option<Duration>,
+    /// Replaces a worker that has not said WATCHDOG=1 for this time, as WATCHDOG_USEC tells it; with
+    /// `--ready notify`
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    watchdog: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<StopSignal>,
@@ -155,6 +166,13 @@ fn prepare(options: Options) -> Result<Master, Error> {
             Listen::On(address) => workers.listen(name, address),
             Listen::Descriptor(number) => workers.listener(name, inherited_socket(number)?),
         };
+    }
+    if let Some(time) = options.watchdog {
+        if options.ready != Some(Readiness::Notify) {
+            let message = "a watchdog needs workers that talk to it: say `--ready notify`, too";
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        workers = workers.heartbeat(time);
     }
     if let Some(user) = options.user {
         workers = workers.user(user);
