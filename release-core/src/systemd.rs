@@ -235,6 +235,11 @@ pub fn watchdog_time() -> Option<Duration> {
     watchdog(variable("WATCHDOG_USEC")?, variable("WATCHDOG_PID"))
 }
 
+/// How many descriptors systemd keeps for this service, if any: it says so from version 254 on.
+pub(crate) fn store_size() -> Option<usize> {
+    std::env::var("FDSTORE").ok()?.parse().ok()
+}
+
 #[allow(clippy::needless_pass_by_value, reason = "what the environment gives")]
 fn watchdog(time: String, pid: Option<String>) -> Option<Duration> {
     let time = time.parse().ok().filter(|time| *time > 0).map(Duration::from_micros);

@@ -64,7 +64,9 @@ A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `wo
 first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
-Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed.
+Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
+FileDescriptorStoreMax= systemd keeps the sockets of --listen while this does not run: after a crash
+or `systemctl restart` they are taken back, with the connections that wait in them.
 
 Exit status: 0 stopped in order, or all workers have ended well; 1 the reason is on standard error;
 2 misuse of the command line; 3 workers had to be killed.")]

@@ -35,7 +35,7 @@ pub(super) fn open(
                 let file = match unix {
                     Unix::Path(path) => {
                         give_away(path, listen)?;
-                        Some(SocketFile { path: path.clone(), file: FileIdentity::of(path)? })
+                        SocketFile::of(address, FileIdentity::of(path)?)
                     }
                     Unix::Abstract(_) | Unix::Unnamed => None,
                 };

@@ -98,10 +98,6 @@ impl Model {
         }
     }
 
-    fn policy(&self, id: WorkerId) -> &RestartPolicy {
-        &self.specs[self.workers[&id].0].restart
-    }
-
     fn stopping(&self) -> bool {
         self.kill_at.is_some() || self.forced
     }
