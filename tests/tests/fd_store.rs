@@ -129,7 +129,7 @@ fn connections_wait_while_nothing_runs() {
     service.keeps(&names);
     let kept = service.store();
     for (signal, status) in
-        [(Signal::SIGKILL, "-9"), (Signal::SIGTERM, "0"), (Signal::SIGKILL, "-9")]
+        [(Signal::SIGTERM, "0"), (Signal::SIGKILL, "-9"), (Signal::SIGTERM, "0")]
     {
         let workers = release_tests::children(service.main_process().0);
         assert_eq!(service.end(signal), status, "{}", service.0.stderr());
