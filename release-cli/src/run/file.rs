@@ -18,8 +18,8 @@ const VALUES: [Text; 11] = [
     ("user", "a login name", |_| Ok(())),
     ("group", "the name of a group", |_| Ok(())),
     ("ready", "notify, ack, fd, \"fd:N\" or a time", |text| values::readiness(text).map(drop)),
-    ("start-timeout", "a time", |text| values::duration(text).map(drop)),
-    ("watchdog", "a time", |text| values::duration(text).map(drop)),
+    ("start-timeout", "a time longer than 0", |text| values::some_time(text).map(drop)),
+    ("watchdog", "a time longer than 0", |text| values::some_time(text).map(drop)),
     ("stop-signal", "the name of a signal", |text| {
         text.parse::<StopSignal>().map(drop).map_err(|error| error.to_string())
     }),

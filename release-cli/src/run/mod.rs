@@ -89,11 +89,11 @@ pub(crate) struct Options {
     ready: Option<Readiness>,
     /// How long a worker may take to become ready before it is killed, such as 5, 500ms, 2m
     /// [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     start_timeout: Option<Duration>,
     /// Replaces a worker that has not said WATCHDOG=1 for this time, as WATCHDOG_USEC tells it; with
     /// `--ready notify`
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     watchdog: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
     #[arg(long, value_name = "SIGNAL")]

@@ -189,7 +189,9 @@ impl Master {
         self
     }
 
-    /// How long workers may take to stop before they are killed; 10 s by default.
+    /// How long workers may take to stop before they are killed; 10 s by default. A command that says
+    /// that it needs more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times
+    /// that.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = time;
