@@ -43,6 +43,9 @@ pub(crate) struct Worker {
     /// How its process before ended, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_exit: Option<String>,
+    /// How it is, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status_text: Option<String>,
 }
 
 #[cfg(test)]
@@ -65,6 +68,7 @@ mod tests {
             pid: Some(3),
             memory_kb: Some(100),
             last_exit: Some("killed by SIGKILL".to_owned()),
+            status_text: Some("serving".to_owned()),
             ..Worker::default()
         };
         let status = Status { master: 1, generation: 2, workers: vec![worker] };

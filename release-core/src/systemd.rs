@@ -121,9 +121,7 @@ impl Notifier {
     ///
     /// Those of sendmsg(2).
     pub fn status(&self, text: &str) -> io::Result<()> {
-        let line = text.replace(char::is_control, " ");
-        let end = line.floor_char_boundary(STATUS_LENGTH);
-        self.send(&format!("STATUS={}", &line[..end]), &[])
+        self.send(&format!("STATUS={}", status_line(text)), &[])
     }
 
     /// Another process is the service's main process from now on.
@@ -213,6 +211,13 @@ impl Notifier {
     }
 }
 
+/// A status as one line, no longer than such a line may be.
+pub(crate) fn status_line(text: &str) -> String {
+    let mut line = text.replace(char::is_control, " ");
+    line.truncate(line.floor_char_boundary(STATUS_LENGTH));
+    line
+}
+
 fn check_name(name: &str) -> io::Result<()> {
     let fits = (1..=255).contains(&name.len());
     if fits && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':') {
@@ -228,6 +233,11 @@ fn check_name(name: &str) -> io::Result<()> {
 pub fn watchdog_time() -> Option<Duration> {
     let variable = |name| std::env::var(name).ok();
     watchdog(variable("WATCHDOG_USEC")?, variable("WATCHDOG_PID"))
+}
+
+/// How many descriptors systemd keeps for this service, if any: it says so from version 254 on.
+pub(crate) fn store_size() -> Option<usize> {
+    std::env::var("FDSTORE").ok()?.parse().ok()
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "what the environment gives")]

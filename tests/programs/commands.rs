@@ -28,6 +28,9 @@ struct Options {
     ready: Option<String>,
     #[arg(long, default_value_t = 30_000)]
     ready_timeout: u64,
+    /// In milliseconds.
+    #[arg(long)]
+    heartbeat: Option<u64>,
     #[arg(long, default_value = "TERM")]
     stop_signal: StopSignal,
     #[arg(long, default_value_t = 10)]
@@ -55,7 +58,10 @@ fn readiness(text: &str) -> Readiness {
 async fn control(master: MasterHandle, request: String) -> Result<String, Refused> {
     Ok(match request.as_str() {
         "status" => {
-            let all = master.status().into_iter().map(|it| format!("\"{}\"", it.state));
+            let all = master.status().into_iter().map(|it| match it.status_text {
+                Some(text) => format!("\"{}\" {text}", it.state),
+                None => format!("\"{}\"", it.state),
+            });
             all.collect::<Vec<_>>().join(" ")
         }
         "reload" => match master.reload().await {
@@ -88,6 +94,9 @@ fn main() -> Exit {
     }
     if let Some(ready) = options.ready {
         workers = workers.readiness(readiness(&ready));
+    }
+    if let Some(millis) = options.heartbeat {
+        workers = workers.heartbeat(Duration::from_millis(millis));
     }
     if let Some(user) = options.user {
         workers = workers.user(user);

@@ -54,7 +54,8 @@ fn two_reloads_at_once_are_both_answered() {
 
 #[test]
 fn a_version_that_hangs_loses_nothing_and_the_reload_says_so() {
-    let (mut manager, address) = Running::manager(&["--ready", "notify"], "notify", "TERM", 1);
+    let options = ["--ready", "notify", "--start-timeout", "2"];
+    let (mut manager, address) = Running::manager(&options, "notify", "TERM", 1);
     let before = manager.workers();
     manager.behave("hang");
     let is_over = AtomicBool::new(false);
@@ -62,7 +63,7 @@ fn a_version_that_hangs_loses_nothing_and_the_reload_says_so() {
         let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
         let (code, _, why) = manager.ctl(&["reload"]);
         is_over.store(true, Ordering::Relaxed);
-        assert!(code == Some(1) && why.contains("not ready"), "{code:?}: {why}");
+        assert!(code == Some(1) && why.contains("not ready within 2s"), "{code:?}: {why}");
         loading.join().expect("the load")
     });
     assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", manager.stderr());

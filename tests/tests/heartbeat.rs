@@ -34,6 +34,27 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn a_command_that_is_silent_is_replaced(backend: Backend) {
+        let line = "test \"$WATCHDOG_PID\" = $$ || exit 1; systemd-notify --ready --status=$$; \
+            while ! test -e quiet; do systemd-notify WATCHDOG=1; sleep 0.1; done; exec sleep 1000";
+        let mut master = Program::new(backend, "commands")
+            .args(["--control", "control", "--ready", "notify", "--heartbeat", "2000"])
+            .args(["--", "sh", "-c", line])
+            .start();
+        master.await_ready(1);
+        let Process(pid) = master.workers()[0];
+        assert_eq!(control(&master.control(), "status"), format!("\"ready\" {pid}"));
+        thread::sleep(Duration::from_millis(2500));
+        assert!(!master.stderr().contains("killed"), "{}", master.stderr());
+        std::fs::write(master.path("quiet"), "").expect("a file");
+        let reason = "reason=hung: no answer to the heartbeat for 2.0s";
+        let line = format!("killed worker=0 pid={pid} {reason}");
+        eventually("it is killed", || master.stderr().contains(&line));
+        std::fs::remove_file(master.path("quiet")).expect("a file");
+        master.await_ready(1);
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
+    }
+
     fn a_worker_may_take_its_time_to_start(backend: Backend) {
         let args = ["--heartbeat", "800"];
         let mut probe = Program::probe(backend, "starts-slowly").args(args).start();

@@ -34,6 +34,9 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 
+/// How many characters are shown of what a worker says; `--json` has all.
+const LONGEST_STATUS: usize = 60;
+
 type Value = fn(&Worker) -> Option<String>;
 
 struct Column {
@@ -54,7 +57,7 @@ const fn optional(title: &'static str, is_number: bool, value: Value) -> Column 
 
 const STATE: &str = "STATE";
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     column("ID", true, |worker| Some(worker.id.to_string())),
     optional("GROUP", false, |worker| worker.group.as_deref().map(shown)),
     column("PID", true, |worker| worker.pid.map(|pid| pid.to_string())),
@@ -65,6 +68,7 @@ const COLUMNS: [Column; 10] = [
     optional("DRAINING", true, |worker| (worker.draining > 0).then(|| worker.draining.to_string())),
     optional("MEMORY", true, |worker| worker.memory_kb.map(memory)),
     optional("LAST EXIT", false, |worker| worker.last_exit.as_deref().map(shown)),
+    optional("STATUS", false, |worker| worker.status_text.as_deref().map(beginning)),
 ];
 
 impl Column {
@@ -124,6 +128,15 @@ fn shown(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
+/// As much of a worker's words as fits on a line.
+fn beginning(text: &str) -> String {
+    let text = shown(text);
+    match text.char_indices().nth(LONGEST_STATUS) {
+        None => text,
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
 /// The two largest units.
 fn age(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
@@ -179,11 +192,13 @@ ID  PID  STATE    GENERATION     AGE  RESTARTS
         worker.draining = 1;
         worker.memory_kb = Some(12_600);
         worker.last_exit = Some("exit status 3".to_owned());
+        worker.status_text = Some("x".repeat(61));
         let expected = "\
 master 99, generation 3, 1 of 2 workers ready
-ID  GROUP  PID  STATE    GENERATION     AGE  RESTARTS  DRAINING    MEMORY  LAST EXIT
- 1  -      101  ready             3  2h 13m         0         -         -  -
-10  web      -  waiting           3      0s        12         1  12.3 MiB  exit status 3
+ID  GROUP  PID  STATE    GENERATION     AGE  RESTARTS  DRAINING    MEMORY  LAST EXIT      STATUS
+ 1  -      101  ready             3  2h 13m         0         -         -  -              -
+10  web      -  waiting           3      0s        12         1  12.3 MiB  exit status 3  \
+xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
 ";
         assert_eq!(table(&status, Style::Plain), expected);
     }

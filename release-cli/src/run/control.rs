@@ -133,6 +133,7 @@ fn status(master: &MasterHandle, ends: &Ends) -> String {
         draining: worker.draining,
         memory_kb: worker.pid.and_then(memory),
         last_exit: ends.of(worker.id),
+        status_text: worker.status_text,
     });
     let status = Status {
         master: std::process::id(),

@@ -13,11 +13,13 @@ use super::values::{self, Listen, Pair};
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
 
 /// Options with one value, as on the command line.
-const VALUES: [Text; 9] = [
+const VALUES: [Text; 11] = [
     ("workers", "`auto` or a number of workers", |text| values::workers(text).map(drop)),
     ("user", "a login name", |_| Ok(())),
     ("group", "the name of a group", |_| Ok(())),
     ("ready", "notify, ack, fd, \"fd:N\" or a time", |text| values::readiness(text).map(drop)),
+    ("start-timeout", "a time longer than 0", |text| values::some_time(text).map(drop)),
+    ("watchdog", "a time longer than 0", |text| values::some_time(text).map(drop)),
     ("stop-signal", "the name of a signal", |text| {
         text.parse::<StopSignal>().map(drop).map_err(|error| error.to_string())
     }),
@@ -86,6 +88,9 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
     merged.workers = options.workers.or_else(|| values::workers(&one("workers")?).ok());
     merged.ready =
         options.ready.or_else(|| -> Option<Readiness> { values::readiness(&one("ready")?).ok() });
+    merged.start_timeout =
+        options.start_timeout.or_else(|| values::duration(&one("start-timeout")?).ok());
+    merged.watchdog = options.watchdog.or_else(|| values::duration(&one("watchdog")?).ok());
     merged.stop_signal = options.stop_signal.or_else(|| one("stop-signal")?.parse().ok());
     merged.stop_timeout =
         options.stop_timeout.or_else(|| values::duration(&one("stop-timeout")?).ok());
@@ -109,13 +114,15 @@ mod tests {
     #[test]
     fn a_file_says_what_a_command_line_says() {
         let text = "listen = [\"tcp://127.0.0.1:0\", \"fd://3\"]\nworkers = 3\nready = 2s\n\
-            stop-signal = USR2\nrespawn = on-failure\nenv = [\"A=1\", \"B=2\"]\n\
+            start-timeout = 2m\nwatchdog = 10\nstop-signal = USR2\nrespawn = on-failure\nenv = [\"A=1\", \"B=2\"]\n\
             command = [\"sleep\", \"5\"]\nbackground = true\nuser = \"nobody\"\n";
         let file = Config::parse("run.conf", text, &spec()).unwrap();
         let options = Options { workers: Some(4), ..Options::default() };
         let merged = merge(&options, &file);
         assert_eq!((merged.workers, merged.listen.len()), (Some(4), 2));
         assert_eq!(merged.ready, Some(Readiness::After(Duration::from_secs(2))));
+        assert_eq!(merged.start_timeout, Some(Duration::from_secs(120)));
+        assert_eq!(merged.watchdog, Some(Duration::from_secs(10)));
         assert_eq!(merged.stop_signal, Some(StopSignal::Usr2));
         assert_eq!(merged.command, ["sleep", "5"]);
         assert_eq!((merged.env.len(), merged.background, merged.syslog), (2, true, false));

@@ -50,6 +50,13 @@ Ready is a worker that
   fd[:N]    wrote a newline to descriptor N, by default the one that NOTIFY_FD names
   SECONDS   has lived so long
 
+With `--ready notify` a worker may also say at NOTIFY_SOCKET:
+  STATUS=TEXT             what `release ctl status` shows of it
+  EXTEND_TIMEOUT_USEC=N   its start, or its end after it was told to, may take so long from now: at
+                          least 2 seconds, in all at most ten times --start-timeout or --stop-timeout
+  STOPPING=1              it ends of itself
+  WATCHDOG=1              it lives, see --watchdog; WATCHDOG=trigger has it replaced at once
+
 Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
 second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker.
 
@@ -58,7 +65,9 @@ A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `wo
 first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
-Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed.
+Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
+FileDescriptorStoreMax= systemd keeps the sockets of --listen while this does not run: after a crash
+or `systemctl restart` they are taken back, with the connections that wait in them.
 
 Exit status: 0 stopped in order, or all workers have ended well; 1 the reason is on standard error;
 2 misuse of the command line; 3 workers had to be killed.")]
@@ -82,6 +91,14 @@ pub(crate) struct Options {
     /// How a worker becomes ready: notify, ack, fd[:N] or seconds [default: 1]
     #[arg(long, value_name = "HOW", value_parser = values::readiness)]
     ready: Option<Readiness>,
+    /// How long a worker may take to become ready before it is killed, such as 5, 500ms, 2m
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    start_timeout: Option<Duration>,
+    /// Replaces a worker that has not said WATCHDOG=1 for this time, as WATCHDOG_USEC tells it; with
+    /// `--ready notify`
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    watchdog: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<StopSignal>,
@@ -149,10 +166,13 @@ fn prepare(options: Options) -> Result<Master, Error> {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
     let each = reloads.clone();
+    let restart = RestartPolicy::default()
+        .respawn(options.respawn.unwrap_or_default())
+        .ready_timeout(options.start_timeout.unwrap_or(Duration::from_secs(30)));
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
         .environment(Environment::inherit())
         .each(move |_| each.worker_options())
-        .restart(RestartPolicy::default().respawn(options.respawn.unwrap_or_default()))
+        .restart(restart)
         .readiness(options.ready.unwrap_or_default())
         .stop_signal(options.stop_signal.unwrap_or_default());
     for (name, socket) in activated_sockets()? {
@@ -167,6 +187,13 @@ fn prepare(options: Options) -> Result<Master, Error> {
     }
     if options.nonblocking {
         workers = workers.nonblocking();
+    }
+    if let Some(time) = options.watchdog {
+        if options.ready != Some(Readiness::Notify) {
+            let message = "a watchdog needs workers that talk to it: say `--ready notify`, too";
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        workers = workers.heartbeat(time);
     }
     if let Some(user) = options.user {
         workers = workers.user(user);

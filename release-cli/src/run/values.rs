@@ -93,6 +93,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     time.filter(|time| *time <= longest).ok_or_else(|| "that is no time to wait".to_owned())
 }
 
+/// A [`duration`] in which something can happen.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.is_zero() { Err("it is longer than 0".to_owned()) } else { Ok(time) }
+}
+
 pub(super) fn respawn(text: &str) -> Result<Respawn, String> {
     match text {
         "always" => Ok(Respawn::Always),
@@ -114,6 +120,14 @@ mod tests {
         }
         for text in ["", "x", "-1", "1d", "1e400", "inf", "nan", "99999999999h"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn some_time_is_not_none() {
+        assert_eq!(some_time("20ms"), Ok(Duration::from_millis(20)));
+        for text in ["0", "0s", "0.0ms", "x"] {
+            assert!(some_time(text).is_err(), "{text}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::WorkerInfo;
 use super::connections::Connections;
@@ -33,6 +34,12 @@ pub(crate) enum News {
     Finished(u64),
     /// It does not get on with its work.
     Hung(Hung),
+    /// It needs so much more time to start or to end.
+    Extend(Duration),
+    /// It ends of itself.
+    Stops,
+    /// How it is, in one line.
+    Status(String),
     /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
     Closed,
     /// The worker broke the protocol or does not read: this is what it did.

@@ -163,7 +163,10 @@ impl Group {
             arguments,
             environment: its.options.environment(&self.environment),
             resources: its.options.resources.clone(),
-            listen_pid: !self.listeners.is_empty() && !self.has_connection(),
+            own_pid: match &self.contact {
+                Contact::Foreign(foreign) => foreign.pid_variables(!self.listeners.is_empty()),
+                Contact::Connection(_) => Vec::new(),
+            },
             image: image.filter(|_| self.is_same_executable()),
             directory: None,
             identity: self.identity(),
@@ -177,10 +180,6 @@ impl Group {
             None if nix::unistd::geteuid().is_root() => Identity::Same,
             None => Identity::Powerless,
         }
-    }
-
-    fn has_connection(&self) -> bool {
-        matches!(self.contact, Contact::Connection(_))
     }
 
     /// Opens the sockets of the workers that will be there at the start, the first with this

@@ -57,6 +57,10 @@ pub struct WorkerState {
     pub uptime: Duration,
     /// How many earlier processes of it are still finishing what they have in hand.
     pub draining: usize,
+    /// How its process is, in its own words: what it has said by `STATUS=` at its `NOTIFY_SOCKET`, for
+    /// one of [`Workers::command`](crate::Workers::command) with
+    /// [`Readiness::Notify`](crate::Readiness::Notify).
+    pub status_text: Option<String>,
 }
 
 impl fmt::Debug for MasterHandle {
@@ -109,6 +113,7 @@ impl MasterHandle {
                 restarts: worker.restarts,
                 uptime: worker.since,
                 draining: worker.draining,
+                status_text: worker.status_text.map(str::to_owned),
             })
             .collect()
     }

@@ -14,6 +14,7 @@ use crate::supervise::WorkerId;
 use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
 
 mod open;
+pub(super) mod stored;
 
 use open::{open, open_one_of_many};
 
@@ -180,7 +181,7 @@ impl KeptListener {
         let [group, listener, address] = &self.key;
         tracing::info!(group, listener, address, "not listening any more");
         if let Some(file) = self.file {
-            drop(SocketFile { path: address.into(), file });
+            drop(SocketFile { path: address.into(), file, stays: false });
         }
     }
 }
@@ -190,12 +191,16 @@ impl KeptListener {
 struct SocketFile {
     path: PathBuf,
     file: FileIdentity,
+    /// Whether systemd keeps its socket for the next process.
+    stays: bool,
 }
 
 impl SocketFile {
     fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
         match address {
-            AnyAddress::Unix(Unix::Path(path)) => Some(Self { path: path.clone(), file }),
+            AnyAddress::Unix(Unix::Path(path)) => {
+                Some(Self { path: path.clone(), file, stays: false })
+            }
             _ => None,
         }
     }
@@ -203,16 +208,14 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
+        if !self.stays && FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Sockets are opened non-blocking.
 fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
-    if is_blocking {
-        set_blocking(&socket).map_err(|error| Error::system("a listening socket", error))?;
-    }
+    let settled = if is_blocking { set_blocking(&socket) } else { set_nonblocking(&socket) };
+    settled.map_err(|error| Error::system("a listening socket", error))?;
     Ok(socket)
 }

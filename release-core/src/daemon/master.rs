@@ -189,7 +189,9 @@ impl Master {
         self
     }
 
-    /// How long workers may take to stop before they are killed; 10 s by default.
+    /// How long workers may take to stop before they are killed; 10 s by default. A command that says
+    /// that it needs more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times
+    /// that.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = time;
@@ -210,6 +212,13 @@ impl Master {
     /// of those that fail, and `STOPPING=1` with the time that the stop may take. Its status line says
     /// how many workers are ready, and why a change was refused. With `WatchdogSec=` it gets a sign of
     /// life for as long as the master is at work and each group has a worker that is ready or starts.
+    ///
+    /// With `FileDescriptorStoreMax=` it keeps the sockets of [`Workers::listen`] while no process of the
+    /// service runs: after a crash, a `kill -9` or `systemctl restart` the next one takes them back
+    /// where it asks for the same address, and the connections that have waited in them are
+    /// answered. Their socket files stay at a stop; whoever starts the service next replaces them. Sockets
+    /// of [`listen_each`](Workers::listen_each) are opened anew. systemd before version 254 does
+    /// not say that it keeps any: there, `Environment=FDSTORE=16` in the unit has to.
     ///
     /// # Examples
     ///

@@ -18,7 +18,7 @@ use super::detach::Daemon;
 use super::group::Group;
 use super::handle::MasterHandle;
 use super::launcher::Detached;
-use super::listeners::KeptListener;
+use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
@@ -117,7 +117,7 @@ impl Plan {
         let was_background = before.as_ref().is_some_and(|before| before.summary.is_background);
         ground.is_background = is_detached || was_background;
         ground.signals = Some(settle_process(ground.is_background, !self.log_files.is_empty())?);
-        let mut nothing = Kept::default();
+        let (is_first, mut nothing) = (before.is_none(), Kept::default());
         let specs = self.groups.iter().map(Group::spec).collect();
         let (pool, kept) = match before {
             None => ((Pool::new(specs, self.stop_deadline, seed()), Vec::new()), &mut nothing),
@@ -128,6 +128,9 @@ impl Plan {
             }
         };
         ground.take_lock(self.lock_file.as_deref(), kept.lock.take())?;
+        if let Some(systemd) = self.systemd.as_ref().filter(|_| is_first) {
+            stored::restore(&mut self.groups, systemd)?;
+        }
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(&mut kept.listeners));
         ground.unwanted_listeners.append(&mut kept.listeners);
         self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
@@ -145,7 +148,7 @@ impl Plan {
     }
 
     fn supervise<D: Driver>(
-        self,
+        mut self,
         driver: &D,
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
@@ -153,6 +156,8 @@ impl Plan {
         origin: Origin,
         before: Option<Before>,
     ) -> Result<Exit, Error> {
+        let systemd = self.systemd.as_ref().filter(|_| !ground.is_background);
+        stored::store(&mut self.groups, &ground.unwanted_listeners, systemd);
         ground.give_up();
         let rt = driver.handle();
         let caught = ground.signals.take();

@@ -6,12 +6,13 @@ use std::os::fd::{OwnedFd, RawFd};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::AcceptConn;
 
-use crate::sys::fds::copy_inherited;
+use crate::sys::fds::{copy_inherited, take_inherited};
 use crate::sys::spawn::FIRST_PASSED;
 use crate::{Error, ErrorKind};
 
 /// The sockets of systemd's socket activation, with their names: those that `LISTEN_FDS` counts, where
-/// `LISTEN_PID` is this process; none without. A socket without a name is called `unknown`.
+/// `LISTEN_PID` is this process; none without. A socket without a name is called `unknown`. Those that a
+/// [`Master::systemd`](crate::Master::systemd) has stored are not among them.
 ///
 /// Each call gives copies. The environment stays as it is, and is not passed to
 /// [commands](crate::Workers::command).
@@ -35,6 +36,28 @@ use crate::{Error, ErrorKind};
 /// ```
 #[doc(alias = "LISTEN_FDS")]
 pub fn activated_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
+    let all = passed()?.into_iter().filter(|(name, _)| !name.starts_with(STORED));
+    all.map(|(name, number)| Ok((name, inherited_socket(number)?))).collect()
+}
+
+/// What the names of sockets begin with that a master has stored: nothing that anybody else would choose.
+pub(crate) const STORED: &str = "release-stored/";
+
+/// The descriptors that a master has stored with systemd before it was started anew, by their names.
+/// They may be taken once.
+pub(crate) fn stored_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
+    let all = passed()?.into_iter().filter(|(name, _)| name.starts_with(STORED));
+    let taken = all.map(|(name, number)| {
+        let taken = take_inherited(number);
+        taken.map(|taken| (name, taken)).map_err(|error| {
+            Error::system(format!("cannot take stored descriptor {number} back"), error)
+        })
+    });
+    taken.collect()
+}
+
+/// The numbers of the descriptors that systemd has passed, with their names.
+fn passed() -> Result<Vec<(String, RawFd)>, Error> {
     let variable = |name| std::env::var(name).ok();
     let own = std::process::id().to_string();
     if variable("LISTEN_PID").as_deref() != Some(&own) {
@@ -51,13 +74,11 @@ pub fn activated_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
     if !names.is_empty() && names.len() != usize::from(count) {
         return refuse(format!("{count} sockets have {} names", names.len()));
     }
-    (0..usize::from(count))
-        .zip(FIRST_PASSED..)
-        .map(|(place, number)| {
-            let name = names.get(place).filter(|name| !name.is_empty()).unwrap_or(&"unknown");
-            Ok(((*name).to_owned(), inherited_socket(number)?))
-        })
-        .collect()
+    let numbered = (0..usize::from(count)).zip(FIRST_PASSED..).map(|(place, number)| {
+        let name = names.get(place).filter(|name| !name.is_empty()).unwrap_or(&"unknown");
+        ((*name).to_owned(), number)
+    });
+    Ok(numbered.collect())
 }
 
 /// A copy of a listening socket that this process was started with, by the number of its descriptor.

@@ -2,11 +2,16 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::str::FromStr;
 
+use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only};
+use nix::sys::socket::{getsockname, getsockopt};
 use nix::unistd::{Group, User};
 
-use super::{AnyAddress, Inet, Socket, Unconnected, Unix};
+use super::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
 use crate::{Error, ErrorKind};
 
 /// An address that a master listens on: see [`Workers::listen`](crate::Workers::listen).
@@ -64,6 +69,45 @@ impl ListenOn {
     ) -> Result<Socket<Unconnected, Inet>, Error> {
         if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
     }
+
+    /// Whether this is a socket that listens at this very address, and has the settings that are
+    /// not changed any more. A socket file is that file, with the mode and owner that it is to have.
+    pub(crate) fn is_met_by(&self, socket: &OwnedFd, file: Option<FileIdentity>) -> bool {
+        let is_at_address = match &self.address {
+            AnyAddress::Inet(wanted) => local::<Inet>(socket).is_some_and(|local| {
+                // The system chooses port 0's, and the same again is as good.
+                let port = if wanted.port() == 0 { local.port() } else { wanted.port() };
+                // At all addresses of version 6 there may be those of version 4 too.
+                let is_wild = local.is_ipv6() && local.ip().is_unspecified();
+                local.ip() == wanted.ip()
+                    && local.port() == port
+                    && (!is_wild || getsockopt(socket, Ipv6V6Only) == Ok(self.only_v6))
+            }),
+            AnyAddress::Unix(wanted) => {
+                local::<Unix>(socket).is_some_and(|local| local == *wanted)
+                    && match wanted {
+                        Unix::Path(path) => file.is_some_and(|file| self.is_file(path, file)),
+                        Unix::Abstract(_) | Unix::Unnamed => true,
+                    }
+            }
+        };
+        is_at_address && getsockopt(socket, AcceptConn) == Ok(true)
+    }
+
+    fn is_file(&self, path: &Path, file: FileIdentity) -> bool {
+        let is = |wanted: Option<u32>, id| wanted.is_none_or(|wanted| wanted == id);
+        FileIdentity::of(path).is_ok_and(|there| there == file)
+            && std::fs::symlink_metadata(path).is_ok_and(|data| {
+                data.mode() & 0o777 == self.mode
+                    && is(self.owner, data.uid())
+                    && is(self.group, data.gid())
+            })
+    }
+}
+
+fn local<A: Address>(socket: &OwnedFd) -> Option<A> {
+    let address = getsockname::<A::System>(socket.as_raw_fd()).ok()?;
+    A::from_system(&address)
 }
 
 impl<A: Into<AnyAddress>> From<A> for ListenOn {
@@ -153,6 +197,8 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn read(uri: &str) -> Result<ListenOn, String> {
@@ -172,6 +218,53 @@ mod tests {
         assert_eq!(read("unix://@x"), Ok(Unix::abstract_name("x").into()));
         let root = ListenOn::from(Unix::path("/x")).mode(0o660).owner(0, 0);
         assert_eq!(read("unix:///x?mode=0660&owner=root&group=root"), Ok(root));
+    }
+
+    #[test]
+    fn a_socket_meets_what_it_was_asked_for_and_nothing_else() {
+        let listening = |address: &str| {
+            let socket = std::net::TcpListener::bind(address).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            (OwnedFd::from(socket), port)
+        };
+        let meets = |socket: &OwnedFd, uri: &str| read(uri).unwrap().is_met_by(socket, None);
+        let (socket, port) = listening("127.0.0.1:0");
+        assert!(meets(&socket, &format!("tcp://127.0.0.1:{port}")));
+        assert!(meets(&socket, "tcp://127.0.0.1:0"), "the system chooses");
+        let other = port ^ 1;
+        for uri in ["tcp://127.0.0.2:0", "tcp4://:0", "tcp6://[::1]:0", "unix:///x", "unix://@x"] {
+            assert!(!meets(&socket, uri), "{uri}");
+        }
+        assert!(!meets(&socket, &format!("tcp://127.0.0.1:{other}")));
+        let (socket, _) = listening("[::]:0");
+        assert!(meets(&socket, "tcp://[::]:0") && !meets(&socket, "tcp6://[::]:0"));
+        let (socket, _) = listening("[::1]:0");
+        assert!(meets(&socket, "tcp://[::1]:0") && meets(&socket, "tcp6://[::1]:0"));
+
+        let deaf = Socket::unconnected(&"127.0.0.1:0".parse::<Inet>().unwrap()).unwrap();
+        let deaf = deaf.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let deaf = deaf.as_fd().try_clone_to_owned().unwrap();
+        assert!(!meets(&deaf, "tcp://127.0.0.1:0"), "it does not listen");
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        assert!(!meets(&file, "tcp://127.0.0.1:0") && !meets(&file, "unix:///dev/null"));
+    }
+
+    #[test]
+    fn a_socket_file_is_that_file_with_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = OwnedFd::from(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let file = FileIdentity::of(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().mode() & 0o777;
+        let wanted = ListenOn::from(Unix::path(&path)).mode(mode);
+        assert!(wanted.is_met_by(&socket, Some(file)));
+        assert!(!wanted.is_met_by(&socket, None));
+        assert!(!wanted.clone().mode(mode ^ 0o070).is_met_by(&socket, Some(file)));
+        assert!(!wanted.clone().owner(12345, 12345).is_met_by(&socket, Some(file)));
+        std::fs::rename(&path, path.with_extension("moved")).unwrap();
+        assert!(!wanted.is_met_by(&socket, Some(file)), "nobody finds it");
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!wanted.is_met_by(&socket, Some(file)), "another one is there");
     }
 
     #[test]

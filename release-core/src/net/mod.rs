@@ -134,6 +134,7 @@ mod stream;
 pub use accept_loop::{AcceptLoop, Served};
 pub use active::{Active, Credentials};
 pub use address::{Address, AnyAddress, Inet, Unix};
+pub(crate) use inherited::{STORED, stored_sockets};
 pub use inherited::{activated_sockets, inherited_socket};
 pub use listen_on::ListenOn;
 pub use passive::Passive;

@@ -1,5 +1,6 @@
 //! Binding: of a name in general, and of a path where somebody else's socket may be.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -128,5 +129,17 @@ impl FileIdentity {
         let metadata = std::fs::symlink_metadata(path)
             .map_err(|error| Error::system(format!("cannot examine {}", path.display()), error))?;
         Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// What [`Display`](fmt::Display) has written.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (device, inode) = text.split_once('-')?;
+        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+    }
+}
+
+impl fmt::Display for FileIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.device, self.inode)
     }
 }

@@ -1,6 +1,7 @@
 //! What the pool is told and what it asks for.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,33 @@ pub enum Event {
         id: WorkerId,
         /// Its process.
         pid: i32,
+    },
+    /// A worker needs more time from now on for its start, or for its end after it was told to. It
+    /// never gets less than it had, nor more than ten times that in all.
+    Extend {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: i32,
+        /// How much it needs.
+        time: Duration,
+    },
+    /// A worker ends of itself. It has as long as one that was told to; if its exit status is 0 then,
+    /// it does not count among the deaths that come too fast.
+    Stops {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: i32,
+    },
+    /// A worker says in words how it is.
+    Status {
+        /// The worker.
+        id: WorkerId,
+        /// Its process.
+        pid: i32,
+        /// The words.
+        text: String,
     },
     /// A process ended and was reaped.
     Exited {

@@ -15,6 +15,12 @@ pub(super) fn log(report: &Report) {
         Report::SpawnFailed { id, reason, retry_in } => {
             tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
         }
+        Report::Extended { id, pid, generation, time } => {
+            tracing::info!(worker = id.0, pid, generation, ?time, "needs more time");
+        }
+        Report::Stops { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "stops of itself");
+        }
         Report::Died { id, pid, generation, exit, restart_in } => match restart_in {
             Some(restart_in) => {
                 tracing::warn!(

@@ -14,6 +14,9 @@
 //!   giving up silently. Under another [`Respawn`] some ends are the last; with nothing left to do
 //!   the pool ends.
 //! * A worker that is not ready in time, breaks the protocol, or hangs, is killed and comes back alike.
+//! * A worker that says that it needs more time for its start or its end gets it, up to ten times what
+//!   it was given, so that both come to an end. One that says that it ends is not told to, and has the
+//!   stop deadline.
 //! * A worker that is over one of its group's [`LifeLimits`] gets a new process as if somebody had
 //!   asked for a restart, which is no death.
 //! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's

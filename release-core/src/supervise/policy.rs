@@ -153,7 +153,8 @@ impl RestartPolicy {
         self
     }
 
-    /// How long a worker may take to become ready before it is killed (default 30 s).
+    /// How long a worker may take to become ready before it is killed (default 30 s); one that says
+    /// that it needs more time ([`Event::Extend`](super::Event::Extend)), at most ten times that.
     #[must_use]
     pub fn ready_timeout(mut self, timeout: Duration) -> Self {
         self.ready_timeout = timeout.min(LONGEST);

@@ -9,6 +9,8 @@ use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
+mod words;
+
 /// A process, or the wish for one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Process {
@@ -21,6 +23,8 @@ pub(super) struct Process {
     /// Since when it is over one of its limits, and another process is to take its place.
     #[serde(with = "super::moments")]
     pub(super) worn_since: Option<Instant>,
+    /// How it is, in its own words.
+    pub(super) status_text: Option<String>,
     limits: Own,
     /// When what it does, as the status shows it, began.
     #[serde(with = "super::moments")]
@@ -65,6 +69,7 @@ impl Process {
             is_proven: false,
             is_stale: false,
             worn_since: None,
+            status_text: None,
             limits: Own::default(),
             since: now,
             ready_at: None,
@@ -186,7 +191,7 @@ impl Process {
                 self.ready(id, spec, now, actions);
             }
             Stage::Starting { until, .. } if until <= now => {
-                let reason = KillReason::NotReady(spec.restart.ready_timeout);
+                let reason = KillReason::NotReady(until - self.since);
                 self.kill(id, reason, now, actions);
             }
             Stage::Trial { pid, until } if until <= now => {

@@ -53,6 +53,26 @@ pub enum Report {
         /// The generation of the process.
         generation: u32,
     },
+    /// A process needs more time for its start or its end, and gets it.
+    Extended {
+        /// The worker.
+        id: WorkerId,
+        /// The process.
+        pid: i32,
+        /// The generation of the process.
+        generation: u32,
+        /// How much it has from now on.
+        time: Duration,
+    },
+    /// A process ends of itself.
+    Stops {
+        /// The worker.
+        id: WorkerId,
+        /// The process.
+        pid: i32,
+        /// The generation of the process.
+        generation: u32,
+    },
     /// A process ended.
     Died {
         /// The worker.
@@ -171,6 +191,8 @@ pub enum Hung {
     Silent(Duration),
     /// A unit of its work has not been finished for so long.
     Stuck(Duration),
+    /// It says so itself.
+    Admitted,
 }
 
 impl fmt::Display for Hung {
@@ -178,6 +200,7 @@ impl fmt::Display for Hung {
         match self {
             Self::Silent(time) => write!(f, "no answer to the heartbeat for {time:.1?}"),
             Self::Stuck(age) => write!(f, "a unit of work was not finished after {age:.1?}"),
+            Self::Admitted => f.write_str("it says so itself"),
         }
     }
 }

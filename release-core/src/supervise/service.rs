@@ -72,6 +72,11 @@ impl Service {
                 self.notifier.stopping()?;
                 self.notifier.extend_timeout(self.stop_deadline.saturating_add(MARGIN))
             }
+            // While it serves, this would be about how long it may run at all.
+            (
+                Report::Extended { time, .. },
+                Phase::Starting | Phase::Changing | Phase::Stopping,
+            ) => self.notifier.extend_timeout(time.saturating_add(MARGIN)),
             (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
                 self.notifier.status(&state(pool, now, ""))
             }

@@ -25,6 +25,8 @@ pub struct WorkerStatus<'a> {
     pub since: Duration,
     /// How many earlier processes are still finishing what they have in hand.
     pub draining: usize,
+    /// What its process says of itself in words, if it does.
+    pub status_text: Option<&'a str>,
 }
 
 /// What a worker is doing.

@@ -8,6 +8,7 @@ mod respawn;
 mod restarts;
 mod stopping;
 mod storms;
+mod words;
 mod world;
 
 use std::time::Duration;

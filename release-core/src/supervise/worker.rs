@@ -90,7 +90,7 @@ impl Worker {
         self.processes_mut().find(|process| process.pid() == Some(pid))
     }
 
-    pub(super) fn status<'a>(&self, group: &'a str, now: Instant) -> WorkerStatus<'a> {
+    pub(super) fn status<'a>(&'a self, group: &'a str, now: Instant) -> WorkerStatus<'a> {
         let process = self.serving.as_ref().or_else(|| self.draining.last());
         let state = match process {
             Some(process) => process.state(),
@@ -107,6 +107,7 @@ impl Worker {
             restarts: self.starts.saturating_sub(1),
             since: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
             draining: self.draining.len(),
+            status_text: process.and_then(|process| process.status_text.as_deref()),
         }
     }
 

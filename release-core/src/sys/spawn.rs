@@ -30,8 +30,8 @@ pub(crate) struct Command {
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`; nothing else is in the environment of the new process,
     pub(crate) environment: Vec<CString>,
-    /// unless it is to find its own pid there, as `LISTEN_PID`.
-    pub(crate) listen_pid: bool,
+    /// but its own pid under these names.
+    pub(crate) own_pid: Vec<&'static str>,
     pub(crate) resources: Resources,
     /// Another working directory.
     pub(crate) directory: Option<CString>,

@@ -6,6 +6,7 @@ mod environment;
 mod newline;
 mod notify;
 mod place;
+mod words;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -48,6 +49,18 @@ pub enum Readiness {
     After(Duration),
     /// It says `READY=1` at the socket that `NOTIFY_SOCKET` names, as systemd's services do. The
     /// message must come from the worker itself or a process of its process group.
+    ///
+    /// What else it says there:
+    ///
+    /// | message | what follows |
+    /// |---|---|
+    /// | `STATUS=` | is in [`WorkerState::status_text`](crate::WorkerState::status_text) |
+    /// | `EXTEND_TIMEOUT_USEC=` | its start, or its end after it was told to, may take so long from now: at least 2 s more, and in all at most ten times the [ready timeout](crate::supervise::RestartPolicy::ready_timeout) or the [stop deadline](crate::Master::stop_deadline) |
+    /// | `STOPPING=1` | it is not told to stop any more, and is killed at the stop deadline; an exit with status 0 does not count among the deaths that come [too fast](crate::supervise::RestartPolicy::intensity) |
+    /// | `WATCHDOG=1` | it lives, where the group has a [heartbeat](crate::Workers::heartbeat) |
+    /// | `WATCHDOG=trigger` | once it is ready, it is killed and started again |
+    ///
+    /// The master hears of what can be said again and again once a second, the latest each.
     Notify,
     /// It acknowledges as einhorn's workers do: a line such as `{"command":"worker:ack","pid":123}`,
     /// in JSON or YAML, at the socket that `EINHORN_SOCK_PATH` names or through the descriptor in
@@ -69,6 +82,8 @@ impl Default for Readiness {
 #[derive(Debug)]
 pub(crate) struct Foreign {
     readiness: Readiness,
+    /// Within which time its processes say that they live.
+    watchdog: Option<Duration>,
     /// Where their sockets are, once the master runs and if they have any.
     place: Option<Arc<Place>>,
     owner: Option<Uid>,
@@ -100,9 +115,11 @@ enum Sign {
 impl Foreign {
     /// # Errors
     ///
-    /// When a descriptor is to have a number that is taken, or that no process can have.
+    /// When a descriptor is to have a number that is taken, or that no process can have; when a sign
+    /// of life is wanted where there is no way to give it.
     pub(super) fn new(
         readiness: Readiness,
+        watchdog: Option<Duration>,
         listeners: usize,
         credentials: Option<&Credentials>,
     ) -> Result<Self, Error> {
@@ -116,8 +133,13 @@ impl Foreign {
             );
             return Err(Error::new(ErrorKind::Usage, message));
         }
+        if watchdog.is_some() && readiness != Readiness::Notify {
+            let message = "commands say that they live where they say that they are ready, by \
+                           WATCHDOG=1: a heartbeat needs `Readiness::Notify`";
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
         let owner = credentials.map(|credentials| credentials.uid);
-        Ok(Self { readiness, place: None, owner })
+        Ok(Self { readiness, watchdog, place: None, owner })
     }
 
     pub(super) fn ready(&self) -> Ready {
@@ -126,6 +148,12 @@ impl Foreign {
             Readiness::After(time) => Ready::After(time),
             Readiness::Notify | Readiness::Acknowledge | Readiness::Newline(_) => Ready::Message,
         }
+    }
+
+    /// The variables in which a process finds its own number.
+    pub(super) fn pid_variables(&self, has_listeners: bool) -> Vec<&'static str> {
+        let all = [("LISTEN_PID", has_listeners), ("WATCHDOG_PID", self.watchdog.is_some())];
+        all.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
     }
 
     /// Makes room for sockets, where there is any use for it.
@@ -149,8 +177,11 @@ impl Foreign {
         let next = first_free(listeners.len());
         let waits_for = match (self.readiness, &self.place) {
             (Readiness::Notify, Some(place)) => {
-                let notices = Notices::new(place)?;
+                let notices = Notices::new(place, self.watchdog)?;
                 given.tell("NOTIFY_SOCKET", notices.path())?;
+                if let Some(time) = self.watchdog {
+                    given.tell("WATCHDOG_USEC", time.as_micros().to_string())?;
+                }
                 Some(Sign::Notices(notices))
             }
             (Readiness::Acknowledge, Some(place)) => {
@@ -193,11 +224,13 @@ impl Awaited {
     /// Listens to the process until what is returned is dropped.
     pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
         let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
-        let (timer, id) = (rt.clone(), worker.id);
+        let (timer, worker) = (rt.clone(), worker.clone());
         let serving = rt.spawn(async move {
             let heard = match self.waits_for {
                 None => return,
-                Some(Sign::Notices(notices)) => notices.listen(&timer, sender, &notify).await,
+                Some(Sign::Notices(notices)) => {
+                    notices.listen(&timer, sender, &worker, &notify).await
+                }
                 Some(Sign::Acknowledgement(acknowledgement)) => {
                     acknowledgement.wait(&timer, sender).await.map(|()| notify(News::Ready))
                 }
@@ -207,8 +240,7 @@ impl Awaited {
             };
             if let Err(error) = heard {
                 let reason = crate::error::chain(&error);
-                let pid = sender.worker.as_raw();
-                tracing::warn!(worker = id, pid, reason, "cannot be heard");
+                tracing::warn!(worker = worker.id, worker.pid, reason, "cannot be heard");
             }
         });
         Attached { link: Weak::new(), serving }

@@ -1,7 +1,7 @@
-//! Readiness as systemd has it: datagrams at `NOTIFY_SOCKET`.
+//! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,10 @@ use nix::sys::stat::{Mode, fchmod};
 
 use super::Sender;
 use super::place::{Place, SocketFile};
+use super::words::Words;
 use crate::Error;
-use crate::daemon::attach::{News, Notify};
+use crate::daemon::WorkerInfo;
+use crate::daemon::attach::Notify;
 use crate::rt::{Direction, Progress, Rt};
 
 /// Between two messages of a worker: one that sends without a pause waits itself.
@@ -26,15 +28,20 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The longest message; longer ones are cut off, as systemd does it.
 const LONGEST: usize = 4096;
 
+/// How many messages may wait in a socket, or more: `net.unix.max_dgram_qlen`.
+const QUEUE: usize = 1024;
+
 /// The socket of one process.
 #[derive(Debug)]
 pub(super) struct Notices {
     socket: OwnedFd,
     file: SocketFile,
+    /// Within which time the process is to say that it lives.
+    watchdog: Option<Duration>,
 }
 
 impl Notices {
-    pub(super) fn new(place: &Arc<Place>) -> Result<Self, Error> {
+    pub(super) fn new(place: &Arc<Place>, watchdog: Option<Duration>) -> Result<Self, Error> {
         let (socket, file) = place.socket(|path| {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
@@ -44,7 +51,7 @@ impl Notices {
             bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
             Ok(socket)
         })?;
-        Ok(Self { socket, file })
+        Ok(Self { socket, file, watchdog })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -56,23 +63,52 @@ impl Notices {
         self,
         rt: &Rt,
         sender: Sender,
+        worker: &WorkerInfo,
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
         let socket = rt.register(self.socket).map_err(failed)?;
         let _file = self.file;
+        let mut words = Words::new(self.watchdog, rt.now());
+        let mut bytes = [0; LONGEST];
+        let hear = |words: &mut Words, bytes: &[u8], from: Option<UnixCredentials>| {
+            if from.is_some_and(|from| sender.is(from.uid(), from.pid()))
+                && let message = String::from_utf8_lossy(bytes)
+                && let Some(line) = words.hear(&message, rt.now())
+            {
+                let line: String = line.chars().take(80).collect();
+                let (id, pid, line) = (worker.id, worker.pid, line.escape_debug());
+                tracing::warn!(
+                    worker = id,
+                    pid,
+                    "`{line}` is not to be understood, nor what follows"
+                );
+            }
+        };
         loop {
-            let mut bytes = [0; LONGEST];
+            if words.deadline().is_some_and(|at| at <= rt.now()) {
+                // What came in time is in time, also when this process is late itself.
+                for _ in 0..QUEUE {
+                    let Ok((length, from)) = receive(socket.as_fd().as_raw_fd(), &mut bytes) else {
+                        break;
+                    };
+                    hear(&mut words, &bytes[..length], from);
+                }
+            }
+            words.due(rt.now()).into_iter().for_each(notify);
             let received = socket.run(Direction::Read, |fd| {
                 Ok((receive(fd.as_raw_fd(), &mut bytes)?, Progress::More))
             });
-            let (length, credentials) = received.await.map_err(failed)?;
-            if credentials.is_some_and(|from| sender.is(from.uid(), from.pid())) {
-                let message = String::from_utf8_lossy(&bytes[..length]);
-                if message.lines().any(|line| line == "READY=1") {
-                    notify(News::Ready);
-                }
-            }
+            let received = match words.deadline() {
+                None => received.await,
+                Some(deadline) => match rt.timeout_at(deadline, received).await {
+                    Ok(received) => received,
+                    Err(_) => continue,
+                },
+            };
+            let (length, from) = received.map_err(failed)?;
+            hear(&mut words, &bytes[..length], from);
+            words.due(rt.now()).into_iter().for_each(notify);
             rt.sleep(PAUSE).await;
         }
     }

@@ -69,13 +69,13 @@ impl Trial {
         // Sockets that this program was started with are there in the trial, too.
         let given = asked_for().map_err(failed("cannot copy a socket"))?;
         let first = given.last_key_value().map_or(FIRST_PASSED, |(number, _)| number + 1);
-        let (image, listen_pid) = origin.trial(VARIABLE, format!("{TRIAL}{first}"))?;
+        let (image, is_activated) = origin.trial(VARIABLE, format!("{TRIAL}{first}"))?;
         let command = Command {
             program: image.program,
             image: None,
             arguments: image.arguments,
             environment: image.environment,
-            listen_pid,
+            own_pid: if is_activated { vec!["LISTEN_PID"] } else { Vec::new() },
             resources: Resources::default(),
             directory: Some(c_string(place.directory.clone().into())?),
             identity: Identity::Same,

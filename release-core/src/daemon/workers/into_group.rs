@@ -31,12 +31,14 @@ where
         if self.readiness.is_some() && !self.is_command {
             return Err(about("`readiness` is for commands; these workers tell their master"));
         }
-        let pulse = Pulse::new(self.heartbeat, self.life.counts_requests());
+        // Commands have another way to show that they live.
+        let heartbeat = self.heartbeat.filter(|_| !self.is_command);
+        let pulse = Pulse::new(heartbeat, self.life.counts_requests());
         let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
         if pulse.is_some() && is_plain {
-            let message = "a heartbeat and a limit of requests need call mode; commands and workers \
-                           in plain mode have no way to answer: leave `heartbeat` and \
-                           `max_requests` out";
+            let message = "a heartbeat and a limit of requests need call mode; workers in plain mode \
+                           have no way to answer, and commands do not count what they finish: leave \
+                           `heartbeat` and `max_requests` out";
             return Err(about(message));
         }
         let mut credentials = match (&self.user, as_root) {
@@ -67,7 +69,8 @@ where
             (true, None) => {
                 let readiness = self.readiness.unwrap_or_default();
                 let count = self.listeners.len();
-                let foreign = Foreign::new(readiness, count, credentials.as_ref())?;
+                let foreign = Foreign::new(readiness, self.heartbeat, count, credentials.as_ref())
+                    .map_err(|error| about("its readiness").caused_by(error))?;
                 let ready = foreign.ready();
                 (Contact::Foreign(foreign), ready)
             }

@@ -42,6 +42,10 @@ impl<W, C> Workers<W, C> {
     /// stop. An executor with several threads, such as that of async-std, answers as long as one of
     /// them is free: units of work show what hangs on the others.
     ///
+    /// A [`command`](Workers::command) answers unasked: from its `READY=1` on it says `WATCHDOG=1` at its
+    /// `NOTIFY_SOCKET` within this time, which `WATCHDOG_USEC` tells it, as systemd's services do. That
+    /// needs [`Readiness::Notify`](crate::Readiness::Notify).
+    ///
     /// # Examples
     ///
     /// ```

@@ -59,7 +59,9 @@ impl Pool {
         // Deaths while the pool stops are what was asked for, and those of replacements are the
         // business of whoever wanted them.
         let follows = self.groups[group].spec.restart.respawn.follows(Some(exit));
-        let counts = role == Role::Serving && self.is_running() && follows;
+        // One that serves and was about to end has said so of itself.
+        let is_orderly = process.is_stopping() && exit == Exit::Code(0);
+        let counts = role == Role::Serving && self.is_running() && follows && !is_orderly;
         let too_fast = counts && self.groups[group].count_death(now);
         let verdict = match role {
             Role::Serving => self.judge(index, &process, Some(exit), &cause, too_fast, now),

@@ -52,6 +52,27 @@ impl Pool {
                 self.count_killed(killed);
             }
             E::Hung { pid, how, .. } => worker.hung(pid, how, now, actions),
+            E::Extend { pid, time, .. } => {
+                let (id, deadline) = (worker.id, self.stop_deadline);
+                let process = worker.find(pid);
+                let until =
+                    process.and_then(|it| it.extend(id, time, spec, deadline, now, actions));
+                if let (Mode::Stopping { kill_at }, Some(until)) = (&mut self.mode, until) {
+                    // Each of the others is killed at its own time.
+                    *kill_at = until.max(*kill_at);
+                }
+            }
+            E::Stops { pid, .. } => {
+                let (id, kill_at) = (worker.id, now + self.stop_deadline);
+                if let Some(process) = worker.find(pid) {
+                    process.stops(id, kill_at, now, actions);
+                }
+            }
+            E::Status { pid, text, .. } => {
+                if let Some(process) = worker.find(pid) {
+                    process.status_text = Some(text);
+                }
+            }
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
         }
@@ -74,7 +95,10 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::Ready { id, .. }
         | E::Exited { id, .. }
         | E::Violation { id, .. }
-        | E::Hung { id, .. } => Some(id),
+        | E::Hung { id, .. }
+        | E::Extend { id, .. }
+        | E::Stops { id, .. }
+        | E::Status { id, .. } => Some(id),
         E::Start
         | E::Stop
         | E::StopNow

@@ -92,6 +92,8 @@ fn step(world: &mut World, (what, who, amount): Step) {
         (28, _) if who < 64 => world.send(Event::Stop),
         (29, _) if who < 32 => world.send(Event::StopNow),
         (30, _) if who < 16 => world.send(Event::Fail { reason: "main failed".to_owned() }),
+        (31, Some(id)) if who.is_multiple_of(4) => world.stops(id),
+        (31, Some(id)) => world.extend(id, time * 64),
         _ => {}
     }
 }
@@ -113,12 +115,15 @@ fn foreign(world: &mut World, id: Option<WorkerId>, amount: u16) {
 
 fn news(id: WorkerId, pid: i32, amount: u16) -> Event {
     let reason = "old".to_owned();
-    match amount % 6 {
+    match amount % 9 {
         0 => Event::Spawned { id, pid },
         1 => Event::SpawnFailed { id, reason },
         2 => Event::Ready { id, pid },
         3 => Event::Violation { id, pid, reason },
         4 => Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) },
+        5 => Event::Extend { id, pid, time: Duration::MAX },
+        6 => Event::Stops { id, pid },
+        7 => Event::Status { id, pid, text: reason },
         _ => Event::Exited { id, pid, exit: exit(amount) },
     }
 }

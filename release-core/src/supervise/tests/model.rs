@@ -11,6 +11,10 @@ use crate::supervise::*;
 pub(super) struct Process {
     pub(super) pid: i32,
     started: Instant,
+    /// When it is killed if it is not ready.
+    ready_by: Instant,
+    /// When it was told to end, or said that it does, and when it is killed if it has not.
+    ends: Option<(Instant, Instant)>,
     pub(super) ready: Option<Instant>,
     violated: bool,
     hung: bool,
@@ -19,7 +23,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Whether the pool has told it to end.
+    /// Whether it had its time to end.
+    fn is_late(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|(_, kill_by)| kill_by <= now)
+    }
+
+    /// Whether the pool has told it to end, or it does so of itself.
     pub(super) fn is_doomed(&self) -> bool {
         self.asked || self.killed
     }
@@ -89,10 +98,6 @@ impl Model {
         }
     }
 
-    fn policy(&self, id: WorkerId) -> &RestartPolicy {
-        &self.specs[self.workers[&id].0].restart
-    }
-
     fn stopping(&self) -> bool {
         self.kill_at.is_some() || self.forced
     }
@@ -136,16 +141,48 @@ impl Model {
                     process.hung |= process.pid == pid && at_work;
                 }
             }
-            Event::Exited { id, pid, .. } => {
+            Event::Exited { id, pid, exit } => {
                 if self.live.get(&id).is_some_and(|p| p.pid == pid) {
                     let process = self.live.remove(&id);
-                    self.lost(id, process.as_ref(), now);
+                    self.lost(id, process.as_ref().map(|process| (process, exit)), now);
                 }
             }
+            Event::Extend { id, pid, time } => self.extend(id, pid, time, now),
+            Event::Stops { id, pid } => {
+                if let Some(process) = self.live.get_mut(&id)
+                    && process.pid == pid
+                    && !process.is_doomed()
+                {
+                    process.asked = true;
+                    process.ends = Some((now, now + self.stop_deadline));
+                }
+            }
+            Event::Status { .. } => {}
             Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
             Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
+    }
+
+    /// Nobody gets less time than before, nor more than ten times what there is.
+    fn extend(&mut self, id: WorkerId, pid: i32, time: Duration, now: Instant) {
+        let Some(&(group, _)) = self.workers.get(&id) else { return };
+        let (timeout, is_message) = {
+            let spec = &self.specs[group];
+            (spec.restart.ready_timeout, spec.ready == Ready::Message)
+        };
+        let Some(process) = self.live.get_mut(&id) else { return };
+        if process.pid != pid || process.killed {
+            return;
+        }
+        if let Some((began, kill_by)) = process.ends {
+            let kill_by = kill_by.max((now + time).min(began + self.stop_deadline * 10));
+            process.ends = Some((began, kill_by));
+            self.kill_at = self.kill_at.map(|at| at.max(kill_by));
+        } else if process.ready.is_none() && is_message {
+            let last = process.started + timeout * 10;
+            process.ready_by = process.ready_by.max((now + time).min(last));
+        }
     }
 
     fn stop(&mut self, now: Instant) {
@@ -171,10 +208,13 @@ impl Model {
         }
         let (group, memory) = self.workers.get_mut(&id).unwrap();
         memory.starts += 1;
-        let at_once = self.specs[*group].ready == Ready::AtOnce;
+        let spec = &self.specs[*group];
+        let at_once = spec.ready == Ready::AtOnce;
         let process = Process {
             pid,
             started: now,
+            ready_by: now + spec.restart.ready_timeout,
+            ends: None,
             ready: at_once.then_some(now),
             violated: false,
             hung: false,
@@ -188,7 +228,7 @@ impl Model {
     }
 
     /// A process ended, or could not be started.
-    fn lost(&mut self, id: WorkerId, process: Option<&Process>, now: Instant) {
+    fn lost(&mut self, id: WorkerId, ended: Option<(&Process, Exit)>, now: Instant) {
         let running = self.running();
         let (group, memory) = self.workers.get_mut(&id).unwrap();
         (memory.due, memory.delay) = (None, None);
@@ -196,6 +236,11 @@ impl Model {
             return;
         }
         let policy = &self.specs[*group].restart;
+        let process = ended.map(|(process, _)| process);
+        // It has said that it ends, and did so well.
+        let is_orderly = ended.is_some_and(|(process, exit)| {
+            process.asked && !process.killed && exit == Exit::Code(0)
+        });
         let life = process.and_then(|p| p.ready).map(|at| now - at);
         if life.is_some_and(|life| life >= policy.healthy_after) {
             memory.early_deaths = 0;
@@ -210,11 +255,12 @@ impl Model {
         if deaths.at.iter().filter(recent).count() <= policy.limit / 2 {
             deaths.slow = false;
         }
-        if process.is_some() {
+        let counts = process.is_some() && !is_orderly;
+        if counts {
             deaths.at.push(now);
         }
         let too_fast = deaths.at.iter().filter(recent).count() > policy.limit;
-        let begins = process.is_some() && too_fast && !deaths.slow;
+        let begins = counts && too_fast && !deaths.slow;
         deaths.slow |= too_fast;
         deaths.unsaid |= begins;
         if (!self.all_ready && memory.failed_starts >= policy.start_attempts)

@@ -99,6 +99,18 @@ impl World {
         }
     }
 
+    pub(super) fn extend(&mut self, id: WorkerId, time: Duration) {
+        if let Some(pid) = self.pid(id) {
+            self.send(Event::Extend { id, pid, time });
+        }
+    }
+
+    pub(super) fn stops(&mut self, id: WorkerId) {
+        if let Some(pid) = self.pid(id) {
+            self.send(Event::Stops { id, pid });
+        }
+    }
+
     /// Lets time pass and ticks whenever that is due.
     pub(super) fn wait(&mut self, time: Duration) {
         let end = self.now + time;

@@ -11,18 +11,16 @@ use super::{CALLS, Command, FIRST_PASSED, Identity, SpawnError, here};
 use crate::sys::process::{die_with, exit_now};
 use crate::sys::{Failed, check, creds, fds, signal};
 
-const PID_NAME: &[u8] = b"LISTEN_PID=";
-
-/// Room for the name, ten digits and a NUL.
-const PID_ENTRY: usize = PID_NAME.len() + 11;
+/// Room for the digits of a pid, and a NUL.
+const PID_DIGITS: usize = 11;
 
 /// Everything the child needs, at addresses and descriptor numbers that do not change any more.
 pub(super) struct Prepared<'a> {
     command: &'a Command,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    /// Where `LISTEN_PID` is written by the one process that knows the value.
-    pid_entry: Box<[Cell<u8>; PID_ENTRY]>,
+    /// Variables whose value is written by the one process that knows it; after `NAME=` there is room.
+    own_pid: Vec<Vec<Cell<u8>>>,
     /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
     /// dup2 overwrites a later source.
     descriptors: Vec<(RawFd, OwnedFd)>,
@@ -52,14 +50,13 @@ impl<'a> Prepared<'a> {
             .map(|(number, source)| Ok((*number, duplicate(*source)?)))
             .collect::<Result<_, _>>()?;
         let error = duplicate(error.as_fd())?;
-        let pid_entry = Box::new([const { Cell::new(0) }; PID_ENTRY]);
-        let own_pid = command.listen_pid.then(|| pid_entry.as_ptr().cast());
+        let own_pid: Vec<_> = command.own_pid.iter().map(|name| pid_entry(name)).collect();
         Ok(Self {
             command,
             image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
-            argv: pointers(&command.arguments, None),
-            envp: pointers(&command.environment, own_pid),
-            pid_entry,
+            argv: pointers(&command.arguments, &[]),
+            envp: pointers(&command.environment, &own_pid),
+            own_pid,
             descriptors,
             first_free,
             error_number: Cell::new(error.as_raw_fd()),
@@ -93,9 +90,7 @@ impl<'a> Prepared<'a> {
         }
         // After the change of user, which clears it.
         die_with(parent)?;
-        if self.command.listen_pid {
-            self.write_pid();
-        }
+        self.write_pid();
         let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
         if self.image.is_some() {
             let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
@@ -132,14 +127,15 @@ impl<'a> Prepared<'a> {
 
     /// Writes the pid of this process where the pointers to the environment find it.
     fn write_pid(&self) {
-        let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
-        let digits = usize::try_from(rest.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
-        for (cell, byte) in self.pid_entry.iter().zip(PID_NAME) {
-            cell.set(*byte);
-        }
-        for cell in self.pid_entry[PID_NAME.len()..].iter().take(digits).rev() {
-            cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
-            rest /= 10;
+        let pid = nix::unistd::getpid().as_raw().unsigned_abs();
+        let digits = usize::try_from(pid.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
+        for entry in &self.own_pid {
+            let value = entry.len().saturating_sub(PID_DIGITS);
+            let mut rest = pid;
+            for cell in entry.iter().skip(value).take(digits).rev() {
+                cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
+                rest /= 10;
+            }
         }
     }
 
@@ -154,8 +150,15 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// What execve takes: these strings, one more perhaps, and the end.
-fn pointers(strings: &[CString], last: Option<*const libc::c_char>) -> Vec<*const libc::c_char> {
+/// `NAME=`, and NULs where the digits of a pid will be.
+fn pid_entry(name: &str) -> Vec<Cell<u8>> {
+    let room = std::iter::repeat_n(0, PID_DIGITS);
+    name.bytes().chain([b'=']).chain(room).map(Cell::new).collect()
+}
+
+/// What execve takes: these strings, those that are still to be written, and the end.
+fn pointers(strings: &[CString], unwritten: &[Vec<Cell<u8>>]) -> Vec<*const libc::c_char> {
     let strings = strings.iter().map(|string| string.as_ptr());
-    strings.chain(last).chain([std::ptr::null()]).collect()
+    let unwritten = unwritten.iter().map(|entry| entry.as_ptr().cast());
+    strings.chain(unwritten).chain([std::ptr::null()]).collect()
 }

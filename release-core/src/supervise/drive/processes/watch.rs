@@ -39,6 +39,9 @@ impl Processes {
             News::Ready => send(&sender, Event::Ready { id, pid }),
             News::Finished(count) => finished.store(count, Ordering::Relaxed),
             News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
+            News::Extend(time) => send(&sender, Event::Extend { id, pid, time }),
+            News::Stops => send(&sender, Event::Stops { id, pid }),
+            News::Status(text) => send(&sender, Event::Status { id, pid, text }),
             News::Violation(reason) => {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Memory, Model};
+use super::{Memory, Model, Process};
 use crate::supervise::*;
 
 impl Model {
@@ -17,7 +17,7 @@ impl Model {
                 let (_, memory) = &self.workers[&id];
                 assert!(memory.due.is_none_or(|(earliest, _)| earliest <= now));
             }
-            Action::Signal { id, pid, signal } => self.signalled(id, pid, signal),
+            Action::Signal { id, pid, signal } => self.signalled(id, pid, signal, now),
             Action::Report(ref report) => self.reported(report, now),
             Action::Prepare | Action::TryUpgrade | Action::HandOver | Action::Answer { .. } => {
                 panic!("nobody asked for a change")
@@ -38,8 +38,8 @@ impl Model {
         }
     }
 
-    fn signalled(&mut self, id: WorkerId, pid: i32, signal: Signal) {
-        let stopping = self.stopping();
+    fn signalled(&mut self, id: WorkerId, pid: i32, signal: Signal, now: Instant) {
+        let (stopping, kill_at) = (self.stopping(), self.kill_at);
         let process = self.live.get_mut(&id).expect("a signal to nobody");
         assert_eq!(process.pid, pid);
         assert!(!process.killed, "a signal to a killed process");
@@ -47,6 +47,7 @@ impl Model {
             Signal::Terminate => {
                 assert!(stopping && !process.asked);
                 process.asked = true;
+                process.ends = kill_at.map(|at| (now, at));
             }
             Signal::Kill => {
                 process.killed = true;
@@ -68,15 +69,16 @@ impl Model {
                 }
             }
             Report::Killed { id, reason, .. } => {
-                let timeout = self.policy(*id).ready_timeout;
                 let process = &self.live[id];
                 match reason {
                     KillReason::NotReady(_) => {
-                        assert!(process.ready.is_none() && now - process.started >= timeout);
+                        assert!(process.ready.is_none() && now >= process.ready_by);
                     }
                     KillReason::Hung(_) => assert!(process.hung),
                     KillReason::Violation(_) => assert!(process.violated),
-                    KillReason::StopDeadline => assert!(self.kill_at.is_some_and(|at| at <= now)),
+                    KillReason::StopDeadline => {
+                        assert!(process.is_late(now) || self.kill_at.is_some_and(|at| at <= now));
+                    }
                     KillReason::StopNow => assert!(self.forced),
                 }
             }
@@ -88,7 +90,10 @@ impl Model {
                 let index = self.specs.iter().position(|spec| spec.name == *group).unwrap();
                 assert!(std::mem::take(&mut self.deaths[index].unsaid));
             }
-            Report::Started { .. } | Report::Ready { .. } => {}
+            Report::Started { .. }
+            | Report::Ready { .. }
+            | Report::Extended { .. }
+            | Report::Stops { .. } => {}
             other => panic!("nobody asked for a change: {other:?}"),
         }
     }
@@ -104,7 +109,8 @@ impl Model {
             assert!(!self.stopping() || process.is_doomed(), "nobody is forgotten");
             let late = self.forced || self.kill_at.is_some_and(|at| at <= now);
             assert!(
-                process.killed || !(late || process.violated || process.hung),
+                process.killed
+                    || !(late || process.is_late(now) || process.violated || process.hung),
                 "killed when due"
             );
         }
@@ -120,12 +126,11 @@ impl Model {
     }
 
     fn state(&self, id: WorkerId, now: Instant) -> State {
-        let timeout = self.policy(id).ready_timeout;
         match self.live.get(&id) {
             Some(process) if process.is_doomed() => State::Stopping,
             Some(process) if process.ready.is_some() => State::Ready,
             Some(process) => {
-                assert!(now - process.started < timeout, "killed when not ready in time");
+                assert!(now < process.ready_by, "killed when not ready in time");
                 State::Starting
             }
             None if self.running() => {
@@ -141,13 +146,18 @@ impl Model {
     /// The deadline is the earliest of what is timed, which is never overdue.
     fn check_deadline(&self, deadline: Option<Instant>, now: Instant) {
         let timer = |(id, (_, memory)): (&WorkerId, &(usize, Memory))| match self.live.get(id) {
-            Some(process) if process.ready.is_some() || process.is_doomed() => None,
-            Some(process) => Some(process.started + self.policy(*id).ready_timeout),
-            None => memory.due.map(|(_, latest)| latest),
+            Some(process) if process.killed => None,
+            Some(Process { ends: Some((_, kill_by)), .. }) => Some(*kill_by),
+            Some(process) if process.ready.is_some() => None,
+            Some(process) => Some(process.ready_by),
+            None => memory.due.map(|(_, latest)| latest).filter(|_| !self.stopping()),
         };
         let expected = match self.kill_at {
             _ if self.done.is_some() || self.forced => None,
-            Some(kill_at) => Some(kill_at).filter(|at| now < *at),
+            Some(kill_at) => {
+                let timers = self.workers.iter().filter_map(timer);
+                Some(timers.chain([kill_at]).min().unwrap_or(kill_at)).filter(|_| now < kill_at)
+            }
             None => self.workers.iter().filter_map(timer).min(),
         };
         assert_eq!(deadline, expected);
