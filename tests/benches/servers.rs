@@ -10,7 +10,9 @@
 use release_tests::servers::{self, Served};
 use release_tests::{Backend, CLIENTS, Connections, Count, Program};
 
-const SERVERS: [(&str, fn() -> Served); 9] = [
+type Start = fn() -> Served;
+
+const SERVERS: [(&str, Start); 9] = [
     ("nginx", servers::nginx),
     ("Node", servers::node),
     ("gunicorn, sync", || servers::gunicorn("sync")),
