@@ -38,7 +38,7 @@ const BACKLOG: u32 = 128;
 /// | time for a frame from its first byte to its last | 5 s |
 /// | idle time | 60 s, settable |
 /// | time in which a peer has to read something that waits for it | 60 s |
-/// | connections | 64, settable; one more takes the place of an idle one of the user who has most: of one that never asked, or the one that has been idle longest. When none is idle, a user who has more than half of them loses one to another user |
+/// | connections | 64, settable; one more takes the place of an idle one of the user who has most: of one that never asked, or of the one that has been idle longest. When none is idle, a user who has more than half of them loses one to another user |
 ///
 /// # Examples
 ///

@@ -1,12 +1,12 @@
-//! The connections of a control socket: how many there may be, who makes room for whom, and what each
-//! of them asks.
+//! The connections of a control socket: how many there may be, and who makes room for whom.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, AbortRegistration};
@@ -15,10 +15,13 @@ use super::pause::Pause;
 use crate::ipc::link::Link;
 use crate::net::Credentials;
 use crate::rt::Rt;
-use crate::sys::process::return_free_memory;
 
+mod seat;
 #[cfg(test)]
 mod tests;
+
+pub(super) use seat::Seat;
+pub(crate) use seat::{Asking, Waiting};
 
 /// How long a connection has for its next request before another may take its seat.
 const SEAT_TIME: Duration = Duration::from_millis(50);
@@ -36,14 +39,19 @@ pub(super) struct Seats {
 /// What a newcomer finds.
 enum Offer {
     Seat(Seat, AbortRegistration),
-    /// All seats are taken by connections that may still be about to ask.
-    Later(Instant),
+    /// All seats are taken by connections that may still be about to ask: until this moment, or until
+    /// they do, which changes this number.
+    Later(Instant, u64),
     AllBusy,
 }
 
 #[derive(Default)]
 pub(super) struct Taken {
     last: u64,
+    /// How often somebody has asked or gone.
+    changes: u64,
+    /// Who waits for a seat.
+    newcomer: Option<Waker>,
     was_full: bool,
     pub(super) seats: HashMap<u64, Occupant>,
     pub(super) pause: Pause,
@@ -84,7 +92,10 @@ impl Seats {
         loop {
             match self.take(uid, most, rt.now()) {
                 Offer::Seat(seat, registration) => return Some((seat, registration)),
-                Offer::Later(moment) => rt.sleep_until(moment).await,
+                Offer::Later(moment, changes) => {
+                    let wait = moment.saturating_duration_since(rt.now());
+                    let _ = rt.timeout(wait, poll_fn(|cx| self.poll_changed(cx, changes))).await;
+                }
                 Offer::AllBusy => {
                     // Said once, not as often as somebody connects.
                     if !mem::replace(&mut self.lock().was_full, true) {
@@ -102,7 +113,7 @@ impl Seats {
             let Some(number) = taken.first_to_go(uid, now) else { return Offer::AllBusy };
             let moment = taken.seats[&number].since + SEAT_TIME;
             if moment > now {
-                return Offer::Later(moment);
+                return Offer::Later(moment, taken.changes);
             }
             if let Some(occupant) = taken.seats.remove(&number) {
                 occupant.abort.abort();
@@ -111,6 +122,15 @@ impl Seats {
         taken.was_full = false;
         let (seat, registration) = self.one_more(&mut taken, uid, 0, now);
         Offer::Seat(seat, registration)
+    }
+
+    fn poll_changed(&self, cx: &Context<'_>, changes: u64) -> Poll<()> {
+        let mut taken = self.lock();
+        if taken.changes != changes {
+            return Poll::Ready(());
+        }
+        taken.newcomer = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// A seat for a connection that had one in an earlier image of this process, which may have let
@@ -172,6 +192,12 @@ impl Taken {
         idle.or_else(stuck).or_else(latest).map(|(&number, _)| number)
     }
 
+    /// Who is to look again whether there is a seat.
+    fn change(&mut self) -> Option<Waker> {
+        self.changes += 1;
+        self.newcomer.take()
+    }
+
     /// Ends the connections whose request nobody can wait for.
     pub(super) fn give_up_stuck(&mut self, now: Instant) {
         for (_, occupant) in
@@ -190,116 +216,8 @@ impl Occupant {
     }
 }
 
-/// A connection's seat; free again when dropped, which is to be the last of the connection.
-pub(super) struct Seat {
-    seats: Arc<Seats>,
-    number: u64,
-}
-
-impl Seat {
-    /// The connection that has the seat.
-    pub(super) fn connected(&self, link: &Arc<Link>, credentials: Credentials) {
-        let mut taken = self.seats.lock();
-        if taken.pause.is_paused {
-            link.pause();
-        }
-        if let Some(occupant) = taken.seats.get_mut(&self.number) {
-            let link = Arc::downgrade(link);
-            occupant.connected = Some(Connected { link, credentials });
-        }
-    }
-
-    /// It has made a request; `payload` is swapped for one that is not needed any more.
-    pub(super) fn asked(&self, now: Instant, payload: &mut Vec<u8>) -> Asking {
-        let (mut request, mut waited) = (0, false);
-        if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
-            (occupant.busy, occupant.since, occupant.waits) = (true, now, 0);
-            occupant.asked += 1;
-            request = occupant.asked;
-            waited = mem::take(&mut occupant.waited);
-            mem::swap(&mut occupant.request, payload);
-        }
-        Asking { seats: Arc::clone(&self.seats), number: self.number, request, waited }
-    }
-
-    /// The request has its answer.
-    pub(super) fn answered(&self, now: Instant) {
-        if let Some(occupant) = self.seats.lock().seats.get_mut(&self.number) {
-            (occupant.busy, occupant.since, occupant.waits) = (false, now, 0);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.lock();
-        taken.seats.remove(&self.number);
-        let was_last = taken.seats.is_empty();
-        let waiter = taken.pause.waiter.take();
-        drop(taken);
-        waiter.into_iter().for_each(Waker::wake);
-        if was_last {
-            return_free_memory();
-        }
-    }
-}
-
-/// A request that is being answered.
-#[derive(Clone)]
-pub(crate) struct Asking {
-    seats: Arc<Seats>,
-    /// Of the seat.
-    number: u64,
-    /// Of the request; the seat may be asking the next one already.
-    request: u64,
-    /// Whether it was begun in an earlier image of this process, where it waited for the upgrade.
-    pub(crate) waited: bool,
-}
-
-impl Asking {
-    /// The request waits for an upgrade as long as this is kept: the upgrade does not wait for it,
-    /// and the next image of the process begins it anew.
-    pub(crate) fn wait_for_upgrade(&self) -> Waiting {
-        self.count(|waits| waits.saturating_add(1));
-        Waiting(self.clone())
-    }
-
-    fn count(&self, change: impl FnOnce(usize) -> usize) {
-        let mut taken = self.seats.lock();
-        let occupant = taken.seats.get_mut(&self.number);
-        if let Some(occupant) = occupant.filter(|occupant| occupant.asked == self.request) {
-            occupant.waits = change(occupant.waits);
-        }
-        let waiter = taken.pause.waiter.take();
-        drop(taken);
-        waiter.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl fmt::Debug for Asking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asking").field("number", &self.number).finish_non_exhaustive()
-    }
-}
-
-/// See [`Asking::wait_for_upgrade`].
-#[derive(Debug)]
-pub(crate) struct Waiting(Asking);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.count(|waits| waits.saturating_sub(1));
-    }
-}
-
 impl fmt::Debug for Seats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seats").field("taken", &self.lock().seats.len()).finish()
-    }
-}
-
-impl fmt::Debug for Seat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("number", &self.number).finish_non_exhaustive()
     }
 }

@@ -1,8 +1,24 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
+use futures_util::FutureExt;
+
 use super::*;
+use crate::rt::Driver;
+use crate::rt::local::Local;
 
 const ROOT: u32 = 0;
 const GREEDY: u32 = 1000;
 const OTHER: u32 = 1001;
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Seats of a control socket for four.
 struct Room {
@@ -26,7 +42,7 @@ impl Room {
         let now = self.now();
         match self.seats.take(uid, 4, now) {
             Offer::Seat(seat, registration) => Some((seat, registration)),
-            Offer::Later(_) => panic!("everybody had time to ask"),
+            Offer::Later(..) => panic!("everybody had time to ask"),
             Offer::AllBusy => None,
         }
     }
@@ -56,6 +72,33 @@ fn who_has_most_gives_way_first() {
     let again = room.enter(GREEDY).unwrap();
     assert_eq!(greedy.each_ref().map(is_out), [true, true, false]);
     assert!(!is_out(&alone) && !is_out(&root) && !is_out(&again));
+}
+
+#[test]
+fn a_newcomer_waits_until_the_one_before_has_asked() {
+    let driver = Local::new().unwrap();
+    let rt = driver.handle();
+    let (seats, long_ago) = (Arc::<Seats>::default(), rt.now() - SEAT_TIME * 3);
+    let old = [(); 4].map(|()| match seats.take(ROOT, 4, long_ago) {
+        Offer::Seat(seat, registration) => (seat, registration),
+        _ => panic!("there is room"),
+    });
+    for (seat, _) in &old {
+        seat.asked(long_ago, &mut Vec::new());
+        seat.answered(long_ago);
+    }
+    let enter = || Box::pin(seats.wait_for_one(ROOT, 4, &rt));
+    let first = enter().now_or_never().unwrap().unwrap();
+    let (mut second, woken) = (enter(), Arc::new(Woken::default()));
+    let waker = Waker::from(Arc::clone(&woken));
+    let polled = second.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending(), "the first has just come");
+    assert_eq!(old.iter().filter(|it| is_out(it)).count(), 1);
+    first.0.asked(rt.now(), &mut Vec::new());
+    assert!(woken.0.load(Ordering::Relaxed));
+    assert!(second.as_mut().now_or_never().unwrap().is_some());
+    assert_eq!(old.iter().filter(|it| is_out(it)).count(), 2);
+    assert!(!is_out(&first));
 }
 
 #[test]
