@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::group::Group;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
+use super::process::Process;
 use super::worker::Worker;
 use super::{
     Action, Event, GroupSpec, KillReason, Outcome, Report, Ticket, WorkerId, WorkerStatus,
@@ -173,9 +174,11 @@ impl Pool {
     /// Brings every worker nearer to what is wanted of it. What is not said here is as it should be,
     /// or waits for news.
     fn converge(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let own = now + self.stop_deadline;
         let kill_at = match self.mode {
-            Mode::Stopping { kill_at } => kill_at,
-            _ => now + self.stop_deadline,
+            // Also for one that is told late; what another was granted is not for all.
+            Mode::Stopping { kill_at } => own.min(kill_at),
+            _ => own,
         };
         for index in 0..self.workers.len() {
             let is_wanted = self.is_running() && self.wants(&self.workers[index]);
@@ -244,8 +247,10 @@ impl Pool {
     }
 
     fn stop(&mut self, now: Instant) {
-        let kill_at = now + self.stop_deadline;
-        self.mode = Mode::Stopping { kill_at };
+        // Those that are about to end keep the time that they were granted.
+        let granted = self.workers.iter().flat_map(Worker::processes).filter_map(Process::kill_at);
+        let kill_at = granted.chain([now + self.stop_deadline]).max();
+        self.mode = Mode::Stopping { kill_at: kill_at.unwrap_or(now) };
     }
 
     /// Stops, unless that is under way, and remembers the first reason to.

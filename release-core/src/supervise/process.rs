@@ -109,9 +109,17 @@ impl Process {
         self.is_in_service() || matches!(self.stage, Stage::Stopping { .. })
     }
 
+    /// When it is killed, if it was told to end and has not.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Stopping { kill_at, .. } => Some(kill_at),
+            _ => None,
+        }
+    }
+
     /// Whether it was told to end and has had its time to.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        matches!(self.stage, Stage::Stopping { kill_at, .. } if kill_at <= now)
+        self.kill_at().is_some_and(|at| at <= now)
     }
 
     pub(super) fn was_ready(&self) -> bool {

@@ -187,7 +187,9 @@ impl Model {
 
     fn stop(&mut self, now: Instant) {
         if !self.stopping() {
-            self.kill_at = Some(now + self.stop_deadline);
+            let granted = self.live.values().filter(|it| !it.killed);
+            let granted = granted.filter_map(|it| it.ends).map(|(_, kill_by)| kill_by);
+            self.kill_at = granted.chain([now + self.stop_deadline]).max();
         }
     }
 

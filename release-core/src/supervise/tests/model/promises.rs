@@ -47,7 +47,7 @@ impl Model {
             Signal::Terminate => {
                 assert!(stopping && !process.asked);
                 process.asked = true;
-                process.ends = kill_at.map(|at| (now, at));
+                process.ends = kill_at.map(|at| (now, at.min(now + self.stop_deadline)));
             }
             Signal::Kill => {
                 process.killed = true;
