@@ -124,3 +124,14 @@ fn a_socket_that_is_none_is_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn a_watchdog_that_always_wants_signs_is_no_storm() {
+    let program = Program::release()
+        .args(["run", "--respawn", "never", "--ready", "0.1", "--", "sleep", "0.5"])
+        .with(|command| {
+            command.envs([("NOTIFY_SOCKET", "@nobody"), ("WATCHDOG_USEC", "1")]);
+        });
+    let (code, log) = program.run();
+    assert_eq!((code, log.matches("no sign of life").count()), (0, 1), "{log}");
+}

@@ -4,10 +4,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Pool, Report, State};
+use crate::seldom::Seldom;
 use crate::systemd::Notifier;
 
 /// How much longer than its deadline a stop may take before systemd kills what is left.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// The signs of life leave time for other work, however often they are wanted.
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
 /// Tells systemd how the service is.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Service {
     /// How often it wants a sign of life, and when it gets the next one.
     watchdog: Option<(Duration, Instant)>,
     phase: Phase,
+    /// When to say again that systemd does not hear.
+    unheard: Seldom,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +45,8 @@ impl Service {
     ) -> Self {
         let phase = if is_change { Phase::Changing } else { Phase::Starting };
         // Twice in the time, as is the custom.
-        let watchdog = watchdog.map(|time| (time / 2, now));
-        Self { notifier, stop_deadline, watchdog, phase }
+        let watchdog = watchdog.map(|time| ((time / 2).max(SHORTEST_BEAT), now));
+        Self { notifier, stop_deadline, watchdog, phase, unheard: Seldom::default() }
     }
 
     pub(super) fn told(&mut self, report: &Report, pool: &Pool, now: Instant) {
@@ -117,8 +123,9 @@ impl Service {
         let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
         if (is_under_way || is_well(pool, now))
             && let Err(error) = self.notifier.watchdog()
+            && let Some(unsaid) = self.unheard.now(now)
         {
-            tracing::warn!(%error, "systemd got no sign of life");
+            tracing::warn!(%error, unsaid, "systemd got no sign of life");
         }
     }
 }
