@@ -144,7 +144,7 @@ fn may_become(login: &str) -> Result<(), Error> {
     if geteuid().is_root() || User::from_name(login).ok().flatten().is_some_and(is_own) {
         return Ok(());
     }
-    let message = "only root can run workers as another user: leave out --user";
+    let message = format!("only root can run workers as `{login}`: leave out `--user`");
     Err(Error::new(ErrorKind::Privileges, message))
 }
 
