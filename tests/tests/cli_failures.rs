@@ -177,6 +177,7 @@ fn misuse_is_explained() {
         (&["run", "--stop-sginal", "HUP", "--", "true"], "--stop-signal"),
         (&["run", "--stop-signal", "WHAT", "--", "true"], "TERM, HUP"),
         (&["run", "--listen", "udp://:1", "--", "true"], "tcp://"),
+        (&["run", "--allow-read", "nobody", "--", "true"], "say `--control`"),
         (&["run", "--user", "no-such-user", "--", "true"], "no-such-user"),
     ] {
         let (code, log) = Program::release().args(arguments).run();

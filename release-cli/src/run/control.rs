@@ -54,9 +54,14 @@ impl Access {
 }
 
 impl Levels {
+    /// Whether nobody is named.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Lets everybody named here connect.
     pub(super) fn socket(&self, socket: ControlSocket) -> ControlSocket {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return socket;
         }
         // The file lets everybody in, and the uid is looked at by who accepts.

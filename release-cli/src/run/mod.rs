@@ -221,8 +221,13 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if let Some(path) = options.pid_file {
         master = master.lock_file(path);
     }
+    let access = options.access.resolve()?;
+    if options.control.is_none() && !access.is_empty() {
+        let message =
+            "`--allow-...` is about the control socket, and there is none: say `--control`";
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
     if let Some(path) = options.control {
-        let access = options.access.resolve()?;
         master =
             master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
                 let (level, ends) = (access.of(peer.uid), ends.clone());
