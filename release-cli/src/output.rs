@@ -63,8 +63,9 @@ impl Place {
     }
 }
 
-/// What a worker or a service may write to somebody's terminal: control characters are said in letters, so that
-/// nothing of the log can be overwritten or forged. What then does not fit into a pipe is cut off.
+/// What a worker or a service may write to somebody's terminal: control characters are said in
+/// letters, so that nothing of the log can be overwritten or forged. What then does not fit into a pipe
+/// is cut off.
 pub(crate) fn printable(line: &[u8]) -> String {
     let mut text = String::new();
     for letter in String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).chars() {

@@ -166,9 +166,10 @@ fn prepare(options: Options) -> Result<Master, Error> {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
     let each = reloads.clone();
-    let restart = RestartPolicy::default()
-        .respawn(options.respawn.unwrap_or_default())
-        .ready_timeout(options.start_timeout.unwrap_or(Duration::from_secs(30)));
+    let mut restart = RestartPolicy::default().respawn(options.respawn.unwrap_or_default());
+    if let Some(time) = options.start_timeout {
+        restart = restart.ready_timeout(time);
+    }
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
         .environment(Environment::inherit())
         .each(move |_| each.worker_options())

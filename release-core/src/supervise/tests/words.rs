@@ -53,6 +53,23 @@ fn a_stop_takes_as_long_as_it_says_but_not_for_ever() {
 }
 
 #[test]
+fn what_was_granted_before_a_stop_is_granted_in_it_and_to_nobody_else() {
+    let mut world = World::started(vec![group(2, RestartPolicy::default())]);
+    world.ready(FIRST);
+    world.ready(SECOND);
+    world.stops(FIRST);
+    world.extend(FIRST, seconds(50));
+    world.send(Event::Stop);
+    world.wait(seconds(10));
+    assert_eq!(killed(&world), [KillReason::StopDeadline]);
+    assert_eq!(world.state(FIRST), State::Stopping);
+    world.wait(seconds(39));
+    assert_eq!(killed(&world).len(), 1);
+    world.wait(seconds(1));
+    assert_eq!(killed(&world), [KillReason::StopDeadline, KillReason::StopDeadline]);
+}
+
+#[test]
 fn a_second_wish_to_stop_waits_for_nobody() {
     let mut world = World::started(vec![group(1, RestartPolicy::default())]);
     world.ready(FIRST);
