@@ -1,5 +1,6 @@
 //! What reloads and upgrades of the `service` example cost its clients: the latency of requests
-//! while nothing happens, during a hundred reloads and during twenty upgrades, in one run.
+//! while nothing happens, during a hundred reloads and during twenty upgrades, in one run. The three
+//! take turns, so that a machine that changes its speed changes all of them.
 //!
 //! ```sh
 //! cargo bench --bench restarts            # the table
@@ -21,20 +22,22 @@ const CLIENTS: usize = 8;
 /// The pause between two requests of a client: the processors are not full in steady times.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What happens while the clients ask.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Steady,
-    Reloads,
-    Upgrades,
-}
+/// How often each phase has its turn.
+const TURNS: u32 = 20;
 
-const PHASES: [(Phase, &str); 3] =
-    [(Phase::Steady, "steady"), (Phase::Reloads, "reloads"), (Phase::Upgrades, "upgrades")];
+/// How long nothing happens in a turn.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// What happens while the clients ask, what the master is told to have it so, and how often in a turn.
+const PHASES: [(&str, Option<(&str, u32)>); 3] =
+    [("steady", None), ("reloads", Some(("reload", 5))), ("upgrades", Some(("upgrade", 1)))];
+
+/// The number of the phase that there is not: the clients are done.
+const OVER: usize = PHASES.len();
 
 fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let share = if quick { 10 } else { 1 };
+    let turns = if quick { TURNS / 10 } else { TURNS };
     println!(
         "{CLIENTS} clients, a request every {PAUSE:?} each; ratios to the steady 99th percentile\n"
     );
@@ -44,37 +47,41 @@ fn main() -> ExitCode {
     for (backend, name) in
         [(Backend::Tokio, "tokio"), (Backend::Smol, "smol"), (Backend::AsyncStd, "async-std")]
     {
-        lost += measure(backend, name, share);
+        lost += measure(backend, name, turns);
     }
     if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints the lines of one backend; how many requests failed.
-fn measure(backend: Backend, name: &str, share: u32) -> usize {
+fn measure(backend: Backend, name: &str, turns: u32) -> usize {
     let (mut service, address) = Program::new(backend, "service").serve(4);
     let phase = AtomicUsize::new(0);
-    let (times, counts) = thread::scope(|scope| {
+    let times = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let phase = &phase;
                 scope.spawn(move || ask(number, address, phase))
             })
             .collect();
-        let counts = PHASES.map(|(what, _)| {
-            let done = carry_out(what, &service, share);
-            phase.fetch_add(1, Ordering::Relaxed);
-            done
+        let carried_out = (0..turns).try_for_each(|_| {
+            PHASES.iter().enumerate().try_for_each(|(number, (_, change))| {
+                phase.store(number, Ordering::Relaxed);
+                carry_out(*change, &service)
+            })
         });
+        phase.store(OVER, Ordering::Relaxed);
+        assert_eq!(carried_out, Ok(()), "{}", service.stderr());
         let clients = clients.into_iter().map(|client| client.join().unwrap_or_default());
         let mut times = [const { Vec::new() }; PHASES.len()];
         clients.flatten().for_each(|(phase, time)| times[phase].push(time));
-        (times, counts)
+        times
     });
     let stopped = service.stop();
     assert_eq!(stopped, 0, "{}", service.stderr());
     let mut steady = None;
     let mut lost = 0;
-    for (((_, phase), times), count) in PHASES.iter().zip(times).zip(counts) {
+    for ((phase, change), times) in PHASES.iter().zip(times) {
+        let count = change.map_or(0, |(_, times)| times * turns);
         let requests = times.len();
         let mut answered: Vec<Duration> = times.into_iter().flatten().collect();
         answered.sort_unstable();
@@ -89,21 +96,15 @@ fn measure(backend: Backend, name: &str, share: u32) -> usize {
     lost
 }
 
-/// How often it happened.
-fn carry_out(phase: Phase, service: &Running, share: u32) -> u32 {
-    let (word, times) = match phase {
-        Phase::Steady => {
-            thread::sleep(Duration::from_secs(10) / share);
-            return 0;
-        }
-        Phase::Reloads => ("reload", 100 / share),
-        Phase::Upgrades => ("upgrade", 20 / share),
+fn carry_out(change: Option<(&str, u32)>, service: &Running) -> Result<(), String> {
+    let Some((word, times)) = change else {
+        thread::sleep(STEADY);
+        return Ok(());
     };
-    for _ in 0..times {
-        let answer = control(&service.control(), word);
-        assert_eq!(answer, "ok", "{word}: {}", service.stderr());
-    }
-    times
+    (0..times).try_for_each(|_| match control(&service.control(), word).as_str() {
+        "ok" => Ok(()),
+        refused => Err(format!("{word}: {refused}")),
+    })
 }
 
 /// Asks until the phases are over: in which phase each request was made, and its time if answered.
@@ -112,7 +113,7 @@ fn ask(number: usize, address: SocketAddr, phase: &AtomicUsize) -> Vec<(usize, O
     let mut times = Vec::new();
     loop {
         let now = phase.load(Ordering::Relaxed);
-        if now >= PHASES.len() {
+        if now == OVER {
             return times;
         }
         let began = Instant::now();
