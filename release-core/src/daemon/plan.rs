@@ -29,7 +29,7 @@ use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
-use crate::sys::process::keep_little_free_memory;
+use crate::sys::memory::keep_little_free_memory;
 use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
 use crate::systemd::Notifier;

@@ -20,7 +20,7 @@ use super::{Action, Event, Outcome, Report, StopCause};
 use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
-use crate::sys::image::unload;
+use crate::sys::memory::unload_program;
 use crate::{Error, ErrorKind};
 pub(crate) use begin::Surroundings;
 use processes::{Launched, Processes, Wish};
@@ -224,7 +224,7 @@ impl Supervisor {
                 Action::AllReady => {
                     self.report(&Report::AllReady);
                     all_ready.take().map(|all_ready| all_ready());
-                    unload();
+                    unload_program();
                 }
                 Action::Done(outcome) => return Some(outcome),
             }

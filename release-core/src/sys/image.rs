@@ -9,7 +9,6 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{SysconfVar, sysconf};
 
 use super::process::thread_count;
 
@@ -92,81 +91,5 @@ impl Image {
             None => nix::unistd::execve(&self.program, &self.arguments, &self.environment),
         };
         Ok(errno.into())
-    }
-}
-
-/// Takes the program's own code and constants out of this process's memory; what is used of them
-/// again comes back from the kernel's cache of the file.
-///
-/// Most of a program runs only while it starts, and would be resident for years. Libraries stay:
-/// other processes have them in memory anyhow.
-pub(crate) fn unload() {
-    let mut program: Option<libc::dl_phdr_info> = None;
-    // SAFETY: the callback takes what it is given here.
-    unsafe { libc::dl_iterate_phdr(Some(take_first), (&raw mut program).cast()) };
-    let (Some(program), Ok(Some(page))) = (program, sysconf(SysconfVar::PAGE_SIZE)) else { return };
-    let page = page.unsigned_abs();
-    // SAFETY: there are as many as the loader says, for as long as the program runs.
-    let segments =
-        unsafe { std::slice::from_raw_parts(program.dlpi_phdr, program.dlpi_phnum.into()) };
-    for segment in segments {
-        if segment.p_type == libc::PT_LOAD && segment.p_flags & libc::PF_W == 0 {
-            // Whole pages only: its last one may be the next segment's first.
-            let begin = (program.dlpi_addr + segment.p_vaddr).next_multiple_of(page);
-            let end = program.dlpi_addr + segment.p_vaddr + segment.p_memsz;
-            let Ok(length) = usize::try_from((end - end % page).saturating_sub(begin)) else {
-                return;
-            };
-            // SAFETY: nobody may write to these pages, so they are as in the file, and the kernel
-            // reads the same again. It leaves those that are locked in memory.
-            unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_DONTNEED) };
-        }
-    }
-}
-
-/// Takes the first of what is loaded, which is the program, and ends the iteration.
-///
-/// # Safety
-///
-/// To be called by `dl_iterate_phdr` with a place for what is taken.
-unsafe extern "C" fn take_first(
-    loaded: *mut libc::dl_phdr_info,
-    _size: libc::size_t,
-    taken: *mut libc::c_void,
-) -> libc::c_int {
-    // SAFETY: as promised by the caller.
-    let loaded = unsafe { loaded.as_ref() };
-    // SAFETY: likewise.
-    unsafe { taken.cast::<Option<libc::dl_phdr_info>>().write(loaded.copied()) };
-    1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The addresses of this program's code, and how many KiB of it are in this process's memory.
-    fn code() -> (std::ops::Range<usize>, usize) {
-        let program = std::env::current_exe().unwrap().display().to_string();
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let is_code = |line: &&str| line.contains(" r-xp ") && line.ends_with(&program);
-        let mut lines = maps.lines().skip_while(|line| !is_code(line));
-        let (begin, rest) = lines.next().unwrap().split_once('-').unwrap();
-        let end = rest.split_once(' ').unwrap().0;
-        let address = |text| usize::from_str_radix(text, 16).unwrap();
-        let resident = lines.find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix(" kB"));
-        (address(begin)..address(end), resident.unwrap().parse().unwrap())
-    }
-
-    #[test]
-    fn code_that_does_not_run_is_not_in_memory() {
-        let (addresses, _) = code();
-        let begin = addresses.start as *mut libc::c_void;
-        // SAFETY: only reads what is there to be read.
-        unsafe { libc::madvise(begin, addresses.len(), libc::MADV_POPULATE_READ) };
-        let (_, before) = code();
-        unload();
-        let (_, after) = code();
-        assert!(after < before / 2, "{before} KiB before, {after} KiB after");
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod creds;
 pub(crate) mod fds;
 pub(crate) mod image;
+pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod resources;

@@ -86,30 +86,6 @@ pub(crate) fn adopt_orphans() -> Result<(), Failed> {
     prctl("prctl(PR_SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
 }
 
-/// Has the C library's allocator give large blocks back to the system as soon as they are freed.
-///
-/// By default it keeps as much as the largest block that ever was, up to 64 MiB: one large message
-/// would make a process that lives for years that much larger. Programs with another allocator are
-/// not concerned.
-pub(crate) fn keep_little_free_memory() {
-    // Messages of a megabyte are still allocated without a system call.
-    #[cfg(target_env = "gnu")]
-    for (setting, mebibytes) in [(libc::M_MMAP_THRESHOLD, 2), (libc::M_TRIM_THRESHOLD, 4)] {
-        // SAFETY: takes integers; the process has one thread.
-        unsafe { libc::mallopt(setting, mebibytes << 20) };
-    }
-}
-
-/// Has the allocator give back what lies free between blocks in use: after the last of many
-/// connections, a process that lives for years is as small as before the first.
-pub(crate) fn return_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes an integer; the allocator takes its own locks.
-    unsafe {
-        libc::malloc_trim(0)
-    };
-}
-
 /// One argument, the rest zero, as most of its options want it.
 pub(super) fn prctl(
     call: &'static str,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::{Connected, Seats};
 use crate::ipc::link::Link;
 use crate::net::Credentials;
-use crate::sys::process::return_free_memory;
+use crate::sys::memory::return_free_memory;
 
 /// A connection's seat; free again when dropped, which is to be the last of the connection.
 pub(in super::super) struct Seat {
