@@ -80,6 +80,28 @@ on_every_backend! {
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
+    fn workers_that_were_stopped_themselves_are_left_alone(backend: Backend) {
+        let mut probe = Program::probe(backend, "works")
+            .args(["--heartbeat", "800", "--workers", "3"])
+            .start();
+        probe.await_ready(3);
+        let workers = probe.workers();
+        for _ in 0..3 {
+            // With their master, as a whole machine is.
+            for process in workers.iter().chain([&probe.process()]) {
+                process.signal(Signal::SIGSTOP);
+            }
+            thread::sleep(Duration::from_millis(1400));
+            for process in [&probe.process()].into_iter().chain(&workers) {
+                process.signal(Signal::SIGCONT);
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
+        assert_eq!(probe.workers(), workers);
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    }
+
     fn what_is_asked_over_frames_needs_call_mode(backend: Backend) {
         for option in ["--heartbeat", "--max-requests"] {
             let (code, log) = Program::probe(backend, "").args(["--plain", option, "1000"]).run();

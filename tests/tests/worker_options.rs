@@ -129,6 +129,22 @@ on_every_backend! {
         assert_eq!(running.stop(), 0);
     }
 
+    fn workers_are_killed_before_their_master_when_memory_runs_out(backend: Backend) {
+        let protect = "echo -500 >/proc/self/oom_score_adj";
+        if !is_root("protecting a process") || !can("sh", &["-c", protect]) {
+            return;
+        }
+        let launcher = ["sh", "-c", &format!("{protect}; exec \"$@\""), "sh"];
+        let mut running = Program::under(&launcher, backend, "probe").as_master("serve").start();
+        running.await_ready(1);
+        let score = |process: Process| {
+            fs::read_to_string(process.path("oom_score_adj")).expect("it lives").trim().to_owned()
+        };
+        assert_eq!(score(running.process()), "-500");
+        assert_eq!(score(worker(&running, 0)), "0");
+        assert_eq!(running.stop(), 0);
+    }
+
     fn limits_are_raised_before_root_is_given_up(backend: Backend) {
         let raise = ["--nofile=500:500", "prlimit", "--nofile=600:700", "true"];
         if !is_root("raising limits") || !can("prlimit", &raise) {

@@ -108,6 +108,8 @@ fn open(path: &Path) -> Result<File, Error> {
         .map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP) => refused(path, "is a symbolic link, which is not followed"),
             Some(libc::EISDIR) => refused(path, "is a directory"),
+            // What opening a socket says.
+            Some(libc::ENXIO) => refused(path, "is not a plain file"),
             _ => cannot("open", path, error),
         })?;
     let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
@@ -246,6 +248,9 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         refuse("directory");
+        std::fs::remove_dir(&path).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        refuse("socket");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Pulse {
 
     /// Asks for as long as it is polled, and says when the peer is found to hang.
     pub(crate) async fn ask(self, link: &Link, beats: &Beats, hangs: impl Fn(Hung)) {
-        let mut misses = 0;
+        let (mut misses, mut was_stuck) = (0, false);
         loop {
             if misses == 0 {
                 // When the connection has ended, others say so.
@@ -70,13 +70,17 @@ impl Pulse {
             // What it answers to a link that stands still is not heard.
             misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
             let Some(timeout) = self.timeout else { continue };
-            match beat.and_then(|beat| beat.oldest) {
-                Some(age) if age >= timeout => hangs(Hung::Stuck(age)),
-                _ if self.every * misses >= timeout => {
-                    misses = 0;
-                    hangs(Hung::Silent(timeout));
+            if let Some(beat) = beat {
+                // Twice in a row: one that stood still itself, with this process or alone, finishes
+                // what it has in hand when it goes on.
+                let age = beat.oldest.filter(|age| *age >= timeout);
+                if let (Some(age), true) = (age, was_stuck) {
+                    hangs(Hung::Stuck(age));
                 }
-                _ => {}
+                was_stuck = age.is_some();
+            } else if self.every * misses >= timeout {
+                misses = 0;
+                hangs(Hung::Silent(timeout));
             }
         }
     }

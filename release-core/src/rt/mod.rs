@@ -50,8 +50,8 @@ pub trait Driver: Debug {
 
 /// What the library needs from an async runtime.
 ///
-/// Every method may be called from any thread and with no ambient context: an implementation keeps
-/// what it needs in itself. It must not own the executor (the [`Driver`] does), or tasks that hold
+/// Every method may be called from any thread, with no ambient context, and before the driver runs
+/// anything: an implementation keeps what it needs in itself. It must not own the executor (the [`Driver`] does), or tasks that hold
 /// the runtime would keep their own executor alive.
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// Runs a task to its end beside the caller, never inside this call.

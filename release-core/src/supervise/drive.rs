@@ -1,6 +1,7 @@
 //! Carries out what the pool decides, and tells it what happens.
 
 mod begin;
+mod clock;
 mod processes;
 mod signalled;
 mod upgrade;
@@ -23,6 +24,7 @@ use crate::signals::Signals;
 use crate::sys::memory::unload_program;
 use crate::{Error, ErrorKind};
 pub(crate) use begin::Surroundings;
+use clock::Clock;
 use processes::{Launched, Processes, Wish};
 use signalled::is_stop;
 use upgrade::Upgrading;
@@ -77,6 +79,7 @@ enum Happening {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     rt: Rt,
+    clock: Clock,
     master: MasterHandle,
     processes: Processes,
     hooks: Hooks,
@@ -200,7 +203,8 @@ impl Supervisor {
         }
         let mut actions = Vec::new();
         let mut next = 0;
-        self.master.pool().on(event, self.rt.now(), &mut actions);
+        let now = self.clock.read(self.rt.now());
+        self.master.pool().on(event, now, &mut actions);
         self.pass_the_stop_on();
         self.processes.close_unwanted();
         if !self.master.pool().is_upgrading() {
@@ -212,7 +216,7 @@ impl Supervisor {
                 Action::Spawn { id, generation } => {
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
                         let failed = Event::SpawnFailed { id, reason: error.report() };
-                        self.master.pool().on(failed, self.rt.now(), &mut actions);
+                        self.master.pool().on(failed, now, &mut actions);
                     }
                 }
                 Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
@@ -279,7 +283,8 @@ impl Supervisor {
             (pool.deadline(), pool.is_handing_over())
         };
         let beats_at = self.service.as_ref().and_then(Service::beats_at);
-        let deadline = deadline.into_iter().chain(self.measure_at).chain(beats_at).min();
+        let due = deadline.into_iter().chain(self.measure_at).chain(beats_at).min();
+        let deadline = self.clock.deadline(due);
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }
@@ -295,6 +300,7 @@ impl Supervisor {
                 }
             }
         };
+        due.into_iter().for_each(|due| self.clock.noticed(due, self.rt.now()));
         match happening {
             Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
                 happening

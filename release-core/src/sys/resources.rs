@@ -1,8 +1,10 @@
 //! What a new process may use: processors, priority, limits (row P2).
 
+use nix::fcntl::{OFlag, open};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, read, write};
 
 use super::{Failed, check};
 
@@ -31,6 +33,7 @@ impl Resources {
     /// Takes effect for this process, which has one thread. Only root can go beyond what it has:
     /// call it before root is given up. Allocates nothing, so it may run between fork and exec.
     pub(crate) fn apply(&self) -> Result<(), Failed> {
+        leave_protection();
         if let Some(processors) = &self.processors {
             run_on(processors)?;
         }
@@ -43,6 +46,22 @@ impl Resources {
             let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
             setrlimit(limit.resource, limit.soft, limit.hard).map_err(failed)
         })
+    }
+}
+
+/// A master may be kept from being killed when memory runs out. That it does is mostly its workers'
+/// doing, and where they are kept from it too, nobody is left to be killed.
+///
+/// Without /proc they are what they are: that is no reason not to run.
+fn leave_protection() {
+    let Ok(file) =
+        open(c"/proc/self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+    else {
+        return;
+    };
+    let mut sign = [0];
+    if read(&file, &mut sign) == Ok(1) && sign == *b"-" {
+        let _ = write(&file, b"0");
     }
 }
 

@@ -98,14 +98,15 @@ pub(crate) fn block_only(signals: &SigSet) {
 
 /// Undoes what a launcher may have left behind (nohup, a shell's background job): children can be
 /// waited for and nothing is blocked. Signals that would end this process, and that it has no
-/// handler for, are ignored.
+/// handler for, are ignored; what is written beyond the largest file that is allowed is an error.
 pub(crate) fn settle_inherited() -> io::Result<()> {
     if disposition(Signal::SIGCHLD) == libc::SIG_IGN {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: the default action runs no code of ours.
         unsafe { sigaction(Signal::SIGCHLD, &default) }?;
     }
-    let pointless = [Signal::SIGPIPE, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+    let pointless =
+        [Signal::SIGPIPE, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGXFSZ];
     for signal in pointless {
         if disposition(signal) == libc::SIG_DFL {
             ignore(signal)?;

@@ -1,5 +1,6 @@
 //! How drivers and what belongs to them end.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +10,11 @@ use super::Check;
 use super::support::{CountsDrop, Make, half_watched, read, yield_once};
 
 pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "before_block_on",
+        promise: "what is spawned and watched before block_on begins goes on in it",
+        body: before_block_on,
+    },
     Check {
         name: "unfinished_tasks",
         promise: "tasks that are unfinished when block_on returns are dropped with the driver at the latest",
@@ -25,6 +31,29 @@ pub(super) const CHECKS: &[Check] = &[
         body: drivers_in_turn,
     },
 ];
+
+/// A master catches signals and watches what it has taken over before it runs.
+fn before_block_on(make: &Make) {
+    let driver = make();
+    let rt = driver.handle();
+    let ((ours, mut peer), (theirs, mut other)) = (half_watched(&rt), half_watched(&rt));
+    let sleeper = rt.clone();
+    let task = rt.spawn(async move {
+        sleeper.sleep(Duration::from_millis(1)).await;
+        theirs.run(Direction::Read, read::<1>).await.expect("read failed")
+    });
+    let got = run(driver.as_ref(), async {
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            peer.write_all(b"x").expect("write failed");
+            other.write_all(b"y").expect("write failed");
+        });
+        let got = ours.run(Direction::Read, read::<1>).await.expect("read failed");
+        writer.join().expect("the writer panicked");
+        (got, task.await)
+    });
+    assert_eq!(got, (b"x".to_vec(), b"y".to_vec()));
+}
 
 /// Tasks that were never polled, that wait for each kind of thing, and that hold the runtime.
 fn unfinished_tasks(make: &Make) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc::unbounded;
 
+use super::clock::Clock;
 use super::processes::Processes;
 use super::{Happening, MEASURE_EVERY, Supervisor, upgrade};
 use crate::daemon::{Estate, Group, Kept, LogFiles, MasterHandle, stop_channel};
@@ -60,6 +61,7 @@ impl Supervisor {
         };
         let mut supervisor = Self {
             rt: rt.clone(),
+            clock: Clock::new(rt.now()),
             measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
             measured: 0,
             processes,

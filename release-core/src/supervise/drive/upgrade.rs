@@ -54,7 +54,7 @@ impl Drop for Paused {
 impl Supervisor {
     /// Lets the new version say whether it could take over.
     pub(super) fn try_upgrade(&mut self) {
-        let snapshot = self.master.pool().snapshot(self.rt.now());
+        let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()));
         let groups = self.processes.groups();
         match snapshot.and_then(|snapshot| self.estate.try_out(snapshot, groups)) {
             Ok((trial, version)) => {
@@ -135,7 +135,7 @@ impl Supervisor {
         for control in &paused.controls {
             kept.controls.push(control.freeze()?);
         }
-        let snapshot = self.master.pool().snapshot(self.rt.now())?;
+        let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()))?;
         let (pending, late) = self
             .signals
             .hand_over()
