@@ -30,6 +30,11 @@ def ready():
         notify.sendto(b"READY=1", "\0" + name[1:] if name.startswith("@") else name)
 
 
+def stop(server):
+    signal.sigwait({signal.SIGTERM})
+    server.shutdown()
+
+
 # Descriptor 3 is the first socket, listening already.
 listener = socket.socket(fileno=3)
 # Another worker may have taken the connection that this one was woken for.
@@ -37,9 +42,10 @@ listener.setblocking(False)
 server = Server(listener.getsockname(), Answer, bind_and_activate=False)
 server.socket.close()
 server.socket = listener
-# In a thread of its own: it waits for the loop that the signal has interrupted.
-stop = threading.Thread(target=server.shutdown)
-signal.signal(signal.SIGTERM, lambda *_: stop.start())
+# A thread waits for the signal. A handler would run in the middle of anything, such as the start of
+# a thread for a request, and could wait there for ever.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+threading.Thread(target=stop, args=[server], daemon=True).start()
 ready()
 server.serve_forever(poll_interval=0.1)
 server.server_close()

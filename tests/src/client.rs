@@ -165,3 +165,14 @@ pub fn try_http_get(address: SocketAddr) -> io::Result<Answer> {
 pub fn http_get(address: SocketAddr) -> Answer {
     try_http_get(address).expect("HTTP is answered")
 }
+
+/// What is answered to a plain GET / by anything.
+pub fn http_get_text(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let body = response.split("\r\n\r\n").nth(1);
+    body.map(str::to_owned).ok_or_else(|| io::Error::other(response))
+}

@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 
 pub use account::Account;
 pub use cli::release_open_to_all;
-pub use client::{Answer, ControlClient, HttpClient, control, http_get, try_control, try_http_get};
+pub use client::{
+    Answer, ControlClient, HttpClient, control, http_get, http_get_text, try_control, try_http_get,
+};
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
 pub use in_process::{in_process, run_on};

@@ -119,6 +119,28 @@ fn a_full_disk_is_said_for_the_pid_file_and_survived_for_the_log() {
 }
 
 #[test]
+fn files_that_may_not_grow_are_as_a_full_disk() {
+    let release = Program::release_path();
+    for command in [&["run", "--ready", "0.1"][..], &["daemon"]] {
+        // A pipe takes what is said.
+        let limited = "prlimit --fsize=0 \"$@\" 2>&1 | cat >&2";
+        let program = Program::command(&["sh", "-c", limited, "sh"], &release);
+        let options = ["--pid-file", "pid", "--", "sleep", "1000"];
+        let (_, said) = program.args(command).args(options).run();
+        assert!(said.contains("/pid: File too large"), "{said}");
+    }
+    let program = Program::command(&["prlimit", "--fsize=1000"], &release);
+    let mut manager = program
+        .args(["run", "--control", "control", "--ready", "0.1", "--"])
+        .args(["sh", "-c", "while :; do echo word >&2; sleep 0.01; done"])
+        .start();
+    manager.await_ready(1);
+    eventually("its log is full", || manager.stderr().len() == 1000);
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    assert_eq!(manager.stop(), 0);
+}
+
+#[test]
 fn too_few_descriptors_are_no_end() {
     let release = Program::release_path();
     let program = Program::command(&["prlimit", "--nofile=40:40"], &release);

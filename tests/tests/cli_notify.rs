@@ -257,6 +257,33 @@ while True:
 }
 
 #[test]
+fn descriptors_that_come_along_neither_hold_the_master_up_nor_spoil_the_message() {
+    // A socket that waits for its peer when it is closed, which the master is the last to do.
+    let program = "
+server = socket.create_server(('127.0.0.1', 0))
+sender = socket.create_connection(server.getsockname())
+receiver, _ = server.accept()
+sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\4\\0\\0')
+sender.setblocking(False)
+try:
+    while True:
+        sender.send(bytes(65536))
+except BlockingIOError:
+    pass
+descriptor = sender.fileno().to_bytes(4, sys.byteorder)
+rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)
+os.kill(os.getppid(), signal.SIGSTOP)
+notify.sendmsg([b'READY=1'], [rights], 0, os.environ['NOTIFY_SOCKET'])
+sender.close()
+os.kill(os.getppid(), signal.SIGCONT)
+wait()
+";
+    let mut manager = run(&[], program).start();
+    manager.await_ready(1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
 fn a_watchdog_needs_a_worker_that_talks() {
     for ready in ["1", "ack", "fd"] {
         let options = ["run", "--watchdog", "5", "--ready", ready, "--", "true"];

@@ -1,13 +1,11 @@
 //! The files of `examples/deploy`: what they start works, and their readers understand them.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use release_tests::{DEADLINE, Program, eventually, free_port, has};
+use release_tests::{Program, eventually, free_port, has, http_get_text};
 
 fn deploy() -> PathBuf {
     release_tests::source("examples/deploy")
@@ -25,16 +23,6 @@ fn unit(directory: &Path) -> String {
         .replace("/usr/local/bin/release", &release)
         .replace("/usr/local/lib/web/web.py", &script)
         .replace("/run/web/control", &directory.join("control").to_string_lossy())
-}
-
-fn get(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response)?;
-    let body = response.split("\r\n\r\n").nth(1);
-    body.map(str::to_owned).ok_or_else(|| io::Error::other(response))
 }
 
 #[test]
@@ -67,7 +55,7 @@ fn what_the_unit_starts_serves_and_reloads() {
     let launcher = ["systemd-socket-activate", "--listen", &listen, "--fdname=http"];
     let program = words.next().expect("a program");
     let mut web = Program::command(&launcher, Path::new(program)).args(words).start();
-    let get = || get(address).unwrap_or_default();
+    let get = || http_get_text(address).unwrap_or_default();
     eventually(&format!("it serves; log: {}", web.stderr()), || get().starts_with("process "));
     let before = get();
     web.signal(Signal::SIGHUP);

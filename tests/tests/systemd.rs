@@ -90,6 +90,43 @@ on_every_backend! {
         assert!(!systemd.hears_within(Duration::from_millis(1)));
     }
 
+    fn after_quick_hangups_the_last_configuration_runs(backend: Backend) {
+        let (systemd, mut master) = Systemd::start(Program::probe(backend, "serve"));
+        assert_eq!(systemd.hears_and_sees().0, format!("MAINPID={}", master.pid()));
+        assert_eq!(systemd.hears_and_sees().0, "READY=1");
+        let mut heard = Vec::new();
+        // Some wait for the one before, some join one that waits, some come when one has just ended.
+        for (number, until) in ["", "", "RELOADING", "", "", "READY", "RELOADING", "", "READY", ""]
+            .into_iter()
+            .enumerate()
+        {
+            master.configure(&format!("number {number}"));
+            master.signal(Signal::SIGHUP);
+            while !until.is_empty() {
+                heard.push(systemd.hears_and_sees().0);
+                if heard.last().is_some_and(|last| last.starts_with(until)) {
+                    break;
+                }
+            }
+        }
+        eventually("the last configuration runs", || {
+            let log = master.stderr();
+            let last = log.lines().rfind(|line| line.contains("begins"));
+            last.is_some_and(|line| line.contains("number 9"))
+        });
+        // It waits for what is under way.
+        assert_eq!(control(&master.control(), "reload"), "ok");
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
+        while heard.last().is_none_or(|last| last != "STOPPING=1") {
+            heard.push(systemd.hears_and_sees().0);
+        }
+        assert!(heard.len() > 6 && !heard.len().is_multiple_of(2), "{heard:?}");
+        for change in heard.chunks_exact(2) {
+            let [begun, ended] = change else { unreachable!() };
+            assert!(begun.starts_with("RELOADING=1\n") && ended == "READY=1", "{heard:?}");
+        }
+    }
+
     fn the_watchdog_sees_a_group_without_workers(backend: Backend) {
         let program = Program::probe(backend, "serve").with(|command| {
             command.env("WATCHDOG_USEC", "200000");
@@ -104,7 +141,7 @@ on_every_backend! {
         master.workers()[0].signal(Signal::SIGKILL);
         // The master is there all the same, and answers.
         eventually("it is silent", || !systemd.hears_within(Duration::from_secs(1)));
-        assert_eq!(control(&master.control(), "status"), "\"waiting\" ");
+        eventually("it waits", || control(&master.control(), "status") == "\"waiting\" ");
         master.tell("serve");
         is_alive();
         master.signal(Signal::SIGKILL);

@@ -109,6 +109,9 @@ impl Daemon {
     pub(super) fn leave(self, launcher: impl FnOnce(UnixStream) -> u8) -> Result<Detached, Error> {
         refuse_threads()?;
         let plan = Plan::new(&self)?;
+        // Of the process that was started, too: it may have to say why.
+        let ignored = signal::FAILED_WRITES.into_iter().try_for_each(signal::ignore);
+        ignored.map_err(|error| Error::system("cannot ignore signals", error))?;
         let (waiting, telling) = UnixStream::pair()
             .map_err(|error| Error::system("cannot make a socket pair", error))?;
         match fork().map_err(|error| Error::system("cannot fork", error))? {
@@ -221,7 +224,6 @@ impl Plan {
         nix::unistd::setsid().map_err(|errno| Error::system("cannot start a session", errno))?;
         // The death of the session's leader, here, would hang up on its child.
         signal::ignore(Signal::SIGHUP).map_err(failed("cannot ignore SIGHUP"))?;
-        signal::ignore(Signal::SIGPIPE).map_err(failed("cannot ignore SIGPIPE"))?;
         if let Fork::Parent = fork().map_err(failed("cannot fork a second time"))? {
             exit_now(0);
         }

@@ -1,4 +1,5 @@
-//! Descriptors that come with bytes (`SCM_RIGHTS`): received once, owned at once.
+//! Descriptors that come with bytes (`SCM_RIGHTS`): received once, owned at once; and who sent them,
+//! at a socket that asks (`SCM_CREDENTIALS`).
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -10,7 +11,8 @@ use nix::sys::socket::{getsockopt, setsockopt};
 /// How many descriptors the kernel passes with one message.
 pub(crate) const MOST: usize = 253;
 
-/// Room for that many, their header and its padding, in words so that the header is aligned.
+/// Room for that many and for the sender, with headers and padding, in words so that the headers are
+/// aligned.
 const WORDS: usize = 16 + MOST.div_ceil(2);
 
 /// What one read gave.
@@ -20,8 +22,17 @@ pub(crate) struct Arrived {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// The kernel has closed descriptors: there was no room for them in this process.
     pub(crate) is_truncated: bool,
-    /// Something else came along that nobody has switched on.
+    /// Something else than descriptors came along: a socket's owner may switch that on.
     pub(crate) is_strange: bool,
+    /// Who sent it, at a socket with `SO_PASSCRED`.
+    pub(crate) sender: Option<Sender>,
+}
+
+/// A process, as the kernel knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) uid: u32,
+    pub(crate) pid: i32,
 }
 
 /// One read that does not block, with room for all descriptors that can come; they are close-on-exec.
@@ -37,7 +48,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = room.as_mut_ptr().cast();
-    message.msg_controllen = length_of(MOST);
+    message.msg_controllen = size_of_val(&room);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the kernel writes to `space` and `room`, which live longer than the call, and no more
     // than the lengths beside them say.
@@ -45,10 +56,10 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
     let Ok(bytes) = usize::try_from(count) else {
         return Err(io::Error::last_os_error());
     };
-    let (descriptors, is_strange) = owned(&message);
+    let (descriptors, sender, is_strange) = owned(&message);
     descriptors.iter().for_each(disarm);
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
-    Ok(Arrived { bytes, descriptors, is_truncated, is_strange })
+    Ok(Arrived { bytes, descriptors, is_truncated, is_strange, sender })
 }
 
 /// Has a socket not linger: to close it blocks nobody.
@@ -68,14 +79,17 @@ fn length_of(count: usize) -> usize {
     usize::try_from(length).unwrap_or_default()
 }
 
-/// Every descriptor that the kernel has put into the message, and whether there is more in it.
-fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, bool) {
-    let (mut descriptors, mut is_strange) = (Vec::new(), false);
+/// Every descriptor that the kernel has put into the message, the sender, and whether there is more
+/// in it.
+fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<Sender>, bool) {
+    let (mut descriptors, mut sender, mut is_strange) = (Vec::new(), None, false);
     // SAFETY: the kernel has set the length to what it wrote to the control buffer.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: null, or a header in the buffer, which is aligned for headers and initialised.
     while let Some(header) = unsafe { next.as_ref() } {
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+        let kind = (header.cmsg_level, header.cmsg_type);
+        is_strange |= kind != (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: points behind the header, into the same buffer.
             let first = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
             let count = header.cmsg_len.saturating_sub(length_of(0)) / size_of::<RawFd>();
@@ -83,13 +97,17 @@ fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, bool) {
             let numbers = unsafe { std::slice::from_raw_parts(first, count) };
             // SAFETY: the kernel has just made these descriptors for us; each number is there once.
             descriptors.extend(numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
-        } else {
-            is_strange = true;
+        } else if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+            // SAFETY: points behind the header, into the same buffer.
+            let from = unsafe { libc::CMSG_DATA(next) }.cast::<libc::ucred>();
+            // SAFETY: the kernel wrote this structure there.
+            let from = unsafe { from.read_unaligned() };
+            sender = Some(Sender { uid: from.uid, pid: from.pid });
         }
         // SAFETY: `next` is a header of this message.
         next = unsafe { libc::CMSG_NXTHDR(message, next) };
     }
-    (descriptors, is_strange)
+    (descriptors, sender, is_strange)
 }
 
 #[cfg(test)]
@@ -159,6 +177,8 @@ mod tests {
         let _reader = send(&theirs, b"x", 1);
         let arrived = receive(ours.as_fd(), &mut [0; 8]).unwrap();
         assert!(arrived.is_strange);
+        let sender = arrived.sender.map(|sender| sender.pid.cast_unsigned());
+        assert_eq!(sender, Some(std::process::id()));
         assert_eq!(arrived.descriptors.len(), 1);
     }
 }

@@ -105,9 +105,8 @@ pub(crate) fn settle_inherited() -> io::Result<()> {
         // SAFETY: the default action runs no code of ours.
         unsafe { sigaction(Signal::SIGCHLD, &default) }?;
     }
-    let pointless =
-        [Signal::SIGPIPE, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGXFSZ];
-    for signal in pointless {
+    let pointless = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+    for signal in pointless.into_iter().chain(FAILED_WRITES) {
         if disposition(signal) == libc::SIG_DFL {
             ignore(signal)?;
         }
@@ -116,8 +115,11 @@ pub(crate) fn settle_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Ignores SIGPIPE (a peer that leaves is an error value, not the end of the process) and, for a
-/// process that has left its terminal, SIGHUP.
+/// What a write that fails sends beside its error value: the peer has left, or the file may not grow.
+pub(crate) const FAILED_WRITES: [Signal; 2] = [Signal::SIGPIPE, Signal::SIGXFSZ];
+
+/// Ignores what is no reason to end: [`FAILED_WRITES`], or SIGHUP for a process that has left its
+/// terminal.
 pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: ignoring runs no code of ours.

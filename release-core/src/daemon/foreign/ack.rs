@@ -71,13 +71,14 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
     let failed = |error| Error::system("its acknowledgement", error);
     loop {
         let socket = listener.accept_descriptor().await.map_err(failed)?;
-        let Ok(peer) = Credentials::of_peer(&socket) else { continue };
+        // Before its line: nobody waits for a stranger's.
+        if !Credentials::of_peer(&socket).is_ok_and(|peer| sender.is(peer.uid, peer.pid)) {
+            continue;
+        }
         let Ok(stream) = Stream::new(rt, socket) else { continue };
         let mut lines = Lines::new(stream);
         let told = rt.timeout(TIME, lines.next()).await.ok().flatten();
-        if sender.is(peer.uid, peer.pid)
-            && told.is_some_and(|line| is_acknowledgement(&line, sender))
-        {
+        if told.is_some_and(|line| is_acknowledgement(&line, sender)) {
             return Ok(());
         }
     }

@@ -1,17 +1,12 @@
 //! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
 
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::socket::sockopt::PassCred;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
-    bind, recvmsg, setsockopt, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket};
 use nix::sys::stat::{Mode, fchmod};
 
 use super::Sender;
@@ -21,6 +16,7 @@ use crate::Error;
 use crate::daemon::WorkerInfo;
 use crate::daemon::attach::Notify;
 use crate::rt::{Direction, Progress, Rt};
+use crate::sys::rights::{Arrived, receive};
 
 /// Between two messages of a worker: one that sends without a pause waits itself.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -71,9 +67,10 @@ impl Notices {
         let _file = self.file;
         let mut words = Words::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];
-        let hear = |words: &mut Words, bytes: &[u8], from: Option<UnixCredentials>| {
-            if from.is_some_and(|from| sender.is(from.uid(), from.pid()))
-                && let message = String::from_utf8_lossy(bytes)
+        // Descriptors that come along are closed, which is what the sender of a `BARRIER=1` waits for.
+        let hear = |words: &mut Words, bytes: &[u8], arrived: Arrived| {
+            if arrived.sender.is_some_and(|from| sender.is(from.uid, from.pid))
+                && let message = String::from_utf8_lossy(&bytes[..arrived.bytes])
                 && let Some(line) = words.hear(&message, rt.now())
             {
                 let line: String = line.chars().take(80).collect();
@@ -89,16 +86,13 @@ impl Notices {
             if words.deadline().is_some_and(|at| at <= rt.now()) {
                 // What came in time is in time, also when this process is late itself.
                 for _ in 0..QUEUE {
-                    let Ok((length, from)) = receive(socket.as_fd().as_raw_fd(), &mut bytes) else {
-                        break;
-                    };
-                    hear(&mut words, &bytes[..length], from);
+                    let Ok(arrived) = receive(socket.as_fd(), &mut bytes) else { break };
+                    hear(&mut words, &bytes, arrived);
                 }
             }
             words.due(rt.now()).into_iter().for_each(notify);
-            let received = socket.run(Direction::Read, |fd| {
-                Ok((receive(fd.as_raw_fd(), &mut bytes)?, Progress::More))
-            });
+            let received = socket
+                .run(Direction::Read, |fd| Ok((receive(fd.as_fd(), &mut bytes)?, Progress::More)));
             let received = match words.deadline() {
                 None => received.await,
                 Some(deadline) => match rt.timeout_at(deadline, received).await {
@@ -106,30 +100,9 @@ impl Notices {
                     Err(_) => continue,
                 },
             };
-            let (length, from) = received.map_err(failed)?;
-            hear(&mut words, &bytes[..length], from);
+            hear(&mut words, &bytes, received.map_err(failed)?);
             words.due(rt.now()).into_iter().for_each(notify);
             rt.sleep(PAUSE).await;
         }
     }
-}
-
-/// One message, and who sent it.
-///
-/// There is room for the sender alone. Descriptors that come along the kernel closes, which is what
-/// the sender of a `BARRIER=1` waits for.
-fn receive(socket: i32, bytes: &mut [u8]) -> nix::Result<(usize, Option<UnixCredentials>)> {
-    let mut control = nix::cmsg_space!(UnixCredentials);
-    let mut parts = [IoSliceMut::new(bytes)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<UnixAddr>(socket, &mut parts, Some(&mut control), flags)?;
-    let credentials = match message.cmsgs() {
-        Ok(mut all) => all.find_map(|one| match one {
-            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials),
-            _ => None,
-        }),
-        Err(Errno::ENOBUFS) => None,
-        Err(errno) => return Err(errno),
-    };
-    Ok((message.bytes, credentials))
 }
