@@ -199,9 +199,11 @@ impl Supervisor {
         }
         let mut actions = Vec::new();
         let mut next = 0;
-        self.master.pool().on(event, self.rt.now(), &mut actions);
+        for event in self.processes.backlog().into_iter().chain([event]) {
+            self.master.pool().on(event, self.rt.now(), &mut actions);
+        }
         self.pass_the_stop_on();
-        self.processes.close_unwanted();
+        self.processes.settle_listeners();
         if !self.master.pool().is_upgrading() {
             self.upgrade = None;
         }
@@ -210,7 +212,7 @@ impl Supervisor {
             match action {
                 Action::Spawn { id, generation } => {
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
-                        let failed = Event::SpawnFailed { id, reason: error.report() };
+                        let failed = self.processes.not_launched(id, &error);
                         self.master.pool().on(failed, self.rt.now(), &mut actions);
                     }
                 }
