@@ -12,14 +12,15 @@ use release_tests::{Backend, CLIENTS, Connections, Count, Program};
 
 type Start = fn() -> Served;
 
-const SERVERS: [(&str, Start); 9] = [
+const SERVERS: [(&str, Start); 10] = [
     ("nginx", servers::nginx),
     ("Node", servers::node),
     ("gunicorn, sync", || servers::gunicorn("sync")),
     ("gunicorn, gthread", || servers::gunicorn("gthread")),
     ("gunicorn, asgi", || servers::gunicorn("asgi")),
     ("gunicorn, uvicorn's worker", || servers::gunicorn("uvicorn.workers.UvicornWorker")),
-    ("uvicorn, as it is", || servers::uvicorn(&[])),
+    ("uvicorn, ?each", servers::uvicorn),
+    ("uvicorn, one socket", servers::uvicorn_with_one_socket),
     ("uvicorn, patient", servers::patient_uvicorn),
     ("the example service", || Some(Program::new(Backend::Tokio, "service").serve(2))),
 ];

@@ -47,30 +47,48 @@ pub fn node() -> Served {
 pub fn gunicorn(class: &str) -> Served {
     let gunicorn = python_tool("gunicorn")?;
     let address = free_port();
-    let program = listening(address, &["--workers", "2", "--ready", "notify"]);
+    // uvicorn's workers lose what they have just accepted when they are told to stop.
+    let each = if class.contains("Uvicorn") { "?each" } else { "" };
+    let program =
+        listening_on(&format!("{address}{each}"), &["--workers", "2", "--ready", "notify"]);
     let app = if class == "asgi" || class.contains("Uvicorn") { "asgi:app" } else { "wsgi:app" };
     let class = format!("--worker-class={class}");
     let command = [gunicorn.as_str(), "--workers=2", "--no-control-socket", &class, app];
     Some(served(with_applications(program).args(command), address, 2))
 }
 
-/// uvicorn with these options.
+/// uvicorn, each process with a socket of its own that is left alone before the process is told to stop.
 #[must_use]
-pub fn uvicorn(options: &[&str]) -> Served {
-    let uvicorn = python_tool("uvicorn")?;
-    let address = free_port();
-    let program = with_applications(listening(address, &["--workers", "2", "--ready", "fd"]));
-    let program = program.args([uvicorn.as_str(), "--fd=3", "--no-access-log"]);
-    Some(served(program.args(options).args(["asgi:app"]), address, 2))
+pub fn uvicorn() -> Served {
+    uvicorn_with("?each", &[])
+}
+
+/// uvicorn with one socket for all, as the others have it.
+#[must_use]
+pub fn uvicorn_with_one_socket() -> Served {
+    uvicorn_with("", &[])
 }
 
 /// uvicorn that waits for requests on their way.
 #[must_use]
 pub fn patient_uvicorn() -> Served {
-    uvicorn(&["--http=patient:Patient"])
+    uvicorn_with("", &["--http=patient:Patient"])
+}
+
+fn uvicorn_with(each: &str, options: &[&str]) -> Served {
+    let uvicorn = python_tool("uvicorn")?;
+    let address = free_port();
+    let program = listening_on(&format!("{address}{each}"), &["--workers", "2", "--ready", "fd"]);
+    let program = with_applications(program);
+    let program = program.args([uvicorn.as_str(), "--fd=3", "--no-access-log"]);
+    Some(served(program.args(options).args(["asgi:app"]), address, 2))
 }
 
 fn listening(address: SocketAddr, options: &[&str]) -> Program {
+    listening_on(&address.to_string(), options)
+}
+
+fn listening_on(address: &str, options: &[&str]) -> Program {
     Program::manager(&[&["--listen", &format!("tcp://{address}")], options].concat())
 }
 

@@ -43,7 +43,8 @@ on_every_backend! {
             .start();
         master.await_ready(1);
         let Process(pid) = master.workers()[0];
-        assert_eq!(control(&master.control(), "status"), format!("\"ready\" {pid}"));
+        let status = format!("\"ready\" {pid}");
+        eventually("it says how it is", || control(&master.control(), "status") == status);
         thread::sleep(Duration::from_millis(2500));
         assert!(!master.stderr().contains("killed"), "{}", master.stderr());
         std::fs::write(master.path("quiet"), "").expect("a file");

@@ -44,6 +44,10 @@ Examples:
 The program finds the sockets as its descriptors from 3 on: LISTEN_FDS, LISTEN_PID and
 LISTEN_FDNAMES name them, and so do EINHORN_FDS, EINHORN_FD_COUNT and EINHORN_FD_0, ...
 
+With ?each new connections are kept from a process before it is told to stop, until it has accepted
+those that it was given. That is for servers such as uvicorn, which close connections whose request
+they have not read; and for programs that simply die of the signal to stop.
+
 Ready is a worker that
   notify    said READY=1 at NOTIFY_SOCKET, as services of systemd do
   ack       sent {\"command\":\"worker:ack\",\"pid\":PID} to EINHORN_SOCK_PATH or EINHORN_SOCK_FD
@@ -73,7 +77,7 @@ Exit status: 0 stopped in order, or all workers have ended well; 1 the reason is
 2 misuse of the command line; 3 workers had to be killed.")]
 pub(crate) struct Options {
     /// A socket for the workers: tcp://HOST:PORT, tcp4://, tcp6://, fd://N,
-    /// unix://PATH?mode=0660&owner=LOGIN&group=NAME
+    /// unix://PATH?mode=0660&owner=LOGIN&group=NAME; with ?each after the port, one for each process
     #[arg(long, value_name = "URI")]
     listen: Vec<Listen>,
     /// Sockets are non-blocking, which nginx takes for granted

@@ -12,13 +12,13 @@ use super::StopSignal;
 use super::attach::Attach;
 use super::foreign::Foreign;
 use super::hello::Types;
-use super::listeners::{KeptListener, Listener};
+use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
 use super::output::Sink;
 use super::upgrade::GroupTypes;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
-use crate::supervise::{GroupSpec, LifeLimits, WorkerId};
+use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
@@ -189,11 +189,14 @@ impl Group {
             foreign.open()?;
         }
         let after = first.saturating_add(self.spec.size);
-        (first..after.max(first + 1)).try_for_each(|id| self.passed(WorkerId(id)).map(drop))?;
+        let Self { listeners, name, .. } = self;
+        for id in (first..after.max(first + 1)).map(WorkerId) {
+            listeners.iter_mut().try_for_each(|listener| listener.open(name, id))?;
+        }
         Ok(after)
     }
 
-    /// The listening sockets that a worker gets, in the order of their names.
+    /// The listening sockets that a worker's next process gets, in the order of their names.
     pub(crate) fn passed(&mut self, id: WorkerId) -> Result<Vec<BorrowedFd<'_>>, Error> {
         let Self { listeners, name, .. } = self;
         listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
@@ -202,6 +205,34 @@ impl Group {
     /// Closes the sockets of workers that are not wanted any more.
     pub(crate) fn keep_listeners(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
         self.listeners.iter_mut().for_each(|listener| listener.keep(&is_wanted));
+    }
+
+    /// What was launched for a worker is this process, or nothing.
+    pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        self.steered().for_each(|steered| steered.launched(id, pid));
+    }
+
+    /// A process has ended: others can have its sockets.
+    pub(crate) fn ended(&mut self, id: WorkerId, pid: i32) {
+        self.steered().for_each(|steered| steered.ended(id, pid));
+    }
+
+    /// Has new connections go to those processes that are to get them.
+    pub(crate) fn steer(&mut self, state: impl Fn(WorkerId, i32) -> Option<State>) {
+        let name = Arc::clone(&self.name);
+        self.steered().for_each(|steered| steered.steer(&name, &state));
+    }
+
+    /// The processes that stop or are about to, and have not accepted all that they were given.
+    pub(crate) fn backlog(
+        &mut self,
+        state: impl Fn(WorkerId, i32) -> Option<State>,
+    ) -> Vec<(WorkerId, i32)> {
+        self.steered().flat_map(|steered| steered.backlog(&state)).collect()
+    }
+
+    fn steered(&mut self) -> impl Iterator<Item = &mut Steered> {
+        self.listeners.iter_mut().filter_map(Listener::steered)
     }
 
     pub(crate) fn listener_names(&self) -> Vec<String> {
@@ -227,7 +258,7 @@ impl Group {
         let Self { listeners, name, .. } = self;
         let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));
         let mut new = listeners.iter_mut().filter(is_new);
-        new.try_for_each(|listener| listener.socket(name, WorkerId(0)).map(drop))
+        new.try_for_each(|listener| listener.open(name, WorkerId(0)))
     }
 
     /// Takes the sockets over that an earlier version of the program has opened for this group.

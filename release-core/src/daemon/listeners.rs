@@ -9,14 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::ipc::Descriptor;
-use crate::net::{AnyAddress, FileIdentity, Inet, ListenOn, Unix};
+use crate::net::{AnyAddress, FileIdentity, ListenOn, Unix};
 use crate::supervise::WorkerId;
 use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
 
 mod open;
+mod steered;
 pub(super) mod stored;
 
-use open::{open, open_one_of_many};
+use open::{Common, open};
+pub(super) use steered::Steered;
+use steered::{Place, User};
 
 /// A socket that workers find by its name, or one for each of them.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct KeptListener {
     key: [String; 3],
     /// The worker that has it for itself, and the port that it shares with others.
     worker: Option<(u32, u16)>,
+    /// The process of the worker that has it for itself, where processes have.
+    process: Option<i32>,
     socket: Descriptor,
     file: Option<FileIdentity>,
 }
@@ -48,7 +53,9 @@ enum Sockets {
     Shared { address: ListenOn, opened: Option<(OwnedFd, Option<SocketFile>)> },
     /// One for each worker. The master keeps it while the worker is started again: connections that
     /// wait in it are not lost.
-    Each { address: Inet, opened: BTreeMap<WorkerId, OwnedFd> },
+    Each { common: Common, opened: BTreeMap<WorkerId, OwnedFd> },
+    /// One for each process.
+    Steered(Steered),
 }
 
 impl Listener {
@@ -56,21 +63,25 @@ impl Listener {
         Self::new(name, String::new(), Sockets::Given(socket))
     }
 
-    pub(super) fn shared(name: String, address: ListenOn) -> Self {
-        Self::new(name, String::new(), Sockets::Shared { address, opened: None })
-    }
-
-    pub(super) fn each(name: String, address: Inet) -> Self {
-        let requested = address.to_string();
-        Self::new(name, requested, Sockets::Each { address, opened: BTreeMap::new() })
+    pub(super) fn on(name: String, listen: ListenOn) -> Self {
+        let requested = listen.to_string();
+        let sockets = match listen.shared_port() {
+            Some((address, only_v6)) => {
+                let common = Common { address, only_v6 };
+                Sockets::Each { common, opened: BTreeMap::new() }
+            }
+            None => Sockets::Shared { address: listen, opened: None },
+        };
+        Self::new(name, requested, sockets)
     }
 
     fn new(name: String, requested: String, sockets: Sockets) -> Self {
         Self { name, requested, sockets, is_blocking: false }
     }
 
-    /// Makes it independent of what a start in the background changes.
-    pub(super) fn settle(&mut self, is_blocking: bool) -> Result<(), Error> {
+    /// Makes it independent of what a start in the background changes. Where each worker has a
+    /// socket, each process of a command has.
+    pub(super) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
         self.is_blocking = is_blocking;
         match &mut self.sockets {
             Sockets::Given(socket) => set_cloexec(socket)
@@ -85,13 +96,40 @@ impl Listener {
                 self.requested = address.to_string();
                 Ok(())
             }
-            Sockets::Each { .. } => Ok(()),
+            Sockets::Each { common, .. } if is_command => {
+                match Steered::is_possible(common) {
+                    Ok(()) => {
+                        self.sockets = Sockets::Steered(Steered::new(*common));
+                        self.requested.push_str(" steered");
+                    }
+                    Err(error) => {
+                        let (listener, reason) = (&self.name, error.report());
+                        let message = "new connections cannot be kept from a worker that stops";
+                        tracing::warn!(listener, reason, "{message}");
+                    }
+                }
+                Ok(())
+            }
+            Sockets::Each { .. } | Sockets::Steered(_) => Ok(()),
         }
     }
 
-    /// The socket of a worker; opened, unless it is.
+    /// Whether the master says which processes get new connections.
+    pub(super) fn is_steered(&self) -> bool {
+        matches!(self.sockets, Sockets::Steered(_))
+    }
+
+    /// Opens what has to be open for a worker before it is started.
+    pub(super) fn open(&mut self, group: &str, id: WorkerId) -> Result<(), Error> {
+        match &mut self.sockets {
+            Sockets::Steered(steered) => steered.open((group, &self.name), id, self.is_blocking),
+            _ => self.socket(group, id).map(drop),
+        }
+    }
+
+    /// The socket of a worker's next process; opened, unless it is.
     pub(super) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
-        let name = &self.name;
+        let (name, is_blocking) = (&self.name, self.is_blocking);
         match &mut self.sockets {
             Sockets::Given(socket) => Ok(socket),
             Sockets::Shared { address, opened } => {
@@ -99,25 +137,22 @@ impl Listener {
                     Some(opened) => opened,
                     none => {
                         let (socket, file) = open(group, name, address)?;
-                        let socket = settle(socket, self.is_blocking)?;
+                        let socket = settle(socket, is_blocking)?;
                         none.insert((socket, file))
                     }
                 };
                 Ok(&opened.0)
             }
-            Sockets::Each { address, opened } => {
+            Sockets::Each { common, opened } => {
                 let is_first = opened.is_empty();
                 match opened.entry(id) {
                     Entry::Occupied(socket) => Ok(socket.into_mut()),
                     Entry::Vacant(place) => {
-                        let (socket, local) = open_one_of_many(group, name, address, is_first)?;
-                        let socket = settle(socket, self.is_blocking)?;
-                        // The others get the port that the system chose for the first.
-                        *address = local;
-                        Ok(place.insert(socket))
+                        Ok(place.insert(common.open(group, name, is_first, is_blocking)?))
                     }
                 }
             }
+            Sockets::Steered(steered) => steered.take((group, name), id, is_blocking),
         }
     }
 
@@ -133,7 +168,7 @@ impl Listener {
             let socket = duplicate_from(socket.as_fd(), 3)
                 .map_err(|error| Error::system("cannot duplicate a listener", error))?;
             let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
-            Ok(KeptListener { key, worker, socket: socket.into(), file })
+            Ok(KeptListener { key, worker, process: None, socket: socket.into(), file })
         };
         match &self.sockets {
             Sockets::Given(_) => Ok(Vec::new()),
@@ -141,9 +176,17 @@ impl Listener {
                 let opened = opened.iter();
                 opened.map(|(it, file)| keep(it, None, file.as_ref().map(|it| it.file))).collect()
             }
-            Sockets::Each { address, opened } => {
-                let port = address.port();
+            Sockets::Each { common, opened } => {
+                let port = common.address.port();
                 opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
+            }
+            Sockets::Steered(Steered { common, places, .. }) => {
+                let port = common.address.port();
+                let kept = places.iter().map(|place| {
+                    let kept = keep(&place.socket, Some((place.worker.0, port)), None)?;
+                    Ok(KeptListener { process: place.process(), ..kept })
+                });
+                kept.collect()
             }
         }
     }
@@ -152,15 +195,21 @@ impl Listener {
     pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>) {
         let key = [group, &self.name, &self.requested];
         let is_own = |one: &mut KeptListener| one.key.iter().eq(&key);
-        for KeptListener { worker, socket, file, .. } in kept.extract_if(.., is_own) {
+        for KeptListener { worker, process, socket, file, .. } in kept.extract_if(.., is_own) {
             match (&mut self.sockets, worker) {
                 (Sockets::Shared { address, opened }, None) => {
                     let file = file.and_then(|file| SocketFile::of(&address.address, file));
                     *opened = Some((socket.into(), file));
                 }
-                (Sockets::Each { address, opened }, Some((id, port))) => {
-                    address.set_port(port);
+                (Sockets::Each { common, opened }, Some((id, port))) => {
+                    common.address.set_port(port);
                     opened.insert(WorkerId(id), socket.into());
+                }
+                (Sockets::Steered(Steered { common, places, .. }), Some((id, port))) => {
+                    common.address.set_port(port);
+                    let (worker, user) =
+                        (WorkerId(id), process.map_or(User::Nobody, User::Process));
+                    places.push(Place { socket: socket.into(), worker, user });
                 }
                 _ => {}
             }
@@ -171,6 +220,14 @@ impl Listener {
     pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
         if let Sockets::Each { opened, .. } = &mut self.sockets {
             opened.retain(|id, _| is_wanted(*id));
+        }
+    }
+
+    /// The sockets that processes have for themselves.
+    pub(super) fn steered(&mut self) -> Option<&mut Steered> {
+        match &mut self.sockets {
+            Sockets::Steered(steered) => Some(steered),
+            _ => None,
         }
     }
 }

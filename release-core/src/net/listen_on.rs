@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind};
 /// |---|---|
 /// | `tcp://HOST:PORT` | that host's first address, version 4 before 6; without a host, on all of the machine |
 /// | `tcp4://HOST:PORT`, `tcp6://HOST:PORT` | the same for one version of IP |
+/// | `tcp://HOST:PORT?each` | the same, with [a socket for each](crate::Workers::listen_each) |
 /// | `unix://PATH` | a socket file |
 /// | `unix://PATH?mode=0660&owner=LOGIN&group=NAME` | one with another mode than 0600, owner or group |
 /// | `unix://@NAME` | an abstract name |
@@ -45,9 +46,23 @@ pub struct ListenOn {
     pub(crate) owner: Option<u32>,
     pub(crate) group: Option<u32>,
     only_v6: bool,
+    is_each: bool,
 }
 
 impl ListenOn {
+    /// One socket for each worker: see [`Workers::listen_each`](crate::Workers::listen_each).
+    pub(crate) fn each(self) -> Self {
+        Self { is_each: true, ..self }
+    }
+
+    /// The address that several sockets are to share, and whether it is of version 6 alone.
+    pub(crate) fn shared_port(&self) -> Option<(Inet, bool)> {
+        match self.address {
+            AnyAddress::Inet(address) if self.is_each => Some((address, self.only_v6)),
+            _ => None,
+        }
+    }
+
     /// The mode of the socket file, if it is one; 0600 by default. To connect is to write.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
@@ -112,13 +127,15 @@ fn local<A: Address>(socket: &OwnedFd) -> Option<A> {
 
 impl<A: Into<AnyAddress>> From<A> for ListenOn {
     fn from(address: A) -> Self {
-        Self { address: address.into(), mode: 0o600, owner: None, group: None, only_v6: false }
+        let (mode, only_v6, is_each) = (0o600, false, false);
+        Self { address: address.into(), mode, owner: None, group: None, only_v6, is_each }
     }
 }
 
 impl fmt::Display for ListenOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        self.address.fmt(f)?;
+        f.write_str(if self.is_each { "?each" } else { "" })
     }
 }
 
@@ -128,10 +145,10 @@ impl FromStr for ListenOn {
     /// Looks names of hosts up.
     fn from_str(uri: &str) -> Result<Self, Error> {
         let read = match uri.split_once("://") {
-            Some(("tcp", rest)) => find(rest, |_| true),
-            Some(("tcp4", rest)) => find(rest, SocketAddr::is_ipv4),
+            Some(("tcp", rest)) => tcp(rest, |_| true),
+            Some(("tcp4", rest)) => tcp(rest, SocketAddr::is_ipv4),
             Some(("tcp6", rest)) => {
-                find(rest, SocketAddr::is_ipv6).map(|found| Self { only_v6: true, ..found })
+                tcp(rest, SocketAddr::is_ipv6).map(|found| Self { only_v6: true, ..found })
             }
             Some(("unix", rest)) => unix(rest),
             _ => Err("it begins with tcp://, tcp4://, tcp6:// or unix://".to_owned()),
@@ -140,6 +157,14 @@ impl FromStr for ListenOn {
             let message = format!("cannot listen on `{}`: {why}", uri.escape_debug());
             Error::new(ErrorKind::Usage, message)
         })
+    }
+}
+
+fn tcp(rest: &str, suits: fn(&SocketAddr) -> bool) -> Result<ListenOn, String> {
+    match rest.split_once('?') {
+        None => find(rest, suits),
+        Some((rest, "each")) => find(rest, suits).map(ListenOn::each),
+        Some((_, setting)) => Err(format!("`{setting}` is not `each`")),
     }
 }
 
@@ -214,6 +239,10 @@ mod tests {
         assert_eq!(read("tcp4://:80"), Ok(inet("0.0.0.0:80")));
         let v6 = ListenOn { only_v6: true, ..inet("[::1]:80") };
         assert_eq!(read("tcp6://[::1]:80"), Ok(v6));
+        let each = read("tcp6://[::1]:80?each").unwrap();
+        assert_eq!(each.shared_port(), Some(("[::1]:80".parse().unwrap(), true)));
+        assert_eq!(each.to_string(), "[::1]:80?each");
+        assert_eq!(read("tcp4://:80").unwrap().shared_port(), None);
         assert_eq!(read("unix:///run/x"), Ok(Unix::path("/run/x").into()));
         assert_eq!(read("unix://@x"), Ok(Unix::abstract_name("x").into()));
         let root = ListenOn::from(Unix::path("/x")).mode(0o660).owner(0, 0);
@@ -276,6 +305,9 @@ mod tests {
             ("tcp://localhost:http", "`http` is not a port"),
             ("tcp://localhost:70000", "not a port"),
             ("tcp6://127.0.0.1:80", "no such address"),
+            ("tcp://127.0.0.1:80?all", "`all` is not `each`"),
+            ("tcp://127.0.0.1:80?each=2", "`each=2` is not `each`"),
+            ("unix:///x?each", "none of"),
             ("unix://", "no path"),
             ("unix:///x?mode=rw", "not a mode"),
             ("unix:///x?owner=no-such-user", "no user"),

@@ -204,9 +204,11 @@ impl Supervisor {
         let mut actions = Vec::new();
         let mut next = 0;
         let now = self.clock.read(self.rt.now());
-        self.master.pool().on(event, now, &mut actions);
+        for event in self.processes.backlog().into_iter().chain([event]) {
+            self.master.pool().on(event, now, &mut actions);
+        }
         self.pass_the_stop_on();
-        self.processes.close_unwanted();
+        self.processes.settle_listeners();
         if !self.master.pool().is_upgrading() {
             self.upgrade = None;
         }
@@ -215,7 +217,7 @@ impl Supervisor {
             match action {
                 Action::Spawn { id, generation } => {
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
-                        let failed = Event::SpawnFailed { id, reason: error.report() };
+                        let failed = self.processes.not_launched(id, &error);
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }

@@ -105,6 +105,9 @@ pub enum Event {
     },
     /// What processes have used, for their groups' [`LifeLimits`](super::LifeLimits).
     Measured(Vec<Usage>),
+    /// Connections still wait for these processes to accept them. Of those that get no new ones, as they
+    /// are about to be told to stop, each has the time for it anew, up to ten times that.
+    Backlog(Vec<(WorkerId, i32)>),
     /// The pool is to stop: workers are asked to, and killed at the stop deadline.
     Stop,
     /// The pool is to stop at once: workers are killed.

@@ -27,6 +27,9 @@
 //!   that one is known to work. There is one reload at a time, and none during the initial start.
 //! * [`Change::Restart`] replaces one worker in that way, [`Change::Resize`] starts and stops
 //!   workers at any time. Each change is answered once; one that fails leaves the pool as it was.
+//! * Where programs have sockets of their own ([`listen_each`](crate::Workers::listen_each)), a process that
+//!   is not wanted any more shows as [`State::Stopping`], and gets no new connections, for a while before it
+//!   is told to stop; longer while [`Event::Backlog`] says that some wait for it.
 //! * [`Event::Stop`] asks every process to end, and kills what is left at the stop deadline;
 //!   nothing is started any more. So does a failure of the start, of a group or of the master.
 //! * [`Action::Done`] comes once, when no process is left, and says how it went.

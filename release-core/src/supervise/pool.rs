@@ -15,7 +15,7 @@ use super::policy::LONGEST;
 use super::process::Process;
 use super::worker::Worker;
 use super::{
-    Action, Event, GroupSpec, KillReason, Outcome, Report, Ticket, WorkerId, WorkerStatus,
+    Action, Event, GroupSpec, KillReason, Outcome, Report, State, Ticket, WorkerId, WorkerStatus,
 };
 use rollout::Rollout;
 use upgrade::Upgrade;
@@ -157,6 +157,13 @@ impl Pool {
         processes.any(|process| process.pid() == Some(pid) && process.is_in_service())
     }
 
+    /// What a process does.
+    pub(crate) fn state_of(&self, id: WorkerId, pid: i32) -> Option<State> {
+        let worker = &self.workers[self.index(id)?];
+        let process = worker.processes().find(|process| process.pid() == Some(pid));
+        process.map(Process::state)
+    }
+
     /// Whether a worker is to be there, as far as the size of its group goes.
     pub(crate) fn is_wanted(&self, id: WorkerId) -> bool {
         self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
@@ -180,19 +187,24 @@ impl Pool {
             Mode::Stopping { kill_at } => own.min(kill_at),
             _ => own,
         };
+        // Nobody stays for new work when there is none.
+        let leave_at = if self.is_running() { now } else { now + LONGEST };
         for index in 0..self.workers.len() {
             let is_wanted = self.is_running() && self.wants(&self.workers[index]);
             let worker = &mut self.workers[index];
+            let spec = &self.groups[worker.group].spec;
+            let leaving = spec.reload.leaving;
             let mut killed = worker.kill_overdue(now, actions);
             if let Mode::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, now, actions);
             }
             if is_wanted {
-                worker.age(&self.groups[worker.group].spec, now, actions);
-                worker.relieve(kill_at, now, actions);
+                worker.age(spec, now, actions);
+                worker.relieve(leaving, now);
             } else {
-                worker.stop(kill_at, now, actions);
+                worker.stop(leaving, now);
             }
+            worker.dismiss(leave_at, kill_at, now, actions);
             self.count_killed(killed);
         }
         if self.is_running() && self.may_start() {

@@ -9,7 +9,12 @@ use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
 use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
 
+mod leaving;
 mod words;
+
+/// How many times as long as it is given a process may take that needs more time, whatever it says:
+/// a start or a stop comes to its end.
+const MOST_TIMES: u32 = 10;
 
 /// A process, or the wish for one.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +56,12 @@ pub(super) enum Stage {
     },
     /// At work.
     Ready { pid: i32 },
+    /// Not wanted any more; it gets no new work, and is told to end after that.
+    Leaving {
+        pid: i32,
+        #[serde(with = "super::moments")]
+        until: Instant,
+    },
     /// Asked to end.
     Stopping {
         pid: i32,
@@ -82,6 +93,7 @@ impl Process {
             Stage::Starting { pid, .. }
             | Stage::Trial { pid, .. }
             | Stage::Ready { pid }
+            | Stage::Leaving { pid, .. }
             | Stage::Stopping { pid, .. }
             | Stage::Killed { pid, .. } => Some(pid),
         }
@@ -91,7 +103,9 @@ impl Process {
         match self.stage {
             Stage::Spawning | Stage::Starting { .. } => State::Starting,
             Stage::Trial { .. } | Stage::Ready { .. } => State::Ready,
-            Stage::Stopping { .. } | Stage::Killed { .. } => State::Stopping,
+            Stage::Leaving { .. } | Stage::Stopping { .. } | Stage::Killed { .. } => {
+                State::Stopping
+            }
         }
     }
 
@@ -106,7 +120,7 @@ impl Process {
 
     /// Whether it runs and was not killed.
     pub(super) fn is_alive(&self) -> bool {
-        self.is_in_service() || matches!(self.stage, Stage::Stopping { .. })
+        self.is_in_service() || matches!(self.stage, Stage::Leaving { .. } | Stage::Stopping { .. })
     }
 
     /// When it is killed, if it was told to end and has not.
@@ -134,7 +148,9 @@ impl Process {
     /// When the passing of time alone changes something, unless the pool stops.
     pub(super) fn timer(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Starting { until, .. } | Stage::Trial { until, .. } => Some(until),
+            Stage::Starting { until, .. }
+            | Stage::Trial { until, .. }
+            | Stage::Leaving { until, .. } => Some(until),
             Stage::Stopping { kill_at, .. } => Some(kill_at),
             Stage::Ready { .. } if self.worn_since.is_none() => self.limits.expires(),
             Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,

@@ -26,11 +26,18 @@ pub struct ReloadPolicy {
     pub(super) surge: Option<u32>,
     pub(super) canary: Duration,
     pub(super) draining: usize,
+    /// How long before it is told to stop a process is to get no new work.
+    pub(super) leaving: Duration,
 }
 
 impl Default for ReloadPolicy {
     fn default() -> Self {
-        Self { surge: None, canary: Duration::from_millis(250), draining: 2 }
+        Self {
+            surge: None,
+            canary: Duration::from_millis(250),
+            draining: 2,
+            leaving: Duration::ZERO,
+        }
     }
 }
 
@@ -59,6 +66,13 @@ impl ReloadPolicy {
     #[must_use]
     pub fn draining(mut self, processes: usize) -> Self {
         self.draining = processes.max(1);
+        self
+    }
+
+    /// How long a process that was ready gets no new work before it is told to stop. It does not apply
+    /// when the whole pool stops.
+    pub(crate) fn leaving(mut self, time: Duration) -> Self {
+        self.leaving = time.min(LONGEST);
         self
     }
 

@@ -1,6 +1,7 @@
 //! The rules one by one, and thousands of random histories against a model of the world.
 
 mod histories;
+mod leaving;
 mod limits;
 mod model;
 mod reloads;

@@ -3,9 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W, SKF_AD_OFF,
+    SKF_AD_RANDOM, sock_filter, sock_fprog,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{PeerCredentials, SndBuf};
+use nix::sys::socket::sockopt::{AttachReusePortCbpf, PeerCredentials, SndBuf};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, accept4, getsockopt, setsockopt, socketpair,
 };
@@ -44,4 +48,35 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Who connected: the identity at the time of the connection, as the kernel recorded it.
 pub(crate) fn peer(socket: &impl AsFd) -> io::Result<nix::sys::socket::UnixCredentials> {
     Ok(getsockopt(socket, PeerCredentials)?)
+}
+
+/// Whether a read, or an accept, would not wait.
+pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
+    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Has the kernel give new connections to these of the sockets that share a port with one of them, to
+/// each as often as to the others. A socket's number is its place in the order in which they began
+/// to listen.
+///
+/// The program is a classic one, which needs no privilege.
+pub(crate) fn steer(one: &impl AsFd, chosen: &[usize]) -> io::Result<()> {
+    let step = |code, k, skip| sock_filter { code, jt: 0, jf: skip, k };
+    let code = |parts: u32| u16::try_from(parts).map_err(io::Error::other);
+    let number = |index: usize| u32::try_from(index).map_err(io::Error::other);
+    let random = (SKF_AD_OFF + SKF_AD_RANDOM).cast_unsigned();
+    let mut program = vec![
+        step(code(BPF_LD | BPF_W | BPF_ABS)?, random, 0),
+        step(code(BPF_ALU | BPF_MOD | BPF_K)?, number(chosen.len())?, 0),
+    ];
+    for (turn, index) in chosen.iter().enumerate() {
+        program.push(step(code(BPF_JMP | BPF_JEQ | BPF_K)?, number(turn)?, 1));
+        program.push(step(code(BPF_RET | BPF_K)?, number(*index)?, 0));
+    }
+    // It does not get here, but a program has to end with this.
+    program.push(step(code(BPF_RET | BPF_K)?, 0, 0));
+    let len = code(number(program.len())?)?;
+    let program = sock_fprog { len, filter: program.as_mut_ptr() };
+    Ok(setsockopt(one, AttachReusePortCbpf, &program)?)
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{Gid, Uid, fchownat};
 
-use super::SocketFile;
+use super::{SocketFile, settle};
 use crate::Error;
 use crate::net::{
     Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, local,
@@ -56,33 +56,56 @@ fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
         .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
 }
 
-/// Opens one of several sockets that have the same address; also says which one, with its port.
-pub(super) fn open_one_of_many(
-    group: &str,
-    listener: &str,
-    address: &Inet,
-    is_first: bool,
-) -> Result<(OwnedFd, Inet), Error> {
-    // Another program of this user that shares the port too would get a part of the connections
-    // without a word. One that shares nothing finds it.
-    let alone = match is_first && address.port() != 0 {
-        true => Socket::unconnected(address).and_then(|socket| socket.bind(address)).map(drop),
-        false => Ok(()),
-    };
-    let opened = alone.and_then(|()| listening(address, |socket| socket.reuse_port(true)));
-    let (socket, local) =
-        opened.map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
-    if is_first {
-        tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
+/// An address that several sockets have together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Common {
+    pub(super) address: Inet,
+    pub(super) only_v6: bool,
+}
+
+impl Common {
+    /// Opens another one of them.
+    pub(super) fn open(
+        &mut self,
+        group: &str,
+        listener: &str,
+        is_first: bool,
+        is_blocking: bool,
+    ) -> Result<OwnedFd, Error> {
+        let address = &self.address;
+        // Another program of this user that shares the port too would get a part of the connections
+        // without a word. One that shares nothing finds it.
+        let alone = match is_first && address.port() != 0 {
+            true => self.unbound().and_then(|socket| socket.bind(address)).map(drop),
+            false => Ok(()),
+        };
+        let opened = alone.and_then(|()| self.unbound()).and_then(|socket| socket.reuse_port(true));
+        let (socket, local) = opened
+            .and_then(|socket| begin(socket, address))
+            .map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
+        if is_first {
+            tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
+        }
+        // The others get the port that the system chose for the first.
+        self.address = local;
+        settle(socket, is_blocking)
     }
-    Ok((socket, local))
+
+    fn unbound(&self) -> Result<Socket<Unconnected, Inet>, Error> {
+        let socket = Socket::unconnected(&self.address)?;
+        if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
+    }
 }
 
 fn listening<A: Address>(
     address: &A,
     prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
 ) -> Result<(OwnedFd, A), Error> {
-    let socket = prepare(Socket::unconnected(address)?)?.bind_listening(address, BACKLOG)?;
+    begin(prepare(Socket::unconnected(address)?)?, address)
+}
+
+fn begin<A: Address>(socket: Socket<Unconnected, A>, address: &A) -> Result<(OwnedFd, A), Error> {
+    let socket = socket.bind_listening(address, BACKLOG)?;
     let local =
         local(&socket).map_err(|error| Error::system("cannot read a socket's address", error))?;
     Ok((socket, local))

@@ -1,16 +1,22 @@
 //! Everything that can be wrong with a group, looked up and checked.
 
 use std::ffi::OsStr;
+use std::time::Duration;
 
 use super::Workers;
 use crate::daemon::foreign::{Foreign, of_the_master};
 use crate::daemon::group::{Contact, Group};
+use crate::daemon::listeners::Listener;
 use crate::daemon::privileges;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
 use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
+
+/// How long new connections are kept from a program before it is told to stop: for it to take and read
+/// those that are on their way.
+const LEAVING: Duration = Duration::from_millis(250);
 
 /// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
 pub(in crate::daemon) trait IntoGroup {
@@ -62,8 +68,11 @@ where
         }
         for listener in &mut self.listeners {
             listener
-                .settle(self.has_blocking_listeners)
+                .settle(self.has_blocking_listeners, self.is_command)
                 .map_err(|error| about("a listener").caused_by(error))?;
+        }
+        if self.listeners.iter().any(Listener::is_steered) {
+            self.reload = self.reload.leaving(LEAVING);
         }
         let (contact, ready) = match (self.is_command, self.attach) {
             (true, None) => {

@@ -95,6 +95,8 @@ impl Processes {
     /// A process has ended. What it sent before is still read, which its end soon ends too.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
         let process = self.running.remove(&(id, pid));
+        let index = self.group_index(id);
+        self.groups.get_mut(index).into_iter().for_each(|group| group.ended(id, pid));
         if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
@@ -155,12 +157,22 @@ impl Processes {
         Ok(particulars)
     }
 
-    /// Closes what only workers had that are not wanted any more.
-    pub(super) fn close_unwanted(&mut self) {
+    /// Closes what only workers had that are not wanted any more, and says who gets new connections.
+    pub(super) fn settle_listeners(&mut self) {
         let pool = self.master.pool();
         for (index, group) in self.groups.iter_mut().enumerate() {
             group.keep_listeners(|id| pool.group_of(id) == Some(index) && pool.is_wanted(id));
+            group.steer(|id, pid| pool.state_of(id, pid));
         }
+    }
+
+    /// For whom connections still wait that are to be told to stop, if there are any.
+    pub(super) fn backlog(&mut self) -> Option<Event> {
+        let pool = self.master.pool();
+        let state = |id, pid| pool.state_of(id, pid);
+        let waiting: Vec<_> =
+            self.groups.iter_mut().flat_map(|group| group.backlog(state)).collect();
+        (!waiting.is_empty()).then_some(Event::Backlog(waiting))
     }
 
     fn group(&self, id: WorkerId) -> &Group {

@@ -29,8 +29,9 @@ impl Pool {
             }
             (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
             (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
+            (Mode::Running, E::Backlog(those)) => self.backlog(&those, now),
             (_, E::Measured(_) | E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
-            (_, E::Tried(_) | E::NotHandedOver { .. }) => {}
+            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
     }
@@ -78,6 +79,15 @@ impl Pool {
         }
     }
 
+    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Instant) {
+        for (id, pid) in those {
+            let Some(index) = self.index(*id) else { continue };
+            let worker = &mut self.workers[index];
+            let leaving = self.groups[worker.group].spec.reload.leaving;
+            worker.find(*pid).into_iter().for_each(|process| process.linger(leaving, now));
+        }
+    }
+
     fn measured(&mut self, usages: &[Usage], now: Instant, actions: &mut Vec<Action>) {
         for usage in usages {
             if let Some(index) = self.index(usage.id) {
@@ -108,6 +118,7 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::NotHandedOver { .. }
         | E::Rejoin { .. }
         | E::Measured(_)
+        | E::Backlog(_)
         | E::Fail { .. }
         | E::Tick => None,
     }

@@ -2,13 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Process, Stage};
+use super::{MOST_TIMES, Process, Stage};
 use crate::supervise::policy::LONGEST;
 use crate::supervise::{Action, GroupSpec, Ready, Report, WorkerId};
-
-/// How many times as long as it is given a process may take that needs more time, whatever it says:
-/// a start or a stop comes to its end.
-const MOST_TIMES: u32 = 10;
 
 impl Process {
     /// Gives it more time for its start or its end; until when, if that is later than it was.
@@ -47,7 +43,7 @@ impl Process {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(pid) = self.pid().filter(|_| self.is_in_service()) {
+        if let Some(pid) = self.pid().filter(|_| self.is_alive() && !self.is_stopping()) {
             let generation = self.generation;
             actions.push(Action::Report(Report::Stops { id, pid, generation }));
             self.enter(Stage::Stopping { pid, kill_at }, now);

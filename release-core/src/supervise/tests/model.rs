@@ -160,6 +160,7 @@ impl Model {
             Event::Status { .. } => {}
             Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
             Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
+            Event::Backlog(_) => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }

@@ -27,6 +27,7 @@ struct Storm {
     surge: u32,
     canary: u64,
     draining: usize,
+    leaving: u64,
     life: LifeLimits,
     is_ageing: bool,
     seed: u64,
@@ -40,6 +41,7 @@ prop_compose! {
         surge in 1_u32..4,
         canary in select(&[0, 100, 2000][..]),
         draining in 1_usize..4,
+        leaving in select(&[0, 250, 3000][..]),
         age in select(&[None, None, None, None, None, None, Some(1), Some(9)][..]),
         seed in any::<u64>(),
         lives in vec(lives, 1..24),
@@ -50,7 +52,8 @@ prop_compose! {
             Some(age) => life.max_age(Duration::from_secs(age)),
             None => life,
         };
-        Storm { sizes, surge, canary, draining, life, is_ageing: age.is_some(), seed, lives, steps }
+        let is_ageing = age.is_some();
+        Storm { sizes, surge, canary, draining, leaving, life, is_ageing, seed, lives, steps }
     }
 }
 
@@ -78,6 +81,8 @@ struct World {
     calm: Rc<Cell<bool>>,
     asked: BTreeSet<Ticket>,
     ledger: Ledger,
+    /// Whether each moment is checked.
+    is_watched: bool,
     /// Whether pools become bytes and pools again.
     restores: bool,
 }
@@ -87,6 +92,8 @@ struct World {
 struct Ledger {
     read: usize,
     alive: BTreeMap<i32, Option<Signal>>,
+    /// Those that have been ready, and since when nobody gives them new work.
+    at_work: BTreeMap<i32, Option<Duration>>,
     dead: BTreeSet<i32>,
     answered: BTreeSet<Ticket>,
     rolling: Option<u32>,
@@ -105,7 +112,8 @@ impl World {
         let reload = ReloadPolicy::default()
             .surge(storm.surge)
             .canary(Duration::from_millis(storm.canary))
-            .draining(storm.draining);
+            .draining(storm.draining)
+            .leaving(Duration::from_millis(storm.leaving));
         let restart =
             RestartPolicy::default().start_attempts(u32::MAX).ready_timeout(Duration::from_secs(4));
         let spec = |(index, size): (usize, &u32)| GroupSpec {
@@ -124,6 +132,7 @@ impl World {
             calm,
             asked: BTreeSet::new(),
             ledger,
+            is_watched: true,
             restores: true,
         };
         world.check();
@@ -146,6 +155,13 @@ impl World {
             self.sim.step();
             self.check();
         }
+    }
+
+    fn run(&mut self, time: Duration) {
+        self.sim.run(time);
+        self.is_watched = false;
+        self.check();
+        self.is_watched = true;
     }
 
     /// Any process that the pool knows of.
@@ -188,7 +204,7 @@ impl World {
                 self.tell(Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) });
             }
             (8, _) => {
-                self.sim.run(Duration::from_millis(u64::from(amount)));
+                self.run(Duration::from_millis(u64::from(amount)));
                 self.check();
             }
             (9, Some((id, pid))) => {
@@ -197,6 +213,7 @@ impl World {
                 self.tell(Event::Hung { id, pid, how });
             }
             (10, _) => self.weigh(MEMORY),
+            (14, Some(waiting)) => self.tell(Event::Backlog(vec![waiting])),
             _ => self.pass(amount % 16),
         }
     }
@@ -228,9 +245,26 @@ impl World {
     /// What must hold at any moment.
     fn check(&mut self) {
         let Self { sim, ledger, .. } = self;
-        for (_, action) in &sim.history()[ledger.read..] {
+        for (time, action) in &sim.history()[ledger.read..] {
             assert!(!ledger.is_done, "{action:?} after the end");
+            let is_running = self.is_watched && !sim.pool().is_stopping();
+            if let Action::Signal { pid, signal: Signal::Terminate, .. } = action
+                && let Some(left) = ledger.at_work.get(pid).filter(|_| is_running)
+            {
+                let leaving = Duration::from_millis(self.storm.leaving);
+                let has_left = left.is_some_and(|left| left + leaving <= *time);
+                assert!(leaving.is_zero() || has_left, "told too early");
+            }
             ledger.note(action);
+        }
+        for process in sim.processes() {
+            let state = sim.pool().state_of(process.id, process.pid);
+            if state != Some(State::Ready)
+                && let Some(left) = ledger.at_work.get_mut(&process.pid)
+            {
+                // Nobody knows since when, if nobody has looked.
+                left.get_or_insert(if self.is_watched { sim.time() } else { Duration::ZERO });
+            }
         }
         ledger.read = sim.history().len();
         assert_eq!(sim.pool().generation(), ledger.generation);
@@ -238,7 +272,7 @@ impl World {
 
         let (mut of_group, mut of_worker) = ([0_u32; 2], BTreeMap::<_, u32>::new());
         let known = sim.processes().filter(|it| ledger.alive.contains_key(&it.pid));
-        for process in known.filter(|process| !process.is_stopping) {
+        for process in known.filter(|it| is_wanted(sim, it)) {
             of_group[sim.pool().group_of(process.id).unwrap()] += 1;
             *of_worker.entry(process.id).or_default() += 1;
         }
@@ -255,14 +289,14 @@ impl World {
     fn calm_down(&mut self) {
         self.calm.set(true);
         // Processes from before may still be bad: they are gone after a while.
-        self.sim.run(Duration::from_secs(120));
-        self.check();
+        self.run(Duration::from_secs(120));
         assert_eq!(self.ledger.answered, self.asked, "every change is answered");
         for index in 0..self.storm.sizes.len() {
             let of_group = |id| self.sim.pool().group_of(id) == Some(index);
             let own: Vec<_> = self.sim.processes().filter(|it| of_group(it.id)).collect();
             // Some may be in the middle of a replacement because of their age.
-            let serving: Vec<_> = own.iter().filter(|it| it.is_serving()).collect();
+            let serving: Vec<_> =
+                own.iter().filter(|it| it.is_serving() && is_wanted(&self.sim, it)).collect();
             let size = usize::try_from(self.sim.pool().size(index).unwrap()).unwrap();
             let surge = usize::try_from(self.storm.surge).unwrap();
             assert!((size..=size + surge).contains(&serving.len()));
@@ -279,11 +313,16 @@ impl World {
         self.pass(u16::from(amount % 16));
         self.tell(if amount.is_multiple_of(3) { Event::StopNow } else { Event::Stop });
         assert_eq!(self.ledger.answered, self.asked, "nobody waits any more");
-        self.sim.run(STOP_DEADLINE);
-        self.sim.run(Duration::from_millis(1));
-        self.check();
+        self.run(STOP_DEADLINE);
+        self.run(Duration::from_millis(1));
         assert!(self.ledger.is_done && self.ledger.alive.is_empty());
     }
+}
+
+/// Whether nobody has said, or is about to say, that it is to stop.
+fn is_wanted(sim: &Simulation, process: &simulation::Process) -> bool {
+    let state = sim.pool().state_of(process.id, process.pid);
+    !process.is_stopping && state != Some(State::Stopping)
 }
 
 impl Ledger {
@@ -309,7 +348,11 @@ impl Ledger {
             Report::Started { pid, .. } => {
                 assert!(self.alive.insert(*pid, None).is_none());
             }
+            Report::Ready { pid, .. } => {
+                self.at_work.insert(*pid, None);
+            }
             Report::Died { pid, .. } => {
+                self.at_work.remove(pid);
                 assert!(self.alive.remove(pid).is_some() && self.dead.insert(*pid));
             }
             Report::Reloading { generation } => {
@@ -372,7 +415,7 @@ proptest! {
     #[test]
     fn without_deaths_no_worker_is_missing(storm in storm(0..6)) {
         let mut world = World::new(&storm);
-        world.sim.run(Duration::from_secs(30));
+        world.run(Duration::from_secs(30));
         let size: u32 = storm.sizes.iter().sum();
         for (what, who, amount) in &storm.steps {
             let id = WorkerId(u32::from(*who) % size.max(1));

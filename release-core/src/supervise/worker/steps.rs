@@ -1,6 +1,6 @@
 //! The steps that a worker takes: processes wished for, taking over, told to end, gone.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Role, Worker};
 use crate::supervise::jitter::Jitter;
@@ -173,12 +173,7 @@ impl Worker {
     }
 
     /// A proven replacement takes over; one of a generation that is not wanted any more goes.
-    pub(in crate::supervise) fn relieve(
-        &mut self,
-        kill_at: Instant,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(in crate::supervise) fn relieve(&mut self, leaving: Duration, now: Instant) {
         let wanted = self.generation;
         let is_due =
             |it: &mut Process| it.is_in_service() && (it.is_proven || it.generation != wanted);
@@ -188,38 +183,38 @@ impl Worker {
         } else {
             Some(replacement)
         };
-        self.drain(other, kill_at, now, actions);
+        self.drain(other, leaving, now);
     }
 
-    /// Tells all processes to end, and wants none.
-    pub(in crate::supervise) fn stop(
-        &mut self,
-        kill_at: Instant,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    /// Wants no process.
+    pub(in crate::supervise) fn stop(&mut self, leaving: Duration, now: Instant) {
         if self.due.take().is_some() {
             self.idle_since = Some(now);
         }
         self.retry_at = None;
         let serving = self.serving.take_if(|process| process.is_in_service());
         let replacement = self.replacement.take_if(|process| process.is_in_service());
-        self.drain(serving, kill_at, now, actions);
-        self.drain(replacement, kill_at, now, actions);
+        self.drain(serving, leaving, now);
+        self.drain(replacement, leaving, now);
     }
 
-    fn drain(
+    fn drain(&mut self, process: Option<Process>, leaving: Duration, now: Instant) {
+        if let Some(mut process) = process {
+            process.leave(leaving, now);
+            self.draining.push(process);
+        }
+    }
+
+    /// Tells those to end whose time to leave is over at that moment.
+    pub(in crate::supervise) fn dismiss(
         &mut self,
-        process: Option<Process>,
+        leave_at: Instant,
         kill_at: Instant,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(mut process) = process {
-            if process.is_in_service() {
-                process.terminate(self.id, kill_at, now, actions);
-            }
-            self.draining.push(process);
+        for process in self.draining.iter_mut().filter(|it| it.has_left(leave_at)) {
+            process.terminate(self.id, kill_at, now, actions);
         }
     }
 

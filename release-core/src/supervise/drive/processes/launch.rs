@@ -12,7 +12,7 @@ use crate::daemon::{
     Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
     WorkerInfo,
 };
-use crate::supervise::Event;
+use crate::supervise::{Event, WorkerId};
 use crate::sys::socket::pair;
 use crate::sys::spawn::{FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
@@ -85,7 +85,7 @@ impl Processes {
         self.launching.remove(&id);
         let Launched { child, ours, pipes, outputs } = match outcome {
             Ok(launched) => *launched,
-            Err(error) => return Event::SpawnFailed { id, reason: error.report() },
+            Err(error) => return self.not_launched(id, &error),
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let finished = Arc::<AtomicU64>::default();
@@ -121,7 +121,22 @@ impl Processes {
         let process =
             Process { child, generation, connection, output, is_told, finished, _watch: watch };
         self.running.insert((id, pid), process);
+        self.launched(id, Some(pid));
         Event::Spawned { id, pid }
+    }
+
+    pub(in crate::supervise::drive) fn not_launched(
+        &mut self,
+        id: WorkerId,
+        error: &Error,
+    ) -> Event {
+        self.launched(id, None);
+        Event::SpawnFailed { id, reason: error.report() }
+    }
+
+    fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        let index = self.group_index(id);
+        self.groups[index].launched(id, pid);
     }
 }
 
