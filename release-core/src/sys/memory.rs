@@ -70,6 +70,8 @@ fn range(addresses: &str) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -110,6 +112,15 @@ mod tests {
 
     #[test]
     fn code_that_does_not_run_is_not_in_memory() {
+        // The other tests use the program's code meanwhile: it is looked at in a process of its own.
+        const ALONE: &str = "RELEASE_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = format!("{}::code_that_does_not_run_is_not_in_memory", module_path!());
+            let (_, name) = name.split_once("::").unwrap();
+            let mut alone = Command::new(std::env::current_exe().unwrap());
+            assert!(alone.args(["--exact", name]).env(ALONE, "1").status().unwrap().success());
+            return;
+        }
         let (addresses, _) = code();
         let begin = addresses.start as *mut libc::c_void;
         // SAFETY: only reads what is there to be read.
