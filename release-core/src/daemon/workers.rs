@@ -45,6 +45,9 @@ pub struct WorkerInfo {
 /// `W` is what the master may ask the workers. Workers speak call mode unless
 /// [`plain`](Workers::plain) says otherwise.
 ///
+/// A master that is kept from being killed when memory runs out (`OOMScoreAdjust=-1000`) does not
+/// pass that on: the `oom_score_adj` of its workers is 0 then.
+///
 /// # Examples
 ///
 /// ```

@@ -46,7 +46,8 @@ fn before_block_on(make: &Make) {
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(10));
             peer.write_all(b"x").expect("write failed");
-            other.write_all(b"y").expect("write failed");
+            // Fails when the task has gone, which is what is told then.
+            let _ = other.write_all(b"y");
         });
         let got = ours.run(Direction::Read, read::<1>).await.expect("read failed");
         writer.join().expect("the writer panicked");
