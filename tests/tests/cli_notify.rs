@@ -256,29 +256,64 @@ while True:
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
+/// Sockets that wait for their peer when they are closed, which the master is the last to do.
+const LINGERING: &str = "
+server = socket.create_server(('127.0.0.1', 0))
+def lingering():
+    sender = socket.create_connection(server.getsockname())
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\4\\0\\0')
+    sender.setblocking(False)
+    try:
+        while True:
+            sender.send(bytes(65536))
+    except BlockingIOError:
+        return sender, server.accept()[0]
+def pass_on(sender, text, *there):
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, sender.fileno().to_bytes(4, sys.byteorder))
+    there[0].sendmsg([text], [rights], 0, *there[1:])
+    sender.close()
+master = os.getppid()
+";
+
 #[test]
 fn descriptors_that_come_along_neither_hold_the_master_up_nor_spoil_the_message() {
-    // A socket that waits for its peer when it is closed, which the master is the last to do.
     let program = "
-server = socket.create_server(('127.0.0.1', 0))
-sender = socket.create_connection(server.getsockname())
-receiver, _ = server.accept()
-sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\4\\0\\0')
-sender.setblocking(False)
-try:
-    while True:
-        sender.send(bytes(65536))
-except BlockingIOError:
-    pass
-descriptor = sender.fileno().to_bytes(4, sys.byteorder)
-rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)
-os.kill(os.getppid(), signal.SIGSTOP)
-notify.sendmsg([b'READY=1'], [rights], 0, os.environ['NOTIFY_SOCKET'])
-sender.close()
-os.kill(os.getppid(), signal.SIGCONT)
+sender, receiver = lingering()
+os.kill(master, signal.SIGSTOP)
+pass_on(sender, b'READY=1', notify, os.environ['NOTIFY_SOCKET'])
+os.kill(master, signal.SIGCONT)
 wait()
 ";
-    let mut manager = run(&[], program).start();
+    let mut manager = run(&[], &format!("{LINGERING}{program}")).start();
+    manager.await_ready(1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn neither_do_those_that_come_with_an_acknowledgement() {
+    let program = "
+strange, kept = lingering()
+sender, receiver = lingering()
+os.kill(master, signal.SIGSTOP)
+if os.fork() == 0:
+    os.setsid()
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.connect(os.environ['EINHORN_SOCK_PATH'])
+    sender.close()
+    pass_on(strange, b'word', stranger)
+    os._exit(0)
+strange.close()
+os.wait()
+line = b'{\"command\":\"worker:ack\",\"pid\":%d}\\n' % os.getpid()
+pass_on(sender, line, socket.socket(fileno=int(os.environ['EINHORN_SOCK_FD'])))
+os.kill(master, signal.SIGCONT)
+wait()
+";
+    let program = format!("{BEGIN}{LINGERING}{program}");
+    let mut manager = Program::release()
+        .args(["run", "--control", "control", "--ready", "ack"])
+        .args(["--", "/usr/bin/python3", "-c", &program])
+        .start();
     manager.await_ready(1);
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }

@@ -1,13 +1,14 @@
 //! `release run`: its options, its control socket and its place among processes (rows S1 to S6, E).
 
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{
     Account, DEADLINE, Daemon, Installed, Program, Running, children, control, eventually,
-    free_port, is_root, load, try_http_get, zombies,
+    free_port, is_root, load, try_control, try_http_get, zombies,
 };
 
 #[test]
@@ -85,6 +86,55 @@ fn others_may_do_what_they_are_named_for() {
     assert_eq!(ask("daemon", "scale 2"), "ok");
     assert!(ask("daemon", "stop").contains("permission denied"));
     assert_eq!(ask("bin", "status"), "");
+    assert_eq!(manager.stop(), 0);
+}
+
+#[test]
+fn a_stranger_who_passes_a_descriptor_on_holds_nobody_up() {
+    if !is_root("a_stranger_who_passes_a_descriptor_on_holds_nobody_up") {
+        return;
+    }
+    let options = ["--ready", "0", "--allow-read", "nobody"];
+    let mut manager = Program::manager_of_shell(&options, "exec sleep 1000").start();
+    manager.await_ready(1);
+    let path = manager.control();
+    let directory = path.parent().expect("a directory");
+    std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("a mode");
+    // A socket that waits for its peer when it is closed, which the manager is the last to do.
+    let script = "import socket,sys\n\
+        server=socket.create_server(('127.0.0.1', 0))\n\
+        passed=socket.create_connection(server.getsockname())\n\
+        passed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\4\\0\\0')\n\
+        passed.setblocking(False)\n\
+        try:\n \
+            while True: passed.send(bytes(65536))\n\
+        except BlockingIOError: pass\n\
+        kept=server.accept()\n\
+        stranger=socket.socket(socket.AF_UNIX)\n\
+        stranger.connect(sys.argv[1])\n\
+        number=passed.fileno().to_bytes(4, sys.byteorder)\n\
+        stranger.sendmsg([b'word'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, number)])\n\
+        passed.close()\n\
+        print(flush=True)\n\
+        sys.stdin.read()";
+    manager.signal(Signal::SIGSTOP);
+    let account = Account::named("bin");
+    let mut stranger = Command::new("setpriv")
+        .args([format!("--reuid={}", account.uid), format!("--regid={}", account.gid)])
+        .args(["--clear-groups", "/usr/bin/python3", "-c", script])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("setpriv and Python");
+    let mut passed_on = [0];
+    stranger.stdout.take().expect("a pipe").read_exact(&mut passed_on).expect("a line");
+    manager.signal(Signal::SIGCONT);
+    let answer = try_control(&path, "ping");
+    drop(stranger.stdin.take());
+    stranger.wait().expect("it ends");
+    assert_eq!(answer.ok().as_deref(), Some("pong"));
     assert_eq!(manager.stop(), 0);
 }
 

@@ -6,7 +6,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::sockopt::Linger;
-use nix::sys::socket::{getsockopt, setsockopt};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown};
 
 /// How many descriptors the kernel passes with one message.
 pub(crate) const MOST: usize = 253;
@@ -60,6 +60,18 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
     descriptors.iter().for_each(disarm);
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
     Ok(Arrived { bytes, descriptors, is_truncated, is_strange, sender })
+}
+
+/// Receives and closes what waits in a socket, and lets nothing more come: to close the socket itself
+/// blocks nobody then.
+pub(crate) fn discard(socket: BorrowedFd<'_>) {
+    if shutdown(socket.as_raw_fd(), Shutdown::Read).is_err() {
+        return;
+    }
+    let mut space = [0; 4096];
+    // An empty message has a sender, the end has none.
+    let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
+    while receive(socket, &mut space).is_ok_and(is_more) {}
 }
 
 /// Has a socket not linger: to close it blocks nobody.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use futures_util::future::{AbortRegistration, Abortable};
@@ -18,6 +18,7 @@ use crate::ipc::{Codec, Refused, Request, Text};
 use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
 use crate::seldom::Seldom;
+use crate::sys::rights::discard;
 
 /// A control socket that listens. Dropping it removes the socket file, if it is still its own.
 #[derive(Debug)]
@@ -103,6 +104,7 @@ impl<C> BoundControlSocket<C> {
                 continue;
             };
             if !self.admits(credentials.uid) {
+                discard(socket.as_fd());
                 if let Some(unsaid) = refusals.now(rt.now()) {
                     let Credentials { uid, pid, .. } = credentials;
                     tracing::warn!(uid, pid, unsaid, "a control connection was refused");
@@ -111,6 +113,7 @@ impl<C> BoundControlSocket<C> {
             }
             let most = self.settings.connections;
             let Some(seat) = self.seats.wait_for_one(credentials.uid, most, rt).await else {
+                discard(socket.as_fd());
                 continue;
             };
             if let Ok(link) = Link::new(rt, socket, Mode::PlainServer, self.settings.limits) {

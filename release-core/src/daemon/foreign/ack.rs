@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Sender;
+use super::inbox::Inbox;
 use super::place::{Place, SocketFile};
 use crate::Error;
-use crate::net::{Credentials, Passive, Socket, Stream, Unix};
+use crate::net::{Credentials, Passive, Socket, Unix};
 use crate::rt::Rt;
 use futures_util::future::{Either, select};
 
@@ -48,7 +49,7 @@ impl Acknowledgement {
     /// Waits until the process has acknowledged in one way or the other.
     pub(super) async fn wait(self, rt: &Rt, sender: Sender) -> Result<(), Error> {
         let failed = |error| Error::system("its acknowledgement", error);
-        let mut passed = Lines::new(Stream::new(rt, self.passed).map_err(failed)?);
+        let mut passed = Lines::new(Inbox::new(rt, self.passed).map_err(failed)?);
         let by_path = pin!(at_listener(rt, self.listener, sender));
         let by_descriptor = pin!(async {
             while let Some(line) = passed.next().await {
@@ -71,12 +72,13 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
     let failed = |error| Error::system("its acknowledgement", error);
     loop {
         let socket = listener.accept_descriptor().await.map_err(failed)?;
-        // Before its line: nobody waits for a stranger's.
-        if !Credentials::of_peer(&socket).is_ok_and(|peer| sender.is(peer.uid, peer.pid)) {
+        let peer = Credentials::of_peer(&socket);
+        let Ok(inbox) = Inbox::new(rt, socket) else { continue };
+        // Nobody waits for a stranger's line.
+        if !peer.is_ok_and(|peer| sender.is(peer.uid, peer.pid)) {
             continue;
         }
-        let Ok(stream) = Stream::new(rt, socket) else { continue };
-        let mut lines = Lines::new(stream);
+        let mut lines = Lines::new(inbox);
         let told = rt.timeout(TIME, lines.next()).await.ok().flatten();
         if told.is_some_and(|line| is_acknowledgement(&line, sender)) {
             return Ok(());
@@ -86,13 +88,13 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
 
 /// The lines that arrive.
 struct Lines {
-    stream: Stream,
+    inbox: Inbox,
     unread: Vec<u8>,
 }
 
 impl Lines {
-    fn new(stream: Stream) -> Self {
-        Self { stream, unread: Vec::new() }
+    fn new(inbox: Inbox) -> Self {
+        Self { inbox, unread: Vec::new() }
     }
 
     /// `None` when there is no more, or one that is too long.
@@ -103,7 +105,7 @@ impl Lines {
                 return Some(String::from_utf8_lossy(&line).into_owned());
             }
             let mut bytes = [0; 256];
-            let count = self.stream.read_once(&mut bytes).await.ok()?;
+            let count = self.inbox.receive(&mut bytes).await.ok()?.bytes;
             if count == 0 || self.unread.len() > LONGEST {
                 return None;
             }

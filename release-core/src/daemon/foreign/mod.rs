@@ -3,6 +3,7 @@
 
 mod ack;
 mod environment;
+mod inbox;
 mod newline;
 mod notify;
 mod place;

@@ -1,6 +1,6 @@
 //! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsoc
 use nix::sys::stat::{Mode, fchmod};
 
 use super::Sender;
+use super::inbox::Inbox;
 use super::place::{Place, SocketFile};
 use super::words::Words;
 use crate::Error;
 use crate::daemon::WorkerInfo;
 use crate::daemon::attach::Notify;
-use crate::rt::{Direction, Progress, Rt};
-use crate::sys::rights::{Arrived, receive};
+use crate::rt::Rt;
+use crate::sys::rights::Arrived;
 
 /// Between two messages of a worker: one that sends without a pause waits itself.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -63,7 +64,7 @@ impl Notices {
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
-        let socket = rt.register(self.socket).map_err(failed)?;
+        let inbox = Inbox::new(rt, self.socket).map_err(failed)?;
         let _file = self.file;
         let mut words = Words::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];
@@ -86,13 +87,12 @@ impl Notices {
             if words.deadline().is_some_and(|at| at <= rt.now()) {
                 // What came in time is in time, also when this process is late itself.
                 for _ in 0..QUEUE {
-                    let Ok(arrived) = receive(socket.as_fd(), &mut bytes) else { break };
+                    let Ok(arrived) = inbox.try_receive(&mut bytes) else { break };
                     hear(&mut words, &bytes, arrived);
                 }
             }
             words.due(rt.now()).into_iter().for_each(notify);
-            let received = socket
-                .run(Direction::Read, |fd| Ok((receive(fd.as_fd(), &mut bytes)?, Progress::More)));
+            let received = inbox.receive(&mut bytes);
             let received = match words.deadline() {
                 None => received.await,
                 Some(deadline) => match rt.timeout_at(deadline, received).await {
