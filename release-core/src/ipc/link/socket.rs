@@ -61,11 +61,10 @@ pub(super) fn receive(
 /// Ends a connection for both sides, whoever still has the socket.
 ///
 /// What came and was not read is thrown away: descriptors in it would stay open as long as the
-/// socket. After the shutdown it does not grow any more.
+/// socket.
 pub(super) fn close(fd: BorrowedFd<'_>) {
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
-    let mut thrown_away = [0; 16 * 1024];
-    while rights::receive(fd, &mut thrown_away).is_ok_and(|arrived| arrived.bytes > 0) {}
+    rights::discard(fd);
 }
 
 /// One write, of as much as there is room for; the descriptors go with its first byte.
