@@ -5,6 +5,7 @@ mod clock;
 mod processes;
 mod signalled;
 mod upgrade;
+mod wait;
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -28,9 +29,6 @@ use clock::Clock;
 use processes::{Launched, Processes, Wish};
 use signalled::is_stop;
 use upgrade::Upgrading;
-
-/// How often it is measured what processes have used.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -266,50 +264,6 @@ impl Supervisor {
                 Either::Left(_) => {}
                 Either::Right((Ok(()), _)) => return Finish::Done,
                 Either::Right((Err(_), _)) => return Finish::CutOff("it took too long"),
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Happening {
-        let now = self.rt.now();
-        if let Some(service) = &mut self.service {
-            service.beat(&self.master.pool(), now);
-        }
-        if self.measure_at.is_some_and(|at| at <= now) {
-            self.measure_at = Some(now + MEASURE_EVERY);
-            self.measured = self.measured.wrapping_add(1);
-            return Happening::Pool(self.processes.measure(self.measured));
-        }
-        let (deadline, is_handing_over) = {
-            let pool = self.master.pool();
-            (pool.deadline(), pool.is_handing_over())
-        };
-        let beats_at = self.service.as_ref().and_then(Service::beats_at);
-        let due = deadline.into_iter().chain(self.measure_at).chain(beats_at).min();
-        let deadline = self.clock.deadline(due);
-        if !is_handing_over && !self.deferred.is_empty() {
-            return Happening::Signal(self.deferred.remove(0));
-        }
-        let signal = pin!(async { Happening::caught(self.signals.next().await) });
-        let either = select(self.happenings.next(), signal);
-        let happening = match deadline {
-            None => Either::Left(either.await),
-            Some(deadline) => {
-                let timer = pin!(self.rt.sleep_until(deadline));
-                match select(either, timer).await {
-                    Either::Left((happening, _)) => Either::Left(happening),
-                    Either::Right(_) => Either::Right(()),
-                }
-            }
-        };
-        due.into_iter().for_each(|due| self.clock.noticed(due, self.rt.now()));
-        match happening {
-            Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
-                happening
-            }
-            // This side holds a sender, so the channel does not end: nothing means time has passed.
-            Either::Left(Either::Left((None, _))) | Either::Right(()) => {
-                Happening::Pool(Event::Tick)
             }
         }
     }

@@ -6,7 +6,8 @@ use futures_channel::mpsc::unbounded;
 
 use super::clock::Clock;
 use super::processes::Processes;
-use super::{Happening, MEASURE_EVERY, Supervisor, upgrade};
+use super::wait::MEASURE_EVERY;
+use super::{Happening, Supervisor, upgrade};
 use crate::daemon::{Estate, Group, Kept, LogFiles, MasterHandle, stop_channel};
 use crate::rt::Rt;
 use crate::signals::Signals;

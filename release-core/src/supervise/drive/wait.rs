@@ -1,0 +1,63 @@
+//! Waiting, between one decision and the next.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+
+use super::{Happening, Supervisor};
+use crate::supervise::Event;
+use crate::supervise::service::Service;
+
+/// How often it is measured what processes have used.
+pub(super) const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Waits for what happens next, if only that something has become due.
+    pub(super) async fn next(&mut self) -> Happening {
+        let now = self.rt.now();
+        if let Some(service) = &mut self.service {
+            service.beat(&self.master.pool(), now);
+        }
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_at = Some(now + MEASURE_EVERY);
+            self.measured = self.measured.wrapping_add(1);
+            return Happening::Pool(self.processes.measure(self.measured));
+        }
+        let (of_pool, is_handing_over) = {
+            let pool = self.master.pool();
+            (pool.deadline(), pool.is_handing_over())
+        };
+        let beats_at = self.service.as_ref().and_then(Service::beats_at);
+        let with = |of_pool: Option<Instant>| {
+            of_pool.into_iter().chain(self.measure_at).chain(beats_at).min()
+        };
+        let (due, deadline) = (with(of_pool), with(self.clock.deadline(of_pool)));
+        if !is_handing_over && !self.deferred.is_empty() {
+            return Happening::Signal(self.deferred.remove(0));
+        }
+        let signal = pin!(async { Happening::caught(self.signals.next().await) });
+        let either = select(self.happenings.next(), signal);
+        let happening = match deadline {
+            None => Either::Left(either.await),
+            Some(deadline) => {
+                let timer = pin!(self.rt.sleep_until(deadline));
+                match select(either, timer).await {
+                    Either::Left((happening, _)) => Either::Left(happening),
+                    Either::Right(_) => Either::Right(()),
+                }
+            }
+        };
+        due.into_iter().for_each(|due| self.clock.noticed(due, self.rt.now()));
+        match happening {
+            Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
+                happening
+            }
+            // This side holds a sender, so the channel does not end: nothing means time has passed.
+            Either::Left(Either::Left((None, _))) | Either::Right(()) => {
+                Happening::Pool(Event::Tick)
+            }
+        }
+    }
+}
