@@ -100,10 +100,12 @@ on_every_backend! {
         eventually("all have died", || zombies(service.pid()).len() == 8);
         service.signal(Signal::SIGCONT);
         eventually("all are reaped", || zombies(service.pid()).is_empty());
+        eventually("each has a successor", || {
+            let now = service.workers();
+            now.len() == 8 && now.iter().all(|worker| !workers.contains(worker))
+        });
         service.await_ready(8);
         http_get(address);
-        let now = service.workers();
-        assert!(now.len() == 8 && now.iter().all(|worker| !workers.contains(worker)));
         assert_eq!(service.stop(), 0);
     }
 
