@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use release_core::ipc::Request;
 use release_core::rt::Driver;
 use release_core::rt::local::Local;
+use release_core::supervise::ReloadPolicy;
 use release_core::{Environment, Exit, Master, Me, Workers, is_worker, me};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -200,6 +201,8 @@ fn master<D: Driver>(task: Task, driver: fn() -> io::Result<D>) -> Result<(), An
     let workers = Workers::same_executable("caller", 1)
         .user("nobody")
         .environment(Environment::default().set(CANDIDATE, &task.candidate))
+        // What is measured comes after the canary time, whose timer is in every wait of the master.
+        .reload(ReloadPolicy::default().canary(Duration::ZERO))
         .context(move |_| task.clone())
         .answer(move |_, ask| {
             let answer = match ask {

@@ -24,7 +24,7 @@ impl Link {
         loop {
             // Where both processes share a processor, the peer needs it to answer.
             thread::yield_now();
-            match receive(self.io.as_fd(), state.inbox.space(), self.limits.descriptors) {
+            match receive(self.io.as_fd(), state.inbox.space(), self.limits.arriving()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if Instant::now() >= until {
@@ -56,7 +56,7 @@ mod tests {
     use crate::ipc::limits::Limits;
     use crate::ipc::link::Mode;
     use crate::ipc::serve::serve;
-    use crate::ipc::{CallError, Never, Peer, Postcard, Refused, Request, connect};
+    use crate::ipc::{CallError, Never, Peer, Postcard, Refused, Request};
     use crate::rt::local::Local;
     use crate::rt::{Driver, give_way, run};
 
@@ -67,15 +67,18 @@ mod tests {
         type Response = u32;
     }
 
+    /// Sends this process's own outputs before every answer, as a master does that opens log files
+    /// again.
     fn answer_until_closed(socket: UnixStream) {
         let driver = Local::new().unwrap();
-        run(&driver, async {
-            let double = |Double(number)| async move { Ok(2 * number) };
-            let rt = driver.handle();
-            let (_peer, serving) =
-                connect::<Never, Double, _, _, _>(&rt, socket.into(), Postcard, double).unwrap();
-            serving.await;
-        });
+        let rt = driver.handle();
+        let link = Arc::new(Link::new(&rt, socket.into(), Mode::Calls, Limits::IPC).unwrap());
+        let master = Arc::clone(&link);
+        let double = move |Double(number)| {
+            master.send_outputs([io::stdout().as_fd(), io::stderr().as_fd()]).unwrap();
+            Ok(async move { Ok(2 * number) })
+        };
+        run(&driver, serve(link, Postcard, double, |_| {}));
     }
 
     #[test]
@@ -84,7 +87,7 @@ mod tests {
         let answering = thread::spawn(move || answer_until_closed(there));
         let driver = Local::new().unwrap();
         let rt = driver.handle();
-        let limits = Limits::IPC.with_spin(Duration::from_secs(1));
+        let limits = Limits::IPC.with_spin(Duration::from_secs(1)).of_worker();
         let link = Arc::new(Link::new(&rt, here.into(), Mode::Calls, limits).unwrap());
         let peer: Peer<Double> = Peer::new(Arc::clone(&link), Postcard);
         let turns = Arc::new(AtomicU32::new(0));
