@@ -6,8 +6,9 @@
 //! ```
 //!
 //! One process asks, one answers. On one processor what is measured is the work; on two also how they
-//! wake each other. Each figure is the median of several rounds in which the
-//! candidates take turns, so that a machine that changes its speed changes all of them.
+//! wake each other. Each figure is the median of many short rounds in which the candidates take
+//! turns, and a ratio that of the ratios within a round: a machine that changes its speed changes all
+//! of them.
 
 use std::fmt::Write as _;
 use std::io;
@@ -103,16 +104,16 @@ fn table(quick: bool) -> Result<(), AnyError> {
     one.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &one)?;
     println!("Both processes on one processor");
-    compare(&ON_ONE_PROCESSOR, 64, 20_000, quick)?;
-    compare(&ON_ONE_PROCESSOR, 1 << 20, 300, quick)?;
+    compare(&ON_ONE_PROCESSOR, 64, 7_000, quick)?;
+    compare(&ON_ONE_PROCESSOR, 1 << 20, 100, quick)?;
     sched_setaffinity(Pid::from_raw(0), &all)?;
     println!("\nOn all processors");
-    compare(&ON_ALL_PROCESSORS, 64, 20_000, quick)
+    compare(&ON_ALL_PROCESSORS, 64, 7_000, quick)
 }
 
 /// Lets the candidates take turns, and prints the medians and their ratios to the first.
 fn compare(candidates: &[&str], size: usize, calls: u32, quick: bool) -> Result<(), AnyError> {
-    let (rounds, calls) = if quick { (3, calls / 4) } else { (9, calls) };
+    let rounds = if quick { 3 } else { 27 };
     println!("\n{size} bytes each way, {calls} calls, median of {rounds} rounds\n");
     println!("| | calls/s | ratio | median | p99 | system calls per call |");
     println!("|---|---:|---:|---:|---:|---:|");
@@ -122,17 +123,30 @@ fn compare(candidates: &[&str], size: usize, calls: u32, quick: bool) -> Result<
             results.push(measured(candidate, calls, size)?);
         }
     }
-    let mut floor = None;
-    for (candidate, results) in candidates.iter().zip(&mut results) {
-        results.sort_by_key(|measured: &Measured| measured.total);
-        let middle = results[results.len() / 2];
-        let rate = f64::from(calls) / middle.total.as_secs_f64();
-        let ratio = rate / *floor.get_or_insert(rate);
-        let Measured { median, p99, .. } = middle;
+    let floor = results[0].clone();
+    for (candidate, results) in candidates.iter().zip(results) {
+        let rates = results.iter().map(|it| f64::from(calls) / it.total.as_secs_f64());
+        let ratios = floor
+            .iter()
+            .zip(&results)
+            .map(|(floor, it)| floor.total.as_secs_f64() / it.total.as_secs_f64());
+        let (rate, ratio) = (middle(rates, f64::total_cmp), middle(ratios, f64::total_cmp));
+        let median = middle(results.iter().map(|it| it.median), Ord::cmp);
+        let p99 = middle(results.iter().map(|it| it.p99), Ord::cmp);
         let traced = system_calls(candidate, size).unwrap_or_else(|_| "-".to_owned());
         println!("| {candidate} | {rate:.0} | {ratio:.2} | {median:.1?} | {p99:.1?} | {traced} |");
     }
     Ok(())
+}
+
+/// The median.
+fn middle<T: Copy>(
+    values: impl Iterator<Item = T>,
+    order: impl Fn(&T, &T) -> std::cmp::Ordering,
+) -> T {
+    let mut values: Vec<T> = values.collect();
+    values.sort_by(order);
+    values[values.len() / 2]
 }
 
 fn task_of(candidate: &str, calls: u32, size: usize) -> Result<Command, AnyError> {
