@@ -74,6 +74,15 @@ on_every_backend! {
         }
     }
 
+    fn who_closes_the_descriptor_instead_is_not_waited_for(backend: Backend) {
+        let options = ["--ready", "newline", "--ready-timeout", "60000"];
+        let line = "eval \"exec $NOTIFY_FD>&-\"; exec sleep 1000";
+        let mut master = shell(backend, &options, line).start();
+        let reason = "it closed its readiness descriptor without a newline";
+        eventually("it is not waited for", || master.stderr().contains(reason));
+        master.stop();
+    }
+
     fn the_environment_is_its_own(backend: Backend) {
         let line = "env > out.new; mv out.new out; exec sleep 1000";
         let program = shell(backend, &["--listen", "127.0.0.1:0", "--ready", "1"], line);

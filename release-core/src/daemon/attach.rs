@@ -40,8 +40,8 @@ pub(crate) enum News {
     Stops,
     /// How it is, in one line.
     Status(String),
-    /// The worker closed its end. It may be about to exit; if not, nobody can talk to it any more.
-    Closed,
+    /// The worker closed this. It may be about to exit; if not, it is of no use any more.
+    Closed(&'static str),
     /// The worker broke the protocol or does not read: this is what it did.
     Violation(String),
 }

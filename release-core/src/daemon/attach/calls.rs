@@ -144,7 +144,7 @@ where
                 };
             let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
-                Ended::Closed | Ended::Here => News::Closed,
+                Ended::Closed | Ended::Here => News::Closed("its connection"),
                 ended => News::Violation(crate::error::chain(&ended)),
             });
         });

@@ -235,9 +235,7 @@ impl Awaited {
                 Some(Sign::Acknowledgement(acknowledgement)) => {
                     acknowledgement.wait(&timer, sender).await.map(|()| notify(News::Ready))
                 }
-                Some(Sign::Newline(newline)) => {
-                    newline.wait(&timer).await.map(|()| notify(News::Ready))
-                }
+                Some(Sign::Newline(newline)) => newline.wait(&timer).await.map(&notify),
             };
             if let Err(error) = heard {
                 let reason = crate::error::chain(&error);

@@ -142,7 +142,7 @@ impl Processes {
                 attached.ok()
             }
             (_, None) => {
-                listener(News::Closed);
+                listener(News::Closed("its connection"));
                 None
             }
             // Its group is gone, and the end of the connection tells it to stop.

@@ -46,13 +46,13 @@ impl Processes {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });
             }
-            News::Closed => {
+            News::Closed(what) => {
                 let (sender, later, master) = (sender.clone(), rt.clone(), master.clone());
                 rt.spawn(async move {
                     later.sleep(EXIT_TIME).await;
                     // One that was asked to stop has its deadline for what is left to do.
                     if master.pool().relies_on(id, pid) {
-                        let reason = "it closed its connection and lived on".to_owned();
+                        let reason = format!("it closed {what} and lived on");
                         send(&sender, Event::Violation { id, pid, reason });
                     }
                 })
