@@ -8,7 +8,8 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Answer, HttpClient, Process, Program, Running, control, eventually, free_port, http_get, load,
+    Answer, HttpClient, Process, Program, Running, control, eventually, free_port, http_get,
+    is_root, load,
 };
 
 /// Workers that die of the signal to stop, whatever they have in hand.
@@ -65,6 +66,26 @@ fn those_who_die_of_the_signal_to_stop_lose_nothing() {
         manager.reload_under_load(address, 5);
         assert_eq!(manager.stop(), 0, "{}", manager.stderr());
     }
+}
+
+#[test]
+fn where_the_kernel_has_no_room_for_the_program_the_service_runs_without_it() {
+    if !is_root("a network namespace with limits of its own") {
+        return;
+    }
+    let limits = "echo 16 > /proc/sys/net/core/optmem_max && exec \"$0\" \"$@\"";
+    let options = ["--listen", "tcp://127.0.0.1:80?each", "--workers", "2", "--ready", "ack"];
+    let mut manager = Program::release_under(&["unshare", "--net", "sh", "-c", limits])
+        .args(["run", "--control", "control"])
+        .args(options)
+        .args(["--"])
+        .any_worker("ack", "TERM")
+        .start();
+    manager.await_ready(2);
+    let warning = "new connections cannot be kept from a worker that stops";
+    assert!(manager.stderr().contains(warning), "{}", manager.stderr());
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 #[test]
