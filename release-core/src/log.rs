@@ -3,7 +3,6 @@
 //! The library itself only emits `tracing` events, with fields such as `worker` and `pid`; a
 //! program that has a subscriber of its own needs nothing of this module.
 
-use std::ffi::CString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,10 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::{Error, ErrorKind};
+
+mod syslog;
+
+use syslog::Syslog;
 
 /// Sends the log to standard error, a line an event, from level `info` on.
 ///
@@ -46,18 +49,19 @@ pub fn stderr() -> Result<(), Error> {
 
 /// Sends the log to syslog as a daemon's, under the given name and with the pid.
 ///
-/// The connection is libc's own, which survives a restart of the system's log daemon.
+/// It is the datagram socket `/dev/log`. A log daemon that restarts is found again. One that has stopped, or is not there, holds nobody up:
+/// what it has no room for is lost, and counted in the first message that it takes again.
 ///
 /// # Errors
 ///
-/// When the process has a log already, or the name holds a NUL byte.
+/// When the process has a log already, or the name is none.
 pub fn syslog(name: &str) -> Result<(), Error> {
-    let refuse =
-        || Error::new(ErrorKind::Usage, format!("`{name}` cannot be a name in the syslog"));
-    let identity = CString::new(name).map_err(|_| refuse())?;
-    let options = syslog_tracing::Options::LOG_PID;
-    let syslog = syslog_tracing::Syslog::new(identity, options, syslog_tracing::Facility::Daemon)
-        .ok_or_else(refuse)?;
+    if name.is_empty()
+        || name.contains(|letter: char| letter.is_control() || " :[]".contains(letter))
+    {
+        let message = format!("`{name}` cannot be a name in the syslog");
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
     let subscriber = fmt()
         .with_max_level(Level::INFO)
         .with_target(false)
@@ -66,7 +70,7 @@ pub fn syslog(name: &str) -> Result<(), Error> {
         .with_level(false)
         .without_time()
         .log_internal_errors(false)
-        .with_writer(syslog)
+        .with_writer(Syslog::new(name))
         .finish();
     subscriber.try_init().map_err(twice)
 }

@@ -42,3 +42,24 @@ fn the_servers_page_shows_the_patient_uvicorn() {
         read("examples/deploy/patient.py")
     );
 }
+
+/// The names between backticks, without those behind "unit tests of".
+fn tests_named(cell: &str) -> impl Iterator<Item = &str> {
+    let tests = cell.split(", ").filter(|part| !part.starts_with("unit tests of"));
+    tests.filter_map(|part| part.trim().strip_prefix('`')?.split('`').next())
+}
+
+#[test]
+fn the_tests_that_documents_name_are_there() {
+    for document in ["docs/FEATURES.md", "docs/SECURITY.md"] {
+        let text = read(document);
+        let rows = text.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+        let cells = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+        let names: Vec<_> = cells.flat_map(tests_named).collect();
+        assert!(names.len() > 30, "{document}: {names:?}");
+        for name in names {
+            let path = format!("tests/tests/{name}.rs");
+            assert!(source(&path).exists(), "{document} names {path}");
+        }
+    }
+}
