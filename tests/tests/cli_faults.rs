@@ -75,6 +75,14 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
 }
 
 #[test]
+fn variables_with_names_that_no_shell_has_are_passed_on() {
+    // Some programs leave their children such as `=C:`.
+    let options = ["--respawn", "never"];
+    let (code, said) = run(&["env", "=C:=\\dir"], &options).args(["env"]).run();
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
 fn a_group_of_root_is_refused() {
     if !is_root("giving workers another group") {
         return;
