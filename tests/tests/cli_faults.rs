@@ -119,6 +119,28 @@ fn an_account_that_workers_cannot_get_is_refused() {
 }
 
 #[test]
+fn a_mask_that_leaves_nothing_to_the_owner_keeps_nobody_from_its_pid_file() {
+    let (place, copy) = release_open_to_all();
+    let own = place.path().join("own");
+    fs::create_dir(&own).expect("a directory");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let masked = ["sh", "-c", "umask 777; exec \"$@\"", "sh"];
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let launcher = match is_root("becoming an ordinary user") {
+        true => [&nobody[..], &masked].concat(),
+        false => masked.to_vec(),
+    };
+    for _ in 0..2 {
+        let program = Program::command(&launcher, &copy).args(["run", "--pid-file", "own/pid"]);
+        let program = program.args(["--respawn", "never", "--", "true"]).with(|command| {
+            command.current_dir(place.path());
+        });
+        let (code, said) = program.run();
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+#[test]
 fn a_program_that_the_account_cannot_reach_is_said_to_be_one() {
     if !is_root("running workers as another user") {
         return;
