@@ -214,6 +214,17 @@ wait()
     manager.signal(Signal::SIGCONT);
     manager.await_ready(1);
     thread::sleep(Duration::from_millis(500));
+    // And while neither gets on, as in a container that is paused.
+    let worker = manager.workers()[0];
+    let both = |signal| [manager.process(), worker].iter().for_each(|it| it.signal(signal));
+    both(Signal::SIGSTOP);
+    thread::sleep(Duration::from_millis(2000));
+    manager.signal(Signal::SIGCONT);
+    for _ in 0..3 {
+        assert_eq!(control(&manager.control(), "ping"), "pong");
+    }
+    both(Signal::SIGCONT);
+    thread::sleep(Duration::from_millis(500));
     assert!(!manager.stderr().contains("killed"), "{}", manager.stderr());
 
     tell(&manager, "silent");
