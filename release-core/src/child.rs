@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::net::{Read, Stream};
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::supervise::Exit;
-use crate::sys::awaited::Awaited;
+use crate::sys::claimed::Claimed;
 use crate::sys::spawn::{REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
 
@@ -19,7 +19,7 @@ const EXEC_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Child {
-    pid: Awaited,
+    pid: Claimed,
     io: Io,
 }
 
@@ -53,7 +53,7 @@ impl Child {
     pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
         let pidfd = pidfd::pidfd_open(pid)?;
         pidfd::has_ended(&pidfd)?;
-        Ok(Self { pid: Awaited::new(Pid::from_raw(pid)), io: rt.register(pidfd)? })
+        Ok(Self { pid: Claimed::new(Pid::from_raw(pid)), io: rt.register(pidfd)? })
     }
 
     pub(crate) fn pid(&self) -> Pid {

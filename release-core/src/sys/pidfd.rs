@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::awaited::is_awaited;
+use super::claimed::is_claimed;
 use crate::supervise::Exit;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
@@ -76,7 +76,7 @@ fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<li
 /// may hide others: `false` says that there may be more.
 pub(crate) fn reap_orphans() -> io::Result<bool> {
     while let Some(zombie) = any_zombie()? {
-        if is_awaited(zombie) {
+        if is_claimed(zombie) {
             return Ok(false);
         }
         reap(zombie)?;
