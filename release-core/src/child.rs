@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use crate::net::{Read, Stream};
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::supervise::Exit;
+use crate::sys::claimed::Claimed;
 use crate::sys::spawn::{REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
 
@@ -18,7 +19,7 @@ const EXEC_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Child {
-    pid: Pid,
+    pid: Claimed,
     io: Io,
 }
 
@@ -52,11 +53,11 @@ impl Child {
     pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
         let pidfd = pidfd::pidfd_open(pid)?;
         pidfd::has_ended(&pidfd)?;
-        Ok(Self { pid: Pid::from_raw(pid), io: rt.register(pidfd)? })
+        Ok(Self { pid: Claimed::new(Pid::from_raw(pid)), io: rt.register(pidfd)? })
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        self.pid
+        self.pid.pid()
     }
 
     /// Waits for the process to end and reaps it, and kills what is left of the process group that
@@ -66,7 +67,7 @@ impl Child {
             .run(Direction::Read, |fd| {
                 if pidfd::has_ended(&fd)? {
                     // Nobody else can have the number until it is reaped.
-                    let _ = killpg(self.pid, Signal::SIGKILL);
+                    let _ = killpg(self.pid(), Signal::SIGKILL);
                 }
                 pidfd::try_wait(&fd)?
                     .map(|status| (status, Progress::More))

@@ -1,13 +1,14 @@
 //! `release ctl` against the example `service`, and against what is none.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::JoinHandle;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use release_core::net::{Socket, Unix};
 use release_tests::{Backend, Program, Running, eventually, is_alive, is_root, on_every_backend};
@@ -271,6 +272,25 @@ fn watching_without_a_terminal_goes_on_until_a_signal() {
     for line in shown.lines() {
         serde_json::from_str::<serde_json::Value>(line).expect("one status in each line");
     }
+}
+
+#[test]
+fn a_reader_that_has_stopped_does_not_keep_watching_from_its_end() {
+    let (service, _) = Running::service(Backend::Smol, 1, &[]);
+    let (_reader, mut writer) = io::pipe().expect("a pipe");
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a size");
+    writer.write_all(&vec![b'x'; usize::try_from(size).expect("a size")]).expect("it is full");
+    let mut watch = Program::release()
+        .args(["ctl", "--control"])
+        .args([service.control(), "watch".into()])
+        .with(|command| {
+            command.stdout(Stdio::from(writer));
+        })
+        .start();
+    eventually("it waits for signals", || {
+        watch.process().status("SigBlk").is_some_and(|blocked| blocked.ends_with("4007"))
+    });
+    assert_eq!(watch.stop(), 0, "{}", watch.stderr());
 }
 
 #[test]

@@ -56,6 +56,17 @@ fn the_command_is_the_daemon() {
 }
 
 #[test]
+fn a_launcher_that_ignores_the_death_of_children_is_told_the_truth() {
+    let daemon =
+        || Program::release_under(&["env", "--ignore-signal=CHLD"]).args(["daemon", "--wait"]);
+    for _ in 0..20 {
+        assert_eq!(daemon().args(["0", "--", "true"]).run(), (0, String::new()));
+    }
+    let (code, said) = daemon().args(["10", "--", "sh", "-c", "exit 7"]).run();
+    assert!(code == 1 && said.contains("sh ended with exit status 7 before it was up"), "{said}");
+}
+
+#[test]
 fn it_runs_once() {
     let start = || daemon(&["--pid-file", "pid", "--", "sleep", "1000"]);
     let (launcher, daemon) = started(start());

@@ -75,6 +75,14 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
 }
 
 #[test]
+fn variables_with_names_that_no_shell_has_are_passed_on() {
+    // Some programs leave their children such as `=C:`.
+    let options = ["--respawn", "never"];
+    let (code, said) = run(&["env", "=C:=\\dir"], &options).args(["env"]).run();
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
 fn a_group_of_root_is_refused() {
     if !is_root("giving workers another group") {
         return;
@@ -106,6 +114,28 @@ fn an_account_that_workers_cannot_get_is_refused() {
     assert!(code == 1 && said.contains("only root can run workers as `"), "{said}");
     if is_root("being nobody") {
         let (code, said) = as_user("nobody");
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+#[test]
+fn a_mask_that_leaves_nothing_to_the_owner_keeps_nobody_from_its_pid_file() {
+    let (place, copy) = release_open_to_all();
+    let own = place.path().join("own");
+    fs::create_dir(&own).expect("a directory");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let masked = ["sh", "-c", "umask 777; exec \"$@\"", "sh"];
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let launcher = match is_root("becoming an ordinary user") {
+        true => [&nobody[..], &masked].concat(),
+        false => masked.to_vec(),
+    };
+    for _ in 0..2 {
+        let program = Program::command(&launcher, &copy).args(["run", "--pid-file", "own/pid"]);
+        let program = program.args(["--respawn", "never", "--", "true"]).with(|command| {
+            command.current_dir(place.path());
+        });
+        let (code, said) = program.run();
         assert_eq!(code, 0, "{said}");
     }
 }

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use release_tests::{Program, Running, control, eventually, try_control};
+use release_tests::{
+    Program, Running, control, eventually, is_root, release_open_to_all, try_control,
+};
 use serde_json::Value;
 
 /// The start of every worker's program; `say` sends a message, `told` waits for a file.
@@ -53,6 +55,29 @@ fn ctl(manager: &Running, arguments: &[&str]) -> String {
     let mut command = std::process::Command::new(Program::release_path());
     command.args(["ctl", "--control"]).arg(manager.control()).args(arguments);
     String::from_utf8(command.output().expect("release ctl").stdout).expect("UTF-8")
+}
+
+#[test]
+fn sockets_are_elsewhere_where_nothing_can_be_written() {
+    let (place, copy) = release_open_to_all();
+    let ready = |launcher: &[&str]| {
+        let program = Program::command(launcher, &copy).args(["run", "--ready", "notify"]);
+        let program = program.args(["--respawn", "never", "--", "/usr/bin/python3", "-c"]);
+        let program = program.args([format!("{BEGIN}say('READY=1')")]).with(|command| {
+            command.current_dir(place.path());
+        });
+        let (code, said) = program.run();
+        assert_eq!(code, 0, "{said}");
+    };
+    // An environment that another user has left.
+    let stale = ["env", "XDG_RUNTIME_DIR=/proc/1"];
+    if !is_root("a system that is read-only") {
+        return ready(&stale);
+    }
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    ready(&[&nobody[..], &stale].concat());
+    let read_only = "mount --bind /run /run && mount -o remount,ro,bind /run && exec \"$@\"";
+    ready(&["unshare", "--mount", "sh", "-c", read_only, "sh"]);
 }
 
 #[test]
@@ -213,6 +238,17 @@ wait()
     thread::sleep(Duration::from_millis(2000));
     manager.signal(Signal::SIGCONT);
     manager.await_ready(1);
+    thread::sleep(Duration::from_millis(500));
+    // And while neither gets on, as in a container that is paused.
+    let worker = manager.workers()[0];
+    let both = |signal| [manager.process(), worker].iter().for_each(|it| it.signal(signal));
+    both(Signal::SIGSTOP);
+    thread::sleep(Duration::from_millis(2000));
+    manager.signal(Signal::SIGCONT);
+    for _ in 0..3 {
+        assert_eq!(control(&manager.control(), "ping"), "pong");
+    }
+    both(Signal::SIGCONT);
     thread::sleep(Duration::from_millis(500));
     assert!(!manager.stderr().contains("killed"), "{}", manager.stderr());
 

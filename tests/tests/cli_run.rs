@@ -283,6 +283,27 @@ fn a_configuration_file_is_read_again() {
 }
 
 #[test]
+fn a_program_never_runs_with_the_arguments_of_another_one_or_none() {
+    let program = Program::release().args(["run", "--control", "control", "--config", "run.conf"]);
+    let file = program.path("run.conf");
+    let write = |text: &str| std::fs::write(&file, text).expect("a file");
+    write("ready = 100ms\ncommand = [\"sleep\", \"1000\"]\n");
+    let mut manager = program.start();
+    manager.await_ready(1);
+    let reload = || control(&manager.control(), "reload");
+    write("ready = 100ms\ncommand = [\"cat\", \"2000\"]\n");
+    assert_eq!(reload(), "ok", "{}", manager.stderr());
+    assert_eq!(manager.workers()[0].command_line(), "sleep 1000");
+    assert!(manager.stderr().contains("another program; in force after a new start"));
+    // As it is while an editor writes it.
+    write("");
+    let answer = reload();
+    assert!(answer.starts_with("error: ") && answer.contains("no command"), "{answer}");
+    assert_eq!(manager.workers()[0].command_line(), "sleep 1000");
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
 fn the_background_says_whether_it_is_up() {
     let program = |line: &str| {
         let options = ["--background", "--pid-file", "pid", "--ready", "0.2", "--respawn", "never"];

@@ -1,7 +1,9 @@
 //! A master that is process 1 of its namespace, as in a container.
 
 use nix::sys::signal::Signal;
-use release_tests::{Process, Program, children, eventually, is_root, on_every_backend, zombies};
+use release_tests::{
+    Process, Program, can_inject, children, eventually, is_root, on_every_backend, zombies,
+};
 
 /// What `unshare` has started: process 1, as it is called outside.
 fn init(unshare: i32) -> Option<Process> {
@@ -43,4 +45,24 @@ on_every_backend! {
         assert!(!unshare.stderr().contains("was lost"), "{}", unshare.stderr());
         assert!(!unshare.path("lock").exists() && !unshare.control().exists());
     }
+}
+
+/// Leaves orphans, and ends while they are reaped.
+const AMONG_ORPHANS: &str =
+    "for i in 1 2 3 4 5 6 7 8 9 10; do (setsid sleep 0.2 &); done; sleep 0.6; exit 7";
+
+/// Reaping is slow enough for that to happen.
+#[test]
+fn how_a_worker_has_ended_is_not_lost_among_orphans() {
+    if !is_root("a process namespace") || !can_inject("slow system calls") {
+        return;
+    }
+    let namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let slow = ["strace", "-D", "-o", "/dev/null", "-e", "inject=waitid:delay_enter=20000"];
+    let manager = Program::release_under(&[&namespace[..], &slow].concat())
+        .args(["run", "--ready", "10ms", "--", "sh", "-c", AMONG_ORPHANS])
+        .start();
+    eventually("it has died twice", || manager.stderr().matches("died, is started").count() == 2);
+    let log = manager.stderr();
+    assert_eq!(log.matches("exit=exit status 7").count(), 2, "{log}");
 }

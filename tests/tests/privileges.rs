@@ -37,7 +37,26 @@ fn as_user(uid: u32, command: &[&str]) -> bool {
     status.expect("setpriv runs").status.success()
 }
 
+/// Makes `many` an account that is in thousands of groups, for the program alone.
+const IN_THOUSANDS: &str = "
+    (cat /etc/passwd; echo many:x:5000:5000::/:/bin/sh) > accounts
+    (cat /etc/group; for id in $(seq 10000 13999); do echo g$id:x:$id:many; done) > groups
+    mount --bind accounts /etc/passwd && mount --bind groups /etc/group && exec \"$@\"";
+
 on_every_backend! {
+    fn an_account_keeps_thousands_of_groups(backend: Backend) {
+        if !is_root("other accounts") {
+            return;
+        }
+        let launcher = ["unshare", "--mount", "sh", "-c", IN_THOUSANDS, "sh"];
+        let program = Program::under(&launcher, backend, "service").args(["--user", "many"]);
+        let (mut service, _) = program.serve(1);
+        let groups: Vec<_> = std::iter::once(5000).chain(10_000..14_000).collect();
+        Account { name: "many".to_owned(), uid: 5000, gid: 5000, groups: groups.clone() }
+            .is_all_of(service.workers()[0], &groups);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
     fn workers_are_the_user_and_nothing_else(backend: Backend) {
         if !is_root("dropping privileges") {
             return;

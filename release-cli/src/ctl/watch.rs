@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -34,16 +35,13 @@ pub(super) fn run(client: &Client, json: bool) -> Result<(), String> {
             (Err(why), true) => serde_json::json!({ "error": why }).to_string(),
             (Err(why), false) => format!("{why}\n"),
         };
-        let written = match &screen {
-            Some(screen) => screen.show(&shown),
-            None => writeln!(io::stdout(), "{shown}"),
-        };
-        match written {
+        let shown = screen.as_ref().map_or_else(|| format!("{shown}\n"), |it| it.page(&shown));
+        let is_over = match end.comes_before_written(&shown) {
             // Whoever has read it, such as `head`, has enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written.map_err(failed)?,
-        }
-        if end.comes_before(next).map_err(failed)? {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
+            is_over => is_over.map_err(failed)?,
+        };
+        if is_over || end.comes_before(next).map_err(failed)? {
             return Ok(());
         }
     }
@@ -74,13 +72,11 @@ impl Screen {
         Ok(Some(screen))
     }
 
-    fn show(&self, text: &str) -> io::Result<()> {
+    fn page(&self, text: &str) -> String {
         // Each line replaces what was there, so that nothing flickers.
         let lines = text.replace('\n', "\x1b[K\r\n");
         let keys = if self.before.is_some() { "q quits" } else { "ctrl-C quits" };
-        let mut out = io::stdout().lock();
-        write!(out, "\x1b[H{lines}\x1b[K\r\n{keys}\x1b[J")?;
-        out.flush()
+        format!("\x1b[H{lines}\x1b[K\r\n{keys}\x1b[J")
     }
 }
 
@@ -106,6 +102,25 @@ impl End {
         let set: SigSet = ends.into_iter().collect();
         set.thread_block()?;
         Ok(Self { signals: SignalFd::new(&set)?, has_keys: io::stdin().is_terminal() })
+    }
+
+    /// Writes to standard output, whose reader may have stopped; whether a signal came first.
+    fn comes_before_written(&self, text: &str) -> io::Result<bool> {
+        let mut out = io::stdout().lock();
+        // A pipe with room has it for so much at least.
+        for part in text.as_bytes().chunks(PIPE_BUF) {
+            let mut sources = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(out.as_fd(), PollFlags::POLLOUT),
+            ];
+            while poll(&mut sources, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            if sources[0].any() == Some(true) {
+                return Ok(true);
+            }
+            out.write_all(part)?;
+            out.flush()?;
+        }
+        Ok(false)
     }
 
     fn comes_before(&mut self, deadline: Instant) -> io::Result<bool> {

@@ -152,6 +152,13 @@ fn may_become(login: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Privileges, message))
 }
 
+fn program(options: &Options) -> Result<&OsString, Error> {
+    options.command.first().ok_or_else(|| {
+        let message = "no command: say one after `--`, or in the configuration file";
+        Error::new(ErrorKind::Usage, message)
+    })
+}
+
 fn prepare(options: Options) -> Result<Master, Error> {
     let (reloads, sizes) = Reloads::new(options)?;
     let options = reloads.options();
@@ -160,10 +167,7 @@ fn prepare(options: Options) -> Result<Master, Error> {
     } else {
         log::stderr()?
     }
-    let Some((program, _)) = options.command.split_first() else {
-        let message = "no command: say one after `--`, or in the configuration file";
-        return Err(Error::new(ErrorKind::Usage, message));
-    };
+    let program = program(&options)?;
     if let Some(login) = &options.user {
         may_become(login)?;
     } else if geteuid().is_root() {

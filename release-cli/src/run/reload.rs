@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use release_core::config::Live;
 use release_core::{Error, MasterHandle, WorkerOptions};
 
-use super::{GROUP, Options, file};
+use super::{GROUP, Options, file, program};
 
 /// The options that a reload puts in force, and puts back when it fails.
 #[derive(Clone)]
@@ -56,10 +56,12 @@ impl Reloads {
                 tracing::warn!(key = change.key, "changed; in force after a new start");
             }
         }
-        let now = merged(&self.command_line, Some(file));
+        let mut now = merged(&self.command_line, Some(file));
         let mut values = self.values();
-        if now.command.first() != values.now.command.first() {
+        if program(&now)? != program(&values.now)? {
             tracing::warn!("another program; in force after a new start");
+            // Its arguments are for nobody else.
+            now.command.clone_from(&values.now.command);
         }
         values.before = std::mem::replace(&mut values.now, now);
         self.resize(&values);

@@ -183,7 +183,9 @@ impl Daemon {
 
 /// More than one thread forbids a fork that is not followed by exec.
 pub(crate) fn refuse_threads() -> Result<(), Error> {
-    let threads = thread_count().map_err(|error| Error::system("cannot count threads", error))?;
+    let threads = thread_count().map_err(|error| {
+        Error::system("cannot count threads in /proc/self/task: is /proc mounted?", error)
+    })?;
     if threads == 1 {
         return Ok(());
     }

@@ -67,24 +67,31 @@ impl Environment {
             Kept::All => !self.set.contains_key(name),
             Kept::Names(names) => names.contains(name) && !self.set.contains_key(name),
         });
-        let set = self.set.iter().map(|(name, value)| (name.clone(), value.clone()));
-        kept.chain(set).map(|(name, value)| entry(&name, value)).collect()
+        // What somebody has named in a way that no program can is none of ours to judge.
+        let kept = kept.map(|(name, value)| joined(&name, value));
+        kept.chain(self.set.iter().map(|(name, value)| entry(name, value.clone()))).collect()
     }
 }
 
 /// One variable as execve takes it.
 pub(super) fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
-    let refuse = || {
-        let name = name.display();
-        Error::new(ErrorKind::Usage, format!("`{name}` cannot be an environment variable"))
-    };
     if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
-        return Err(refuse());
+        return Err(cannot_be(name));
     }
+    joined(name, value)
+}
+
+fn joined(name: &OsStr, value: OsString) -> Result<CString, Error> {
     let mut bytes = name.to_owned().into_vec();
     bytes.push(b'=');
     bytes.extend(value.into_vec());
-    CString::new(bytes).map_err(|_| refuse())
+    CString::new(bytes).map_err(|_| cannot_be(name))
+}
+
+#[cold]
+fn cannot_be(name: &OsStr) -> Error {
+    let name = name.display();
+    Error::new(ErrorKind::Usage, format!("`{name}` cannot be an environment variable"))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{Environment, Exit};
 use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
 use crate::sys::process::{adopt_orphans, exit_now};
-use crate::sys::signal::reset_for_exec;
+use crate::sys::signal::{keep_zombies, reset_for_exec};
 use crate::{Error, ErrorKind, supervise};
 
 /// Longer than anybody waits, and no longer than a clock goes.
@@ -140,6 +140,9 @@ impl Daemon {
             return Error::new(ErrorKind::System, "cannot wait for the program")
                 .caused_by(error)
                 .into();
+        }
+        if let Err(error) = keep_zombies() {
+            return Error::system("cannot wait for the program", error).into();
         }
         let launcher = |daemon| prepared.launch(daemon);
         match self.leave(launcher) {

@@ -34,9 +34,7 @@ impl LockFile {
         loop {
             let mut writable = open(path)?;
             // Whoever inherits the lock can read the number, and not change it.
-            let number = writable.as_raw_fd();
-            let file = File::open(format!("/proc/self/fd/{number}"))
-                .map_err(|error| cannot("open", path, error))?;
+            let file = readable(&writable).map_err(|error| cannot("open", path, error))?;
             // The one who held it may remove the file between these two calls: then this is about a
             // file without a name, and another starter may hold the named one.
             let is_locked = match file.try_lock() {
@@ -120,6 +118,16 @@ fn open(path: &Path) -> Result<File, Error> {
         return Err(refused(path, "has another name (a hard link), whose content would be lost"));
     }
     Ok(file)
+}
+
+/// The same file, opened to be read.
+fn readable(file: &File) -> io::Result<File> {
+    let opened = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    opened().or_else(|_| {
+        // It was made just now, with a mask that leaves not even its owner a permission.
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        opened()
+    })
 }
 
 fn is_at(file: &File, path: &Path) -> Result<bool, Error> {

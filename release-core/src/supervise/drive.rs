@@ -26,6 +26,7 @@ use crate::sys::memory::unload_program;
 use crate::{Error, ErrorKind};
 pub(crate) use begin::Surroundings;
 use clock::Clock;
+pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
 use signalled::is_stop;
 use upgrade::Upgrading;

@@ -10,7 +10,8 @@ use crate::signals::Signals;
 use crate::sys::pidfd;
 
 /// How long a zombie is left to whoever started it. Orphans have nobody; a child that this program
-/// started beside its workers is waited for by the code that started it.
+/// started beside its workers is waited for by the code that started it. Workers are never taken
+/// from who waits for them: how they have ended decides what becomes of them.
 const GRACE: Duration = Duration::from_millis(300);
 
 /// Reaps orphans when this process is the init of its process namespace.
@@ -23,9 +24,9 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
     let timer = rt.clone();
     Ok(Some(rt.spawn(async move {
         while deaths.next().await.is_ok() {
-            timer.sleep(GRACE).await;
-            while let Ok(Some(zombie)) = pidfd::any_zombie() {
-                if pidfd::reap(zombie).is_err() {
+            loop {
+                timer.sleep(GRACE).await;
+                if pidfd::reap_orphans().unwrap_or(true) {
                     break;
                 }
             }

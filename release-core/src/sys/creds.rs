@@ -9,6 +9,10 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use super::process::prctl;
 use super::{Failed, check};
 
+/// What most accounts are in, and what the kernel lets one be in.
+const FEW_GROUPS: usize = 256;
+const MOST_GROUPS: usize = 65_536;
+
 /// Who a worker becomes; everything that has to be looked up, looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
@@ -124,15 +128,29 @@ impl Credentials {
     }
 
     fn has_exactly_its_groups(&self) -> Result<bool, Failed> {
-        let mut kept = [0_u32; 1024];
-        let room = i32::try_from(kept.len()).unwrap_or(i32::MAX);
+        match self.groups.len() {
+            0..=FEW_GROUPS => self.has_exactly::<FEW_GROUPS>(),
+            _ => self.has_exactly::<MOST_GROUPS>(),
+        }
+    }
+
+    /// Room is on the stack: nothing may be allocated here.
+    #[inline(never)]
+    fn has_exactly<const ROOM: usize>(&self) -> Result<bool, Failed> {
+        let mut wanted = [0_u32; ROOM];
+        let Some(wanted) = wanted.get_mut(..self.groups.len()) else { return Ok(false) };
+        for (wanted, group) in wanted.iter_mut().zip(&self.groups) {
+            *wanted = group.as_raw();
+        }
+        let mut kept = [0_u32; ROOM];
+        let room = i32::try_from(ROOM).unwrap_or(i32::MAX);
         // SAFETY: the kernel writes at most as many ids as the array has room for.
         let count = unsafe { libc::getgroups(room, kept.as_mut_ptr()) };
         let count = usize::try_from(check("getgroups", count.into())?).unwrap_or(0);
-        let kept = &kept[..count];
-        let all_wanted = kept.iter().all(|gid| self.groups.contains(&Gid::from_raw(*gid)));
-        let all_kept = self.groups.iter().all(|gid| kept.contains(&gid.as_raw()));
-        Ok(all_wanted && all_kept)
+        let kept = &mut kept[..count];
+        wanted.sort_unstable();
+        kept.sort_unstable();
+        Ok(wanted == kept)
     }
 }
 

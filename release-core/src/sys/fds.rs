@@ -127,7 +127,8 @@ pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Re
 /// Moves standard input away to a descriptor of its own and puts `/dev/null` in its place.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = duplicate_from(io::stdin().as_fd(), 3)?;
-    let null = std::fs::File::open("/dev/null")?;
+    let null = std::fs::File::open("/dev/null")
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(taken)
 }

@@ -4,6 +4,7 @@
 //! and exec, how privileges are given up). Nothing here knows of executors, frames or policies.
 #![allow(unsafe_code)]
 
+pub(crate) mod claimed;
 pub(crate) mod creds;
 pub(crate) mod fds;
 pub(crate) mod image;

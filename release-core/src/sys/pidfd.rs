@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::claimed::is_claimed;
 use crate::supervise::Exit;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
@@ -71,8 +72,20 @@ fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<li
     Ok(unsafe { info.assume_init() })
 }
 
+/// Reaps the children that have ended and that nobody here waits for. One that somebody does wait for
+/// may hide others: `false` says that there may be more.
+pub(crate) fn reap_orphans() -> io::Result<bool> {
+    while let Some(zombie) = any_zombie()? {
+        if is_claimed(zombie) {
+            return Ok(false);
+        }
+        reap(zombie)?;
+    }
+    Ok(true)
+}
+
 /// A child that has ended and was not reaped, whoever started it.
-pub(crate) fn any_zombie() -> io::Result<Option<Pid>> {
+fn any_zombie() -> io::Result<Option<Pid>> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
         // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.
         Ok(info) => Ok(Some(unsafe { info.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)),
@@ -82,7 +95,7 @@ pub(crate) fn any_zombie() -> io::Result<Option<Pid>> {
 }
 
 /// Reaps a zombie by its number, which cannot be reused before this call.
-pub(crate) fn reap(zombie: Pid) -> io::Result<()> {
+fn reap(zombie: Pid) -> io::Result<()> {
     let number = libc::id_t::try_from(zombie.as_raw()).unwrap_or_default();
     match waitid(libc::P_PID, number, libc::WEXITED | libc::WNOHANG) {
         Err(error) if error.raw_os_error() != Some(libc::ECHILD) => Err(error),

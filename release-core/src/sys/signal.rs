@@ -100,11 +100,7 @@ pub(crate) fn block_only(signals: &SigSet) {
 /// waited for and nothing is blocked. Signals that would end this process, and that it has no
 /// handler for, are ignored; what is written beyond the largest file that is allowed is an error.
 pub(crate) fn settle_inherited() -> io::Result<()> {
-    if disposition(Signal::SIGCHLD) == libc::SIG_IGN {
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(Signal::SIGCHLD, &default) }?;
-    }
+    keep_zombies()?;
     let pointless = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
     for signal in pointless.into_iter().chain(FAILED_WRITES) {
         if disposition(signal) == libc::SIG_DFL {
@@ -112,6 +108,17 @@ pub(crate) fn settle_inherited() -> io::Result<()> {
         }
     }
     block_only(&SigSet::empty());
+    Ok(())
+}
+
+/// Children can be waited for, although the launcher may have ignored the death of its own: the kernel
+/// reaps them then.
+pub(crate) fn keep_zombies() -> io::Result<()> {
+    if disposition(Signal::SIGCHLD) == libc::SIG_IGN {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    }
     Ok(())
 }
 

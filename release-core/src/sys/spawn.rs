@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 
+use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
 use super::resources::{FORBIDDEN_PROCESSOR, Resources};
@@ -64,7 +65,7 @@ impl Identity {
 /// processes can stop it, and the master with it.
 #[derive(Debug)]
 pub(crate) struct Child {
-    pub(crate) pid: Pid,
+    pub(crate) pid: Claimed,
     pub(crate) pidfd: OwnedFd,
     /// A socket that ends when the program runs, or says in [`REPORT`] bytes what failed before.
     pub(crate) report: OwnedFd,
@@ -174,7 +175,7 @@ fn here(what: &'static str) -> impl Fn(io::Error) -> SpawnError {
 impl Child {
     fn of(pid: Pid, report: OwnedFd) -> Result<Self, SpawnError> {
         match pidfd::pidfd_open(pid.as_raw()) {
-            Ok(pidfd) => Ok(Self { pid, pidfd, report }),
+            Ok(pidfd) => Ok(Self { pid: Claimed::new(pid), pidfd, report }),
             Err(error) => {
                 // Not reaped yet, so the number is still this child's.
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
-use nix::unistd::{Uid, chown, geteuid};
+use nix::unistd::{AccessFlags, Uid, access, chown, geteuid};
 
 use crate::Error;
 
@@ -106,13 +106,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// `/run` for root, a user's own directory of that kind, or where temporary files go.
+/// `/run` for root, a user's own directory of that kind; or where temporary files go, as in a container
+/// that is read-only but for those, or in an environment that is another user's.
 fn base() -> PathBuf {
     let run = match geteuid().is_root() {
         true => Some(PathBuf::from("/run")),
         false => std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
     };
-    run.filter(|run| run.is_absolute() && run.is_dir()).unwrap_or_else(std::env::temp_dir)
+    let suits =
+        |run: &PathBuf| run.is_absolute() && run.is_dir() && access(run, AccessFlags::W_OK).is_ok();
+    run.filter(suits).unwrap_or_else(std::env::temp_dir)
 }
 
 fn lock(path: &Path) -> io::Result<File> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::attach::News;
 use crate::supervise::Hung;
+use crate::supervise::drive::HELD_UP;
 use crate::systemd::status_line;
 
 /// How often its master hears of what can be said again and again; the latest counts.
@@ -116,7 +117,10 @@ impl Words {
         if let (Some(at), Some(time)) = (self.silent_at, self.watchdog)
             && at <= now
         {
-            news.push(News::Hung(Hung::Silent(time)));
+            // Noticed late: this process was held up, and this program with it, for all that is known.
+            if now <= at + HELD_UP {
+                news.push(News::Hung(Hung::Silent(time)));
+            }
             self.silent_at = Some(now + time);
         }
         news
@@ -188,6 +192,8 @@ mod tests {
         told(&mut words, "STATUS=busy", start + seconds(18));
         assert_eq!(due(&mut words, start + seconds(19)), ["Hung(Silent(10s))"]);
         assert_eq!(told(&mut words, "WATCHDOG=trigger", start + seconds(20)), ["Hung(Admitted)"]);
+        assert!(due(&mut words, start + seconds(60)).is_empty(), "it stood still as well");
+        assert_eq!(due(&mut words, start + seconds(70)), ["Hung(Silent(10s))"]);
         let mut other = Words::new(None, start);
         told(&mut other, "READY=1", start);
         assert_eq!(other.deadline(), None, "nobody asked for it");

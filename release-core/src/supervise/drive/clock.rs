@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// Later than this nothing is noticed by a master that runs.
-const HELD_UP: Duration = Duration::from_millis(100);
+pub(crate) const HELD_UP: Duration = Duration::from_millis(100);
 
 /// How long the news of that time may take to come in.
 const NEWS_TIME: Duration = Duration::from_millis(500);
