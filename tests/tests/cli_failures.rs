@@ -201,6 +201,10 @@ fn misuse_is_explained() {
         (&["run", "--listen", "udp://:1", "--", "true"], "tcp://"),
         (&["run", "--allow-read", "nobody", "--", "true"], "say `--control`"),
         (&["run", "--user", "no-such-user", "--", "true"], "no-such-user"),
+        (
+            &["run", "--respawn", "never", "--", "/tmp"],
+            "cannot start /tmp: it is a directory: execve",
+        ),
     ] {
         let (code, log) = Program::release().args(arguments).run();
         assert!((code == 1 || code == 2) && log.contains(expected), "{arguments:?}: {code} {log}");

@@ -1,20 +1,24 @@
 //! A worker's process from the fork until it is connected.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal as Sig;
 
 use super::{Happening, Process, Processes, Wish, send_outputs};
 use crate::child::Child;
 use crate::daemon::{
     Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
-    WorkerInfo,
+    WorkerInfo, why_not,
 };
 use crate::supervise::{Event, WorkerId};
 use crate::sys::socket::pair;
-use crate::sys::spawn::{FIRST_PASSED, SpawnError, spawn};
+use crate::sys::spawn::{Command, FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
 
 /// A process that runs its program and is not connected yet.
@@ -44,19 +48,7 @@ impl Processes {
         let (ours, mut given) = ends(group, wish, its)?;
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
-        let program = command.program.to_string_lossy().into_owned();
-        let account = command.identity.account().map(str::to_owned);
-        let failed = move |error: SpawnError| {
-            let message = match &account {
-                Some(name) if error.is_forbidden() => {
-                    format!(
-                        "cannot start {program}: user `{name}` may not execute it, or not reach it"
-                    )
-                }
-                _ => format!("cannot start {program}"),
-            };
-            Error::new(ErrorKind::Worker, message).caused_by(error)
-        };
+        let failed = not_started(&command);
         let index = self.group_index(id);
         let listeners = self.groups[index].passed(id)?;
         let descriptors: Vec<_> = given
@@ -64,7 +56,7 @@ impl Processes {
             .chain(pipes.iter().flat_map(Pipes::descriptors))
             .chain((FIRST_PASSED..).zip(listeners))
             .collect();
-        let started = spawn(&command, &descriptors).map_err(&failed)?;
+        let started = spawn(&command, &descriptors).map_err(failed.clone())?;
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
@@ -137,6 +129,25 @@ impl Processes {
     fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
         let index = self.group_index(id);
         self.groups[index].launched(id, pid);
+    }
+}
+
+/// What to say when the process of a command could not be started.
+fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
+    let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
+    let account = command.identity.account().map(str::to_owned);
+    move |error| {
+        let refusal = error.refusal();
+        let seen = refusal.and_then(|errno| why_not(&program, errno));
+        let why = match (seen, &account) {
+            (Some(seen), _) => format!(": {seen}"),
+            (None, Some(name)) if refusal == Some(Errno::EACCES) => {
+                format!(": user `{name}` may not execute it, or not reach it")
+            }
+            _ => String::new(),
+        };
+        Error::new(ErrorKind::Worker, format!("cannot start {}{why}", program.display()))
+            .caused_by(error)
     }
 }
 
