@@ -49,12 +49,13 @@ enum Request {
     /// Have another number of workers; back when they serve, or the surplus has gone
     Scale {
         /// How many workers
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = number, allow_negative_numbers = true)]
         workers: u32,
     },
     /// Replace one worker; back when the new process serves
     Restart {
         /// The worker's number in `status`
+        #[arg(value_parser = number, allow_negative_numbers = true)]
         id: u32,
     },
     /// Replace the master by its new version in place; back when that one serves
@@ -63,6 +64,10 @@ enum Request {
     Stop,
     /// The table of `status`, live, until q or ctrl-C
     Watch,
+}
+
+fn number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "it is a number, 0 or more")
 }
 
 pub(crate) fn run(options: Options) -> ExitCode {

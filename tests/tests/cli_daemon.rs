@@ -99,9 +99,9 @@ fn what_goes_wrong_is_said() {
             127,
             "names the interpreter /bin/sh\\r, which does not exist (lines",
         ),
-        (&["--out", "missing/out", "--", "true"], 1, "/missing/out: No such file or directory"),
+        (&["--out", "missing/out", "--", "true"], 1, "/missing/out: there is no directory "),
         (&["--chdir", "missing", "--", "true"], 1, "cannot use missing as working directory"),
-        (&["--pid-file", "missing/pid", "--", "true"], 1, "/missing/pid: No such file"),
+        (&["--pid-file", "missing/pid", "--", "true"], 1, "/missing, make it first: No such file"),
         (&["--user", "no-such-user", "--", "true"], 1, "there is no user `no-such-user`"),
         (
             &["--wait", "5", "--", "sh", "-c", "exit 3"],

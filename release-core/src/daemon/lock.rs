@@ -110,7 +110,9 @@ fn open(path: &Path) -> Result<File, Error> {
             Some(libc::EISDIR) => refused(path, "is a directory"),
             // What opening a socket says.
             Some(libc::ENXIO) => refused(path, "is not a plain file"),
-            _ => cannot("open", path, error),
+            _ => {
+                Error::making(format!("cannot open the lock file {}", path.display()), path, error)
+            }
         })?;
     let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
     if !metadata.is_file() {

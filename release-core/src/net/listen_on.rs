@@ -151,7 +151,7 @@ impl FromStr for ListenOn {
                 tcp(rest, SocketAddr::is_ipv6).map(|found| Self { only_v6: true, ..found })
             }
             Some(("unix", rest)) => unix(rest),
-            _ => Err("it begins with tcp://, tcp4://, tcp6:// or unix://".to_owned()),
+            _ => Err(format!("it begins with tcp://, tcp4://, tcp6:// or unix://{}", guess(uri))),
         };
         read.map_err(|why| {
             let message = format!("cannot listen on `{}`: {why}", uri.escape_debug());
@@ -218,6 +218,16 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
         }
     }
     Ok(listen)
+}
+
+/// What somebody meant who left the kind of address out.
+fn guess(uri: &str) -> String {
+    let port = uri.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    match port {
+        _ if uri.starts_with('/') => format!(", such as unix://{}", uri.escape_debug()),
+        Some(port) if !uri.contains('/') => format!(", such as tcp://:{port}"),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
