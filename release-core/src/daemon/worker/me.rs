@@ -93,7 +93,9 @@ impl<Context, M, C> Me<Context, M, C> {
         })
     }
 
-    /// Tells the master that this worker serves from now on. Say it once.
+    /// Tells the master that this worker serves from now on. Say it once, within the group's
+    /// [`ready_timeout`](crate::supervise::RestartPolicy::ready_timeout): a worker that does not is
+    /// killed and started again.
     ///
     /// # Errors
     ///
