@@ -52,9 +52,9 @@ on_every_backend! {
 
     fn a_worker_is_no_master(backend: Backend) {
         // A program that does not ask whether it is a worker would start itself for ever.
-        let careless = Program::new(backend, "port_broker").args(["serve", "ports"]);
-        let careless = careless.with(|command| {
-            command.arg0("port_broker: worker ports id=0");
+        let careless = Program::new(backend, "port-broker").with(|command| {
+            command.args(["serve", "missing/ports", "--allow", "1:1"]);
+            command.arg0("port-broker: worker ports id=0");
         });
         let (code, log) = careless.run();
         assert!(code == 1 && log.contains("`main` asks `is_worker()` first"), "{code}: {log}");
