@@ -222,10 +222,11 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
 
 /// What somebody meant who left the kind of address out.
 fn guess(uri: &str) -> String {
-    let port = uri.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
-    match port {
-        _ if uri.starts_with('/') => format!(", such as unix://{}", uri.escape_debug()),
-        Some(port) if !uri.contains('/') => format!(", such as tcp://:{port}"),
+    let (host, port) = uri.rsplit_once(':').unwrap_or(("", uri));
+    let host = if host == "tcp" { "" } else { host };
+    match port.parse::<u16>() {
+        _ if uri.starts_with('/') => format!("; is it unix://{}?", uri.escape_debug()),
+        Ok(port) if !host.contains('/') => format!("; is it tcp://{}:{port}?", host.escape_debug()),
         _ => String::new(),
     }
 }
@@ -310,7 +311,9 @@ mod tests {
     fn what_is_none_is_refused_with_the_reason() {
         for (uri, why) in [
             ("", "begins with"),
-            ("127.0.0.1:80", "begins with"),
+            ("127.0.0.1:80", "; is it tcp://127.0.0.1:80?"),
+            ("80", "; is it tcp://:80?"),
+            ("/run/x", "; is it unix:///run/x?"),
             ("tcp://localhost", "a port"),
             ("tcp://localhost:http", "`http` is not a port"),
             ("tcp://localhost:70000", "not a port"),
