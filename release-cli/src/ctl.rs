@@ -22,19 +22,20 @@ Examples:
   RELEASE_CONTROL=/run/web.control release ctl scale 8
   release ctl --control /run/web.control status --json | jq '.workers[].pid'
 
-A service says by the owner and the mode of its control socket who may use it.
+The options stand before or behind the command. A service says by the owner and the mode of its
+control socket who may use it.
 
 Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
 command line.")]
 pub(crate) struct Options {
     /// The control socket of the service
-    #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL")]
-    control: PathBuf,
+    #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL", global = true)]
+    control: Option<PathBuf>,
     /// Print JSON: what the service says, or whether it is done and why not
     #[arg(long, global = true)]
     json: bool,
     /// Give up after so many seconds; the service goes on with what it was told
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, global = true)]
     timeout: u32,
     #[command(subcommand)]
     request: Request,
@@ -71,7 +72,15 @@ fn number(text: &str) -> Result<u32, &'static str> {
 }
 
 pub(crate) fn run(options: Options) -> ExitCode {
-    let client = Client::new(options.control, Duration::from_secs(options.timeout.into()));
+    // An option that may stand anywhere cannot be required by the parser.
+    let Some(control) = options.control else {
+        let _ = writeln!(
+            io::stderr(),
+            "release: say which service: --control PATH, or RELEASE_CONTROL"
+        );
+        return ExitCode::from(2);
+    };
+    let client = Client::new(control, Duration::from_secs(options.timeout.into()));
     let json = options.json;
     let done = match options.request {
         Request::Status => status(&client, json),

@@ -2,8 +2,9 @@
 //!
 //! A privileged master binds sockets, holds secrets and supervises; unprivileged workers do the work
 //! and talk to it in types. A program uses one of the backend crates (`release-tokio`,
-//! `release-smol`, `release-async-std`), each of which is all of this and a `driver`. Here it is
-//! [`rt::local`], the runtime that is always there:
+//! `release-smol`, `release-async-std`), each of which is all of this and a `driver`: there, the name
+//! of that crate stands for `release_core` in these examples. Here it is [`rt::local`], the runtime
+//! that is always there:
 //!
 //! ```no_run
 //! use release_core::ipc::{CallError, Request};

@@ -124,7 +124,8 @@ pub(crate) struct Options {
     /// Log to syslog, and what workers write, too
     #[arg(long)]
     syslog: bool,
-    /// Run in the background; done with status 0 when all workers are ready
+    /// Run in the background; done with status 0 when all workers are ready. What this and the workers
+    /// write then is lost but for --syslog
     #[arg(long)]
     background: bool,
     /// A file with settings

@@ -189,7 +189,7 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
     }
     let message = format!(
         "this process has {threads} threads and cannot fork safely; \
-         call this first in `main`, before an async runtime or any thread is started"
+         call this first in `main`, before any thread or async runtime (`#[tokio::main]` starts one)"
     );
     Err(Error::new(ErrorKind::Usage, message))
 }
