@@ -20,7 +20,8 @@ Examples:
   release ctl --control /run/server.control status
   release daemon --pid-file /run/job.pid --out /var/log/job.log -- ./job --all
 
-`release COMMAND --help` has the options, examples and exit status of each."
+`release COMMAND --help` has the options, examples and exit status of each. `release man DIRECTORY`
+writes manual pages, `release completions SHELL` prints completions for a shell."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -22,8 +22,8 @@ Examples:
   RELEASE_CONTROL=/run/web.control release ctl scale 8
   release ctl --control /run/web.control status --json | jq '.workers[].pid'
 
-The options stand before or behind the command. A service says by the owner and the mode of its
-control socket who may use it.
+The options stand before or behind the command. The service says who may ask: `release run` by
+--allow-read, --allow-operate and --allow-administer, beside root and its own account.
 
 Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
 command line.")]
