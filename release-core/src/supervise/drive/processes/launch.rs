@@ -133,19 +133,24 @@ impl Processes {
 }
 
 /// What to say when the process of a command could not be started.
+///
+/// The files of another account may be on a file system of its own, which answers when it likes: the
+/// master does not look at them.
 fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
     let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
     let account = command.identity.account().map(str::to_owned);
     move |error| {
-        let refusal = error.refusal();
-        let seen = refusal.and_then(|errno| why_not(&program, errno));
-        let why = match (seen, &account) {
-            (Some(seen), _) => format!(": {seen}"),
-            (None, Some(name)) if refusal == Some(Errno::EACCES) => {
-                format!(": user `{name}` may not execute it, or not reach it")
+        let why = match (&account, error.refusal()) {
+            (None, Some(errno)) => why_not(&program, errno),
+            (Some(name), Some(Errno::EACCES)) => {
+                Some(format!("user `{name}` may not execute it, or not reach it"))
             }
-            _ => String::new(),
+            (Some(_), Some(Errno::ENOENT)) => {
+                Some("it does not exist, or the interpreter that its first line names".to_owned())
+            }
+            _ => None,
         };
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
         Error::new(ErrorKind::Worker, format!("cannot start {}{why}", program.display()))
             .caused_by(error)
     }
