@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{ctl, daemon, generated, run, socketmaster};
@@ -18,7 +20,8 @@ Examples:
   release ctl --control /run/server.control status
   release daemon --pid-file /run/job.pid --out /var/log/job.log -- ./job --all
 
-`release COMMAND --help` has the options, examples and exit status of each."
+`release COMMAND --help` has the options, examples and exit status of each. `release man DIRECTORY`
+writes manual pages, `release completions SHELL` prints completions for a shell."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -39,7 +42,8 @@ enum Command {
 /// The program `release`. Misuse of the command line ends it with status 2.
 #[must_use]
 pub fn release() -> ExitCode {
-    match Arguments::parse().command {
+    let parsed = Arguments::try_parse().unwrap_or_else(|error| explained(error).exit());
+    match parsed.command {
         Command::Run(options) => run::run(options),
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
@@ -48,9 +52,45 @@ pub fn release() -> ExitCode {
     }
 }
 
+/// Somebody who named the program without `--` is told where it stands.
+fn explained(mut error: clap::Error) -> clap::Error {
+    let is_program = match (error.get(ContextKind::InvalidArg), error.get(ContextKind::Usage)) {
+        (Some(ContextValue::String(argument)), Some(ContextValue::StyledStr(usage))) => {
+            !argument.starts_with('-') && usage.to_string().contains("-- <COMMAND ARGS>")
+        }
+        _ => false,
+    };
+    if error.kind() == ErrorKind::UnknownArgument && is_program {
+        let tip = StyledStr::from("the program and its arguments stand behind `--`");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_without_dashes_before_it_is_told_where_it_stands() {
+        let message =
+            |words: &[&str]| explained(Arguments::try_parse_from(words).unwrap_err()).to_string();
+        for words in
+            [&["release", "run", "./x"][..], &["release", "daemon", "--wait", "1", "x", "-y"]]
+        {
+            let said = message(words);
+            assert!(
+                said.contains("tip: the program and its arguments stand behind `--`"),
+                "{said}"
+            );
+        }
+        for words in
+            [&["release", "run", "--listn", "x"][..], &["release", "ctl", "scale", "1", "2"]]
+        {
+            let said = message(words);
+            assert!(!said.contains("stand behind"), "{said}");
+        }
+    }
 
     #[test]
     fn the_parser_contradicts_itself_nowhere() {

@@ -22,19 +22,20 @@ Examples:
   RELEASE_CONTROL=/run/web.control release ctl scale 8
   release ctl --control /run/web.control status --json | jq '.workers[].pid'
 
-A service says by the owner and the mode of its control socket who may use it.
+The options stand before or behind the command. The service says who may ask: `release run` by
+--allow-read, --allow-operate and --allow-administer, beside root and its own account.
 
 Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
 command line.")]
 pub(crate) struct Options {
     /// The control socket of the service
-    #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL")]
-    control: PathBuf,
+    #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL", global = true)]
+    control: Option<PathBuf>,
     /// Print JSON: what the service says, or whether it is done and why not
     #[arg(long, global = true)]
     json: bool,
     /// Give up after so many seconds; the service goes on with what it was told
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, global = true)]
     timeout: u32,
     #[command(subcommand)]
     request: Request,
@@ -49,12 +50,13 @@ enum Request {
     /// Have another number of workers; back when they serve, or the surplus has gone
     Scale {
         /// How many workers
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = number, allow_negative_numbers = true)]
         workers: u32,
     },
     /// Replace one worker; back when the new process serves
     Restart {
         /// The worker's number in `status`
+        #[arg(value_parser = number, allow_negative_numbers = true)]
         id: u32,
     },
     /// Replace the master by its new version in place; back when that one serves
@@ -65,8 +67,20 @@ enum Request {
     Watch,
 }
 
+fn number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "it is a number, 0 or more")
+}
+
 pub(crate) fn run(options: Options) -> ExitCode {
-    let client = Client::new(options.control, Duration::from_secs(options.timeout.into()));
+    // An option that may stand anywhere cannot be required by the parser.
+    let Some(control) = options.control else {
+        let _ = writeln!(
+            io::stderr(),
+            "release: say which service: --control PATH, or RELEASE_CONTROL"
+        );
+        return ExitCode::from(2);
+    };
+    let client = Client::new(control, Duration::from_secs(options.timeout.into()));
     let json = options.json;
     let done = match options.request {
         Request::Status => status(&client, json),

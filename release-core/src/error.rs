@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// What failed, in words for the person who reads the log, and for what kind of reason.
 ///
@@ -70,6 +71,18 @@ impl Error {
     #[cold]
     pub(crate) fn system(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::new(ErrorKind::System, message).caused_by(source.into())
+    }
+
+    /// [`system`](Self::system) for a file that was to be made: says so when it has no directory.
+    #[cold]
+    pub(crate) fn making(message: String, path: &Path, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        let directory = path.parent().filter(|_| source.kind() == io::ErrorKind::NotFound);
+        let missing = directory.filter(|directory| std::fs::metadata(directory).is_err());
+        let hint = missing.map_or_else(String::new, |directory| {
+            format!(": there is no directory {}, make it first", directory.display())
+        });
+        Self::system(message + &hint, source)
     }
 
     /// The kind of reason.

@@ -1,4 +1,62 @@
 //! Runtime-agnostic framework for multi-process daemons on Unix.
+//!
+//! A privileged master binds sockets, holds secrets and supervises; unprivileged workers do the work
+//! and talk to it in types. A program uses one of the backend crates (`release-tokio`,
+//! `release-smol`, `release-async-std`), each of which is all of this and a `driver`: there, the name
+//! of that crate stands for `release_core` in these examples. Here it is [`rt::local`], the runtime
+//! that is always there:
+//!
+//! ```no_run
+//! use release_core::ipc::{CallError, Request};
+//! use release_core::rt::local::Local;
+//! use release_core::{Exit, Master, Me, Workers, is_worker, log, me};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Hello(String);
+//!
+//! impl Request for Hello {
+//!     type Response = String;
+//! }
+//!
+//! fn main() -> Exit {
+//!     // Without a log, deaths and restarts happen in silence.
+//!     if let Err(error) = log::stderr() {
+//!         return error.into();
+//!     }
+//!     if is_worker() { me().run(Local::new, worker) } else { master() }
+//! }
+//!
+//! fn master() -> Exit {
+//!     let workers = Workers::same_executable("greeter", 2)
+//!         .user("nobody")
+//!         .answer(|worker, Hello(text)| async move { Ok(format!("{text}, worker {}", worker.id)) });
+//!     Master::new().workers(workers).run(Local::new)
+//! }
+//!
+//! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
+//!     tracing::info!("{}", me.master().call(&Hello("hello".into())).await?);
+//!     me.ready().ok();
+//!     me.stopping().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | describe and run a master | [`Master`], [`Workers`], [`WorkerOptions`] |
+//! | be a worker | [`is_worker`], [`me`], [`Me`] |
+//! | command what runs | [`MasterHandle`], [`ControlSocket`] |
+//! | talk | [`ipc`], [`Permit`] |
+//! | say who runs when, and try it | [`supervise`], [`supervise::simulation`] |
+//! | accept and connect | [`net`], [`buffer`], [`bytes`] |
+//! | read a configuration | [`config`] |
+//! | be a daemon without workers | [`Daemon`] |
+//! | bring another executor | [`rt`] |
+//!
+//! Where these pages speak of the OCaml library, they mean
+//! [release](https://github.com/andrenth/release), of which this one keeps the ideas and the wire
+//! format.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

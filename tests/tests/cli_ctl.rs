@@ -104,6 +104,10 @@ fn what_is_no_service_is_said() {
 
     let (code, _, said) = ctl(&path, &["scale", "many"]);
     assert!(code == 2 && said.contains("many"), "{said}");
+    // The options may stand behind the command, too.
+    let behind = ["ctl", "status", "--timeout", "1", "--control", "/no/such/socket"];
+    let (code, said) = Program::release().args(behind).run();
+    assert!(code == 1 && said.contains("/no/such/socket"), "{said}");
     let (code, said) = Program::release()
         .args(["ctl", "status"])
         .with(|command| {

@@ -1,4 +1,4 @@
-//! `release daemon`: any program in the background (rows D1, D2, D5).
+//! `release daemon`: any program in the background.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -94,16 +94,25 @@ fn it_runs_once() {
 
 #[test]
 fn what_goes_wrong_is_said() {
-    let failures: [(&[&str], i32, &str); 13] = [
+    let failures: [(&[&str], i32, &str); 14] = [
         (&["--", "no-such-program"], 127, "cannot execute no-such-program: No such file"),
         (&["--", ""], 127, "cannot execute : No such file"),
         (&["--", "./no-such-program"], 127, "/no-such-program: No such file"),
-        (&["--", "./text"], 126, "/text: Permission denied"),
-        (&["--", "./script"], 127, "the interpreter in its first line does not"),
-        (&["--", "/"], 126, "cannot execute /: Permission denied"),
-        (&["--out", "missing/out", "--", "true"], 1, "/missing/out: No such file or directory"),
+        (
+            &["--", "./text"],
+            126,
+            "/text: it is not executable (`chmod +x` makes it so): Permission",
+        ),
+        (&["--", "./script"], 127, "names the interpreter /no/such/shell, which does not exist"),
+        (&["--", "/"], 126, "cannot execute /: it is a directory: Permission denied"),
+        (
+            &["--", "./windows"],
+            127,
+            "names the interpreter /bin/sh\\r, which does not exist (lines",
+        ),
+        (&["--out", "missing/out", "--", "true"], 1, "/missing/out: there is no directory "),
         (&["--chdir", "missing", "--", "true"], 1, "cannot use missing as working directory"),
-        (&["--pid-file", "missing/pid", "--", "true"], 1, "/missing/pid: No such file"),
+        (&["--pid-file", "missing/pid", "--", "true"], 1, "/missing, make it first: No such file"),
         (&["--user", "no-such-user", "--", "true"], 1, "there is no user `no-such-user`"),
         (
             &["--wait", "5", "--", "sh", "-c", "exit 3"],
@@ -121,7 +130,9 @@ fn what_goes_wrong_is_said() {
         };
         // By another process: what a test forks meanwhile would have the script open for writing,
         // and nobody could execute it (ETXTBSY).
-        let files = "echo '#!/bin/sh' > text; echo '#!/no/such/shell' > script; chmod 755 script";
+        let files = "echo '#!/bin/sh' > text; echo '#!/no/such/shell' > script; \
+                     printf '#!/bin/sh\\r\\n' > windows; \
+                     chmod 755 script windows";
         let made = Command::new("sh").args(["-c", files]).current_dir(program.path("")).status();
         assert!(made.is_ok_and(|made| made.success()));
         let mut launcher = program.start();

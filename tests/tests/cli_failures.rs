@@ -199,8 +199,12 @@ fn misuse_is_explained() {
         (&["run", "--stop-sginal", "HUP", "--", "true"], "--stop-signal"),
         (&["run", "--stop-signal", "WHAT", "--", "true"], "TERM, HUP"),
         (&["run", "--listen", "udp://:1", "--", "true"], "tcp://"),
+        (&["run", "--listen", ":8080", "--", "true"], "is it tcp://:8080?"),
         (&["run", "--allow-read", "nobody", "--", "true"], "say `--control`"),
+        (&["run", "--workers", "-1", "--", "true"], "a number from 1 to 10000"),
+        (&["ctl", "--control", "x", "scale", "many"], "it is a number"),
         (&["run", "--user", "no-such-user", "--", "true"], "no-such-user"),
+        (&["run", "--respawn", "never", "--", "/tmp"], "cannot start /tmp: it is a directory"),
     ] {
         let (code, log) = Program::release().args(arguments).run();
         assert!((code == 1 || code == 2) && log.contains(expected), "{arguments:?}: {code} {log}");

@@ -152,6 +152,10 @@ fn a_program_that_the_account_cannot_reach_is_said_to_be_one() {
     symlink("/bin/true", closed.join("true")).expect("a link");
     let (code, said) = program.args([closed.join("true")]).run();
     assert!(code == 1 && said.contains("user `nobody` may not execute it, or not reach"), "{said}");
+    // Its files are not looked at: they may be where looking takes as long as it likes.
+    let program = run(&["env"], &["--user", "nobody", "--respawn", "never"]);
+    let (code, said) = program.args(["/no/such/program"]).run();
+    assert!(code == 1 && said.contains("it does not exist, or the interpreter that"), "{said}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn whatever_else_is_at_the_path_is_refused_and_untouched() {
     fs::remove_file(&path).expect("it is still there");
     fs::create_dir(&path).expect("a directory");
     refused(&path, why);
-    refused(&place.path().join("missing/control"), "No such file or directory");
+    refused(&place.path().join("missing/control"), "/missing, make it first: No such file");
     refused(&target.join("control"), "Not a directory");
 }
 

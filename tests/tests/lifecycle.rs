@@ -1,6 +1,6 @@
 //! How a master stops, and what the death of a master leaves behind: nothing.
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -50,6 +50,16 @@ on_every_backend! {
         leaves_nothing(&probe);
     }
 
+    fn a_worker_is_no_master(backend: Backend) {
+        // A program that does not ask whether it is a worker would start itself for ever.
+        let careless = Program::new(backend, "port-broker").with(|command| {
+            command.args(["serve", "missing/ports", "--allow", "1:1"]);
+            command.arg0("port-broker: worker ports id=0");
+        });
+        let (code, log) = careless.run();
+        assert!(code == 1 && log.contains("`main` asks `is_worker()` first"), "{code}: {log}");
+    }
+
     fn requests_in_flight_are_answered(backend: Backend) {
         let (mut service, address) = Running::service(backend, 1, &["--lock-file", "lock"]);
         let mut idle = HttpClient::connect(address).expect("a connection");
@@ -79,7 +89,7 @@ on_every_backend! {
         probe.await_ready(1);
         assert_eq!(probe.stop(), 3);
         let log = probe.stderr();
-        assert!(log.contains("1 workers did not stop in time and were killed"), "{log}");
+        assert!(log.contains("1 worker did not stop in time and was killed"), "{log}");
         leaves_nothing(&probe);
     }
 

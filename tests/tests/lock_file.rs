@@ -167,7 +167,7 @@ fn whatever_else_is_at_the_path_is_refused_and_untouched() {
     fs::create_dir(&lock).expect("a directory");
     refused(&lock, "is a directory");
     refused(Path::new("/dev/full"), "is not a plain file");
-    refused(&place.path().join("missing/lock"), "No such file or directory");
+    refused(&place.path().join("missing/lock"), "/missing, make it first: No such file");
     refused(&target.join("lock"), "Not a directory");
     refused(Path::new("/proc/lock"), "No such file or directory");
 }

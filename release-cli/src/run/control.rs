@@ -37,15 +37,19 @@ pub(super) struct Levels(Vec<(u32, Level)>);
 impl Access {
     pub(super) fn resolve(&self) -> Result<Levels, Error> {
         let lists = [
-            (&self.allow_administer, Level::Administer),
-            (&self.allow_operate, Level::Operate),
-            (&self.allow_read, Level::Read),
+            (&self.allow_administer, Level::Administer, "administer"),
+            (&self.allow_operate, Level::Operate, "operate"),
+            (&self.allow_read, Level::Read, "read"),
         ];
-        let all = lists.iter().flat_map(|(names, level)| names.iter().map(|name| (name, *level)));
-        let found = all.map(|(name, level)| {
+        let all = lists
+            .iter()
+            .flat_map(|(names, level, option)| names.iter().map(|name| (name, *level, *option)));
+        let found = all.map(|(name, level, option)| {
             let user = User::from_name(name).ok().flatten();
             let user = user.ok_or_else(|| {
-                Error::new(ErrorKind::Usage, format!("there is no user `{}`", name.escape_debug()))
+                let name = name.escape_debug();
+                let message = format!("`--allow-{option}`: there is no user `{name}`");
+                Error::new(ErrorKind::Usage, message)
             })?;
             Ok((user.uid.as_raw(), level))
         });

@@ -62,7 +62,8 @@ With `--ready notify` a worker may also say at NOTIFY_SOCKET:
   WATCHDOG=1              it lives, see --watchdog; WATCHDOG=trigger has it replaced at once
 
 Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
-second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker.
+second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker; USR1 puts a new
+version of `release` itself in the place of this one, as `release ctl upgrade` does.
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
@@ -84,7 +85,7 @@ pub(crate) struct Options {
     #[arg(long)]
     nonblocking: bool,
     /// How many workers, or `auto`: as many as there are processors for this container [default: 1]
-    #[arg(long, value_name = "N", value_parser = values::workers)]
+    #[arg(long, value_name = "N", value_parser = values::workers, allow_negative_numbers = true)]
     workers: Option<u32>,
     /// The account that workers run as, with its groups; only root can say this
     #[arg(long, value_name = "LOGIN")]
@@ -123,7 +124,8 @@ pub(crate) struct Options {
     /// Log to syslog, and what workers write, too
     #[arg(long)]
     syslog: bool,
-    /// Run in the background; done with status 0 when all workers are ready
+    /// Run in the background; done with status 0 when all workers are ready. What this and the workers
+    /// write then is lost but for --syslog
     #[arg(long)]
     background: bool,
     /// A file with settings

@@ -1,4 +1,4 @@
-//! Becoming a daemon (row R1): away from the terminal, with the outcome told to the launcher.
+//! Becoming a daemon: away from the terminal, with the outcome told to the launcher.
 
 use std::fs::File;
 use std::future::Future;
@@ -191,7 +191,7 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
     }
     let message = format!(
         "this process has {threads} threads and cannot fork safely; \
-         call this first in `main`, before an async runtime or any thread is started"
+         call this first in `main`, before any thread or async runtime (`#[tokio::main]` starts one)"
     );
     Err(Error::new(ErrorKind::Usage, message))
 }

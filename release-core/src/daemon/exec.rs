@@ -1,4 +1,4 @@
-//! Another program as a daemon (row D1): nothing of this one stays in front of it.
+//! Another program as a daemon: nothing of this one stays in front of it.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
@@ -16,6 +16,7 @@ use super::group::c_string;
 use super::launcher::{Detached, Word, complain, hear};
 use super::lock::LockFile;
 use super::privileges::Privileges;
+use super::unexecutable::why_not;
 use super::{Environment, Exit};
 use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
@@ -183,16 +184,14 @@ impl Prepared {
 
     fn cannot_execute(&self, errno: Errno) -> (u8, Error) {
         let name = self.program.to_string_lossy();
+        let file = find(&name);
         // Also said of a name that is nowhere, when some directory of `PATH` cannot be searched.
-        let is_nowhere = errno == Errno::EACCES && !name.contains('/') && !exists(&name);
+        let is_nowhere = errno == Errno::EACCES && file.is_none();
         let errno = if is_nowhere { Errno::ENOENT } else { errno };
         let status = if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { 127 } else { 126 };
-        let interpreter = if errno == Errno::ENOENT && exists(&name) {
-            " (it exists: the interpreter in its first line does not)"
-        } else {
-            ""
-        };
-        (status, Error::system(format!("cannot execute {name}{interpreter}"), errno))
+        let why = file.and_then(|file| why_not(&file, errno));
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        (status, Error::system(format!("cannot execute {name}{why}"), errno))
     }
 
     /// What only root may do, and then no longer.
@@ -245,12 +244,14 @@ impl Prepared {
     }
 }
 
-/// Whether there is a file of this name, in `PATH` if the name has no directory.
-fn exists(name: &str) -> bool {
+/// The file of this name, in `PATH` if the name has no directory.
+fn find(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     match name.contains('/') {
-        true => Path::new(name).exists(),
-        false if name.is_empty() => false,
-        false => std::env::split_paths(&search).any(|place| place.join(name).exists()),
+        true => Some(name.into()),
+        false if name.is_empty() => None,
+        false => {
+            std::env::split_paths(&search).map(|place| place.join(name)).find(|file| file.exists())
+        }
     }
 }

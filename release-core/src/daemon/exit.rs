@@ -1,8 +1,9 @@
 //! How a master or worker ends, as its `main` returns it to the system.
 
+use std::error::Error as StdError;
 use std::process::{ExitCode, Termination};
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// The end of a master, a worker or a daemon: an exit status, and on failure the reason, which is
 /// printed to standard error when `main` returns it.
@@ -31,8 +32,30 @@ impl Exit {
         Self { code: 0, error: None }
     }
 
-    /// Failed, with the reason.
-    pub fn failure(error: Error) -> Self {
+    /// Failed, with the reason, which may be any error: what `main` has tried before there was a
+    /// master can end in the same way.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::{Error, Exit, Master};
+    /// use release_core::rt::local::Local;
+    ///
+    /// fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
+    ///     let port: u16 = std::fs::read_to_string("/etc/port")?.trim().parse()?;
+    ///     println!("port {port}");
+    ///     Ok(Master::new().run(Local::new))
+    /// }
+    ///
+    /// fn main() -> Exit {
+    ///     master().unwrap_or_else(Exit::failure)
+    /// }
+    /// ```
+    pub fn failure(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let error = match error.into().downcast::<Error>() {
+            Ok(error) => *error,
+            Err(other) => Error::new(ErrorKind::Program, "cannot start").caused_by(other),
+        };
         Self { code: 1, error: Some(error) }
     }
 
@@ -86,4 +109,18 @@ pub(crate) fn program_name() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&path).file_name().unwrap_or(&path);
     name.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_is_a_failure_and_one_of_ours_keeps_its_kind() {
+        let ours = Exit::failure(Error::new(ErrorKind::Usage, "no workers"));
+        assert_eq!(ours.error().map(Error::kind), Some(ErrorKind::Usage));
+        let other = Exit::failure(std::io::Error::other("no database"));
+        assert_eq!((other.code(), other.error().map(Error::kind)), (1, Some(ErrorKind::Program)));
+        assert_eq!(other.error().map(Error::report).as_deref(), Some("cannot start: no database"));
+    }
 }

@@ -137,7 +137,7 @@ impl Group {
         Ok(after)
     }
 
-    /// The command line of one worker; its identity shows in `ps` (row P8).
+    /// The command line of one worker; its identity shows in `ps`.
     pub(crate) fn command(
         &self,
         id: WorkerId,

@@ -1,4 +1,4 @@
-//! The lock file (row R6): the lock decides who runs, the number in the file is information.
+//! The lock file: the lock decides who runs, the number in the file is information.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -108,7 +108,9 @@ fn open(path: &Path) -> Result<File, Error> {
             Some(libc::EISDIR) => refused(path, "is a directory"),
             // What opening a socket says.
             Some(libc::ENXIO) => refused(path, "is not a plain file"),
-            _ => cannot("open", path, error),
+            _ => {
+                Error::making(format!("cannot open the lock file {}", path.display()), path, error)
+            }
         })?;
     let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
     if !metadata.is_file() {

@@ -1,4 +1,4 @@
-//! Log files of a daemon (row D1): what its standard output and error are appended to.
+//! Log files of a daemon: what its standard output and error are appended to.
 
 use std::fs::File;
 use std::io;
@@ -64,7 +64,7 @@ fn open(path: &Path) -> Result<File, Error> {
         .map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP) => refused(path, "is a symbolic link, which is not followed"),
             Some(libc::ENXIO) => refused(path, "is neither a file nor a device"),
-            _ => cannot("open", path, error),
+            _ => Error::making(format!("cannot open the log file {}", path.display()), path, error),
         })?;
     let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
     if !metadata.is_file() && !metadata.file_type().is_char_device() {
@@ -121,7 +121,7 @@ mod tests {
         let files = LogFiles::new(Some(&good), Some(&bad)).unwrap();
         let before = std::fs::read_link("/proc/self/fd/1").unwrap();
         let why = files.reopen().unwrap_err().report();
-        assert!(why.contains("no/bad: No such file or directory"), "{why}");
+        assert!(why.contains("no/bad: there is no directory "), "{why}");
         assert_eq!(std::fs::read_link("/proc/self/fd/1").unwrap(), before);
     }
 }

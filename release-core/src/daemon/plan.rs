@@ -180,7 +180,9 @@ impl Plan {
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {
-                let message = format!("{workers} workers did not stop in time and were killed");
+                let (these, were) =
+                    if workers == 1 { ("worker", "was") } else { ("workers", "were") };
+                let message = format!("{workers} {these} did not stop in time and {were} killed");
                 Exit::killed(Error::new(ErrorKind::Worker, message))
             }
             Outcome::Stopped => match (ended.main, ended.signal) {

@@ -1,4 +1,4 @@
-//! Giving up root in the worker itself (row R9).
+//! Giving up root in the worker itself.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,10 @@ pub(super) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
         Ok(None) => {
-            let message = format!("there is no group `{}`", name.escape_debug());
+            let message = format!(
+                "there is no group `{}`; name one of this system (`getent group` lists them)",
+                name.escape_debug()
+            );
             Err(Error::new(ErrorKind::Privileges, message))
         }
         Err(errno) => Err(Error::system(format!("cannot look up group `{name}`"), errno)),

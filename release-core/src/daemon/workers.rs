@@ -1,4 +1,4 @@
-//! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
+//! `Workers`: a group of workers, as the master's program describes it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -105,6 +105,31 @@ impl<W, C> fmt::Debug for Workers<W, C> {
 impl Workers {
     /// Workers that run this very executable again; [`is_worker`](crate::is_worker) tells the
     /// processes apart.
+    ///
+    /// Workers of several groups with types of their own need to know which they are before they run:
+    /// say so by an argument. Where the types are the same, [`Me::group`](crate::Me::group) or a
+    /// [`context`](Workers::context) will do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Exit, WorkerOptions, Workers, is_worker};
+    ///
+    /// # fn web() -> Exit { Exit::success() }
+    /// # fn mail() -> Exit { Exit::success() }
+    /// # fn master() -> Exit { Exit::success() }
+    /// fn group(name: &'static str, size: u32) -> Workers {
+    ///     Workers::same_executable(name, size).each(move |_| WorkerOptions::default().argument(name))
+    /// }
+    ///
+    /// fn main() -> Exit {
+    ///     match std::env::args().nth(1).as_deref() {
+    ///         Some("web") if is_worker() => web(),
+    ///         _ if is_worker() => mail(),
+    ///         _ => master(), // of group("web", 4) and group("mail", 1)
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn same_executable(name: impl Into<String>, size: u32) -> Self {
         Self::new(name.into(), size, Program::ThisExecutable)

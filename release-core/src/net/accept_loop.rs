@@ -120,6 +120,24 @@ impl<A: Address> AcceptLoop<A> {
     /// What a handler returns as an error is logged as a warning, once in ten seconds; what is the client's own
     /// business, such as going away in the middle, it had better return as `Ok`.
     ///
+    /// Each handler is a task of its own, so what it shares with others it owns:
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use release_core::net::{Active, Inet, Passive, Socket};
+    /// async fn serve(socket: Socket<Passive, Inet>, greeting: Arc<str>) -> std::io::Result<()> {
+    ///     let handler = move |client: Socket<Active, Inet>| {
+    ///         let greeting = Arc::clone(&greeting);
+    ///         async move {
+    ///             client.write_all(greeting.as_bytes()).await?;
+    ///             Ok::<(), std::io::Error>(())
+    ///         }
+    ///     };
+    ///     socket.accept_loop().run(handler).await.map(drop)
+    /// }
+    /// # let _ = serve;
+    /// ```
+    ///
     /// # Errors
     ///
     /// Only what ends every accept on the socket; the handlers that are running finish first.

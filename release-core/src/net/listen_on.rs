@@ -1,4 +1,4 @@
-//! Addresses to listen on, as URIs and with what belongs to them (row S1).
+//! Addresses to listen on, as URIs and with what belongs to them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -151,7 +151,7 @@ impl FromStr for ListenOn {
                 tcp(rest, SocketAddr::is_ipv6).map(|found| Self { only_v6: true, ..found })
             }
             Some(("unix", rest)) => unix(rest),
-            _ => Err("it begins with tcp://, tcp4://, tcp6:// or unix://".to_owned()),
+            _ => Err(format!("it begins with tcp://, tcp4://, tcp6:// or unix://{}", guess(uri))),
         };
         read.map_err(|why| {
             let message = format!("cannot listen on `{}`: {why}", uri.escape_debug());
@@ -218,6 +218,17 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
         }
     }
     Ok(listen)
+}
+
+/// What somebody meant who left the kind of address out.
+fn guess(uri: &str) -> String {
+    let (host, port) = uri.rsplit_once(':').unwrap_or(("", uri));
+    let host = if host == "tcp" { "" } else { host };
+    match port.parse::<u16>() {
+        _ if uri.starts_with('/') => format!("; is it unix://{}?", uri.escape_debug()),
+        Ok(port) if !host.contains('/') => format!("; is it tcp://{}:{port}?", host.escape_debug()),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +311,9 @@ mod tests {
     fn what_is_none_is_refused_with_the_reason() {
         for (uri, why) in [
             ("", "begins with"),
-            ("127.0.0.1:80", "begins with"),
+            ("127.0.0.1:80", "; is it tcp://127.0.0.1:80?"),
+            ("80", "; is it tcp://:80?"),
+            ("/run/x", "; is it unix:///run/x?"),
             ("tcp://localhost", "a port"),
             ("tcp://localhost:http", "`http` is not a port"),
             ("tcp://localhost:70000", "not a port"),

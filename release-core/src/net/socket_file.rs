@@ -42,7 +42,8 @@ pub(super) fn bind_path(
     // Of several that find the same dead socket one must not remove what another has just bound.
     let _one_at_a_time = lock_directory(path);
     clear_the_way(path, &system)?;
-    bind(socket, address)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &system)
+        .map_err(|errno| Error::making(format!("cannot bind {address}"), path, errno))?;
     set_mode(socket, path)
         .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
         .and_then(|()| then())

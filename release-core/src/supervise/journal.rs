@@ -12,9 +12,17 @@ pub(super) fn log(report: &Report) {
         Report::Ready { id, pid, generation } => {
             tracing::info!(worker = id.0, pid, generation, "ready");
         }
-        Report::SpawnFailed { id, reason, retry_in } => {
-            tracing::error!(worker = id.0, reason, ?retry_in, "cannot be started");
-        }
+        Report::SpawnFailed { id, reason, retry_in } => match retry_in {
+            Some(retry_in) => {
+                tracing::error!(
+                    worker = id.0,
+                    reason,
+                    ?retry_in,
+                    "cannot be started, is tried again"
+                );
+            }
+            None => tracing::error!(worker = id.0, reason, "cannot be started"),
+        },
         Report::Extended { id, pid, generation, time } => {
             tracing::info!(worker = id.0, pid, generation, ?time, "needs more time");
         }

@@ -6,7 +6,7 @@
 //!
 //! # Examples
 //!
-//! The second generation crashes half a second after it was ready, and the canary time notices:
+//! The second generation crashes half a second after its start, and the canary time notices:
 //!
 //! ```
 //! use std::time::Duration;

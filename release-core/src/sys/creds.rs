@@ -1,4 +1,4 @@
-//! Accounts, and giving up privileges for good (row R9).
+//! Accounts, and giving up privileges for good.
 
 use std::ffi::CString;
 use std::fmt;

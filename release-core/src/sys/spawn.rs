@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 
@@ -86,9 +87,12 @@ pub(crate) enum SpawnError {
 }
 
 impl SpawnError {
-    /// Whether the file exists, and may not be run by the user of the new process.
-    pub(crate) fn is_forbidden(&self) -> bool {
-        matches!(self, Self::There(Failed { call: "execve", errno: libc::EACCES }))
+    /// What execve(2) has said of the program's file.
+    pub(crate) fn refusal(&self) -> Option<Errno> {
+        match self {
+            Self::There(Failed { call: "execve", errno }) => Some(Errno::from_raw(*errno)),
+            _ => None,
+        }
     }
 }
 
@@ -179,7 +183,7 @@ impl Child {
             Err(error) => {
                 // Not reaped yet, so the number is still this child's.
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+                while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
                 Err(SpawnError::Here("pidfd_open", error))
             }
         }

@@ -1,12 +1,15 @@
 //! From the settings to a running master.
 
+use std::collections::HashSet;
 use std::io;
 
 use super::Master;
 use crate::daemon::control::absolute;
 use crate::daemon::detach::{Daemon, refuse_threads};
+use crate::daemon::group::Group;
 use crate::daemon::plan::Plan;
 use crate::daemon::upgrade::{self, Heritage, Origin, heritage};
+use crate::daemon::worker::is_worker;
 use crate::rt::Driver;
 use crate::systemd::Notifier;
 use crate::{Error, ErrorKind, Exit};
@@ -52,11 +55,13 @@ impl Master {
 
     /// Everything that can be wrong with the settings, before anything has happened.
     fn prepare(self) -> Result<Plan, Error> {
+        refuse_worker()?;
         refuse_threads()?;
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        refuse_namesakes(&groups)?;
         groups.iter().try_fold(0, |first, group| group.check_options(first))?;
         let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
         Ok(Plan {
@@ -77,6 +82,28 @@ impl Master {
     }
 }
 
+/// A worker that is a master starts workers that do the same, without an end.
+fn refuse_worker() -> Result<(), Error> {
+    if is_worker() {
+        let message = "this process was started as a worker and must not be a master: `main` asks \
+                       `is_worker()` first, and runs `me()` then";
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    Ok(())
+}
+
+/// Commands, logs and the next version of the program tell groups apart by their names.
+fn refuse_namesakes(groups: &[Group]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    match groups.iter().find(|group| !names.insert(&*group.name)) {
+        Some(group) => {
+            let message = format!("two worker groups are called `{}`; rename one", group.name);
+            Err(Error::new(ErrorKind::Usage, message))
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
     let message = match (wanted, as_root) {
         (Some(true), false) => "this program must be started as root",
@@ -84,4 +111,26 @@ fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
         _ => return Ok(()),
     };
     Err(Error::new(ErrorKind::Privileges, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Workers;
+
+    #[test]
+    fn two_groups_have_two_names() {
+        let check = |names: [&str; 2]| {
+            let master = names.into_iter().fold(Master::new(), |master, name| {
+                master.workers(Workers::command(name, 1, "true", [""; 0]))
+            });
+            let groups = master.groups.into_iter().map(|group| group.into_group(false).unwrap());
+            refuse_namesakes(&groups.collect::<Vec<_>>())
+        };
+        assert!(check(["web", "mail"]).is_ok());
+        assert_eq!(
+            check(["web", "web"]).unwrap_err().to_string(),
+            "two worker groups are called `web`; rename one"
+        );
+    }
 }

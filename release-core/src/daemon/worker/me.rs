@@ -81,8 +81,10 @@ impl<Context, M, C> Me<Context, M, C> {
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
-            let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
-            let message = format!("no listener `{name}` here; there is: {names:?}");
+            let left: Vec<_> = listeners.iter().map(|(name, _)| format!("`{name}`")).collect();
+            let left = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
+            let message =
+                format!("no listener `{name}` here (any more: each is taken once); left: {left}");
             return Err(Error::new(ErrorKind::Usage, message));
         };
         let (_, socket) = listeners.swap_remove(index);
@@ -91,7 +93,9 @@ impl<Context, M, C> Me<Context, M, C> {
         })
     }
 
-    /// Tells the master that this worker serves from now on. Say it once.
+    /// Tells the master that this worker serves from now on. Say it once, within the group's
+    /// [`ready_timeout`](crate::supervise::RestartPolicy::ready_timeout): a worker that does not is
+    /// killed and started again.
     ///
     /// # Errors
     ///
@@ -148,7 +152,7 @@ impl<Context, M, C: Clone> Me<Context, M, C> {
 }
 
 /// A running worker in plain mode.
-pub struct PlainMe<M, C> {
+pub struct PlainMe<M, C = Postcard> {
     pub(super) master: Client<M, C>,
     pub(super) stopping: Stopping,
     pub(super) rt: Rt,

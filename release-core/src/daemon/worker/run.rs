@@ -48,6 +48,46 @@ impl<C> Worker<C> {
     ///
     /// `main` calls [`Me::ready`] when it serves, and returns soon after [`Me::stopping`].
     /// The types must be those of the master's group. Call it first in `main`: no thread may exist.
+    ///
+    /// # Examples
+    ///
+    /// `answer` has neither the runtime nor the [`Me`]. What needs them goes to `main` by a channel,
+    /// here a connection that the master has accepted:
+    ///
+    /// ```no_run
+    /// use std::os::fd::OwnedFd;
+    /// use futures_channel::mpsc;
+    /// use futures_util::StreamExt;
+    /// use release_core::ipc::{Descriptor, Never, Request};
+    /// use release_core::net::Stream;
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, Me, me};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Serve(Descriptor);
+    ///
+    /// impl Request for Serve {
+    ///     type Response = ();
+    /// }
+    ///
+    /// fn worker() -> Exit {
+    ///     let (give, clients) = mpsc::unbounded();
+    ///     let answer = move |Serve(client)| {
+    ///         let given = give.unbounded_send(OwnedFd::from(client));
+    ///         async move { Ok(given?) }
+    ///     };
+    ///     me().descriptors(1).run_answering(Local::new, answer, |me: Me<(), Never>| async move {
+    ///         me.ready()?;
+    ///         let mut clients = clients.take_until(me.stopping());
+    ///         while let Some(client) = clients.next().await {
+    ///             Stream::new(me.rt(), client)?.write_all(b"hello\n").await?;
+    ///         }
+    ///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    ///     })
+    /// }
+    /// # let _ = worker;
+    /// ```
     pub fn run_answering<D, Context, M, W, H, A, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
@@ -109,7 +149,7 @@ impl<C> Worker<C> {
         })
     }
 
-    /// Runs a worker in plain mode (rows R9, R11): for masters of the OCaml library, and masters in
+    /// Runs a worker in plain mode: for masters of the OCaml library, and masters in
     /// other languages.
     pub fn run_plain<D, M, F, E>(
         self,

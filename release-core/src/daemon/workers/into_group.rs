@@ -64,7 +64,10 @@ where
             (None, _) => None,
         };
         if let Some(group) = &self.primary_group {
-            credentials = replace_group(credentials, group, as_root)?;
+            credentials = replace_group(credentials, group, as_root).map_err(|error| {
+                let message = format!("worker group `{name}` cannot run as its group");
+                Error::new(error.kind(), message).caused_by(error)
+            })?;
         }
         for listener in &mut self.listeners {
             listener

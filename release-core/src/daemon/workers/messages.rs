@@ -15,7 +15,11 @@ impl Workers {
 }
 
 impl<W, C> Workers<W, C> {
-    /// Another codec than postcard. Say this before [`answer`](Workers::answer).
+    /// Another codec than [`Postcard`]; workers of this library have the same setting,
+    /// [`Worker::codec`](crate::Worker::codec). Say this before [`answer`](Workers::answer).
+    ///
+    /// Postcard does not write the names of fields and variants. Types that need them, with serde's
+    /// `tag`, `untagged`, `flatten` or `skip_serializing_if`, need a format that has them, such as JSON.
     #[must_use]
     pub fn codec<D>(self, codec: D) -> Workers<W, D> {
         self.with_types(codec)
@@ -29,7 +33,7 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Messages between master and workers may hold descriptors (row F), of type
+    /// Messages between master and workers may hold descriptors, of type
     /// [`Descriptor`](crate::ipc::Descriptor): so many each, at most 253, and so many in all
     /// unanswered requests of one side together, which further ones wait for. None by default.
     ///

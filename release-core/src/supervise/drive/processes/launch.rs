@@ -1,20 +1,24 @@
 //! A worker's process from the fork until it is connected.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal as Sig;
 
 use super::{Happening, Process, Processes, Wish, send_outputs};
 use crate::child::Child;
 use crate::daemon::{
     Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
-    WorkerInfo,
+    WorkerInfo, why_not,
 };
 use crate::supervise::{Event, WorkerId};
 use crate::sys::socket::pair;
-use crate::sys::spawn::{FIRST_PASSED, SpawnError, spawn};
+use crate::sys::spawn::{Command, FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
 
 /// A process that runs its program and is not connected yet.
@@ -44,19 +48,7 @@ impl Processes {
         let (ours, mut given) = ends(group, wish, its)?;
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
-        let program = command.program.to_string_lossy().into_owned();
-        let account = command.identity.account().map(str::to_owned);
-        let failed = move |error: SpawnError| {
-            let message = match &account {
-                Some(name) if error.is_forbidden() => {
-                    format!(
-                        "cannot start {program}: user `{name}` may not execute it, or not reach it"
-                    )
-                }
-                _ => format!("cannot start {program}"),
-            };
-            Error::new(ErrorKind::Worker, message).caused_by(error)
-        };
+        let failed = not_started(&command);
         let index = self.group_index(id);
         let listeners = self.groups[index].passed(id)?;
         let descriptors: Vec<_> = given
@@ -64,7 +56,7 @@ impl Processes {
             .chain(pipes.iter().flat_map(Pipes::descriptors))
             .chain((FIRST_PASSED..).zip(listeners))
             .collect();
-        let started = spawn(&command, &descriptors).map_err(&failed)?;
+        let started = spawn(&command, &descriptors).map_err(failed.clone())?;
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
@@ -137,6 +129,30 @@ impl Processes {
     fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
         let index = self.group_index(id);
         self.groups[index].launched(id, pid);
+    }
+}
+
+/// What to say when the process of a command could not be started.
+///
+/// The files of another account may be on a file system of its own, which answers when it likes: the
+/// master does not look at them.
+fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
+    let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
+    let account = command.identity.account().map(str::to_owned);
+    move |error| {
+        let why = match (&account, error.refusal()) {
+            (None, Some(errno)) => why_not(&program, errno),
+            (Some(name), Some(Errno::EACCES)) => {
+                Some(format!("user `{name}` may not execute it, or not reach it"))
+            }
+            (Some(_), Some(Errno::ENOENT)) => {
+                Some("it does not exist, or the interpreter that its first line names".to_owned())
+            }
+            _ => None,
+        };
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        Error::new(ErrorKind::Worker, format!("cannot start {}{why}", program.display()))
+            .caused_by(error)
     }
 }
 
