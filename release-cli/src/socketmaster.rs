@@ -1,4 +1,4 @@
-//! `socketmaster`: one program behind sockets that outlive it.
+//! `socketmaster`: one program behind sockets that outlive it (rows S1 to S9).
 
 use std::ffi::OsString;
 use std::process::{ExitCode, Termination};

@@ -1,4 +1,4 @@
-//! `Buffer`: bytes with a size that was set aside and a length that is in use.
+//! `Buffer` (row R15): bytes with a size that was set aside and a length that is in use.
 
 use std::fmt;
 use std::future::poll_fn;

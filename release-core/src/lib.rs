@@ -54,9 +54,9 @@
 //! | be a daemon without workers | [`Daemon`] |
 //! | bring another executor | [`rt`] |
 //!
-//! Where these pages speak of the OCaml library, they mean
-//! [release](https://github.com/andrenth/release), of which this one keeps the ideas and the wire
-//! format.
+//! Rows, such as "row R4", are those of `docs/FEATURES.md`: what each feature is, where it is, and the
+//! tests that hold it. The OCaml library is where the ideas of the R rows and the wire format come
+//! from: its programs and these understand each other.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -12,7 +12,7 @@ use super::printable::shortened;
 use super::source::{Place, Source};
 use super::{Spec, Value, de, read};
 
-/// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by
+/// A configuration that fulfils its [`Spec`] (row R19): a value for every key, from the file or by
 /// default.
 ///
 /// # Examples

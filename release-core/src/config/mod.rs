@@ -1,4 +1,4 @@
-//! Configuration files: `key = value` in sections, held against a specification.
+//! Configuration files: `key = value` in sections, held against a specification (row R19).
 //!
 //! ```text
 //! # Who the workers are

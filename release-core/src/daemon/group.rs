@@ -137,7 +137,7 @@ impl Group {
         Ok(after)
     }
 
-    /// The command line of one worker; its identity shows in `ps`.
+    /// The command line of one worker; its identity shows in `ps` (row P8).
     pub(crate) fn command(
         &self,
         id: WorkerId,

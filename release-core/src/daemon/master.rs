@@ -1,4 +1,4 @@
-//! `Master`: what a daemon's `main` describes and runs.
+//! `Master`: what a daemon's `main` describes and runs (rows R2 to R8, R10).
 
 use std::fmt;
 use std::future::Future;
@@ -103,7 +103,7 @@ impl Master {
         self
     }
 
-    /// `true` needs root, `false` refuses root; by default both are fine.
+    /// `true` needs root, `false` refuses root (row R10); by default both are fine.
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = Some(privileged);
@@ -128,7 +128,7 @@ impl Master {
         self
     }
 
-    /// Listens on a Unix socket and answers requests there.
+    /// Listens on a Unix socket and answers requests there (row R4).
     ///
     /// Plain mode knows answers only: where `handler` returns an error, or panics, the connection is
     /// closed, and the client is told no reason. What it should read, a command that does not exist
@@ -178,10 +178,10 @@ impl Master {
         self
     }
 
-    /// The master's own main task, beside the workers. Its end is not the master's end,
+    /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
     /// but its failure is.
     ///
-    /// It is the place for what has to be done at a stop: a task that waits for
+    /// It is the place for what has to be done at a stop (row D3): a task that waits for
     /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.
     ///
     /// # Examples
@@ -257,7 +257,7 @@ impl Master {
     }
 
     /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
-    /// [`stop_signal`](Workers::stop_signal). Each further one is sent to those that are left;
+    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
     /// only the stop deadline kills.
     #[must_use]
     pub fn forward_signals(mut self) -> Self {

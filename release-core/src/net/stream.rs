@@ -1,4 +1,4 @@
-//! `Stream`: a connected stream socket, and its reads and writes.
+//! `Stream`: a connected stream socket, and the reads and writes of row R16.
 
 use std::fmt;
 use std::io::{self, IoSlice};

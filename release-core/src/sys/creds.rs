@@ -1,4 +1,4 @@
-//! Accounts, and giving up privileges for good.
+//! Accounts, and giving up privileges for good (row R9).
 
 use std::ffi::CString;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What a new process may use: processors, priority, limits.
+//! What a new process may use: processors, priority, limits (row P2).
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};

@@ -48,7 +48,7 @@ impl<W, C> Workers<W, C> {
     }
 
     /// What is different from worker to worker: arguments, environment, processors, priority and
-    /// limits, made from a worker's identity. By default no worker has any.
+    /// limits, made from a worker's identity (rows P2, P8). By default no worker has any.
     ///
     /// Like the [`context`](Workers::context), they are made once for each worker and generation;
     /// those of the first workers once more before anything is started, to be checked. A worker
