@@ -283,6 +283,28 @@ fn a_configuration_file_is_read_again() {
 }
 
 #[test]
+fn a_reload_that_fails_leaves_as_many_workers_as_there_were() {
+    let program = Program::release().args(["run", "--control", "control", "--config", "run.conf"]);
+    let file = program.path("run.conf");
+    let write = |workers: u32, line: &str| {
+        let command = format!("command = [\"sh\", \"-c\", \"{line}\"]\n");
+        let text = format!("workers = {workers}\nready = 100ms\n{command}");
+        std::fs::write(&file, text).expect("a file");
+    };
+    write(1, "exec sleep 1000");
+    let mut manager = program.start();
+    manager.await_ready(1);
+    let ask = |text: &str| control(&manager.control(), text);
+    assert_eq!(ask("scale 3"), "ok");
+    write(2, "exit 7");
+    assert!(ask("reload").contains("exit status 7"));
+    write(1, "exec sleep 1000");
+    assert_eq!(ask("reload"), "ok");
+    manager.await_ready(3);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
 fn a_program_never_runs_with_the_arguments_of_another_one_or_none() {
     let program = Program::release().args(["run", "--control", "control", "--config", "run.conf"]);
     let file = program.path("run.conf");

@@ -219,12 +219,14 @@ fn prepare(options: Options) -> Result<Master, Error> {
     };
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
     let ends = Ends::default();
-    let seen = ends.clone();
-    let (read, restore) = (reloads.clone(), reloads);
+    let (seen, read, restore) = (ends.clone(), reloads.clone(), reloads.clone());
     let mut master = Master::new()
         .workers(workers)
         .stop_deadline(stop_timeout)
-        .observe(move |report| seen.see(report))
+        .observe(move |report| {
+            seen.see(report);
+            reloads.see(report);
+        })
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
         .main(|master| reload::resize(master, sizes))

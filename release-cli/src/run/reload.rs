@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
 use release_core::config::Live;
+use release_core::supervise::Report;
 use release_core::{Error, MasterHandle, WorkerOptions};
 
 use super::{GROUP, Options, file, program};
@@ -21,6 +22,8 @@ pub(super) struct Reloads {
 struct Values {
     now: Options,
     before: Options,
+    /// How many workers there are to be once the reload has succeeded, where it changes that.
+    size: Option<u32>,
 }
 
 impl Reloads {
@@ -29,7 +32,7 @@ impl Reloads {
         let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
         let file = file.transpose()?.map(Arc::new);
         let now = merged(&command_line, file.as_deref());
-        let values = Arc::new(Mutex::new(Values { before: now.clone(), now }));
+        let values = Arc::new(Mutex::new(Values { before: now.clone(), now, size: None }));
         let (sizes, asked) = unbounded();
         Ok((Self { command_line: Arc::new(command_line), file, values, sizes }, asked))
     }
@@ -64,20 +67,24 @@ impl Reloads {
             now.command.clone_from(&values.now.command);
         }
         values.before = std::mem::replace(&mut values.now, now);
-        self.resize(&values);
+        if values.now.workers != values.before.workers {
+            values.size = Some(values.now.workers.unwrap_or(1));
+        }
         Ok(())
     }
 
     pub(super) fn restore(&self) {
         let values = &mut *self.values();
         std::mem::swap(&mut values.now, &mut values.before);
-        self.resize(values);
+        values.size = None;
     }
 
-    fn resize(&self, values: &Values) {
-        if values.now.workers != values.before.workers {
+    pub(super) fn see(&self, report: &Report) {
+        if matches!(report, Report::Reloaded { .. })
+            && let Some(size) = self.values().size.take()
+        {
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(values.now.workers.unwrap_or(1));
+            let _ = self.sizes.unbounded_send(size);
         }
     }
 
