@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Daemon, Program, control, eventually, free_port, http_get, is_alive, on_every_backend,
-    try_http_get,
+    Backend, Daemon, Process, Program, control, eventually, free_port, http_get, is_alive,
+    on_every_backend, try_http_get,
 };
 
 /// `service` and the file that it is told to read.
@@ -73,6 +74,32 @@ on_every_backend! {
         eventually("there are two", || service.workers().len() == 2);
         http_get(address);
         assert_eq!(service.stop(), 0);
+    }
+
+    fn a_reload_that_fails_leaves_as_many_workers_as_there_were(backend: Backend) {
+        let address = free_port();
+        let text = |workers| format!("listen = {address} control = \"control\" workers = {workers}");
+        let (program, file) = configured(backend, &text(1));
+        let mut service = program.start();
+        service.await_ready(1);
+        let ask = |request: &str| control(&service.control(), request);
+        assert_eq!(ask("scale 3"), "ok");
+        let before = service.workers();
+        fs::write(&file, text(2)).expect("the file");
+        thread::scope(|scope| {
+            let reload = scope.spawn(|| ask("reload"));
+            let is_new = |worker: &Process| !before.contains(worker);
+            eventually("one dies in its canary time", || {
+                let new = service.workers().into_iter().find(is_new);
+                new.inspect(|new| new.signal(Signal::SIGKILL)).is_some()
+            });
+            let answer = reload.join().expect("an answer");
+            assert!(answer.contains("SIGKILL"), "{answer}");
+        });
+        fs::write(&file, text(1)).expect("the file");
+        assert_eq!(ask("reload"), "ok");
+        service.await_ready(3);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 
     fn it_is_read_before_the_daemon_leaves_its_directory(backend: Backend) {

@@ -82,7 +82,7 @@ fn master<D: Driver>(
     });
     let connections = workers.connections();
 
-    let (read, restore) = (reloads.clone(), reloads);
+    let (read, restore) = (reloads.clone(), reloads.clone());
     let mut master = Master::new()
         .systemd()
         .stop_deadline(settings.stop_deadline)
@@ -90,6 +90,7 @@ fn master<D: Driver>(
         .hand_over(move || left.load(Ordering::Relaxed))
         .on_reload(move || std::future::ready(read.read()))
         .on_rollback(move || restore.restore())
+        .observe(move |report| reloads.see(report))
         .main(|master| async move {
             reload::resize(master, sizes).await;
             Ok::<(), Error>(())

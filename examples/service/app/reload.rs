@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
+use release::supervise::Report;
 use release::{Error, MasterHandle};
 
 use super::Told;
@@ -20,6 +21,8 @@ pub(super) struct Reloads {
 struct Values {
     now: (Told, u32),
     before: (Told, u32),
+    /// How many workers there are to be once the reload has succeeded, where it changes that.
+    size: Option<u32>,
 }
 
 impl Reloads {
@@ -30,7 +33,7 @@ impl Reloads {
     ) -> (Self, UnboundedReceiver<u32>) {
         let (sizes, asked) = unbounded();
         let now = (Told { log: settings.log }, settings.workers);
-        let values = Arc::new(Mutex::new(Values { now, before: now }));
+        let values = Arc::new(Mutex::new(Values { now, before: now, size: None }));
         (Self { configuration: Arc::new(configuration), values, sizes }, asked)
     }
 
@@ -44,20 +47,23 @@ impl Reloads {
         let mut values = self.values();
         values.before = values.now;
         values.now = (Told { log: settings.log }, settings.workers);
-        self.resize(&values);
+        values.size = (values.now.1 != values.before.1).then_some(settings.workers);
         Ok(())
     }
 
     pub(super) fn restore(&self) {
         let mut values = self.values();
         (values.now, values.before) = (values.before, values.now);
-        self.resize(&values);
+        values.size = None;
     }
 
-    fn resize(&self, values: &Values) {
-        if values.now.1 != values.before.1 {
+    /// The number of workers changes when the reload has succeeded: one that fails leaves it alone.
+    pub(super) fn see(&self, report: &Report) {
+        if matches!(report, Report::Reloaded { .. })
+            && let Some(size) = self.values().size.take()
+        {
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(values.now.1);
+            let _ = self.sizes.unbounded_send(size);
         }
     }
 
