@@ -60,7 +60,8 @@ on_every_backend! {
         fs::write(&file, text("3")).expect("the file");
         service.signal(Signal::SIGHUP);
         service.await_ready(3);
-        eventually("the old one has gone", || service.workers().len() == 3);
+        let is_over = || service.stderr().contains("reloaded") && service.workers().len() == 3;
+        eventually("the reload is over, and the old one has gone", is_over);
 
         let before = service.workers();
         fs::write(&file, text("many")).expect("the file");
