@@ -223,6 +223,8 @@ impl From<CodecError> for ReadError {
 
 /// A handler's "no": the words go to the one who asked.
 ///
+/// Plain mode knows answers only: there, the connection is closed, and the words are lost.
+///
 /// Every error turns into it by `?`, and a text by [`Refused::new`].
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! The door to the executor (row R20): what this library asks of an async runtime, and what it
+//! The door to the executor: what this library asks of an async runtime, and what it
 //! builds on the answer.
 //!
 //! Three traits with six methods are all that a backend supplies: spawn a task, wake at an instant,
@@ -7,7 +7,8 @@
 //! alike on every executor.
 //!
 //! To run this library on an executor of your own, implement [`Driver`], [`Runtime`] and [`Source`]
-//! and let the `conformance` suite judge the result; [`local`] is written to be read for it.
+//! and let the suite `conformance::run` (feature `conformance`) judge the result; [`local`] is
+//! written to be read for it.
 
 use std::fmt::Debug;
 use std::future::Future;
