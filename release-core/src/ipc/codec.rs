@@ -46,7 +46,7 @@ impl Request for String {
 
 /// Converts values of type `T` to payloads and back.
 ///
-/// [`Postcard`] does it for every serde type, [`Text`] for everything with `Display` and `FromStr`.
+/// [`Postcard`] does it for serde types, [`Text`] for everything with `Display` and `FromStr`.
 /// A codec of your own is a unit struct with this trait:
 ///
 /// ```
@@ -107,6 +107,9 @@ impl std::error::Error for CodecError {}
 
 /// serde values in the compact postcard format: the default between master and worker.
 ///
+/// It writes neither names nor kinds of what there is, so it has no place for types that need them:
+/// those with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and `serde_json::Value`.
+///
 /// Long strings of bytes go fastest in a type of the crate `serde_bytes`, as one copy: a `String` is
 /// checked to be UTF-8 besides, and a `Vec<u8>` is a list that serde goes through byte by byte.
 ///
@@ -125,19 +128,31 @@ pub struct Postcard;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
-        postcard::serialize_with_flavor(value, Append(payload)).map_err(CodecError::new)
+        postcard::serialize_with_flavor(value, Append(payload)).map_err(in_words)
     }
 
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
         let mut reader = Deserializer::from_flavor(Shallow::new(payload));
         let value = T::deserialize(&mut reader).map_err(|error| match error {
             TOO_DEEP => CodecError::new("the message is nested too deeply"),
-            error => CodecError::new(error),
+            error => in_words(error),
         })?;
         match reader.finalize().map_err(CodecError::new)? {
             [] => Ok(value),
             rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
         }
+    }
+}
+
+/// What a type is missing that was not made for this format.
+fn in_words(error: postcard::Error) -> CodecError {
+    use postcard::Error;
+    match error {
+        Error::WontImplement | Error::SerializeSeqLengthUnknown => CodecError::new(
+            "postcard does not carry this type, as with serde's `tag`, `untagged` and `flatten`; \
+             take another codec, or another type",
+        ),
+        error => CodecError::new(error),
     }
 }
 
@@ -276,6 +291,25 @@ mod tests {
         assert!(decode(64).is_ok());
         let error = decode(16 << 20).unwrap_err().to_string();
         assert!(error.contains("nested too deeply"), "{error}");
+    }
+
+    #[test]
+    fn a_type_that_it_cannot_carry_is_told_so() {
+        #[derive(Serialize, serde::Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(u32),
+        }
+        #[derive(Serialize, serde::Deserialize)]
+        struct Outer {
+            #[serde(flatten)]
+            inner: std::collections::BTreeMap<String, u8>,
+        }
+        let error = Codec::<Either>::decode(&Postcard, &[7]).map(drop).unwrap_err().to_string();
+        assert!(error.contains("untagged"), "{error}");
+        let outer = Outer { inner: [("a".to_owned(), 1)].into() };
+        let error = Postcard.encode(&outer, &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("flatten"), "{error}");
     }
 
     #[test]
