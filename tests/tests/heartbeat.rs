@@ -83,16 +83,16 @@ on_every_backend! {
 
     fn workers_that_were_stopped_themselves_are_left_alone(backend: Backend) {
         let mut probe = Program::probe(backend, "works")
-            .args(["--heartbeat", "800", "--workers", "3"])
+            .args(["--heartbeat", "2000", "--workers", "3"])
             .start();
         probe.await_ready(3);
         let workers = probe.workers();
-        for _ in 0..3 {
+        for _ in 0..2 {
             // With their master, as a whole machine is.
             for process in workers.iter().chain([&probe.process()]) {
                 process.signal(Signal::SIGSTOP);
             }
-            thread::sleep(Duration::from_millis(1400));
+            thread::sleep(Duration::from_millis(2600));
             for process in [&probe.process()].into_iter().chain(&workers) {
                 process.signal(Signal::SIGCONT);
             }
