@@ -196,7 +196,8 @@ impl Drop for Blocked {
 /// A descriptor that this process was started with.
 fn inherited(number: &str) -> Result<OwnedFd, Error> {
     let strange = || {
-        let message = format!("the variable {VARIABLE} is only set by a master of this library: unset it");
+        let message =
+            format!("the variable {VARIABLE} is only set by a master of this library: unset it");
         Error::new(ErrorKind::Usage, message)
     };
     let number = number.parse().map_err(|_| strange())?;
