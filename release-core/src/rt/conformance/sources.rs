@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,25 +114,25 @@ fn both_directions(make: &Make) {
 fn accept(make: &Make) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    // Abstract, so that a runtime that fails here leaves no file behind.
     let name = format!("release-conformance-{}-{number}", std::process::id());
-    let path = std::env::temp_dir().join(name);
+    let address = SocketAddr::from_abstract_name(name).expect("no such name");
     on(make, async |rt| {
-        let listener = UnixListener::bind(&path).expect("bind failed");
-        let _early = UnixStream::connect(&path).expect("connect failed");
+        let listener = UnixListener::bind_addr(&address).expect("bind failed");
+        let _early = UnixStream::connect_addr(&address).expect("connect failed");
         let listener = watch(&rt, listener);
         accept_one(&listener).await.expect("accept failed");
         let connecting = std::thread::spawn({
-            let path = path.clone();
+            let address = address.clone();
             move || {
                 std::thread::sleep(Duration::from_millis(10));
-                UnixStream::connect(path).expect("connect failed")
+                UnixStream::connect_addr(&address).expect("connect failed")
             }
         });
         let accepted = accept_one(&listener).await.expect("accept failed");
         accepted.shutdown(Shutdown::Both).expect("shutdown failed");
         connecting.join().expect("the client panicked");
     });
-    let _ = std::fs::remove_file(&path);
 }
 
 async fn accept_one(listener: &Io) -> io::Result<UnixStream> {
