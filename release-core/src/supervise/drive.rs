@@ -90,6 +90,8 @@ pub(crate) struct Supervisor {
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
+    /// Whether anybody has asked for it: the next signal makes it one at once.
+    is_stop_asked: bool,
     estate: Estate,
     upgrade: Option<Upgrading>,
     askers: Askers,
@@ -130,8 +132,8 @@ impl Supervisor {
         let mut event = Event::Start;
         self.report(&Report::Starting);
         loop {
-            let is_forced = event == Event::StopNow;
             if let Some(outcome) = self.decide(event, &mut all_ready) {
+                let is_forced = self.master.pool().is_forced();
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
                 self.report(&Report::Finished { outcome: outcome.clone() });
@@ -148,6 +150,7 @@ impl Supervisor {
             Happening::Pool(event) => event,
             Happening::Command(Command::Stop) => {
                 self.report(&Report::Stopping { cause: StopCause::Program });
+                self.is_stop_asked = true;
                 Event::Stop
             }
             Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
@@ -186,7 +189,25 @@ impl Supervisor {
             Report::Reloaded { .. }
             | Report::Upgraded { .. }
             | Report::UpgradeRolledBack { .. } => {}
-            _ => return,
+            Report::Starting
+            | Report::AllReady
+            | Report::Stopping { .. }
+            | Report::Finished { .. }
+            | Report::Started { .. }
+            | Report::SpawnFailed { .. }
+            | Report::Ready { .. }
+            | Report::Extended { .. }
+            | Report::Stops { .. }
+            | Report::Died { .. }
+            | Report::Killed { .. }
+            | Report::OverLimit { .. }
+            | Report::TooFast { .. }
+            | Report::Reloading { .. }
+            | Report::ReloadRefused { .. }
+            | Report::Upgrading
+            | Report::UpgradeRefused { .. }
+            | Report::Resized { .. }
+            | Report::Failing { .. } => return,
         }
         self.processes.keep_particulars(self.master.generation());
     }

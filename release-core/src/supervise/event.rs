@@ -40,6 +40,9 @@ pub enum Event {
         id: WorkerId,
         /// What the system said.
         reason: String,
+        /// Whether the system is short of what it may have again soon, such as descriptors, processes
+        /// or memory: a change waits for it.
+        is_short: bool,
     },
     /// A worker says that it is ready.
     Ready {

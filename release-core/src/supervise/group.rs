@@ -45,6 +45,10 @@ pub(super) struct Group {
     pub(super) configured: u32,
     /// The change of its size that is under way.
     pub(super) resize: Option<Resize>,
+    /// The latest generation of which a process has lived for the canary time.
+    pub(super) tested: u32,
+    /// Whether this version of the program does not have it any more: its workers end.
+    pub(super) is_gone: bool,
 }
 
 /// A change of a group's size.
@@ -53,11 +57,38 @@ pub(super) struct Resize {
     pub(super) ticket: Ticket,
     /// The size that the group goes back to when a new worker fails.
     pub(super) before: u32,
+    /// The smallest size since then: workers from this rank on are new.
+    pub(super) least: u32,
 }
 
 impl Group {
     pub(super) fn new(spec: GroupSpec) -> Self {
-        Self { configured: spec.size, spec, intensity: Intensity::default(), resize: None }
+        Self {
+            configured: spec.size,
+            spec,
+            intensity: Intensity::default(),
+            resize: None,
+            tested: 0,
+            is_gone: false,
+        }
+    }
+
+    /// The group of this name that an earlier version had: no change brings it back.
+    pub(super) fn gone(name: String) -> Self {
+        let spec = GroupSpec {
+            name,
+            size: 0,
+            restart: RestartPolicy::default(),
+            reload: ReloadPolicy::default(),
+            life: LifeLimits::default(),
+            ready: Ready::Message,
+        };
+        Self { is_gone: true, ..Self::new(spec) }
+    }
+
+    /// Whether workers of this generation may take over as soon as they are ready.
+    pub(super) fn is_tested(&self, generation: u32) -> bool {
+        self.tested >= generation
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.

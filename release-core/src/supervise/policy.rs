@@ -163,7 +163,7 @@ impl RestartPolicy {
 
     /// The nominal delay after so many early deaths in a row.
     pub(super) fn delay(&self, early_deaths: u32) -> Duration {
-        match early_deaths.checked_sub(1) {
+        match early_deaths.checked_sub(2) {
             None => Duration::ZERO,
             Some(doublings) => {
                 let factor = 2_u32.saturating_pow(doublings);
@@ -180,8 +180,8 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_longest() {
         let policy = RestartPolicy::default();
-        let delays = [0, 1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| policy.delay(n).as_millis());
-        assert_eq!(delays, [0, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+        let delays = [0, 1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|n| policy.delay(n).as_millis());
+        assert_eq!(delays, [0, 0, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
     }
 
     #[test]

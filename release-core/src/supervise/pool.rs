@@ -4,6 +4,7 @@ mod changes;
 mod deaths;
 mod note;
 mod rollout;
+mod shortage;
 mod snapshot;
 mod upgrade;
 
@@ -18,6 +19,7 @@ use super::{
     Action, Event, GroupSpec, KillReason, Outcome, Report, State, Ticket, WorkerId, WorkerStatus,
 };
 use rollout::Rollout;
+use shortage::Shortage;
 use upgrade::Upgrade;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
@@ -35,10 +37,13 @@ pub struct Pool {
     /// Who asked for a reload since that one began.
     reloads: Vec<Ticket>,
     upgrade: Upgrade,
+    shortage: Shortage,
     /// Whether every worker has been ready once.
     all_ready: bool,
     /// Why the pool fails, once it does.
     failure: Option<String>,
+    /// Whether it was told to stop at once.
+    is_forced: bool,
     /// Processes killed since the pool is to stop.
     killed: usize,
     stop_deadline: Duration,
@@ -77,8 +82,10 @@ impl Pool {
             rollout: None,
             reloads: Vec::new(),
             upgrade: Upgrade::default(),
+            shortage: Shortage::default(),
             all_ready: false,
             failure: None,
+            is_forced: false,
             killed: 0,
             stop_deadline: stop_deadline.min(LONGEST),
             jitter: Jitter::new(seed),
@@ -98,6 +105,7 @@ impl Pool {
         {
             self.mode = Mode::Killing(KillReason::StopDeadline);
         }
+        self.shortage.pass(now);
         self.note(event, now, actions);
         let was_rolling = self.is_rolling();
         self.converge(now, actions);
@@ -116,7 +124,8 @@ impl Pool {
             Mode::Running => {
                 // What is due is started when the upgrade was refused, or by the new version.
                 let starts = self.may_start();
-                self.workers.iter().filter_map(|worker| worker.timer(starts)).min()
+                let timers = self.workers.iter().filter_map(|worker| worker.timer(starts));
+                timers.chain(self.shortage.until().filter(|_| starts)).min()
             }
             Mode::Stopping { kill_at } => {
                 self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
@@ -189,18 +198,22 @@ impl Pool {
         };
         // Nobody stays for new work when there is none.
         let leave_at = if self.is_running() { now } else { now + LONGEST };
+        if self.is_running() {
+            self.age(now, actions);
+        }
+        let target = self.target();
         for index in 0..self.workers.len() {
             let is_wanted = self.is_running() && self.wants(&self.workers[index]);
             let worker = &mut self.workers[index];
-            let spec = &self.groups[worker.group].spec;
-            let leaving = spec.reload.leaving;
+            let group = &self.groups[worker.group];
+            let leaving = group.spec.reload.leaving;
             let mut killed = worker.kill_overdue(now, actions);
             if let Mode::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, now, actions);
             }
             if is_wanted {
-                worker.age(spec, now, actions);
-                worker.relieve(leaving, now);
+                let is_tested = target == Some(worker.generation) && group.is_tested(worker.generation);
+                worker.relieve(is_tested, leaving, now);
             } else {
                 worker.stop(leaving, now);
             }
@@ -209,6 +222,20 @@ impl Pool {
         }
         if self.is_running() && self.may_start() {
             self.start_what_is_missing(now, actions);
+        }
+    }
+
+    /// Does what time alone does to processes that are wanted.
+    fn age(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let target = self.target();
+        for worker in &mut self.workers {
+            let group = &mut self.groups[worker.group];
+            if group.wants(worker.rank) {
+                worker.age(&group.spec, now, actions);
+                if let Some(target) = target.filter(|target| worker.has_proven(*target)) {
+                    group.tested = target;
+                }
+            }
         }
     }
 
@@ -244,6 +271,19 @@ impl Pool {
     /// Whether it was told to stop, or has failed.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.mode, Mode::Stopping { .. } | Mode::Killing(_) | Mode::Done)
+    }
+
+    /// Whether it was told to stop at once, whatever came after that.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.is_forced
+    }
+
+    /// Until when processes may end, once it stops in order.
+    pub(crate) fn stops_by(&self) -> Option<Instant> {
+        match self.mode {
+            Mode::Stopping { kill_at } => Some(kill_at),
+            Mode::Idle | Mode::Running | Mode::Killing(_) | Mode::Done => None,
+        }
     }
 
     fn is_running(&self) -> bool {

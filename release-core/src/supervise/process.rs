@@ -140,6 +140,12 @@ impl Process {
         self.ready_at.is_some()
     }
 
+    /// Whether it does the job of the one before it: when it is proven, or as soon as it is ready when
+    /// others of its generation have stood the test.
+    pub(super) fn may_take_over(&self, is_tested: bool) -> bool {
+        self.is_in_service() && (self.is_proven || (is_tested && self.was_ready()))
+    }
+
     /// For how long it was at work, if it ever was.
     pub(super) fn life(&self, now: Instant) -> Option<Duration> {
         self.ready_at.map(|ready_at| now.saturating_duration_since(ready_at))
@@ -195,7 +201,12 @@ impl Process {
         let Some(pid) = self.pid() else { return };
         self.ready_at = Some(now);
         self.limits.begin(now);
-        self.enter(Stage::Trial { pid, until: now + spec.reload.canary }, now);
+        let canary = match spec.ready {
+            // It has lived for that time already.
+            Ready::After(time) => spec.reload.canary.saturating_sub(time),
+            Ready::Message | Ready::AtOnce => spec.reload.canary,
+        };
+        self.enter(Stage::Trial { pid, until: now + canary }, now);
         let generation = self.generation;
         actions.push(Action::Report(Report::Ready { id, pid, generation }));
     }

@@ -73,11 +73,10 @@ impl Service {
                 | Report::UpgradeRolledBack { reason, .. },
                 _,
             ) => self.changed(pool, now, &format!("; as before, since {reason}")),
-            (Report::Stopping { .. }, Phase::Starting | Phase::Serving | Phase::Changing) => {
-                self.phase = Phase::Stopping;
-                self.notifier.stopping()?;
-                self.notifier.extend_timeout(self.stop_deadline.saturating_add(MARGIN))
-            }
+            (
+                Report::Stopping { .. } | Report::Failing { .. } | Report::Finished { .. },
+                Phase::Starting | Phase::Serving | Phase::Changing,
+            ) => self.stops(pool, now),
             // While it serves, this would be about how long it may run at all.
             (
                 Report::Extended { time, .. },
@@ -86,8 +85,38 @@ impl Service {
             (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
                 self.notifier.status(&state(pool, now, ""))
             }
-            _ => Ok(()),
+            // Said already, in a phase that does not ask for it, or not worth telling.
+            (
+                Report::AllReady
+                | Report::Reloading { .. }
+                | Report::Upgrading
+                | Report::Stopping { .. }
+                | Report::Failing { .. }
+                | Report::Finished { .. }
+                | Report::Extended { .. }
+                | Report::Ready { .. }
+                | Report::Died { .. }
+                | Report::Starting
+                | Report::Started { .. }
+                | Report::SpawnFailed { .. }
+                | Report::Stops { .. }
+                | Report::Killed { .. }
+                | Report::OverLimit { .. }
+                | Report::TooFast { .. }
+                | Report::Resized { .. },
+                _,
+            ) => Ok(()),
         }
+    }
+
+    /// The service stops, whoever asked for it or whatever failed: it has the time that its processes
+    /// have, some of which were granted more.
+    fn stops(&mut self, pool: &Pool, now: Instant) -> io::Result<()> {
+        self.phase = Phase::Stopping;
+        self.notifier.stopping()?;
+        let granted = pool.stops_by().map(|at| at.saturating_duration_since(now));
+        let time = granted.unwrap_or_default().max(self.stop_deadline);
+        self.notifier.extend_timeout(time.saturating_add(MARGIN))
     }
 
     /// A change has ended, also one that was refused before anything was changed: systemd waits for

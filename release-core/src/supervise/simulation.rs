@@ -98,6 +98,20 @@ pub struct Simulation {
     answers: BTreeMap<Ticket, Result<(), String>>,
     tickets: u64,
     history: Vec<(Duration, Action)>,
+    /// The workers at the moment of each "ok": which group, process, state and generation.
+    #[cfg(test)]
+    pub(super) at_ok: Vec<(Ticket, Vec<Seen>)>,
+}
+
+/// What a test wants to know of a worker that is wanted.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) id: WorkerId,
+    pub(super) group: String,
+    pub(super) pid: Option<i32>,
+    pub(super) generation: u32,
+    pub(super) state: super::State,
 }
 
 impl fmt::Debug for Simulation {
@@ -137,6 +151,8 @@ impl Simulation {
             answers: BTreeMap::new(),
             tickets: 0,
             history: Vec::new(),
+            #[cfg(test)]
+            at_ok: Vec::new(),
         };
         world.tell(Event::Start);
         world
@@ -197,6 +213,14 @@ impl Simulation {
             _ => self.tell(Event::Tick),
         }
         true
+    }
+
+    /// When something happens next.
+    #[cfg(test)]
+    pub(super) fn next(&self) -> Option<Duration> {
+        let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
+        let at = next.into_iter().chain(self.pool.deadline()).min()?;
+        Some(at.max(self.now) - self.start)
     }
 
     /// Lets time pass, and everything happen that happens meanwhile.

@@ -14,6 +14,8 @@ mod world;
 
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
+
 use super::{Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
 
 const FIRST: WorkerId = WorkerId(0);
@@ -31,6 +33,13 @@ fn group(size: u32, restart: RestartPolicy) -> GroupSpec {
         life: LifeLimits::default(),
         ready: Ready::Message,
     }
+}
+
+/// How many histories are tried: `RELEASE_HISTORIES`, or some hundred.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("RELEASE_HISTORIES").ok();
+    let cases = cases.map_or(300, |cases| cases.parse().expect("RELEASE_HISTORIES is a number"));
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 fn seconds(seconds: u64) -> Duration {

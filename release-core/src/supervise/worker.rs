@@ -128,12 +128,12 @@ impl Worker {
         self.last_end.is_some() && self.serving.is_none() && self.replacement.is_none()
     }
 
-    /// Whether a proven process of the generation that it is to run does its job. A replacement for
-    /// one that is over a limit changes nothing about that.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Whether a proven process of the generation that it is to run does its job; a ready one is
+    /// enough when that generation `is_tested`. A replacement for one that is over a limit changes
+    /// nothing about that.
+    pub(super) fn is_settled(&self, is_tested: bool) -> bool {
         self.serving.as_ref().is_some_and(|process| {
-            process.is_proven
-                && process.is_in_service()
+            process.may_take_over(is_tested)
                 && !self.is_outdated(process)
                 && (self.replacement.is_none() || process.worn_since.is_some())
         })
@@ -166,6 +166,12 @@ impl Worker {
     /// Since when its process is over a limit, if nothing else is wrong with it.
     pub(super) fn worn_since(&self) -> Option<Instant> {
         self.serving.as_ref().filter(|it| !self.is_outdated(it))?.worn_since
+    }
+
+    /// Whether a process of this generation has been ready for the canary time.
+    pub(super) fn has_proven(&self, generation: u32) -> bool {
+        let mut current = self.serving.iter().chain(&self.replacement);
+        current.any(|process| process.generation == generation && process.is_proven)
     }
 
     pub(super) fn is_outdated(&self, process: &Process) -> bool {

@@ -87,6 +87,16 @@ pub(crate) enum SpawnError {
 }
 
 impl SpawnError {
+    /// The error number of the call that was refused, in either process.
+    pub(crate) fn errno(&self) -> Option<Errno> {
+        let number = match self {
+            Self::Here(_, error) => error.raw_os_error(),
+            Self::There(failed) => Some(failed.errno),
+            Self::Stuck => None,
+        };
+        number.map(Errno::from_raw)
+    }
+
     /// What execve(2) has said of the program's file.
     pub(crate) fn refusal(&self) -> Option<Errno> {
         match self {

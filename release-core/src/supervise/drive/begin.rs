@@ -73,6 +73,7 @@ impl Supervisor {
             signals,
             deferred,
             stopped_by: None,
+            is_stop_asked: false,
             estate,
             upgrade: None,
             askers: Askers::default(),

@@ -9,26 +9,36 @@ pub(crate) const HELD_UP: Duration = Duration::from_millis(100);
 /// How long the news of that time may take to come in.
 const NEWS_TIME: Duration = Duration::from_millis(500);
 
-/// Stands still after the master was held up, until the news have come in.
+/// Stands still after the master was held up, until the news have come in, and goes on from there.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// What it says while it stands still.
+    /// What it said last.
     latest: Instant,
-    /// Until when it does.
+    /// Until when it stands still.
     until: Option<Instant>,
+    /// How far it is behind.
+    lost: Duration,
 }
 
 impl Clock {
     pub(super) fn new(now: Instant) -> Self {
-        Self { latest: now, until: None }
+        Self { latest: now, until: None, lost: Duration::ZERO }
     }
 
     /// What time it is for the pool.
     pub(super) fn read(&mut self, now: Instant) -> Instant {
-        if self.until.is_none_or(|until| until <= now) {
-            (self.latest, self.until) = (now, None);
+        match self.until {
+            Some(until) if now < until => return self.latest,
+            Some(_) => (self.lost, self.until) = (now.duration_since(self.latest), None),
+            None => {}
         }
+        self.latest = self.latest.max(now.checked_sub(self.lost).unwrap_or(now));
         self.latest
+    }
+
+    /// When this moment of the pool's is.
+    pub(super) fn real(&self, moment: Instant) -> Instant {
+        moment + self.lost
     }
 
     /// When the supervisor is to look again, that has this deadline.
@@ -61,8 +71,9 @@ mod tests {
         // Whatever is late by now is no reason to wait again.
         clock.noticed(at(200), at(5499));
         assert_eq!(clock.read(at(5499)), at(100));
-        assert_eq!(clock.read(at(5500)), at(5500));
-        assert_eq!(clock.deadline(Some(at(6000))), Some(at(6000)));
+        assert_eq!(clock.read(at(5500)), at(100));
+        assert_eq!(clock.read(at(5600)), at(200));
+        assert_eq!(clock.real(at(200)), at(5600));
         assert_eq!(clock.deadline(None), None);
     }
 }

@@ -15,12 +15,12 @@ use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
-use crate::Error;
 use crate::child::Child;
 use crate::daemon::{Attached, Group, MasterHandle, Output, Particulars};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Signal, Usage, WorkerId};
 use crate::sys::process::resident_memory;
+use crate::{Error, ErrorKind};
 pub(super) use launch::Launched;
 
 /// How long a worker that has closed its connection may take to exit by itself.
@@ -95,8 +95,9 @@ impl Processes {
     /// A process has ended. What it sent before is still read, which its end soon ends too.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
         let process = self.running.remove(&(id, pid));
-        let index = self.group_index(id);
-        self.groups.get_mut(index).into_iter().for_each(|group| group.ended(id, pid));
+        if let Some(group) = self.group_mut(id) {
+            group.ended(id, pid);
+        }
         if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
@@ -124,7 +125,7 @@ impl Processes {
     pub(super) fn measure(&self, turn: u32) -> Event {
         let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
             // One of a group that this version does not have is told to stop.
-            let life = self.groups.get(self.group_index(id))?.life();
+            let life = self.group(id)?.life();
             let requests = || process.finished.load(Ordering::Relaxed);
             let requests = life.counts_requests().then(requests);
             let has_its_turn = id.0.wrapping_add(turn).is_multiple_of(MEMORY_TURNS);
@@ -152,7 +153,8 @@ impl Processes {
         if let Some(particulars) = self.particulars.get(&wish) {
             return Ok(particulars.clone());
         }
-        let particulars = self.group(wish.id).particulars(wish.id)?;
+        let group = self.group(wish.id).ok_or_else(|| no_group(wish.id))?;
+        let particulars = group.particulars(wish.id)?;
         self.particulars.insert(wish, particulars.clone());
         Ok(particulars)
     }
@@ -175,12 +177,15 @@ impl Processes {
         (!waiting.is_empty()).then_some(Event::Backlog(waiting))
     }
 
-    fn group(&self, id: WorkerId) -> &Group {
-        &self.groups[self.group_index(id)]
+    /// The group of a worker, unless it is one that this version does not have any more: the pool
+    /// decides which groups there are, and starts nothing in those.
+    fn group(&self, id: WorkerId) -> Option<&Group> {
+        self.groups.get(self.master.pool().group_of(id)?)
     }
 
-    fn group_index(&self, id: WorkerId) -> usize {
-        self.master.pool().group_of(id).unwrap_or_default()
+    fn group_mut(&mut self, id: WorkerId) -> Option<&mut Group> {
+        let index = self.master.pool().group_of(id)?;
+        self.groups.get_mut(index)
     }
 
     /// Tells processes to end by this signal from now on, and once more those that were told before.
@@ -193,7 +198,7 @@ impl Processes {
 
     /// How its group stops a worker; one of a group that this version does not have, as most do.
     fn stop_signal(&self, id: WorkerId) -> Option<Sig> {
-        let group = self.groups.get(self.group_index(id));
+        let group = self.group(id);
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
     }
 
@@ -208,6 +213,11 @@ impl Processes {
             send(id, &process.child, signal);
         }
     }
+}
+
+fn no_group(id: WorkerId) -> Error {
+    let message = format!("worker {id} is of a group that this version does not have");
+    Error::new(ErrorKind::Worker, message)
 }
 
 fn send(id: WorkerId, child: &Child, signal: Sig) {

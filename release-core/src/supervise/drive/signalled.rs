@@ -34,7 +34,8 @@ impl Supervisor {
                     _ => StopCause::Quit,
                 };
                 self.report(&Report::Stopping { cause });
-                let again = self.stopped_by.replace(signal).is_some();
+                self.stopped_by = Some(signal);
+                let again = std::mem::replace(&mut self.is_stop_asked, true);
                 if self.forwards {
                     self.processes.forward(signal);
                     return Event::Stop;

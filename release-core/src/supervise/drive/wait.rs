@@ -27,7 +27,7 @@ impl Supervisor {
         }
         let (of_pool, is_handing_over) = {
             let pool = self.master.pool();
-            (pool.deadline(), pool.is_handing_over())
+            (pool.deadline().map(|at| self.clock.real(at)), pool.is_handing_over())
         };
         let beats_at = self.service.as_ref().and_then(Service::beats_at);
         let with = |of_pool: Option<Instant>| {

@@ -28,20 +28,22 @@ impl Pool {
     }
 
     fn resize(&mut self, ticket: Ticket, name: &str, size: u32, actions: &mut Vec<Action>) {
-        let Some(index) = self.groups.iter().position(|group| group.spec.name == name) else {
-            let names: Vec<_> = self.groups.iter().map(|group| &group.spec.name).collect();
+        let there = self.groups.iter().filter(|group| !group.is_gone);
+        let names: Vec<_> = there.map(|group| &group.spec.name).collect();
+        // Those that are gone come after all others.
+        let Some(index) = names.iter().position(|there| *there == name) else {
             return refuse(ticket, &format!("no group `{name}`; there is: {names:?}"), actions);
         };
         if size > MOST {
             return refuse(ticket, &format!("more than {MOST} workers are too many"), actions);
         }
         let group = &mut self.groups[index];
-        let mut before = group.spec.size;
+        let (mut before, mut least) = (group.spec.size, group.spec.size.min(size));
         if let Some(earlier) = group.resize.take() {
-            before = earlier.before;
+            (before, least) = (earlier.before, least.min(earlier.least));
             refuse(earlier.ticket, "another change of the size came after it", actions);
         }
-        group.resize = Some(Resize { ticket, before });
+        group.resize = Some(Resize { ticket, before, least });
         self.set_size(index, size, actions);
     }
 
@@ -96,11 +98,19 @@ impl Pool {
                 refuse(ticket, reason, actions);
             }
         }
-        let (group, rank) = (worker.group, worker.rank);
-        let is_new = |resize: &mut Resize| !process.was_ready() && rank >= resize.before;
-        if let Some(resize) = self.groups[group].resize.take_if(is_new) {
-            refuse(resize.ticket, reason, actions);
-            self.set_size(group, resize.before, actions);
+        let (index, rank) = (worker.group, worker.rank);
+        let group = &mut self.groups[index];
+        if process.was_ready() || worker.is_ready() || !group.wants(rank) {
+            return;
+        }
+        let Some(Resize { ticket, before, least }) = group.resize.take() else { return };
+        if rank >= least {
+            refuse(ticket, reason, actions);
+            self.set_size(index, before, actions);
+        } else {
+            // It was there before, and fails whatever the size of the group is.
+            let size = group.spec.size;
+            refuse(ticket, &format!("the group has its new size, {size}, but {reason}"), actions);
         }
     }
 
@@ -112,17 +122,17 @@ impl Pool {
                 for ticket in worker.restarting.drain(..) {
                     refuse(ticket, "the worker was scaled away", actions);
                 }
-            } else if worker.is_settled() || worker.is_over() {
+            } else if worker.is_settled(false) || worker.is_over() {
                 done.append(&mut worker.restarting);
             }
         }
         for (index, group) in self.groups.iter_mut().enumerate() {
             let size = group.spec.size;
             let mut workers = self.workers.iter().filter(|worker| worker.group == index);
-            let is_made = |resize: &mut Resize| {
+            let is_made = |_: &mut Resize| {
                 workers.all(|worker| match worker.rank {
                     rank if rank >= size => worker.is_gone(),
-                    rank => rank < resize.before || worker.is_ready() || worker.is_over(),
+                    _ => worker.is_ready() || worker.is_over(),
                 })
             };
             done.extend(group.resize.take_if(is_made).map(|resize| resize.ticket));

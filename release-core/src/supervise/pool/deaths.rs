@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Pool;
+use super::{Pool, shortage};
 use crate::supervise::process::Process;
 use crate::supervise::worker::{Role, Worker};
 use crate::supervise::{Action, Exceeded, Exit, Report, WorkerId};
@@ -28,20 +28,29 @@ impl Pool {
         &mut self,
         index: usize,
         reason: String,
+        is_short: bool,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
         let worker = &mut self.workers[index];
-        let id = worker.id;
+        let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(None, now) else { return };
+        let policy = &self.groups[group].spec.restart;
+        let is_borne = is_short && self.shortage.bears(policy, now);
         let verdict = match role {
             Role::Serving => self.judge(index, &process, None, &reason, false, now),
             Role::Replacement | Role::Draining => Verdict::Gone,
         };
-        let (retry_in, why) = (verdict.delay(), format!("worker {id} cannot be started: {reason}"));
+        let retry_in = match role {
+            Role::Replacement if is_borne => Some(shortage::PAUSE),
+            _ => verdict.delay(),
+        };
+        let why = format!("worker {id} cannot be started: {reason}");
         actions.push(Action::Report(Report::SpawnFailed { id, reason, retry_in }));
         self.carry_out(verdict, index, now, actions);
-        self.blame(index, role, &process, &why, now, actions);
+        if !is_borne {
+            self.blame(index, role, &process, &why, now, actions);
+        }
     }
 
     pub(super) fn exited(
@@ -95,7 +104,8 @@ impl Pool {
             return Verdict::Gone;
         }
         let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
-        if !policy.respawn.follows(exit) {
+        // One that was to be replaced was not the last in any case.
+        if !policy.respawn.follows(exit) && !worker.is_outdated(process) {
             let is_well = exit == Some(Exit::Code(0));
             worker.last_end =
                 Some(if is_well { Ok(()) } else { Err(obituary(id, process, cause)) });

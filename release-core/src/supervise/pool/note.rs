@@ -10,11 +10,12 @@ impl Pool {
     pub(super) fn note(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match (&self.mode, event) {
             (Mode::Done, _) => {}
-            (Mode::Idle, E::Start) => self.mode = Mode::Running,
-            (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
-            (Mode::Idle | Mode::Running | Mode::Stopping { .. }, E::StopNow) => {
+            (_, E::StopNow) => {
+                self.is_forced = true;
                 self.mode = Mode::Killing(KillReason::StopNow);
             }
+            (Mode::Idle, E::Start) => self.mode = Mode::Running,
+            (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
             (_, E::Fail { reason }) => self.fail(reason, now, actions),
             (Mode::Running, E::Change { ticket, change }) => {
                 if let Some((ticket, change)) = self.hold(ticket, change) {
@@ -30,7 +31,7 @@ impl Pool {
             (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
             (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
             (Mode::Running, E::Backlog(those)) => self.backlog(&those, now),
-            (_, E::Measured(_) | E::Start | E::Stop | E::StopNow | E::Prepared(_) | E::Tick) => {}
+            (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
             (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
             (_, event) => self.note_worker(event, now, actions),
         }
@@ -45,8 +46,13 @@ impl Pool {
         let worker = &mut self.workers[index];
         let spec = &self.groups[worker.group].spec;
         match event {
-            E::Spawned { pid, .. } => worker.spawned(pid, spec, &mut self.jitter, now, actions),
-            E::SpawnFailed { reason, .. } => self.spawn_failed(index, reason, now, actions),
+            E::Spawned { pid, .. } => {
+                worker.spawned(pid, spec, &mut self.jitter, now, actions);
+                self.shortage.relent(now);
+            }
+            E::SpawnFailed { reason, is_short, .. } => {
+                self.spawn_failed(index, reason, is_short, now, actions);
+            }
             E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
             E::Violation { pid, reason, .. } => {
                 let killed = worker.violated(pid, reason, now, actions);

@@ -107,6 +107,10 @@ impl Pool {
             }
             worker.fill(&group.spec.reload, now, actions);
         }
+        if self.shortage.until().is_some() {
+            // Those that are to be replaced serve on.
+            return;
+        }
         let groups = &self.groups;
         let awaits_replacement = |worker: &&mut Worker| {
             let group = &groups[worker.group];
@@ -128,13 +132,17 @@ impl Pool {
     fn rooms(&self, target: Option<u32>) -> Vec<Room> {
         let all = self.groups.iter().map(|group| {
             let surge = group.surge();
-            Room { turns: surge, replacements: surge }
+            // The first one is the canary of all others.
+            let is_tested = target.is_none_or(|target| group.is_tested(target));
+            Room { turns: if is_tested { surge } else { 1 }, replacements: surge }
         });
         let mut rooms: Vec<_> = all.collect();
         for worker in &self.workers {
             let room = &mut rooms[worker.group];
-            let is_turning =
-                target == Some(worker.generation) && !worker.is_settled() && !worker.is_over();
+            let is_tested = self.groups[worker.group].is_tested(worker.generation);
+            let is_turning = target == Some(worker.generation)
+                && !worker.is_settled(is_tested)
+                && !worker.is_over();
             let is_replaced = worker.replacement.is_some();
             if self.wants(worker) && (is_turning || is_replaced) {
                 room.turns = room.turns.saturating_sub(1);
@@ -188,8 +196,7 @@ impl Pool {
         let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
         match self.rollout.as_ref().map(|rollout| &rollout.stage) {
             Some(&Stage::Rolling { generation })
-                if wanted
-                    .all(|it| it.generation == generation && (it.is_settled() || it.is_over())) =>
+                if wanted.all(|it| self.has_arrived(it, generation)) =>
             {
                 self.generation = generation;
                 actions.push(Action::Report(match is_upgrade {
@@ -204,6 +211,12 @@ impl Pool {
             }
             _ => {}
         }
+    }
+
+    /// Whether a worker does its job as this generation.
+    fn has_arrived(&self, worker: &Worker, generation: u32) -> bool {
+        let is_tested = self.groups[worker.group].is_tested(generation);
+        worker.generation == generation && (worker.is_settled(is_tested) || worker.is_over())
     }
 
     fn end_rollout(&mut self, outcome: &Result<(), String>, actions: &mut Vec<Action>) {

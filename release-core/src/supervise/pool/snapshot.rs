@@ -9,9 +9,7 @@ use crate::supervise::group::Group;
 use crate::supervise::intensity::Intensity;
 use crate::supervise::jitter::Jitter;
 use crate::supervise::worker::Worker;
-use crate::supervise::{
-    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy, moments,
-};
+use crate::supervise::{Action, GroupSpec, Report, moments};
 use crate::{Error, ErrorKind};
 
 /// All that a pool knows which is quiet: no change is under way.
@@ -126,7 +124,7 @@ impl Pool {
         for saved in read.groups {
             let known = pool.groups.iter().position(|group| group.spec.name == saved.name);
             let index = known.unwrap_or_else(|| {
-                pool.groups.push(Group::new(gone(saved.name)));
+                pool.groups.push(Group::gone(saved.name));
                 sizes.push(0);
                 sizes.len() - 1
             });
@@ -147,17 +145,5 @@ impl Pool {
         (pool.generation, pool.latest, pool.jitter) = (read.generation, read.latest, read.jitter);
         (pool.mode, pool.all_ready) = (Mode::Running, true);
         Ok((pool, sizes))
-    }
-}
-
-/// A group that the new version does not have.
-fn gone(name: String) -> GroupSpec {
-    GroupSpec {
-        name,
-        size: 0,
-        restart: RestartPolicy::default(),
-        reload: ReloadPolicy::default(),
-        life: LifeLimits::default(),
-        ready: Ready::Message,
     }
 }

@@ -45,9 +45,9 @@ impl Pool {
         self.upgrade.tickets.push(ticket);
     }
 
-    /// Keeps a change for later, if this is not the time for it.
+    /// Keeps a change for later, if this is not the time for it; another upgrade is this one.
     pub(super) fn hold(&mut self, ticket: Ticket, change: Change) -> Option<(Ticket, Change)> {
-        if self.is_handing_over() {
+        if self.is_handing_over() && change != Change::Upgrade {
             self.upgrade.held.push((ticket, change));
             return None;
         }

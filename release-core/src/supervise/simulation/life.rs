@@ -20,6 +20,7 @@ pub struct Launch {
 #[derive(Clone, Debug)]
 pub struct Life {
     pub(super) starts: bool,
+    pub(super) is_short: bool,
     pub(super) ready: Option<Duration>,
     pub(super) death: Option<(Duration, Exit)>,
     pub(super) stop: Option<Duration>,
@@ -31,13 +32,20 @@ impl Life {
     #[must_use]
     pub fn good() -> Self {
         let moment = Duration::from_millis(50);
-        Self { starts: true, ready: Some(moment), death: None, stop: Some(moment), hang: None }
+        let (ready, stop) = (Some(moment), Some(moment));
+        Self { starts: true, is_short: false, ready, death: None, stop, hang: None }
     }
 
     /// The system refuses to start it.
     #[must_use]
     pub fn impossible() -> Self {
         Self { starts: false, ..Self::good() }
+    }
+
+    /// The system is too short of descriptors, processes or memory to start it.
+    #[must_use]
+    pub fn scarce() -> Self {
+        Self { is_short: true, ..Self::impossible() }
     }
 
     /// It says ready so long after its start.

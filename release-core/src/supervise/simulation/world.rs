@@ -7,6 +7,21 @@ use crate::supervise::{Action, Change, Event, Exit, Pool, Signal, WorkerId};
 
 impl Simulation {
     pub(super) fn obey(&mut self, actions: Vec<Action>) {
+        #[cfg(test)]
+        for action in &actions {
+            if let Action::Answer { ticket, outcome: Ok(()) } = action {
+                let wanted = self.status().into_iter().filter(|it| self.pool.is_wanted(it.id));
+                let seen = wanted.map(|it| super::Seen {
+                    id: it.id,
+                    group: it.group.to_owned(),
+                    pid: it.pid,
+                    generation: it.generation,
+                    state: it.state,
+                });
+                let seen = seen.collect();
+                self.at_ok.push((*ticket, seen));
+            }
+        }
         for action in actions {
             self.history.push((self.time(), action.clone()));
             self.carry_out(action);
@@ -82,7 +97,8 @@ impl Simulation {
         self.launched += 1;
         if !life.starts {
             let reason = "no more processes".to_owned();
-            return self.plan(Duration::ZERO, Event::SpawnFailed { id, reason });
+            let is_short = life.is_short;
+            return self.plan(Duration::ZERO, Event::SpawnFailed { id, reason, is_short });
         }
         let pid = i32::try_from(self.launched).unwrap_or(i32::MAX);
         let (is_ready, is_stopping, stop) = (false, false, life.stop);

@@ -7,12 +7,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::world::World;
-use super::{CRASH, FIRST};
+use super::{CRASH, FIRST, config};
 use crate::supervise::*;
 
-fn config() -> ProptestConfig {
-    ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() }
-}
 
 /// Something that happens: what, to whom, and how much. Plain numbers are quick to draw by thousands.
 type Step = (u8, u8, u16);
@@ -117,7 +114,7 @@ fn news(id: WorkerId, pid: i32, amount: u16) -> Event {
     let reason = "old".to_owned();
     match amount % 9 {
         0 => Event::Spawned { id, pid },
-        1 => Event::SpawnFailed { id, reason },
+        1 => Event::SpawnFailed { id, reason, is_short: true },
         2 => Event::Ready { id, pid },
         3 => Event::Violation { id, pid, reason },
         4 => Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) },

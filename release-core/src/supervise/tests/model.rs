@@ -273,8 +273,8 @@ impl Model {
         }
         let nominal = match memory.early_deaths {
             _ if deaths.slow => policy.max,
-            0 => Duration::ZERO,
-            n => (policy.initial * 2_u32.pow((n - 1).min(16))).min(policy.max),
+            0 | 1 => Duration::ZERO,
+            n => (policy.initial * 2_u32.pow((n - 2).min(16))).min(policy.max),
         };
         memory.delay = Some((nominal / 2, nominal));
         memory.due = Some((now + nominal / 2, now + nominal));

@@ -74,8 +74,9 @@ fn a_reload_replaces_one_after_the_other() {
     assert_eq!(world.answer(ticket), Some(&Ok(())));
     assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
     assert_eq!(world.pool().generation(), 2);
-    // Each is watched for the canary time.
-    assert!(world.time() >= seconds(63));
+    // The first is watched for the canary time, the others follow as fast as they are ready.
+    let took = world.time() - seconds(60);
+    assert_eq!(took, CANARY + Duration::from_millis(3 * 50));
     assert_eq!(&spawns(&world)[3..], [(0, 2), (1, 2), (2, 2)]);
 }
 
@@ -186,6 +187,130 @@ fn a_reload_during_the_initial_start_follows_it() {
     world.run(seconds(19));
     assert_eq!(spawns(&world), [(0, 1), (1, 1)]);
     assert_eq!(finish(&mut world, ticket), Ok(()));
+}
+
+/// Four workers that need a second for their start, with a readiness that is a time.
+#[test]
+fn a_readiness_that_is_a_time_counts_as_the_canary() {
+    let took = |surge: u32| {
+        let mut spec = GroupSpec { ready: Ready::After(seconds(1)), ..spec(4) };
+        spec.reload = ReloadPolicy::default().surge(surge);
+        let mut world = world(spec, |_| Life::good().never_ready());
+        assert_eq!(reload(&mut world), Ok(()));
+        world.time() - seconds(60)
+    };
+    assert_eq!((took(1), took(4)), (seconds(4), seconds(2)));
+}
+
+/// Also one that took over without a test of its own, because the first one had stood it.
+#[test]
+fn whichever_new_process_fails_before_all_are_ready_takes_the_generation_back() {
+    let bad = |launch: Launch| match (launch.generation, launch.id) {
+        (2, WorkerId(1)) => Life::good().dies_after(Duration::from_millis(500), CRASH),
+        (2, WorkerId(2)) => Life::good().ready_after(seconds(2)),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(3), bad);
+    let reason = "worker 1 ended within its canary time: exit status 1".to_owned();
+    assert_eq!(reload(&mut world), Err(reason));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn the_first_of_each_group_is_its_canary() {
+    let named = |name: &str| GroupSpec { name: name.to_owned(), ..spec(3) };
+    let script = |launch: Launch| match (launch.generation, launch.id) {
+        // The second group's first one: nobody of it has taken over by then.
+        (2, WorkerId(3)) => Life::good().dies_after(Duration::from_millis(900), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = Simulation::new(vec![named("web"), named("mail")], seconds(10), 1, script);
+    world.run(seconds(60));
+    let ticket = world.change(Change::Reload);
+    while world.answer(ticket).is_none() {
+        world.step();
+        let mail = serving(&world).iter().filter(|(id, g)| *id >= 3 && *g == 1).count();
+        assert_eq!(mail, 3);
+    }
+    let reason = "worker 3 ended within its canary time: exit status 1".to_owned();
+    assert_eq!(world.answer(ticket), Some(&Err(reason)));
+}
+
+/// Descriptors are short for a while: nothing is taken back, the change waits.
+#[test]
+fn a_reload_waits_for_what_the_system_is_short_of() {
+    let short = |launch: Launch| match launch.before {
+        5..9 => Life::scarce(),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(4), short);
+    assert_eq!(reload(&mut world), Ok(()));
+    assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2), (3, 2)]);
+    let took = world.time() - seconds(60);
+    assert!(took >= seconds(4) && took < seconds(8), "{took:?}");
+}
+
+/// And for ever: the reload is refused after the time for a start, and one generation serves.
+#[test]
+fn a_reload_that_waits_too_long_is_taken_back_to_one_generation() {
+    let short = |launch: Launch| match (launch.generation, launch.id) {
+        (2, WorkerId(2..)) => Life::scarce(),
+        // The way back is barred for a while, too.
+        (1, _) if (5..45).contains(&launch.before) => Life::scarce(),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(4), short);
+    let reason = reload(&mut world).unwrap_err();
+    assert!(reason.starts_with("worker 2 cannot be started: no more processes"), "{reason}");
+    let took = world.time() - seconds(60);
+    assert!(took >= seconds(30) && took < seconds(90), "{took:?}");
+    assert_eq!(serving(&world).len(), 4);
+    world.run(seconds(120));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+}
+
+#[test]
+fn a_restart_that_meets_a_reload_that_is_taken_back_is_made_all_the_same() {
+    let mut world = world(spec(2), second(Life::good().ready_after(seconds(9)).never_ready()));
+    let reloading = world.change(Change::Reload);
+    world.run(seconds(1));
+    let pid = world.status()[0].pid;
+    let restarting = world.change(Change::Restart { id: WorkerId(0) });
+    assert!(finish(&mut world, reloading).is_err());
+    assert_eq!(finish(&mut world, restarting), Ok(()));
+    assert_ne!(world.status()[0].pid, pid);
+    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
+}
+
+/// One change of the size after the other: "ok" comes when all are ready that the last one wants.
+#[test]
+fn a_size_is_reached_when_all_are_ready() {
+    let slow = |launch: Launch| match launch.id {
+        WorkerId(1) => Life::good().ready_after(seconds(3)),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(1), slow);
+    let first = resize(&mut world, 2);
+    let second = resize(&mut world, 3);
+    assert!(world.answer(first).is_some_and(Result::is_err));
+    assert_eq!(finish(&mut world, second), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
+}
+
+/// It would fail with any size, and a size that cannot be had is not a smaller one.
+#[test]
+fn a_worker_that_was_there_before_does_not_undo_a_size() {
+    let bad = |launch: Launch| match (launch.id, launch.before) {
+        (WorkerId(0), 3..) => Life::good().dies_after(seconds(0), CRASH),
+        (WorkerId(0), _) => Life::good().dies_after(seconds(60), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(3), bad);
+    world.run(seconds(10));
+    let fewer = resize(&mut world, 2);
+    let reason = finish(&mut world, fewer).unwrap_err();
+    assert!(reason.starts_with("the group has its new size, 2, but worker 0 ended"), "{reason}");
+    assert_eq!(world.pool().size(0), Some(2));
 }
 
 /// A worker that dies before its turn comes back in the generation that is known to be good.

@@ -44,6 +44,7 @@ fn stop_asks_everyone_and_waits_for_everyone() {
 fn a_worker_in_back_off_is_simply_gone() {
     let mut world = World::started(vec![group(1, RestartPolicy::default())]);
     world.exit(FIRST, CRASH);
+    world.exit(FIRST, CRASH);
     world.send(Event::Stop);
     assert_eq!(world.model.done, Some(Outcome::Stopped));
 }
@@ -148,7 +149,7 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
             assert_eq!(actions.last(), Some(&Action::Signal { id, pid, signal }));
         } else {
             let reason = "out of processes".to_owned();
-            pool.on(Event::SpawnFailed { id, reason }, now, &mut actions);
+            pool.on(Event::SpawnFailed { id, reason, is_short: false }, now, &mut actions);
             assert_eq!(actions.last(), Some(&Action::Done(Outcome::Stopped)));
         }
     }

@@ -49,7 +49,7 @@ impl World {
             self.next_pid += 1;
             let pid = self.next_pid;
             self.tell(match self.spawns_fail {
-                true => Event::SpawnFailed { id, reason },
+                true => Event::SpawnFailed { id, reason, is_short: false },
                 false => Event::Spawned { id, pid },
             });
         }

@@ -53,10 +53,8 @@ impl Worker {
         self.restarting.push(ticket);
         self.last_end = None;
         self.hurry(now);
-        let is_replaced = self.replacement.is_some();
-        if let Some(process) =
-            self.serving.as_mut().filter(|it| !is_replaced || it.worn_since.is_some())
-        {
+        // Also when it is being replaced: that may be taken back, and this is not.
+        if let Some(process) = &mut self.serving {
             process.is_stale = process.pid().is_some();
         }
     }
@@ -172,11 +170,18 @@ impl Worker {
         self.retry_at = self.retry_at.filter(|at| now < *at);
     }
 
-    /// A proven replacement takes over; one of a generation that is not wanted any more goes.
-    pub(in crate::supervise) fn relieve(&mut self, leaving: Duration, now: Instant) {
+    /// A proven replacement takes over, or a ready one when its generation `is_tested`; one of a
+    /// generation that is not wanted any more goes.
+    pub(in crate::supervise) fn relieve(
+        &mut self,
+        is_tested: bool,
+        leaving: Duration,
+        now: Instant,
+    ) {
         let wanted = self.generation;
-        let is_due =
-            |it: &mut Process| it.is_in_service() && (it.is_proven || it.generation != wanted);
+        let is_due = |it: &mut Process| {
+            it.may_take_over(is_tested) || (it.is_in_service() && it.generation != wanted)
+        };
         let Some(replacement) = self.replacement.take_if(is_due) else { return };
         let other = if replacement.generation == wanted {
             self.serving.replace(replacement)

@@ -114,8 +114,7 @@ impl Processes {
                 return;
             }
         };
-        let index = self.master.pool().group_of(id);
-        let group = index.and_then(|index| self.groups.get(index));
+        let group = self.group(id);
         let finished = Arc::new(AtomicU64::new(finished));
         let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {

@@ -1,6 +1,8 @@
 //! A worker's process from the fork until it is connected.
 
+use std::error::Error as _;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::sys::signal::Signal as Sig;
 
-use super::{Happening, Process, Processes, Wish, send_outputs};
+use super::{Happening, Process, Processes, Wish, no_group, send_outputs};
 use crate::child::Child;
 use crate::daemon::{
     Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
@@ -43,14 +45,14 @@ impl Processes {
     pub(in crate::supervise::drive) fn launch(&mut self, wish: Wish) -> Result<(), Error> {
         let id = wish.id;
         let its = self.particulars(wish)?;
-        let group = self.group(id);
+        let group = self.group(id).ok_or_else(|| no_group(id))?;
         let mut command = group.command(id, &its, self.image_of(wish.generation))?;
         let (ours, mut given) = ends(group, wish, its)?;
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let failed = not_started(&command);
-        let index = self.group_index(id);
-        let listeners = self.groups[index].passed(id)?;
+        let group = self.group_mut(id).ok_or_else(|| no_group(id))?;
+        let listeners = group.passed(id)?;
         let descriptors: Vec<_> = given
             .descriptors()
             .chain(pipes.iter().flat_map(Pipes::descriptors))
@@ -81,7 +83,7 @@ impl Processes {
         };
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let finished = Arc::<AtomicU64>::default();
-        let group = self.group(id);
+        let Some(group) = self.group(id) else { return self.not_launched(id, &no_group(id)) };
         let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
         let output = output.unwrap_or_else(|error| {
@@ -123,13 +125,28 @@ impl Processes {
         error: &Error,
     ) -> Event {
         self.launched(id, None);
-        Event::SpawnFailed { id, reason: error.report() }
+        Event::SpawnFailed { id, reason: error.report(), is_short: is_shortage(error) }
     }
 
     fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
-        let index = self.group_index(id);
-        self.groups[index].launched(id, pid);
+        if let Some(group) = self.group_mut(id) {
+            group.launched(id, pid);
+        }
     }
+}
+
+/// Whether the system may soon have again what it refuses.
+fn is_shortage(error: &Error) -> bool {
+    let number = |cause: &(dyn std::error::Error + 'static)| -> Option<Errno> {
+        let refused = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let refused = refused.map(Errno::from_raw);
+        refused.or_else(|| cause.downcast_ref::<SpawnError>()?.errno())
+    };
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.filter_map(number).any(|errno| {
+        use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        matches!(errno, EMFILE | ENFILE | EAGAIN | ENOMEM | ENOBUFS)
+    })
 }
 
 /// What to say when the process of a command could not be started.
