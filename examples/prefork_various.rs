@@ -180,7 +180,7 @@ fn master(desired: &Arc<Desired>) -> Exit {
     master.run(driver)
 }
 
-/// Gives each group its new size when the new generation serves.
+/// Gives each group its new size, where the file has changed it, when the new generation serves.
 async fn resize(
     master: MasterHandle,
     desired: Arc<Desired>,
@@ -188,7 +188,7 @@ async fn resize(
 ) -> Result<(), Error> {
     while let Some(()) = reloaded.next().await {
         for (name, group) in GROUPS {
-            if let Err(error) = master.scale(name, desired.of(group).workers).await {
+            if let Err(error) = master.configure_size(name, desired.of(group).workers).await {
                 tracing::error!(group = name, reason = error.report(), "its size stays");
             }
         }

@@ -21,8 +21,6 @@ pub(super) struct Reloads {
 struct Values {
     now: (Told, u32),
     before: (Told, u32),
-    /// How many workers there are to be once the reload has succeeded, where it changes that.
-    size: Option<u32>,
 }
 
 impl Reloads {
@@ -33,7 +31,7 @@ impl Reloads {
     ) -> (Self, UnboundedReceiver<u32>) {
         let (sizes, asked) = unbounded();
         let now = (Told { log: settings.log }, settings.workers);
-        let values = Arc::new(Mutex::new(Values { now, before: now, size: None }));
+        let values = Arc::new(Mutex::new(Values { now, before: now }));
         (Self { configuration: Arc::new(configuration), values, sizes }, asked)
     }
 
@@ -47,23 +45,19 @@ impl Reloads {
         let mut values = self.values();
         values.before = values.now;
         values.now = (Told { log: settings.log }, settings.workers);
-        values.size = (values.now.1 != values.before.1).then_some(settings.workers);
         Ok(())
     }
 
     pub(super) fn restore(&self) {
         let mut values = self.values();
         (values.now, values.before) = (values.before, values.now);
-        values.size = None;
     }
 
     /// The number of workers changes when the reload has succeeded: one that fails leaves it alone.
     pub(super) fn see(&self, report: &Report) {
-        if matches!(report, Report::Reloaded { .. })
-            && let Some(size) = self.values().size.take()
-        {
+        if matches!(report, Report::Reloaded { .. }) {
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(size);
+            let _ = self.sizes.unbounded_send(self.values().now.1);
         }
     }
 
@@ -75,7 +69,7 @@ impl Reloads {
 /// Gives the group the size that the configuration says, whenever that changes.
 pub(super) async fn resize(master: MasterHandle, mut sizes: UnboundedReceiver<u32>) {
     while let Some(workers) = sizes.next().await {
-        if let Err(error) = master.scale(super::GROUP, workers).await {
+        if let Err(error) = master.configure_size(super::GROUP, workers).await {
             tracing::error!(workers, reason = error.report(), "the number of workers stays");
         }
     }

@@ -13,7 +13,7 @@ use super::values::{self, Listen, Pair};
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
 
 /// Options with one value, as on the command line.
-const VALUES: [Text; 11] = [
+const VALUES: [Text; 14] = [
     ("workers", "`auto` or a number of workers", |text| values::workers(text).map(drop)),
     ("user", "a login name", |_| Ok(())),
     ("group", "the name of a group", |_| Ok(())),
@@ -24,6 +24,9 @@ const VALUES: [Text; 11] = [
         text.parse::<StopSignal>().map(drop).map_err(|error| error.to_string())
     }),
     ("stop-timeout", "a time", |text| values::duration(text).map(drop)),
+    ("surge", "a number from 1 to 10000", |text| values::count(text).map(drop)),
+    ("canary", "a time", |text| values::duration(text).map(drop)),
+    ("drain", "a number from 1 to 10000", |text| values::count(text).map(drop)),
     ("respawn", "always, on-failure or never", |text| values::respawn(text).map(drop)),
     ("pid-file", "a path", |_| Ok(())),
     ("control", "a path", |_| Ok(())),
@@ -94,6 +97,9 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
     merged.stop_signal = options.stop_signal.or_else(|| one("stop-signal")?.parse().ok());
     merged.stop_timeout =
         options.stop_timeout.or_else(|| values::duration(&one("stop-timeout")?).ok());
+    merged.surge = options.surge.or_else(|| values::count(&one("surge")?).ok());
+    merged.canary = options.canary.or_else(|| values::duration(&one("canary")?).ok());
+    merged.drain = options.drain.or_else(|| values::count(&one("drain")?).ok());
     merged.respawn = options.respawn.or_else(|| values::respawn(&one("respawn")?).ok());
     merged.user = merged.user.or_else(|| one("user"));
     merged.group = merged.group.or_else(|| one("group"));
@@ -115,7 +121,7 @@ mod tests {
     fn a_file_says_what_a_command_line_says() {
         let text = "listen = [\"tcp://127.0.0.1:0\", \"fd://3\"]\nworkers = 3\nready = 2s\n\
             start-timeout = 2m\nwatchdog = 10\nstop-signal = USR2\nrespawn = on-failure\nenv = [\"A=1\", \"B=2\"]\n\
-            command = [\"sleep\", \"5\"]\nbackground = true\nuser = \"nobody\"\n";
+            surge = 2\ncanary = 1s\ndrain = 1\ncommand = [\"sleep\", \"5\"]\nbackground = true\nuser = \"nobody\"\n";
         let file = Config::parse("run.conf", text, &spec()).unwrap();
         let options = Options { workers: Some(4), ..Options::default() };
         let merged = merge(&options, &file);
@@ -123,6 +129,8 @@ mod tests {
         assert_eq!(merged.ready, Some(Readiness::After(Duration::from_secs(2))));
         assert_eq!(merged.start_timeout, Some(Duration::from_secs(120)));
         assert_eq!(merged.watchdog, Some(Duration::from_secs(10)));
+        assert_eq!((merged.surge, merged.drain), (Some(2), Some(1)));
+        assert_eq!(merged.canary, Some(Duration::from_secs(1)));
         assert_eq!(merged.stop_signal, Some(StopSignal::Usr2));
         assert_eq!(merged.command, ["sleep", "5"]);
         assert_eq!((merged.env.len(), merged.background, merged.syslog), (2, true, false));

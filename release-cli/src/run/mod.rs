@@ -16,7 +16,7 @@ use clap::Args;
 use nix::unistd::{User, geteuid};
 use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
-use release_core::supervise::{Respawn, RestartPolicy};
+use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
 use release_core::{
     ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
     Workers, log,
@@ -67,7 +67,9 @@ version of `release` itself in the place of this one, as `release ctl upgrade` d
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
-first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
+first. HUP reads the file again, for `workers`, `env` and the arguments of `command`. Of the file and
+`release ctl scale` (or TTIN, TTOU) the one that has changed the number of workers last holds, also
+after reloads and upgrades.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
 Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
@@ -110,6 +112,18 @@ pub(crate) struct Options {
     /// How long a worker may take to finish before it is killed, such as 30, 500ms, 2m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     stop_timeout: Option<Duration>,
+    /// How many workers a reload replaces at a time, once the first one has stood the test [default: a
+    /// quarter of them]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    surge: Option<u32>,
+    /// How long the first new worker of a reload must have been ready before others follow, such as
+    /// 500ms, 2; the time of `--ready SECONDS` counts [default: 250ms]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    canary: Option<Duration>,
+    /// How many earlier processes of a worker may be finishing at a time; with so many a further reload
+    /// waits [default: 2]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    drain: Option<u32>,
     /// Which workers are started again: always, on-failure, never [default: always]
     #[arg(long, value_name = "WHICH", value_parser = values::respawn)]
     respawn: Option<Respawn>,
@@ -180,10 +194,21 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if let Some(time) = options.start_timeout {
         restart = restart.ready_timeout(time);
     }
+    let mut policy = ReloadPolicy::default();
+    if let Some(surge) = options.surge {
+        policy = policy.surge(surge);
+    }
+    if let Some(canary) = options.canary {
+        policy = policy.canary(canary);
+    }
+    if let Some(drain) = options.drain {
+        policy = policy.draining(usize::try_from(drain).unwrap_or(usize::MAX));
+    }
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
         .environment(Environment::inherit())
         .each(move |_| each.worker_options())
         .restart(restart)
+        .reload(policy)
         .readiness(options.ready.unwrap_or_default())
         .stop_signal(options.stop_signal.unwrap_or_default());
     for (name, socket) in activated_sockets()? {

@@ -22,8 +22,6 @@ pub(super) struct Reloads {
 struct Values {
     now: Options,
     before: Options,
-    /// How many workers there are to be once the reload has succeeded, where it changes that.
-    size: Option<u32>,
 }
 
 impl Reloads {
@@ -32,7 +30,7 @@ impl Reloads {
         let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
         let file = file.transpose()?.map(Arc::new);
         let now = merged(&command_line, file.as_deref());
-        let values = Arc::new(Mutex::new(Values { before: now.clone(), now, size: None }));
+        let values = Arc::new(Mutex::new(Values { before: now.clone(), now }));
         let (sizes, asked) = unbounded();
         Ok((Self { command_line: Arc::new(command_line), file, values, sizes }, asked))
     }
@@ -67,24 +65,18 @@ impl Reloads {
             now.command.clone_from(&values.now.command);
         }
         values.before = std::mem::replace(&mut values.now, now);
-        if values.now.workers != values.before.workers {
-            values.size = Some(values.now.workers.unwrap_or(1));
-        }
         Ok(())
     }
 
     pub(super) fn restore(&self) {
         let values = &mut *self.values();
         std::mem::swap(&mut values.now, &mut values.before);
-        values.size = None;
     }
 
     pub(super) fn see(&self, report: &Report) {
-        if matches!(report, Report::Reloaded { .. })
-            && let Some(size) = self.values().size.take()
-        {
+        if matches!(report, Report::Reloaded { .. }) {
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(size);
+            let _ = self.sizes.unbounded_send(self.values().now.workers.unwrap_or(1));
         }
     }
 
@@ -97,13 +89,13 @@ fn merged(command_line: &Options, file: Option<&Live>) -> Options {
     file.map_or_else(|| command_line.clone(), |file| file::merge(command_line, &file.current()))
 }
 
-/// Gives the group the size that the file says, whenever that changes.
+/// Gives the group the size that the options say, whenever that changes.
 pub(super) async fn resize(
     master: MasterHandle,
     mut sizes: UnboundedReceiver<u32>,
 ) -> Result<(), Error> {
     while let Some(workers) = sizes.next().await {
-        if let Err(error) = master.scale(GROUP, workers).await {
+        if let Err(error) = master.configure_size(GROUP, workers).await {
             tracing::error!(workers, reason = error.report(), "the number of workers stays");
         }
     }

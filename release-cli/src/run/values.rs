@@ -61,6 +61,13 @@ pub(super) fn workers(text: &str) -> Result<u32, String> {
     }
 }
 
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ 1..=10_000) => Ok(count),
+        _ => Err("it is a number from 1 to 10000".to_owned()),
+    }
+}
+
 pub(super) fn readiness(text: &str) -> Result<Readiness, String> {
     match (text, text.strip_prefix("fd:")) {
         ("notify", _) => Ok(Readiness::Notify),

@@ -143,20 +143,54 @@ impl MasterHandle {
         self.change(Change::Reload).await
     }
 
-    /// Gives a group another number of workers, at most 10,000, and waits until they are ready, or
-    /// the surplus has gone: those with the highest identities.
+    /// Gives a group another number of workers, at most 10,000, and waits until all of them are ready
+    /// and the surplus has gone: the workers with the highest identities.
+    ///
+    /// This number holds, also after reloads and upgrades, until somebody asks for another one or the
+    /// configuration of the program changes it ([`configure_size`](Self::configure_size)).
     ///
     /// # Errors
     ///
     /// With the reason, when there is no such group, when a new worker fails before it is ready (the
-    /// group then has the size it had before), when another change of the size comes after this one,
-    /// or when the master stops.
+    /// group then has the size it had before), when one that was there before does (the group then has
+    /// its new size, and the message says so), when another change of the size comes after this one, or
+    /// when the master stops.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future once it was polled changes nothing: the change goes on.
     pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
         self.change(Change::Resize { group: group.to_owned(), size: workers }).await
+    }
+
+    /// Tells the number of workers that the configuration of the program wants in a group. It is the one
+    /// given to [`Workers`](crate::Workers) at first; call this after each reload with the number that the
+    /// configuration has then.
+    ///
+    /// [`Scales`](Self::scale) the group if this number differs from the one before, and does nothing
+    /// otherwise: a number that somebody has asked for meanwhile stays as long as the configuration does.
+    /// An upgrade follows the same rule with the number that the new version gives to its `Workers`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`scale`](Self::scale). The number is then tried again when it is told again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future once it was polled changes nothing: the change goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, MasterHandle};
+    ///
+    /// async fn reloaded(master: &MasterHandle, workers_in_file: u32) -> Result<(), Error> {
+    ///     master.configure_size("web", workers_in_file).await
+    /// }
+    /// # let _ = reloaded;
+    /// ```
+    pub async fn configure_size(&self, group: &str, workers: u32) -> Result<(), Error> {
+        self.change(Change::Configure { group: group.to_owned(), size: workers }).await
     }
 
     /// Gives one worker a new process of the same generation, and waits until it has taken over.

@@ -169,6 +169,14 @@ pub enum Change {
         /// How many.
         size: u32,
     },
+    /// The configuration of the program wants this many workers in a group: a [`Resize`](Self::Resize)
+    /// if it has wanted another number before, and nothing otherwise.
+    Configure {
+        /// The name of the group.
+        group: String,
+        /// How many.
+        size: u32,
+    },
     /// One worker gets a new process, of the generation that it is to run.
     Restart {
         /// The worker.

@@ -41,7 +41,7 @@ pub enum Ready {
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
     pub(super) intensity: Intensity,
-    /// The size that the program asked for.
+    /// The size that the program's configuration asked for last.
     pub(super) configured: u32,
     /// The change of its size that is under way.
     pub(super) resize: Option<Resize>,
@@ -57,6 +57,8 @@ pub(super) struct Resize {
     pub(super) ticket: Ticket,
     /// The size that the group goes back to when a new worker fails.
     pub(super) before: u32,
+    /// The one that the configuration asked for until then.
+    pub(super) configured: u32,
     /// The smallest size since then: workers from this rank on are new.
     pub(super) least: u32,
 }

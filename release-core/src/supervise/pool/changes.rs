@@ -22,12 +22,24 @@ impl Pool {
         match change {
             Change::Reload => self.reloads.push(ticket),
             Change::Upgrade => self.ask_for_upgrade(ticket),
-            Change::Resize { group, size } => self.resize(ticket, &group, size, actions),
+            Change::Resize { group, size } => self.resize(ticket, &group, size, None, actions),
+            Change::Configure { group, size } => {
+                self.resize(ticket, &group, size, Some(size), actions);
+            }
             Change::Restart { id } => self.restart(ticket, id, now, actions),
         }
     }
 
-    fn resize(&mut self, ticket: Ticket, name: &str, size: u32, actions: &mut Vec<Action>) {
+    /// Of what an operator and a configuration `configured` say, the latest holds; a configuration
+    /// that says the same as before says nothing.
+    fn resize(
+        &mut self,
+        ticket: Ticket,
+        name: &str,
+        size: u32,
+        configured: Option<u32>,
+        actions: &mut Vec<Action>,
+    ) {
         let there = self.groups.iter().filter(|group| !group.is_gone);
         let names: Vec<_> = there.map(|group| &group.spec.name).collect();
         // Those that are gone come after all others.
@@ -38,12 +50,18 @@ impl Pool {
             return refuse(ticket, &format!("more than {MOST} workers are too many"), actions);
         }
         let group = &mut self.groups[index];
+        if configured == Some(group.configured) {
+            return actions.push(Action::Answer { ticket, outcome: Ok(()) });
+        }
+        let mut known = group.configured;
+        group.configured = configured.unwrap_or(known);
         let (mut before, mut least) = (group.spec.size, group.spec.size.min(size));
         if let Some(earlier) = group.resize.take() {
             (before, least) = (earlier.before, least.min(earlier.least));
+            known = earlier.configured;
             refuse(earlier.ticket, "another change of the size came after it", actions);
         }
-        group.resize = Some(Resize { ticket, before, least });
+        group.resize = Some(Resize { ticket, before, configured: known, least });
         self.set_size(index, size, actions);
     }
 
@@ -103,9 +121,11 @@ impl Pool {
         if process.was_ready() || worker.is_ready() || !group.wants(rank) {
             return;
         }
-        let Some(Resize { ticket, before, least }) = group.resize.take() else { return };
+        let Some(resize) = group.resize.take() else { return };
+        let Resize { ticket, before, configured, least } = resize;
         if rank >= least {
             refuse(ticket, reason, actions);
+            group.configured = configured;
             self.set_size(index, before, actions);
         } else {
             // It was there before, and fails whatever the size of the group is.

@@ -79,7 +79,7 @@ impl Pool {
     /// said.
     ///
     /// Groups are known by their names. One that is not among `groups` any more is told to stop, and
-    /// comes after them; one whose size the new version has changed gets that size.
+    /// comes after them; one whose size the configuration has changed gets that size.
     ///
     /// # Errors
     ///
@@ -91,12 +91,16 @@ impl Pool {
         now: Instant,
         returned: Option<String>,
     ) -> Result<(Self, Vec<Action>), Error> {
+        let configured: Vec<_> = groups.iter().map(|group| group.size).collect();
         let (mut pool, sizes) = Self::read(groups, snapshot, stop_deadline, now)?;
         let mut actions = Vec::new();
         if let Some(reason) = returned {
             pool.upgrade.outcome = Some(Err(reason.clone()));
             actions.push(Action::Report(Report::UpgradeRefused { reason }));
             return Ok((pool, actions));
+        }
+        for (group, size) in pool.groups.iter_mut().zip(configured) {
+            group.configured = size;
         }
         pool.begin_upgraded_rollout(&mut actions);
         for (group, size) in sizes.into_iter().enumerate() {
@@ -134,6 +138,7 @@ impl Pool {
             }
             let group = &mut pool.groups[index];
             (group.spec.size, group.intensity) = (saved.size, saved.intensity);
+            group.configured = saved.configured;
             places.push(index);
         }
         for (index, mut worker) in read.workers.into_iter().enumerate() {
