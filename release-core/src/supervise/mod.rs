@@ -10,8 +10,8 @@
 //!
 //! * Every death is noticed once; news of a process that is gone is ignored.
 //! * A worker that dies comes back, as the generation that it was, under the rules of its group's
-//!   [`RestartPolicy`]: at once after a healthy life, otherwise with growing delays, without ever
-//!   giving up silently. Under another [`Respawn`] some ends are the last; with nothing left to do
+//!   [`RestartPolicy`]: at once after a healthy life and after the first early death, otherwise with
+//!   growing delays, without ever giving up silently. Under another [`Respawn`] some ends are the last; with nothing left to do
 //!   the pool ends.
 //! * A worker that is not ready in time, breaks the protocol, or hangs, is killed and comes back alike.
 //! * A worker that says that it needs more time for its start or its end gets it, up to ten times what
@@ -20,13 +20,20 @@
 //! * A worker that is over one of its group's [`LifeLimits`] gets a new process as if somebody had
 //!   asked for a restart, which is no death.
 //! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's
-//!   [`ReloadPolicy`]: the old process of a worker is told to stop when the new one is proven. The
-//!   first new process that fails before takes the whole generation back: new processes end, workers
-//!   that were replaced already return to the generation before in the same way, and whoever asked
-//!   is told the reason. A worker that dies before its turn returns as the old generation, because
+//!   [`ReloadPolicy`]. The first new process of each group is its canary: its old process is told to
+//!   stop, and others are started, when it has been ready for the canary time. Each of the others takes
+//!   over as soon as it is ready. The generation is proven when all its workers are ready. The first
+//!   new process that ends before that, and within the canary time of its own, takes the whole
+//!   generation back: new processes end, workers that were replaced already return to the generation
+//!   before, and every caller is told the reason. A worker that dies before its turn returns as the old generation, because
 //!   that one is known to work. There is one reload at a time, and none during the initial start.
-//! * [`Change::Restart`] replaces one worker in that way, [`Change::Resize`] starts and stops
-//!   workers at any time. Each change is answered once; one that fails leaves the pool as it was.
+//! * [`Change::Restart`] replaces one worker when its new process is proven, [`Change::Resize`] starts
+//!   and stops workers at any time. Each change is answered once; one that fails leaves the pool as it
+//!   was. One that succeeds is true when it is answered: after a reload all workers that serve are of the
+//!   new generation, after a restart another process serves, after a resize all workers are ready.
+//! * While the system is short of what a process needs ([`Event::SpawnFailed`]) changes wait, for as long
+//!   as a process may take to become ready; those that are to be replaced serve on. After that the change
+//!   has failed, and the way back is tried until one generation serves.
 //! * Where programs have sockets of their own ([`listen_each`](crate::Workers::listen_each)), a process that
 //!   is not wanted any more shows as [`State::Stopping`], and gets no new connections, for a while before it
 //!   is told to stop; longer while [`Event::Backlog`] says that some wait for it.

@@ -12,10 +12,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The rules by which the workers of a group are started again.
 ///
-/// **Back-off.** A worker that dies after a healthy life comes back at once. The `n`-th early death
-/// in a row is followed by a delay of `initial * 2^(n-1)`, at most `max`; of each delay between a
-/// half and the whole is waited, at random, so that workers that died together do not come back
-/// together. An exit with status 0 that nobody asked for is a death like any other, and a process
+/// **Back-off.** A worker that dies after a healthy life is restarted at once, and so is one that dies
+/// early for the first time. The `n`-th early death in a row, from the second on, is followed by a delay
+/// of `initial * 2^(n-2)`, at most `max`. Each delay is shortened at random, to a half of it at the least,
+/// so that workers that died together do not come back together. An exit with status 0 that nobody asked for is a death like any other, and a process
 /// that could not be started counts as an early death. Which ends are the last is [`Respawn`].
 ///
 /// **Intensity.** More than `limit` deaths in the group within `window` are too many; what follows
@@ -107,8 +107,8 @@ impl Default for RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The delay after the first early death (default 200 ms), and the longest (default 5 s). Both
-    /// are at least a millisecond.
+    /// The delay after the second early death in a row (default 200 ms), and the longest (default 5 s).
+    /// Both are at least a millisecond.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial = initial.clamp(SHORTEST, LONGEST);

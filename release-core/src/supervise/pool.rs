@@ -212,7 +212,8 @@ impl Pool {
                 killed += worker.kill(reason, now, actions);
             }
             if is_wanted {
-                let is_tested = target == Some(worker.generation) && group.is_tested(worker.generation);
+                let is_tested =
+                    target == Some(worker.generation) && group.is_tested(worker.generation);
                 worker.relieve(is_tested, leaving, now);
             } else {
                 worker.stop(leaving, now);

@@ -15,8 +15,8 @@ pub enum Report {
     Starting,
     /// Every worker has been ready: the start has succeeded. The pool itself does not say so.
     AllReady,
-    /// Somebody asks for the stop; whoever asks next makes it one at once. The pool itself does not
-    /// say so.
+    /// Somebody asks for the stop; a signal that asks after that makes it one at once. The pool itself
+    /// does not say so.
     Stopping {
         /// Who asks.
         cause: StopCause,

@@ -6,9 +6,10 @@ use super::policy::LONGEST;
 
 /// The rules by which the workers of a group get new processes while the old ones serve.
 ///
-/// A worker's new process must be ready, and have lived for the canary time, before its old one is
-/// told to stop; the old one then finishes what it has in hand, up to the master's stop deadline.
-/// No more than `surge` workers of the group are in the middle of this at a time, so there are never
+/// The first new process of a group must be ready, and have lived for the canary time, before its old
+/// one is told to stop and others are started. Each of those must be ready before its old one is told to
+/// stop. An old process then finishes what it has in hand, up to the master's stop deadline. No more than
+/// `surge` workers of the group are in the middle of this at a time, so there are never
 /// more processes than workers plus `surge`, those that finish aside.
 ///
 /// # Examples
@@ -49,11 +50,12 @@ impl ReloadPolicy {
         self
     }
 
-    /// How long a new process must have been ready for the old one to be told to stop (default
-    /// 250 ms). One that ends before is a failure of the whole reload.
+    /// How long the first new process of a reload must have been ready for its old one to be told to
+    /// stop, and for others to follow (default 250 ms); the same for the new process of a restart. A
+    /// readiness that is a time ([`Ready::After`](super::Ready::After)) counts: it has lived for that time.
     ///
-    /// It also spaces the starts of a reload, each of which takes the processors from requests for some
-    /// milliseconds: with less, a larger share of the requests meets one.
+    /// Any new process that ends within this time while the reload is under way is a failure of the whole
+    /// reload.
     #[must_use]
     pub fn canary(mut self, time: Duration) -> Self {
         self.canary = time.min(LONGEST);

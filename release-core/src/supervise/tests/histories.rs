@@ -10,7 +10,6 @@ use super::world::World;
 use super::{CRASH, FIRST, config};
 use crate::supervise::*;
 
-
 /// Something that happens: what, to whom, and how much. Plain numbers are quick to draw by thousands.
 type Step = (u8, u8, u16);
 

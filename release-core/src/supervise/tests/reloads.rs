@@ -533,3 +533,92 @@ fn failed_replacements_are_not_deaths_of_the_group() {
     let is_slow = |action: &Action| matches!(action, Action::Report(Report::TooFast { .. }));
     assert!(!world.history().iter().any(|(_, action)| is_slow(action)));
 }
+
+/// What an operator or the configuration has said last holds.
+#[test]
+fn the_size_is_what_was_said_last() {
+    let mut world = world(spec(2), |_| Life::good());
+    let told = |world: &mut Simulation, change| {
+        let ticket = world.change(change);
+        assert_eq!(finish(world, ticket), Ok(()));
+        world.pool().size(0).unwrap()
+    };
+    let configure = |size| Change::Configure { group: "web".to_owned(), size };
+    let scale = |size| Change::Resize { group: "web".to_owned(), size };
+    assert_eq!(told(&mut world, configure(4)), 4);
+    assert_eq!(told(&mut world, scale(6)), 6);
+    assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
+    assert_eq!(told(&mut world, Change::Reload), 6);
+    assert_eq!(told(&mut world, configure(2)), 2);
+    // The new version of this world says 2 workers, as the configuration did.
+    assert_eq!(told(&mut world, scale(3)), 3);
+    assert_eq!(told(&mut world, Change::Upgrade), 3);
+    assert_eq!(told(&mut world, configure(5)), 5);
+    assert_eq!(told(&mut world, Change::Upgrade), 2, "the file says something else than before");
+}
+
+/// It fails, and the same number is tried again later.
+#[test]
+fn a_configured_size_that_fails_is_not_known() {
+    let bad = |launch: Launch| match launch.before {
+        2 => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(2), bad);
+    for is_ok in [false, true] {
+        let ticket = world.change(Change::Configure { group: "web".to_owned(), size: 3 });
+        assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
+        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
+    }
+}
+
+/// A group that the new version does not have drains, and nothing brings it back.
+#[test]
+fn a_group_that_is_gone_cannot_be_changed() {
+    let old = world(spec(2), |_| Life::good());
+    let now = old.now();
+    let snapshot = old.pool().snapshot(now).unwrap();
+    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
+    let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), now, None).unwrap();
+    let mut actions = Vec::new();
+    pool.on(Event::Tick, now, &mut actions);
+    assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
+    let changes = [
+        Change::Resize { group: "web".to_owned(), size: 3 },
+        Change::Configure { group: "web".to_owned(), size: 3 },
+        Change::Restart { id: WorkerId(0) },
+    ];
+    for (number, change) in (1..).zip(changes) {
+        actions.clear();
+        pool.on(Event::Change { ticket: Ticket(number), change }, now, &mut actions);
+        let [Action::Answer { outcome: Err(reason), .. }] = &actions[..] else {
+            panic!("{actions:?}");
+        };
+        let is_told =
+            reason == "no group `web`; there is: [\"mail\"]" || reason == "there is no worker 0";
+        assert!(is_told, "{reason}");
+    }
+    assert_eq!(pool.size(1), Some(0));
+}
+
+/// Also when the new version cannot take over after all.
+#[test]
+fn upgrades_that_meet_are_one() {
+    let world = world(spec(1), |_| Life::good());
+    let snapshot = world.pool().snapshot(world.now()).unwrap();
+    let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10), world.now()).unwrap();
+    let (now, mut actions) = (world.now(), Vec::new());
+    let mut tell = |event| {
+        actions.clear();
+        pool.on(event, now, &mut actions);
+        actions.clone()
+    };
+    let ask = |number| Event::Change { ticket: Ticket(number), change: Change::Upgrade };
+    assert!(tell(ask(1)).contains(&Action::TryUpgrade));
+    assert!(tell(Event::Tried(Ok(()))).contains(&Action::HandOver));
+    assert_eq!(tell(ask(2)), []);
+    let failed = tell(Event::NotHandedOver { reason: "busy".to_owned() });
+    let answers = failed.iter().filter(|it| matches!(it, Action::Answer { outcome: Err(_), .. }));
+    assert_eq!(answers.count(), 2);
+    assert!(!failed.contains(&Action::TryUpgrade), "a second one begins");
+}

@@ -154,3 +154,15 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
         }
     }
 }
+
+/// Whatever comes between the word and the end.
+#[test]
+fn a_stop_at_once_is_remembered() {
+    let mut world = two();
+    world.send(Event::Stop);
+    assert!(!world.pool.is_forced());
+    world.send(Event::StopNow);
+    world.exit(FIRST, CRASH);
+    world.exit(SECOND, CRASH);
+    assert!(world.model.done.is_some() && world.pool.is_forced());
+}
