@@ -115,7 +115,10 @@ impl History {
     fn judge(&self, (answers, failures): &Seen, killed: usize, service: &Service, shared: &Shared) {
         let say = || {
             let (seed, log) = (self.seed, shared.log());
-            format!("seed {seed}, {killed} killed\n{failures:?}\n{log}\n{}", service.running.stderr())
+            format!(
+                "seed {seed}, {killed} killed\n{failures:?}\n{log}\n{}",
+                service.running.stderr()
+            )
         };
         assert!(!answers.is_empty(), "{}", say());
         // What a killed worker had in hand: one request of each client at most.

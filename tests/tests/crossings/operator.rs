@@ -1,7 +1,7 @@
 //! Somebody who gives orders, and believes the answers only as far as they are true.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::signal::Signal;
 
@@ -14,6 +14,8 @@ use super::subject::{Service, Status};
 pub(crate) struct Shared {
     /// Counts the orders that change the number of workers.
     sizes: AtomicU64,
+    /// A signal that may change it was sent: nobody is told when.
+    is_signalled: AtomicBool,
     /// Held by an operator who has changed a file that must be put back.
     file: Mutex<()>,
     /// The orders and their answers, for the report of a failure.
@@ -139,7 +141,8 @@ impl Operator<'_> {
         let mine = self.shared.sizes.fetch_add(1, Ordering::SeqCst) + 1;
         let is_ok = self.is_ok(&self.ask(&format!("scale {size}")));
         let status = self.service.status();
-        let is_alone = self.shared.sizes.load(Ordering::SeqCst) == mine;
+        let is_alone = self.shared.sizes.load(Ordering::SeqCst) == mine
+            && !self.shared.is_signalled.load(Ordering::SeqCst);
         if is_ok && is_alone {
             let is_so = u64::try_from(status.workers) == Ok(size);
             self.check(is_so, format!("scale {size} was answered ok: {status}"));
@@ -183,7 +186,7 @@ impl Operator<'_> {
     fn signal(&mut self) {
         let all = [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
         let signal = self.random.one_of(&all).expect("a signal");
-        self.shared.sizes.fetch_add(1, Ordering::SeqCst);
+        self.shared.is_signalled.fetch_or(signal != Signal::SIGUSR2, Ordering::SeqCst);
         self.shared.note(format!("{}: {signal}", self.name));
         self.service.running.signal(signal);
     }
