@@ -17,7 +17,7 @@ use crate::daemon::{
     WorkerInfo, why_not,
 };
 use crate::supervise::{Event, WorkerId};
-use crate::sys::socket::pair;
+use crate::sys::socket::{mark_as_worker_s, pair};
 use crate::sys::spawn::{Command, FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
 
@@ -162,6 +162,7 @@ fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Er
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
             let (socket, theirs) = made?;
+            mark_as_worker_s(&theirs);
             let hello = hello(group, wish, its);
             let attach = Arc::clone(attach);
             Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
