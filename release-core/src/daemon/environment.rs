@@ -123,7 +123,7 @@ impl Environment {
 /// Whether a variable is about the session of a person: what is at its terminal and on its screen, the
 /// agents with its keys, and as whom it came.
 fn is_of_a_session(name: &OsStr) -> bool {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 11] = [
         "DISPLAY",
         "DOAS_USER",
         "GNUPGHOME",
@@ -131,7 +131,6 @@ fn is_of_a_session(name: &OsStr) -> bool {
         "ICEAUTHORITY",
         "KRB5CCNAME",
         "MAIL",
-        "OLDPWD",
         "PKEXEC_UID",
         "WAYLAND_DISPLAY",
         "WINDOWID",

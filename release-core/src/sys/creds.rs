@@ -135,10 +135,14 @@ impl Credentials {
     /// For a process with one thread: capabilities and no_new_privs belong to threads. Allocates
     /// nothing, so it may run between fork and exec.
     pub(crate) fn assume(&self) -> Result<(), Failed> {
-        drop_bounding_set()?;
         if self.may_change_root {
+            // What is not in the bounding set any more cannot be made inheritable.
+            let mut sets = capabilities()?;
+            sets[2] = 1 << CHANGE_ROOT;
+            set_capabilities(sets)?;
             prctl("prctl(PR_SET_KEEPCAPS)", libc::PR_SET_KEEPCAPS, 1)?;
         }
+        drop_bounding_set()?;
         self.set_ids()?;
         if self.may_change_root {
             keep_change_of_root()?;
@@ -218,7 +222,7 @@ impl Credentials {
 /// program give any back. Allocates nothing.
 pub(crate) fn leave_capabilities() -> Result<(), Failed> {
     prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
-    clear_capabilities()?;
+    set_capabilities([0; 6])?;
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
@@ -269,11 +273,14 @@ impl Numbers {
     }
 }
 
+/// The number of `CAP_SYS_CHROOT`.
+const CHANGE_ROOT: u32 = 18;
+
 /// Gives up all capabilities but the one to change the root directory, also for the program that is
 /// run next. Allocates nothing.
 fn keep_change_of_root() -> Result<(), Failed> {
-    const CHANGE_ROOT: u32 = 18;
-    set_capabilities([1 << CHANGE_ROOT; 3])?;
+    let only = 1 << CHANGE_ROOT;
+    set_capabilities([only, only, only, 0, 0, 0])?;
     let zero: libc::c_ulong = 0;
     let raise = libc::c_ulong::from(libc::PR_CAP_AMBIENT_RAISE.unsigned_abs());
     let capability = libc::c_ulong::from(CHANGE_ROOT);
@@ -283,22 +290,28 @@ fn keep_change_of_root() -> Result<(), Failed> {
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// Empties the permitted, effective and inheritable sets.
-fn clear_capabilities() -> Result<(), Failed> {
-    set_capabilities([0; 3])
+/// The effective, permitted and inheritable sets, their lower halves first.
+type Capabilities = [u32; 6];
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
 }
 
-/// The lower halves of the effective, permitted and inheritable sets.
-fn set_capabilities([effective, permitted, inheritable]: [u32; 3]) -> Result<(), Failed> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header { version: VERSION_3, pid: 0 };
-    let sets = [effective, permitted, inheritable, 0, 0, 0];
-    // SAFETY: version 3 of the interface reads a header of two words and two records of three words.
+/// Version 3 of the interface, of this thread.
+const HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
+
+fn capabilities() -> Result<Capabilities, Failed> {
+    let (header, mut sets) = (HEADER, [0; 6]);
+    // SAFETY: reads a header of two words, and writes two records of three words.
+    let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+    check("capget", done).map(|_| sets)
+}
+
+fn set_capabilities(sets: Capabilities) -> Result<(), Failed> {
+    let header = HEADER;
+    // SAFETY: reads a header of two words and two records of three words.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     check("capset", done).map(drop)
 }

@@ -1,8 +1,9 @@
 //! Descriptors: flags, and what a launcher left open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -184,6 +185,23 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(taken)
+}
+
+/// Standard output or error, open to write alone, if it is a terminal.
+pub(crate) fn open_to_write(number: RawFd) -> Option<OwnedFd> {
+    let is_terminal = match number {
+        1 => io::stdout().is_terminal(),
+        _ => io::stderr().is_terminal(),
+    };
+    let open = || {
+        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let path = format!("/proc/self/fd/{number}");
+        let opened = std::fs::OpenOptions::new().write(true).custom_flags(flags.bits()).open(path);
+        let terminal = OwnedFd::from(opened.ok()?);
+        set_blocking(&terminal).ok()?;
+        Some(terminal)
+    };
+    is_terminal.then(open).flatten()
 }
 
 /// Whether the descriptor is a socket.

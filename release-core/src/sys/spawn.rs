@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
 use super::resources::{FORBIDDEN_PROCESSOR, Resources};
-use super::{Failed, pidfd};
+use super::{Failed, fds, pidfd};
 
 mod prepared;
 
@@ -105,6 +105,11 @@ impl SpawnError {
             Self::There(Failed { call: "execve", errno }) => Some(Errno::from_raw(*errno)),
             _ => None,
         }
+    }
+
+    /// Whether it is the working directory that could not be entered.
+    pub(crate) fn is_of_directory(&self) -> bool {
+        matches!(self, Self::There(Failed { call: "chdir", .. }))
     }
 
     /// Whether the next try would fail the same: the kernel, or the container around this process,
@@ -206,7 +211,11 @@ pub(crate) fn spawn(
     descriptors: &[(RawFd, BorrowedFd<'_>)],
 ) -> Result<Child, SpawnError> {
     let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
-    let prepared = Prepared::new(command, descriptors, &writer)?;
+    let terminals = terminals(command, descriptors);
+    let own = terminals.iter().map(|(number, terminal)| (*number, terminal.as_fd()));
+    let descriptors: Vec<_> = descriptors.iter().copied().chain(own).collect();
+    let prepared = Prepared::new(command, &descriptors, &writer)?;
+    drop(terminals);
     drop(writer);
     let parent = nix::unistd::getpid();
 
@@ -229,6 +238,17 @@ pub(crate) fn spawn(
     };
     drop(prepared);
     Child::of(pid, reader.into())
+}
+
+/// Standard output and error of a process of another user, where it has this process's, and they are a
+/// terminal: a process that does not belong to it can read what is typed there, if it is open for
+/// that.
+fn terminals(command: &Command, given: &[(RawFd, BorrowedFd<'_>)]) -> Vec<(RawFd, OwnedFd)> {
+    if command.identity.account().is_none() {
+        return Vec::new();
+    }
+    let own = [1, 2].into_iter().filter(|number| given.iter().all(|(given, _)| given != number));
+    own.filter_map(|number| Some((number, fds::open_to_write(number)?))).collect()
 }
 
 fn here(what: &'static str) -> impl Fn(io::Error) -> SpawnError {

@@ -139,7 +139,12 @@ impl Processes {
 fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
     let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
     let account = command.identity.account().map(str::to_owned);
+    let directory = command.directory.as_ref().map(|path| path.to_string_lossy().into_owned());
     move |error| {
+        if let (Some(directory), true) = (&directory, error.is_of_directory()) {
+            let message = format!("cannot use {directory} as working directory");
+            return Error::new(ErrorKind::Worker, message).caused_by(error);
+        }
         let why = match (&account, error.refusal()) {
             (None, Some(errno)) => why_not(&program, errno),
             (Some(name), Some(Errno::EACCES)) => {
