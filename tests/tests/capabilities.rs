@@ -69,7 +69,8 @@ fn a_kernel_that_refuses_what_is_needed_is_asked_once() {
     for (call, errno, why) in [
         ("pidfd_send_signal", "EPERM", "the system call pidfd_send_signal"),
         ("pidfd_open", "ENOSYS", "pidfd_open: Function not implemented"),
-        ("setsid", "EPERM", "setsid"),
+        ("setsid", "ENOSYS", "setsid: Function not implemented"),
+        ("pidfd_open", "EPERM", "has to allow the call"),
     ] {
         let inject = format!("inject={call}:error={errno}");
         let launcher = ["strace", "-f", "-o", "/dev/null", "-e", &inject];

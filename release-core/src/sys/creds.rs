@@ -66,17 +66,20 @@ impl Credentials {
     pub(crate) fn of_user(name: &str) -> Result<Self, AccountError> {
         let unknown = || AccountError::Unknown(name.to_owned());
         let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
-        let c_name = CString::new(name).map_err(|_| unknown())?;
+        if name.contains('\0') {
+            return Err(unknown());
+        }
         let user = match User::from_name(name).map_err(lookup)? {
             Some(user) => user,
             None => match Numbers::read(name).ok_or_else(unknown)? {
                 Numbers { uid, gid: Some(gid) } => return Self::of_numbers(name, uid, gid),
                 Numbers { uid, gid: None } => match User::from_uid(uid).map_err(lookup)? {
-                    Some(user) => return Self::of_user(&user.name),
+                    Some(user) => user,
                     None => return Self::of_numbers(name, uid, Gid::from_raw(uid.as_raw())),
                 },
             },
         };
+        let c_name = CString::new(&*user.name).map_err(|_| unknown())?;
         let groups = getgrouplist(&c_name, user.gid).map_err(lookup)?;
         if user.uid.is_root() || user.gid.as_raw() == 0 || is_unchanged(user.uid, user.gid) {
             return Err(AccountError::Privileged(name.to_owned()));

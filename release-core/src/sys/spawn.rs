@@ -115,12 +115,12 @@ impl SpawnError {
     /// Whether the next try would fail the same: the kernel, or the container around this process,
     /// does not have or does not allow what is needed.
     pub(crate) fn is_permanent(&self) -> bool {
-        let refused = |errno| matches!(errno, libc::ENOSYS | libc::EPERM | libc::EINVAL);
         match self {
-            Self::Here(_, error) => error.raw_os_error().is_some_and(refused),
-            // Another file may be there the next time.
-            Self::There(Failed { call: "execve" | "chdir" | "chroot", .. }) | Self::Stuck => false,
-            Self::There(failed) => refused(failed.errno),
+            Self::Here("pidfd_open", error) if error.raw_os_error() == Some(libc::EPERM) => true,
+            Self::Here(_, error) => error.raw_os_error() == Some(libc::ENOSYS),
+            // What is executed may be another file the next time.
+            Self::There(failed) => failed.errno == libc::ENOSYS && failed.call != "execve",
+            Self::Stuck => false,
             Self::Endless(_) => true,
         }
     }
