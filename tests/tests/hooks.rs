@@ -62,6 +62,7 @@ on_every_backend! {
                 request => {
                     let answer = control(&running.control(), request);
                     assert_eq!(answer == "ok", hook == "spawn", "{hook}: {answer}");
+                    assert!(hook != "unblock" || answer.ends_with("`unblock` panicked: in unblock"));
                 }
             }
             logs(&running, words);

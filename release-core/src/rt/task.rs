@@ -79,18 +79,27 @@ struct Contained(Option<BoxFuture>);
 impl Contained {
     fn end(&mut self) {
         let future = self.0.take();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(future))) {
-            tracing::error!(panic = panic_message(&*panic), "a task panicked when it was dropped");
-        }
+        contained(|| drop(future));
     }
+}
+
+/// None when it panics, which is said.
+fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(function));
+    let said = outcome.inspect_err(|panic| {
+        tracing::error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
+    });
+    said.ok()
 }
 
 impl Future for Contained {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(future) = &mut self.0 {
-            ready!(future.as_mut().poll(cx));
+        if let Some(future) = &mut self.0
+            && let Some(polled) = contained(|| future.as_mut().poll(cx))
+        {
+            ready!(polled);
         }
         self.end();
         Poll::Ready(())
