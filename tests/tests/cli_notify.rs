@@ -345,7 +345,7 @@ wait()
     let mut manager = run(&[], &format!("{LINGERING}{program}")).start();
     manager.await_ready(1);
     let worker = manager.workers()[0];
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.0), Signal::SIGKILL).expect("killed");
+    worker.signal(Signal::SIGKILL);
     eventually("it is replaced", || manager.workers().first().is_some_and(|now| now.0 != worker.0));
     manager.await_ready(1);
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
@@ -359,7 +359,7 @@ while True:
     words.send(b'\\n' * 65536)
 ";
     let mut manager = Program::release()
-        .args(["run", "--control", "control", "--ready", "ack", "--ready-timeout", "2"])
+        .args(["run", "--control", "control", "--ready", "ack", "--start-timeout", "2"])
         .args(["--", "/usr/bin/python3", "-c", &format!("{BEGIN}{program}")])
         .start();
     eventually("it answers", || try_control(&manager.control(), "status").is_ok());
