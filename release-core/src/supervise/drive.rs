@@ -20,6 +20,7 @@ use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
 use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
+use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::memory::unload_program;
@@ -31,6 +32,9 @@ pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
 use signalled::is_stop;
 use upgrade::Upgrading;
+
+/// Its end by a panic is a failure of the master, which stops in order then.
+const MAIN: Guard = Guard::new("main");
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -329,22 +333,20 @@ impl Supervisor {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let task = start(self.rt.clone(), self.master.clone());
-        let sender = self.sender.clone();
-        let caught = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
+        let (rt, master, sender) = (self.rt.clone(), self.master.clone(), self.sender.clone());
+        let task = MAIN.call(|| start(rt, master));
         self.rt.spawn(async move {
-            let error = match caught.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(panic) => {
-                    let message = crate::rt::panic_message(panic.as_ref());
-                    Error::new(
-                        ErrorKind::Program,
-                        format!("a task of the master panicked: {message}"),
-                    )
-                }
+            let ended = match task {
+                Ok(task) => MAIN.run(|| task).await,
+                Err(panicked) => Err(panicked),
             };
-            let _ = sender.unbounded_send(Happening::Failed(error));
+            let failed = |panicked| {
+                let message = "a task of the master panicked";
+                Error::new(ErrorKind::Program, message).caused_by(panicked)
+            };
+            if let Err(error) = ended.map_err(failed).flatten() {
+                let _ = sender.unbounded_send(Happening::Failed(error));
+            }
         })
     }
 }

@@ -87,7 +87,7 @@ impl Notices {
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
-        let inbox = Inbox::new(rt, self.socket).map_err(failed)?;
+        let mut inbox = Inbox::new(rt, self.socket).map_err(failed)?;
         let _file = self.file;
         let mut words = Words::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];

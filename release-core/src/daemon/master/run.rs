@@ -31,6 +31,9 @@ impl Master {
     /// [`MasterHandle::upgrade`]: crate::MasterHandle::upgrade
     /// [`MasterHandle::reopen_logs`]: crate::MasterHandle::reopen_logs
     pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        if cfg!(panic = "abort") {
+            tracing::warn!("built with panic=abort: any panic ends the master and all workers");
+        }
         let heritage = match heritage() {
             Ok(heritage) => heritage,
             Err(error) => return error.into(),

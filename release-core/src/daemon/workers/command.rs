@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{WorkerInfo, Workers};
+use crate::guard::Guard;
 use crate::{Environment, OutputStream, Readiness, StopSignal};
+
+const OUTPUT: Guard = Guard::new("output");
 
 impl Workers {
     /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
@@ -94,7 +97,8 @@ impl<W, C> Workers<W, C> {
     /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
     /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
     /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
-    /// block: as long as it does, nothing else is done.
+    /// block: as long as it does, nothing else is done. A panic in it is logged, and the next line is
+    /// passed on.
     ///
     /// # Examples
     ///
@@ -115,7 +119,13 @@ impl<W, C> Workers<W, C> {
         mut self,
         sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
     ) -> Self {
-        self.output = Some(Arc::new(sink));
+        self.output = Some(Arc::new(move |worker, stream, line| {
+            // The next line may be one that it can take.
+            if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
+                let WorkerInfo { id, pid, .. } = *worker;
+                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
+            }
+        }));
         self
     }
 }

@@ -122,7 +122,7 @@ impl Processes {
         let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {
             let group = Arc::clone(&group.name);
-            WorkerInfo { id: id.0, pid, group, generation }
+            WorkerInfo { id: id.0, pid, group, generation, rt: self.rt.clone() }
         });
         let output = info.as_ref().zip(group).zip(output).and_then(|((info, group), output)| {
             let output = output.thaw(&self.rt, info.clone(), group.output.as_ref()?);

@@ -82,7 +82,8 @@ impl Processes {
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
-        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
+        let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
+        let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
         let output = output.unwrap_or_else(|error| {
             tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
