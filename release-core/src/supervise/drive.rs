@@ -220,7 +220,7 @@ impl Supervisor {
         if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
             self.processes.forget(id, pid);
         }
-        let (mut actions, mut unended, mut next) = (Vec::new(), Vec::new(), 0);
+        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -242,13 +242,18 @@ impl Supervisor {
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
+                // It is said once it is true.
+                Action::Report(report @ Report::Killed { .. }) => killing = Some(report),
                 Action::Signal { id, pid, signal } => {
-                    if let Err(reason) = self.processes.signal(id, pid, signal) {
-                        unended.push(pid);
-                        self.left_behind(id, pid, reason, false, &mut actions);
+                    let (killed, report) = (self.processes.signal(id, pid, signal), killing.take());
+                    match killed {
+                        Ok(()) => report.iter().for_each(|report| self.report(report)),
+                        Err(reason) => {
+                            unended.push(pid);
+                            self.left_behind(id, pid, reason, false, &mut actions);
+                        }
                     }
                 }
-                Action::Report(Report::Killed { pid, .. }) if unended.contains(&pid) => {}
                 Action::Report(report @ Report::Ready { id, pid, .. }) => {
                     self.report(&report);
                     if let Err(reason) = self.processes.prove_right(id, pid) {
