@@ -41,6 +41,9 @@ pub(crate) struct Group {
     pub(super) spec: GroupSpec,
     pub(super) program: Program,
     pub(super) environment: Vec<CString>,
+    /// The working directory of the workers, and their root directory.
+    pub(super) directory: Option<CString>,
+    pub(super) root: Option<CString>,
     pub(super) credentials: Option<Credentials>,
     pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
@@ -187,7 +190,8 @@ impl Group {
                 Contact::Connection(_) => Vec::new(),
             },
             image: image.filter(|_| self.is_same_executable()),
-            directory: None,
+            root: self.root.clone(),
+            directory: self.directory.clone(),
             identity: self.identity(),
         })
     }

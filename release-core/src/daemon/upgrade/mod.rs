@@ -33,8 +33,8 @@ use crate::{Error, ErrorKind};
 
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
-pub(super) use origin::Origin;
 pub(crate) use origin::Version;
+pub(super) use origin::{Origin, working_directory};
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
 pub(super) use way_back::{Before, turn_back};

@@ -42,6 +42,8 @@ impl Processes {
     pub(in crate::supervise::drive) fn freeze(&self) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for ((id, pid), process) in &self.running {
+            // It was reaped, which the next version does not know.
+            process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| link.freeze(None)).transpose()?.flatten();
             kept.workers.push(KeptWorker {
