@@ -350,6 +350,9 @@ impl Supervisor {
                 Error::new(ErrorKind::Program, message).caused_by(panicked)
             };
             if let Err(error) = ended.map_err(failed).flatten() {
+                // The words of the program's error are its own, too.
+                let said = MAIN.call(|| error.report());
+                let error = said.map_or_else(failed, |_| error);
                 let _ = sender.unbounded_send(Happening::Failed(error));
             }
         })
