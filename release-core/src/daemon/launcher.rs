@@ -1,7 +1,7 @@
 //! The process that was started, while the daemon that it has launched comes up: the words between
 //! the two, and what the launcher's exit status says.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::exit::program_name;
@@ -98,6 +98,6 @@ pub(super) fn await_ready(mut daemon: UnixStream) -> u8 {
 }
 
 pub(super) fn complain(status: u8, reason: &str) -> u8 {
-    let _ = writeln!(io::stderr(), "{}: {reason}", program_name());
+    crate::streams::last_words(&format!("{}: {reason}\n", program_name()));
     status
 }

@@ -46,7 +46,7 @@ pub use launcher::Detached;
 pub(crate) use log_files::LogFiles;
 pub use master::Master;
 pub use options::{Resource, WorkerOptions};
-pub use output::OutputStream;
+pub use output::{OutputFormat, OutputStream};
 pub(crate) use output::{KeptOutput, Output, Pipes};
 pub use permit::Permit;
 pub use stop_signal::StopSignal;

@@ -31,6 +31,7 @@ use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::memory::keep_little_free_memory;
 use crate::sys::signal::Caught;
+use crate::streams::{self, launcher};
 use crate::sys::{creds, signal};
 use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
@@ -71,7 +72,10 @@ impl Plan {
     /// never forks: it has workers.
     pub(super) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
         match (self.background.take(), before) {
-            (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
+            (Some(daemon), None) => {
+                launcher::keep();
+                self.launcher = Some(daemon.detach()?);
+            }
             (Some(daemon), Some(before)) if before.summary.is_background => daemon.return_to()?,
             _ => {}
         }
@@ -142,6 +146,12 @@ impl Plan {
             ground.starts.push(start);
             ground.controls.push(served);
         }
+        if !self.log_files.is_empty() {
+            if is_first && !ground.is_background {
+                launcher::keep();
+            }
+            self.log_files.redirect()?;
+        }
         let driver =
             driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
         Ok((driver, pool))
@@ -152,7 +162,7 @@ impl Plan {
         driver: &D,
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
-        launcher: &mut Option<Detached>,
+        waiting: &mut Option<Detached>,
         origin: Origin,
         before: Option<Before>,
     ) -> Result<Exit, Error> {
@@ -175,8 +185,14 @@ impl Plan {
             Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
-        let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready))?;
+        let all_ready = || {
+            launcher::leave();
+            waiting.take().map(Detached::ready)
+        };
+        let _draining = streams::drain(&rt);
+        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready));
+        streams::finish();
+        let ended = ended?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {

@@ -10,7 +10,7 @@ use super::attach::Attach;
 use super::connections::Connections;
 use super::group::{Context, Each, Program};
 use super::listeners::Listener;
-use super::output::Sink;
+use super::output::Capture;
 use super::{Environment, Readiness, StopSignal};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
@@ -21,6 +21,7 @@ mod command;
 mod into_group;
 mod listen;
 mod messages;
+mod output;
 mod process;
 mod supervision;
 
@@ -75,7 +76,7 @@ pub struct Workers<W = Never, C = Postcard> {
     has_blocking_listeners: bool,
     readiness: Option<Readiness>,
     stop_signal: StopSignal,
-    output: Option<Sink>,
+    output: Capture,
     user: Option<String>,
     primary_group: Option<String>,
     environment: Environment,
@@ -161,7 +162,7 @@ impl Workers {
             has_blocking_listeners: false,
             readiness: None,
             stop_signal: StopSignal::default(),
-            output: None,
+            output: Capture::default(),
             user: None,
             primary_group: None,
             environment: Environment::default(),

@@ -10,6 +10,7 @@ use crate::daemon::Exit;
 use crate::daemon::detach::refuse_threads;
 use crate::daemon::exit::program_name;
 use crate::rt::{Driver, Rt, run};
+use crate::streams;
 use crate::sys::signal::Caught;
 use crate::sys::{fds, process, socket};
 use crate::{Error, ErrorKind};
@@ -24,11 +25,13 @@ impl<C> Worker<C> {
         let ended = self.enter().and_then(|(socket, caught)| {
             let driver =
                 driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            let _draining = streams::drain(&driver.handle());
             run(&driver, main(driver.handle(), socket, caught))
         });
         if let Err(error) = &ended {
             tracing::error!(reason = error.report(), "the worker failed");
         }
+        streams::finish();
         ended.into()
     }
 
