@@ -18,6 +18,7 @@ mod log_files;
 mod master;
 mod options;
 mod output;
+mod panics;
 mod permit;
 mod plan;
 mod privileges;

@@ -21,6 +21,7 @@ use super::launcher::Detached;
 use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
+use super::panics;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
@@ -90,6 +91,7 @@ impl Plan {
         origin: Origin,
         mut before: Option<Before>,
     ) -> Exit {
+        panics::log();
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {

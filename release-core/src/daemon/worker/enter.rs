@@ -9,6 +9,7 @@ use super::{ROLE, Worker, is_worker};
 use crate::daemon::Exit;
 use crate::daemon::detach::refuse_threads;
 use crate::daemon::exit::program_name;
+use crate::daemon::panics;
 use crate::rt::{Driver, Rt, run};
 use crate::streams;
 use crate::sys::signal::Caught;
@@ -37,6 +38,7 @@ impl<C> Worker<C> {
 
     fn enter(self) -> Result<(OwnedFd, Caught), Error> {
         refuse_threads()?;
+        panics::log();
         if is_worker() {
             // Started by another name than its own, see `Group::command`.
             let name = program_name();
