@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::exit::program_name;
-use crate::Error;
+use crate::{Error, streams};
 
 /// It does what it is for.
 const READY: u8 = 1;
@@ -98,6 +98,8 @@ pub(super) fn await_ready(mut daemon: UnixStream) -> u8 {
 }
 
 pub(super) fn complain(status: u8, reason: &str) -> u8 {
-    crate::streams::last_words(&format!("{}: {reason}\n", program_name()));
+    // Kept for the daemon; standard error is the same here.
+    streams::launcher::leave();
+    streams::last_words(&format!("{}: {reason}\n", program_name()));
     status
 }

@@ -46,7 +46,7 @@ impl Visit for Line<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             self.write(field, format_args!("{value}"));
-        } else if value.contains('\n') {
+        } else if value.trim_end().contains('\n') {
             // As lines, below the event.
             self.write(field, format_args!("\n{}", value.trim_end()));
         } else {

@@ -72,7 +72,7 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             report_attempts();
             serve(&me).await?;
         }
-        "panic" => panic!("on purpose\nin two lines"),
+        "panic" => panic!("on purpose"),
         "panic-in-task" => {
             me.rt().spawn(async { panic!("in a task") }).detach();
             serve(&me).await?;
