@@ -37,6 +37,9 @@ const KEPT_CAPACITY: usize = 2 * TURN;
 const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 const LONGEST_END: Duration = Duration::from_secs(5);
 
+/// Device and number of a file.
+type Identity = (libc::dev_t, libc::ino_t);
+
 /// A standard stream of this process.
 pub(crate) struct Stream {
     number: i32,
@@ -53,7 +56,7 @@ struct State {
     /// How many were told of in the queue, up to which byte.
     told: (u64, usize),
     /// How the file is written that had this identity.
-    outlet: Option<((u64, u64), Outlet)>,
+    outlet: Option<(Identity, Outlet)>,
     /// Workers that wait for room, each once.
     waiting: VecDeque<(u64, Waker)>,
     drainer: Option<Waker>,
@@ -89,7 +92,7 @@ pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
     [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
 }
 
-fn identity(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
     fstat(file).ok().map(|FileStat { st_dev, st_ino, .. }| (st_dev, st_ino))
 }
 
@@ -167,7 +170,7 @@ impl Stream {
 
     /// Writes what is queued as there is room, for as long as it is not dropped.
     async fn drain(&'static self, rt: Rt) {
-        let mut watched: Option<((u64, u64), Io)> = None;
+        let mut watched: Option<(Identity, Io)> = None;
         loop {
             std::future::poll_fn(|cx| self.poll_stuck(cx)).await;
             let current = self.file(identity);
@@ -317,3 +320,6 @@ impl State {
 fn count_lines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
+
+#[cfg(test)]
+mod tests;
