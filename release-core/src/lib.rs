@@ -69,6 +69,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 pub mod ipc;
 #[cfg(feature = "log")]
 pub mod log;
@@ -80,12 +81,13 @@ mod streams;
 pub mod supervise;
 mod sys;
 pub mod systemd;
+mod threads;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
-    Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal,
-    Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over,
-    is_worker, me,
+    Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
+    StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
+    handed_over, is_worker, me,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -31,7 +31,7 @@ pub use client::{
     Answer, ControlClient, HttpClient, control, http_get, http_get_text, try_control, try_http_get,
 };
 pub use daemon::{Daemon, open_to_all};
-pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
+pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, knows_refusals, send_descriptors};
 pub use in_process::{in_process, run_on};
 pub use installed::Installed;
 pub use load::{CLIENTS, load};

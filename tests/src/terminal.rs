@@ -22,6 +22,9 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// What starts a program as the leader of a session whose terminal is its standard input.
+    pub const LAUNCHER: [&str; 3] = ["setsid", "--ctty", "--wait"];
+
     /// A terminal that no program has yet.
     #[must_use]
     pub fn new() -> Self {
@@ -45,9 +48,18 @@ impl Terminal {
         on_it.start_with(end())
     }
 
+    /// Makes it the terminal of a program that [`LAUNCHER`](Terminal::LAUNCHER) starts.
+    #[must_use]
+    pub fn give_to(&self, program: Program) -> Program {
+        let input = self.program.try_clone().expect("a duplicate");
+        program.with(|command| {
+            command.stdin(Stdio::from(input));
+        })
+    }
+
     /// Types.
-    pub fn types(&mut self, keys: &[u8]) {
-        self.person.write_all(keys).expect("keys");
+    pub fn type_in(&mut self, keys: &str) {
+        self.person.write_all(keys.as_bytes()).expect("it is read");
     }
 
     /// Everything that was printed so far.

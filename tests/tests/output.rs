@@ -7,9 +7,7 @@ use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use release_tests::{
-    Daemon, Program, Running, control, eventually, on_every_backend, try_control,
-};
+use release_tests::{Daemon, Program, Running, control, eventually, on_every_backend, try_control};
 
 /// The private memory of the process, in KiB.
 fn private_kib(running: &Running) -> u64 {
@@ -161,7 +159,8 @@ fn a_limit_is_kept_and_what_is_over_it_counted() {
     let text = std::io::read_to_string(reader).expect("UTF-8");
     running.wait();
     let log = running.stderr();
-    let dropped = log.lines().filter_map(|line| line.split("lines=").nth(1)?.trim().parse::<usize>().ok());
+    let dropped =
+        log.lines().filter_map(|line| line.split("lines=").nth(1)?.trim().parse::<usize>().ok());
     let dropped: usize = dropped.sum();
     let lines = text.lines().count();
     assert!(lines >= 100 && dropped > 0, "{log}");

@@ -29,7 +29,7 @@ fn a_terminal_has_colours_and_its_keys_stop_it() {
     let text = terminal.text();
     assert!(text.contains("\x1b[32m INFO\x1b[0m"), "colours: {text:?}");
     assert!(!text.contains("panicked") && !text.contains("ANSI"), "{text}");
-    terminal.types(b"\x03");
+    terminal.type_in("\x03");
     assert_eq!(running.wait().code(), Some(0), "{}", terminal.text());
 }
 
@@ -53,10 +53,10 @@ fn a_terminal_that_stands_still_holds_nothing_up() {
                 echo \"number $i of a line that is longer than most\"; done; echo ends; sleep 1000";
     let options = ["run", "--control", "control", "--ready", "0", "--", "sh", "-c", line];
     let running = terminal.start(Program::release_under(&["setsid", "--ctty"]).args(options));
-    terminal.types(b"\x13");
+    terminal.type_in("\x13");
     is_served(&running);
     assert_eq!(control(&running.control(), "scale 2"), "ok");
-    terminal.types(b"\x11");
+    terminal.type_in("\x11");
     eventually("everything is printed", || terminal.text().matches("] ends").count() == 2);
     let text = terminal.text();
     assert_eq!(text.matches("] number 4000 of").count(), 2, "{text}");
@@ -69,7 +69,7 @@ fn a_stopped_terminal_does_not_delay_the_end() {
     let mut terminal = Terminal::new();
     let running = terminal.start(talks(&["setsid", "--ctty"]));
     terminal.shows("tick");
-    terminal.types(b"\x13");
+    terminal.type_in("\x13");
     assert_eq!(control(&running.control(), "reload"), "ok");
     stop(running);
 }

@@ -33,15 +33,10 @@ pub(super) fn of_worker(id: u32) {
 }
 
 fn tell(panic: &PanicHookInfo<'_>) {
-    let message = crate::rt::panic_message(panic.payload());
+    let message = crate::guard::panic_message(panic.payload());
     let place = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    tracing::error!(
-        worker = WORKER.get(),
-        thread = thread.name(),
-        place,
-        "panicked: {message}"
-    );
+    tracing::error!(worker = WORKER.get(), thread = thread.name(), place, "panicked: {message}");
 }
 
 fn has_room() -> bool {

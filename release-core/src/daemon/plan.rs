@@ -23,16 +23,17 @@ use super::lock::LockFile;
 use super::log_files::LogFiles;
 use super::panics;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
+use crate::guard::Guard;
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
+use crate::streams::{self, launcher};
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::memory::keep_little_free_memory;
 use crate::sys::signal::Caught;
-use crate::streams::{self, launcher};
 use crate::sys::{creds, signal};
 use crate::systemd::Notifier;
 use crate::{Error, ErrorKind};
@@ -50,6 +51,8 @@ pub(super) struct Control {
 
 /// Says how the control socket is served, and gives what it is handed over by.
 pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
+
+const DRIVER: Guard = Guard::new("driver");
 
 /// The checked settings.
 pub(super) struct Plan {
@@ -154,8 +157,11 @@ impl Plan {
             }
             self.log_files.redirect()?;
         }
+        let driver = DRIVER.call(driver).map_err(|panicked| {
+            Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
+        })?;
         let driver =
-            driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            driver.map_err(|error| Error::system("cannot start the async runtime", error))?;
         Ok((driver, pool))
     }
 

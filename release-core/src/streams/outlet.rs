@@ -21,12 +21,17 @@ const TERMINAL_ROOM: usize = 64;
 /// started by and those that it starts: it is never set on one that came from elsewhere.
 pub(super) enum Outlet {
     /// The same pipe or terminal, opened once more.
-    Own { file: OwnedFd, is_terminal: bool },
+    Own {
+        file: OwnedFd,
+        is_terminal: bool,
+    },
     Socket,
     /// A disk is waited for, as by everybody.
     File,
     /// A pipe or terminal that this process may not open.
-    Shared { is_terminal: bool },
+    Shared {
+        is_terminal: bool,
+    },
 }
 
 impl Outlet {

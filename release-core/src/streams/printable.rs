@@ -9,9 +9,9 @@ const NEXT_LINE: &str = "\n    ";
 pub(crate) fn append(text: &mut Vec<u8>, line: &[u8]) {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // Most lines have nothing to be looked at closely.
-    let is_plain = line.iter().fold(true, |is_plain, byte| {
-        is_plain & (matches!(byte, b' '..=b'~') | (*byte == b'\t'))
-    });
+    let is_plain = line
+        .iter()
+        .fold(true, |is_plain, byte| is_plain & (matches!(byte, b' '..=b'~') | (*byte == b'\t')));
     if is_plain {
         text.extend_from_slice(line);
         return;

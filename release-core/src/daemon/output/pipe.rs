@@ -31,12 +31,7 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    pub(super) fn new(
-        io: Option<Io>,
-        line: Vec<u8>,
-        stream: OutputStream,
-        longest: usize,
-    ) -> Self {
+    pub(super) fn new(io: Option<Io>, line: Vec<u8>, stream: OutputStream, longest: usize) -> Self {
         Self { io, line, stream, longest }
     }
 

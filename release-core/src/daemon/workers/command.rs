@@ -18,7 +18,9 @@ impl Workers {
     ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
     /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
     /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
-    ///   process group; what is left of that when it ends is killed.
+    ///   session, and so a process group. What is left of that when it has ended gets the same signal,
+    ///   has the rest of the time and is waited for, as in a start script that does not `exec`; where it
+    ///   ended without being told to, it is killed.
     /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
     ///   no [`user`](Workers::user) is named.
     ///

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use super::{WorkerInfo, Workers};
 use crate::daemon::output::{OutputFormat, OutputStream, Sink};
+use crate::guard::Guard;
+
+const OUTPUT: Guard = Guard::new("output");
 
 impl<W, C> Workers<W, C> {
     /// Sets how the lines that workers write to standard output and error are passed on to those of the
@@ -33,7 +36,8 @@ impl<W, C> Workers<W, C> {
     /// end, instead of passing it on to the standard streams of the master.
     ///
     /// What a process wrote before its end is taken before its end is noticed. `sink` is called by the
-    /// master's supervisor and must not block: as long as it does, nothing else is done.
+    /// master's supervisor and must not block: as long as it does, nothing else is done. A panic in it is
+    /// logged, and the next line is passed on.
     ///
     /// # Examples
     ///
@@ -54,7 +58,13 @@ impl<W, C> Workers<W, C> {
         mut self,
         sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
     ) -> Self {
-        self.output.sink = Sink::Lines(Arc::new(sink));
+        self.output.sink = Sink::Lines(Arc::new(move |worker, stream, line| {
+            // The next line may be one that it can take.
+            if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
+                let WorkerInfo { id, pid, .. } = *worker;
+                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
+            }
+        }));
         self
     }
 
