@@ -33,11 +33,14 @@ pub enum OutputStream {
     Error,
 }
 
+/// Takes a line.
+type LineSink = Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>;
+
 /// Where lines go.
 #[derive(Clone)]
 pub(crate) enum Sink {
     /// A function of the program takes each.
-    Lines(Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>),
+    Lines(LineSink),
     /// The standard streams of the master.
     Streams(OutputFormat),
 }

@@ -162,7 +162,7 @@ impl Stream {
     /// Writes what there is room for; whether that was all.
     fn flush(&self, mut state: MutexGuard<'_, State>) -> bool {
         let is_done = self.file(|file| state.flush(file));
-        let woken = state.to_be_woken(is_done);
+        let woken = state.take_woken(is_done);
         drop(state);
         woken.into_iter().for_each(Waker::wake);
         is_done
@@ -305,7 +305,7 @@ impl State {
 
     /// Those that have room now, one for each turn that there is room for; and the drainer, when something
     /// is left.
-    fn to_be_woken(&mut self, is_done: bool) -> Vec<Waker> {
+    fn take_woken(&mut self, is_done: bool) -> Vec<Waker> {
         let turns = match ROOM.checked_sub(self.unwritten()) {
             _ if is_done => usize::MAX,
             Some(room) if room > 0 => room / TURN + 1,

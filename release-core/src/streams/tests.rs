@@ -95,9 +95,9 @@ fn as_many_are_woken_as_there_is_room_for_and_all_once_it_is_empty() {
     };
     state.append(|queue| queue.resize(ROOM, b'x'));
     waiting(&mut state);
-    assert_eq!(state.to_be_woken(false).len(), 0);
+    assert_eq!(state.take_woken(false).len(), 0);
     state.written = TURN + 1;
-    assert_eq!(state.to_be_woken(false).len(), 2);
+    assert_eq!(state.take_woken(false).len(), 2);
     assert_eq!(state.waiting.front().map(|(who, _)| *who), Some(2));
-    assert_eq!(state.to_be_woken(true).len(), 18);
+    assert_eq!(state.take_woken(true).len(), 18);
 }

@@ -92,9 +92,12 @@ fn append_json(queue: &mut Vec<u8>, line: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rt::Driver;
+    use crate::rt::local::Local;
 
     fn formatted(format: OutputFormat, line: &[u8]) -> String {
-        let worker = WorkerInfo { id: 3, pid: 77, group: "web".into(), generation: 1 };
+        let rt = Local::new().unwrap().handle();
+        let worker = WorkerInfo { id: 3, pid: 77, group: "web".into(), generation: 1, rt };
         let mut queue = Vec::new();
         Formatter::new(format, &worker).append(&mut queue, OutputStream::Error, line);
         String::from_utf8(queue).unwrap()
