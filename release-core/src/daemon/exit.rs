@@ -98,7 +98,7 @@ impl Termination for Exit {
         if let Some(error) = &self.error {
             let name = program_name();
             // Whether somebody hears it changes nothing about the exit status.
-            crate::log::last_words(&format!("{name}: {}\n", error.report()));
+            crate::streams::last_words(&format!("{name}: {}\n", error.report()));
         }
         ExitCode::from(self.code)
     }

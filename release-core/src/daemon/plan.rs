@@ -21,11 +21,13 @@ use super::launcher::Detached;
 use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
+use super::panics;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
 use crate::guard::Guard;
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
+use crate::streams::{self, launcher};
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
@@ -74,7 +76,10 @@ impl Plan {
     /// never forks: it has workers.
     pub(super) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
         match (self.background.take(), before) {
-            (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
+            (Some(daemon), None) => {
+                launcher::keep();
+                self.launcher = Some(daemon.detach()?);
+            }
             (Some(daemon), Some(before)) if before.summary.is_background => daemon.return_to()?,
             _ => {}
         }
@@ -89,6 +94,7 @@ impl Plan {
         origin: Origin,
         mut before: Option<Before>,
     ) -> Exit {
+        panics::log();
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
@@ -145,6 +151,12 @@ impl Plan {
             ground.starts.push(start);
             ground.controls.push(served);
         }
+        if !self.log_files.is_empty() {
+            if is_first && !ground.is_background {
+                launcher::keep();
+            }
+            self.log_files.redirect()?;
+        }
         let driver = DRIVER.call(driver).map_err(|panicked| {
             Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
         })?;
@@ -158,7 +170,7 @@ impl Plan {
         driver: &D,
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
-        launcher: &mut Option<Detached>,
+        waiting: &mut Option<Detached>,
         origin: Origin,
         before: Option<Before>,
     ) -> Result<Exit, Error> {
@@ -181,8 +193,14 @@ impl Plan {
             Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
-        let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready))?;
+        let all_ready = || {
+            launcher::leave();
+            waiting.take().map(Detached::ready)
+        };
+        let _draining = streams::drain(&rt);
+        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready));
+        streams::finish();
+        let ended = ended?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {

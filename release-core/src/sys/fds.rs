@@ -39,6 +39,37 @@ pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what there is room for at this moment, without a change of the open file description.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] when there is no room, and [`io::ErrorKind::Unsupported`] where the
+/// kernel cannot do this with such a file.
+pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let position: libc::c_long = -1;
+    let number = fd.as_raw_fd();
+    // SAFETY: the kernel reads one part, whose bytes are borrowed meanwhile; the position -1 means that
+    // of the file.
+    let written = unsafe {
+        libc::syscall(
+            libc::SYS_pwritev2,
+            number,
+            &raw const part,
+            1_usize,
+            position,
+            position,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(written).map_err(|_| match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            io::ErrorKind::Unsupported.into()
+        }
+        error => error,
+    })
+}
+
 /// A close-on-exec duplicate whose number is at least `lowest`.
 pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
