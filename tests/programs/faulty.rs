@@ -48,6 +48,9 @@ fn fault(moment: &str) -> Result<(), Error> {
             std::thread::sleep(Duration::from_secs(60));
         },
         "few" => few(),
+        "child" => {
+            let _ = std::process::Command::new("sh").args(["-c", "echo /proc/self/fd/* > fds"]).status();
+        }
         "write" => {
             let (path, text) = more.split_once(' ').unwrap_or((more, ""));
             let _ = std::fs::write(path, text);

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::thread;
 
 use release_tests::{
-    Backend, Installed, Process, Program, Running, control, eventually, free_port, on_every_backend,
+    Backend, Installed, Process, Program, Running, control, eventually, free_port, is_alive,
+    on_every_backend,
 };
 
 /// What a mistake leads to.
@@ -38,11 +39,11 @@ const MISTAKES: &[(&str, End)] = &[
     ("driver trial write faulty.conf ", New),
     ("driver trial remove faulty.conf", New),
     ("driver trial remove greeting", New),
-    ("begin master error", Old("faulty: on purpose")),
+    ("begin master error", Old("on purpose")),
     ("begin master exit 0", Old("it ended before it was the master")),
     ("begin master exit 3", Old("it ended before it was the master")),
     ("begin master thread-exit", Old("it ended before it was the master")),
-    ("begin master panic", Old("it ended before it was the master")),
+    ("begin master panic", Old("a panic on purpose")),
     ("begin master abort", Old("it was ended by SIGABRT")),
     ("begin master overflow", Old("it was ended by SIG")),
     ("begin master SIGSEGV", Old("it was ended by SIGSEGV")),
@@ -52,10 +53,10 @@ const MISTAKES: &[(&str, End)] = &[
     ("begin master hang", Old("it hung")),
     ("begin master few", Old("Too many open files")),
     ("begin master remove faulty.conf", New),
-    ("configured master error", Old("faulty: on purpose")),
-    ("configured master panic", Old("it ended before it was the master")),
+    ("configured master error", Old("on purpose")),
+    ("configured master panic", Old("a panic on purpose")),
     ("driver master error", Old("cannot start the async runtime: on purpose")),
-    ("driver master panic", Old("it ended before it was the master")),
+    ("driver master panic", Old("a panic on purpose")),
     ("driver master exit 1", Old("it ended before it was the master")),
     ("driver master abort", Old("it was ended by SIGABRT")),
 ];
@@ -115,7 +116,7 @@ impl Service {
         let (old, _) = self.answer();
         assert_eq!(self.ask("upgrade"), "ok", "{}", self.running.stderr());
         self.is_followed(old, "after an upgrade");
-        eventually("the old worker is gone", || self.running.workers().len() == 1);
+        eventually("the old worker is gone", || !self.running.workers().contains(&old));
     }
 
     /// The upgrade in which this mistake is made ends so.
@@ -127,7 +128,10 @@ impl Service {
         assert!(!self.running.path("fault").exists(), "{mistake} was not made: {said}; {log}");
         match end {
             Old(reason) => {
-                assert!(said.starts_with("error: ") && said.contains(reason), "{mistake}: {said}; {log}");
+                assert!(
+                    said.starts_with("error: ") && said.contains(reason),
+                    "{mistake}: {said}; {log}"
+                );
                 assert!(log.contains(reason), "{mistake}: {log}");
                 assert_eq!(self.answer().0, old, "{mistake}");
                 eventually("nothing is left of it", || self.running.workers() == [old]);
@@ -151,6 +155,19 @@ on_every_backend! {
             assert_eq!(service.running.process().status("Name"), name, "{mistake}");
         }
         assert_eq!(service.running.pid(), pid);
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn what_main_starts_has_nothing_of_the_master(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        for who in ["trial", "master"] {
+            service.makes(&format!("begin {who} child"), &New);
+            let open = fs::read_to_string(service.running.path("fds")).expect("a list");
+            let numbers = open.split_whitespace().filter_map(|path| path.rsplit('/').next());
+            // The last one reads the directory.
+            assert_eq!(numbers.collect::<Vec<_>>(), ["0", "1", "2", "3"], "{who}");
+        }
         assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
     }
 
@@ -201,4 +218,95 @@ on_every_backend! {
             assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
         }
     }
+}
+
+/// A pool whose next worker waits for a file `open`, once there is a file `gate`.
+fn pool(address: SocketAddr) -> String {
+    let worker = "while [ -e gate ] && [ ! -e open ]; do sleep 0.02; done; echo >&$NOTIFY_FD; exec sleep 1000";
+    format!(
+        "listen = [\"tcp://{address}\"] control = control ready = fd workers = 1\n\
+         command = [sh, \"-c\", \"{worker}\"]"
+    )
+}
+
+/// What happens to the file while an upgrade waits for a scale, and what becomes of it.
+#[test]
+fn release_run_becomes_what_was_tried_or_stays_what_it_was() {
+    let [bad, empty, gone, taken] = ["listen = = 7", "", "gone", "taken"];
+    for case in [bad, empty, gone, taken] {
+        let installed = Installed::cli();
+        let program = installed.program().args(["run", "--config", "run.conf"]);
+        let (address, other) = (free_port(), free_port());
+        let file = program.path("run.conf");
+        write(&file, &pool(address));
+        let mut manager = program.start();
+        manager.await_ready(1);
+        write(&manager.path("gate"), "");
+        let real = Program::release_path();
+        let trial = manager.path("trial");
+        installed.install_script(&format!(
+            "[ -e trial ] || echo $$ > trial; exec {} \"$@\"",
+            real.display()
+        ));
+        if case == taken {
+            write(&file, &pool(other));
+        }
+        let (socket, old) = (manager.control(), manager.workers());
+        let mut holder = None;
+        let said = thread::scope(|scope| {
+            let scaling = scope.spawn(|| control(&socket, "scale 2"));
+            eventually("it begins", || manager.workers().len() == 2);
+            let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+            let is_over = || {
+                let number = fs::read_to_string(&trial).unwrap_or_default();
+                number.trim().parse().is_ok_and(|pid| !is_alive(pid))
+            };
+            eventually("its trial is over", is_over);
+            match case {
+                "taken" => holder = Some(TcpListener::bind(other).expect("it is free")),
+                "gone" => fs::remove_file(&file).expect("it is there"),
+                text => write(&file, text),
+            }
+            write(&manager.path("open"), "");
+            [scaling, upgrading].map(|asking| asking.join().expect("an answer"))
+        });
+        assert_eq!(said[0], "ok", "{case}");
+        let log = manager.stderr();
+        if case == taken {
+            assert!(said[1].contains("another program has the address"), "{}; {log}", said[1]);
+            assert!(log.contains("another program has the address"), "{log}");
+            assert!(manager.workers().len() == 2 && manager.workers().contains(&old[0]), "{log}");
+        } else {
+            assert_eq!(said[1], "ok", "{case}: {log}");
+        }
+        drop(TcpStream::connect(address).expect("it still listens"));
+        drop(holder);
+        write(&file, &pool(address));
+        installed.install(&real);
+        assert_eq!(control(&socket, "upgrade"), "ok", "{case}: {}", manager.stderr());
+        assert!(installed.is_run_by(manager.process()), "{case}");
+        assert_eq!(manager.stop(), 0, "{case}: {}", manager.stderr());
+    }
+}
+
+/// A script in between that does not become the program would be the master in its place.
+#[test]
+fn a_script_that_starts_the_new_version_as_a_child_is_refused() {
+    let installed = Installed::new(Backend::Tokio, "faulty");
+    let mut service = Service::start(installed.program());
+    let real = Backend::Tokio.program("faulty");
+    installed.install_script(&format!("{} \"$@\"; exit 0", real.display()));
+    let (old, said) = (service.answer().0, service.ask("upgrade"));
+    assert!(said.contains("a script has to `exec` it"), "{said}");
+    assert_eq!(service.answer().0, old);
+    // One that does is run once: what comes after its trial changes nothing.
+    installed.install_script(&format!(
+        "[ ! -e once ] || exit 9; touch once; exec {} \"$@\"",
+        real.display()
+    ));
+    assert_eq!(service.ask("upgrade"), "ok", "{}", service.running.stderr());
+    service.is_followed(old, "after a script");
+    installed.install(&real);
+    service.upgrades();
+    assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
 }

@@ -92,9 +92,7 @@ impl Plan {
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
-            Ok((driver, pool)) => {
-                self.supervise(&driver, pool, ground, launcher, origin, before)
-            }
+            Ok((driver, pool)) => self.supervise(&driver, pool, ground, launcher, origin, before),
             Err(error) => {
                 let caught =
                     ground.signals.iter().flat_map(|caught| iter::from_fn(|| caught.take()));
@@ -138,7 +136,9 @@ impl Plan {
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(listeners, is_return));
         ground.unwanted_listeners.append(listeners);
         let opened = self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first));
-        opened.map(drop).or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
+        opened
+            .map(drop)
+            .or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
         ground.unwanted_controls = left;
@@ -168,9 +168,8 @@ impl Plan {
             || Err(io::ErrorKind::NotFound.into()),
             |caught| Signals::watch(&rt, caught),
         );
-        let signals = signals.map_err(|error| {
-            turn_back(Error::system("cannot catch signals", error), &[])
-        })?;
+        let signals = signals
+            .map_err(|error| turn_back(Error::system("cannot catch signals", error), &[]))?;
         stay();
         let systemd = self.systemd.as_ref().filter(|_| !ground.is_background);
         stored::store(&mut self.groups, &ground.unwanted_listeners, systemd);

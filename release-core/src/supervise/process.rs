@@ -38,27 +38,15 @@ pub(super) enum Stage {
     /// It was asked for; the answer is on its way.
     Spawning,
     /// Not ready yet.
-    Starting {
-        pid: i32,
-        until: Instant,
-    },
+    Starting { pid: i32, until: Instant },
     /// At work, and in its canary time.
-    Trial {
-        pid: i32,
-        until: Instant,
-    },
+    Trial { pid: i32, until: Instant },
     /// At work.
     Ready { pid: i32 },
     /// Not wanted any more; it gets no new work, and is told to end after that.
-    Leaving {
-        pid: i32,
-        until: Instant,
-    },
+    Leaving { pid: i32, until: Instant },
     /// Asked to end.
-    Stopping {
-        pid: i32,
-        kill_at: Instant,
-    },
+    Stopping { pid: i32, kill_at: Instant },
     /// Killed, but not reaped yet.
     Killed { pid: i32, reason: KillReason },
 }

@@ -72,8 +72,7 @@ impl Image {
         for descriptor in descriptors {
             fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        let Err(errno) =
-            nix::unistd::fexecve(&self.program, &self.arguments, &self.environment);
+        let Err(errno) = nix::unistd::fexecve(&self.program, &self.arguments, &self.environment);
         Ok(errno.into())
     }
 }

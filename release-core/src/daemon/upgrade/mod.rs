@@ -27,16 +27,16 @@ use super::control::Served;
 use super::group::Group;
 use super::hello::PROTOCOL;
 use super::lock::LockFile;
+use crate::supervise::Snapshot;
+use crate::sys::fds::replace;
 use crate::sys::image::seal;
 use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
-use crate::sys::fds::replace;
 use crate::sys::signal;
-use crate::supervise::Snapshot;
 use crate::{Error, ErrorKind};
 
+use files::Files;
 pub use files::read_to_start;
 pub(crate) use files::{accepted, given};
-use files::Files;
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
 pub(super) use origin::Origin;
@@ -198,7 +198,8 @@ impl Here {
     fn leave_for(directory: &OwnedFd) -> Result<Self, Error> {
         let mut options = OpenOptions::new();
         let here = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(".");
-        let here = here.map_err(|error| Error::system("cannot open the working directory", error))?;
+        let here =
+            here.map_err(|error| Error::system("cannot open the working directory", error))?;
         nix::unistd::fchdir(directory)
             .map_err(|error| Error::system("cannot go to where the new version starts", error))?;
         Ok(Self(here.into()))

@@ -63,10 +63,7 @@ impl Origin {
 
     /// Arguments and environment of the next version as a child: a socket activation that means this
     /// process means the child then; whether there is one.
-    pub(super) fn trial(
-        &self,
-        value: &str,
-    ) -> Result<(Vec<CString>, Vec<CString>, bool), Error> {
+    pub(super) fn trial(&self, value: &str) -> Result<(Vec<CString>, Vec<CString>, bool), Error> {
         let mut environment = self.told(value)?;
         let own = format!("LISTEN_PID={}", std::process::id());
         let count = environment.len();

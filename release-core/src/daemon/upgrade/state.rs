@@ -129,9 +129,8 @@ pub(super) fn encode(summary: Summary, kept: Kept) -> Result<(Vec<u8>, Vec<Owned
 /// A state, with its descriptors as they were left.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Summary, Kept), Error> {
     decode_with(bytes, |number| {
-        way_back::take(number).map_err(|error| {
-            Error::system(format!("cannot take descriptor {number} over"), error)
-        })
+        way_back::take(number)
+            .map_err(|error| Error::system(format!("cannot take descriptor {number} over"), error))
     })
 }
 
@@ -143,7 +142,9 @@ pub(super) fn understand(bytes: &[u8]) -> Result<Summary, Error> {
     let (summary, kept) = decode_with(bytes, stand_in)?;
     if summary.way_back != FORMAT {
         let theirs = summary.way_back;
-        let message = format!("there would be no way back: this version takes it as `{FORMAT}`, not `{theirs}`");
+        let message = format!(
+            "there would be no way back: this version takes it as `{FORMAT}`, not `{theirs}`"
+        );
         return Err(Error::new(ErrorKind::Change, message));
     }
     kept.check()?;

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use super::wire::Snapshot;
 use super::{Mode, Pool};
 use crate::supervise::group::Group;
-use crate::supervise::{
-    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy,
-};
+use crate::supervise::{Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy};
 use crate::{Error, ErrorKind};
 
 impl Pool {
@@ -69,9 +67,8 @@ impl Pool {
         stop_deadline: Duration,
         now: Instant,
     ) -> Result<(Self, Vec<u32>), Error> {
-        let strange = || {
-            Error::new(ErrorKind::Change, "the state of the running workers makes no sense")
-        };
+        let strange =
+            || Error::new(ErrorKind::Change, "the state of the running workers makes no sense");
         let mut pool = Self::new(Vec::new(), stop_deadline, 0);
         pool.groups = groups.into_iter().map(Group::new).collect();
         let mut sizes: Vec<_> = pool.groups.iter().map(|group| group.spec.size).collect();
@@ -100,7 +97,8 @@ impl Pool {
             worker.group = *place.ok_or_else(strange)?;
             pool.workers.push(worker);
         }
-        (pool.generation, pool.latest, pool.jitter) = (snapshot.generation, snapshot.latest, snapshot.jitter());
+        (pool.generation, pool.latest, pool.jitter) =
+            (snapshot.generation, snapshot.latest, snapshot.jitter());
         (pool.mode, pool.all_ready) = (Mode::Running, true);
         Ok((pool, sizes))
     }

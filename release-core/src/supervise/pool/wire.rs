@@ -254,9 +254,7 @@ impl StageState {
             Self::Trial { pid, until } => Stage::Trial { pid, until: until.after(now) },
             Self::Ready { pid } => Stage::Ready { pid },
             Self::Leaving { pid, until } => Stage::Leaving { pid, until: until.after(now) },
-            Self::Stopping { pid, kill_at } => {
-                Stage::Stopping { pid, kill_at: kill_at.after(now) }
-            }
+            Self::Stopping { pid, kill_at } => Stage::Stopping { pid, kill_at: kill_at.after(now) },
             Self::Killed { pid, reason } => Stage::Killed { pid, reason },
         }
     }

@@ -312,6 +312,11 @@ impl Ready {
             unsafe { libc::sigaddset(unblocked.as_mut_ptr(), signal) };
             self.before.extend(catch(signal));
         }
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            say(&panic.to_string().replace('\n', " "));
+            hook(panic);
+        }));
         READY.store(Box::into_raw(Box::new(self)), Ordering::SeqCst);
         // SAFETY: takes a function that does not unwind.
         unsafe { libc::atexit(at_exit) };
