@@ -225,7 +225,7 @@ fn pool(address: SocketAddr) -> String {
     let worker = "while [ -e gate ] && [ ! -e open ]; do sleep 0.02; done; echo >&$NOTIFY_FD; exec sleep 1000";
     format!(
         "listen = [\"tcp://{address}\"] control = control ready = fd workers = 1\n\
-         command = [sh, \"-c\", \"{worker}\"]"
+         command = [\"sh\", \"-c\", \"{worker}\"]"
     )
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::iter;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::lock::LockFile;
 use super::log_files::LogFiles;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, stay, turn_back};
 use crate::ipc::Descriptor;
-use crate::rt::{Driver, Rt, run};
+use crate::rt::{Driver, Rt, panic_message, run};
 use crate::signals::Signals;
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
@@ -90,7 +91,12 @@ impl Plan {
         mut before: Option<Before>,
     ) -> Exit {
         let mut ground = Ground::default();
-        let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
+        let take = || self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
+        // To unwind further would remove the files of what was taken.
+        let taken = catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|panic| {
+            let message = format!("the start panicked: {}", panic_message(panic.as_ref()));
+            Err(Error::new(ErrorKind::Program, message))
+        });
         let ended = match taken {
             Ok((driver, pool)) => self.supervise(&driver, pool, ground, launcher, origin, before),
             Err(error) => {

@@ -26,8 +26,8 @@ pub(in crate::daemon) enum Heritage {
     None,
     /// It says whether it could take over.
     Trial(Summary, Mutex<Option<OwnedFd>>),
-    /// It is the master from now on.
-    Successor(Box<Summary>, Mutex<Option<Inheritance>>),
+    /// It is the master from now on; again, when it `has_returned`.
+    Successor { summary: Box<Summary>, inheritance: Mutex<Option<Inheritance>>, has_returned: bool },
 }
 
 /// What the master has taken over, or has back.
@@ -84,23 +84,22 @@ impl Heritage {
         }
         // The kernel has named it by the number of the descriptor.
         set_name(&program_name());
+        let has_returned = returned.is_some();
         let mut inheritance = Inheritance { kept, returned: None };
         if let Some((signals, reason)) = returned {
             inheritance.returned = Some(reason);
             inheritance.kept.signals.extend(signals);
         }
-        Ok(Self::Successor(Box::new(summary), Mutex::new(Some(inheritance))))
+        let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(inheritance)));
+        Ok(Self::Successor { summary, inheritance, has_returned })
     }
 
     /// What it is to find in files until it is the master.
     pub(super) fn files(&self) -> Option<&Files> {
         match self {
             Self::None | Self::Trial(..) => None,
-            Self::Successor(summary, inheritance) => {
-                let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner);
-                let has_returned = inheritance.as_ref().is_some_and(|it| it.returned.is_some());
-                Some(if has_returned { &summary.files } else { &summary.tried_files })
-            }
+            Self::Successor { summary, has_returned: true, .. } => Some(&summary.files),
+            Self::Successor { summary, .. } => Some(&summary.tried_files),
         }
     }
 
@@ -108,13 +107,13 @@ impl Heritage {
         match self {
             Self::None => None,
             Self::Trial(summary, _) => Some(summary),
-            Self::Successor(summary, _) => Some(summary),
+            Self::Successor { summary, .. } => Some(summary),
         }
     }
 
     /// What a version before has left to this one, its successor. Taken once.
     pub(in crate::daemon) fn take(&'static self) -> Option<Before> {
-        let Self::Successor(summary, inheritance) = self else { return None };
+        let Self::Successor { summary, inheritance, .. } = self else { return None };
         let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let Inheritance { kept, returned } = inheritance;
         Some(Before { summary, kept, returned })
