@@ -69,6 +69,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 pub mod ipc;
 #[cfg(feature = "log")]
 pub mod log;
@@ -79,6 +80,7 @@ mod signals;
 pub mod supervise;
 mod sys;
 pub mod systemd;
+mod threads;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::iter;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,8 +22,9 @@ use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, stay, turn_back};
+use crate::guard::Guard;
 use crate::ipc::Descriptor;
-use crate::rt::{Driver, Rt, panic_message, run};
+use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
@@ -49,6 +49,8 @@ pub(super) struct Control {
 
 /// Says how the control socket is served, and gives what it is handed over by.
 pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
+
+const DRIVER: Guard = Guard::new("driver");
 
 /// The checked settings.
 pub(super) struct Plan {
@@ -91,12 +93,7 @@ impl Plan {
         mut before: Option<Before>,
     ) -> Exit {
         let mut ground = Ground::default();
-        let take = || self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
-        // To unwind further would remove the files of what was taken.
-        let taken = catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|panic| {
-            let message = format!("the start panicked: {}", panic_message(panic.as_ref()));
-            Err(Error::new(ErrorKind::Program, message))
-        });
+        let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
             Ok((driver, pool)) => self.supervise(&driver, pool, ground, launcher, origin, before),
             Err(error) => {
@@ -154,8 +151,11 @@ impl Plan {
             ground.starts.push(start);
             ground.controls.push(served);
         }
+        let driver = DRIVER.call(driver).map_err(|panicked| {
+            Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
+        })?;
         let driver =
-            driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            driver.map_err(|error| Error::system("cannot start the async runtime", error))?;
         Ok((driver, pool))
     }
 

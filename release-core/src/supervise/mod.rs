@@ -104,6 +104,7 @@ pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
+pub use orphans::{ClaimedChild, claim_child};
 pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub(crate) use pool::Snapshot;

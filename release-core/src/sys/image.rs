@@ -1,6 +1,6 @@
 //! This process's program: left for another one by exec, with what the two leave each other.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::process::thread_count;
 
 pub(crate) mod way_back;
 
@@ -42,6 +44,21 @@ pub(crate) fn unseal(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Takes a variable out of the environment.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::Unsupported`] when there is another thread, which could be reading it.
+pub(crate) fn take_variable(name: &str) -> io::Result<Option<OsString>> {
+    let Some(value) = std::env::var_os(name) else { return Ok(None) };
+    if thread_count()? != 1 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: no other thread reads or writes the environment: there is none.
+    unsafe { std::env::remove_var(name) };
+    Ok(Some(value))
 }
 
 /// A program to become.

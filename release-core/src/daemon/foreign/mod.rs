@@ -160,7 +160,14 @@ impl Foreign {
     /// Makes room for sockets, where there is any use for it.
     pub(super) fn open(&self) -> Result<(), Error> {
         match self.readiness {
-            Readiness::Notify | Readiness::Acknowledge => self.place().map(drop),
+            Readiness::Acknowledge => self.place().map(drop),
+            Readiness::Notify => {
+                if let Err(error) = self.place() {
+                    // Nothing can be written here: there are sockets without a file.
+                    tracing::debug!(reason = error.report(), "NOTIFY_SOCKET is an abstract one");
+                }
+                Ok(())
+            }
             Readiness::After(_) | Readiness::Newline(_) => Ok(()),
         }
     }
@@ -189,8 +196,11 @@ impl Foreign {
         let next = first_free(listeners.len());
         let waits_for = match self.readiness {
             Readiness::Notify => {
-                let notices = Notices::new(self.place()?, self.watchdog)?;
-                given.tell("NOTIFY_SOCKET", notices.path())?;
+                let notices = match self.place() {
+                    Ok(place) => Notices::new(place, self.watchdog)?,
+                    Err(_) => Notices::without_a_file(self.watchdog)?,
+                };
+                given.tell("NOTIFY_SOCKET", notices.name())?;
                 if let Some(time) = self.watchdog {
                     given.tell("WATCHDOG_USEC", time.as_micros().to_string())?;
                 }

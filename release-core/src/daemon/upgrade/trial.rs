@@ -74,6 +74,7 @@ impl Trial {
             environment,
             own_pid: if is_activated { vec!["LISTEN_PID"] } else { Vec::new() },
             resources: Resources::default(),
+            root: None,
             directory: Some(c_string(place.directory.clone().into())?),
             identity: Identity::Same,
         };

@@ -89,7 +89,10 @@ pub(super) fn hear(socket: &OwnedFd, pid: i32) -> Option<Result<Tried, String>> 
     let mut said = vec![0; ANSWER];
     let arrived = receive(socket.as_fd(), &mut said).ok()?;
     match postcard::from_bytes::<Result<(), String>>(&said[..arrived.bytes]).ok()? {
-        Ok(()) => Some(read_description(arrived.descriptors, pid)),
+        Ok(()) => {
+            let descriptors = arrived.descriptors.into_iter().map(OwnedFd::from).collect();
+            Some(read_description(descriptors, pid))
+        }
         Err(why) => Some(Err(why)),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
-use super::{Link, Mode, Readable};
+use super::{Link, Mode, Readable, refuse_unagreed};
 use crate::ipc::answers::Answers;
 use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
@@ -70,9 +70,9 @@ impl Frozen {
 }
 
 /// Duplicates, for the next process image.
-pub(in crate::ipc) fn duplicates(descriptors: &[OwnedFd]) -> io::Result<Vec<Descriptor>> {
-    let duplicate = |one: &OwnedFd| duplicate_from(one.as_fd(), 3).map(Descriptor::from);
-    descriptors.iter().map(duplicate).collect()
+pub(in crate::ipc) fn duplicates(descriptors: &[impl AsFd]) -> io::Result<Vec<Descriptor>> {
+    let duplicates = descriptors.iter().map(|one| duplicate_from(one.as_fd(), 3));
+    duplicates.map(|one| one.map(Descriptor::from)).collect()
 }
 
 /// The bytes of frames, as a link would send them.
@@ -175,8 +175,10 @@ impl Link {
     pub(crate) fn thaw(rt: &Rt, frozen: Frozen) -> Result<Self, Error> {
         let (mode, limits) = (frozen.mode, frozen.limits);
         let (state, socket) = frozen.state(rt.now())?;
+        let socket = socket.into();
+        refuse_unagreed(&socket, limits);
         let io = rt
-            .register(socket.into())
+            .register(socket)
             .map_err(|error| Error::system("cannot watch a connection's socket", error))?;
         Ok(Self {
             io,

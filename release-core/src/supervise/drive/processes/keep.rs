@@ -55,6 +55,8 @@ impl Processes {
     ) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for ((id, pid), process) in &self.running {
+            // It was reaped, which the next version does not know.
+            process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| freeze(&link)).transpose()?.flatten();
             kept.workers.push(KeptWorker {
@@ -133,7 +135,7 @@ impl Processes {
         let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {
             let group = Arc::clone(&group.name);
-            WorkerInfo { id: id.0, pid, group, generation }
+            WorkerInfo { id: id.0, pid, group, generation, rt: self.rt.clone() }
         });
         let output = info.as_ref().zip(group).zip(output).and_then(|((info, group), output)| {
             let output = output.thaw(&self.rt, info.clone(), group.output.as_ref()?);
