@@ -87,7 +87,7 @@ pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
     Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
     StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
-    handed_over, is_worker, me,
+    handed_over, is_worker, me, read_to_start,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

@@ -54,7 +54,9 @@ pub use stop_signal::StopSignal;
 pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
 pub(crate) use unexecutable::why_not;
-pub use upgrade::handed_over;
-pub(crate) use upgrade::{Blocked, Estate, Kept, KeptWorker, Version, own_image};
+pub(crate) use upgrade::{
+    Blocked, Estate, Kept, KeptWorker, Tried, Version, accepted, given, own_image,
+};
+pub use upgrade::{handed_over, read_to_start};
 pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use workers::{WorkerInfo, Workers};

@@ -19,7 +19,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop, Tried};
 use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
@@ -76,6 +76,8 @@ enum Happening {
     AtRest {
         in_time: bool,
     },
+    /// What the new version has turned out to be.
+    Tried(Box<Tried>),
     Failed(Error),
 }
 
@@ -174,6 +176,7 @@ impl Supervisor {
             }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::AtRest { in_time } => self.at_rest(in_time),
+            Happening::Tried(tried) => self.tried(*tried),
             Happening::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");
                 self.signalled(signal)

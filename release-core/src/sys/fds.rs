@@ -93,18 +93,28 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// A duplicate of a descriptor that an earlier image of this process has left open, which stays.
+pub(crate) fn copy_left(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: only makes a duplicate; a number that is not open gives EBADF.
+    duplicate_from(unsafe { BorrowedFd::borrow_raw(number) }, 3)
+}
+
+/// Puts a duplicate of a descriptor at the number of another one, which is closed.
+pub(crate) fn replace(mut place: OwnedFd, fd: OwnedFd) -> io::Result<OwnedFd> {
+    nix::unistd::dup3(fd, &mut place, OFlag::O_CLOEXEC)?;
+    Ok(place)
+}
+
 /// Descriptors that the next version of the program will ask for again, by their numbers.
 static ASKED_FOR: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// A copy of a descriptor that this process was started with. The descriptor itself stays as it is,
 /// across an exec as well; workers never have it.
 pub(crate) fn copy_inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number < 3 {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    // SAFETY: only makes a copy; a number that is not open gives EBADF.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let copy = duplicate_from(borrowed, 3)?;
+    let copy = copy_left(number)?;
     ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     Ok(copy)
 }

@@ -38,17 +38,17 @@ impl Master {
         }
         let heritage = match heritage() {
             Ok(heritage) => heritage,
-            Err(error) => return error.into(),
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
         };
         let origin = Origin::here(heritage.executable());
         let plan = self.prepare();
         if let Heritage::Trial(before, answer) = heritage {
             return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
         }
-        let mut before = heritage.take();
+        let before = heritage.take();
         let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
             Ok(plan) => plan,
-            Err(error) => return upgrade::turn_back(before.as_mut(), &origin, error, &[]).into(),
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
         };
         let mut launcher = plan.launcher.take();
         let ended = plan.run(driver, &mut launcher, origin, before);
