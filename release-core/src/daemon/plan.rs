@@ -145,9 +145,10 @@ impl Plan {
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(listeners, is_return));
         ground.unwanted_listeners.append(listeners);
         let opened = self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first));
-        opened
-            .map(drop)
-            .or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
+        match opened {
+            Err(error) if is_return => missed(&error),
+            outcome => drop(outcome?),
+        }
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
         ground.unwanted_controls = left;
