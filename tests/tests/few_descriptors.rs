@@ -1,7 +1,8 @@
 //! A process with too few descriptors says so and ends, or works; it neither hangs nor panics.
 
 use release_tests::{
-    Backend, Program, can_inject, eventually, free_port, is_alive, on_every_backend, try_http_get,
+    Backend, Program, WITHOUT_INHERITED, can_inject, eventually, free_port, is_alive,
+    on_every_backend, try_http_get,
 };
 
 on_every_backend! {
@@ -28,7 +29,8 @@ on_every_backend! {
 
 fn ends_or_serves(backend: Backend, limit: u32) {
     let address = free_port();
-    let launcher = ["prlimit", &format!("--nofile={limit}")];
+    let limit_option = format!("--nofile={limit}");
+    let launcher = [&WITHOUT_INHERITED[..], &["prlimit", &limit_option]].concat();
     let mut running = Program::under(&launcher, backend, "service")
         .args(["--lock-file", "lock"])
         .listen(address, 1)

@@ -179,6 +179,8 @@ pub enum StopCause {
     Interrupt,
     /// The signal QUIT: at once.
     Quit,
+    /// The terminal of a service in the foreground has gone.
+    Terminal,
     /// [`MasterHandle::stop`](crate::MasterHandle::stop).
     Program,
 }
