@@ -80,6 +80,8 @@ mod error;
 #[cfg(target_os = "linux")]
 pub mod fuzzing;
 #[cfg(target_os = "linux")]
+mod guard;
+#[cfg(target_os = "linux")]
 pub mod ipc;
 #[cfg(feature = "log")]
 #[cfg(target_os = "linux")]
@@ -98,6 +100,8 @@ pub mod supervise;
 mod sys;
 #[cfg(target_os = "linux")]
 pub mod systemd;
+#[cfg(target_os = "linux")]
+mod threads;
 
 #[cfg(target_os = "linux")]
 pub use daemon::{

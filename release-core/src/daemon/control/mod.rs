@@ -1,5 +1,6 @@
 //! Control sockets (rows R4, R13): a Unix socket where scripts and people ask a daemon.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 use crate::ipc::limits::Limits;
 use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
 use crate::net::{FileIdentity, Socket, Unix};
+use crate::sys::rights;
 use crate::{Error, ErrorKind};
 
 mod bound;
@@ -163,6 +165,7 @@ impl<C> ControlSocket<C> {
         let socket = Socket::unconnected(&address)
             .and_then(|socket| socket.mode(self.mode)?.bind_listening(&address, BACKLOG))
             .map_err(|error| self.cannot_make(error))?;
+        rights::refuse(socket.as_fd());
         let file = FileIdentity::of(&self.path)?;
         let bound = BoundControlSocket::new(socket, file, self);
         bound.settings.set_owner()?;
