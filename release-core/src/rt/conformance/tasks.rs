@@ -73,6 +73,16 @@ pub(super) const CHECKS: &[Check] = &[
         body: panicking_task,
     },
     Check {
+        name: "unblocked",
+        promise: "a function that blocks holds up neither tasks nor timers nor descriptors",
+        body: unblocked,
+    },
+    Check {
+        name: "unblocked_in_turn",
+        promise: "functions that block all run, also when nobody waits for them, and a panic ends only its own",
+        body: unblocked_in_turn,
+    },
+    Check {
         name: "busy_task",
         promise: "a task that always has more to do does not shut out timers and descriptors",
         body: busy_task,
@@ -271,6 +281,46 @@ fn panicking_task(make: &Make) {
             after.push(good.await);
         }
         assert_eq!(after, [1; 10]);
+    });
+}
+
+fn unblocked(make: &Make) {
+    on(make, async |rt| {
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<u32>();
+        let caller = thread::current().id();
+        let blocking = rt.unblock(move || {
+            let got = may_go_on.recv();
+            (got, thread::current().id() != caller)
+        });
+        let (io, mut peer) = half_watched(&rt);
+        rt.sleep(Duration::from_millis(1)).await;
+        peer.write_all(b"x").expect("write failed");
+        io.run(Direction::Read, drain::<16>).await.expect("read failed");
+        assert_eq!(rt.spawn(async { 1 }).await, 1);
+        go_on.send(7).expect("the function was dropped");
+        let (got, is_elsewhere) = blocking.await.expect("the function failed");
+        assert_eq!(got, Ok(7));
+        assert!(is_elsewhere, "the function ran on the caller's thread");
+    });
+}
+
+fn unblocked_in_turn(make: &Make) {
+    on(make, async |rt| {
+        let runs = Arc::new(AtomicUsize::new(0));
+        for round in 0..100 {
+            let count = Arc::clone(&runs);
+            let function = move || count.fetch_add(1, Ordering::SeqCst);
+            if round % 2 == 0 {
+                drop(rt.unblock(function));
+            } else {
+                rt.unblock(function).await.expect("the function failed");
+            }
+            // Without the hook, which would write to standard error.
+            let panics = rt.unblock(|| std::panic::resume_unwind(Box::new("on purpose")));
+            let failed: Result<(), _> = panics.await;
+            failed.expect_err("the panic was swallowed");
+        }
+        eventually(&rt, || runs.load(Ordering::SeqCst) == 100).await;
     });
 }
 

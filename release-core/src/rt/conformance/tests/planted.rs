@@ -16,7 +16,7 @@ use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use super::super::super::local::Local;
-use super::super::super::{BoxFuture, Driver, Rt, Runtime, Source};
+use super::super::super::{Blocking, BoxFuture, Driver, Rt, Runtime, Source};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -48,6 +48,9 @@ pub(super) enum Fault {
     EarlySpawnLost,
     OnlyOnce,
     EndsEarly,
+    UnblocksInline,
+    UnblocksInATask,
+    UnblocksTheFirst,
     SourceStaysOpen,
     SourceClosedLater,
     NumberUsedOnce,
@@ -72,6 +75,7 @@ pub(super) struct Plant {
     blocked: AtomicUsize,
     has_ended: AtomicBool,
     live: AtomicUsize,
+    unblocked: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -121,6 +125,7 @@ impl Planted {
             blocked: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
             live: AtomicUsize::new(0),
+            unblocked: AtomicUsize::new(0),
         });
         Self { inner: Local::new().unwrap(), plant }
     }
@@ -180,6 +185,16 @@ impl Runtime for Handle {
         }
         let is_new = self.plant.state().numbers.insert(number);
         Ok(Box::new(sources::Spoilt::new(self.inner.0.register(fd)?, &self.plant, is_new)))
+    }
+
+    fn unblock(&self, work: Blocking) {
+        let is_first = self.plant.unblocked.fetch_add(1, Ordering::SeqCst) == 0;
+        match self.plant.fault {
+            Some(Fault::UnblocksInline) => work(),
+            Some(Fault::UnblocksInATask) => self.inner.0.spawn(Box::pin(async { work() })),
+            Some(Fault::UnblocksTheFirst) if !is_first => drop(work),
+            _ => self.inner.0.unblock(work),
+        }
     }
 
     fn now(&self) -> Instant {
