@@ -95,6 +95,8 @@ mod seldom;
 #[cfg(target_os = "linux")]
 mod signals;
 #[cfg(target_os = "linux")]
+mod streams;
+#[cfg(target_os = "linux")]
 pub mod supervise;
 #[cfg(target_os = "linux")]
 mod sys;
@@ -106,9 +108,9 @@ mod threads;
 #[cfg(target_os = "linux")]
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
-    Master, MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal,
-    Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over,
-    is_worker, me,
+    Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
+    StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
+    handed_over, is_worker, me, read_to_start,
 };
 #[cfg(target_os = "linux")]
 pub use error::{Error, ErrorKind};
