@@ -301,6 +301,11 @@ fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
     let mut signals = SIGNALS.to_vec();
     signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    // As `nohup` wants it. In the background no terminal can send the signal.
+    if !detached && signal::is_ignored(Signal::SIGHUP) {
+        signals.retain(|signal| *signal != Signal::SIGHUP);
+        tracing::info!("SIGHUP is ignored since before the start, and stays so");
+    }
     let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
