@@ -20,6 +20,7 @@ mod program;
 mod reloads;
 pub mod servers;
 mod source;
+mod terminal;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,15 +31,16 @@ pub use client::{
     Answer, ControlClient, HttpClient, control, http_get, http_get_text, try_control, try_http_get,
 };
 pub use daemon::{Daemon, open_to_all};
-pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
+pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, knows_refusals, send_descriptors};
 pub use in_process::{in_process, run_on};
 pub use installed::Installed;
 pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
-pub use program::{Backend, Program, Running, free_port};
+pub use program::{Backend, Program, Running, WITHOUT_INHERITED, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
+pub use terminal::Terminal;
 
 /// How long anything may take before a test says that it does not happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -7,13 +7,14 @@ use release_core::config::{Config, Spec, Value, key};
 use release_core::{Readiness, StopSignal};
 
 use super::Options;
-use super::values::{self, Listen, Pair};
+use super::values::{self, Listen, OutputKind};
+use crate::variables::Pair;
 
 /// What a value is, and whether it is one.
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
 
 /// Options with one value, as on the command line.
-const VALUES: [Text; 14] = [
+const VALUES: [Text; 19] = [
     ("workers", "`auto` or a number of workers", |text| values::workers(text).map(drop)),
     ("user", "a login name", |_| Ok(())),
     ("group", "the name of a group", |_| Ok(())),
@@ -28,6 +29,11 @@ const VALUES: [Text; 14] = [
     ("canary", "a time", |text| values::duration(text).map(drop)),
     ("drain", "a number from 1 to 10000", |text| values::count(text).map(drop)),
     ("respawn", "always, on-failure or never", |text| values::respawn(text).map(drop)),
+    ("output", "prefixed, raw, json or inherit", |text| text.parse::<OutputKind>().map(drop)),
+    ("out", "a path", |_| Ok(())),
+    ("err", "a path", |_| Ok(())),
+    ("line-limit", "a number of bytes", |text| values::line_limit(text).map(drop)),
+    ("log-limit", "a number of lines", |text| values::log_limit(text).map(drop)),
     ("pid-file", "a path", |_| Ok(())),
     ("control", "a path", |_| Ok(())),
 ];
@@ -35,9 +41,17 @@ const VALUES: [Text; 14] = [
 /// Options that may come several times.
 const LISTS: [Text; 3] = [
     ("listen", "the URI of a socket", |text| text.parse::<Listen>().map(drop)),
-    ("env", "a variable such as \"NAME=VALUE\"", |text| text.parse::<Pair>().map(drop)),
+    ("env", "a variable such as \"NAME=VALUE\" or \"NAME\"", |text| text.parse::<Pair>().map(drop)),
     ("command", "the program or an argument", |_| Ok(())),
 ];
+
+/// Where workers are, and what is in their environment.
+const PLACES: [Text; 2] =
+    [("chdir", "an absolute path", path), ("env-file", "an absolute path", path)];
+
+fn path(text: &str) -> Result<(), String> {
+    if text.starts_with('/') { Ok(()) } else { Err("it begins with `/`".to_owned()) }
+}
 
 pub(super) fn spec() -> Spec {
     let as_text = |expected: &str, test: fn(&str) -> Result<(), String>| {
@@ -52,7 +66,10 @@ pub(super) fn spec() -> Spec {
     for (name, expected, test) in LISTS {
         spec = spec.key(key(name).optional().check(list_of(as_text(expected, test))));
     }
-    for name in ["syslog", "background", "nonblocking"] {
+    for (name, expected, test) in PLACES {
+        spec = spec.key(key(name).optional().check(as_text(expected, test)));
+    }
+    for name in ["syslog", "background", "nonblocking", "env-clear"] {
         spec = spec.key(key(name).default(false).check(bool()));
     }
     spec
@@ -86,8 +103,12 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
         merged.command = list("command").map(Into::into).collect();
     }
     // What comes later wins.
-    merged.env = list("env").filter_map(|pair| pair.parse().ok()).collect();
-    merged.env.extend_from_slice(&options.env);
+    merged.variables.env = list("env").filter_map(|pair| pair.parse().ok()).collect();
+    merged.variables.env.extend_from_slice(&options.variables.env);
+    merged.variables.env_file = path("env-file").into_iter().collect();
+    merged.variables.env_file.extend_from_slice(&options.variables.env_file);
+    merged.variables.env_clear |= is("env-clear");
+    merged.chdir = merged.chdir.or_else(|| path("chdir"));
     merged.workers = options.workers.or_else(|| values::workers(&one("workers")?).ok());
     merged.ready =
         options.ready.or_else(|| -> Option<Readiness> { values::readiness(&one("ready")?).ok() });
@@ -103,6 +124,11 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
     merged.respawn = options.respawn.or_else(|| values::respawn(&one("respawn")?).ok());
     merged.user = merged.user.or_else(|| one("user"));
     merged.group = merged.group.or_else(|| one("group"));
+    merged.output = options.output.or_else(|| one("output")?.parse().ok());
+    merged.out = merged.out.or_else(|| path("out"));
+    merged.err = merged.err.or_else(|| path("err"));
+    merged.line_limit = options.line_limit.or_else(|| values::line_limit(&one("line-limit")?).ok());
+    merged.log_limit = options.log_limit.or_else(|| values::log_limit(&one("log-limit")?).ok());
     merged.pid_file = merged.pid_file.or_else(|| path("pid-file"));
     merged.control = merged.control.or_else(|| path("control"));
     merged.syslog |= is("syslog");
@@ -133,7 +159,10 @@ mod tests {
         assert_eq!(merged.canary, Some(Duration::from_secs(1)));
         assert_eq!(merged.stop_signal, Some(StopSignal::Usr2));
         assert_eq!(merged.command, ["sleep", "5"]);
-        assert_eq!((merged.env.len(), merged.background, merged.syslog), (2, true, false));
+        assert_eq!(
+            (merged.variables.env.len(), merged.background, merged.syslog),
+            (2, true, false)
+        );
         assert_eq!(merged.user.as_deref(), Some("nobody"));
     }
 

@@ -5,7 +5,7 @@ mod ends;
 mod file;
 mod processors;
 mod reload;
-mod values;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,15 +18,15 @@ use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
 use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
 use release_core::{
-    ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
-    Workers, log,
+    ControlSocket, Daemon, Error, ErrorKind, Exit, Master, Readiness, StopSignal, Workers, log,
 };
 
 use crate::output;
+use crate::variables::Variables;
 use control::Access;
 use ends::Ends;
 use reload::Reloads;
-use values::{Listen, Pair};
+use values::{Listen, OutputKind};
 
 /// The name of the workers' group.
 const GROUP: &str = "workers";
@@ -61,15 +61,40 @@ With `--ready notify` a worker may also say at NOTIFY_SOCKET:
   STOPPING=1              it ends of itself
   WATCHDOG=1              it lives, see --watchdog; WATCHDOG=trigger has it replaced at once
 
-Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
-second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker; USR1 puts a new
-version of `release` itself in the place of this one, as `release ctl upgrade` does.
+What workers write to standard output and error is passed on to those of this program, line by line:
+  prefixed  after the number and process of the worker, such as `[1 4711] `; control characters escaped
+  raw       as it is, with its colours
+  json      as {\"worker\":1,\"pid\":4711,\"stream\":\"stdout\",\"message\":\"...\"}
+  inherit   not at all: workers write to the same places themselves
+Nothing is lost while somebody reads: a worker that is faster than that waits, like one that writes to
+a pipe. This program never waits; its own log is cut short when nobody reads it.
+
+Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order, and at
+once when they are sent again a second later or more; QUIT stops at once; TTIN and TTOU start and stop
+one worker; USR1 puts a new version of `release` itself in the place of this one, as `release ctl
+upgrade` does; USR2 opens the files of --out and --err again, which somebody has moved, as `release ctl
+reopen` does.
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
-first. HUP reads the file again, for `workers`, `env` and the arguments of `command`. Of the file and
-`release ctl scale` (or TTIN, TTOU) the one that has changed the number of workers last holds, also
-after reloads and upgrades.
+first. HUP reads the file again, for `workers`, `env`, `env-file` and the arguments of `command`, and
+--env-file in any case. Of the file and `release ctl scale` (or TTIN, TTOU) the one that has changed
+the number of workers last holds, also after reloads and upgrades.
+
+To deploy, turn a link and send HUP: with `--chdir /srv/app/current -- ./server`, or started in that
+directory, new workers run what the link leads to by then.
+
+With --user, workers have HOME, USER, LOGNAME and SHELL of that account, and nothing of the session
+that this was started from, such as SSH_AUTH_SOCK or SUDO_USER, unless --env NAME keeps it. All else
+is theirs, too: --env-clear leaves but what --env and --env-file say, and those four.
+
+Workers have a session of their own: no terminal, and no way to another worker's process group. When
+one was told to stop and leaves processes behind (a start script without `exec`), these get the
+signal, too, and the rest of the time. A root master with few capabilities needs SETUID and SETGID
+for --user, and KILL to end workers of another user.
+
+In the foreground it stops in order when its terminal is closed. Under `nohup` it goes on, and HUP is
+ignored: `release ctl reload` still works.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
 Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
@@ -89,14 +114,15 @@ pub(crate) struct Options {
     /// How many workers, or `auto`: as many as there are processors for this container [default: 1]
     #[arg(long, value_name = "N", value_parser = values::workers, allow_negative_numbers = true)]
     workers: Option<u32>,
-    /// The account that workers run as, with its groups; only root can say this
+    /// The account that workers run as, with its groups, or the numbers UID[:GID], which need no
+    /// account; only root can say this
     #[arg(long, value_name = "LOGIN")]
     user: Option<String>,
     /// Another primary group than that account's
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
     /// How a worker becomes ready: notify, ack, fd[:N] or seconds [default: 1]
-    #[arg(long, value_name = "HOW", value_parser = values::readiness)]
+    #[arg(long, value_name = "HOW", value_parser = values::READINESS, hide_possible_values = true)]
     ready: Option<Readiness>,
     /// How long a worker may take to become ready before it is killed, such as 5, 500ms, 2m
     /// [default: 30s]
@@ -107,7 +133,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     watchdog: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
-    #[arg(long, value_name = "SIGNAL")]
+    #[arg(long, value_name = "SIGNAL", value_parser = values::STOP_SIGNAL, hide_possible_values = true)]
     stop_signal: Option<StopSignal>,
     /// How long a worker may take to finish before it is killed, such as 30, 500ms, 2m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
@@ -125,7 +151,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = values::count)]
     drain: Option<u32>,
     /// Which workers are started again: always, on-failure, never [default: always]
-    #[arg(long, value_name = "WHICH", value_parser = values::respawn)]
+    #[arg(long, value_name = "WHICH", value_parser = values::RESPAWN, hide_possible_values = true)]
     respawn: Option<Respawn>,
     /// A file that is locked while this runs, and holds its pid
     #[arg(long, value_name = "PATH")]
@@ -135,19 +161,38 @@ pub(crate) struct Options {
     control: Option<PathBuf>,
     #[command(flatten)]
     access: Access,
-    /// Log to syslog, and what workers write, too
+    /// How lines of workers are passed on: prefixed, raw, json or inherit, see below [default: prefixed]
+    #[arg(long, value_name = "HOW")]
+    output: Option<OutputKind>,
+    /// Append standard output, and what workers write there, to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Append standard error, with the log and what workers write there, to a file
+    #[arg(long, value_name = "FILE")]
+    err: Option<PathBuf>,
+    /// The longest line of a worker in bytes; longer ones are split [default: 65536]
+    #[arg(long, value_name = "BYTES", value_parser = values::line_limit)]
+    line_limit: Option<usize>,
+    /// How many lines a worker may write in a second before the rest of that second is dropped
+    /// [default: no limit]
+    #[arg(long, value_name = "N", value_parser = values::log_limit)]
+    log_limit: Option<u32>,
+    /// Log to syslog, and what workers write, too, unless --output says how it is passed on
     #[arg(long)]
     syslog: bool,
-    /// Run in the background; done with status 0 when all workers are ready. What this and the workers
-    /// write then is lost but for --syslog
+    /// Run in the background; done with status 0 when all workers are ready. What workers write until
+    /// then is printed; afterwards that and the log are lost but for --out, --err and --syslog
     #[arg(long)]
     background: bool,
     /// A file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A variable for the workers, beside those that this process has
-    #[arg(long, value_name = "NAME=VALUE")]
-    env: Vec<Pair>,
+    /// Where workers run, and a relative program is; a link in it is followed anew at each start
+    /// [default: where this was started]
+    #[arg(long, value_name = "DIR", value_parser = values::directory)]
+    chdir: Option<PathBuf>,
+    #[command(flatten)]
+    variables: Variables,
     /// The program and its arguments
     #[arg(last = true, value_name = "COMMAND ARGS")]
     command: Vec<OsString>,
@@ -161,6 +206,10 @@ pub(crate) fn run(options: Options) -> ExitCode {
 /// Workers do not run as somebody else than they were told.
 fn may_become(login: &str) -> Result<(), Error> {
     let is_own = |user: User| user.uid == geteuid();
+    let number = login.split(':').next().unwrap_or_default();
+    if number.parse() == Ok(geteuid().as_raw()) {
+        return Ok(());
+    }
     if geteuid().is_root() || User::from_name(login).ok().flatten().is_some_and(is_own) {
         return Ok(());
     }
@@ -205,7 +254,7 @@ fn prepare(options: Options) -> Result<Master, Error> {
         policy = policy.draining(usize::try_from(drain).unwrap_or(usize::MAX));
     }
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
-        .environment(Environment::inherit())
+        .environment(options.variables.base(options.user.is_some()))
         .each(move |_| each.worker_options())
         .restart(restart)
         .reload(policy)
@@ -224,6 +273,10 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if options.nonblocking {
         workers = workers.nonblocking();
     }
+    // In the background, this process is elsewhere.
+    if let Some(path) = options.chdir.or_else(|| options.background.then(|| ".".into())) {
+        workers = workers.directory(path);
+    }
     if let Some(time) = options.watchdog {
         if options.ready != Some(Readiness::Notify) {
             let message = "a watchdog needs workers that talk to it: say `--ready notify`, too";
@@ -238,10 +291,16 @@ fn prepare(options: Options) -> Result<Master, Error> {
         workers = workers.group(group);
     }
     let prefix = |worker: &release_core::WorkerInfo| format!("[{} {}]", worker.id, worker.pid);
-    workers = match options.syslog {
-        true => workers.output(output::to_log(prefix)),
-        false => workers.output(output::to_standard_streams(prefix)),
+    workers = match (options.output, options.syslog) {
+        (None, true) => workers.output(output::to_log(prefix)),
+        (format, _) => workers.output_format(format.unwrap_or_default().format(prefix)),
     };
+    if let Some(bytes) = options.line_limit {
+        workers = workers.line_limit(bytes);
+    }
+    if let Some(lines) = options.log_limit {
+        workers = workers.line_rate(lines);
+    }
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
     let ends = Ends::default();
     let (seen, read, restore) = (ends.clone(), reloads.clone(), reloads.clone());
@@ -256,6 +315,12 @@ fn prepare(options: Options) -> Result<Master, Error> {
         .on_rollback(move || restore.restore())
         .main(|master| reload::resize(master, sizes))
         .systemd();
+    if let Some(path) = options.out {
+        master = master.output(path);
+    }
+    if let Some(path) = options.err {
+        master = master.error(path);
+    }
     if let Some(path) = options.pid_file {
         master = master.lock_file(path);
     }

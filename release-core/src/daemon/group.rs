@@ -14,8 +14,9 @@ use super::foreign::Foreign;
 use super::hello::Types;
 use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
-use super::output::Sink;
+use super::output::Capture;
 use super::upgrade::GroupTypes;
+use crate::guard::{Guard, Panicked};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
 use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
@@ -27,16 +28,22 @@ mod program;
 
 pub(super) use program::Program;
 
+const EACH: Guard = Guard::new("each");
+const CONTEXT: Guard = Guard::new("context");
+
 /// A group that is checked and ready to be run.
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     pub(crate) contact: Contact,
     pub(crate) stop_signal: StopSignal,
-    pub(crate) output: Option<Sink>,
+    pub(crate) output: Option<Capture>,
     pub(crate) limits: Limits,
     pub(super) spec: GroupSpec,
     pub(super) program: Program,
     pub(super) environment: Vec<CString>,
+    /// The working directory of the workers, and their root directory.
+    pub(super) directory: Option<CString>,
+    pub(super) root: Option<CString>,
     pub(super) credentials: Option<Credentials>,
     pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
@@ -117,9 +124,9 @@ impl Group {
 
     /// What is told to one worker alone: its context, and how its processes are started.
     pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
-        let given = self.options.as_ref().map_or_else(WorkerOptions::default, |each| each(id.0));
+        let given = self.given_options(id)?;
         Ok(Particulars {
-            context: (self.context.encode)(id.0)?,
+            context: self.encoded_context(id)?,
             context_type: self.context.type_name.to_owned(),
             options: check(given.clone(), &self.name, id)?,
             given,
@@ -130,11 +137,26 @@ impl Group {
     /// identity; returns the identity after the last one.
     pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
-        if let Some(each) = &self.options {
-            (first..after)
-                .try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
-        }
+        (first..after)
+            .map(WorkerId)
+            .try_for_each(|id| check(self.given_options(id)?, &self.name, id).map(drop))?;
         Ok(after)
+    }
+
+    fn given_options(&self, id: WorkerId) -> Result<WorkerOptions, Error> {
+        let Some(each) = &self.options else { return Ok(WorkerOptions::default()) };
+        EACH.call(|| each(id.0)).map_err(|panicked| self.no_particulars(id, panicked))
+    }
+
+    fn encoded_context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
+        let encoded = CONTEXT.call(|| (self.context.encode)(id.0));
+        encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
+    }
+
+    #[cold]
+    fn no_particulars(&self, id: WorkerId, panicked: Panicked) -> Error {
+        let message = format!("what worker {id} of group `{}` starts with is not known", self.name);
+        Error::new(ErrorKind::Program, message).caused_by(panicked)
     }
 
     /// The command line of one worker; its identity shows in `ps` (row P8).
@@ -168,7 +190,8 @@ impl Group {
                 Contact::Connection(_) => Vec::new(),
             },
             image: image.filter(|_| self.is_same_executable()),
-            directory: None,
+            root: self.root.clone(),
+            directory: self.directory.clone(),
             identity: self.identity(),
         })
     }
@@ -185,7 +208,7 @@ impl Group {
     /// Opens the sockets of the workers that will be there at the start, the first with this
     /// identity, and at least one of each listener; returns the identity after the last worker.
     pub(super) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
-        if let Contact::Foreign(foreign) = &mut self.contact {
+        if let Contact::Foreign(foreign) = &self.contact {
             foreign.open()?;
         }
         let after = first.saturating_add(self.spec.size);
@@ -253,18 +276,22 @@ impl Group {
         self.listeners.iter().filter_map(|listener| listener.key(&self.name))
     }
 
-    /// Opens, for a trial, one socket of each listener that is not among those.
+    /// Opens, for a trial, what its processes need, and one socket of each listener that is not among those.
     pub(super) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
+        if let Contact::Foreign(foreign) = &self.contact {
+            foreign.open()?;
+        }
         let Self { listeners, name, .. } = self;
         let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));
         let mut new = listeners.iter_mut().filter(is_new);
         new.try_for_each(|listener| listener.open(name, WorkerId(0)))
     }
 
-    /// Takes the sockets over that an earlier version of the program has opened for this group.
-    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>) {
+    /// Takes the sockets over that an earlier version of the program has opened for this group; at
+    /// `any` address.
+    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>, any: bool) {
         for listener in &mut self.listeners {
-            listener.adopt(&self.name, kept);
+            listener.adopt(&self.name, kept, any);
         }
     }
 

@@ -27,6 +27,31 @@ mod run;
 ///
 /// The settings are checked when [`run`](Master::run) begins, before anything happens.
 ///
+/// # Panics
+///
+/// A function of yours that panics does not end the master, except for its main task. The log names
+/// the function; what follows is what follows its error:
+///
+/// | function | a panic |
+/// |---|---|
+/// | [`main`](Master::main) | stops the master in order; its exit status is 1 |
+/// | [`control`](Master::control) | closes the connection of that request |
+/// | [`on_reload`](Master::on_reload) | refuses the reload |
+/// | [`on_rollback`](Master::on_rollback), [`observe`](Master::observe) | is logged |
+/// | [`hand_over`](Master::hand_over) | refuses the upgrade |
+/// | [`Workers::context`], [`Workers::each`] | fails this start of the worker, as if it could not be spawned; at the start of the master, refuses that |
+/// | [`Workers::answer`] | refuses the request |
+/// | the state or the rule of [`Workers::answer_permitted`], [`Workers::plain`], a codec | ends and replaces the worker that asked |
+/// | [`Workers::output`] | loses that line |
+/// | the constructor of the runtime, in [`run`](Master::run) | refuses the start |
+/// | a task of [`Rt::spawn`](Rt::spawn) | ends that task |
+/// | a function in [`Rt::unblock`](Rt::unblock) | is an error for its caller |
+///
+/// Panics are caught by unwinding. Build the program with `panic = "unwind"`, which is Cargo's default:
+/// with `panic = "abort"` every panic ends the master and all workers with it, and a master that is
+/// built so says so in its log. A value that panics when it is dropped during another panic also ends
+/// the process.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -46,6 +71,8 @@ mod run;
 #[doc(alias = "master_slaves")]
 pub struct Master {
     background: Option<Daemon>,
+    /// Where standard output and error are appended to.
+    files: [Option<PathBuf>; 2],
     privileged: Option<bool>,
     lock_file: Option<PathBuf>,
     groups: Vec<Box<dyn IntoGroup>>,
@@ -81,6 +108,7 @@ impl Master {
     pub fn new() -> Self {
         Self {
             background: None,
+            files: [None, None],
             privileged: None,
             lock_file: None,
             groups: Vec::new(),
@@ -100,6 +128,33 @@ impl Master {
     #[must_use]
     pub fn background(mut self, daemon: Daemon) -> Self {
         self.background = Some(daemon);
+        self
+    }
+
+    /// Appends standard output, and what workers write there, to a file, which is made with mode 0640 if
+    /// there is none: like [`Daemon::output`], and also for a master in the foreground.
+    ///
+    /// The file is opened once everything else is in place, so the reason why a master cannot start is
+    /// still printed where it was started. SIGUSR2 and
+    /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs) open the file again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let master = release_core::Master::new().output("/var/log/web.log").error("/var/log/web.log");
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[0] = Some(path.into());
+        self
+    }
+
+    /// Appends standard error, and what workers write there, to a file, which may be the same one: see
+    /// [`output`](Master::output).
+    #[must_use]
+    pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[1] = Some(path.into());
         self
     }
 
@@ -129,6 +184,8 @@ impl Master {
     }
 
     /// Listens on a Unix socket and answers requests there (row R4).
+    ///
+    /// A handler that blocks holds up the whole master, see [`Workers::answer`].
     ///
     /// Plain mode knows answers only: where `handler` returns an error, or panics, the connection is
     /// closed, and the client is told no reason. What it should read, a command that does not exist
@@ -180,6 +237,8 @@ impl Master {
 
     /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
     /// but its failure is.
+    ///
+    /// A main task that blocks holds up the whole master, see [`Workers::answer`].
     ///
     /// It is the place for what has to be done at a stop (row D3): a task that waits for
     /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.

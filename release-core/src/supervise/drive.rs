@@ -2,8 +2,10 @@
 
 mod begin;
 mod clock;
+mod last_answers;
 mod processes;
 mod signalled;
+mod terminal;
 mod upgrade;
 mod wait;
 
@@ -18,18 +20,24 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
-use super::{Action, Event, Outcome, Report, StopCause};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
+use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop, Tried};
+use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::memory::unload_program;
+use crate::sys::spawn::SpawnError;
 use crate::{Error, ErrorKind};
 pub(crate) use begin::Surroundings;
 use clock::Clock;
 pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
-use signalled::is_stop;
+use signalled::{insists, is_stop};
+use terminal::Terminal;
 use upgrade::Upgrading;
+
+/// Its end by a panic is a failure of the master, which stops in order then.
+const MAIN: Guard = Guard::new("main");
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -71,6 +79,8 @@ enum Happening {
     AtRest {
         in_time: bool,
     },
+    /// What the new version has turned out to be.
+    Tried(Box<Tried>),
     Failed(Error),
 }
 
@@ -90,8 +100,10 @@ pub(crate) struct Supervisor {
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
-    /// Whether anybody has asked for it: the next signal makes it one at once.
-    is_stop_asked: bool,
+    /// When the stop was first asked for.
+    stop_asked_at: Option<Instant>,
+    /// Of a service in the foreground that ends with it.
+    terminal: Option<Terminal>,
     estate: Estate,
     upgrade: Option<Upgrading>,
     askers: Askers,
@@ -136,6 +148,7 @@ impl Supervisor {
                 let is_forced = self.master.pool().is_forced();
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
+                self.send_last_answers().await;
                 self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
@@ -150,7 +163,7 @@ impl Supervisor {
             Happening::Pool(event) => event,
             Happening::Command(Command::Stop) => {
                 self.report(&Report::Stopping { cause: StopCause::Program });
-                self.is_stop_asked = true;
+                self.stop_asked_at.get_or_insert(self.rt.now());
                 Event::Stop
             }
             Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
@@ -159,9 +172,20 @@ impl Supervisor {
                 let _ = asker.send(self.reopen_logs());
                 Event::Tick
             }
-            Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
+            Happening::Launched(wish, outcome) => {
+                let fail = outcome.as_ref().err().and_then(|error| self.hopeless(error));
+                let launched = self.processes.adopt(wish, outcome);
+                match fail {
+                    None => launched,
+                    Some(fail) => {
+                        let _ = self.sender.unbounded_send(Happening::Pool(launched));
+                        fail
+                    }
+                }
+            }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::AtRest { in_time } => self.at_rest(in_time),
+            Happening::Tried(tried) => self.tried(*tried),
             Happening::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");
                 self.signalled(signal)
@@ -172,6 +196,11 @@ impl Supervisor {
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
         self.askers.reload_begins();
+        if let Err(reason) = self.processes.prove_rights() {
+            let prepared = Event::Prepared(Err(reason));
+            let _ = self.sender.unbounded_send(Happening::Pool(prepared));
+            return;
+        }
         let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(Happening::Pool(prepared.await));
@@ -180,6 +209,9 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
+            let _ = self.sender.unbounded_send(Happening::Signal(Sig::SIGHUP));
+        }
         self.hooks.observed(report);
         if let Some(service) = &mut self.service {
             service.told(report, &self.master.pool(), self.rt.now());
@@ -195,6 +227,7 @@ impl Supervisor {
             | Report::Finished { .. }
             | Report::Started { .. }
             | Report::SpawnFailed { .. }
+            | Report::LeftBehind { .. }
             | Report::Ready { .. }
             | Report::Extended { .. }
             | Report::Stops { .. }
@@ -218,11 +251,10 @@ impl Supervisor {
         event: Event,
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
-        if let Event::Exited { id, pid, .. } = event {
+        if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
             self.processes.forget(id, pid);
         }
-        let mut actions = Vec::new();
-        let mut next = 0;
+        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -237,11 +269,33 @@ impl Supervisor {
             match action {
                 Action::Spawn { id, generation } => {
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
+                        if let Some(fail) = self.hopeless(&error) {
+                            self.master.pool().on(fail, now, &mut actions);
+                        }
                         let failed = self.processes.not_launched(id, &error);
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
-                Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
+                // It is said once it is true.
+                Action::Report(report @ Report::Killed { .. }) => killing = Some(report),
+                Action::Signal { id, pid, signal } => {
+                    let (killed, report) = (self.processes.signal(id, pid, signal), killing.take());
+                    match killed {
+                        Ok(()) => report.iter().for_each(|report| self.report(report)),
+                        Err(reason) => {
+                            unended.push(pid);
+                            self.left_behind(id, pid, reason, false, &mut actions);
+                        }
+                    }
+                }
+                Action::Report(report @ Report::Ready { id, pid, .. }) => {
+                    self.report(&report);
+                    if let Err(reason) = self.processes.prove_right(id, pid) {
+                        unended.push(pid);
+                        self.left_behind(id, pid, reason, all_ready.is_some(), &mut actions);
+                    }
+                }
+                Action::AllReady if !unended.is_empty() => {}
                 Action::Prepare => self.prepare(),
                 Action::TryUpgrade => self.try_upgrade(),
                 Action::HandOver => self.begin_handover(),
@@ -258,6 +312,30 @@ impl Supervisor {
         None
     }
 
+    /// A process that cannot be ended is not this master's any more; a start has failed with it.
+    fn left_behind(
+        &mut self,
+        id: WorkerId,
+        pid: i32,
+        reason: String,
+        is_start: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.processes.forget(id, pid);
+        let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
+        let now = self.clock.read(self.rt.now());
+        for event in fail.into_iter().chain([Event::Unended { id, pid, reason }]) {
+            self.master.pool().on(event, now, actions);
+        }
+    }
+
+    /// A start is not tried again that the kernel, or the container around it, does not allow.
+    fn hopeless(&self, error: &Error) -> Option<Event> {
+        let spawning = std::error::Error::source(error)?.downcast_ref::<SpawnError>()?;
+        let is_hopeless = spawning.is_permanent() && !self.master.pool().has_started();
+        is_hopeless.then(|| Event::Fail { reason: error.report() })
+    }
+
     /// The main task begins to finish when the workers do.
     fn pass_the_stop_on(&mut self) {
         if self.stop_by.is_none() && self.master.pool().is_stopping() {
@@ -270,7 +348,7 @@ impl Supervisor {
     async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
-        let rt = self.rt.clone();
+        let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
         loop {
             // Its failure is in the queue before it ends.
@@ -280,7 +358,9 @@ impl Supervisor {
                 Either::Left((Either::Left((Some(Happening::Failed(error)), _)), _)) => {
                     return Finish::Failed(error);
                 }
-                Either::Left((Either::Right((Ok(signal), _)), _)) if is_stop(signal) => {
+                Either::Left((Either::Right((Ok(signal), _)), _))
+                    if is_stop(signal) && (asked.is_none() || insists(signal, asked, rt.now())) =>
+                {
                     return Finish::CutOff("it was stopped at once");
                 }
                 Either::Left(_) => {}
@@ -294,22 +374,23 @@ impl Supervisor {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let task = start(self.rt.clone(), self.master.clone());
-        let sender = self.sender.clone();
-        let caught = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
+        let (rt, master, sender) = (self.rt.clone(), self.master.clone(), self.sender.clone());
+        let task = MAIN.call(|| start(rt, master));
         self.rt.spawn(async move {
-            let error = match caught.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(panic) => {
-                    let message = crate::rt::panic_message(panic.as_ref());
-                    Error::new(
-                        ErrorKind::Program,
-                        format!("a task of the master panicked: {message}"),
-                    )
-                }
+            let ended = match task {
+                Ok(task) => MAIN.run(|| task).await,
+                Err(panicked) => Err(panicked),
             };
-            let _ = sender.unbounded_send(Happening::Failed(error));
+            let failed = |panicked| {
+                let message = "a task of the master panicked";
+                Error::new(ErrorKind::Program, message).caused_by(panicked)
+            };
+            if let Err(error) = ended.map_err(failed).flatten() {
+                // The words of the program's error are its own, too.
+                let said = MAIN.call(|| error.report());
+                let error = said.map_or_else(failed, |_| error);
+                let _ = sender.unbounded_send(Happening::Failed(error));
+            }
         })
     }
 }

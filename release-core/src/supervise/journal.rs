@@ -1,9 +1,12 @@
 //! What the pool reports, as lines of the log.
 
-use super::{KillReason, Report};
+use super::{KillReason, Report, StopCause};
 
 pub(super) fn log(report: &Report) {
     match report {
+        Report::Stopping { cause: StopCause::Terminal } => {
+            tracing::warn!("the terminal is gone: the service ends");
+        }
         Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
         Report::AllReady => tracing::info!("all workers are ready"),
         Report::Started { id, pid, generation } => {
@@ -47,6 +50,15 @@ pub(super) fn log(report: &Report) {
         }
         Report::Killed { id, pid, generation, reason } => {
             tracing::error!(worker = id.0, pid, %reason, generation, "killed");
+        }
+        Report::LeftBehind { id, pid, generation, reason } => {
+            tracing::error!(
+                worker = id.0,
+                pid,
+                generation,
+                reason,
+                "cannot be ended, is left behind"
+            );
         }
         Report::OverLimit { id, pid, generation, excess } => {
             tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");

@@ -7,6 +7,7 @@ mod rollout;
 mod shortage;
 mod snapshot;
 mod upgrade;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use super::{
 use rollout::Rollout;
 use shortage::Shortage;
 use upgrade::Upgrade;
+pub(crate) use wire::Snapshot;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]
@@ -267,6 +269,11 @@ impl Pool {
             }
             Mode::Idle | Mode::Done => {}
         }
+    }
+
+    /// Whether every worker has been ready.
+    pub(crate) fn has_started(&self) -> bool {
+        self.all_ready
     }
 
     /// Whether it was told to stop, or has failed.

@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::{WorkerInfo, Workers};
-use crate::{Environment, OutputStream, Readiness, StopSignal};
+use super::Workers;
+use crate::{Environment, Readiness, StopSignal};
 
 impl Workers {
     /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
@@ -19,7 +18,9 @@ impl Workers {
     ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
     /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
     /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
-    ///   process group; what is left of that when it ends is killed.
+    ///   session, and so a process group. What is left of that when it has ended gets the same signal,
+    ///   has the rest of the time and is waited for, as in a start script that does not `exec`; where it
+    ///   ended without being told to, it is killed.
     /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
     ///   no [`user`](Workers::user) is named.
     ///
@@ -83,37 +84,6 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn stop_signal(mut self, signal: StopSignal) -> Self {
         self.stop_signal = signal;
-        self
-    }
-
-    /// Takes what workers write to standard output and error, which otherwise goes where that of the
-    /// master goes: line by line, without the line end.
-    ///
-    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
-    /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
-    /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
-    /// block: as long as it does, nothing else is done.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{OutputStream, Workers};
-    ///
-    /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
-    ///     let line = String::from_utf8_lossy(line);
-    ///     match stream {
-    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
-    ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
-    ///     }
-    /// });
-    /// # let _ = workers;
-    /// ```
-    #[must_use]
-    pub fn output(
-        mut self,
-        sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
-    ) -> Self {
-        self.output = Some(Arc::new(sink));
         self
     }
 }

@@ -80,6 +80,7 @@ impl Pool {
                     process.status_text = Some(text);
                 }
             }
+            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, now, actions),
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
         }
@@ -110,6 +111,7 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::SpawnFailed { id, .. }
         | E::Ready { id, .. }
         | E::Exited { id, .. }
+        | E::Unended { id, .. }
         | E::Violation { id, .. }
         | E::Hung { id, .. }
         | E::Extend { id, .. }

@@ -577,7 +577,7 @@ fn a_configured_size_that_fails_is_not_known() {
 fn a_group_that_is_gone_cannot_be_changed() {
     let old = world(spec(2), |_| Life::good());
     let now = old.now();
-    let snapshot = old.pool().snapshot(now).unwrap();
+    let snapshot = old.pool().snapshot(now);
     let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
     let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), now, None).unwrap();
     let mut actions = Vec::new();
@@ -605,7 +605,7 @@ fn a_group_that_is_gone_cannot_be_changed() {
 #[test]
 fn upgrades_that_meet_are_one() {
     let world = world(spec(1), |_| Life::good());
-    let snapshot = world.pool().snapshot(world.now()).unwrap();
+    let snapshot = world.pool().snapshot(world.now());
     let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10), world.now()).unwrap();
     let (now, mut actions) = (world.now(), Vec::new());
     let mut tell = |event| {
