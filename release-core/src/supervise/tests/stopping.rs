@@ -197,7 +197,5 @@ fn another_one_takes_the_place_of_what_cannot_be_ended() {
     world.ready(SECOND);
     let (pid, reason) = (world.model.live[&FIRST].pid, "no right to".to_owned());
     world.send(Event::Unended { id: FIRST, pid, reason });
-    assert!(!world.model.live.contains_key(&FIRST));
-    world.wait(Duration::from_secs(60));
     assert_ne!(world.model.live[&FIRST].pid, pid);
 }
