@@ -14,7 +14,7 @@ use super::foreign::Foreign;
 use super::hello::Types;
 use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
-use super::output::Sink;
+use super::output::Capture;
 use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::limits::Limits;
@@ -36,7 +36,7 @@ pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     pub(crate) contact: Contact,
     pub(crate) stop_signal: StopSignal,
-    pub(crate) output: Option<Sink>,
+    pub(crate) output: Option<Capture>,
     pub(crate) limits: Limits,
     pub(super) spec: GroupSpec,
     pub(super) program: Program,

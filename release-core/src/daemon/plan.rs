@@ -21,11 +21,13 @@ use super::launcher::Detached;
 use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
+use super::panics;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, stay, turn_back};
 use crate::guard::Guard;
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
+use crate::streams::{self, launcher};
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
@@ -74,7 +76,10 @@ impl Plan {
     /// never forks: it has workers.
     pub(super) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
         match (self.background.take(), before) {
-            (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
+            (Some(daemon), None) => {
+                launcher::keep();
+                self.launcher = Some(daemon.detach()?);
+            }
             (Some(daemon), Some(before)) if before.summary.is_background => {
                 let gone = daemon.return_to();
                 before.never_fails(gone)?;
@@ -92,6 +97,7 @@ impl Plan {
         origin: Origin,
         mut before: Option<Before>,
     ) -> Exit {
+        panics::log();
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
@@ -139,9 +145,10 @@ impl Plan {
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(listeners, is_return));
         ground.unwanted_listeners.append(listeners);
         let opened = self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first));
-        opened
-            .map(drop)
-            .or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
+        match opened {
+            Err(error) if is_return => missed(&error),
+            outcome => drop(outcome?),
+        }
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
         ground.unwanted_controls = left;
@@ -150,6 +157,12 @@ impl Plan {
             let (start, served) = (control.bind)(earlier)?;
             ground.starts.push(start);
             ground.controls.push(served);
+        }
+        if !self.log_files.is_empty() {
+            if is_first && !ground.is_background {
+                launcher::keep();
+            }
+            self.log_files.redirect()?;
         }
         let driver = DRIVER.call(driver).map_err(|panicked| {
             Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
@@ -164,7 +177,7 @@ impl Plan {
         driver: &D,
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
-        launcher: &mut Option<Detached>,
+        waiting: &mut Option<Detached>,
         origin: Origin,
         before: Option<Before>,
     ) -> Result<Exit, Error> {
@@ -189,8 +202,14 @@ impl Plan {
             Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
-        let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready))?;
+        let all_ready = || {
+            launcher::leave();
+            waiting.take().map(Detached::ready)
+        };
+        let _draining = streams::drain(&rt);
+        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready));
+        streams::finish();
+        let ended = ended?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {
@@ -282,6 +301,11 @@ fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
     let mut signals = SIGNALS.to_vec();
     signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    // As `nohup` wants it. In the background no terminal can send the signal.
+    if !detached && signal::is_ignored(Signal::SIGHUP) {
+        signals.retain(|signal| *signal != Signal::SIGHUP);
+        tracing::info!("SIGHUP is ignored since before the start, and stays so");
+    }
     let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {

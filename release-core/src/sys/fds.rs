@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t};
 
 use super::{Failed, check};
 
@@ -37,6 +37,37 @@ pub(crate) fn set_cloexec(fd: &impl AsFd) -> io::Result<()> {
 pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
+}
+
+/// Writes what there is room for at this moment, without a change of the open file description.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] when there is no room, and [`io::ErrorKind::Unsupported`] where the
+/// kernel cannot do this with such a file.
+pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let position: libc::c_long = -1;
+    let number = fd.as_raw_fd();
+    // SAFETY: the kernel reads one part, whose bytes are borrowed meanwhile; the position -1 means that
+    // of the file.
+    let written = unsafe {
+        libc::syscall(
+            libc::SYS_pwritev2,
+            number,
+            &raw const part,
+            1_usize,
+            position,
+            position,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(written).map_err(|_| match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            io::ErrorKind::Unsupported.into()
+        }
+        error => error,
+    })
 }
 
 /// A close-on-exec duplicate whose number is at least `lowest`.
@@ -179,7 +210,7 @@ pub(crate) fn close_from(first: RawFd) -> Result<(), Failed> {
 /// The same, one by one.
 fn close_each_from(first: RawFd) -> Result<(), Failed> {
     /// More numbers than anybody waits for.
-    const MOST: u64 = 1 << 20;
+    const MOST: rlim_t = 1 << 20;
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.min(MOST));
     for number in first..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
         // SAFETY: as above; a number that is not open gives EBADF.

@@ -15,6 +15,7 @@ use crate::daemon::{Blocked, Served, Tried, Version};
 use crate::ipc::link::Link;
 use crate::rt::Task;
 use crate::signals::Signals;
+use crate::streams;
 use crate::supervise::Event;
 use crate::sys::untrusted::unclosed;
 use crate::{Error, ErrorKind};
@@ -179,6 +180,7 @@ impl Supervisor {
         kept.signals = deferred.map(|signal| *signal as i32).collect();
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
+        streams::finish();
         let left = self.estate.leave(tried, version, snapshot, self.processes.groups(), kept);
         drop(blocked);
         left
