@@ -52,6 +52,15 @@ pub fn free_port() -> SocketAddr {
     SocketAddr::from((own, NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
+/// Starts what follows it without descriptors that a shell, make or lock has left open for this test.
+pub const WITHOUT_INHERITED: [&str; 4] = [
+    "bash",
+    "-c",
+    "for file in /proc/self/fd/*; do number=${file##*/}; [ $number -le 2 ] || eval \"exec $number<&-\"; done
+    exec \"$@\"",
+    "bash",
+];
+
 /// A program to be started, with a directory of its own for sockets, locks and logs.
 #[derive(Debug)]
 pub struct Program {
@@ -131,6 +140,14 @@ impl Program {
         let log = self.path("stderr");
         let file = std::fs::File::create(&log).expect("a file for standard error");
         let child = self.command.stderr(file).process_group(0).spawn().expect("the program starts");
+        Running { child, directory: self.directory, log, status: None }
+    }
+
+    /// Starts it with another standard error, and in the process group of this test: a launcher may begin
+    /// a session.
+    pub(crate) fn start_with(mut self, error: Stdio) -> Running {
+        let log = self.path("stderr");
+        let child = self.command.stderr(error).spawn().expect("the program starts");
         Running { child, directory: self.directory, log, status: None }
     }
 

@@ -36,7 +36,7 @@ use crate::{Error, ErrorKind};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Rt(Arc<dyn Runtime>);
+pub struct Rt(pub(super) Arc<dyn Runtime>);
 
 /// The future did not finish in the time it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,11 @@ impl Rt {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.0.now()
+    }
+
+    /// Watches a descriptor that others use, too: whoever uses it here sees to it that nothing blocks.
+    pub(crate) fn register_as_it_is(&self, fd: OwnedFd) -> io::Result<Io> {
+        self.0.register(fd).map(Io::new)
     }
 
     /// Watches a descriptor, which is made non-blocking here.

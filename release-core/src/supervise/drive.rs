@@ -2,8 +2,10 @@
 
 mod begin;
 mod clock;
+mod last_answers;
 mod processes;
 mod signalled;
+mod terminal;
 mod upgrade;
 mod wait;
 
@@ -19,7 +21,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop, Tried};
 use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
@@ -30,7 +32,8 @@ pub(crate) use begin::Surroundings;
 use clock::Clock;
 pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
-use signalled::is_stop;
+use signalled::{insists, is_stop};
+use terminal::Terminal;
 use upgrade::Upgrading;
 
 /// Its end by a panic is a failure of the master, which stops in order then.
@@ -76,6 +79,8 @@ enum Happening {
     AtRest {
         in_time: bool,
     },
+    /// What the new version has turned out to be.
+    Tried(Box<Tried>),
     Failed(Error),
 }
 
@@ -95,6 +100,10 @@ pub(crate) struct Supervisor {
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
+    /// When the first signal to stop came.
+    stop_asked_at: Option<Instant>,
+    /// Of a service in the foreground that ends with it.
+    terminal: Option<Terminal>,
     estate: Estate,
     upgrade: Option<Upgrading>,
     askers: Askers,
@@ -139,6 +148,7 @@ impl Supervisor {
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
+                self.send_last_answers().await;
                 self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
@@ -174,6 +184,7 @@ impl Supervisor {
             }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::AtRest { in_time } => self.at_rest(in_time),
+            Happening::Tried(tried) => self.tried(*tried),
             Happening::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");
                 self.signalled(signal)
@@ -197,6 +208,9 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
+            let _ = self.sender.unbounded_send(Happening::Signal(Sig::SIGHUP));
+        }
         self.hooks.observed(report);
         if let Some(service) = &mut self.service {
             service.told(report, &self.master.pool(), self.rt.now());
@@ -220,7 +234,7 @@ impl Supervisor {
         if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
             self.processes.forget(id, pid);
         }
-        let (mut actions, mut unended, mut next) = (Vec::new(), Vec::new(), 0);
+        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -242,13 +256,18 @@ impl Supervisor {
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
+                // It is said once it is true.
+                Action::Report(report @ Report::Killed { .. }) => killing = Some(report),
                 Action::Signal { id, pid, signal } => {
-                    if let Err(reason) = self.processes.signal(id, pid, signal) {
-                        unended.push(pid);
-                        self.left_behind(id, pid, reason, false, &mut actions);
+                    let (killed, report) = (self.processes.signal(id, pid, signal), killing.take());
+                    match killed {
+                        Ok(()) => report.iter().for_each(|report| self.report(report)),
+                        Err(reason) => {
+                            unended.push(pid);
+                            self.left_behind(id, pid, reason, false, &mut actions);
+                        }
                     }
                 }
-                Action::Report(Report::Killed { pid, .. }) if unended.contains(&pid) => {}
                 Action::Report(report @ Report::Ready { id, pid, .. }) => {
                     self.report(&report);
                     if let Err(reason) = self.processes.prove_right(id, pid) {
@@ -309,7 +328,7 @@ impl Supervisor {
     async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
-        let rt = self.rt.clone();
+        let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
         loop {
             // Its failure is in the queue before it ends.
@@ -319,7 +338,9 @@ impl Supervisor {
                 Either::Left((Either::Left((Some(Happening::Failed(error)), _)), _)) => {
                     return Finish::Failed(error);
                 }
-                Either::Left((Either::Right((Ok(signal), _)), _)) if is_stop(signal) => {
+                Either::Left((Either::Right((Ok(signal), _)), _))
+                    if is_stop(signal) && (asked.is_none() || insists(signal, asked, rt.now())) =>
+                {
                     return Finish::CutOff("it was stopped at once");
                 }
                 Either::Left(_) => {}

@@ -2,7 +2,7 @@
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
@@ -44,9 +44,16 @@ impl Resources {
         }
         self.limits.iter().try_for_each(|limit| {
             let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
-            setrlimit(limit.resource, limit.soft, limit.hard).map_err(failed)
+            let [soft, hard] = [limit.soft, limit.hard].map(in_kernel);
+            setrlimit(limit.resource, soft, hard).map_err(failed)
         })
     }
+}
+
+/// A limit as the system call takes it. What does not fit there is none.
+#[allow(clippy::useless_conversion, reason = "the type has 32 bits on some machines")]
+fn in_kernel(limit: u64) -> rlim_t {
+    limit.try_into().unwrap_or(RLIM_INFINITY)
 }
 
 /// A master may be kept from being killed when memory runs out. That it does is mostly its workers'

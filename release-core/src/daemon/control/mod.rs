@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{Gid, Uid, fchownat};
 
-use crate::ipc::Text;
 use crate::ipc::limits::Limits;
+use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
 use crate::net::{FileIdentity, Socket, Unix};
 use crate::sys::rights;
 use crate::{Error, ErrorKind};
@@ -36,7 +36,8 @@ const BACKLOG: u32 = 128;
 /// |---|---|
 /// | mode of the socket file | 0600, settable |
 /// | who may connect | root, the daemon's own user and the socket's owner: checked by the peer's uid too |
-/// | longest frame | 64 KiB, settable |
+/// | longest request | 64 KiB, settable |
+/// | longest answer | 16 MiB, which is as much as [`plain::Client`](crate::ipc::plain::Client) takes; in place of a longer one the peer gets the codec's [`failure`](crate::ipc::Codec::failure), or the connection ends, and the log says so |
 /// | time for a frame from its first byte to its last | 5 s |
 /// | idle time | 60 s, settable |
 /// | time in which a peer has to read something that waits for it | 60 s |
@@ -107,7 +108,8 @@ impl<C> ControlSocket<C> {
         self
     }
 
-    /// The longest frame in either direction, in bytes.
+    /// Sets the longest request, in bytes. An answer may have 16 MiB, or as much as a request if that is
+    /// more.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes;
@@ -175,6 +177,10 @@ impl<C> ControlSocket<C> {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|errno| self.cannot_make(Error::system("cannot change its owner", errno)))
+    }
+
+    pub(super) fn answer_limit(&self) -> u32 {
+        self.limits.frame.max(DEFAULT_FRAME_LIMIT)
     }
 
     pub(crate) fn path(&self) -> &Path {
