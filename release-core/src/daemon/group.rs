@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::StopSignal;
 use super::attach::Attach;
 use super::foreign::Foreign;
-use super::hello::Types;
+use super::hello::{Message, Types};
 use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
 use super::output::Capture;
@@ -62,7 +62,7 @@ impl Contact {
     fn types(&self) -> Types {
         match self {
             Self::Connection(attach) => attach.types().clone(),
-            Self::Foreign(_) => Types::of::<(), Foreign, Foreign>(),
+            Self::Foreign(_) => Types::none(),
         }
     }
 }
@@ -93,8 +93,7 @@ pub(super) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Particulars {
     pub(crate) context: Vec<u8>,
-    /// The name of its type.
-    pub(crate) context_type: String,
+    pub(crate) context_type: Message,
     given: WorkerOptions,
     #[serde(skip)]
     options: CheckedOptions,
@@ -127,7 +126,7 @@ impl Group {
         let given = self.given_options(id)?;
         Ok(Particulars {
             context: self.encoded_context(id)?,
-            context_type: self.context.type_name.to_owned(),
+            context_type: self.context.message.clone(),
             options: check(given.clone(), &self.name, id)?,
             given,
         })
@@ -262,7 +261,7 @@ impl Group {
         self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// What workers and master tell each other, by the names of the types.
+    /// What workers and master tell each other.
     pub(super) fn spoken(&self) -> GroupTypes {
         GroupTypes {
             name: self.name.to_string(),
@@ -314,10 +313,10 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
     })
 }
 
-/// How the context of a worker is made, and the name of its type.
+/// How the context of a worker is made, and its type.
 pub(super) struct Context {
     encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
-    type_name: &'static str,
+    message: Message,
 }
 
 impl Context {
@@ -332,7 +331,11 @@ impl Context {
             })?;
             Ok(payload)
         };
-        Self { encode: Box::new(encode), type_name: std::any::type_name::<T>() }
+        Self { encode: Box::new(encode), message: Message::of::<T>(&Postcard) }
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
     }
 }
 

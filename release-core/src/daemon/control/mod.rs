@@ -145,6 +145,10 @@ impl<C> ControlSocket<C> {
         }
     }
 
+    pub(crate) fn own_codec(&self) -> &C {
+        &self.codec
+    }
+
     /// Makes relative paths independent of the working directory that is left later.
     pub(crate) fn make_absolute(&mut self) -> Result<(), Error> {
         self.path = absolute(&self.path)?;

@@ -107,6 +107,11 @@ where
             credentials = credentials.map(Credentials::and_change_root);
         }
         let is_private = |name: &OsStr| self.is_command && of_the_master(name);
+        if let Contact::Connection(attach) = &contact {
+            let types = attach.types().with_context(self.context.message());
+            types.check().map_err(|error| about("its messages").caused_by(error))?;
+            types.tell_gaps();
+        }
         let environment = match (&place.directory, &place.root) {
             (_, Some(root)) if enters_itself => self.environment.set(ROOT, root),
             (Some(directory), _) => self.environment.in_directory(directory),

@@ -189,7 +189,7 @@ fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
         agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        types: group.is_same_executable().then(|| Box::new(Types::of_context(its.context_type))),
         context: its.context,
     }
 }
