@@ -39,11 +39,24 @@ pub(super) fn bind_path(
     then: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
     let system = address.to_system()?;
-    // Of several that find the same dead socket one must not remove what another has just bound.
-    let _one_at_a_time = lock_directory(path);
-    clear_the_way(path, &system)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &system)
-        .map_err(|errno| Error::making(format!("cannot bind {address}"), path, errno))?;
+    let bind = || nix::sys::socket::bind(socket.as_raw_fd(), &system);
+    let failed = |errno| Error::making(format!("cannot bind {address}"), path, errno);
+    // Where nothing is, nobody has to be waited for.
+    match bind() {
+        Ok(()) => {}
+        Err(Errno::EADDRINUSE) => {
+            // Of several that find the same dead socket one must not remove what another has just
+            // bound.
+            let _one_at_a_time = lock_directory(path);
+            clear_the_way(path, &system)?;
+            if bind() == Err(Errno::EADDRINUSE) {
+                // Of one that found nothing there.
+                clear_the_way(path, &system)?;
+                bind().map_err(failed)?;
+            }
+        }
+        Err(errno) => return Err(failed(errno)),
+    }
     set_mode(socket, path)
         .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
         .and_then(|()| then())

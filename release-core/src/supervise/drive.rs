@@ -4,9 +4,11 @@ mod begin;
 mod clock;
 mod processes;
 mod signalled;
+mod sockets;
 mod upgrade;
 mod wait;
 
+use std::os::fd::RawFd;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,8 @@ enum Happening {
     Command(Command),
     Launched(Wish, Result<Box<Launched>, Error>),
     Signal(Sig),
+    /// Somebody has shut these listening sockets down, in this order.
+    ShutDown(Vec<RawFd>),
     /// Nothing is being answered any more, or it took too long.
     AtRest {
         in_time: bool,
@@ -99,6 +103,8 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// When workers were replaced because of their listening sockets, the last time.
+    renewed: Option<Instant>,
     /// Whether workers are stopped by the signal that stops the master.
     forwards: bool,
     /// When it is measured next what processes have used, if any have limits, and how often it was.
@@ -158,6 +164,7 @@ impl Supervisor {
             }
             Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
             Happening::Failed(error) => Event::Fail { reason: error.report() },
+            Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
             Happening::AtRest { in_time } => self.at_rest(in_time),
             Happening::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");

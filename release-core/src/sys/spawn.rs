@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
-use super::resources::{FORBIDDEN_PROCESSOR, Resources};
+use super::resources::{FORBIDDEN_PROCESSOR, OPEN_FILES, Resources};
 use super::{Failed, pidfd};
+use crate::error::in_words;
 
 mod prepared;
 
@@ -99,7 +100,7 @@ impl SpawnError {
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Here(what, error) => write!(f, "{what}: {error}"),
+            Self::Here(what, error) => write!(f, "{what}: {}", in_words(error)),
             Self::There(failed) => failed.fmt(f),
             Self::Stuck => f.write_str("the new process was stopped before it ran its program"),
         }
@@ -117,7 +118,7 @@ const CALLS: [&str; 24] = [
     "sched_getaffinity",
     FORBIDDEN_PROCESSOR,
     "setpriority",
-    "setrlimit(RLIMIT_NOFILE)",
+    OPEN_FILES,
     "setrlimit(RLIMIT_CORE)",
     "setrlimit(RLIMIT_AS)",
     "setrlimit(RLIMIT_NPROC)",

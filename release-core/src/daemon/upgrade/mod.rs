@@ -27,6 +27,7 @@ use super::group::Group;
 use super::hello::PROTOCOL;
 use super::lock::LockFile;
 use crate::sys::image::seal;
+use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
@@ -95,6 +96,7 @@ impl Estate {
             protocol: PROTOCOL,
             executable: self.origin.place()?.executable.clone().into(),
             is_background: self.is_background,
+            open_files: open_files_before(),
             lock,
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
             listeners: groups.iter().flat_map(Group::listener_keys).collect(),

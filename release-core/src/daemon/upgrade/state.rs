@@ -29,6 +29,8 @@ pub(crate) struct Summary {
     pub(super) protocol: u16,
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
+    /// The soft limit of descriptors that workers get, where the master has raised its own.
+    pub(crate) open_files: Option<u64>,
     pub(crate) lock: Option<OsString>,
     /// Group, name and address of each.
     pub(crate) listeners: Vec<[String; 3]>,
@@ -161,6 +163,7 @@ mod tests {
             protocol: PROTOCOL,
             executable: "/usr/bin/service".into(),
             is_background: false,
+            open_files: Some(1024),
             lock: None,
             listeners: vec![["http".to_owned(), "web".to_owned(), "[::]:80".to_owned()]],
             controls: vec!["/run/control".into()],

@@ -80,6 +80,7 @@ impl Supervisor {
             stop,
             stop_by: None,
             stop_deadline,
+            renewed: None,
             forwards,
             sender,
             happenings,
