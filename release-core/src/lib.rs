@@ -79,6 +79,7 @@ mod signals;
 pub mod supervise;
 mod sys;
 pub mod systemd;
+mod trusted;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,

@@ -20,6 +20,7 @@ mod program;
 mod reloads;
 pub mod servers;
 mod source;
+mod spoil;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
+pub use spoil::{answers_at_path, shut_listeners_down};
 
 /// How long anything may take before a test says that it does not happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

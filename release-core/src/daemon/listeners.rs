@@ -256,7 +256,11 @@ impl Listener {
                         None => User::Worker,
                     };
                     steered.common.address.set_port(port);
-                    steered.places.push(Place { socket: socket.into(), worker: WorkerId(id), user });
+                    steered.places.push(Place {
+                        socket: socket.into(),
+                        worker: WorkerId(id),
+                        user,
+                    });
                 }
                 _ => {}
             }

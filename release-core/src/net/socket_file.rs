@@ -10,9 +10,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
+use nix::unistd::{Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
 use super::Address;
@@ -66,11 +67,29 @@ pub(super) fn bind_path(
 /// Makes what the umask took from the mode whole again.
 fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
     let wanted = fstat(socket)?.st_mode & 0o777;
-    if nix::sys::stat::lstat(path)?.st_mode & 0o777 == wanted {
+    let file = open_socket(path)?;
+    if fstat(&file)?.st_mode & 0o777 == wanted {
         return Ok(());
     }
-    let mode = Mode::from_bits_truncate(wanted);
-    fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)
+    let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fchmodat(AT_FDCWD, &*file, Mode::from_bits_truncate(wanted), FchmodatFlags::FollowSymlink)
+}
+
+/// Gives a socket file another owner.
+pub(crate) fn give_away(path: &Path, owner: Option<Uid>, group: Option<Gid>) -> nix::Result<()> {
+    if owner.is_none() && group.is_none() {
+        return Ok(());
+    }
+    fchownat(open_socket(path)?, "", owner, group, AtFlags::AT_EMPTY_PATH)
+}
+
+/// The file itself, which is a socket: whoever may write to its directory may put another file there
+/// meanwhile, which is not to get its mode or owner.
+fn open_socket(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(path, flags, Mode::empty())?;
+    let is_socket = fstat(&file)?.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    if is_socket { Ok(file) } else { Err(Errno::ENOTSOCK) }
 }
 
 /// A lock on the directory, which is gone with its holder. Best effort: a directory that cannot be

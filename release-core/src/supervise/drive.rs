@@ -21,7 +21,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop};
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::memory::unload_program;
@@ -222,13 +222,17 @@ impl Supervisor {
             next += 1;
             match action {
                 Action::Spawn { id, generation } => {
+                    self.estate.controls.iter().for_each(Served::look);
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
                         let failed = self.processes.not_launched(id, &error);
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
                 Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
-                Action::Prepare => self.prepare(),
+                Action::Prepare => {
+                    self.estate.controls.iter().for_each(Served::look);
+                    self.prepare();
+                }
                 Action::TryUpgrade => self.try_upgrade(),
                 Action::HandOver => self.begin_handover(),
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),

@@ -55,9 +55,8 @@ fn switch_on(socket: &impl AsFd, name: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
     let number = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel reads one integer, which is alive.
-    let done = unsafe {
-        libc::setsockopt(number, libc::SOL_SOCKET, name, (&raw const on).cast(), length)
-    };
+    let done =
+        unsafe { libc::setsockopt(number, libc::SOL_SOCKET, name, (&raw const on).cast(), length) };
     Ok(Errno::result(done).map(drop)?)
 }
 

@@ -27,7 +27,7 @@ use ack::Acknowledgement;
 pub(super) use environment::of_the_master;
 use newline::Newline;
 use notify::Notices;
-use place::Place;
+use place::{Place, sweep};
 
 /// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
 ///
@@ -159,6 +159,7 @@ impl Foreign {
 
     /// Makes room for sockets, where there is any use for it.
     pub(super) fn open(&mut self) -> Result<(), Error> {
+        sweep();
         if matches!(self.readiness, Readiness::Notify | Readiness::Acknowledge) {
             self.place = Some(Arc::new(Place::new(self.owner)?));
         }

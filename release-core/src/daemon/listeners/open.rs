@@ -2,19 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::{Backlog, SockaddrStorage, listen};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid};
 
 use super::{SocketFile, settle};
-use crate::sys::socket::{lock_filter, steer};
 use crate::Error;
 use crate::net::{
-    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, local,
+    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, give_away, local,
 };
+use crate::sys::socket::{lock_filter, steer};
 
 /// How many connections may wait to be accepted; the system has its own limit.
 pub(super) const BACKLOG: u32 = 1024;
@@ -43,7 +41,12 @@ pub(super) fn open(
                 let file = match unix {
                     Unix::Path(path) => {
                         let file = SocketFile::of(address, FileIdentity::of(path)?);
-                        give_away(path, listen)?;
+                        let owner = listen.owner.map(Uid::from_raw);
+                        give_away(path, owner, listen.group.map(Gid::from_raw)).map_err(
+                            |errno| {
+                                Error::system("cannot change the owner of the socket file", errno)
+                            },
+                        )?;
                         file
                     }
                     Unix::Abstract(_) | Unix::Unnamed => None,
@@ -53,13 +56,6 @@ pub(super) fn open(
         }
     };
     opened.map_err(|error| cannot_listen(group, listener, address, error))
-}
-
-/// Gives the socket file the owner that it is to have.
-fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
-    let owner = (listen.owner.map(Uid::from_raw), listen.group.map(Gid::from_raw));
-    fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
 }
 
 /// An address that several sockets have together.

@@ -226,7 +226,8 @@ impl Steered {
         };
         let address = &self.common.address;
         if accept(&master.socket).is_ok() {
-            let message = "a worker has told the kernel to give connections to anybody: one is lost";
+            let message =
+                "a worker has told the kernel to give connections to anybody: one is lost";
             tracing::error!(group, %address, "{message}");
         }
         if chosen.is_empty() {
@@ -440,7 +441,8 @@ mod tests {
                 world.steer(&[pid], &[]);
                 world.connect(8);
                 let of = |place: &Place| place.process() == Some(pid);
-                let expected: Vec<_> = world.workers().map(|it| if of(it) { 8 } else { 0 }).collect();
+                let expected: Vec<_> =
+                    world.workers().map(|it| if of(it) { 8 } else { 0 }).collect();
                 assert_eq!(world.waiting(), expected, "{pid} after {those:?}");
             }
         }
