@@ -12,8 +12,8 @@ pub fn shut_listeners_down(process: Process) {
     let script = "import ctypes,os,socket,sys\n\
         pid=int(sys.argv[1]); pidfd=os.pidfd_open(pid); shut=0\n\
         for name in os.listdir(f'/proc/{pid}/fd'):\n    \
-            if not os.readlink(f'/proc/{pid}/fd/{name}').startswith('socket:'): continue\n    \
             copy=ctypes.CDLL(None).syscall(438,pidfd,int(name),0)\n    \
+            if copy<0 or not os.readlink(f'/proc/self/fd/{copy}').startswith('socket:'): continue\n    \
             s=socket.socket(fileno=copy)\n    \
             if s.getsockopt(socket.SOL_SOCKET,socket.SO_ACCEPTCONN):\n        \
                 s.shutdown(socket.SHUT_RDWR); shut+=1\n\

@@ -202,7 +202,11 @@ fn where_workers_say_that_they_are_ready_is_made_again() {
     let base = tempfile::tempdir().expect("a directory");
     let manager = Program::manager(&options).any_worker("notify", "TERM");
     // A user's own place is the one that is said; root's is one for all.
-    let mut manager = manager.with(|it| drop(it.env("XDG_RUNTIME_DIR", base.path()))).start();
+    let mut manager = manager
+        .with(|command| {
+            command.env("XDG_RUNTIME_DIR", base.path());
+        })
+        .start();
     manager.await_ready(1);
     let of_worker = |manager: &Running| {
         let environment = manager.workers()[0].environment();
@@ -212,6 +216,7 @@ fn where_workers_say_that_they_are_ready_is_made_again() {
     let place = of_worker(&manager);
     fs::remove_dir_all(&place).expect("a directory");
     assert_eq!(control(&manager.control(), "reload"), "ok", "{}", manager.stderr());
+    eventually("the old one has gone", || manager.workers().len() == 1);
     assert!(of_worker(&manager) != place);
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }

@@ -155,6 +155,7 @@ on_every_backend! {
         let mut old = ControlClient::connect(&path).expect("it is there");
         let mut starts = ["HUP", "a death"].into_iter().cycle();
         for _ in 0..4 {
+            eventually("there is one worker", || service.workers().len() == 1);
             fs::remove_file(&path).expect("a file");
             match starts.next() {
                 Some("HUP") => service.signal(Signal::SIGHUP),

@@ -42,21 +42,17 @@ pub(super) fn bind_path(
     let system = address.to_system()?;
     let bind = || nix::sys::socket::bind(socket.as_raw_fd(), &system);
     let failed = |errno| Error::making(format!("cannot bind {address}"), path, errno);
-    // Where nothing is, nobody has to be waited for.
+    // Of several that find the same dead socket one must not remove what another has just bound. Where
+    // nothing is, nobody has to be waited for.
+    let directory = open_directory(path);
+    directory.as_ref().into_iter().for_each(|directory| drop(directory.try_lock()));
     match bind() {
-        Ok(()) => {}
         Err(Errno::EADDRINUSE) => {
-            // Of several that find the same dead socket one must not remove what another has just
-            // bound.
-            let _one_at_a_time = lock_directory(path);
+            directory.as_ref().into_iter().for_each(wait_for_lock);
             clear_the_way(path, &system)?;
-            if bind() == Err(Errno::EADDRINUSE) {
-                // Of one that found nothing there.
-                clear_the_way(path, &system)?;
-                bind().map_err(failed)?;
-            }
+            bind().map_err(failed)?;
         }
-        Err(errno) => return Err(failed(errno)),
+        bound => bound.map_err(failed)?,
     }
     set_mode(socket, path)
         .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
@@ -92,22 +88,24 @@ fn open_socket(path: &Path) -> nix::Result<OwnedFd> {
     if is_socket { Ok(file) } else { Err(Errno::ENOTSOCK) }
 }
 
-/// A lock on the directory, which is gone with its holder. Best effort: a directory that cannot be
-/// opened, or that somebody keeps locked, must not keep a daemon from starting.
-fn lock_directory(path: &Path) -> Option<File> {
+/// The directory, which is locked as long as this is open. Best effort: one that cannot be opened, or that
+/// somebody keeps locked, must not keep a daemon from starting.
+fn open_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_DIRECTORY.bits())
-        .open(parent.unwrap_or_else(|| Path::new(".")))
-        .ok()?;
+        .open(parent.unwrap_or_else(|| Path::new(".")));
+    directory.ok()
+}
+
+fn wait_for_lock(directory: &File) {
     for _ in 0..100 {
         if directory.try_lock().is_ok() {
-            return Some(directory);
+            return;
         }
         sleep(Duration::from_millis(10));
     }
-    None
 }
 
 /// Removes a socket that a dead process left; everything else at the path is an error.

@@ -105,6 +105,8 @@ pub(crate) struct Supervisor {
     stop_deadline: Duration,
     /// When workers were replaced because of their listening sockets, the last time.
     renewed: Option<Instant>,
+    /// Waits until the sockets are looked at again.
+    looking: Option<Task<()>>,
     /// Whether workers are stopped by the signal that stops the master.
     forwards: bool,
     /// When it is measured next what processes have used, if any have limits, and how often it was.
@@ -205,6 +207,7 @@ impl Supervisor {
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
         if let Event::Exited { id, pid, .. } = event {
+            self.estate.controls.iter().for_each(Served::look);
             self.processes.forget(id, pid);
         }
         let mut actions = Vec::new();

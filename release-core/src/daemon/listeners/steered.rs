@@ -429,7 +429,9 @@ mod tests {
     #[test]
     fn those_that_were_shut_down_listen_again_and_are_told_apart() {
         let mut world = World::new();
-        (0..5).for_each(|worker| drop(world.start(worker, 10 + worker.cast_signed())));
+        for worker in 0..5 {
+            world.start(worker, 10 + worker.cast_signed());
+        }
         for those in [&[1, 3][..], &[4, 0, 2], &[2], &[0, 1, 2, 3, 4]] {
             let sockets: Vec<_> = world.workers().map(|place| place.socket.as_raw_fd()).collect();
             let shut: Vec<_> = those.iter().map(|index| sockets[*index]).collect();

@@ -81,6 +81,7 @@ impl Supervisor {
             stop_by: None,
             stop_deadline,
             renewed: None,
+            looking: None,
             forwards,
             sender,
             happenings,

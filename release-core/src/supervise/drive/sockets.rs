@@ -19,20 +19,21 @@ impl Supervisor {
             return Event::Tick;
         }
         let (now, rt, sender) = (self.rt.now(), self.rt.clone(), self.sender.clone());
-        let again = self.renewed.map(|renewed| renewed + RENEW_EVERY);
-        if let Some(again) = again.filter(|again| *again > now) {
-            let later = async move {
-                rt.sleep_until(again).await;
-                let _ = sender.unbounded_send(Happening::ShutDown(Vec::new()));
-            };
-            self.rt.spawn(later).detach();
-            return Event::Tick;
+        let again = self.renewed.map(|renewed| renewed + RENEW_EVERY).filter(|again| *again > now);
+        // A reload replaces them, and goes on with those that have the new one.
+        if again.is_none() && !self.master.pool().is_rolling() {
+            self.renewed = Some(now);
+            for id in outdated {
+                let restart = self.askers.enter_signal(Change::Restart { id });
+                let _ = self.sender.unbounded_send(Happening::Pool(restart));
+            }
         }
-        self.renewed = Some(now);
-        for id in outdated {
-            let restart = self.askers.enter_signal(Change::Restart { id });
-            let _ = self.sender.unbounded_send(Happening::Pool(restart));
-        }
+        // One that takes over meanwhile may have the former, too.
+        let again = again.unwrap_or(now + RENEW_EVERY);
+        self.looking = Some(self.rt.spawn(async move {
+            rt.sleep_until(again).await;
+            let _ = sender.unbounded_send(Happening::ShutDown(Vec::new()));
+        }));
         Event::Tick
     }
 }
