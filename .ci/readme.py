@@ -1,19 +1,28 @@
-"""Runs every shell block of README.md.
+"""Runs every shell block of README.md; with `--terminal`, on a pseudo terminal, as a person would.
 
 A comment in front of a block says how: `background PLACE` starts it, waits until somebody listens at
 the port or path and stops it after the next block; `until-interrupted TEXT` interrupts each line after
 it has printed the text; `tested` was run by another step; anything else runs to its end and must succeed.
+
+On the terminal, Ctrl-C is typed, what is printed must be no panic and no complaint, colours are there, and with
+NO_COLOR they are not.
 """
 
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 DEADLINE = 600
+ON_TERMINAL = "--terminal" in sys.argv
+COLOUR = b"\x1b["
+# What a person must never be shown by a command of the README.
+COMPLAINTS = [b"panicked", b"RUST_BACKTRACE", b"not enabled", b"error sending", b"Inappropriate ioctl"]
 
 
 def blocks(text):
@@ -21,17 +30,80 @@ def blocks(text):
     return re.findall(pattern, text, re.DOTALL)
 
 
-def start(command, **options):
-    print(f"$ {command}", flush=True)
-    return subprocess.Popen(["bash", "-euc", command], start_new_session=True, **options)
+class Command:
+    """A block or a line of one that runs, and what it has printed."""
+
+    def __init__(self, text, environment=None):
+        print(f"$ {text}", flush=True)
+        self.text = text
+        self.is_coloured = ON_TERMINAL and not (environment or {}).get("NO_COLOR")
+        self.printed = b""
+        self.keyboard = None
+        environment = {**os.environ, "CARGO_TERM_COLOR": "never", **(environment or {})}
+        if ON_TERMINAL:
+            self.screen, terminal = pty.openpty()
+            self.keyboard = self.screen
+            options = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+            environment.setdefault("TERM", "xterm-256color")
+            text = f"exec setsid --ctty --wait bash -euc {quoted(text)} <&0"
+        else:
+            self.screen, terminal = os.pipe()
+            options = {"stdin": subprocess.DEVNULL, "stdout": terminal, "stderr": terminal}
+        self.process = subprocess.Popen(["bash", "-euc", text], start_new_session=True, env=environment, **options)
+        os.close(terminal)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        while True:
+            try:
+                data = os.read(self.screen, 1 << 16)
+            except OSError:  # A terminal that nobody has any more.
+                return
+            if not data:
+                return
+            self.printed += data
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+
+    def wait(self):
+        code = self.process.wait(timeout=DEADLINE)
+        self.look()
+        return code
+
+    def interrupt(self):
+        if ON_TERMINAL:
+            os.write(self.keyboard, b"\x03")
+        else:
+            os.killpg(self.process.pid, signal.SIGINT)
+        code = self.process.wait(timeout=60)
+        self.look()
+        if code != 0:
+            sys.exit(f"exit status {code} after Ctrl-C: {self.text}")
+
+    def look(self):
+        for complaint in COMPLAINTS:
+            if complaint in self.printed:
+                sys.exit(f"{complaint.decode()!r} was printed by: {self.text}")
+        if b"INFO" in self.printed and (COLOUR in self.printed) != self.is_coloured:
+            sys.exit(f"colours: {COLOUR in self.printed}, wanted: {self.is_coloured}: {self.text}")
+
+    def kill(self):
+        for pid in descendants(self.process.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
 
 
-def interrupt(process):
-    os.killpg(process.pid, signal.SIGINT)
-    code = process.wait(timeout=30)
-    # cargo itself ends by the signal; the program below it has ended in order before.
-    if code not in (0, 130, -signal.SIGINT):
-        sys.exit(f"exit status {code}")
+def quoted(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def descendants(pid):
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [pid, *(each for child in children for each in descendants(int(child)))]
 
 
 def connect(place):
@@ -42,26 +114,27 @@ def connect(place):
     return client
 
 
-def wait_for(place, process):
+def wait_until(what, command, so):
     deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            connect(place).close()
+    while time.monotonic() < deadline and command.process.poll() is None:
+        if so():
             return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"nothing listens at {place}")
+        time.sleep(0.05)
+    sys.exit(f"{what}: {command.text}")
 
 
-def run_until_it_prints(text, command):
-    process = start(command, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        print(line, end="", flush=True)
-        if text in line:
-            break
-    else:
-        sys.exit(f"ended by itself: {command}")
-    interrupt(process)
+def listens(place):
+    try:
+        connect(place).close()
+        return True
+    except OSError:
+        return False
+
+
+def run_until_it_prints(text, line, environment=None):
+    command = Command(line, environment)
+    wait_until(f"has not printed {text!r}", command, lambda: text.encode() in command.printed)
+    command.interrupt()
 
 
 def run(how, block, background):
@@ -70,28 +143,31 @@ def run(how, block, background):
     if word == "tested":
         return background
     if word == "background":
-        background.append(start(block))
-        wait_for(argument, background[0])
+        background.append(Command(block))
+        wait_until(f"nothing listens at {argument}", background[0], lambda: listens(argument))
         return background
     if word == "until-interrupted":
         for line in block.strip().splitlines():
             run_until_it_prints(argument, line)
+            if ON_TERMINAL:
+                run_until_it_prints(argument, line, {"NO_COLOR": "1"})
         return background
-    if start(block).wait(timeout=DEADLINE) != 0:
+    if Command(block).wait() != 0:
         sys.exit("failed")
     while background:
-        interrupt(background.pop())
+        background.pop().interrupt()
     return background
 
 
 def main():
     background = []
     try:
-        for how, block in blocks(open("README.md", encoding="utf-8").read()):
-            background = run(how, block, background)
+        with open("README.md", encoding="utf-8") as readme:
+            for how, block in blocks(readme.read()):
+                background = run(how, block, background)
     finally:
-        for process in background:
-            os.killpg(process.pid, signal.SIGKILL)
+        for command in background:
+            command.kill()
 
 
 main()

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use async_std::task::{self, JoinHandle};
-use release_core::rt::{BoxFuture, Driver, Rt, Runtime, Source, async_io};
+use release_core::rt::{Blocking, BoxFuture, Driver, Rt, Runtime, Source, async_io};
 pub use release_core::*;
 
 /// Makes the driver, under the name that every backend has.
@@ -121,6 +121,10 @@ impl Runtime for AsyncStdRuntime {
             };
             tasks.insert(id, task::spawn(removing));
         }
+    }
+
+    fn unblock(&self, work: Blocking) {
+        drop(task::spawn_blocking(work));
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {

@@ -6,7 +6,9 @@ use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::Args;
-use release_core::{Daemon, Exec};
+use release_core::{Daemon, Environment, Exec, Exit};
+
+use crate::variables::Variables;
 
 /// Run a program in the background; done when it is up
 #[derive(Debug, Args)]
@@ -19,7 +21,10 @@ The command takes the place of `release`: its process is the one named in the pi
 that of a descriptor that the command inherits: it lasts as long as the command, or what it passed
 the descriptor on to, has it open. The file itself stays and stops no later start.
 
-With --user, programs with set-user-id bits give the command nothing any more.
+With --user, programs with set-user-id bits give the command nothing any more. It has HOME, USER,
+LOGNAME and SHELL of that account, and nothing of the session that this was started from, such as
+SSH_AUTH_SOCK or SUDO_USER, unless --env NAME keeps it. All else is its own, too: --env-clear leaves
+but what --env and --env-file say, and those four.
 
 Exit status: 0 the command is up; 1 the reason is on standard error; 2 misuse of the command line;
 126 the command cannot be executed; 127 there is no such command.")]
@@ -33,9 +38,12 @@ pub(crate) struct Options {
     /// A file that is locked while the command runs and holds its pid: it runs once
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
-    /// The account that the command runs as, with its groups; only root can say this
+    /// The account that the command runs as, with its groups, or the numbers UID[:GID], which need no
+    /// account; only root can say this
     #[arg(long, value_name = "LOGIN")]
     user: Option<String>,
+    #[command(flatten)]
+    variables: Variables,
     /// The working directory
     #[arg(long, value_name = "DIR", default_value = "/")]
     chdir: PathBuf,
@@ -73,6 +81,14 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let mut command = options.command.into_iter();
     // The parser wants at least one word.
     let mut exec = Exec::new(command.next().unwrap_or_default(), command).wait(options.wait);
+    let base = options.variables.base(options.user.is_some());
+    match options.variables.pairs() {
+        Ok(pairs) => {
+            let set = |all: Environment, (name, value)| all.set(name, value);
+            exec = exec.environment(pairs.into_iter().fold(base, set));
+        }
+        Err(error) => return Exit::failure(error).report(),
+    }
     if let Some(login) = options.user {
         exec = exec.user(login);
     }

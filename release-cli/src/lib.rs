@@ -13,6 +13,7 @@ mod output;
 mod run;
 mod socketmaster;
 mod status;
+mod variables;
 
 pub use arguments::release;
 pub use socketmaster::socketmaster;

@@ -69,6 +69,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 pub mod ipc;
 #[cfg(feature = "log")]
 pub mod log;
@@ -79,6 +80,7 @@ mod signals;
 pub mod supervise;
 mod sys;
 pub mod systemd;
+mod threads;
 mod trusted;
 
 pub use daemon::{
@@ -89,3 +91,5 @@ pub use daemon::{
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;
+#[doc(hidden)]
+pub use trusted::check_for_root;

@@ -21,6 +21,9 @@ use crate::{Error, ErrorKind};
 
 #[cfg(test)]
 mod tests;
+mod unsent;
+
+pub(crate) use unsent::{Kind, Unsent};
 
 /// How long a message may take to be accepted: systemd itself may be busy, but not for ever.
 const SEND_TIME: i64 = 1;
@@ -30,7 +33,11 @@ const STATUS_LENGTH: usize = 1024;
 
 /// The connection to systemd. Cheap: a socket that nobody reads.
 ///
-/// Errors are those of the system when a message cannot be sent. A service goes on without it.
+/// Each method waits up to a second for room in that socket. Errors are those of the system when a
+/// message cannot be sent. A service goes on without it.
+///
+/// [`Master::systemd`](crate::Master::systemd) never waits: what there is no room for is kept, the
+/// latest of each kind, and sent later.
 ///
 /// # Examples
 ///
@@ -100,10 +107,7 @@ impl Notifier {
     ///
     /// Those of sendmsg(2).
     pub fn reloading(&self) -> io::Result<()> {
-        // In one message with the time, by which `Type=notify-reload` tells one reload from another.
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        let now = Duration::from(now).as_micros();
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now}"), &[])
+        self.send(&reloading()?, &[])
     }
 
     /// The service stops; this is final.
@@ -196,19 +200,43 @@ impl Notifier {
         }
     }
 
+    /// Sends a message if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] when there is none; those of sendmsg(2).
+    pub(crate) fn post(&self, message: &str) -> io::Result<()> {
+        self.send_with(message, &[], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+    }
+
     fn send(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(message, descriptors, MsgFlags::MSG_NOSIGNAL)
+    }
+
+    fn send_with(
+        &self,
+        message: &str,
+        descriptors: &[BorrowedFd<'_>],
+        flags: MsgFlags,
+    ) -> io::Result<()> {
         let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &[][..] } else { &rights };
         let parts = [IoSlice::new(message.as_bytes())];
         loop {
-            let flags = MsgFlags::MSG_NOSIGNAL;
             match sendmsg(self.socket.as_raw_fd(), &parts, control, flags, Some(&self.address)) {
                 Err(Errno::EINTR) => {}
                 sent => return sent.map(drop).map_err(io::Error::from),
             }
         }
     }
+}
+
+/// That a reload begins: in one message with the time, by which `Type=notify-reload` tells one reload
+/// from another.
+pub(crate) fn reloading() -> io::Result<String> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_micros();
+    Ok(format!("RELOADING=1\nMONOTONIC_USEC={now}"))
 }
 
 /// A status as one line, no longer than such a line may be.

@@ -30,6 +30,16 @@ pub(crate) fn check_file(file: &Metadata) -> Result<(), String> {
     if geteuid().is_root() { judge("it", file, Writers::Nobody) } else { Ok(()) }
 }
 
+/// Checks the path and the file that was opened there: for the commands of this project.
+///
+/// # Errors
+///
+/// When this process is root and somebody else can write to the file, or put another one in its place.
+pub fn check_for_root(path: &Path, file: &std::fs::File) -> Result<(), String> {
+    check_path(path, Writers::Nobody)?;
+    file.metadata().map_err(|error| error.to_string()).and_then(|found| check_file(&found))
+}
+
 fn judge_path(path: &Path, writers: Writers) -> Result<(), String> {
     // What cannot be looked at cannot be opened either, which says why.
     let Ok(path) = std::path::absolute(path) else { return Ok(()) };

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use release_core::rt::{BoxFuture, Driver, Rt, Runtime, Source, async_io};
+use release_core::rt::{Blocking, BoxFuture, Driver, Rt, Runtime, Source, async_io};
 pub use release_core::*;
 use smol::Executor;
 
@@ -60,6 +60,10 @@ impl Runtime for SmolRuntime {
         if let Some(executor) = self.0.upgrade() {
             executor.spawn(task).detach();
         }
+    }
+
+    fn unblock(&self, work: Blocking) {
+        smol::unblock(work).detach();
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {

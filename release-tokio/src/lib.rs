@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use release_core::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
+use release_core::rt::{Blocking, BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
 pub use release_core::*;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
@@ -111,6 +111,10 @@ impl Runtime for TokioRuntime {
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
         let reader = watch(&self.0, fd, Interest::READABLE)?;
         Ok(Box::new(TokioSource { reader, writer: Mutex::default(), handle: self.0.clone() }))
+    }
+
+    fn unblock(&self, work: Blocking) {
+        self.0.spawn_blocking(work);
     }
 
     fn now(&self) -> Instant {

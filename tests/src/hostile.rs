@@ -216,6 +216,14 @@ pub fn send_descriptors(
     Ok(sendmsg::<()>(socket.as_raw_fd(), &parts, &control, flags, None)?)
 }
 
+/// Whether the kernel lets a socket refuse descriptors (`SO_PASSRIGHTS`, since Linux 6.16).
+#[must_use]
+pub fn knows_refusals() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(16))
+}
+
 /// Numbers that look random and are the same in every run.
 #[derive(Clone, Debug)]
 pub struct Noise(u64);

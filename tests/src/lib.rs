@@ -21,6 +21,7 @@ mod reloads;
 pub mod servers;
 mod source;
 mod spoil;
+mod terminal;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ pub use client::{
     Answer, ControlClient, HttpClient, control, http_get, http_get_text, try_control, try_http_get,
 };
 pub use daemon::{Daemon, open_to_all};
-pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, send_descriptors};
+pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, knows_refusals, send_descriptors};
 pub use in_process::{in_process, run_on};
 pub use installed::Installed;
 pub use load::{CLIENTS, load};
@@ -41,6 +42,7 @@ pub use program::{Backend, Program, Running, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
 pub use spoil::{answers_at_path, shut_listeners_down};
+pub use terminal::Terminal;
 
 /// How long anything may take before a test says that it does not happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

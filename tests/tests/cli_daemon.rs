@@ -193,3 +193,22 @@ fn privileges_are_given_up() {
     assert!(out.ends_with(&format!(" {name} {name}\n")) && out.starts_with('/'), "{out}");
     daemon.stop();
 }
+
+/// A file of another machine, and one that is no program: a shell would run either, and call that a
+/// success.
+#[test]
+fn what_is_no_program_is_not_given_to_a_shell() {
+    let mut foreign = b"\x7fELF\x02\x01\x01".to_vec();
+    foreign.resize(64, 0);
+    (foreign[16], foreign[18], foreign[19]) = (2, 0xff, 0xfe);
+    for (name, content) in [("foreign", &foreign[..]), ("text", b"exit 0\n"), ("empty", b"")] {
+        let program = daemon(&["--"]);
+        let path = program.path(name);
+        fs::write(&path, content).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let (code, said) = program.args([format!("./{name}")]).run();
+        assert_eq!(code, 126, "{name}: {said}");
+        let why = if name == "empty" { "it is empty" } else { "it is no program for this machine" };
+        assert!(said.contains(why), "{name}: {said}");
+    }
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
-use release_tests::{Program, can_inject, control, eventually, is_root, release_open_to_all};
+use release_tests::{Program, can_inject, control, eventually, has, is_root, release_open_to_all};
 
 fn run(launcher: &[&str], options: &[&str]) -> Program {
     Program::release_under(launcher)
@@ -43,6 +43,60 @@ fn what_a_killed_worker_leaves_behind_ends_with_it() {
     eventually("it has a child", || manager.processes().len() == 3);
     assert_eq!(manager.stop(), 3, "{}", manager.stderr());
     eventually("nothing is left", || manager.processes().is_empty());
+}
+
+/// A server behind a start script without `exec`: it finishes what it does in half a second, and the
+/// shell does not wait for it.
+const BEHIND_A_SHELL: &str = "
+import os, signal, sys, time
+def finish(*_):
+    time.sleep(0.5)
+    open('finished', 'a').write('x')
+    sys.exit()
+signal.signal(signal.SIGTERM, finish if len(sys.argv) < 2 else signal.SIG_IGN)
+open('serves', 'w').close()
+while True:
+    time.sleep(1000)
+";
+
+fn behind_a_shell(timeout: &str, argument: &str) -> Program {
+    let script = format!("python3 -c \"$0\" {argument}; true");
+    Program::release()
+        .args(["run", "--control", "control", "--ready", "10ms", "--stop-timeout", timeout, "--"])
+        .args(["sh", "-c", &script, BEHIND_A_SHELL])
+}
+
+#[test]
+fn a_server_behind_a_start_script_finishes_its_work() {
+    if !has("python3", "--version") {
+        return;
+    }
+    let mut manager = behind_a_shell("20", "").start();
+    manager.await_ready(1);
+    let serves = manager.path("serves");
+    eventually("it serves", || serves.exists());
+    fs::remove_file(&serves).expect("removed");
+    assert_eq!(control(&manager.control(), "reload"), "ok");
+    eventually("the new one serves", || serves.exists());
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    // The end of the manager is the end of them all.
+    assert!(manager.processes().is_empty(), "{:?}", manager.processes());
+    assert_eq!(fs::read_to_string(manager.path("finished")).ok().as_deref(), Some("xx"));
+    let log = manager.stderr();
+    assert_eq!(log.matches("left processes behind: they got the signal").count(), 2, "{log}");
+}
+
+#[test]
+fn a_server_behind_a_start_script_has_no_more_than_its_time() {
+    if !has("python3", "--version") {
+        return;
+    }
+    let mut manager = behind_a_shell("300ms", "deaf").start();
+    manager.await_ready(1);
+    let serves = manager.path("serves");
+    eventually("it serves", || serves.exists());
+    assert_eq!(manager.stop(), 3, "{}", manager.stderr());
+    assert!(manager.processes().is_empty(), "{:?}", manager.processes());
 }
 
 /// Runs a command with a standard error whose pipe is full, and which nobody reads.

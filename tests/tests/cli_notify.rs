@@ -306,8 +306,16 @@ def lingering():
         return sender, server.accept()[0]
 def pass_on(sender, text, *there):
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, sender.fileno().to_bytes(4, sys.byteorder))
-    there[0].sendmsg([text], [rights], 0, *there[1:])
+    try:
+        there[0].sendmsg([text], [rights], 0, *there[1:])
+    except PermissionError:
+        there[0].sendmsg([text], [], 0, *there[1:])
     sender.close()
+def hidden():
+    sender, receiver = lingering()
+    inner, outer = socket.socketpair()
+    pass_on(sender, b'x', outer)
+    return inner, outer, receiver
 master = os.getppid()
 ";
 
@@ -322,6 +330,40 @@ wait()
 ";
     let mut manager = run(&[], &format!("{LINGERING}{program}")).start();
     manager.await_ready(1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn a_socket_that_hides_one_that_lingers_holds_its_sender_up_alone() {
+    let program = "
+first, second = hidden(), hidden()
+pass_on(first[0], b'READY=1', notify, os.environ['NOTIFY_SOCKET'])
+# Heard when the other one is closed, and by nobody if this process ends before.
+pass_on(second[0], b'STATUS=heard', notify, os.environ['NOTIFY_SOCKET'])
+wait()
+";
+    let mut manager = run(&[], &format!("{LINGERING}{program}")).start();
+    manager.await_ready(1);
+    let worker = manager.workers()[0];
+    worker.signal(Signal::SIGKILL);
+    eventually("it is replaced", || manager.workers().first().is_some_and(|now| now.0 != worker.0));
+    manager.await_ready(1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn words_without_end_in_the_place_of_an_acknowledgement_keep_the_master_from_nothing() {
+    let program = "
+words = socket.socket(fileno=int(os.environ['EINHORN_SOCK_FD']))
+while True:
+    words.send(b'\\n' * 65536)
+";
+    let mut manager = Program::release()
+        .args(["run", "--control", "control", "--ready", "ack", "--start-timeout", "2"])
+        .args(["--", "/usr/bin/python3", "-c", &format!("{BEGIN}{program}")])
+        .start();
+    eventually("it answers", || try_control(&manager.control(), "status").is_ok());
+    eventually("it is not ready in time", || manager.stderr().contains("not ready within"));
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 

@@ -1,5 +1,6 @@
 //! A process with too few descriptors says so and ends, or works; it neither hangs nor panics.
 
+use nix::sys::signal::Signal;
 use release_tests::{
     Backend, Program, can_inject, control, eventually, free_port, is_alive, on_every_backend,
     try_http_get,
@@ -60,6 +61,27 @@ fn a_limit_that_is_reached_is_said() {
         .start();
     let said = "Too many open files (os error 24): this process may have 256";
     eventually("it is said", || manager.stderr().contains(said));
+}
+
+/// The limit of a process that runs is set below what it has open.
+#[test]
+fn than_are_open_do_not_end_a_manager() {
+    let mut manager = Program::release()
+        .args(["run", "--control", "control", "--ready", "0.1", "--", "sleep", "1000"])
+        .start();
+    manager.await_ready(1);
+    let set = |limit: &str| {
+        let (pid, limit) = (manager.pid().to_string(), format!("--nofile={limit}:"));
+        let done = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(done.expect("prlimit").success());
+    };
+    set("4");
+    let worker = manager.workers()[0];
+    worker.signal(Signal::SIGKILL);
+    eventually("its death is noticed", || !manager.workers().contains(&worker));
+    set("1024");
+    manager.await_ready(1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 fn ends_or_serves(backend: Backend, limit: u32) {

@@ -13,8 +13,8 @@ use nix::sys::socket::sockopt::Linger;
 use release_core::ipc::{Codec, Ended, Postcard};
 use release_core::rt::{Rt, Task};
 use release_tests::{
-    AT_ONCE, ControlClient, Pass, Witness, frames, hostile, on_every_backend, run_on,
-    send_descriptors,
+    AT_ONCE, ControlClient, Pass, Witness, frames, hostile, knows_refusals, on_every_backend,
+    run_on, send_descriptors,
 };
 
 const READY: u8 = 2;
@@ -81,8 +81,23 @@ async fn survives(rt: &Rt, bytes: &[u8], count: usize, answers: &[&str]) {
 }
 
 /// Sends bytes with the last descriptor of a TCP connection that has unsent data, lingers, and is
-/// never read.
-fn send_lingering(socket: &UnixStream, bytes: &[u8]) -> [OwnedFd; 2] {
+/// never read, if the kernel lets it.
+fn send_lingering(socket: &UnixStream, bytes: &[u8]) -> std::io::Result<[OwnedFd; 2]> {
+    let (sent, others) = lingering();
+    send_descriptors(socket, bytes, &[sent.as_fd()]).map(|_| others)
+}
+
+/// The same inside of a Unix socket, to close which is to close that connection.
+fn send_hidden(socket: &UnixStream, bytes: &[u8]) -> [OwnedFd; 2] {
+    let (sent, others) = lingering();
+    let (inner, outer) = UnixStream::pair().expect("a pair");
+    send_descriptors(&outer, b"x", &[sent.as_fd()]).expect("sent");
+    send_descriptors(socket, bytes, &[inner.as_fd()]).expect("sent");
+    others
+}
+
+/// A TCP connection that has unsent data and lingers, and what keeps it as it is.
+fn lingering() -> (TcpStream, [OwnedFd; 2]) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let mut sent = TcpStream::connect(listener.local_addr().expect("an address")).expect("TCP");
     let (reader, _) = listener.accept().expect("TCP");
@@ -90,8 +105,7 @@ fn send_lingering(socket: &UnixStream, bytes: &[u8]) -> [OwnedFd; 2] {
     setsockopt(&sent, Linger, &linger).expect("set");
     sent.set_nonblocking(true).expect("set");
     while sent.write_all(&[7; 65536]).is_ok() {}
-    send_descriptors(socket, bytes, &[sent.as_fd()]).expect("sent");
-    [OwnedFd::from(reader), OwnedFd::from(listener)]
+    (sent, [OwnedFd::from(reader), OwnedFd::from(listener)])
 }
 
 /// These words come in refusals, and then the answer to a request.
@@ -273,12 +287,38 @@ on_every_backend! {
         run_on(backend, |rt| async move {
             for most in [0, MOST] {
                 let (socket, serving) = hostile(&rt, most);
-                let _unread = send_lingering(&socket, &frames([nothing(1)]));
+                let Ok(_unread) = send_lingering(&socket, &frames([nothing(1)])) else {
+                    assert!(most == 0 && knows_refusals());
+                    continue;
+                };
                 // It is closed within this, on the only thread of the runtime.
                 let began = Instant::now();
                 let _ = serving.await;
                 assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
             }
+        });
+    }
+
+    fn a_socket_that_hides_one_that_lingers_blocks_nobody(backend: Backend) {
+        run_on(backend, |rt| async move {
+            let began = Instant::now();
+            let mut kept = Vec::new();
+            // It has no place in the message; the message is of no kind; nobody takes it any more.
+            for bytes in [request(1, 1, &[0xFF]), payload(READY, 1, &[0, 0]), nothing(1)] {
+                let (socket, serving) = hostile(&rt, MOST);
+                kept.push(send_hidden(&socket, &frames([bytes])));
+                let mut peer = ControlClient(socket);
+                peer.throw(&frames([nothing(77)]));
+                rt.sleep(Duration::from_millis(50)).await;
+                drop(serving);
+            }
+            // A notice whose handler keeps it until the connection ends.
+            let (socket, serving) = hostile(&rt, MOST);
+            kept.push(send_hidden(&socket, &frames([payload(NOTICE, 1, &hold(&[0]))])));
+            rt.sleep(Duration::from_millis(50)).await;
+            drop((socket, serving));
+            rt.sleep(Duration::from_millis(50)).await;
+            assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         });
     }
 

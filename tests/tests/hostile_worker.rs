@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use release_tests::{Backend, Footprint, Program, Running, control, eventually, on_every_backend};
+use release_tests::{
+    Backend, Footprint, Program, Running, control, eventually, knows_refusals, on_every_backend,
+};
 
 /// The test program `attacked`: an honest worker, a hostile one, and their master.
 struct Attacked {
@@ -125,7 +127,10 @@ on_every_backend! {
         let attacked = Attacked::start(backend);
         attacked.kills("too long", "a frame of 4294967295 bytes is over the limit of 16777216");
         attacked.kills("hello", "a greeting at the wrong time");
-        attacked.kills("descriptors", "descriptors that nobody asked for");
+        match knows_refusals() {
+            true => attacked.answers("descriptors", "the kernel refuses"),
+            false => attacked.kills("descriptors", "descriptors that nobody asked for"),
+        }
     }
 
     fn a_worker_that_nobody_can_talk_to_is_expelled(backend: Backend) {

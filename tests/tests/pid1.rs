@@ -11,6 +11,26 @@ fn init(unshare: i32) -> Option<Process> {
 }
 
 on_every_backend! {
+    fn children_of_the_program_are_its_own(backend: Backend) {
+        if !is_root("a process namespace") {
+            return;
+        }
+        let launcher = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let mut unshare = Program::under(&launcher, backend, "probe")
+            .as_master("serve")
+            .args(["--main", "children"])
+            .start();
+        unshare.await_ready(1);
+        eventually("both were waited for, or their status was lost", || {
+            let log = unshare.stderr();
+            log.matches("a child was waited for").count() == 2 || log.contains("the master stops")
+        });
+        let log = unshare.stderr();
+        assert_eq!(log.matches("ExitStatus(unix_wait_status(1792))").count(), 2, "{log}");
+        init(unshare.pid()).expect("process 1").signal(Signal::SIGTERM);
+        assert_eq!(unshare.wait().code(), Some(0), "{}", unshare.stderr());
+    }
+
     fn orphans_are_reaped_and_a_signal_ends_it(backend: Backend) {
         if !is_root("a process namespace") {
             return;

@@ -1,6 +1,7 @@
 //! What a master tells systemd, in whose place the tests listen.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,13 +12,36 @@ struct Systemd(UnixDatagram);
 impl Systemd {
     /// Starts a master that is told to talk to it.
     fn start(program: Program) -> (Self, Running) {
-        let path = program.path("notify");
-        let socket = UnixDatagram::bind(&path).expect("a socket");
+        let systemd = Self::at(&program);
+        (systemd, Self::told(program))
+    }
+
+    /// The same, with no room in the socket.
+    fn start_deaf(program: Program) -> (Self, Running) {
+        let systemd = Self::at(&program);
+        systemd.fill(&program.path("notify"));
+        (systemd, Self::told(program))
+    }
+
+    fn at(program: &Program) -> Self {
+        let socket = UnixDatagram::bind(program.path("notify")).expect("a socket");
         socket.set_read_timeout(Some(DEADLINE)).expect("a time limit");
-        let program = program.with(|command| {
+        Self(socket)
+    }
+
+    fn told(program: Program) -> Running {
+        let path = program.path("notify");
+        let told = program.with(|command| {
             command.env("NOTIFY_SOCKET", path);
         });
-        (Self(socket), program.start())
+        told.start()
+    }
+
+    /// Sends it messages until there is no room.
+    fn fill(&self, path: &Path) {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("set");
+        while sender.send_to(b"filled", path).is_ok() {}
     }
 
     fn hears(&self) -> String {
@@ -125,6 +149,30 @@ on_every_backend! {
             let [begun, ended] = change else { unreachable!() };
             assert!(begun.starts_with("RELOADING=1\n") && ended == "READY=1", "{heard:?}");
         }
+    }
+
+    fn one_that_does_not_read_holds_nothing_up_and_hears_the_latest(backend: Backend) {
+        let (systemd, mut master) = Systemd::start_deaf(Program::probe(backend, "serve").with(|command| {
+            command.env("WATCHDOG_USEC", "100000");
+        }));
+        master.await_ready(1);
+        for number in 0..3 {
+            master.configure(&format!("number {number}"));
+            assert_eq!(control(&master.control(), "reload"), "ok");
+        }
+        let mut heard = Vec::new();
+        while heard.iter().filter(|message| *message == "READY=1").count() < 2 {
+            match systemd.hears() {
+                message if message == "filled" || message == "WATCHDOG=1" => {}
+                message => heard.push(message),
+            }
+        }
+        heard.retain(|message| !message.starts_with("STATUS="));
+        assert_eq!(heard[..2], [format!("MAINPID={}", master.pid()), "READY=1".to_owned()]);
+        assert!(heard[2].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{heard:?}");
+        assert_eq!(heard[3..], ["READY=1"]);
+        systemd.fill(&master.path("notify"));
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
     }
 
     fn the_watchdog_sees_a_group_without_workers(backend: Backend) {

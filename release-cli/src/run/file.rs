@@ -7,7 +7,8 @@ use release_core::config::{Config, Spec, Value, key};
 use release_core::{Readiness, StopSignal};
 
 use super::Options;
-use super::values::{self, Listen, Pair};
+use super::values::{self, Listen};
+use crate::variables::Pair;
 
 /// What a value is, and whether it is one.
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
@@ -32,9 +33,17 @@ const VALUES: [Text; 11] = [
 /// Options that may come several times.
 const LISTS: [Text; 3] = [
     ("listen", "the URI of a socket", |text| text.parse::<Listen>().map(drop)),
-    ("env", "a variable such as \"NAME=VALUE\"", |text| text.parse::<Pair>().map(drop)),
+    ("env", "a variable such as \"NAME=VALUE\" or \"NAME\"", |text| text.parse::<Pair>().map(drop)),
     ("command", "the program or an argument", |_| Ok(())),
 ];
+
+/// Where workers are, and what is in their environment.
+const PLACES: [Text; 2] =
+    [("chdir", "an absolute path", path), ("env-file", "an absolute path", path)];
+
+fn path(text: &str) -> Result<(), String> {
+    if text.starts_with('/') { Ok(()) } else { Err("it begins with `/`".to_owned()) }
+}
 
 pub(super) fn spec() -> Spec {
     let as_text = |expected: &str, test: fn(&str) -> Result<(), String>| {
@@ -49,7 +58,10 @@ pub(super) fn spec() -> Spec {
     for (name, expected, test) in LISTS {
         spec = spec.key(key(name).optional().check(list_of(as_text(expected, test))));
     }
-    for name in ["syslog", "background", "nonblocking"] {
+    for (name, expected, test) in PLACES {
+        spec = spec.key(key(name).optional().check(as_text(expected, test)));
+    }
+    for name in ["syslog", "background", "nonblocking", "env-clear"] {
         spec = spec.key(key(name).default(false).check(bool()));
     }
     spec
@@ -83,8 +95,12 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
         merged.command = list("command").map(Into::into).collect();
     }
     // What comes later wins.
-    merged.env = list("env").filter_map(|pair| pair.parse().ok()).collect();
-    merged.env.extend_from_slice(&options.env);
+    merged.variables.env = list("env").filter_map(|pair| pair.parse().ok()).collect();
+    merged.variables.env.extend_from_slice(&options.variables.env);
+    merged.variables.env_file = path("env-file").into_iter().collect();
+    merged.variables.env_file.extend_from_slice(&options.variables.env_file);
+    merged.variables.env_clear |= is("env-clear");
+    merged.chdir = merged.chdir.or_else(|| path("chdir"));
     merged.workers = options.workers.or_else(|| values::workers(&one("workers")?).ok());
     merged.ready =
         options.ready.or_else(|| -> Option<Readiness> { values::readiness(&one("ready")?).ok() });
@@ -125,7 +141,10 @@ mod tests {
         assert_eq!(merged.watchdog, Some(Duration::from_secs(10)));
         assert_eq!(merged.stop_signal, Some(StopSignal::Usr2));
         assert_eq!(merged.command, ["sleep", "5"]);
-        assert_eq!((merged.env.len(), merged.background, merged.syslog), (2, true, false));
+        assert_eq!(
+            (merged.variables.env.len(), merged.background, merged.syslog),
+            (2, true, false)
+        );
         assert_eq!(merged.user.as_deref(), Some("nobody"));
     }
 

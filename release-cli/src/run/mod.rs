@@ -18,15 +18,15 @@ use release_core::net::{activated_sockets, inherited_socket};
 use release_core::rt::local::Local;
 use release_core::supervise::{Respawn, RestartPolicy};
 use release_core::{
-    ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, Readiness, StopSignal,
-    Workers, log,
+    ControlSocket, Daemon, Error, ErrorKind, Exit, Master, Readiness, StopSignal, Workers, log,
 };
 
 use crate::output;
+use crate::variables::Variables;
 use control::Access;
 use ends::Ends;
 use reload::Reloads;
-use values::{Listen, Pair};
+use values::Listen;
 
 /// The name of the workers' group.
 const GROUP: &str = "workers";
@@ -67,7 +67,20 @@ version of `release` itself in the place of this one, as `release ctl upgrade` d
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
-first. HUP reads the file again, for `workers`, `env` and the arguments of `command`.
+first. HUP reads the file again, for `workers`, `env`, `env-file` and the arguments of `command`, and
+--env-file in any case.
+
+To deploy, turn a link and send HUP: with `--chdir /srv/app/current -- ./server`, or started in that
+directory, new workers run what the link leads to by then.
+
+With --user, workers have HOME, USER, LOGNAME and SHELL of that account, and nothing of the session
+that this was started from, such as SSH_AUTH_SOCK or SUDO_USER, unless --env NAME keeps it. All else
+is theirs, too: --env-clear leaves but what --env and --env-file say, and those four.
+
+Workers have a session of their own: no terminal, and no way to another worker's process group. When
+one was told to stop and leaves processes behind (a start script without `exec`), these get the
+signal, too, and the rest of the time. A root master with few capabilities needs SETUID and SETGID
+for --user, and KILL to end workers of another user.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
 Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
@@ -87,7 +100,8 @@ pub(crate) struct Options {
     /// How many workers, or `auto`: as many as there are processors for this container [default: 1]
     #[arg(long, value_name = "N", value_parser = values::workers, allow_negative_numbers = true)]
     workers: Option<u32>,
-    /// The account that workers run as, with its groups; only root can say this
+    /// The account that workers run as, with its groups, or the numbers UID[:GID], which need no
+    /// account; only root can say this
     #[arg(long, value_name = "LOGIN")]
     user: Option<String>,
     /// Another primary group than that account's
@@ -131,9 +145,12 @@ pub(crate) struct Options {
     /// A file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A variable for the workers, beside those that this process has
-    #[arg(long, value_name = "NAME=VALUE")]
-    env: Vec<Pair>,
+    /// Where workers run, and a relative program is; a link in it is followed anew at each start
+    /// [default: where this was started]
+    #[arg(long, value_name = "DIR", value_parser = values::directory)]
+    chdir: Option<PathBuf>,
+    #[command(flatten)]
+    variables: Variables,
     /// The program and its arguments
     #[arg(last = true, value_name = "COMMAND ARGS")]
     command: Vec<OsString>,
@@ -147,6 +164,10 @@ pub(crate) fn run(options: Options) -> ExitCode {
 /// Workers do not run as somebody else than they were told.
 fn may_become(login: &str) -> Result<(), Error> {
     let is_own = |user: User| user.uid == geteuid();
+    let number = login.split(':').next().unwrap_or_default();
+    if number.parse() == Ok(geteuid().as_raw()) {
+        return Ok(());
+    }
     if geteuid().is_root() || User::from_name(login).ok().flatten().is_some_and(is_own) {
         return Ok(());
     }
@@ -181,7 +202,7 @@ fn prepare(options: Options) -> Result<Master, Error> {
         restart = restart.ready_timeout(time);
     }
     let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
-        .environment(Environment::inherit())
+        .environment(options.variables.base(options.user.is_some()))
         .each(move |_| each.worker_options())
         .restart(restart)
         .readiness(options.ready.unwrap_or_default())
@@ -198,6 +219,10 @@ fn prepare(options: Options) -> Result<Master, Error> {
     }
     if options.nonblocking {
         workers = workers.nonblocking();
+    }
+    // In the background, this process is elsewhere.
+    if let Some(path) = options.chdir.or_else(|| options.background.then(|| ".".into())) {
+        workers = workers.directory(path);
     }
     if let Some(time) = options.watchdog {
         if options.ready != Some(Readiness::Notify) {

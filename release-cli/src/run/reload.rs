@@ -1,5 +1,6 @@
 //! What HUP changes beside the workers' processes.
 
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -22,6 +23,8 @@ pub(super) struct Reloads {
 struct Values {
     now: Options,
     before: Options,
+    /// The environment of either.
+    variables: [Vec<(String, OsString)>; 2],
     /// How many workers there are to be once the reload has succeeded, where it changes that.
     size: Option<u32>,
 }
@@ -32,7 +35,9 @@ impl Reloads {
         let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
         let file = file.transpose()?.map(Arc::new);
         let now = merged(&command_line, file.as_deref());
-        let values = Arc::new(Mutex::new(Values { before: now.clone(), now, size: None }));
+        let variables = [now.variables.pairs()?, Vec::new()];
+        let values = Values { before: now.clone(), now, variables, size: None };
+        let values = Arc::new(Mutex::new(values));
         let (sizes, asked) = unbounded();
         Ok((Self { command_line: Arc::new(command_line), file, values, sizes }, asked))
     }
@@ -47,20 +52,23 @@ impl Reloads {
         let values = self.values();
         let arguments = values.now.command.iter().skip(1);
         let options = arguments.fold(WorkerOptions::default(), WorkerOptions::argument);
-        let variables = values.now.env.iter();
-        variables.fold(options, |options, pair| options.variable(&pair.name, &pair.value))
+        let [variables, _] = &values.variables;
+        variables.iter().fold(options, |options, (name, value)| options.variable(name, value))
     }
 
-    /// Reads the file again. What cannot change while this runs is said to wait.
+    /// Reads the files again. What cannot change while this runs is said to wait.
     pub(super) fn read(&self) -> Result<(), Error> {
-        let Some(file) = &self.file else { return Ok(()) };
-        for change in file.reload()? {
-            if !["workers", "env", "command"].contains(&change.key.as_str()) {
+        let changes = self.file.as_ref().map(|file| file.reload()).transpose()?;
+        for change in changes.into_iter().flatten() {
+            if !["workers", "env", "env-file", "command"].contains(&change.key.as_str()) {
                 tracing::warn!(key = change.key, "changed; in force after a new start");
             }
         }
-        let mut now = merged(&self.command_line, Some(file));
-        let mut values = self.values();
+        let mut now = merged(&self.command_line, self.file.as_deref());
+        let variables = now.variables.pairs()?;
+        let values = &mut *self.values();
+        let before = std::mem::replace(&mut values.variables[0], variables);
+        values.variables[1] = before;
         if program(&now)? != program(&values.now)? {
             tracing::warn!("another program; in force after a new start");
             // Its arguments are for nobody else.
@@ -76,6 +84,7 @@ impl Reloads {
     pub(super) fn restore(&self) {
         let values = &mut *self.values();
         std::mem::swap(&mut values.now, &mut values.before);
+        values.variables.swap(0, 1);
         values.size = None;
     }
 

@@ -1,6 +1,7 @@
 //! The values of options, written alike on the command line and in a configuration file.
 
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -31,24 +32,9 @@ impl FromStr for Listen {
     }
 }
 
-/// An environment variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) name: String,
-    pub(super) value: String,
-}
-
-impl FromStr for Pair {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() => {
-                Ok(Self { name: name.to_owned(), value: value.to_owned() })
-            }
-            _ => Err("a variable is written NAME=VALUE".to_owned()),
-        }
-    }
+/// The directory may change before the first worker is started; links stay links.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("it has no name".to_owned()) } else { Ok(text.into()) }
 }
 
 pub(super) fn workers(text: &str) -> Result<u32, String> {

@@ -196,6 +196,17 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
     Err(Error::new(ErrorKind::Usage, message))
 }
 
+/// A thread that the program did not start, of an agent or an emulator, is no reason not to run where
+/// nothing is forked that goes on.
+pub(crate) fn warn_of_threads() {
+    if let Ok(threads @ 2..) = thread_count() {
+        tracing::warn!(
+            threads,
+            "there are threads before the async runtime: any of the program's own should begin later"
+        );
+    }
+}
+
 /// Everything that can fail for reasons the user can mend, done before the fork.
 struct Plan {
     umask: Mode,

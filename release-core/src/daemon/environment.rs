@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
+use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
 
 /// Which variables of the master a worker gets, and which are set for it.
@@ -40,12 +42,18 @@ impl Default for Environment {
 
 impl Environment {
     /// Everything that the master has.
+    ///
+    /// Workers of another account than the master's have `HOME`, `USER`, `LOGNAME` and `SHELL` of that
+    /// account, and nothing of the session that the master was started from, such as `SSH_AUTH_SOCK`,
+    /// `SUDO_USER` or `XDG_RUNTIME_DIR`, unless [`set`](Environment::set) does it. Whatever else the
+    /// master has is theirs, too: where it has secrets, [`keep`](Environment::keep) names what is not one.
     #[must_use]
     pub fn inherit() -> Self {
         Self { kept: Kept::All, set: BTreeMap::new() }
     }
 
-    /// The variables of these names, where the master has them, and nothing else.
+    /// The variables of these names, where the master has them, and nothing else. `HOME`, `USER`,
+    /// `LOGNAME` and `SHELL` are those of the workers' account, where that is another than the master's.
     #[must_use]
     pub fn keep<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
@@ -59,18 +67,79 @@ impl Environment {
         self
     }
 
-    /// The block for execve, from the master's environment as it is now, less what is not for
-    /// workers.
-    pub(crate) fn block(&self, is_private: impl Fn(&OsStr) -> bool) -> Result<Vec<CString>, Error> {
-        let public = std::env::vars_os().filter(|(name, _)| !is_private(name));
-        let kept = public.filter(|(name, _)| match &self.kept {
-            Kept::All => !self.set.contains_key(name),
-            Kept::Names(names) => names.contains(name) && !self.set.contains_key(name),
-        });
-        // What somebody has named in a way that no program can is none of ours to judge.
-        let kept = kept.map(|(name, value)| joined(&name, value));
-        kept.chain(self.set.iter().map(|(name, value)| entry(name, value.clone()))).collect()
+    /// Says the working directory of a process that has another one.
+    pub(crate) fn in_directory(self, directory: &Path) -> Self {
+        match self.keeps("PWD".as_ref()) && !self.set.contains_key(OsStr::new("PWD")) {
+            true => self.set("PWD", directory),
+            false => self,
+        }
     }
+
+    fn keeps(&self, name: &OsStr) -> bool {
+        match &self.kept {
+            Kept::All => true,
+            Kept::Names(names) => names.iter().any(|kept| kept == name),
+        }
+    }
+
+    /// The block for execve, from the master's environment as it is now, less what is not for
+    /// workers. One of another account has that account's home, name and shell, and nothing that
+    /// belongs to the session of whoever has started the master, unless it is named.
+    pub(crate) fn block(
+        &self,
+        is_private: impl Fn(&OsStr) -> bool,
+        account: Option<&Credentials>,
+    ) -> Result<Vec<CString>, Error> {
+        let own = account.map(Credentials::variables).into_iter().flatten();
+        let own = own.filter(|(name, _)| self.keeps(name.as_ref()));
+        let own: Vec<_> =
+            own.filter(|(name, _)| !self.set.contains_key(OsStr::new(name))).collect();
+        let public = std::env::vars_os().filter(|(name, _)| !is_private(name));
+        let kept = public.filter(|(name, _)| {
+            self.keeps(name)
+                && !self.set.contains_key(name)
+                && !own.iter().any(|(own, _)| *name == **own)
+        });
+        let drops_session = account.is_some() && matches!(self.kept, Kept::All);
+        let (left, kept): (Vec<_>, Vec<_>) =
+            kept.partition(|(name, _)| drops_session && is_of_a_session(name));
+        if !left.is_empty() {
+            let names: Vec<_> = left.iter().map(|(name, _)| name.to_string_lossy()).collect();
+            let names = names.join(" ");
+            tracing::info!(
+                names,
+                "not in the environment of another account, as nothing names them"
+            );
+        }
+        // What somebody has named in a way that no program can is none of ours to judge.
+        let kept = kept.into_iter().map(|(name, value)| joined(&name, value));
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let own = own.map(|(name, value)| entry(name.as_ref(), value));
+        let set = self.set.iter().map(|(name, value)| entry(name, value.clone()));
+        kept.chain(own).chain(set).collect()
+    }
+}
+
+/// Whether a variable is about the session of a person: what is at its terminal and on its screen, the
+/// agents with its keys, and as whom it came.
+fn is_of_a_session(name: &OsStr) -> bool {
+    const NAMES: [&str; 11] = [
+        "DISPLAY",
+        "DOAS_USER",
+        "GNUPGHOME",
+        "HISTFILE",
+        "ICEAUTHORITY",
+        "KRB5CCNAME",
+        "MAIL",
+        "PKEXEC_UID",
+        "WAYLAND_DISPLAY",
+        "WINDOWID",
+        "XAUTHORITY",
+    ];
+    const PREFIXES: [&str; 6] = ["DBUS_", "GPG_", "SSH_", "SUDO_", "TMUX", "XDG_"];
+    let name = name.as_encoded_bytes();
+    NAMES.iter().any(|own| own.as_bytes() == name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
 /// One variable as execve takes it.
@@ -99,7 +168,7 @@ mod tests {
     use super::*;
 
     fn names(environment: &Environment) -> Vec<String> {
-        let block = environment.block(|_| false).unwrap();
+        let block = environment.block(|_| false, None).unwrap();
         block.iter().map(|entry| entry.to_string_lossy().into_owned()).collect()
     }
 
@@ -123,7 +192,7 @@ mod tests {
     fn a_name_that_cannot_be_is_an_error() {
         for name in ["", "A=B", "NUL\0"] {
             assert!(
-                Environment::keep([""; 0]).set(name, "x").block(|_| false).is_err(),
+                Environment::keep([""; 0]).set(name, "x").block(|_| false, None).is_err(),
                 "{name:?}"
             );
         }

@@ -1,8 +1,8 @@
 //! Another program as a daemon (row D1): nothing of this one stays in front of it.
 
-use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use super::unexecutable::why_not;
 use super::{Environment, Exit};
 use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
-use crate::sys::process::{adopt_orphans, exit_now};
+use crate::sys::process::{adopt_orphans, exit_now, leave_keyring};
 use crate::sys::signal::{keep_zombies, reset_for_exec};
 use crate::{Error, ErrorKind, supervise};
 
@@ -48,6 +48,7 @@ pub struct Exec {
     program: OsString,
     arguments: Vec<OsString>,
     user: Option<String>,
+    environment: Environment,
     pid_file: Option<PathBuf>,
     wait: Duration,
 }
@@ -61,14 +62,29 @@ impl Exec {
     ) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
         let program = program.into();
-        Self { program, arguments, user: None, pid_file: None, wait: Duration::ZERO }
+        Self {
+            program,
+            arguments,
+            user: None,
+            environment: Environment::inherit(),
+            pid_file: None,
+            wait: Duration::ZERO,
+        }
     }
 
     /// The login name that it runs as, when this process is root: with that user's groups, without a
-    /// way back, and with its `HOME`, `USER` and `LOGNAME`.
+    /// way back, and with its `HOME`, `USER`, `LOGNAME` and `SHELL`. Numbers are accepted as in
+    /// [`Workers::user`](crate::Workers::user).
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
+        self
+    }
+
+    /// What is in its environment; [`Environment::inherit`] unless this is said.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
         self
     }
 
@@ -102,18 +118,11 @@ impl Exec {
         let credentials = credentials.map_err(|error| {
             Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
         })?;
-        let environment = match credentials {
-            None => Environment::inherit(),
-            Some(user) => Environment::inherit()
-                .set("HOME", user.home)
-                .set("USER", &user.name)
-                .set("LOGNAME", user.name),
-        };
         let arguments = std::iter::once(self.program).chain(self.arguments).map(c_string);
         Ok(Prepared {
             program: c_string(program)?,
             arguments: arguments.collect::<Result<_, _>>()?,
-            environment: environment.block(|_| false)?,
+            environment: self.environment.block(|_| false, credentials.as_ref())?,
             user: self.user,
             pid_file: self.pid_file.as_deref().map(absolute).transpose()?,
             wait: self.wait,
@@ -176,15 +185,35 @@ impl Prepared {
         };
         detached.executes();
         reset_for_exec();
-        let done = nix::unistd::execvpe(&self.program, &self.arguments, &self.environment);
+        leave_keyring();
+        let errno = self.become_it();
         drop(lock);
-        let Err(errno) = done.map(|never: Infallible| match never {});
         self.cannot_execute(errno)
+    }
+
+    /// As execvp(3) does it, but that no shell is given what is no program.
+    fn become_it(&self) -> Errno {
+        let mut last = Errno::ENOENT;
+        for file in candidates(self.name()) {
+            let Ok(path) = c_string(file.into_os_string()) else { continue };
+            match nix::unistd::execve(&path, &self.arguments, &self.environment) {
+                Ok(never) => match never {},
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                // Another directory may have one that this user may execute.
+                Err(Errno::EACCES) => last = Errno::EACCES,
+                Err(errno) => return errno,
+            }
+        }
+        last
+    }
+
+    fn name(&self) -> &OsStr {
+        OsStr::from_bytes(self.program.as_bytes())
     }
 
     fn cannot_execute(&self, errno: Errno) -> (u8, Error) {
         let name = self.program.to_string_lossy();
-        let file = find(&name);
+        let file = find(self.name());
         // Also said of a name that is nowhere, when some directory of `PATH` cannot be searched.
         let is_nowhere = errno == Errno::EACCES && file.is_none();
         let errno = if is_nowhere { Errno::ENOENT } else { errno };
@@ -245,13 +274,17 @@ impl Prepared {
 }
 
 /// The file of this name, in `PATH` if the name has no directory.
-fn find(name: &str) -> Option<PathBuf> {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    match name.contains('/') {
-        true => Some(name.into()),
-        false if name.is_empty() => None,
-        false => {
-            std::env::split_paths(&search).map(|place| place.join(name)).find(|file| file.exists())
-        }
+fn find(name: &OsStr) -> Option<PathBuf> {
+    let has_directory = name.as_bytes().contains(&b'/');
+    candidates(name).into_iter().find(|file| has_directory || file.exists())
+}
+
+/// Where a program of this name may be.
+fn candidates(name: &OsStr) -> Vec<PathBuf> {
+    let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    match name.as_bytes() {
+        [] => Vec::new(),
+        bytes if bytes.contains(&b'/') => vec![name.into()],
+        _ => std::env::split_paths(&search).map(|place| place.join(name)).collect(),
     }
 }

@@ -16,6 +16,7 @@ use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
 use super::output::Sink;
 use super::upgrade::GroupTypes;
+use crate::guard::{Guard, Panicked};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
 use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
@@ -27,6 +28,9 @@ mod program;
 
 pub(super) use program::Program;
 
+const EACH: Guard = Guard::new("each");
+const CONTEXT: Guard = Guard::new("context");
+
 /// A group that is checked and ready to be run.
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
@@ -37,6 +41,9 @@ pub(crate) struct Group {
     pub(super) spec: GroupSpec,
     pub(super) program: Program,
     pub(super) environment: Vec<CString>,
+    /// The working directory of the workers, and their root directory.
+    pub(super) directory: Option<CString>,
+    pub(super) root: Option<CString>,
     pub(super) credentials: Option<Credentials>,
     pub(super) listeners: Vec<Listener>,
     pub(super) context: Context,
@@ -117,9 +124,9 @@ impl Group {
 
     /// What is told to one worker alone: its context, and how its processes are started.
     pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
-        let given = self.options.as_ref().map_or_else(WorkerOptions::default, |each| each(id.0));
+        let given = self.given_options(id)?;
         Ok(Particulars {
-            context: (self.context.encode)(id.0)?,
+            context: self.encoded_context(id)?,
             context_type: self.context.type_name.to_owned(),
             options: check(given.clone(), &self.name, id)?,
             given,
@@ -130,11 +137,26 @@ impl Group {
     /// identity; returns the identity after the last one.
     pub(super) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
-        if let Some(each) = &self.options {
-            (first..after)
-                .try_for_each(|id| check(each(id), &self.name, WorkerId(id)).map(drop))?;
-        }
+        (first..after)
+            .map(WorkerId)
+            .try_for_each(|id| check(self.given_options(id)?, &self.name, id).map(drop))?;
         Ok(after)
+    }
+
+    fn given_options(&self, id: WorkerId) -> Result<WorkerOptions, Error> {
+        let Some(each) = &self.options else { return Ok(WorkerOptions::default()) };
+        EACH.call(|| each(id.0)).map_err(|panicked| self.no_particulars(id, panicked))
+    }
+
+    fn encoded_context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
+        let encoded = CONTEXT.call(|| (self.context.encode)(id.0));
+        encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
+    }
+
+    #[cold]
+    fn no_particulars(&self, id: WorkerId, panicked: Panicked) -> Error {
+        let message = format!("what worker {id} of group `{}` starts with is not known", self.name);
+        Error::new(ErrorKind::Program, message).caused_by(panicked)
     }
 
     /// The command line of one worker; its identity shows in `ps` (row P8).
@@ -168,7 +190,8 @@ impl Group {
                 Contact::Connection(_) => Vec::new(),
             },
             image: image.filter(|_| self.is_same_executable()),
-            directory: None,
+            root: self.root.clone(),
+            directory: self.directory.clone(),
             identity: self.identity(),
         })
     }

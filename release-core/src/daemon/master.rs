@@ -27,6 +27,31 @@ mod run;
 ///
 /// The settings are checked when [`run`](Master::run) begins, before anything happens.
 ///
+/// # Panics
+///
+/// A function of yours that panics does not end the master, except for its main task. The log names
+/// the function; what follows is what follows its error:
+///
+/// | function | a panic |
+/// |---|---|
+/// | [`main`](Master::main) | stops the master in order; its exit status is 1 |
+/// | [`control`](Master::control) | closes the connection of that request |
+/// | [`on_reload`](Master::on_reload) | refuses the reload |
+/// | [`on_rollback`](Master::on_rollback), [`observe`](Master::observe) | is logged |
+/// | [`hand_over`](Master::hand_over) | refuses the upgrade |
+/// | [`Workers::context`], [`Workers::each`] | fails this start of the worker, as if it could not be spawned; at the start of the master, refuses that |
+/// | [`Workers::answer`] | refuses the request |
+/// | the state or the rule of [`Workers::answer_permitted`], [`Workers::plain`], a codec | ends and replaces the worker that asked |
+/// | [`Workers::output`] | loses that line |
+/// | the constructor of the runtime, in [`run`](Master::run) | refuses the start |
+/// | a task of [`Rt::spawn`](Rt::spawn) | ends that task |
+/// | a function in [`Rt::unblock`](Rt::unblock) | is an error for its caller |
+///
+/// Panics are caught by unwinding. Build the program with `panic = "unwind"`, which is Cargo's default:
+/// with `panic = "abort"` every panic ends the master and all workers with it, and a master that is
+/// built so says so in its log. A value that panics when it is dropped during another panic also ends
+/// the process.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -111,6 +136,9 @@ impl Master {
     }
 
     /// One master at a time: the file is locked while it runs, and holds its pid.
+    ///
+    /// Root refuses a file, or a directory above it, that belongs to somebody else or that others can
+    /// write to, unless the directory is sticky as `/tmp`: they could write another pid.
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.lock_file = Some(path.into());
@@ -129,6 +157,8 @@ impl Master {
     }
 
     /// Listens on a Unix socket and answers requests there (row R4).
+    ///
+    /// A handler that blocks holds up the whole master, see [`Workers::answer`].
     ///
     /// Plain mode knows answers only: where `handler` returns an error, or panics, the connection is
     /// closed, and the client is told no reason. What it should read, a command that does not exist
@@ -180,6 +210,8 @@ impl Master {
 
     /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
     /// but its failure is.
+    ///
+    /// A main task that blocks holds up the whole master, see [`Workers::answer`].
     ///
     /// It is the place for what has to be done at a stop (row D3): a task that waits for
     /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.

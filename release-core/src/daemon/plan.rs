@@ -22,6 +22,7 @@ use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
 use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
+use crate::guard::Guard;
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
@@ -49,6 +50,8 @@ pub(super) struct Control {
 
 /// Says how the control socket is served, and gives what it is handed over by.
 pub(super) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
+
+const DRIVER: Guard = Guard::new("driver");
 
 /// The checked settings.
 pub(super) struct Plan {
@@ -144,8 +147,11 @@ impl Plan {
             ground.starts.push(start);
             ground.controls.push(served);
         }
+        let driver = DRIVER.call(driver).map_err(|panicked| {
+            Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
+        })?;
         let driver =
-            driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            driver.map_err(|error| Error::system("cannot start the async runtime", error))?;
         Ok((driver, pool))
     }
 

@@ -5,8 +5,27 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, geteuid};
 
-use crate::sys::creds::{Credentials, enter_root};
+use crate::sys::creds::{Credentials, enter_root, leave_capabilities};
+use crate::sys::image::take_variable;
 use crate::{Error, ErrorKind};
+
+/// The variable that says which root directory a worker has to enter, see
+/// [`Workers::chroot`](crate::Workers::chroot).
+pub(super) const ROOT: &str = "RELEASE_ROOT";
+
+/// Enters the root directory that the master has chosen, and gives up the right to do so.
+pub(super) fn enter_chosen_root() -> Result<(), Error> {
+    let Some(directory) = take_variable(ROOT)
+        .map_err(|error| Error::system("cannot read the root directory to enter", error))?
+    else {
+        return Ok(());
+    };
+    let entered = enter_root(Path::new(&directory)).and_then(|()| leave_capabilities());
+    entered.map_err(|error| {
+        let message = format!("cannot use {} as root directory", directory.display());
+        Error::new(ErrorKind::Privileges, message).caused_by(error)
+    })
+}
 
 /// What a worker is to become.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +37,14 @@ pub(crate) struct Privileges {
 }
 
 impl Privileges {
+    /// Whether there is anything to give up.
+    pub(crate) fn have_to_be_given_up(&self) -> bool {
+        geteuid().is_root() || std::env::var_os(ROOT).is_some()
+    }
+
     /// Looks names up first (nothing can be looked up inside the new root), then gives up root.
     pub(crate) fn give_up(&self) -> Result<(), Error> {
+        enter_chosen_root()?;
         let as_root = geteuid().is_root();
         let Some(login) = &self.user else {
             return if as_root { Err(no_user()) } else { self.nothing_to_give() };
@@ -56,7 +81,9 @@ impl Privileges {
     /// A process that is not root has the right user already, but cannot do the rest.
     fn nothing_to_give(&self) -> Result<(), Error> {
         if self.root.is_some() || self.root_is_home {
-            let message = "only root can change the root directory; start the master as root";
+            let message = "only root can change the root directory, and this worker is another user by \
+                           now: leave out `user` at the master, or have it do both, by \
+                           `Workers::user` and `Workers::chroot`";
             return Err(Error::new(ErrorKind::Privileges, message));
         }
         Ok(())
@@ -87,7 +114,7 @@ pub(super) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
 
 /// A root directory that the worker's user could change is no prison: it and every directory above
 /// it must belong to root and be writable by root alone.
-fn check_root(directory: &Path) -> Result<(), Error> {
+pub(super) fn check_root(directory: &Path) -> Result<(), Error> {
     let refuse = |path: &Path, why: &str| {
         let message = format!("cannot use {} as root directory: {why}", path.display());
         Err(Error::new(ErrorKind::Privileges, message))

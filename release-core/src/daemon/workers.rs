@@ -14,6 +14,7 @@ use super::output::Sink;
 use super::{Environment, Readiness, StopSignal};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
+use crate::rt::Rt;
 use crate::supervise::{LifeLimits, ReloadPolicy, RestartPolicy};
 
 mod answer;
@@ -27,7 +28,7 @@ mod supervision;
 pub(super) use into_group::IntoGroup;
 
 /// One of the running workers, as its master knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct WorkerInfo {
     /// Its identity, kept over restarts; unique in the whole master.
@@ -38,6 +39,34 @@ pub struct WorkerInfo {
     pub group: Arc<str>,
     /// The generation of this process.
     pub generation: u32,
+    pub(crate) rt: Rt,
+}
+
+impl WorkerInfo {
+    /// The runtime that the master runs on: for tasks, timers, and what blocks
+    /// ([`Rt::unblock`]).
+    #[must_use]
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+}
+
+impl PartialEq for WorkerInfo {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.id, it.pid, it.generation);
+        of(self) == of(other) && self.group == other.group
+    }
+}
+
+impl Eq for WorkerInfo {}
+
+impl fmt::Debug for WorkerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, pid, group, generation, .. } = self;
+        let mut all = f.debug_struct("WorkerInfo");
+        all.field("id", id).field("pid", pid).field("group", group);
+        all.field("generation", generation).finish_non_exhaustive()
+    }
 }
 
 /// A group of workers: which program, how many, under which user, and what the master answers them.
@@ -77,6 +106,8 @@ pub struct Workers<W = Never, C = Postcard> {
     stop_signal: StopSignal,
     output: Option<Sink>,
     user: Option<String>,
+    directory: Option<PathBuf>,
+    root: Option<PathBuf>,
     primary_group: Option<String>,
     environment: Environment,
     restart: RestartPolicy,
@@ -163,6 +194,8 @@ impl Workers {
             stop_signal: StopSignal::default(),
             output: None,
             user: None,
+            directory: None,
+            root: None,
             primary_group: None,
             environment: Environment::default(),
             restart: RestartPolicy::default(),
@@ -193,6 +226,8 @@ impl<W, C> Workers<W, C> {
             stop_signal: self.stop_signal,
             output: self.output,
             user: self.user,
+            directory: self.directory,
+            root: self.root,
             primary_group: self.primary_group,
             environment: self.environment,
             restart: self.restart,

@@ -1,8 +1,8 @@
 //! Which requests are unanswered, and which answers wait for their asker.
 
+use crate::sys::untrusted::Untrusted;
 use std::collections::VecDeque;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::task::Waker;
 
 use super::body::{Body, Size};
@@ -34,7 +34,7 @@ impl<'a> Answer<'a> {
 #[derive(Debug)]
 struct Kept {
     bytes: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Untrusted>,
     refused: bool,
 }
 
@@ -274,7 +274,9 @@ mod tests {
         let numbers: Vec<_> = (0..5).map(|_| answers.expect(false)).collect();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let deliver = |answers: &mut Answers, number| {
-            let descriptors = (0..253).map(|_| writer.try_clone().unwrap().into()).collect();
+            let descriptors = (0..253)
+                .map(|_| std::os::fd::OwnedFd::from(writer.try_clone().unwrap()).into())
+                .collect();
             answers.deliver(number, Answer::new(Body { bytes: b"", descriptors }, false));
         };
         for number in &numbers {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::{Codec, CodecError, places};
+use crate::sys::untrusted::Untrusted;
 
 /// What a message costs the one who keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(crate) struct Size {
 #[derive(Debug)]
 pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<Untrusted>,
 }
 
 impl Body<'_> {

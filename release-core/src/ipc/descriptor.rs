@@ -7,12 +7,19 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::places;
+use crate::sys::untrusted::Untrusted;
 
 /// An open file, socket, pipe or the like, anywhere inside a request, an answer or a notice.
 ///
 /// The other process gets a descriptor of its own for the same open file, close-on-exec. The sender
 /// keeps its own: a message is borrowed to be sent, and a duplicate travels. A message that is not
 /// sent, not read, or not decoded leaves no descriptor behind on either side.
+///
+/// To close a descriptor may block, for as long as the process that sent it likes: a socket that
+/// lingers, or a file of a network file system. One that came with a message and is dropped as a
+/// `Descriptor` is therefore closed by another thread, soon afterwards. Once you have made a file or a
+/// socket of it, dropping that is up to you: do it in [`Rt::unblock`](crate::rt::Rt::unblock) where the
+/// sender is not trusted.
 ///
 /// Both sides of a connection have to allow it: [`Workers::descriptors`] and
 /// [`Worker::descriptors`]. Connections in plain mode never carry any.
@@ -73,30 +80,49 @@ use super::places;
 /// [`Workers::descriptors`]: crate::Workers::descriptors
 /// [`Worker::descriptors`]: crate::Worker::descriptors
 #[derive(Debug)]
-pub struct Descriptor(OwnedFd);
+pub struct Descriptor(Origin);
+
+#[derive(Debug)]
+enum Origin {
+    Ours(OwnedFd),
+    /// It came with a message.
+    Theirs(Untrusted),
+}
 
 impl Descriptor {
     /// A file, a socket, or what else owns a descriptor.
     pub fn new(owner: impl Into<OwnedFd>) -> Self {
-        Self(owner.into())
+        Self(Origin::Ours(owner.into()))
     }
 }
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self(Origin::Ours(fd))
+    }
+}
+
+impl From<Untrusted> for Descriptor {
+    fn from(fd: Untrusted) -> Self {
+        Self(Origin::Theirs(fd))
     }
 }
 
 impl From<Descriptor> for OwnedFd {
     fn from(descriptor: Descriptor) -> Self {
-        descriptor.0
+        match descriptor.0 {
+            Origin::Ours(fd) => fd,
+            Origin::Theirs(fd) => fd.into(),
+        }
     }
 }
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        match &self.0 {
+            Origin::Ours(fd) => fd.as_fd(),
+            Origin::Theirs(fd) => fd.as_fd(),
+        }
     }
 }
 
@@ -110,6 +136,6 @@ impl Serialize for Descriptor {
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let place = u32::deserialize(deserializer)?;
-        places::take(place).map(Self).map_err(D::Error::custom)
+        places::take(place).map_err(D::Error::custom)
     }
 }

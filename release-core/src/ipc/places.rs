@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::CodecError;
+use super::{CodecError, Descriptor};
 use crate::sys::fds;
 
 thread_local! {
@@ -20,7 +20,7 @@ enum Message {
     /// Encodes it; so many descriptors are allowed.
     Out(Vec<OwnedFd>, usize),
     /// Decodes it; what was taken is gone. The words say why the last attempt to take one failed.
-    In(Vec<Option<OwnedFd>>, Option<String>),
+    In(Vec<Option<Descriptor>>, Option<String>),
     /// A descriptor could not be encoded. Kept, like the words above, because not every format keeps
     /// the words of its errors.
     Failed(String),
@@ -57,10 +57,10 @@ pub(super) fn encoding(
 
 /// Runs a decoder that may take these descriptors, and has to take all of them.
 pub(super) fn decoding<T>(
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
 ) -> Result<T, CodecError> {
-    let places = descriptors.into_iter().map(Some).collect();
+    let places = descriptors.into_iter().map(|one| Some(one.into())).collect();
     let outer = Restore(replace(Message::In(places, None)));
     let decoded = decode();
     let message = replace(Message::None);
@@ -89,7 +89,7 @@ pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
 }
 
 /// Takes the descriptor of a place out of the message that is being decoded.
-pub(super) fn take(place: u32) -> Result<OwnedFd, String> {
+pub(super) fn take(place: u32) -> Result<Descriptor, String> {
     MESSAGE.with_borrow_mut(|message| message.take(place))
 }
 
@@ -113,7 +113,7 @@ impl Message {
         Ok(place)
     }
 
-    fn take(&mut self, place: u32) -> Result<OwnedFd, String> {
+    fn take(&mut self, place: u32) -> Result<Descriptor, String> {
         let Self::In(places, why) = self else {
             return Err(NO_MESSAGE.to_owned());
         };
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn what_no_part_of_the_message_takes_is_closed_and_an_error() {
         let (reader, writer) = ends();
-        let descriptors = vec![writer.try_clone().unwrap().into(), writer.into()];
+        let descriptors = vec![OwnedFd::from(writer.try_clone().unwrap()), writer.into()];
         let decoded: Result<Descriptor, _> = decoding(descriptors, || Postcard.decode(&[1]));
         let error = decoded.unwrap_err().to_string();
         assert!(error.starts_with("1 descriptors came"), "{error}");
@@ -202,7 +202,7 @@ mod tests {
         for payload in [[0, 1, 1, 0], [7, 1, 1, 0]] {
             let (reader, writer) = ends();
             let decoded: Result<Both, _> =
-                decoding(vec![writer.into()], || Postcard.decode(&payload));
+                decoding(vec![OwnedFd::from(writer)], || Postcard.decode(&payload));
             let error = decoded.unwrap_err().to_string();
             assert!(error.contains("not with the message"), "{error}");
             is_closed(reader);
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_codec_that_panics_leaves_nothing() {
         let (reader, writer) = ends();
-        let panics = || decoding::<()>(vec![writer.into()], || panic!("in a decoder"));
+        let panics = || decoding::<()>(vec![OwnedFd::from(writer)], || panic!("in a decoder"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         is_closed(reader);
         assert!(put(std::io::stdin().as_fd()).unwrap_err().contains("outside"));

@@ -14,7 +14,8 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 
 use super::{Active, Address, Passive, Socket};
-use crate::rt::{BoxFuture, Rt, Task, panic_message};
+use crate::guard::panic_message;
+use crate::rt::{BoxFuture, Rt, Task};
 use crate::seldom::Seldom;
 
 /// Accepts connections and runs a handler for each, made by [`Socket::accept_loop`].

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use self::support::Make;
 use super::Driver;
-use super::task::panic_message;
+use crate::guard::panic_message;
 
 /// One promise of the contract.
 struct Check {

@@ -8,9 +8,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_channel::oneshot;
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 
 use super::{Driver, Io, Runtime, Task};
+use crate::guard::Guard;
+use crate::{Error, ErrorKind};
 
 /// A cheap clone of a [`Runtime`]: the executor as the rest of the library, and a daemon's own
 /// code, sees it.
@@ -69,6 +73,61 @@ impl Rt {
         let (task, boxed) = Task::new(future);
         self.0.spawn(boxed);
         task
+    }
+
+    /// Runs a function that blocks, such as a name lookup, PAM, or a slow file system, outside of the
+    /// threads that run tasks, and waits for what it returns.
+    ///
+    /// A handler of the master that blocks keeps the master from everything else: other requests,
+    /// signals and the deaths of workers. What blocks belongs in here. tokio, smol and async-std have
+    /// a pool of threads for it; [`local`](super::local) and runtimes that do not bring their own have
+    /// one thread, which runs one function after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Program`] when the function panics, [`ErrorKind::System`] when there is no thread
+    /// to run it.
+    ///
+    /// # Cancel safety
+    ///
+    /// The function starts when this method is called. Dropping the future does not stop it: it runs
+    /// to its end, and its result is dropped. A master that upgrades itself, or ends, does not wait
+    /// for functions that nobody waits for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let size = run(&driver, async {
+    ///     rt.unblock(|| std::fs::metadata("/proc/self/exe").map(|file| file.len())).await
+    /// });
+    /// assert!(size??  > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unblock<T, F>(
+        &self,
+        function: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (sender, outcome) = oneshot::channel();
+        self.0.unblock(Box::new(move || {
+            // A value that nobody wants may panic as well when it is dropped.
+            let _ = Guard::BLOCKING.call(|| drop(sender.send(Guard::BLOCKING.call(function))));
+        }));
+        outcome.map(|outcome| {
+            let outcome = outcome.map_err(|oneshot::Canceled| {
+                Error::new(ErrorKind::System, "there is no thread for a blocking function")
+            });
+            outcome?.map_err(|panicked| {
+                Error::new(ErrorKind::Program, "a blocking function failed").caused_by(panicked)
+            })
+        })
     }
 
     /// Waits for a duration.

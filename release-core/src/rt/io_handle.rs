@@ -3,39 +3,56 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use super::{Direction, Progress, Source};
 
+/// How many attempts may succeed in a row before others of the runtime have their turn: whoever is at
+/// the other end may go on for ever.
+const TURN: u32 = 64;
+
 /// A registered descriptor.
-pub(crate) struct Io(Box<dyn Source>);
+pub(crate) struct Io {
+    source: Box<dyn Source>,
+    /// How many attempts have succeeded since the last wait, for each direction.
+    in_a_row: [AtomicU32; 2],
+}
 
 impl fmt::Debug for Io {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.source.fmt(f)
     }
 }
 
 impl AsFd for Io {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.source.as_fd()
     }
 }
 
 impl Io {
     pub(crate) fn new(source: Box<dyn Source>) -> Self {
-        Self(source)
+        Self { source, in_a_row: Default::default() }
     }
 
     /// [`Source::poll_io`], with the value of the attempt that succeeded.
+    ///
+    /// Gives way from time to time, hence is fair wherever it is called in a loop.
     pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(T, Progress)>,
     ) -> Poll<io::Result<T>> {
+        let in_a_row = &self.in_a_row[usize::from(direction == Direction::Write)];
+        if in_a_row.load(Ordering::Relaxed) == TURN {
+            in_a_row.store(0, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut value = None;
-        let polled = self.0.poll_io(cx, direction, &mut |fd| {
+        let polled = self.source.poll_io(cx, direction, &mut |fd| {
             loop {
                 match attempt(fd) {
                     Ok((done, progress)) => {
@@ -51,6 +68,9 @@ impl Io {
             !(polled.is_pending() && value.is_some()),
             "a source returned Pending although its attempt had succeeded"
         );
+        // One task polls a direction at a time.
+        let count = if value.is_some() { in_a_row.load(Ordering::Relaxed) + 1 } else { 0 };
+        in_a_row.store(count, Ordering::Relaxed);
         match (polled, value) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
             (_, Some(value)) => Poll::Ready(Ok(value)),
@@ -68,5 +88,38 @@ impl Io {
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(T, Progress)>,
     ) -> io::Result<T> {
         std::future::poll_fn(|cx| self.poll(cx, direction, &mut attempt)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Write, pipe};
+    use std::os::fd::OwnedFd;
+
+    use nix::unistd::read;
+
+    use super::*;
+    use crate::rt::local::Local;
+    use crate::rt::{Driver, run};
+
+    #[test]
+    fn a_source_without_end_leaves_others_their_turn() {
+        let driver = Local::new().unwrap();
+        let rt = driver.handle();
+        let (endless, sink) = pipe().unwrap();
+        (&sink).write_all(&[7; 65536]).unwrap();
+        let io = rt.register(OwnedFd::from(endless)).unwrap();
+        run(&driver, async {
+            let (sender, mut other) = futures_channel::oneshot::channel();
+            rt.spawn(async move { sender.send(()) }).detach();
+            let mut count = 0;
+            while other.try_recv() == Ok(None) {
+                let attempt =
+                    io.run(Direction::Read, |fd| Ok((read(fd.as_fd(), &mut [0])?, Progress::More)));
+                assert_eq!(attempt.await.unwrap(), 1);
+                count += 1;
+            }
+            assert!(count <= 65, "{count} before the other");
+        });
     }
 }

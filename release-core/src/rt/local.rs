@@ -26,6 +26,8 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -33,6 +35,7 @@ use nix::sys::time::TimeSpec;
 
 use self::shared::{Ready, Shared, TaskWaker};
 use super::{BoxFuture, Driver, Rt};
+use crate::sys::fds::set_nonblocking;
 
 /// The built-in single-threaded runtime.
 ///
@@ -78,6 +81,9 @@ struct Running {
     waker: Waker,
 }
 
+/// How long the driver waits that cannot watch.
+const BLIND_TIME: Duration = Duration::from_millis(20);
+
 /// The main future is queued like a task, under a number that no task gets.
 const MAIN: u64 = 0;
 
@@ -95,6 +101,7 @@ impl Local {
     /// When the pipe cannot be made through which other threads wake this one (`EMFILE`, `ENFILE`).
     pub fn new() -> io::Result<Self> {
         let (kicks, kick) = io::pipe()?;
+        set_nonblocking(&kicks)?;
         let shared = Arc::new(Shared::new(kick));
         Ok(Self {
             rt: Rt::new(shared::Handle(Arc::clone(&shared))),
@@ -107,9 +114,8 @@ impl Local {
     /// Sleeps until a descriptor or a timer has something to say, or another thread has; when tasks
     /// are ready it only looks.
     ///
-    /// # Panics
-    ///
-    /// When poll(2) fails for another reason than a signal: nothing could ever be woken again.
+    /// When poll(2) fails, because there is no memory for it or the limit of descriptors was set below
+    /// what is watched, everything that waits looks for itself, a little later.
     fn wait(&self) {
         let waits = self.shared.begin_wait();
         let mut set = Vec::with_capacity(waits.watched.len() + 1);
@@ -120,13 +126,18 @@ impl Local {
                 .iter()
                 .map(|(_, watched, interest)| PollFd::new(watched.as_fd(), *interest)),
         );
-        match ppoll(&mut set, waits.timeout.map(TimeSpec::from_duration), None) {
-            Ok(_) => {}
-            // The set still holds the zeros that it was made with: no events.
-            Err(Errno::EINTR) => {}
-            Err(error) => panic!("poll(2) failed: {error}"),
+        let is_blind = match ppoll(&mut set, waits.timeout.map(TimeSpec::from_duration), None) {
+            // After a signal the set still holds the zeros that it was made with: no events.
+            Ok(_) | Err(Errno::EINTR) => false,
+            Err(_) => true,
+        };
+        if is_blind {
+            thread::sleep(waits.timeout.map_or(BLIND_TIME, |timeout| timeout.min(BLIND_TIME)));
         }
-        let mut events = set.iter().map(|entry| entry.revents().unwrap_or(PollFlags::POLLERR));
+        let mut events = set.iter().map(|entry| match is_blind {
+            true => entry.events(),
+            false => entry.revents().unwrap_or(PollFlags::POLLERR),
+        });
         if events.next().is_some_and(|kicked| !kicked.is_empty()) {
             // One kick is one byte, and there is at most one for each sleep.
             let _ = (&self.kicks).read(&mut [0; 8]);

@@ -27,10 +27,11 @@ mod io_handle;
 pub mod local;
 mod task;
 
+use crate::threads::Threads;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
 pub use task::Task;
-pub(crate) use task::{give_way, panic_message};
+pub(crate) use task::give_way;
 
 /// A task as it is handed to [`Runtime::spawn`], and a timer as [`Runtime::sleep_until`] returns it.
 pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -48,6 +49,12 @@ pub trait Driver: Debug {
     /// Tasks that are unfinished then are dropped at the latest together with the driver.
     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>);
 }
+
+/// A function as it is handed to [`Runtime::unblock`].
+pub type Blocking = Box<dyn FnOnce() + Send>;
+
+/// One thread for programs whose runtime has none for this.
+static BLOCKING: Threads = Threads::new("blocking", 1);
 
 /// What the library needs from an async runtime.
 ///
@@ -71,6 +78,20 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// Whatever the reactor says: `EPERM` from epoll for regular files and `/dev/null`, `ENOMEM`,
     /// `EMFILE`.
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>>;
+
+    /// Runs a function that may block, outside of the threads that run tasks.
+    ///
+    /// By default one thread does this for the whole process, one function after the other. A runtime
+    /// that has threads for the purpose overrides it. A `work` that is dropped instead, because no
+    /// thread can be had, is an error for the caller of [`Rt::unblock`].
+    ///
+    /// [`Rt::unblock`] catches panics before they get here.
+    fn unblock(&self, work: Blocking) {
+        if let Err((work, error)) = BLOCKING.run(work) {
+            tracing::error!(%error, "cannot start a thread for a blocking function");
+            drop(work);
+        }
+    }
 
     /// The clock that deadlines are measured with. A paused or simulated clock overrides this.
     fn now(&self) -> Instant {

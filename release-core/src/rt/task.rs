@@ -1,8 +1,7 @@
 //! `Task`: what a spawned future leaves with the one who spawned it.
 
-use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, abortable};
 
 use super::BoxFuture;
+use crate::guard::{Guard, Payload, panic_message};
 
 /// A spawned task, and the future of its output.
 ///
@@ -24,13 +24,13 @@ pub struct Task<T: 'static> {
     abort: Option<AbortHandle>,
 }
 
-type Outcome<T> = Result<T, Box<dyn Any + Send>>;
+type Outcome<T> = Result<T, Payload>;
 
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'static) -> (Self, BoxFuture) {
         let (sender, outcome) = oneshot::channel();
         let running = async {
-            let outcome = AssertUnwindSafe(future).catch_unwind().await;
+            let outcome = Guard::TASK.run_to_end(future).await;
             if let Err(panic) = &outcome {
                 tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
             }
@@ -38,7 +38,10 @@ impl<T: Send + 'static> Task<T> {
             let _ = sender.send(outcome);
         };
         let (running, abort) = abortable(running);
-        (Self { outcome, abort: Some(abort) }, Box::pin(running.map(drop)))
+        (
+            Self { outcome, abort: Some(abort) },
+            Box::pin(Contained(Some(Box::pin(running.map(drop))))),
+        )
     }
 
     /// Lets the task run to its end without anybody waiting for it.
@@ -69,13 +72,44 @@ impl<T: 'static> Future for Task<T> {
     }
 }
 
-/// The text of a panic, as far as it has one.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no text)")
+/// A task whose future panics nowhere but in here, also when it is dropped in the middle: some
+/// executors end the process then.
+struct Contained(Option<BoxFuture>);
+
+impl Contained {
+    fn end(&mut self) {
+        let future = self.0.take();
+        contained(|| drop(future));
+    }
+}
+
+/// None when it panics, which is said.
+fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(function));
+    let said = outcome.inspect_err(|panic| {
+        tracing::error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
+    });
+    said.ok()
+}
+
+impl Future for Contained {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(future) = &mut self.0
+            && let Some(polled) = contained(|| future.as_mut().poll(cx))
+        {
+            ready!(polled);
+        }
+        self.end();
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Lets the executor's other tasks go first, once.

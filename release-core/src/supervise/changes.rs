@@ -1,19 +1,22 @@
 //! Changes of the running master: who waits for them, and what happens before a reload.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{Change, Event, Report, Ticket};
-use crate::rt::{Rt, panic_message};
+use crate::guard::Guard;
+use crate::rt::Rt;
 use crate::{Error, ErrorKind};
 
 /// Tells whoever asked for a change how it ended.
 pub(crate) type Asker = oneshot::Sender<Result<(), Error>>;
+
+const ON_RELOAD: Guard = Guard::new("on_reload");
+const ON_ROLLBACK: Guard = Guard::new("on_rollback");
+const OBSERVE: Guard = Guard::new("observe");
 
 /// Reads a new configuration.
 type Read = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
@@ -49,17 +52,18 @@ impl std::fmt::Debug for Hooks {
 impl Hooks {
     /// The answer to the pool's wish to begin a reload.
     pub(super) fn prepare(&self, rt: &Rt) -> impl Future<Output = Event> + Send + 'static {
-        // Called inside the future: its panic is then an error like any other.
-        let reading = self.reload.as_ref().map(|reload| AssertUnwindSafe(reload()).catch_unwind());
+        let reading = self.reload.as_ref().map(|reload| {
+            let reading = reload();
+            // The words of the program's error are its own, too.
+            ON_RELOAD.run(|| async { reading.await.map_err(|error| error.report()) })
+        });
         let (rt, time) = (rt.clone(), self.reload_timeout);
         async move {
             Event::Prepared(match reading {
                 None => Ok(()),
                 Some(reading) => match rt.timeout(time, reading).await {
-                    Ok(Ok(outcome)) => outcome.map_err(|error| error.report()),
-                    Ok(Err(panic)) => {
-                        Err(format!("its preparation panicked: {}", panic_message(panic.as_ref())))
-                    }
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(panicked)) => Err(format!("its preparation failed: {panicked}")),
                     Err(_) => Err(format!("its preparation was not done within {time:?}")),
                 },
             })
@@ -69,18 +73,16 @@ impl Hooks {
     /// An observer that panics is no reason to lose the workers.
     pub(super) fn observed(&self, report: &Report) {
         let Some(observe) = &self.observe else { return };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| observe(report))) {
-            tracing::error!(
-                panic = panic_message(panic.as_ref()),
-                ?report,
-                "the observer panicked"
-            );
+        if let Err(panicked) = OBSERVE.call(|| observe(report)) {
+            tracing::error!(panic = panicked.message(), ?report, "the observer panicked");
         }
     }
 
+    /// The reload is taken back in any case.
     pub(super) fn rolled_back(&self) {
-        if let Some(rollback) = &self.rollback {
-            rollback();
+        let Some(rollback) = &self.rollback else { return };
+        if let Err(panicked) = ON_ROLLBACK.call(rollback) {
+            tracing::error!(reason = %panicked, "the program did not put its configuration back");
         }
     }
 }

@@ -20,11 +20,13 @@ use nix::sys::signal::Signal as Sig;
 use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
-use super::{Action, Event, Outcome, Report, StopCause};
+use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
 use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop};
+use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::memory::unload_program;
+use crate::sys::spawn::SpawnError;
 use crate::{Error, ErrorKind};
 pub(crate) use begin::Surroundings;
 use clock::Clock;
@@ -32,6 +34,9 @@ pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
 use signalled::is_stop;
 use upgrade::Upgrading;
+
+/// Its end by a panic is a failure of the master, which stops in order then.
+const MAIN: Guard = Guard::new("main");
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -164,7 +169,17 @@ impl Supervisor {
                 let _ = asker.send(self.reopen_logs());
                 Event::Tick
             }
-            Happening::Launched(wish, outcome) => self.processes.adopt(wish, outcome),
+            Happening::Launched(wish, outcome) => {
+                let fail = outcome.as_ref().err().and_then(|error| self.hopeless(error));
+                let launched = self.processes.adopt(wish, outcome);
+                match fail {
+                    None => launched,
+                    Some(fail) => {
+                        let _ = self.sender.unbounded_send(Happening::Pool(launched));
+                        fail
+                    }
+                }
+            }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
             Happening::AtRest { in_time } => self.at_rest(in_time),
@@ -178,6 +193,11 @@ impl Supervisor {
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
         self.askers.reload_begins();
+        if let Err(reason) = self.processes.prove_rights() {
+            let prepared = Event::Prepared(Err(reason));
+            let _ = self.sender.unbounded_send(Happening::Pool(prepared));
+            return;
+        }
         let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(Happening::Pool(prepared.await));
@@ -206,12 +226,11 @@ impl Supervisor {
         event: Event,
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
-        if let Event::Exited { id, pid, .. } = event {
+        if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
             self.estate.controls.iter().for_each(Served::look);
             self.processes.forget(id, pid);
         }
-        let mut actions = Vec::new();
-        let mut next = 0;
+        let (mut actions, mut unended, mut next) = (Vec::new(), Vec::new(), 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -227,11 +246,28 @@ impl Supervisor {
                 Action::Spawn { id, generation } => {
                     self.estate.controls.iter().for_each(Served::look);
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
+                        if let Some(fail) = self.hopeless(&error) {
+                            self.master.pool().on(fail, now, &mut actions);
+                        }
                         let failed = self.processes.not_launched(id, &error);
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
-                Action::Signal { id, pid, signal } => self.processes.signal(id, pid, signal),
+                Action::Signal { id, pid, signal } => {
+                    if let Err(reason) = self.processes.signal(id, pid, signal) {
+                        unended.push(pid);
+                        self.left_behind(id, pid, reason, false, &mut actions);
+                    }
+                }
+                Action::Report(Report::Killed { pid, .. }) if unended.contains(&pid) => {}
+                Action::Report(report @ Report::Ready { id, pid, .. }) => {
+                    self.report(&report);
+                    if let Err(reason) = self.processes.prove_right(id, pid) {
+                        unended.push(pid);
+                        self.left_behind(id, pid, reason, all_ready.is_some(), &mut actions);
+                    }
+                }
+                Action::AllReady if !unended.is_empty() => {}
                 Action::Prepare => {
                     self.estate.controls.iter().for_each(Served::look);
                     self.prepare();
@@ -249,6 +285,30 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    /// A process that cannot be ended is not this master's any more; a start has failed with it.
+    fn left_behind(
+        &mut self,
+        id: WorkerId,
+        pid: i32,
+        reason: String,
+        is_start: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.processes.forget(id, pid);
+        let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
+        let now = self.clock.read(self.rt.now());
+        for event in fail.into_iter().chain([Event::Unended { id, pid, reason }]) {
+            self.master.pool().on(event, now, actions);
+        }
+    }
+
+    /// A start is not tried again that the kernel, or the container around it, does not allow.
+    fn hopeless(&self, error: &Error) -> Option<Event> {
+        let spawning = std::error::Error::source(error)?.downcast_ref::<SpawnError>()?;
+        let is_hopeless = spawning.is_permanent() && !self.master.pool().has_started();
+        is_hopeless.then(|| Event::Fail { reason: error.report() })
     }
 
     /// The main task begins to finish when the workers do.
@@ -287,22 +347,20 @@ impl Supervisor {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let task = start(self.rt.clone(), self.master.clone());
-        let sender = self.sender.clone();
-        let caught = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
+        let (rt, master, sender) = (self.rt.clone(), self.master.clone(), self.sender.clone());
+        let task = MAIN.call(|| start(rt, master));
         self.rt.spawn(async move {
-            let error = match caught.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(panic) => {
-                    let message = crate::rt::panic_message(panic.as_ref());
-                    Error::new(
-                        ErrorKind::Program,
-                        format!("a task of the master panicked: {message}"),
-                    )
-                }
+            let ended = match task {
+                Ok(task) => MAIN.run(|| task).await,
+                Err(panicked) => Err(panicked),
             };
-            let _ = sender.unbounded_send(Happening::Failed(error));
+            let failed = |panicked| {
+                let message = "a task of the master panicked";
+                Error::new(ErrorKind::Program, message).caused_by(panicked)
+            };
+            if let Err(error) = ended.map_err(failed).flatten() {
+                let _ = sender.unbounded_send(Happening::Failed(error));
+            }
         })
     }
 }

@@ -84,6 +84,16 @@ pub enum Event {
         /// How it ended.
         exit: Exit,
     },
+    /// The answer to [`Action::Signal`], or found out before: a process cannot be ended. It is waited
+    /// for no longer; a start, a reload or a stop that it takes part in has failed.
+    Unended {
+        /// The worker.
+        id: WorkerId,
+        /// The process.
+        pid: i32,
+        /// What the system said.
+        reason: String,
+    },
     /// A worker broke the protocol; it is killed and started again.
     Violation {
         /// The worker.

@@ -48,6 +48,15 @@ pub(super) fn log(report: &Report) {
         Report::Killed { id, pid, generation, reason } => {
             tracing::error!(worker = id.0, pid, %reason, generation, "killed");
         }
+        Report::LeftBehind { id, pid, generation, reason } => {
+            tracing::error!(
+                worker = id.0,
+                pid,
+                generation,
+                reason,
+                "cannot be ended, is left behind"
+            );
+        }
         Report::OverLimit { id, pid, generation, excess } => {
             tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
         }

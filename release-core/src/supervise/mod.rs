@@ -105,6 +105,7 @@ pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
 pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
+pub use orphans::{ClaimedChild, claim_child};
 pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub use report::{Hung, KillReason, Report, StopCause};

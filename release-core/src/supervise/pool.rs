@@ -246,6 +246,11 @@ impl Pool {
         }
     }
 
+    /// Whether every worker has been ready.
+    pub(crate) fn has_started(&self) -> bool {
+        self.all_ready
+    }
+
     /// Whether it was told to stop, or has failed.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.mode, Mode::Stopping { .. } | Mode::Killing(_) | Mode::Done)

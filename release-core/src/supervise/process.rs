@@ -275,8 +275,8 @@ impl Process {
     ) {
         let Some(pid) = self.pid() else { return };
         let (signal, generation, why) = (Signal::Kill, self.generation, reason.clone());
-        actions.push(Action::Report(Report::Killed { id, pid, generation, reason: why }));
         actions.push(Action::Signal { id, pid, signal });
+        actions.push(Action::Report(Report::Killed { id, pid, generation, reason: why }));
         self.enter(Stage::Killed { pid, reason }, now);
     }
 

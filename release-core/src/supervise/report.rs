@@ -97,6 +97,17 @@ pub enum Report {
         /// Why.
         reason: KillReason,
     },
+    /// A process could not be killed, and is left behind.
+    LeftBehind {
+        /// The worker.
+        id: WorkerId,
+        /// The process.
+        pid: i32,
+        /// The generation of the process.
+        generation: u32,
+        /// What the system said.
+        reason: String,
+    },
     /// A process is over a limit of its group's [`LifeLimits`](super::LifeLimits), and another one is
     /// to take its place.
     OverLimit {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Pool, Report, State};
 use crate::seldom::Seldom;
-use crate::systemd::Notifier;
+use crate::systemd::{Kind, Notifier, Unsent, reloading, status_line};
 
 /// How much longer than its deadline a stop may take before systemd kills what is left.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -13,7 +13,11 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// The signs of life leave time for other work, however often they are wanted.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
-/// Tells systemd how the service is.
+/// When a message is sent again: that there was no room for, or that could not be sent at all.
+const ROOM_TIME: Duration = Duration::from_millis(100);
+const ERROR_TIME: Duration = Duration::from_secs(5);
+
+/// Tells systemd how the service is, and never waits for it.
 #[derive(Debug)]
 pub(crate) struct Service {
     notifier: Notifier,
@@ -21,6 +25,9 @@ pub(crate) struct Service {
     /// How often it wants a sign of life, and when it gets the next one.
     watchdog: Option<(Duration, Instant)>,
     phase: Phase,
+    unsent: Unsent,
+    /// When what is unsent is tried again.
+    again: Option<Instant>,
     /// When to say again that systemd does not hear.
     unheard: Seldom,
 }
@@ -46,24 +53,24 @@ impl Service {
         let phase = if is_change { Phase::Changing } else { Phase::Starting };
         // Twice in the time, as is the custom.
         let watchdog = watchdog.map(|time| ((time / 2).max(SHORTEST_BEAT), now));
-        Self { notifier, stop_deadline, watchdog, phase, unheard: Seldom::default() }
+        let (unsent, unheard) = (Unsent::default(), Seldom::default());
+        Self { notifier, stop_deadline, watchdog, phase, unsent, again: None, unheard }
     }
 
     pub(super) fn told(&mut self, report: &Report, pool: &Pool, now: Instant) {
-        if let Err(error) = self.tell(report, pool, now) {
-            tracing::warn!(%error, "systemd was not told");
-        }
+        self.tell(report, pool, now);
+        self.send(now);
     }
 
-    fn tell(&mut self, report: &Report, pool: &Pool, now: Instant) -> io::Result<()> {
+    fn tell(&mut self, report: &Report, pool: &Pool, now: Instant) {
         match (report, self.phase) {
             (Report::AllReady, Phase::Starting) => {
-                self.notifier.main_pid(std::process::id())?;
-                self.serves(pool, now, "")
+                self.say(Kind::MainPid, format!("MAINPID={}", std::process::id()));
+                self.serves(Kind::Started, pool, now, "");
             }
             (Report::Reloading { .. } | Report::Upgrading, Phase::Serving) => {
                 self.phase = Phase::Changing;
-                self.notifier.reloading()
+                self.reloading();
             }
             (Report::Reloaded { .. } | Report::Upgraded { .. }, _) => self.changed(pool, now, ""),
             (
@@ -75,57 +82,96 @@ impl Service {
             ) => self.changed(pool, now, &format!("; as before, since {reason}")),
             (Report::Stopping { .. }, Phase::Starting | Phase::Serving | Phase::Changing) => {
                 self.phase = Phase::Stopping;
-                self.notifier.stopping()?;
-                self.notifier.extend_timeout(self.stop_deadline.saturating_add(MARGIN))
+                self.say(Kind::Stopping, "STOPPING=1".to_owned());
+                self.extend(self.stop_deadline);
             }
             // While it serves, this would be about how long it may run at all.
             (
                 Report::Extended { time, .. },
                 Phase::Starting | Phase::Changing | Phase::Stopping,
-            ) => self.notifier.extend_timeout(time.saturating_add(MARGIN)),
+            ) => self.extend(*time),
             (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
-                self.notifier.status(&state(pool, now, ""))
+                self.status(pool, now, "");
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 
     /// A change has ended, also one that was refused before anything was changed: systemd waits for
     /// a beginning and an end whoever asked.
-    fn changed(&mut self, pool: &Pool, now: Instant, why: &str) -> io::Result<()> {
+    fn changed(&mut self, pool: &Pool, now: Instant, why: &str) {
         match self.phase {
-            Phase::Serving => self.notifier.reloading()?,
+            Phase::Serving => self.reloading(),
             Phase::Changing => {}
-            Phase::Starting | Phase::Stopping => return Ok(()),
+            Phase::Starting | Phase::Stopping => return,
         }
-        self.serves(pool, now, why)
+        self.serves(Kind::Ready, pool, now, why);
     }
 
-    fn serves(&mut self, pool: &Pool, now: Instant, why: &str) -> io::Result<()> {
+    fn serves(&mut self, kind: Kind, pool: &Pool, now: Instant, why: &str) {
         self.phase = Phase::Serving;
         // Before, so that whoever waits for the end of the change sees it.
-        self.notifier.status(&state(pool, now, why))?;
-        self.notifier.ready()
+        self.status(pool, now, why);
+        self.say(kind, "READY=1".to_owned());
+    }
+
+    fn status(&mut self, pool: &Pool, now: Instant, why: &str) {
+        let line = status_line(&state(pool, now, why));
+        self.say(Kind::Status, format!("STATUS={line}"));
+    }
+
+    fn reloading(&mut self) {
+        match reloading() {
+            Ok(message) => self.say(Kind::Reloading, message),
+            Err(error) => tracing::warn!(%error, "systemd was not told"),
+        }
+    }
+
+    fn extend(&mut self, time: Duration) {
+        let time = time.saturating_add(MARGIN).as_micros();
+        self.say(Kind::Extend, format!("EXTEND_TIMEOUT_USEC={time}"));
+    }
+
+    fn say(&mut self, kind: Kind, message: String) {
+        self.unsent.push(kind, message);
+    }
+
+    /// Sends what there is room for.
+    fn send(&mut self, now: Instant) {
+        let outcome = self.unsent.send(&self.notifier);
+        self.again = outcome.as_ref().err().map(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => now + ROOM_TIME,
+            _ => now + ERROR_TIME,
+        });
+        if let Err(error) = outcome
+            && let Some(unsaid) = self.unheard.now(now)
+        {
+            let what = match self.unsent.has(Kind::Watchdog) {
+                true => "systemd got no sign of life",
+                false => "systemd was not told",
+            };
+            tracing::warn!(%error, unsaid, "{what}; it hears the latest when it listens");
+        }
     }
 
     /// When [`beat`](Service::beat) has something to do next.
     pub(super) fn beats_at(&self) -> Option<Instant> {
-        self.watchdog.map(|(_, at)| at)
+        self.watchdog.map(|(_, at)| at).into_iter().chain(self.again).min()
     }
 
-    /// Gives systemd its sign of life, if it is time and the service is well.
+    /// Gives systemd its sign of life, if it is time and the service is well, and what it has not heard.
     pub(super) fn beat(&mut self, pool: &Pool, now: Instant) {
-        let Some((interval, at)) = &mut self.watchdog else { return };
-        if *at > now {
-            return;
+        let mut is_due = self.again.is_some_and(|at| at <= now);
+        if let Some((interval, at)) = self.watchdog.as_mut().filter(|(_, at)| *at <= now) {
+            *at = now + *interval;
+            is_due = true;
+            let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
+            if is_under_way || is_well(pool, now) {
+                self.say(Kind::Watchdog, "WATCHDOG=1".to_owned());
+            }
         }
-        *at = now + *interval;
-        let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
-        if (is_under_way || is_well(pool, now))
-            && let Err(error) = self.notifier.watchdog()
-            && let Some(unsaid) = self.unheard.now(now)
-        {
-            tracing::warn!(%error, unsaid, "systemd got no sign of life");
+        if is_due {
+            self.send(now);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Accounts, and giving up privileges for good (row R9).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -21,6 +21,10 @@ pub(crate) struct Credentials {
     pub(crate) gid: Gid,
     pub(crate) groups: Vec<Gid>,
     pub(crate) home: PathBuf,
+    /// The name and the shell, unless it is but a number.
+    login: Option<(String, PathBuf)>,
+    /// The way to another root directory is left open: the program goes it, and closes it then.
+    may_change_root: bool,
 }
 
 /// Why an account cannot be used.
@@ -37,7 +41,8 @@ impl fmt::Display for AccountError {
         match self {
             Self::Unknown(name) => write!(
                 f,
-                "there is no user `{}`; name an account of this system (`getent passwd` lists them)",
+                "there is no user `{}`; name an account of this system (`getent passwd` lists them), \
+                 or numbers such as 1000:1000",
                 name.escape_debug()
             ),
             Self::Privileged(name) => write!(
@@ -55,17 +60,68 @@ impl fmt::Display for AccountError {
 impl std::error::Error for AccountError {}
 
 impl Credentials {
-    /// Looks an account up by its login name, with the groups that `initgroups` would give it.
+    /// Looks an account up by its login name, with the groups that `initgroups` would give it; or by
+    /// its number. Numbers that nobody has are a user and a group all the same, see
+    /// [`Credentials::of_numbers`].
     pub(crate) fn of_user(name: &str) -> Result<Self, AccountError> {
         let unknown = || AccountError::Unknown(name.to_owned());
         let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
-        let c_name = CString::new(name).map_err(|_| unknown())?;
-        let user = User::from_name(name).map_err(lookup)?.ok_or_else(unknown)?;
+        if name.contains('\0') {
+            return Err(unknown());
+        }
+        let user = match User::from_name(name).map_err(lookup)? {
+            Some(user) => user,
+            None => match Numbers::read(name).ok_or_else(unknown)? {
+                Numbers { uid, gid: Some(gid) } => return Self::of_numbers(name, uid, gid),
+                Numbers { uid, gid: None } => match User::from_uid(uid).map_err(lookup)? {
+                    Some(user) => user,
+                    None => return Self::of_numbers(name, uid, Gid::from_raw(uid.as_raw())),
+                },
+            },
+        };
+        let c_name = CString::new(&*user.name).map_err(|_| unknown())?;
         let groups = getgrouplist(&c_name, user.gid).map_err(lookup)?;
         if user.uid.is_root() || user.gid.as_raw() == 0 || is_unchanged(user.uid, user.gid) {
             return Err(AccountError::Privileged(name.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), uid: user.uid, gid: user.gid, groups, home: user.dir })
+        Ok(Self {
+            name: name.to_owned(),
+            uid: user.uid,
+            gid: user.gid,
+            groups,
+            home: user.dir,
+            login: Some((user.name, user.shell)),
+            may_change_root: false,
+        })
+    }
+
+    /// A user and a group by their numbers, in no other groups; with the home and the name of an
+    /// account, where one has this number.
+    fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<Self, AccountError> {
+        if uid.is_root() || gid.as_raw() == 0 {
+            return Err(AccountError::Privileged(name.to_owned()));
+        }
+        let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
+        let account = User::from_uid(uid).map_err(lookup)?;
+        let (home, login) = match account {
+            Some(user) => (user.dir, Some((user.name, user.shell))),
+            None => (PathBuf::from("/"), None),
+        };
+        let (name, groups, may_change_root) = (name.to_owned(), vec![gid], false);
+        Ok(Self { name, uid, gid, groups, home, login, may_change_root })
+    }
+
+    /// What the environment says of a user, as the account has it. Those without a value have none.
+    pub(crate) fn variables(&self) -> [(&'static str, Option<OsString>); 4] {
+        let login = self.login.as_ref().map(|(name, _)| OsString::from(name));
+        let shell = self.login.as_ref().map(|(_, shell)| shell.clone().into_os_string());
+        let home = self.home.clone().into_os_string();
+        [("HOME", Some(home)), ("USER", login.clone()), ("LOGNAME", login), ("SHELL", shell)]
+    }
+
+    /// With the capability to change the root directory, until the program itself gives that up.
+    pub(crate) fn and_change_root(self) -> Self {
+        Self { may_change_root: true, ..self }
     }
 
     /// With another primary group; the others stay.
@@ -82,9 +138,20 @@ impl Credentials {
     /// For a process with one thread: capabilities and no_new_privs belong to threads. Allocates
     /// nothing, so it may run between fork and exec.
     pub(crate) fn assume(&self) -> Result<(), Failed> {
+        if self.may_change_root {
+            // What is not in the bounding set any more cannot be made inheritable.
+            let mut sets = capabilities()?;
+            sets[2] = 1 << CHANGE_ROOT;
+            set_capabilities(sets)?;
+            prctl("prctl(PR_SET_KEEPCAPS)", libc::PR_SET_KEEPCAPS, 1)?;
+        }
         drop_bounding_set()?;
         self.set_ids()?;
-        leave_capabilities()?;
+        if self.may_change_root {
+            keep_change_of_root()?;
+        } else {
+            leave_capabilities()?;
+        }
         self.verify()
     }
 
@@ -158,7 +225,7 @@ impl Credentials {
 /// program give any back. Allocates nothing.
 pub(crate) fn leave_capabilities() -> Result<(), Failed> {
     prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
-    clear_capabilities()?;
+    set_capabilities([0; 6])?;
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
@@ -187,23 +254,78 @@ fn drop_bounding_set() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Empties the permitted, effective and inheritable sets.
-fn clear_capabilities() -> Result<(), Failed> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
+/// The numbers of a user and its group, written as `1000` or `1000:1000`.
+struct Numbers {
+    uid: Uid,
+    gid: Option<Gid>,
+}
+
+impl Numbers {
+    fn read(text: &str) -> Option<Self> {
+        let number = |text: &str| {
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_octal = text.len() > 1 && text.starts_with('0');
+            let number = text.parse::<u32>().ok().filter(|_| is_plain && !is_octal);
+            number.filter(|number| *number != u32::MAX)
+        };
+        let (uid, gid) = match text.split_once(':') {
+            Some((uid, gid)) => (uid, Some(Gid::from_raw(number(gid)?))),
+            None => (text, None),
+        };
+        Some(Self { uid: Uid::from_raw(number(uid)?), gid })
     }
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header { version: VERSION_3, pid: 0 };
-    let nothing = [0_u32; 6];
-    // SAFETY: version 3 of the interface reads a header of two words and two records of three words.
-    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, nothing.as_ptr()) };
+}
+
+/// The number of `CAP_SYS_CHROOT`.
+const CHANGE_ROOT: u32 = 18;
+
+/// Gives up all capabilities but the one to change the root directory, also for the program that is
+/// run next. Allocates nothing.
+fn keep_change_of_root() -> Result<(), Failed> {
+    let only = 1 << CHANGE_ROOT;
+    set_capabilities([only, only, only, 0, 0, 0])?;
+    let zero: libc::c_ulong = 0;
+    let raise = libc::c_ulong::from(libc::PR_CAP_AMBIENT_RAISE.unsigned_abs());
+    let capability = libc::c_ulong::from(CHANGE_ROOT);
+    // SAFETY: takes integers.
+    let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, zero, zero) };
+    check("prctl(PR_CAP_AMBIENT)", raised.into())?;
+    prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// The effective, permitted and inheritable sets, their lower halves first.
+type Capabilities = [u32; 6];
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// Version 3 of the interface, of this thread.
+const HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
+
+fn capabilities() -> Result<Capabilities, Failed> {
+    let (header, mut sets) = (HEADER, [0; 6]);
+    // SAFETY: reads a header of two words, and writes two records of three words.
+    let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+    check("capget", done).map(|_| sets)
+}
+
+fn set_capabilities(sets: Capabilities) -> Result<(), Failed> {
+    let header = HEADER;
+    // SAFETY: reads a header of two words and two records of three words.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     check("capset", done).map(drop)
 }
 
-/// Makes `directory` the root of this process. The caller has checked who may write to it.
+/// Makes `directory` the root of this process. The caller has checked who may write to it. The time zone
+/// is the one outside.
 pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
+    let (epoch, mut time): (libc::time_t, _) = (0, std::mem::MaybeUninit::<libc::tm>::uninit());
+    // SAFETY: reads a number, and writes one structure, for which there is room. That the C library reads
+    // its files is all that it is called for.
+    unsafe { libc::localtime_r(&raw const epoch, time.as_mut_ptr()) };
     let failed = |call| move |errno: nix::errno::Errno| Failed { call, errno: errno as i32 };
     nix::unistd::chroot(directory).map_err(failed("chroot"))?;
     nix::unistd::chdir("/").map_err(failed("chdir"))

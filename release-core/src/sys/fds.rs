@@ -1,11 +1,15 @@
 //! Descriptors: flags, and what a launcher left open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::{Failed, check};
 
 /// Sets `O_NONBLOCK` on the open file description.
 pub(crate) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
@@ -97,7 +101,14 @@ pub(crate) enum Inherited {
 pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Result<()> {
     let asked_for = ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner);
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
+    let entries = match std::fs::read_dir("/proc/self/fd") {
+        Err(_) if treatment == Inherited::CloseOnExec => {
+            let kept = except.iter().chain(asked_for.iter()).copied().collect();
+            return close_all_on_exec(&kept);
+        }
+        entries => entries?,
+    };
+    for entry in entries {
         let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
         numbers.extend(number.filter(|number| {
             *number > 2 && !except.contains(number) && !asked_for.contains(number)
@@ -124,6 +135,49 @@ pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Re
     Ok(())
 }
 
+/// Without /proc: marks all above 2 but these.
+fn close_all_on_exec(kept: &BTreeSet<RawFd>) -> io::Result<()> {
+    let mut first = 3;
+    for kept in kept.iter().copied().filter(|number| *number > 2).chain([RawFd::MAX]) {
+        if first < kept {
+            let (from, to) = (libc::c_long::from(first), libc::c_long::from(kept - 1));
+            let flag = libc::CLOSE_RANGE_CLOEXEC;
+            // SAFETY: only sets flags.
+            let marked = unsafe { libc::syscall(libc::SYS_close_range, from, to, flag) };
+            // Workers get none of them in any case.
+            check("close_range", marked).map_err(|error| {
+                io::Error::new(io::Error::from_raw_os_error(error.errno).kind(), error)
+            })?;
+        }
+        first = kept.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Closes all descriptors from this number on, between fork and exec. Allocates nothing.
+pub(crate) fn close_from(first: RawFd) -> Result<(), Failed> {
+    // SAFETY: closes a child's copies only; it never returns to code that owns them.
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, libc::c_long::from(first), u32::MAX, 0) };
+    match check("close_range", closed) {
+        // Before Linux 5.9, and in containers whose rules are older than that.
+        Err(Failed { errno: libc::ENOSYS | libc::EPERM, .. }) => close_each_from(first),
+        closed => closed.map(drop),
+    }
+}
+
+/// The same, one by one.
+fn close_each_from(first: RawFd) -> Result<(), Failed> {
+    /// More numbers than anybody waits for.
+    const MOST: u64 = 1 << 20;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.min(MOST));
+    for number in first..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
+        // SAFETY: as above; a number that is not open gives EBADF.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
 /// Moves standard input away to a descriptor of its own and puts `/dev/null` in its place.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = duplicate_from(io::stdin().as_fd(), 3)?;
@@ -131,6 +185,23 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(taken)
+}
+
+/// Standard output or error, open to write alone, if it is a terminal.
+pub(crate) fn open_to_write(number: RawFd) -> Option<OwnedFd> {
+    let is_terminal = match number {
+        1 => io::stdout().is_terminal(),
+        _ => io::stderr().is_terminal(),
+    };
+    let open = || {
+        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let path = format!("/proc/self/fd/{number}");
+        let opened = std::fs::OpenOptions::new().write(true).custom_flags(flags.bits()).open(path);
+        let terminal = OwnedFd::from(opened.ok()?);
+        set_blocking(&terminal).ok()?;
+        Some(terminal)
+    };
+    is_terminal.then(open).flatten()
 }
 
 /// Whether the descriptor is a socket.

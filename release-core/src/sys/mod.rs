@@ -16,6 +16,7 @@ pub(crate) mod rights;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod untrusted;
 
 /// A call that failed, with the name that the manual gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Processes by descriptor: a pid may be reused, a pidfd never means another process.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -7,6 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::claimed::is_claimed;
+use super::process::Stat;
 use crate::supervise::Exit;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
@@ -23,10 +25,37 @@ pub(crate) fn send_signal(
     pidfd: &impl AsRawFd,
     signal: nix::sys::signal::Signal,
 ) -> io::Result<()> {
+    send(pidfd, signal as i32, 0)
+}
+
+/// Whether this process may signal that one: the kernel's word, of the call that will be needed.
+pub(crate) fn may_signal(pidfd: &impl AsRawFd) -> io::Result<()> {
+    send(pidfd, 0, 0)
+}
+
+/// Sends a signal, or none, to all that are left of the process group that a process led, also when
+/// that one was reaped. `ESRCH` says that nobody is left.
+pub(crate) fn signal_group(
+    pidfd: &impl AsRawFd,
+    leader: Pid,
+    signal: Option<nix::sys::signal::Signal>,
+) -> io::Result<()> {
+    /// Of Linux 6.9.
+    const PROCESS_GROUP: libc::c_uint = 1 << 2;
+    match send(pidfd, signal.map_or(0, |signal| signal as i32), PROCESS_GROUP) {
+        // The number is nobody else's as long as a member of the group has it.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Ok(nix::sys::signal::killpg(leader, signal)?)
+        }
+        sent => sent,
+    }
+}
+
+fn send(pidfd: &impl AsRawFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     let info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo asks the kernel to fill it in itself.
     let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info, 0)
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, flags)
     };
     Errno::result(sent)?;
     Ok(())
@@ -72,26 +101,49 @@ fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<li
     Ok(unsafe { info.assume_init() })
 }
 
-/// Reaps the children that have ended and that nobody here waits for. One that somebody does wait for
-/// may hide others: `false` says that there may be more.
-pub(crate) fn reap_orphans() -> io::Result<bool> {
-    while let Some(zombie) = any_zombie()? {
-        if is_claimed(zombie) {
-            return Ok(false);
+/// The children that had ended when this was looked at last, and that nobody here waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans(HashMap<i32, Stat>);
+
+impl Orphans {
+    /// Reaps those that had ended at the last call, and looks for those that have by now; whether there
+    /// are any.
+    ///
+    /// Who started a child has the time between two calls to reap it.
+    pub(crate) fn reap(&mut self) -> bool {
+        let now = zombies();
+        for (pid, stat) in &now {
+            let pid = Pid::from_raw(*pid);
+            if self.0.get(&pid.as_raw()) == Some(stat) && !is_claimed(pid) {
+                let _ = reap(pid);
+            }
         }
-        reap(zombie)?;
+        self.0 = now;
+        !self.0.is_empty()
     }
-    Ok(true)
+}
+
+/// The children that have ended and were not reaped, whoever started them.
+fn zombies() -> HashMap<i32, Stat> {
+    let own = nix::unistd::getpid().as_raw();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut zombies: HashMap<_, _> = numbers
+        .filter_map(|pid| Some((pid, Stat::of(pid)?)))
+        .filter(|(_, stat)| stat.parent == own && stat.is_zombie)
+        .collect();
+    // Without /proc, one at a time.
+    if zombies.is_empty() {
+        zombies.extend(any_zombie().map(|pid| (pid.as_raw(), Stat::default())));
+    }
+    zombies
 }
 
 /// A child that has ended and was not reaped, whoever started it.
-fn any_zombie() -> io::Result<Option<Pid>> {
-    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
-        // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.
-        Ok(info) => Ok(Some(unsafe { info.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)),
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
-        Err(error) => Err(error),
-    }
+fn any_zombie() -> Option<Pid> {
+    let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).ok()?;
+    // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.
+    Some(unsafe { info.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 
 /// Reaps a zombie by its number, which cannot be reused before this call.

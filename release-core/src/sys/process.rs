@@ -12,6 +12,46 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// Whether a process of this group runs: one that has ended and was not reaped does not. Without /proc
+/// nobody can tell, and it may.
+pub(crate) fn has_living_group(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+    let mut seen = false;
+    for entry in processes.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        seen = true;
+        if Stat::of(pid).is_some_and(|it| it.group == group.as_raw() && !it.is_zombie) {
+            return true;
+        }
+    }
+    !seen
+}
+
+/// What /proc says of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) parent: i32,
+    group: i32,
+    pub(crate) is_zombie: bool,
+    /// What tells it from an earlier process of the same number.
+    began: u64,
+}
+
+impl Stat {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before may contain anything.
+        let (_, rest) = line.rsplit_once(')')?;
+        let words: Vec<_> = rest.split_ascii_whitespace().collect();
+        Some(Self {
+            is_zombie: matches!(*words.first()?, "Z" | "X"),
+            parent: words.get(1)?.parse().ok()?,
+            group: words.get(2)?.parse().ok()?,
+            began: words.get(19)?.parse().ok()?,
+        })
+    }
+}
+
 /// How many bytes of memory a process has resident; `None` when it has gone.
 pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
     let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
@@ -67,6 +107,18 @@ pub(crate) fn forbid_tracing() -> Result<(), Failed> {
 /// No program that this process runs gets more than it has: set-user-id bits are ignored.
 pub(crate) fn forbid_new_privileges() -> Result<(), Failed> {
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// Leaves the session keyring that this process was started with, which may hold a key of root's, for
+/// an empty one of its own. Allocates nothing.
+///
+/// Where that is not to be had (containers forbid it), processes have no keys in it either, or more
+/// than are allowed: no reason not to run.
+pub(crate) fn leave_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let nameless: *const libc::c_char = std::ptr::null();
+    // SAFETY: without a name, the kernel reads no memory.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, nameless) };
 }
 
 /// Asks for SIGKILL when `parent` dies, and checks that it has not died before the question.

@@ -5,8 +5,9 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::sockopt::Linger;
-use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::untrusted::{self, Untrusted};
 
 /// How many descriptors the kernel passes with one message.
 pub(crate) const MOST: usize = 253;
@@ -19,7 +20,7 @@ const WORDS: usize = 16 + MOST.div_ceil(2);
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) bytes: usize,
-    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<Untrusted>,
     /// The kernel has closed descriptors: there was no room for them in this process.
     pub(crate) is_truncated: bool,
     /// Something else than descriptors came along: a socket's owner may switch that on.
@@ -38,8 +39,8 @@ pub(crate) struct Sender {
 /// One read that does not block, with room for all descriptors that can come; they are close-on-exec.
 ///
 /// A socket that lingers blocks whoever closes it last, for as long as its sender likes. There is room
-/// even where no descriptor is wanted, because the kernel would close them inside of the read; and no
-/// socket lingers when this returns.
+/// even where no descriptor is wanted, because the kernel would close them inside of the read; no
+/// socket lingers when this returns, and what is not taken is closed elsewhere.
 pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Arrived> {
     let mut room = MaybeUninit::<[u64; WORDS]>::uninit();
     let mut part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
@@ -57,30 +58,54 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
         return Err(io::Error::last_os_error());
     };
     let (descriptors, sender, is_strange) = owned(&message);
-    descriptors.iter().for_each(disarm);
+    descriptors.iter().for_each(untrusted::disarm);
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
     Ok(Arrived { bytes, descriptors, is_truncated, is_strange, sender })
 }
 
-/// Receives and closes what waits in a socket, and lets nothing more come: to close the socket itself
-/// blocks nobody then.
-pub(crate) fn discard(socket: BorrowedFd<'_>) {
-    if shutdown(socket.as_raw_fd(), Shutdown::Read).is_err() {
-        return;
-    }
-    let mut space = [0; 4096];
-    // An empty message has a sender, the end has none.
-    let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
-    while receive(socket, &mut space).is_ok_and(is_more) {}
+/// The option of a Unix socket that refuses descriptors: `SO_PASSRIGHTS`, since Linux 6.16.
+const PASS_RIGHTS: libc::c_int = 83;
+
+/// Has the kernel refuse descriptors on their way to a socket, and to those that a listener accepts:
+/// to send one is `EPERM` there. An older kernel does not know the option.
+pub(crate) fn refuse(socket: BorrowedFd<'_>) {
+    let no: libc::c_int = 0;
+    let length = libc::socklen_t::try_from(size_of_val(&no)).unwrap_or_default();
+    // SAFETY: the kernel reads an integer of that length.
+    let _ = unsafe {
+        let (level, value) = (libc::SOL_SOCKET, (&raw const no).cast());
+        libc::setsockopt(socket.as_raw_fd(), level, PASS_RIGHTS, value, length)
+    };
 }
 
-/// Has a socket not linger: to close it blocks nobody.
-fn disarm(descriptor: &OwnedFd) {
-    // What is no socket has no such option.
-    if getsockopt(descriptor, Linger).is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger > 0)
-    {
-        let _ = setsockopt(descriptor, Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+/// Lets nothing more come to a socket, and has what waits in it thrown away where that holds nobody
+/// up: to close the socket itself blocks nobody then.
+pub(crate) fn discard(socket: BorrowedFd<'_>) {
+    if shutdown(socket.as_raw_fd(), Shutdown::Read).is_err() || refuses(socket) {
+        return;
     }
+    match socket.try_clone_to_owned() {
+        // Whoever closes it last closes what is in it.
+        Ok(last) => untrusted::close(last),
+        Err(_) => {
+            let mut space = [0; 4096];
+            // An empty message has a sender, the end has none.
+            let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
+            while receive(socket, &mut space).is_ok_and(is_more) {}
+        }
+    }
+}
+
+/// Whether nothing but bytes can be in a socket.
+pub(crate) fn refuses(socket: BorrowedFd<'_>) -> bool {
+    let mut passes: libc::c_int = 1;
+    let mut length = libc::socklen_t::try_from(size_of_val(&passes)).unwrap_or_default();
+    // SAFETY: the kernel writes an integer of that length.
+    let result = unsafe {
+        let (level, value) = (libc::SOL_SOCKET, (&raw mut passes).cast());
+        libc::getsockopt(socket.as_raw_fd(), level, PASS_RIGHTS, value, &raw mut length)
+    };
+    result == 0 && passes == 0
 }
 
 /// The length of a control message with so many descriptors.
@@ -93,7 +118,7 @@ fn length_of(count: usize) -> usize {
 
 /// Every descriptor that the kernel has put into the message, the sender, and whether there is more
 /// in it.
-fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<Sender>, bool) {
+fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
     let (mut descriptors, mut sender, mut is_strange) = (Vec::new(), None, false);
     // SAFETY: the kernel has set the length to what it wrote to the control buffer.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
@@ -108,7 +133,8 @@ fn owned(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<Sender>, bool) {
             // SAFETY: the kernel wrote `count` numbers there; headers are aligned for them.
             let numbers = unsafe { std::slice::from_raw_parts(first, count) };
             // SAFETY: the kernel has just made these descriptors for us; each number is there once.
-            descriptors.extend(numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+            let owned = numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
+            descriptors.extend(owned.map(Untrusted::from));
         } else if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
             // SAFETY: points behind the header, into the same buffer.
             let from = unsafe { libc::CMSG_DATA(next) }.cast::<libc::ucred>();
@@ -129,7 +155,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use nix::sys::socket::sockopt::Linger;
+    use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, setsockopt};
 
     use super::*;
 

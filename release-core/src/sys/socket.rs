@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{AcceptConn, AttachReusePortCbpf, PeerCredentials, SndBuf};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, accept4, getsockopt, setsockopt, socketpair,
+    AddressFamily, SockFlag, SockType, UnixAddr, accept4, bind, getsockname, getsockopt,
+    setsockopt, socketpair,
 };
 
 /// Accepts a connection, non-blocking and close-on-exec.
@@ -71,6 +72,24 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     setsockopt(&one, SndBuf, &SEND_BUFFER)?;
     setsockopt(&other, SndBuf, &SEND_BUFFER)?;
     Ok((one, other))
+}
+
+/// What the address of a worker's end begins with.
+const WORKER: &[u8] = b"release-worker/";
+
+/// Marks a socket as a worker's end: whoever finds it at its standard input is one, by whatever name it
+/// was started. Without the mark, the name alone has to say so.
+pub(crate) fn mark_as_worker_s(socket: &impl AsRawFd) {
+    use std::hash::BuildHasher;
+    let number = std::hash::RandomState::new().hash_one(std::process::id());
+    let name = [WORKER, format!("{number:016x}").as_bytes()].concat();
+    let _ = UnixAddr::new_abstract(&name).and_then(|name| bind(socket.as_raw_fd(), &name));
+}
+
+/// Whether a descriptor is a socket that was marked so.
+pub(crate) fn is_worker_s(socket: &impl AsRawFd) -> bool {
+    getsockname::<UnixAddr>(socket.as_raw_fd())
+        .is_ok_and(|name| name.as_abstract().is_some_and(|name| name.starts_with(WORKER)))
 }
 
 /// Who connected: the identity at the time of the connection, as the kernel recorded it.

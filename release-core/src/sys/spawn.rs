@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
 use super::resources::{FORBIDDEN_PROCESSOR, OPEN_FILES, Resources};
-use super::{Failed, pidfd};
+use super::{Failed, fds, pidfd};
 use crate::error::in_words;
 
 mod prepared;
@@ -36,7 +36,9 @@ pub(crate) struct Command {
     /// but its own pid under these names.
     pub(crate) own_pid: Vec<&'static str>,
     pub(crate) resources: Resources,
-    /// Another working directory.
+    /// Another root directory.
+    pub(crate) root: Option<CString>,
+    /// Another working directory, in that.
     pub(crate) directory: Option<CString>,
     pub(crate) identity: Identity,
 }
@@ -69,12 +71,20 @@ impl Identity {
 pub(crate) struct Child {
     pub(crate) pid: Claimed,
     pub(crate) pidfd: OwnedFd,
-    /// A socket that ends when the program runs, or says in [`REPORT`] bytes what failed before.
+    /// A socket that ends when the program runs, or says in [`REPORT`] bytes what failed before. First
+    /// it says [`ASKS`], and the program is only run when [`GOES_ON`] is the answer.
     pub(crate) report: OwnedFd,
 }
 
 /// The length of a child's report: the call's index and its errno.
 pub(crate) const REPORT: usize = 5;
+
+/// The new process is who it is to be, and asks whether it can be ended: nobody runs a program that
+/// could not be stopped.
+pub(crate) const ASKS: u8 = u8::MAX;
+
+/// The answer.
+pub(crate) const GOES_ON: u8 = 1;
 
 /// Why a process could not be started.
 #[derive(Debug)]
@@ -85,6 +95,8 @@ pub(crate) enum SpawnError {
     There(Failed),
     /// The new process did nothing for so long that it was killed.
     Stuck,
+    /// This process may not end the new one, which has not run its program.
+    Endless(io::Error),
 }
 
 impl SpawnError {
@@ -95,14 +107,62 @@ impl SpawnError {
             _ => None,
         }
     }
+
+    /// Whether it is the working directory that could not be entered.
+    pub(crate) fn is_of_directory(&self) -> bool {
+        matches!(self, Self::There(Failed { call: "chdir", .. }))
+    }
+
+    /// Whether the next try would fail the same: the kernel, or the container around this process,
+    /// does not have or does not allow what is needed.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Here("pidfd_open", error) if error.raw_os_error() == Some(libc::EPERM) => true,
+            Self::Here(_, error) => error.raw_os_error() == Some(libc::ENOSYS),
+            // What is executed may be another file the next time.
+            Self::There(failed) => failed.errno == libc::ENOSYS && failed.call != "execve",
+            Self::Stuck => false,
+            Self::Endless(_) => true,
+        }
+    }
+
+    /// Who does not know the call that the kernel has refused, and what it is for.
+    fn advice(&self) -> &'static str {
+        let (call, errno) = match self {
+            Self::Here(call, error) => (*call, error.raw_os_error().unwrap_or_default()),
+            Self::There(failed) => (failed.call, failed.errno),
+            Self::Stuck | Self::Endless(_) => return "",
+        };
+        match (call, errno) {
+            (_, libc::ENOSYS) => {
+                ": the kernel or the container around it does not have this call, without which no \
+                 worker can be started (Linux 5.9 has it)"
+            }
+            ("pidfd_open", libc::EPERM) => {
+                ": what confines this container (seccomp) has to allow the call, without which no \
+                 worker can be watched"
+            }
+            ("setgroups" | "setresgid" | "setresuid", libc::EPERM) => {
+                ": to give workers another user, the master needs the capabilities CAP_SETUID and \
+                 CAP_SETGID"
+            }
+            _ => "",
+        }
+    }
 }
+
+/// What a master needs that cannot end a process.
+pub(crate) const RIGHT_TO_END: &str = "the master may not end its workers: it needs the capability \
+    CAP_KILL to end those of other users (`--cap-add=KILL`, `CapabilityBoundingSet=`), and the system \
+    call pidfd_send_signal";
 
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Here(what, error) => write!(f, "{what}: {}", in_words(error)),
-            Self::There(failed) => failed.fmt(f),
+            Self::Here(what, error) => write!(f, "{what}: {}{}", in_words(error), self.advice()),
+            Self::There(failed) => write!(f, "{failed}{}", self.advice()),
             Self::Stuck => f.write_str("the new process was stopped before it ran its program"),
+            Self::Endless(error) => write!(f, "{RIGHT_TO_END}: {error}"),
         }
     }
 }
@@ -110,9 +170,10 @@ impl std::fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {}
 
 /// The calls that can fail in the child; their index is what travels through the error pipe.
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 26] = [
     "dup2",
     "chdir",
+    "chroot",
     "close_range",
     "sched_setaffinity",
     "sched_getaffinity",
@@ -132,7 +193,8 @@ const CALLS: [&str; 24] = [
     "prctl(PR_SET_NO_NEW_PRIVS)",
     "prctl(PR_SET_PDEATHSIG)",
     "getppid",
-    "setpgid",
+    "setsid",
+    "waiting for the master",
     "execve",
     "verifying that privileges are gone",
 ];
@@ -141,14 +203,20 @@ const CALLS: [&str; 24] = [
 ///
 /// Where none of them is 0, 1 or 2, it shares that one with this process; it has no others.
 ///
-/// The new process has its own process group (a Ctrl-C reaches the master alone, which then stops
-/// its workers in order), default signals, none blocked, and dies with the calling thread.
+/// The new process has its own session, and so its own process group, which none of another worker
+/// can enter, and no controlling terminal: it cannot type into that of this process, and a Ctrl-C
+/// there reaches this process alone, which then stops its workers in order. It has default signals,
+/// none blocked, and dies with the calling thread.
 pub(crate) fn spawn(
     command: &Command,
     descriptors: &[(RawFd, BorrowedFd<'_>)],
 ) -> Result<Child, SpawnError> {
     let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
-    let prepared = Prepared::new(command, descriptors, &writer)?;
+    let terminals = terminals(command, descriptors);
+    let own = terminals.iter().map(|(number, terminal)| (*number, terminal.as_fd()));
+    let descriptors: Vec<_> = descriptors.iter().copied().chain(own).collect();
+    let prepared = Prepared::new(command, &descriptors, &writer)?;
+    drop(terminals);
     drop(writer);
     let parent = nix::unistd::getpid();
 
@@ -171,6 +239,17 @@ pub(crate) fn spawn(
     };
     drop(prepared);
     Child::of(pid, reader.into())
+}
+
+/// Standard output and error of a process of another user, where it has this process's, and they are a
+/// terminal: a process that does not belong to it can read what is typed there, if it is open for
+/// that.
+fn terminals(command: &Command, given: &[(RawFd, BorrowedFd<'_>)]) -> Vec<(RawFd, OwnedFd)> {
+    if command.identity.account().is_none() {
+        return Vec::new();
+    }
+    let own = [1, 2].into_iter().filter(|number| given.iter().all(|(given, _)| given != number));
+    own.filter_map(|number| Some((number, fds::open_to_write(number)?))).collect()
 }
 
 fn here(what: &'static str) -> impl Fn(io::Error) -> SpawnError {

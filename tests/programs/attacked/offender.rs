@@ -70,7 +70,10 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "half a frame" => flood(socket, 1, b"\0\0\0\x40\x03half"),
         "closes" => socket.shutdown(Shutdown::Both).expect("a socket"),
         "closes its side" => socket.shutdown(Shutdown::Write).expect("a socket"),
-        "descriptors" => attach(socket, 200, &request(1, &Ask::Next)),
+        "descriptors" => {
+            let is_sent = attach_bytes(socket, 200, &frame(&request(1, &Ask::Next)));
+            return (!is_sent).then(|| "the kernel refuses".to_owned());
+        }
         "253 descriptors" => attach(socket, 253, &with_descriptors(253)),
         "no descriptors" => attach(socket, 0, &with_descriptors(16)),
         "half a frame of descriptors" => {

@@ -9,7 +9,7 @@ use clap::Args;
 use release::ipc::Request;
 use release::net::Unix;
 use release::rt::Rt;
-use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy};
+use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy, claim_child};
 use release::{
     ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Workers, driver, log,
 };
@@ -47,6 +47,12 @@ pub(crate) struct Options {
     listen: Option<PathBuf>,
     #[arg(long)]
     user: Option<String>,
+    /// Another root directory for the workers
+    #[arg(long)]
+    chroot: Option<PathBuf>,
+    /// Another working directory for the workers
+    #[arg(long)]
+    directory: Option<PathBuf>,
     #[arg(long)]
     lock_file: Option<PathBuf>,
     #[arg(long)]
@@ -71,7 +77,7 @@ pub(crate) struct Options {
     configuration: PathBuf,
     #[arg(long, default_value_t = 100, value_name = "MS")]
     canary: u64,
-    /// What the master's own main task does: `fail`, `panic`, `orphans`, and at a stop `farewell`
+    /// What the master's own main task does: `fail`, `panic`, `orphans`, `children`, and at a stop `farewell`
     /// (a file of that name), `farewell-fails`, `stays`; or `is-deaf`
     #[arg(long, default_value = "")]
     main: String,
@@ -206,6 +212,14 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
         Some(user) => workers.user(user),
         None => workers,
     };
+    let workers = match &options.chroot {
+        Some(directory) => workers.chroot(directory),
+        None => workers,
+    };
+    let workers = match &options.directory {
+        Some(directory) => workers.directory(directory),
+        None => workers,
+    };
     let workers = match options.heartbeat {
         Some(time) => workers.heartbeat(Duration::from_millis(time)),
         None => workers,
@@ -249,6 +263,7 @@ async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {
             leave_orphans(master.rt()).await;
             Ok(())
         }
+        "children" => wait_for_children(master.rt()).await,
         "farewell" => {
             let lock = std::path::absolute("lock").map_err(|error| error.to_string())?;
             master.stopping().await;
@@ -267,6 +282,23 @@ async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {
         "is-deaf" => std::future::pending().await,
         _ => Ok(()),
     }
+}
+
+/// Starts children, and looks late how they have ended: those that are claimed as late as it likes.
+async fn wait_for_children(rt: &Rt) -> Result<(), String> {
+    for (is_claimed, late) in [(false, 500), (true, 2500)] {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "exit 7"])
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let claimed = is_claimed.then(|| claim_child(child.id()));
+        rt.sleep(Duration::from_millis(late)).await;
+        // Of a child whose exit status somebody else has taken, nothing is known.
+        let status = child.wait().map_err(|error| error.to_string())?;
+        tracing::info!(?status, is_claimed, "a child was waited for");
+        drop(claimed);
+    }
+    Ok(())
 }
 
 /// Starts processes whose parent ends before they do.

@@ -72,6 +72,11 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             report_attempts();
             serve(&me).await?;
         }
+        "runs" => {
+            let done = std::process::Command::new("/usr/bin/python3").arg(argument).status();
+            tracing::info!(?done, "has run it");
+            serve(&me).await?;
+        }
         "control" => {
             let socket = ControlSocket::new(argument).bind()?;
             let rt = me.rt().clone();

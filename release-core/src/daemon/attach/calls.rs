@@ -9,6 +9,7 @@ use super::{Attach, Attached, Listed, News, Notify, cannot_watch, thaw};
 use crate::daemon::connections::Connections;
 use crate::daemon::hello::{Hello, Types};
 use crate::daemon::{Permit, WorkerInfo};
+use crate::guard::Guard;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
@@ -16,6 +17,10 @@ use crate::ipc::serve::{Word, serve};
 use crate::ipc::{Beat, Beats, Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
 use crate::{Error, ErrorKind};
+
+const STATE: Guard = Guard::new("answer_permitted's state");
+const PERMIT: Guard = Guard::new("answer_permitted's rule");
+const ANSWER: Guard = Guard::new("answer");
 
 /// How the requests of workers in call mode are dealt with.
 pub(crate) struct Rules<N, P, H> {
@@ -132,16 +137,24 @@ where
                 }
                 Word::Ready | Word::Pulse => {}
             };
-            let state = Arc::new((rules.state)(&worker));
+            let state = match STATE.call(|| Arc::new((rules.state)(&worker))) {
+                Ok(state) => state,
+                Err(panicked) => {
+                    link.end(Ended::Here);
+                    return notify(News::Violation(panicked.to_string()));
+                }
+            };
             let (rules, worker, state) = (&*rules, &worker, &state);
-            let answer =
-                |request| match (rules.permit)(state, &request) {
-                    // Called inside the future: a panic of the handler is then always the request's own.
-                    Permit::Granted => Ok(async move {
-                        (rules.handler)(worker.clone(), Arc::clone(state), request).await
-                    }),
-                    Permit::Denied(why) => Err(why),
-                };
+            let answer = |request| match permitted(rules, state, &request) {
+                Permit::Granted => Ok(async move {
+                    let handling = || (rules.handler)(worker.clone(), Arc::clone(state), request);
+                    ANSWER.run(handling).await.unwrap_or_else(|panicked| {
+                        tracing::error!(worker = worker.id, pid = worker.pid, reason = %panicked, "a request's handler panicked");
+                        Err(Refused::new("the handler panicked"))
+                    })
+                }),
+                Permit::Denied(why) => Err(why),
+            };
             let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
                 Ended::Closed | Ended::Here => News::Closed("its connection"),
@@ -150,6 +163,17 @@ where
         });
         Attached { link: weak, serving }
     }
+}
+
+/// A rule that panics has permitted nothing.
+fn permitted<N, S, P, H, R>(rules: &Rules<N, P, H>, state: &S, request: &R) -> Permit
+where
+    P: Fn(&S, &R) -> Permit,
+{
+    PERMIT.call(|| (rules.permit)(state, request)).unwrap_or_else(|panicked| {
+        tracing::error!(reason = %panicked, "a request was not permitted");
+        Permit::Denied("the rule of `answer_permitted` panicked")
+    })
 }
 
 /// Asks a worker how its work goes, if its group wants that.

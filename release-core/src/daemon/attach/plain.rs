@@ -3,22 +3,22 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-
-use futures_util::FutureExt;
 
 use super::{Attach, Attached, Listed, News, Notify, cannot_watch, thaw};
 use crate::Error;
 use crate::daemon::WorkerInfo;
 use crate::daemon::connections::Connections;
 use crate::daemon::hello::{Hello, Types};
+use crate::guard::Guard;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, Ended, Peer, ReadError, Refused, Request};
 use crate::rt::Rt;
+
+const PLAIN: Guard = Guard::new("plain");
 
 /// Plain mode.
 pub(crate) struct Plain<W, C, H, R> {
@@ -92,15 +92,18 @@ where
         let handler = Arc::clone(&self.handler);
         let serving = rt.spawn(async move {
             let _listed = listed;
-            let serving = server.handle_requests(|request| handler(worker.clone(), request));
-            match AssertUnwindSafe(serving).catch_unwind().await {
+            let serving = PLAIN
+                .run(|| server.handle_requests(|request| handler(worker.clone(), request)))
+                .await;
+            match serving {
                 // A program that does not speak to its master is free to close its input.
                 Ok(Ok(()) | Err(ReadError::Ended(Ended::Here))) => {}
                 Ok(Err(error)) => notify(News::Violation(crate::error::chain(&error))),
                 // The worker waits for an answer, and a plain stream has no way to refuse one.
-                Err(panic) => {
-                    let message = crate::rt::panic_message(panic.as_ref());
-                    notify(News::Violation(format!("its request's handler panicked: {message}")));
+                Err(panicked) => {
+                    let message = panicked.message();
+                    let why = format!("its request's handler panicked: {message} (`plain`)");
+                    notify(News::Violation(why));
                 }
             }
         });

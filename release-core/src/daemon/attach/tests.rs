@@ -17,8 +17,8 @@ use crate::rt::{Driver, give_way, run};
 
 type Told = Arc<Mutex<Vec<String>>>;
 
-fn worker() -> WorkerInfo {
-    WorkerInfo { id: 0, pid: 1, group: "group".into(), generation: 1 }
+fn worker(rt: &Rt) -> WorkerInfo {
+    WorkerInfo { id: 0, pid: 1, group: "group".into(), generation: 1, rt: rt.clone() }
 }
 
 fn hello() -> Hello {
@@ -92,7 +92,8 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let (told, connections) = (Told::default(), Connections::default());
         let group = calls("old", &connections);
         let limits = Limits::IPC;
-        let old = group.attach(&rt, here.into(), worker(), hello(), limits, notify(&told)).unwrap();
+        let old =
+            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
         // It reads the greeting, and then asks and answers.
         let link = Arc::new(Link::new(&rt, there.into(), Mode::Calls, limits).unwrap());
         let mut greetings = 0;
@@ -117,7 +118,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
 
         let group = calls("new", &connections);
         let told = Told::default();
-        let new = group.reattach(&rt, frozen, worker(), notify(&told)).unwrap();
+        let new = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap();
         some_turns().await;
         assert_eq!(*told.lock().unwrap(), ["Ready"]);
         let second = within(&rt, peer.call(&"second".to_owned())).await;
@@ -150,7 +151,8 @@ fn a_plain_worker_goes_on_in_either_direction() {
         };
         let group = plain(slow, &connections);
         let limits = Limits::IPC;
-        let old = group.attach(&rt, here.into(), worker(), hello(), limits, notify(&told)).unwrap();
+        let old =
+            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
         let client = Arc::new(Client::<String>::new(&rt, there.into(), Postcard).unwrap());
         let asking = Arc::clone(&client);
         let first = rt.spawn(async move { asking.call(&"first".to_owned()).await });
@@ -163,7 +165,7 @@ fn a_plain_worker_goes_on_in_either_direction() {
         go.send(()).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = plain(|_, text| ready(Ok(format!("new: {text}"))), &connections);
-        let _new = group.reattach(&rt, frozen, worker(), notify(&told)).unwrap();
+        let _new = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap();
         assert_eq!(within(&rt, first).await.unwrap(), "old: first");
         assert_eq!(within(&rt, second).await.unwrap(), "new: second");
         assert_eq!(connections.broadcast(&"to all".to_owned()), 1);
@@ -180,10 +182,11 @@ fn plain_and_calls_are_different_connections() {
         let group = plain(|_, text| ready(Ok(text)), &connections);
         let told = Told::default();
         let limits = Limits::IPC;
-        let old = group.attach(&rt, here.into(), worker(), hello(), limits, notify(&told)).unwrap();
+        let old =
+            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = calls("new", &connections);
-        let error = group.reattach(&rt, frozen, worker(), notify(&told)).unwrap_err();
+        let error = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap_err();
         assert!(error.report().contains("plain"), "{error}");
     });
 }

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::seats::{Asking, Seat};
+use crate::guard::Guard;
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, ReadError, Refused, Request};
 use crate::net::Credentials;
 use crate::rt::Rt;
+
+/// The handler of requests; and the codec, which is the application's, too.
+const CONTROL: Guard = Guard::new("control");
 
 pub(super) struct Connection<R, C> {
     pub(super) rt: Rt,
@@ -28,10 +32,14 @@ where
         H: Fn(Asking, Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
-        let Err(why) = self.answer_all(&*handler).await else {
-            return;
-        };
-        tracing::debug!(why, uid = self.credentials.uid, "a control connection was ended");
+        let uid = self.credentials.uid;
+        match CONTROL.run(|| self.answer_all(&*handler)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::debug!(why, uid, "a control connection was ended"),
+            Err(panicked) => {
+                tracing::error!(reason = %panicked, uid, "a control connection was ended");
+            }
+        }
     }
 
     async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>

@@ -1,7 +1,7 @@
 //! The file of a control socket, which is made as the master starts, and again when it is removed.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
@@ -9,6 +9,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Gid, Uid};
 
 use crate::net::{FileIdentity, Socket, Unix, give_away};
+use crate::sys::rights;
 use crate::trusted::{Writers, check_path};
 use crate::{Error, ErrorKind};
 
@@ -36,6 +37,7 @@ impl SocketFile {
         let socket = Socket::unconnected(&address)
             .and_then(|socket| socket.mode(self.mode)?.bind_listening(&address, BACKLOG))
             .map_err(|error| self.cannot_make(error))?;
+        rights::refuse(socket.as_fd());
         let file = FileIdentity::of(&self.path)?;
         self.set_owner().inspect_err(|_| drop(std::fs::remove_file(&self.path)))?;
         Ok((socket, file))

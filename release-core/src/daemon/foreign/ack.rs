@@ -1,7 +1,7 @@
 //! Readiness as einhorn has it: a line at its command socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::pin::pin;
@@ -14,10 +14,15 @@ use super::place::{Place, SocketFile};
 use crate::Error;
 use crate::net::{Credentials, Passive, Socket, Unix};
 use crate::rt::Rt;
+use crate::sys::rights;
+use crate::sys::untrusted::Untrusted;
 use futures_util::future::{Either, select};
 
 /// The longest line.
 const LONGEST: usize = 1024;
+
+/// How many bytes all lines of a process may have.
+const MOST: usize = 64 * 1024;
 
 /// How long a connection has for its line.
 const TIME: Duration = Duration::from_secs(5);
@@ -39,7 +44,10 @@ impl Acknowledgement {
         let (listener, file) = place.socket(|path| UnixListener::bind(path).map_err(errno))?;
         let (passed, theirs) = crate::sys::socket::pair()
             .map_err(|error| Error::system("cannot make a socket pair", error))?;
-        Ok((Self { listener: listener.into(), file, passed }, theirs))
+        let listener = OwnedFd::from(listener);
+        rights::refuse(listener.as_fd());
+        rights::refuse(passed.as_fd());
+        Ok((Self { listener, file, passed }, theirs))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -68,8 +76,11 @@ impl Acknowledgement {
 }
 
 async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), Error> {
-    let mut listener = Socket::<Passive, Unix>::inherited(rt, listener)?;
     let failed = |error| Error::system("its acknowledgement", error);
+    // Connections that nobody accepts are closed with it, and what waits in them.
+    let last = (!rights::refuses(listener.as_fd())).then(|| listener.try_clone());
+    let _last = last.transpose().map_err(failed)?.map(Untrusted::from);
+    let mut listener = Socket::<Passive, Unix>::inherited(rt, listener)?;
     loop {
         let socket = listener.accept_descriptor().await.map_err(failed)?;
         let peer = Credentials::of_peer(&socket);
@@ -90,14 +101,16 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
 struct Lines {
     inbox: Inbox,
     unread: Vec<u8>,
+    /// How many bytes have come in all.
+    seen: usize,
 }
 
 impl Lines {
     fn new(inbox: Inbox) -> Self {
-        Self { inbox, unread: Vec::new() }
+        Self { inbox, unread: Vec::new(), seen: 0 }
     }
 
-    /// `None` when there is no more, or one that is too long.
+    /// `None` when there is no more, one that is too long, or more than anybody has to say.
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -106,7 +119,8 @@ impl Lines {
             }
             let mut bytes = [0; 256];
             let count = self.inbox.receive(&mut bytes).await.ok()?.bytes;
-            if count == 0 || self.unread.len() > LONGEST {
+            self.seen += count;
+            if count == 0 || self.unread.len() > LONGEST || self.seen > MOST {
                 return None;
             }
             self.unread.extend_from_slice(&bytes[..count]);

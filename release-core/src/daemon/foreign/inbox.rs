@@ -1,35 +1,58 @@
 //! A socket that a program writes to.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+
+use futures_channel::oneshot;
 
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::rights::{Arrived, discard, receive};
+use crate::sys::untrusted::close_all;
 
-/// One at which descriptors that come along hold nobody up, also those that were not received.
+/// One at which descriptors that come along hold nobody up, also those that were not received: as
+/// long as some are not closed, nothing more is received here.
 #[derive(Debug)]
-pub(super) struct Inbox(Io);
+pub(super) struct Inbox {
+    io: Io,
+    unclosed: Option<oneshot::Receiver<()>>,
+}
 
 impl Inbox {
     pub(super) fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
-        rt.register(socket).map(Self)
+        Ok(Self { io: rt.register(socket)?, unclosed: None })
     }
 
-    /// Waits for what comes next. A dropped call has received nothing.
-    pub(super) async fn receive(&self, bytes: &mut [u8]) -> io::Result<Arrived> {
+    /// Waits for what comes next; descriptors are closed. A dropped call has received nothing.
+    pub(super) async fn receive(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
+        if let Some(unclosed) = &mut self.unclosed {
+            let _ = unclosed.await;
+            self.unclosed = None;
+        }
         let received =
-            self.0.run(Direction::Read, |fd| Ok((receive(fd.as_fd(), bytes)?, Progress::More)));
-        received.await
+            self.io.run(Direction::Read, |fd| Ok((receive(fd.as_fd(), bytes)?, Progress::More)));
+        let received = received.await;
+        received.map(|arrived| self.close(arrived))
     }
 
     /// What is there already.
-    pub(super) fn try_receive(&self, bytes: &mut [u8]) -> io::Result<Arrived> {
-        receive(self.0.as_fd(), bytes)
+    pub(super) fn try_receive(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
+        let is_closed = |unclosed: &mut oneshot::Receiver<()>| unclosed.try_recv() != Ok(None);
+        if !self.unclosed.as_mut().is_none_or(is_closed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        receive(self.io.as_fd(), bytes).map(|arrived| self.close(arrived))
+    }
+
+    fn close(&mut self, mut arrived: Arrived) -> Arrived {
+        let descriptors = mem::take(&mut arrived.descriptors);
+        self.unclosed = (!descriptors.is_empty()).then(|| close_all(descriptors));
+        arrived
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        discard(self.0.as_fd());
+        discard(self.io.as_fd());
     }
 }

@@ -160,9 +160,19 @@ impl Foreign {
     /// Makes room for sockets, where there is any use for it.
     pub(super) fn open(&mut self) -> Result<(), Error> {
         sweep();
-        if matches!(self.readiness, Readiness::Notify | Readiness::Acknowledge) {
-            self.place = Some(Arc::new(Place::new(self.owner)?));
+        self.place = match self.readiness {
+            Readiness::Acknowledge => Some(Place::new(self.owner)?),
+            Readiness::Notify => match Place::new(self.owner) {
+                Ok(place) => Some(place),
+                // Nothing can be written here: there are sockets without a file.
+                Err(error) => {
+                    tracing::debug!(reason = error.report(), "NOTIFY_SOCKET is an abstract one");
+                    None
+                }
+            },
+            Readiness::After(_) | Readiness::Newline(_) => None,
         }
+        .map(Arc::new);
         Ok(())
     }
 
@@ -178,9 +188,13 @@ impl Foreign {
         };
         let next = first_free(listeners.len());
         let waits_for = match (self.readiness, &self.place) {
-            (Readiness::Notify, Some(place)) => {
-                let notices = Notices::new(place, self.watchdog)?;
-                given.tell("NOTIFY_SOCKET", notices.path())?;
+            (Readiness::Notify, place) => {
+                let notices = match place {
+                    Some(place) => Notices::new(place, self.watchdog)
+                        .or_else(|_| Notices::without_a_file(self.watchdog))?,
+                    None => Notices::without_a_file(self.watchdog)?,
+                };
+                given.tell("NOTIFY_SOCKET", notices.name())?;
                 if let Some(time) = self.watchdog {
                     given.tell("WATCHDOG_USEC", time.as_micros().to_string())?;
                 }

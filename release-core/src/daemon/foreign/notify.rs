@@ -1,7 +1,8 @@
 //! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
 
+use std::ffi::{OsStr, OsString};
+use std::hash::BuildHasher;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +29,23 @@ const LONGEST: usize = 4096;
 /// How many messages may wait in a socket, or more: `net.unix.max_dgram_qlen`.
 const QUEUE: usize = 1024;
 
+/// A socket that has no name yet.
+fn unnamed() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // Before there is a name that a message could be sent to.
+    setsockopt(&socket, PassCred, &true)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(socket)
+}
+
 /// The socket of one process.
 #[derive(Debug)]
 pub(super) struct Notices {
     socket: OwnedFd,
-    file: SocketFile,
+    /// Its name, and the file of this name if it has one.
+    name: OsString,
+    file: Option<SocketFile>,
     /// Within which time the process is to say that it lives.
     watchdog: Option<Duration>,
 }
@@ -40,19 +53,29 @@ pub(super) struct Notices {
 impl Notices {
     pub(super) fn new(place: &Arc<Place>, watchdog: Option<Duration>) -> Result<Self, Error> {
         let (socket, file) = place.socket(|path| {
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-            // Before there is a name that a message could be sent to.
-            setsockopt(&socket, PassCred, &true)?;
-            fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            let socket = unnamed()?;
             bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
             Ok(socket)
         })?;
-        Ok(Self { socket, file, watchdog })
+        let name = file.path().as_os_str().to_owned();
+        Ok(Self { socket, name, file: Some(file), watchdog })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
+    /// An abstract socket. Everybody can send there, and who may is looked at in any case.
+    pub(super) fn without_a_file(watchdog: Option<Duration>) -> Result<Self, Error> {
+        let number = std::hash::RandomState::new().hash_one(std::process::id());
+        let name = format!("release-notify/{number:016x}");
+        let made = unnamed().and_then(|socket| {
+            bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+            Ok(socket)
+        });
+        let socket =
+            made.map_err(|error| Error::system("cannot make an abstract socket", error))?;
+        Ok(Self { socket, name: format!("@{name}").into(), file: None, watchdog })
+    }
+
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
     }
 
     /// Hears messages as long as the process runs.
@@ -64,7 +87,7 @@ impl Notices {
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
-        let inbox = Inbox::new(rt, self.socket).map_err(failed)?;
+        let mut inbox = Inbox::new(rt, self.socket).map_err(failed)?;
         let _file = self.file;
         let mut words = Words::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::daemon::control::absolute;
 use crate::{Error, ErrorKind};
@@ -14,23 +14,29 @@ pub(in crate::daemon) enum Program {
 }
 
 impl Program {
-    /// The working directory may change before the first worker is started.
-    pub(in crate::daemon) fn resolve(self) -> Result<Self, Error> {
+    pub(in crate::daemon) fn is_this(&self) -> bool {
+        matches!(self, Self::ThisExecutable)
+    }
+
+    /// The working directory may change before the first worker is started. What is relative is so to
+    /// that of the workers, whose links are followed anew at each start.
+    pub(in crate::daemon) fn resolve(self, directory: &Path) -> Result<Self, Error> {
         match self {
             Self::ThisExecutable => Ok(self),
             Self::Other { path, arguments } => {
-                Ok(Self::Other { path: absolute(&path)?, arguments })
+                Ok(Self::Other { path: absolute(&directory.join(path))?, arguments })
             }
         }
     }
 
-    /// As a shell has it: a name without a slash is that of a program in `PATH`.
-    pub(in crate::daemon) fn find(self) -> Result<Self, Error> {
+    /// As a shell has it: a name without a slash is that of a program in `PATH`, in this root
+    /// directory.
+    pub(in crate::daemon) fn find(self, root: &Path) -> Result<Self, Error> {
         match self {
             Self::Other { path, arguments }
                 if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
             {
-                Ok(Self::Other { path: find(path.as_os_str())?, arguments })
+                Ok(Self::Other { path: find(path.as_os_str(), root)?, arguments })
             }
             _ => Ok(self),
         }
@@ -38,10 +44,11 @@ impl Program {
 }
 
 /// The first executable file of this name in the directories of `PATH`.
-fn find(name: &OsStr) -> Result<PathBuf, Error> {
+fn find(name: &OsStr, root: &Path) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let is_program = |file: &PathBuf| {
-        let metadata = std::fs::metadata(file);
+        let inside = file.strip_prefix("/").map_or_else(|_| file.clone(), |file| root.join(file));
+        let metadata = std::fs::metadata(inside);
         metadata.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
     };
     let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));

@@ -4,6 +4,7 @@
 //! A process that is told to stop does not know whether it is restarted. So it leaves to systemd what
 //! becomes of them, which closes them at a stop unless the unit says otherwise.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -66,6 +67,10 @@ pub(in crate::daemon) fn store(
         }
         match listener.store(&name, systemd) {
             Ok(()) => names.push(name),
+            // Each of the others would wait as long.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return tracing::warn!(%error, "systemd does not listen; no more sockets are stored");
+            }
             Err(error) => tracing::warn!(listener = listener.name, %error, "it is not stored"),
         }
     }
@@ -114,7 +119,7 @@ impl Listener {
         }
     }
 
-    fn store(&mut self, name: &str, systemd: &Notifier) -> std::io::Result<()> {
+    fn store(&mut self, name: &str, systemd: &Notifier) -> io::Result<()> {
         if let Sockets::Shared(Shared { opened: Some(opened), .. }) = &mut self.sockets {
             let Opened { socket, file, .. } = opened;
             systemd.store(name, &[socket.as_fd()])?;

@@ -5,7 +5,7 @@ use std::io;
 
 use super::Master;
 use crate::daemon::control::absolute;
-use crate::daemon::detach::{Daemon, refuse_threads};
+use crate::daemon::detach::{Daemon, refuse_threads, warn_of_threads};
 use crate::daemon::group::Group;
 use crate::daemon::plan::Plan;
 use crate::daemon::upgrade::{self, Heritage, Origin, heritage};
@@ -22,8 +22,8 @@ impl Master {
     /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
     /// that does not expect it, unless the program handles it itself.
     ///
-    /// Call it first in `main`: no thread may exist, and `driver` builds the async runtime after
-    /// the last fork. Every failure to start is in the [`Exit`], and with
+    /// Call it first in `main`: with [`background`](Master::background) no thread may exist, and none of
+    /// the program's own in any case, and `driver` builds the async runtime after the last fork. Every failure to start is in the [`Exit`], and with
     /// [`background`](Master::background) it reaches the launcher as well.
     ///
     /// [`MasterHandle::stop`]: crate::MasterHandle::stop
@@ -31,6 +31,9 @@ impl Master {
     /// [`MasterHandle::upgrade`]: crate::MasterHandle::upgrade
     /// [`MasterHandle::reopen_logs`]: crate::MasterHandle::reopen_logs
     pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        if cfg!(panic = "abort") {
+            tracing::warn!("built with panic=abort: any panic ends the master and all workers");
+        }
         let heritage = match heritage() {
             Ok(heritage) => heritage,
             Err(error) => return error.into(),
@@ -56,7 +59,12 @@ impl Master {
     /// Everything that can be wrong with the settings, before anything has happened.
     fn prepare(self) -> Result<Plan, Error> {
         refuse_worker()?;
-        refuse_threads()?;
+        // In the foreground, each fork is followed by an exec.
+        if self.background.is_some() {
+            refuse_threads()?
+        } else {
+            warn_of_threads()
+        }
         let as_root = nix::unistd::geteuid().is_root();
         check_privileged(self.privileged, as_root)?;
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));

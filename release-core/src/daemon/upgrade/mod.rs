@@ -26,6 +26,7 @@ use super::control::Served;
 use super::group::Group;
 use super::hello::PROTOCOL;
 use super::lock::LockFile;
+use crate::guard::Guard;
 use crate::sys::image::seal;
 use crate::sys::resources::open_files_before;
 use crate::sys::signal;
@@ -33,8 +34,8 @@ use crate::{Error, ErrorKind};
 
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
-pub(super) use origin::Origin;
 pub(crate) use origin::Version;
+pub(super) use origin::{Origin, working_directory};
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
 pub(super) use way_back::{Before, turn_back};
@@ -50,12 +51,18 @@ const SUCCEED: &str = "succeed:";
 /// The same, in the version before, when the new one has come back; then the number of the reason.
 const RETURN: &str = "return:";
 
+const HAND_OVER: Guard = Guard::new("hand_over");
+
 /// What the program leaves to its next version.
 pub(super) type HandOver = Box<dyn Fn() -> Result<(String, Vec<u8>), Error> + Send>;
 
 pub(super) fn hand_over<T: Serialize>(value: impl Fn() -> T + Send + 'static) -> HandOver {
     Box::new(move || {
-        let bytes = postcard::to_stdvec(&value()).map_err(|error| {
+        let bytes = HAND_OVER.call(|| postcard::to_stdvec(&value())).map_err(|panicked| {
+            let message = "what the program hands over is not known";
+            Error::new(ErrorKind::Program, message).caused_by(panicked)
+        })?;
+        let bytes = bytes.map_err(|error| {
             let message = "what the program hands over cannot be encoded";
             Error::new(ErrorKind::Usage, message).caused_by(error)
         })?;

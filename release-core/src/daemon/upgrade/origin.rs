@@ -103,7 +103,7 @@ impl Place {
 
 /// The directory by the name that the shell had for it, if it has one: where a link in its path is
 /// turned to another release, the next version starts there.
-fn working_directory() -> Result<PathBuf, Error> {
+pub(in crate::daemon) fn working_directory() -> Result<PathBuf, Error> {
     let here = std::env::current_dir()
         .map_err(|error| Error::system("cannot read the working directory", error))?;
     let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());

@@ -77,6 +77,7 @@ impl Trial {
             environment: image.environment,
             own_pid: if is_activated { vec!["LISTEN_PID"] } else { Vec::new() },
             resources: Resources::default(),
+            root: None,
             directory: Some(c_string(place.directory.clone().into())?),
             identity: Identity::Same,
         };

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{ROLE, Worker, is_worker};
 use crate::daemon::Exit;
-use crate::daemon::detach::refuse_threads;
+use crate::daemon::detach::{refuse_threads, warn_of_threads};
 use crate::daemon::exit::program_name;
 use crate::rt::{Driver, Rt, run};
 use crate::sys::signal::Caught;
@@ -33,7 +33,12 @@ impl<C> Worker<C> {
     }
 
     fn enter(self) -> Result<(OwnedFd, Caught), Error> {
-        refuse_threads()?;
+        // Privileges are a thread's.
+        if self.privileges.have_to_be_given_up() {
+            refuse_threads()?
+        } else {
+            warn_of_threads()
+        }
         if is_worker() {
             // Started by another name than its own, see `Group::command`.
             let name = program_name();

@@ -9,6 +9,7 @@ use super::privileges::Privileges;
 use crate::ipc::Postcard;
 use crate::ipc::limits::Limits;
 use crate::supervise::WorkerId;
+use crate::sys::socket::is_worker_s;
 
 mod enter;
 mod greeting;
@@ -29,6 +30,8 @@ pub(crate) fn argument(group: &str, id: WorkerId) -> String {
 
 /// Whether this process was started as a worker by a master that is the same executable (row P1).
 ///
+/// Its command line says so, and, should something in between have changed that, its standard input.
+///
 /// The first thing that `main` asks:
 ///
 /// ```no_run
@@ -41,7 +44,8 @@ pub(crate) fn argument(group: &str, id: WorkerId) -> String {
 /// ```
 #[must_use]
 pub fn is_worker() -> bool {
-    std::env::args_os().next().is_some_and(|name| name.to_string_lossy().contains(ROLE))
+    is_worker_s(&std::io::stdin())
+        || std::env::args_os().next().is_some_and(|name| name.to_string_lossy().contains(ROLE))
 }
 
 /// This process as a worker of the master at its standard input; [`run`](Worker::run) goes on from

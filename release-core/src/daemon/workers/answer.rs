@@ -11,6 +11,29 @@ use crate::ipc::{Codec, Refused, Request};
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     /// How the master answers these workers' requests, many at a time.
+    ///
+    /// Handlers run on the threads of the master's runtime, which for tokio's and smol's driver is
+    /// one: a handler that blocks (name lookups, PAM, slow files) keeps the master from other requests,
+    /// signals and the deaths of workers. The log says so from a second on: "the master was busy for
+    /// 3.0 s". Put what blocks into [`Rt::unblock`](crate::rt::Rt::unblock).
+    ///
+    /// A handler that panics refuses its request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::ToSocketAddrs;
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("resolver", 2).user("nobody").answer(
+    ///     |worker, host: String| async move {
+    ///         let look_up = move || (host, 80).to_socket_addrs().map(Iterator::count);
+    ///         let found = worker.rt().unblock(look_up).await??;
+    ///         Ok(format!("{found} addresses"))
+    ///     },
+    /// );
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn answer<R, H, F>(self, handler: H) -> Self
     where

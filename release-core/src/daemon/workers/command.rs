@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{WorkerInfo, Workers};
+use crate::guard::Guard;
 use crate::{Environment, OutputStream, Readiness, StopSignal};
+
+const OUTPUT: Guard = Guard::new("output");
 
 impl Workers {
     /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
@@ -19,7 +22,9 @@ impl Workers {
     ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
     /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
     /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
-    ///   process group; what is left of that when it ends is killed.
+    ///   session, and so a process group. What is left of that when it has ended gets the same signal,
+    ///   has the rest of the time and is waited for, as in a start script that does not `exec`; where it
+    ///   ended without being told to, it is killed.
     /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
     ///   no [`user`](Workers::user) is named.
     ///
@@ -92,7 +97,8 @@ impl<W, C> Workers<W, C> {
     /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
     /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
     /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
-    /// block: as long as it does, nothing else is done.
+    /// block: as long as it does, nothing else is done. A panic in it is logged, and the next line is
+    /// passed on.
     ///
     /// # Examples
     ///
@@ -113,7 +119,13 @@ impl<W, C> Workers<W, C> {
         mut self,
         sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
     ) -> Self {
-        self.output = Some(Arc::new(sink));
+        self.output = Some(Arc::new(move |worker, stream, line| {
+            // The next line may be one that it can take.
+            if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
+                let WorkerInfo { id, pid, .. } = *worker;
+                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
+            }
+        }));
         self
     }
 }

@@ -1,13 +1,16 @@
 //! Everything that can be wrong with a group, looked up and checked.
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Workers;
+use crate::daemon::control::absolute;
 use crate::daemon::foreign::{Foreign, of_the_master};
-use crate::daemon::group::{Contact, Group};
+use crate::daemon::group::{Contact, Group, c_string};
 use crate::daemon::listeners::Listener;
-use crate::daemon::privileges;
+use crate::daemon::privileges::{self, ROOT};
+use crate::daemon::upgrade::working_directory;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
 use crate::supervise::{GroupSpec, Ready};
@@ -96,11 +99,28 @@ where
                 return Err(about("nothing answers its requests; call `answer` or `plain`"));
             }
         };
+        let place = Place::of(self.directory, self.root, self.is_command, credentials.is_some())
+            .map_err(|error| {
+                Error::new(error.kind(), format!("worker group `{name}`")).caused_by(error)
+            })?;
+        let enters_itself = self.program.is_this() && place.root.is_some();
+        if enters_itself {
+            credentials = credentials.map(Credentials::and_change_root);
+        }
         let is_private = |name: &OsStr| self.is_command && of_the_master(name);
-        let environment = self.environment.block(is_private)?;
-        let program = if self.is_command { self.program.find()? } else { self.program };
-        let program = program.resolve()?;
+        let environment = match (&place.directory, &place.root) {
+            (_, Some(root)) if enters_itself => self.environment.set(ROOT, root),
+            (Some(directory), _) => self.environment.in_directory(directory),
+            _ => self.environment,
+        };
+        let environment = environment.block(is_private, credentials.as_ref())?;
+        let root = place.root.as_deref().unwrap_or(Path::new("/"));
+        let program = if self.is_command { self.program.find(root)? } else { self.program };
+        let program = program.resolve(&place.start)?;
+        let c_path = |path: PathBuf| c_string(path.into_os_string());
         Ok(Group {
+            directory: place.directory.map(c_path).transpose()?,
+            root: place.root.filter(|_| !enters_itself).map(c_path).transpose()?,
             spec: GroupSpec {
                 name: name.clone(),
                 size: self.size,
@@ -121,6 +141,51 @@ where
             context: self.context,
             options: self.options,
         })
+    }
+}
+
+/// Where workers are in the file system.
+struct Place {
+    /// Where relative paths begin.
+    start: PathBuf,
+    directory: Option<PathBuf>,
+    root: Option<PathBuf>,
+}
+
+impl Place {
+    fn of(
+        directory: Option<PathBuf>,
+        root: Option<PathBuf>,
+        is_command: bool,
+        is_other: bool,
+    ) -> Result<Self, Error> {
+        if let Some(root) = &root {
+            if !is_other {
+                let message = "only workers that a root master gives another account, by `user`, can \
+                               have another root directory";
+                return Err(Error::new(ErrorKind::Privileges, message));
+            }
+            privileges::check_root(root)?;
+            let start = Path::new("/").join(directory.as_deref().unwrap_or(Path::new("")));
+            return Ok(Self {
+                directory: directory.map(|_| start.clone()),
+                start,
+                root: Some(root.clone()),
+            });
+        }
+        let here = working_directory();
+        let Some(directory) = directory else {
+            // A directory that has been removed is one all the same.
+            let Ok(start) = here else {
+                return Ok(Self { start: PathBuf::new(), directory: None, root });
+            };
+            // By the name of the shell only: the one of the kernel is where they are anyway.
+            let is_link = is_command && std::env::current_dir().is_ok_and(|path| path != start);
+            return Ok(Self { directory: is_link.then(|| start.clone()), start, root });
+        };
+        let start =
+            if directory.is_absolute() { directory } else { absolute(&here?.join(directory))? };
+        Ok(Self { directory: Some(start.clone()), start, root })
     }
 }
 

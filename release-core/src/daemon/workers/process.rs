@@ -1,5 +1,7 @@
 //! What their processes start with: as whom, and with which environment, context and options.
 
+use std::path::PathBuf;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::Workers;
@@ -11,6 +13,13 @@ impl<W, C> Workers<W, C> {
     /// give away nothing: its workers run as itself.
     ///
     /// Groups are those of that user, exactly; root cannot be regained, and that is verified.
+    ///
+    /// Numbers are accepted, too, for containers and images without accounts: `1000:1001` is that user
+    /// and that group, in no other groups; `1000` is the account of that number with its groups, or else
+    /// the user and the group 1000. Without an account the home is `/`, and the user has no name.
+    ///
+    /// A root master that has few capabilities needs `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL` for workers
+    /// of another user. That it can end them is found out before each of them runs its program.
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
@@ -22,6 +31,46 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.primary_group = Some(name.into());
+        self
+    }
+
+    /// The working directory of the workers: by default that of the master, and for a
+    /// [`command`](Workers::command) the one that it was started in, by the name that the shell had for
+    /// it (`PWD`).
+    ///
+    /// The path is resolved anew for each process: where a part of it is a symbolic link that a
+    /// deployment turns to another release, a reload starts workers there. Programs whose path is
+    /// relative are looked for in this directory, in the same way. A relative path begins where the
+    /// master was started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// // `ln -sfn releases/2 /srv/app/current`, then a reload: the workers run that release.
+    /// let workers = Workers::command("app", 4, "./server", ["--port=8080"])
+    ///     .directory("/srv/app/current")
+    ///     .user("www-data");
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
+    /// Makes a directory the root of the file system for the workers of a root master. Needs
+    /// [`user`](Workers::user), whose account is looked up before, outside of it, as the time zone is.
+    ///
+    /// The directory and all above it must belong to root and be writable by nobody else. Other
+    /// programs than the master's own must be inside, with all that they load: their path is one of
+    /// the new root. Workers of the [same executable](Workers::same_executable) are started before they
+    /// enter it, and need nothing there; they do so when they call [`me`](crate::me), and until
+    /// then have the capability to do so.
+    #[must_use]
+    pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.root = Some(directory.into());
         self
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use super::frozen::duplicates;
 use crate::ipc::Descriptor;
+use crate::sys::untrusted::Untrusted;
 
 /// Descriptors that have come with frames not yet dealt with: at most the first frame, of which the
 /// rest may be missing, and one behind it; more after a pause.
@@ -19,12 +20,12 @@ struct Arrival {
     frames: usize,
     /// How many came, also when they have been taken.
     count: usize,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Untrusted>,
 }
 
 impl Arrivals {
     /// Keeps what came with a frame that has so many before it.
-    pub(super) fn add(&mut self, frames: usize, descriptors: Vec<OwnedFd>) {
+    pub(super) fn add(&mut self, frames: usize, descriptors: Vec<Untrusted>) {
         self.0.push_back(Arrival { frames, count: descriptors.len(), descriptors });
     }
 
@@ -38,7 +39,7 @@ impl Arrivals {
     }
 
     /// What came with the first frame.
-    pub(super) fn take(&mut self) -> Vec<OwnedFd> {
+    pub(super) fn take(&mut self) -> Vec<Untrusted> {
         self.first().map(|arrival| mem::take(&mut arrival.descriptors)).unwrap_or_default()
     }
 
@@ -76,7 +77,10 @@ impl Arrivals {
     pub(super) fn restore(&mut self, copies: Vec<(usize, Vec<Descriptor>)>) -> bool {
         let is_whole = copies.is_sorted_by(|(first, _), (second, _)| first < second);
         for (frames, descriptors) in copies {
-            self.add(frames, descriptors.into_iter().map(OwnedFd::from).collect());
+            self.add(
+                frames,
+                descriptors.into_iter().map(|one| OwnedFd::from(one).into()).collect(),
+            );
         }
         is_whole
     }

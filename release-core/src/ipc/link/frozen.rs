@@ -2,13 +2,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
-use super::{Link, Mode, Readable};
+use super::{Link, Mode, Readable, refuse_unagreed};
 use crate::ipc::answers::Answers;
 use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
@@ -47,9 +47,9 @@ impl Frozen {
 }
 
 /// Duplicates, for the next process image.
-pub(in crate::ipc) fn duplicates(descriptors: &[OwnedFd]) -> io::Result<Vec<Descriptor>> {
-    let duplicate = |one: &OwnedFd| duplicate_from(one.as_fd(), 3).map(Descriptor::from);
-    descriptors.iter().map(duplicate).collect()
+pub(in crate::ipc) fn duplicates(descriptors: &[impl AsFd]) -> io::Result<Vec<Descriptor>> {
+    let duplicates = descriptors.iter().map(|one| duplicate_from(one.as_fd(), 3));
+    duplicates.map(|one| one.map(Descriptor::from)).collect()
 }
 
 /// The bytes of frames, as a link would send them.
@@ -150,8 +150,10 @@ impl Link {
         state.answers = Answers::after(numbers).filter(|_| is_whole).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
         })?;
+        let socket = frozen.socket.into();
+        refuse_unagreed(&socket, limits);
         let io = rt
-            .register(frozen.socket.into())
+            .register(socket)
             .map_err(|error| Error::system("cannot watch a connection's socket", error))?;
         Ok(Self {
             io,

@@ -20,6 +20,8 @@ use super::header::{self, Header, Number};
 use super::limits::Limits;
 use super::{Beat, Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
+use crate::sys::rights;
+use crate::sys::untrusted::Untrusted;
 
 mod arrivals;
 mod background;
@@ -60,7 +62,7 @@ pub(crate) enum Incoming<'a> {
         number: Number,
     },
     /// What is to be this process's standard output and error.
-    Outputs(Vec<OwnedFd>),
+    Outputs(Vec<Untrusted>),
     Pulse,
     Beat(Beat),
 }
@@ -73,6 +75,13 @@ pub(crate) struct Link {
     rt: Rt,
     readable: Readable,
     state: Mutex<State>,
+}
+
+/// Has the kernel refuse descriptors where none may come.
+fn refuse_unagreed(socket: &OwnedFd, limits: Limits) {
+    if limits.arriving() == 0 {
+        rights::refuse(socket.as_fd());
+    }
 }
 
 /// Ends a link when its background task goes, even one that never ran or that panicked: whoever
@@ -90,6 +99,7 @@ impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
         // A plain frame cannot say how many it has.
         let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
+        refuse_unagreed(&socket, limits);
         Ok(Self {
             io: rt.register(socket)?,
             mode,

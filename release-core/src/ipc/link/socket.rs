@@ -9,11 +9,12 @@ use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, send, sendmsg, shutdo
 use crate::ipc::Ended;
 use crate::rt::Progress;
 use crate::sys::rights;
+use crate::sys::untrusted::Untrusted;
 
 pub(super) enum Received {
     Bytes(usize),
     /// Bytes, and descriptors that came with them.
-    Rights(usize, Vec<OwnedFd>),
+    Rights(usize, Vec<Untrusted>),
     End,
     /// What came along ends the connection; it is closed.
     Refused(Ended),

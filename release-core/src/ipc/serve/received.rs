@@ -1,7 +1,5 @@
 //! Frames of the peer, decoded.
 
-use std::os::fd::OwnedFd;
-
 use super::Word;
 use super::held::Asked;
 use crate::ipc::Codec;
@@ -9,6 +7,7 @@ use crate::ipc::body::Body;
 use crate::ipc::body::Size;
 use crate::ipc::header::Number;
 use crate::ipc::link::Incoming;
+use crate::sys::untrusted::Untrusted;
 
 /// An incoming frame with its body decoded.
 pub(super) enum Received<R> {
@@ -21,7 +20,7 @@ pub(super) enum Received<R> {
     },
     Word(Word),
     Hello,
-    Outputs(Vec<OwnedFd>),
+    Outputs(Vec<Untrusted>),
 }
 
 impl<R> Received<R> {

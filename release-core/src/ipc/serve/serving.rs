@@ -23,6 +23,7 @@ use crate::ipc::link::{Incoming, Link};
 use crate::ipc::timer::{Timer, sleep};
 use crate::ipc::{Codec, Ended, Refused, Request, SendError};
 use crate::sys::process::redirect;
+use crate::sys::untrusted::Untrusted;
 
 pub(super) struct Serving<'a, R, C, F: Future> {
     pub(super) link: &'a Link,
@@ -107,7 +108,7 @@ where
                 self.settle(number).inspect(AbortHandle::abort);
             }
             Received::Word(word) => heard(word),
-            Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(&files),
+            Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(files),
             Received::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
             Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
         }
@@ -208,7 +209,7 @@ where
         let answer = match outcome {
             Ok(answer) => answer,
             Err(panic) => {
-                let message = crate::rt::panic_message(panic.as_ref());
+                let message = crate::guard::panic_message(panic.as_ref());
                 tracing::error!(panic = message, "a request's handler panicked");
                 Err(Refused::new("the handler panicked"))
             }
@@ -239,9 +240,9 @@ where
 }
 
 /// Whatever this process writes from now on goes there, also from other threads.
-fn replace_outputs(files: &[OwnedFd]) {
-    for (number, file) in [1, 2].into_iter().zip(files) {
-        if let Err(error) = redirect(number, file) {
+fn replace_outputs(files: Vec<Untrusted>) {
+    for (number, file) in [1, 2].into_iter().zip(files.into_iter().map(OwnedFd::from)) {
+        if let Err(error) = redirect(number, &file) {
             tracing::error!(number, %error, "cannot replace an output of this process");
         }
     }

@@ -21,6 +21,7 @@ use crate::daemon::{Attached, Group, MasterHandle, Output, Particulars, Watch};
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
 use crate::sys::process::resident_memory;
+use crate::sys::spawn::RIGHT_TO_END;
 pub(super) use launch::Launched;
 
 /// How long a worker that has closed its connection may take to exit by itself.
@@ -227,15 +228,37 @@ impl Processes {
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
     }
 
-    pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) {
+    /// Whether this process may end one of its workers: it may have other rights now, or the
+    /// worker another user.
+    pub(super) fn prove_right(&self, id: WorkerId, pid: i32) -> Result<(), String> {
+        let proven = self.running.get(&(id, pid)).map_or(Ok(()), |it| it.child.prove_right());
+        proven.map_err(|error| format!("{RIGHT_TO_END}: {error}"))
+    }
+
+    /// The same for all of them.
+    pub(super) fn prove_rights(&self) -> Result<(), String> {
+        self.running.keys().try_for_each(|(id, pid)| self.prove_right(*id, *pid))
+    }
+
+    /// # Errors
+    ///
+    /// When the process was to be killed, and cannot be.
+    pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) -> Result<(), String> {
         let signal = match signal {
             Signal::Terminate => self.forwarded.or_else(|| self.stop_signal(id)),
             Signal::Kill => Some(Sig::SIGKILL),
         };
-        let Some(process) = self.running.get_mut(&(id, pid)) else { return };
+        let Some(process) = self.running.get_mut(&(id, pid)) else { return Ok(()) };
         process.is_told = true;
-        if let Some(signal) = signal {
-            send(id, &process.child, signal);
+        match signal {
+            Some(Sig::SIGKILL) => {
+                let killed = process.child.signal(Sig::SIGKILL);
+                killed.map_err(|error| format!("{RIGHT_TO_END}: {error}"))
+            }
+            signal => {
+                signal.into_iter().for_each(|signal| send(id, &process.child, signal));
+                Ok(())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use nix::sys::signal::Signal as Sig;
 
 use super::{Happening, Supervisor};
@@ -15,10 +16,14 @@ use crate::ipc::link::Link;
 use crate::rt::Task;
 use crate::signals::Signals;
 use crate::supervise::Event;
+use crate::sys::untrusted::unclosed;
 use crate::{Error, ErrorKind};
 
 /// How long requests that are being answered may take when the new version is about to take over.
 const REST_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether descriptors of others are closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// An upgrade that is under way. Dropping it ends the trial, and lets connections go on.
 #[derive(Debug)]
@@ -88,7 +93,13 @@ impl Supervisor {
                 let served = served.iter().filter(|served| served.poll_at_rest(cx).is_pending());
                 if links + served.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
             });
-            let in_time = rt.timeout(REST_TIME, at_rest).await.is_ok();
+            // A thread that closes one would hold the exec up.
+            let closed = async {
+                while unclosed() > 0 {
+                    rt.sleep(LOOK_AGAIN).await;
+                }
+            };
+            let in_time = rt.timeout(REST_TIME, join(at_rest, closed)).await.is_ok();
             let _ = sender.unbounded_send(Happening::AtRest { in_time });
         });
     }
@@ -122,7 +133,9 @@ impl Supervisor {
         });
         let controls = paused.controls.iter().map(Served::unfinished).filter(|count| *count > 0);
         let controls = controls.map(|count| format!("{count} requests on a control socket"));
-        let all: Vec<_> = workers.chain(controls).collect();
+        let unclosed = Some(unclosed()).filter(|count| *count > 0);
+        let unclosed = unclosed.map(|count| format!("{count} descriptors that cannot be closed"));
+        let all: Vec<_> = workers.chain(controls).chain(unclosed).collect();
         let message = format!("still answering after {REST_TIME:?}: {}", all.join(", "));
         Error::new(ErrorKind::Change, message)
     }

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 
 use super::{Happening, Supervisor};
+use crate::guard::{BUSY_TIME, told_busy};
 use crate::supervise::Event;
 use crate::supervise::service::Service;
 
@@ -37,6 +38,7 @@ impl Supervisor {
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }
+        let told = told_busy();
         let signal = pin!(async { Happening::caught(self.signals.next().await) });
         let either = select(self.happenings.next(), signal);
         let happening = match deadline {
@@ -49,7 +51,17 @@ impl Supervisor {
                 }
             }
         };
-        due.into_iter().for_each(|due| self.clock.noticed(due, self.rt.now()));
+        if let Some(due) = due {
+            let now = self.rt.now();
+            self.clock.noticed(due, now);
+            let late = now.saturating_duration_since(due).saturating_sub(told_busy() - told);
+            if late >= BUSY_TIME {
+                let seconds = late.as_secs_f64();
+                tracing::warn!(
+                    "the master was busy for {seconds:.1} s, or held up: it had no turn"
+                );
+            }
+        }
         match happening {
             Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
                 happening

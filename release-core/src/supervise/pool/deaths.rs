@@ -78,6 +78,30 @@ impl Pool {
         self.blame(index, role, &process, &why, now, actions);
     }
 
+    /// A process that cannot be ended is out of the pool's hands.
+    pub(super) fn unended(
+        &mut self,
+        index: usize,
+        pid: i32,
+        reason: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let worker = &mut self.workers[index];
+        let id = worker.id;
+        let Some((role, process)) = worker.remove(Some(pid), now) else { return };
+        let why = format!("process {pid} of worker {id} cannot be ended: {reason}");
+        let generation = process.generation;
+        actions.push(Action::Report(Report::LeftBehind { id, pid, generation, reason }));
+        let verdict = match role {
+            _ if !self.all_ready || !self.is_running() => Verdict::FailPool(why.clone()),
+            Role::Serving => self.judge(index, &process, None, &why, false, now),
+            Role::Replacement | Role::Draining => Verdict::Gone,
+        };
+        self.carry_out(verdict, index, now, actions);
+        self.blame(index, role, &process, &why, now, actions);
+    }
+
     /// The rules of the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest first.
     fn judge(
         &mut self,

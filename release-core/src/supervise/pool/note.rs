@@ -74,6 +74,7 @@ impl Pool {
                     process.status_text = Some(text);
                 }
             }
+            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, now, actions),
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
             _ => {}
         }
@@ -104,6 +105,7 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::SpawnFailed { id, .. }
         | E::Ready { id, .. }
         | E::Exited { id, .. }
+        | E::Unended { id, .. }
         | E::Violation { id, .. }
         | E::Hung { id, .. }
         | E::Extend { id, .. }

@@ -158,7 +158,11 @@ impl Model {
                 }
             }
             Event::Status { .. } => {}
-            Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
+            Event::Unended { .. }
+            | Event::Change { .. }
+            | Event::Prepared(_)
+            | Event::Measured(_)
+            | Event::Tick => {}
             Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
             Event::Backlog(_) => {}
         }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use nix::unistd::Pid;
 
-use super::{CALLS, Command, FIRST_PASSED, Identity, SpawnError, here};
-use crate::sys::process::{die_with, exit_now};
+use super::{ASKS, CALLS, Command, FIRST_PASSED, GOES_ON, Identity, SpawnError, here};
+use crate::sys::process::{die_with, exit_now, leave_keyring};
 use crate::sys::{Failed, check, creds, fds, signal};
 
 /// Room for the digits of a pid, and a NUL.
@@ -75,10 +75,17 @@ impl<'a> Prepared<'a> {
     fn become_program(&self, parent: Pid) -> Result<std::convert::Infallible, Failed> {
         signal::reset_for_exec();
         // SAFETY: takes integers.
-        check("setpgid", unsafe { libc::setpgid(0, 0) }.into())?;
+        check("setsid", unsafe { libc::setsid() }.into())?;
+        leave_keyring();
         // Before the limits, one of which is how high a descriptor's number may be.
         self.place_descriptors()?;
         self.command.resources.apply()?;
+        if let Some(root) = &self.command.root {
+            // SAFETY: as below.
+            check("chroot", unsafe { libc::chroot(root.as_ptr()) }.into())?;
+            // SAFETY: as below.
+            check("chdir", unsafe { libc::chdir(c"/".as_ptr()) }.into())?;
+        }
         if let Some(directory) = &self.command.directory {
             // SAFETY: a NUL-ended string that is alive in self.
             check("chdir", unsafe { libc::chdir(directory.as_ptr()) }.into())?;
@@ -90,6 +97,7 @@ impl<'a> Prepared<'a> {
         }
         // After the change of user, which clears it.
         die_with(parent)?;
+        self.ask()?;
         self.write_pid();
         let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
         if self.image.is_some() {
@@ -119,10 +127,7 @@ impl<'a> Prepared<'a> {
             check("dup2", moved.into())?;
         }
         self.error_number.set(next);
-        let first = libc::c_long::from(next + OWN);
-        // SAFETY: closes this child's copies only; it never returns to code that owns them.
-        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-        check("close_range", closed).map(drop)
+        fds::close_from(next + OWN)
     }
 
     /// Writes the pid of this process where the pointers to the environment find it.
@@ -136,6 +141,20 @@ impl<'a> Prepared<'a> {
                 cell.set(b'0' + u8::try_from(rest % 10).unwrap_or(0));
                 rest /= 10;
             }
+        }
+    }
+
+    /// Waits for the parent to have found out that it can end this process.
+    fn ask(&self) -> Result<(), Failed> {
+        let (number, mut byte) = (self.error_number.get(), [ASKS]);
+        // SAFETY: writes one byte from an array of one.
+        let asked = unsafe { libc::write(number, byte.as_ptr().cast(), 1) };
+        check("waiting for the master", libc::c_long::try_from(asked).unwrap_or(-1))?;
+        // SAFETY: reads at most one byte into an array of one.
+        let count = unsafe { libc::read(number, byte.as_mut_ptr().cast(), 1) };
+        match (count, byte) {
+            (1, [GOES_ON]) => Ok(()),
+            _ => Err(Failed { call: "waiting for the master", errno: libc::EPERM }),
         }
     }
 

@@ -42,6 +42,8 @@ impl Processes {
     pub(in crate::supervise::drive) fn freeze(&self) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for ((id, pid), process) in &self.running {
+            // It was reaped, which the next version does not know.
+            process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| link.freeze(None)).transpose()?.flatten();
             kept.workers.push(KeptWorker {
@@ -120,7 +122,7 @@ impl Processes {
         let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
         let info = group.map(|group| {
             let group = Arc::clone(&group.name);
-            WorkerInfo { id: id.0, pid, group, generation }
+            WorkerInfo { id: id.0, pid, group, generation, rt: self.rt.clone() }
         });
         let output = info.as_ref().zip(group).zip(output).and_then(|((info, group), output)| {
             let output = output.thaw(&self.rt, info.clone(), group.output.as_ref()?);

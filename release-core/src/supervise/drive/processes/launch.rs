@@ -17,7 +17,7 @@ use crate::daemon::{
     WorkerInfo, why_not,
 };
 use crate::supervise::{Event, WorkerId};
-use crate::sys::socket::pair;
+use crate::sys::socket::{mark_as_worker_s, pair};
 use crate::sys::spawn::{Command, FIRST_PASSED, SpawnError, spawn};
 use crate::{Error, ErrorKind};
 
@@ -87,7 +87,8 @@ impl Processes {
         let (pid, child) = (child.pid().as_raw(), Arc::new(child));
         let finished = Arc::<AtomicU64>::default();
         let group = self.group(id);
-        let worker = WorkerInfo { id: id.0, pid, group: Arc::clone(&group.name), generation };
+        let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
+        let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
         let output = output.unwrap_or_else(|error| {
             tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
@@ -152,7 +153,12 @@ impl Processes {
 fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
     let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
     let account = command.identity.account().map(str::to_owned);
+    let directory = command.directory.as_ref().map(|path| path.to_string_lossy().into_owned());
     move |error| {
+        if let (Some(directory), true) = (&directory, error.is_of_directory()) {
+            let message = format!("cannot use {directory} as working directory");
+            return Error::new(ErrorKind::Worker, message).caused_by(error);
+        }
         let why = match (&account, error.refusal()) {
             (None, Some(errno)) => why_not(&program, errno),
             (Some(name), Some(Errno::EACCES)) => {
@@ -175,6 +181,7 @@ fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Er
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
             let (socket, theirs) = made?;
+            mark_as_worker_s(&theirs);
             let hello = hello(group, wish, its);
             let attach = Arc::clone(attach);
             Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))

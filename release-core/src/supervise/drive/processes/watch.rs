@@ -10,12 +10,18 @@ use futures_channel::oneshot;
 use super::{EXIT_TIME, Happening, Processes};
 use crate::child::Child;
 use crate::daemon::{News, Output};
+use crate::guard::Guard;
 use crate::rt::Task;
 use crate::supervise::{Event, Exit, WorkerId};
 
 /// How long the connection of a process that has ended may take to be read to its end: something
 /// else may still hold the other end.
 const LAST_WORDS_TIME: Duration = Duration::from_millis(100);
+
+/// How long the application may take for the last that a process has written.
+const PASS_ON_TIME: Duration = Duration::from_secs(5);
+
+const OUTPUT: Guard = Guard::new("output");
 
 /// Done when a connection's listener is dropped.
 pub(super) type Silence = oneshot::Receiver<()>;
@@ -75,11 +81,20 @@ impl Processes {
         silence: Option<Silence>,
     ) -> Task<()> {
         let (sender, pid, rt) = (self.sender.clone(), child.pid().as_raw(), self.rt.clone());
+        // A task of its own: this one runs nothing of the application's, which could hold it up.
+        let (tell_end, end) = oneshot::channel::<()>();
+        let passing = output.map(|output| self.rt.spawn(output.pass_on_until(end)));
         self.rt.spawn(async move {
-            let exit = match output {
-                Some(output) => output.pass_on_until(child.exit()).await,
-                None => child.exit().await,
-            };
+            let exit = child.exit().await;
+            drop(tell_end);
+            if let Some(passing) = passing
+                && !matches!(rt.timeout(PASS_ON_TIME, OUTPUT.run(|| passing)).await, Ok(Ok(_)))
+            {
+                tracing::error!(
+                    pid,
+                    "the last words of a worker are lost: `output` did not take them"
+                );
+            }
             let exit = match exit {
                 Ok(exit) => exit,
                 // Somebody else has reaped it: it has ended, and nobody knows how.

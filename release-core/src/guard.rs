@@ -1,0 +1,230 @@
+//! `Guard`: the one way in which this library calls a function that the application has given it.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// From this time on the log says that a function kept the master from its work.
+pub(crate) const BUSY_TIME: Duration = Duration::from_secs(1);
+
+/// Calls the application's functions: a panic becomes an error that names the hook, and the log says
+/// which hook kept the thread for long.
+///
+/// Panics are caught by unwinding, hence nothing of this works in a program that is built with
+/// `panic = "abort"`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    hook: &'static str,
+    is_measured: bool,
+}
+
+/// What a function of the application panicked with.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+impl Guard {
+    /// The tasks of a program, which may be a worker.
+    pub(crate) const TASK: Self = Self { hook: "a task", is_measured: false };
+
+    /// A function that may block.
+    pub(crate) const BLOCKING: Self = Self { hook: "unblock", is_measured: false };
+
+    /// Of a function of the master that is known by this name.
+    pub(crate) const fn new(hook: &'static str) -> Self {
+        Self { hook, is_measured: true }
+    }
+
+    /// Calls a function.
+    ///
+    /// # Errors
+    ///
+    /// When it panics.
+    pub(crate) fn call<T>(self, function: impl FnOnce() -> T) -> Result<T, Panicked> {
+        self.attempt(function).map_err(|payload| Panicked::new(self.hook, payload))
+    }
+
+    /// Calls a function that returns a future, and runs that to its end: polling and dropping it are
+    /// guarded, too.
+    ///
+    /// # Errors
+    ///
+    /// When one of them panics.
+    pub(crate) async fn run<F: Future>(
+        self,
+        function: impl FnOnce() -> F,
+    ) -> Result<F::Output, Panicked> {
+        let running = self.run_to_end(async { function().await });
+        running.await.map_err(|payload| Panicked::new(self.hook, payload))
+    }
+
+    /// [`run`](Self::run) of a future, with what it panics with.
+    pub(crate) async fn run_to_end<F: Future>(self, future: F) -> Result<F::Output, Payload> {
+        let mut running = pin!(Some(future));
+        let outcome = poll_fn(|cx| {
+            let Some(future) = running.as_mut().as_pin_mut() else { return Poll::Pending };
+            match self.attempt(|| future.poll(cx)) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+                Err(payload) => Poll::Ready(Err(payload)),
+            }
+        });
+        let outcome = outcome.await;
+        if let Err(panicked) = self.call(|| running.set(None)) {
+            tracing::error!(reason = %panicked, "a future panicked when it was dropped");
+        }
+        outcome
+    }
+
+    fn attempt<T>(self, function: impl FnOnce() -> T) -> Result<T, Payload> {
+        let began = self.is_measured.then(coarse_now);
+        let outcome = catch_unwind(AssertUnwindSafe(function));
+        if let Some(began) = began {
+            let time = coarse_now().saturating_sub(began);
+            if time >= BUSY_TIME {
+                let hook = self.hook;
+                TOLD.with(|told| told.set(told.get() + time));
+                tracing::warn!(
+                    "the master was busy for {:.1} s: `{hook}` did not give way; what blocks belongs \
+                     into `Rt::unblock`",
+                    time.as_secs_f64()
+                );
+            }
+        }
+        outcome
+    }
+}
+
+thread_local! {
+    /// For how long this thread was busy in all, as the log says.
+    static TOLD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// For how long functions of the application have kept this thread busy, as far as the log says so.
+pub(crate) fn told_busy() -> Duration {
+    TOLD.get()
+}
+
+/// A clock of a few milliseconds, which costs next to nothing.
+fn coarse_now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A function of the application has panicked.
+#[derive(Debug)]
+pub(crate) struct Panicked {
+    hook: &'static str,
+    message: String,
+}
+
+impl Panicked {
+    fn new(hook: &'static str, payload: Payload) -> Self {
+        let message = panic_message(&*payload).to_owned();
+        // Whatever a program panics with may panic itself when it is dropped.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            let _ = ManuallyDrop::new(payload);
+        }
+        Self { hook, message }
+    }
+}
+
+impl Panicked {
+    /// What it said.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` panicked: {}", self.hook, self.message)
+    }
+}
+
+impl StdError for Panicked {}
+
+/// The text of a panic, as far as it has one.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::*;
+    use crate::rt::Driver;
+    use crate::rt::local::Local;
+
+    const HOOK: Guard = Guard::new("hook");
+
+    /// Panics wherever it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                panic_any("bomb");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_that_names_the_hook() {
+        let words = |panic: fn()| HOOK.call(panic).unwrap_err().to_string();
+        assert_eq!(words(|| panic!("no {}", "way")), "`hook` panicked: no way");
+        assert_eq!(words(|| panic_any(7)), "`hook` panicked: (no text)");
+        assert_eq!(words(|| panic_any(Bomb)), "`hook` panicked: (no text)");
+        assert_eq!(words(|| drop(Bomb)), "`hook` panicked: bomb");
+        assert_eq!(HOOK.call(|| 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_future_may_panic_when_it_is_made_polled_or_dropped() {
+        let driver = Local::new().unwrap();
+        let rt = driver.handle();
+        crate::rt::run(&driver, async {
+            let made = HOOK.run(|| -> std::future::Ready<()> { panic!("made") }).await;
+            assert_eq!(made.unwrap_err().to_string(), "`hook` panicked: made");
+            let polled = HOOK.run(|| async {
+                rt.sleep(Duration::from_millis(1)).await;
+                panic!("polled")
+            });
+            assert_eq!(polled.await.unwrap_err().to_string(), "`hook` panicked: polled");
+            let dropped = HOOK.run(|| {
+                let bomb = Bomb;
+                poll_fn(move |_| {
+                    let _bomb = &bomb;
+                    Poll::Ready(3)
+                })
+            });
+            assert_eq!(dropped.await.unwrap_err().to_string(), "`hook` panicked: bomb");
+        });
+    }
+
+    #[test]
+    fn a_task_may_panic_when_it_is_cancelled() {
+        let driver = Local::new().unwrap();
+        let rt = driver.handle();
+        crate::rt::run(&driver, async {
+            let task = rt.spawn(async {
+                let _bomb = Bomb;
+                std::future::pending::<()>().await;
+            });
+            rt.sleep(Duration::from_millis(1)).await;
+            drop(task);
+            rt.sleep(Duration::from_millis(1)).await;
+        });
+    }
+}

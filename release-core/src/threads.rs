@@ -1,0 +1,77 @@
+//! `Threads`: a few threads for what may block, which are there only while there is something to do.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::sys::signal::block_all;
+
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs jobs in the order in which they came, so many at a time. The others wait.
+pub(crate) struct Threads {
+    name: &'static str,
+    most: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    waiting: VecDeque<Job>,
+    /// How many threads there are; each is busy.
+    threads: usize,
+}
+
+impl Threads {
+    pub(crate) const fn new(name: &'static str, most: usize) -> Self {
+        Self { name, most, state: Mutex::new(State { waiting: VecDeque::new(), threads: 0 }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many jobs are not done.
+    pub(crate) fn unfinished(&self) -> usize {
+        let state = self.lock();
+        state.threads + state.waiting.len()
+    }
+
+    /// Has a thread do the job, as soon as one is free.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread and none can be started; the job comes back.
+    pub(crate) fn run(&'static self, job: Job) -> Result<(), (Job, io::Error)> {
+        let mut state = self.lock();
+        if state.threads < self.most {
+            // It waits for the lock.
+            match thread::Builder::new().name(self.name.to_owned()).spawn(|| self.work()) {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads == 0 => return Err((job, error)),
+                Err(_) => {}
+            }
+        }
+        state.waiting.push_back(job);
+        Ok(())
+    }
+
+    fn work(&self) {
+        // They are for the thread that runs the master.
+        let _ = block_all();
+        while let Some(job) = self.next() {
+            // It says itself what became of it.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        let job = state.waiting.pop_front();
+        if job.is_none() {
+            state.threads -= 1;
+        }
+        job
+    }
+}
