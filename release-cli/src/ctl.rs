@@ -13,7 +13,7 @@ mod client;
 mod table;
 mod watch;
 
-/// Ask or tell a running service: status, reload, scale, restart, upgrade, stop
+/// Ask or tell a running service: status, reload, scale, restart, reopen, upgrade, stop
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -59,6 +59,8 @@ enum Request {
         #[arg(value_parser = number, allow_negative_numbers = true)]
         id: u32,
     },
+    /// Open the log files again, which somebody has moved
+    Reopen,
     /// Replace the master by its new version in place; back when that one serves
     Upgrade,
     /// Stop the service in order; back when it has stopped
@@ -87,6 +89,7 @@ pub(crate) fn run(options: Options) -> ExitCode {
         Request::Reload => client.tell("reload"),
         Request::Scale { workers } => client.tell(&format!("scale {workers}")),
         Request::Restart { id } => client.tell(&format!("restart {id}")),
+        Request::Reopen => client.tell("reopen"),
         Request::Upgrade => client.tell("upgrade"),
         Request::Stop => client.stop(),
         Request::Watch => watch::run(&client, json),

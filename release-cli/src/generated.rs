@@ -37,7 +37,9 @@ impl Man {
         match written {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("release: cannot write pages to {}: {error}", self.directory.display());
+                let place = self.directory.display();
+                let message = format!("release: cannot write pages to {place}: {error}\n");
+                let _ = io::Write::write_all(&mut io::stderr(), message.as_bytes());
                 ExitCode::FAILURE
             }
         }

@@ -9,7 +9,7 @@ use release_core::net::ListenOn;
 use release_core::rt::local::Local;
 use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
 use release_core::{
-    Error, ErrorKind, Exit, Master, Readiness, StopSignal, WorkerInfo, Workers, log,
+    Error, ErrorKind, Exit, Master, OutputFormat, Readiness, StopSignal, WorkerInfo, Workers, log,
 };
 
 use crate::output;
@@ -118,7 +118,7 @@ fn prepare(options: Options) -> Result<Master, Error> {
     let prefix = |worker: &WorkerInfo| format!("[{}]", worker.pid);
     workers = match options.syslog {
         true => workers.output(output::to_log(prefix)),
-        false => workers.output(output::to_standard_streams(prefix)),
+        false => workers.output_format(OutputFormat::Prefixed(prefix)),
     };
     Ok(Master::new().workers(workers).forward_signals().stop_deadline(Duration::MAX))
 }

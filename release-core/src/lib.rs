@@ -77,6 +77,7 @@ pub mod net;
 pub mod rt;
 mod seldom;
 mod signals;
+mod streams;
 pub mod supervise;
 mod sys;
 pub mod systemd;
@@ -85,9 +86,9 @@ mod trusted;
 
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
-    Master, MasterHandle, Me, OutputStream, Permit, PlainMe, Readiness, Resource, StopSignal,
-    Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers, handed_over,
-    is_worker, me,
+    Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
+    StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
+    handed_over, is_worker, me, read_to_start,
 };
 pub use error::{Error, ErrorKind};
 pub use net::Credentials;

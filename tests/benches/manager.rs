@@ -1,6 +1,7 @@
 //! What `release run` costs beside the program that it runs: the time from its start to the first
 //! answer of its worker, and its private memory once nothing happens. In one run with what else is
-//! installed that puts a program behind a listening socket.
+//! installed that puts a program behind a listening socket. Then the rate at which it passes on what its
+//! worker writes, beside the worker alone.
 //!
 //! ```sh
 //! cargo bench --bench manager            # the table
@@ -56,7 +57,10 @@ fn main() -> ExitCode {
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--serve"] => serve(None),
         ["--serve", address] => serve(Some(address)),
-        _ => table(if arguments.iter().any(|argument| argument == "--quick") { 3 } else { 21 }),
+        _ => {
+            let is_quick = arguments.iter().any(|argument| argument == "--quick");
+            table(if is_quick { 3 } else { 21 }).and_then(|()| output(if is_quick { 1 } else { 7 }))
+        }
     };
     done.map_or_else(
         |error| {
@@ -133,6 +137,71 @@ fn measured(start: Start, worker: &str) -> io::Result<(Duration, u64)> {
     let kib = private_kib(child.id());
     end(&mut child)?;
     Ok((measured?, kib?))
+}
+
+/// How much a worker writes, in lines like those of an access log.
+const OUTPUT: usize = 200_000_000;
+
+const LINE: &[u8] =
+    b"192.0.2.17 - - [28/Nov/2026:20:00:00 +0000] \"GET /some/path HTTP/1.1\" 200 1234 \"-\" \"-\"\n";
+
+/// The rate of `cat` alone and of `release run` in each of its formats, in turns, and how much memory
+/// the latter has meanwhile.
+fn output(rounds: usize) -> Result<(), AnyError> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(&LINE.repeat(OUTPUT / LINE.len()))?;
+    let release = Program::release_path().display().to_string();
+    let path = file.path().display().to_string();
+    let formats = ["", "prefixed", "raw", "json"];
+    let mut results = formats.map(|_| Vec::new());
+    for _ in 0..rounds {
+        for (format, results) in formats.iter().zip(&mut results) {
+            let options = ["run", "--ready", "0", "--respawn", "never", "--output", format, "--"];
+            let mut command = match *format {
+                "" => command("cat", &[&path]),
+                _ => command(&release, &[&options[..], &["cat", &path]].concat()),
+            };
+            results.push(passed_on(&mut command)?);
+        }
+    }
+    println!("\n{} MB of lines, median of {rounds} rounds\n", OUTPUT / 1_000_000);
+    println!("| | MB/s | beside `cat` alone | private memory meanwhile |\n|---|---:|---:|---:|");
+    let mut alone = None;
+    for (format, mut results) in formats.iter().zip(results) {
+        results.sort_unstable();
+        let time = results[results.len() / 2].0.as_secs_f64();
+        let kib = results.iter().map(|(_, kib)| *kib).max().unwrap_or_default();
+        let ratio = *alone.get_or_insert(time) / time;
+        let rate = OUTPUT as f64 / 1e6 / time;
+        println!("| `cat` {format} | {rate:.0} | {ratio:.2} | {kib} KiB |");
+    }
+    Ok(())
+}
+
+/// How long it takes until everything is read, and the most private memory that was seen.
+fn passed_on(command: &mut Command) -> io::Result<(Duration, u64)> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut reader = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let (mut block, mut count, mut most) = (vec![0; 65_536], 0, 0);
+    let mut began = None;
+    loop {
+        let read = reader.read(&mut block)?;
+        began.get_or_insert_with(Instant::now);
+        count += read;
+        if read == 0 {
+            break;
+        }
+        // Ten times in all.
+        if count / (OUTPUT / 10) != (count - read) / (OUTPUT / 10) {
+            most = most.max(private_kib(child.id()).unwrap_or_default());
+        }
+    }
+    let time = began.map_or(Duration::ZERO, |began| began.elapsed());
+    child.wait()?;
+    if count < OUTPUT / LINE.len() * LINE.len() {
+        return Err(io::Error::other(format!("{count} bytes arrived")));
+    }
+    Ok((time, most))
 }
 
 fn ask(address: std::net::SocketAddr) -> io::Result<()> {

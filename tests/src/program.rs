@@ -134,6 +134,14 @@ impl Program {
         Running { child, directory: self.directory, log, status: None }
     }
 
+    /// Starts it with another standard error, and in the process group of this test: a launcher may begin
+    /// a session.
+    pub(crate) fn start_with(mut self, error: Stdio) -> Running {
+        let log = self.path("stderr");
+        let child = self.command.stderr(error).spawn().expect("the program starts");
+        Running { child, directory: self.directory, log, status: None }
+    }
+
     /// Starts it and waits for its end: exit code and standard error.
     #[must_use]
     pub fn run(self) -> (i32, String) {

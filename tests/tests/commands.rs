@@ -176,8 +176,7 @@ on_every_backend! {
             for expected in [
                 format!("[{id} out] one"),
                 format!("[{id} err] two"),
-                format!("[{id} out] {}", "x".repeat(4000)),
-                format!("[{id} out] {}", "x".repeat(1000)),
+                format!("[{id} out] {long}"),
                 format!("[{id} out] no end"),
             ] {
                 assert!(log.lines().any(|line| line == expected), "{expected}: {log}");
@@ -185,18 +184,14 @@ on_every_backend! {
         }
     }
 
-    fn a_storm_of_output_is_dropped_and_counted(backend: Backend) {
+    fn a_storm_of_output_is_complete(backend: Backend) {
         let options = ["--output", "--respawn", "never", "--ready", "0"];
         let line = "yes | head -n 50000; echo still here >&2";
         let (code, log) = shell(backend, &options, line).run();
         assert_eq!(code, 0, "{log}");
         let lines = log.lines().filter(|line| line.ends_with(" y")).count();
-        assert!((1000..20_000).contains(&lines), "{lines}");
-        let dropped = log.lines().filter_map(|line| line.split("lines=").nth(1));
-        let dropped: usize = dropped.filter_map(|number| number.trim().parse::<usize>().ok()).sum();
-        // The last word may be among them.
-        let heard = usize::from(log.contains("[0 err] still here"));
-        assert_eq!(lines + dropped + heard, 50_001, "{lines} {dropped}");
+        assert_eq!(lines, 50_000);
+        assert!(log.contains("[0 err] still here"), "{log:.1000}");
     }
 
     fn a_worker_of_root_s_is_its_user(backend: Backend) {

@@ -85,8 +85,15 @@ fn a_configuration_that_becomes_somebody_else_s_is_not_obeyed_at_a_reload() {
     if !is_root("giving files away") {
         return;
     }
-    let program = Program::release()
-        .args(["run", "--control", "control", "--ready", "0", "--config", "conf"]);
+    let program = Program::release().args([
+        "run",
+        "--control",
+        "control",
+        "--ready",
+        "0",
+        "--config",
+        "conf",
+    ]);
     let path = program.path("conf");
     fs::write(&path, "command = [\"sleep\", \"1000\"]\n").expect("a file");
     let mut manager = program.start();

@@ -14,7 +14,7 @@ pub(super) struct Access {
     /// An account that may ask for the status
     #[arg(long, value_name = "LOGIN")]
     allow_read: Vec<String>,
-    /// An account that may also reload, scale and restart
+    /// An account that may also reload, scale, restart and reopen
     #[arg(long, value_name = "LOGIN")]
     allow_operate: Vec<String>,
     /// An account that may also upgrade and stop
@@ -90,7 +90,7 @@ pub(super) async fn answer(
 ) -> String {
     let (word, argument) = request.split_once(' ').unwrap_or((&request, ""));
     let needed = match word {
-        "reload" | "scale" | "restart" => Level::Operate,
+        "reload" | "scale" | "restart" | "reopen" => Level::Operate,
         "upgrade" | "stop" => Level::Administer,
         _ => Level::Read,
     };
@@ -109,6 +109,7 @@ pub(super) async fn answer(
             Ok(id) => outcome(master.restart(id).await),
             Err(_) => "error: say which worker: `restart ID`".to_owned(),
         },
+        ("reopen", "") => outcome(master.reopen_logs().await),
         ("upgrade", "") => outcome(master.upgrade().await),
         ("stop", "") => {
             master.stop();
@@ -119,7 +120,7 @@ pub(super) async fn answer(
             let start: String = word.chars().take(40).collect();
             format!(
                 "error: unknown command `{}`; there is: ping, status, reload, scale N, restart ID, \
-                 upgrade, stop",
+                 reopen, upgrade, stop",
                 start.escape_debug()
             )
         }

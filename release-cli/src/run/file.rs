@@ -7,14 +7,14 @@ use release_core::config::{Config, Spec, Value, key};
 use release_core::{Readiness, StopSignal};
 
 use super::Options;
-use super::values::{self, Listen};
+use super::values::{self, Listen, OutputKind};
 use crate::variables::Pair;
 
 /// What a value is, and whether it is one.
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
 
 /// Options with one value, as on the command line.
-const VALUES: [Text; 11] = [
+const VALUES: [Text; 16] = [
     ("workers", "`auto` or a number of workers", |text| values::workers(text).map(drop)),
     ("user", "a login name", |_| Ok(())),
     ("group", "the name of a group", |_| Ok(())),
@@ -26,6 +26,11 @@ const VALUES: [Text; 11] = [
     }),
     ("stop-timeout", "a time", |text| values::duration(text).map(drop)),
     ("respawn", "always, on-failure or never", |text| values::respawn(text).map(drop)),
+    ("output", "prefixed, raw, json or inherit", |text| text.parse::<OutputKind>().map(drop)),
+    ("out", "a path", |_| Ok(())),
+    ("err", "a path", |_| Ok(())),
+    ("line-limit", "a number of bytes", |text| values::line_limit(text).map(drop)),
+    ("log-limit", "a number of lines", |text| values::log_limit(text).map(drop)),
     ("pid-file", "a path", |_| Ok(())),
     ("control", "a path", |_| Ok(())),
 ];
@@ -113,6 +118,11 @@ pub(super) fn merge(options: &Options, file: &Config) -> Options {
     merged.respawn = options.respawn.or_else(|| values::respawn(&one("respawn")?).ok());
     merged.user = merged.user.or_else(|| one("user"));
     merged.group = merged.group.or_else(|| one("group"));
+    merged.output = options.output.or_else(|| one("output")?.parse().ok());
+    merged.out = merged.out.or_else(|| path("out"));
+    merged.err = merged.err.or_else(|| path("err"));
+    merged.line_limit = options.line_limit.or_else(|| values::line_limit(&one("line-limit")?).ok());
+    merged.log_limit = options.log_limit.or_else(|| values::log_limit(&one("log-limit")?).ok());
     merged.pid_file = merged.pid_file.or_else(|| path("pid-file"));
     merged.control = merged.control.or_else(|| path("control"));
     merged.syslog |= is("syslog");

@@ -26,7 +26,7 @@ use crate::variables::Variables;
 use control::Access;
 use ends::Ends;
 use reload::Reloads;
-use values::Listen;
+use values::{Listen, OutputKind};
 
 /// The name of the workers' group.
 const GROUP: &str = "workers";
@@ -61,9 +61,18 @@ With `--ready notify` a worker may also say at NOTIFY_SOCKET:
   STOPPING=1              it ends of itself
   WATCHDOG=1              it lives, see --watchdog; WATCHDOG=trigger has it replaced at once
 
+What workers write to standard output and error is passed on to those of this program, line by line:
+  prefixed  after the number and process of the worker, such as `[1 4711] `; control characters escaped
+  raw       as it is, with its colours
+  json      as {\"worker\":1,\"pid\":4711,\"stream\":\"stdout\",\"message\":\"...\"}
+  inherit   not at all: workers write to the same places themselves
+Nothing is lost while somebody reads: a worker that is faster than that waits, like one that writes to
+a pipe. This program never waits; its own log is cut short when nobody reads it.
+
 Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
 second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker; USR1 puts a new
-version of `release` itself in the place of this one, as `release ctl upgrade` does.
+version of `release` itself in the place of this one, as `release ctl upgrade` does; USR2 opens the
+files of --out and --err again, which somebody has moved, as `release ctl reopen` does.
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
@@ -135,11 +144,27 @@ pub(crate) struct Options {
     control: Option<PathBuf>,
     #[command(flatten)]
     access: Access,
-    /// Log to syslog, and what workers write, too
+    /// How lines of workers are passed on: prefixed, raw, json or inherit, see below [default: prefixed]
+    #[arg(long, value_name = "HOW")]
+    output: Option<OutputKind>,
+    /// Append standard output, and what workers write there, to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Append standard error, with the log and what workers write there, to a file
+    #[arg(long, value_name = "FILE")]
+    err: Option<PathBuf>,
+    /// The longest line of a worker in bytes; longer ones are split [default: 65536]
+    #[arg(long, value_name = "BYTES", value_parser = values::line_limit)]
+    line_limit: Option<usize>,
+    /// How many lines a worker may write in a second before the rest of that second is dropped
+    /// [default: no limit]
+    #[arg(long, value_name = "N", value_parser = values::log_limit)]
+    log_limit: Option<u32>,
+    /// Log to syslog, and what workers write, too, unless --output says how it is passed on
     #[arg(long)]
     syslog: bool,
-    /// Run in the background; done with status 0 when all workers are ready. What this and the workers
-    /// write then is lost but for --syslog
+    /// Run in the background; done with status 0 when all workers are ready. What workers write until
+    /// then is printed; afterwards that and the log are lost but for --out, --err and --syslog
     #[arg(long)]
     background: bool,
     /// A file with settings
@@ -238,10 +263,16 @@ fn prepare(options: Options) -> Result<Master, Error> {
         workers = workers.group(group);
     }
     let prefix = |worker: &release_core::WorkerInfo| format!("[{} {}]", worker.id, worker.pid);
-    workers = match options.syslog {
-        true => workers.output(output::to_log(prefix)),
-        false => workers.output(output::to_standard_streams(prefix)),
+    workers = match (options.output, options.syslog) {
+        (None, true) => workers.output(output::to_log(prefix)),
+        (format, _) => workers.output_format(format.unwrap_or_default().format(prefix)),
     };
+    if let Some(bytes) = options.line_limit {
+        workers = workers.line_limit(bytes);
+    }
+    if let Some(lines) = options.log_limit {
+        workers = workers.line_rate(lines);
+    }
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
     let ends = Ends::default();
     let (seen, read, restore) = (ends.clone(), reloads.clone(), reloads.clone());
@@ -256,6 +287,12 @@ fn prepare(options: Options) -> Result<Master, Error> {
         .on_rollback(move || restore.restore())
         .main(|master| reload::resize(master, sizes))
         .systemd();
+    if let Some(path) = options.out {
+        master = master.output(path);
+    }
+    if let Some(path) = options.err {
+        master = master.error(path);
+    }
     if let Some(path) = options.pid_file {
         master = master.lock_file(path);
     }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use release_core::Readiness;
 use release_core::net::ListenOn;
 use release_core::supervise::Respawn;
+use release_core::{OutputFormat, Readiness, WorkerInfo};
 
 use super::processors::processors;
 
@@ -35,6 +35,55 @@ impl FromStr for Listen {
 /// The directory may change before the first worker is started; links stay links.
 pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("it has no name".to_owned()) } else { Ok(text.into()) }
+}
+
+/// How lines of workers are passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum OutputKind {
+    #[default]
+    Prefixed,
+    Raw,
+    Json,
+    Inherit,
+}
+
+impl OutputKind {
+    pub(super) fn format(self, prefix: fn(&WorkerInfo) -> String) -> OutputFormat {
+        match self {
+            Self::Prefixed => OutputFormat::Prefixed(prefix),
+            Self::Raw => OutputFormat::Raw,
+            Self::Json => OutputFormat::Json,
+            Self::Inherit => OutputFormat::Inherit,
+        }
+    }
+}
+
+impl FromStr for OutputKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "prefixed" => Ok(Self::Prefixed),
+            "raw" => Ok(Self::Raw),
+            "json" => Ok(Self::Json),
+            "inherit" => Ok(Self::Inherit),
+            _ => Err("it is prefixed, raw, json or inherit".to_owned()),
+        }
+    }
+}
+
+pub(super) fn line_limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 80..=16_777_216) => Ok(bytes),
+        _ => Err("it is a number of bytes from 80 to 16777216".to_owned()),
+    }
+}
+
+pub(super) fn log_limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(lines @ 1..) => Ok(lines),
+        _ => Err("it is a number of lines, 1 or more".to_owned()),
+    }
 }
 
 pub(super) fn workers(text: &str) -> Result<u32, String> {

@@ -11,6 +11,7 @@ use super::error::{Errors, Problems};
 use super::printable::shortened;
 use super::source::{Place, Source};
 use super::{Spec, Value, de, read};
+use crate::daemon::accepted;
 
 /// A configuration that fulfils its [`Spec`] (row R19): a value for every key, from the file or by
 /// default.
@@ -81,7 +82,10 @@ impl Config {
     ///
     /// Everything that is wrong with the file, or why it cannot be read.
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
-        check(read::read(path.as_ref(), spec.size_limit)?, spec)
+        let path = path.as_ref();
+        let config = check(read::read(path, spec.size_limit)?, spec)?;
+        accepted(path, config.source.text.as_bytes());
+        Ok(config)
     }
 
     /// The configuration that a text is; messages name it as told.

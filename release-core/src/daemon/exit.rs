@@ -97,8 +97,9 @@ impl Termination for Exit {
     fn report(self) -> ExitCode {
         if let Some(error) = &self.error {
             let name = program_name();
+            crate::sys::image::way_back::say(&error.report());
             // Whether somebody hears it changes nothing about the exit status.
-            crate::log::last_words(&format!("{name}: {}\n", error.report()));
+            crate::streams::last_words(&format!("{name}: {}\n", error.report()));
         }
         ExitCode::from(self.code)
     }

@@ -14,7 +14,7 @@ use super::foreign::Foreign;
 use super::hello::Types;
 use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
-use super::output::Sink;
+use super::output::Capture;
 use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::limits::Limits;
@@ -36,7 +36,7 @@ pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     pub(crate) contact: Contact,
     pub(crate) stop_signal: StopSignal,
-    pub(crate) output: Option<Sink>,
+    pub(crate) output: Option<Capture>,
     pub(crate) limits: Limits,
     pub(super) spec: GroupSpec,
     pub(super) program: Program,
@@ -208,7 +208,7 @@ impl Group {
     /// Opens the sockets of the workers that will be there at the start, the first with this
     /// identity, and at least one of each listener; returns the identity after the last worker.
     pub(super) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
-        if let Contact::Foreign(foreign) = &mut self.contact {
+        if let Contact::Foreign(foreign) = &self.contact {
             foreign.open()?;
         }
         let after = first.saturating_add(self.spec.size);
@@ -297,18 +297,22 @@ impl Group {
         open.filter_map(|listener| listener.key(&self.name))
     }
 
-    /// Opens, for a trial, one socket of each listener that is not among those.
+    /// Opens, for a trial, what its processes need, and one socket of each listener that is not among those.
     pub(super) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
+        if let Contact::Foreign(foreign) = &self.contact {
+            foreign.open()?;
+        }
         let Self { listeners, name, .. } = self;
         let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));
         let mut new = listeners.iter_mut().filter(is_new);
         new.try_for_each(|listener| listener.open(name, WorkerId(0)))
     }
 
-    /// Takes the sockets over that an earlier version of the program has opened for this group.
-    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>) {
+    /// Takes the sockets over that an earlier version of the program has opened for this group; at
+    /// `any` address.
+    pub(super) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>, any: bool) {
         for listener in &mut self.listeners {
-            listener.adopt(&self.name, kept);
+            listener.adopt(&self.name, kept, any);
         }
     }
 

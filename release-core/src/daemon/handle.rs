@@ -196,8 +196,8 @@ impl MasterHandle {
     ///
     /// With the reason. The master is as it was, with its version and workers, when the new version
     /// cannot be started, is no version of this program, hangs for 10 seconds, or says that it cannot
-    /// take over; when a handler is not done within 5 seconds; when exec fails; when the master
-    /// stops. When the new version's workers fail, the old workers go on, under the new master.
+    /// take over; when a handler is not done within 5 seconds; when exec fails; when the new version
+    /// ends in its `main`, or cannot start, before it is the master; when the master stops. When the new version's workers fail, the old workers go on, under the new master.
     ///
     /// # Cancel safety
     ///

@@ -1,11 +1,11 @@
 //! The process that was started, while the daemon that it has launched comes up: the words between
 //! the two, and what the launcher's exit status says.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::exit::program_name;
-use crate::Error;
+use crate::{Error, streams};
 
 /// It does what it is for.
 const READY: u8 = 1;
@@ -98,6 +98,8 @@ pub(super) fn await_ready(mut daemon: UnixStream) -> u8 {
 }
 
 pub(super) fn complain(status: u8, reason: &str) -> u8 {
-    let _ = writeln!(io::stderr(), "{}: {reason}", program_name());
+    // Kept for the daemon; standard error is the same here.
+    streams::launcher::leave();
+    streams::last_words(&format!("{}: {reason}\n", program_name()));
     status
 }

@@ -237,10 +237,15 @@ impl Listener {
         }
     }
 
-    /// Takes over what an earlier version of the program has opened for this listener.
-    pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>) {
-        let key = [group, &self.name, &self.requested];
-        let is_own = |one: &mut KeptListener| one.key.iter().eq(&key);
+    /// Takes over what an earlier version of the program has opened for this listener; at `any`
+    /// address, where the program is that version and would ask for another one by now.
+    pub(super) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>, any: bool) {
+        if let Some(moved) = kept.iter().find(|one| any && one.is_of(group, &self.name)) {
+            self.move_to(&moved.key[2].clone());
+        }
+        let requested = self.requested.clone();
+        let name = &self.name;
+        let is_own = |one: &mut KeptListener| one.is_of(group, name) && one.key[2] == requested;
         for KeptListener { worker, process, socket, file, .. } in kept.extract_if(.., is_own) {
             match (&mut self.sockets, worker) {
                 (Sockets::Shared(shared), None) => shared.adopt(socket.into(), file),
@@ -264,6 +269,29 @@ impl Listener {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Has it be at another address, which is not opened.
+    fn move_to(&mut self, requested: &str) {
+        if self.requested == requested {
+            return;
+        }
+        let (listener, address) = (&self.name, requested);
+        tracing::warn!(listener, address, wanted = self.requested, "it stays where it was");
+        requested.clone_into(&mut self.requested);
+        let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
+        match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
+            (Sockets::Shared(Shared { address, .. }), Ok(inet)) => address.address = inet.into(),
+            (Sockets::Shared(Shared { address, .. }), Err(_)) => {
+                address.address = bare.strip_prefix('@').map_or_else(
+                    || Unix::path(bare).into(),
+                    |name| Unix::Abstract(name.into()).into(),
+                );
+            }
+            (Sockets::Each { common, .. }, Ok(inet))
+            | (Sockets::Steered(Steered { common, .. }), Ok(inet)) => common.address = inet.into(),
+            _ => {}
         }
     }
 
@@ -308,6 +336,10 @@ fn look((group, listener): (&str, &str), socket: &OwnedFd, address: Inet) -> Res
 }
 
 impl KeptListener {
+    fn is_of(&self, group: &str, name: &str) -> bool {
+        self.key[0] == group && self.key[1] == name
+    }
+
     /// Nobody asks for it any more.
     pub(super) fn give_up(self) {
         let [group, listener, address] = &self.key;

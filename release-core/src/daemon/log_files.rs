@@ -1,4 +1,4 @@
-//! Log files of a daemon (row D1): what its standard output and error are appended to.
+//! Log files of a master or daemon (row D1): what its standard output and error are appended to.
 
 use std::fs::File;
 use std::io;
@@ -40,9 +40,14 @@ impl LogFiles {
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         if self.is_empty() {
             let message = "there are no log files to open again: \
-                           the master is no daemon with `output` or `error`";
+                           the master has neither `output` nor `error`";
             return Err(Error::new(ErrorKind::Usage, message));
         }
+        self.redirect()
+    }
+
+    /// Standard output and error go on in the files that have these names now.
+    pub(super) fn redirect(&self) -> Result<(), Error> {
         for (number, file) in self.open()? {
             redirect(number, &file)
                 .map_err(|error| Error::system("cannot redirect standard output", error))?;

@@ -71,6 +71,8 @@ mod run;
 #[doc(alias = "master_slaves")]
 pub struct Master {
     background: Option<Daemon>,
+    /// Where standard output and error are appended to.
+    files: [Option<PathBuf>; 2],
     privileged: Option<bool>,
     lock_file: Option<PathBuf>,
     groups: Vec<Box<dyn IntoGroup>>,
@@ -106,6 +108,7 @@ impl Master {
     pub fn new() -> Self {
         Self {
             background: None,
+            files: [None, None],
             privileged: None,
             lock_file: None,
             groups: Vec::new(),
@@ -125,6 +128,33 @@ impl Master {
     #[must_use]
     pub fn background(mut self, daemon: Daemon) -> Self {
         self.background = Some(daemon);
+        self
+    }
+
+    /// Appends standard output, and what workers write there, to a file, which is made with mode 0640 if
+    /// there is none: like [`Daemon::output`], and also for a master in the foreground.
+    ///
+    /// The file is opened once everything else is in place, so the reason why a master cannot start is
+    /// still printed where it was started. SIGUSR2 and
+    /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs) open the file again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let master = release_core::Master::new().output("/var/log/web.log").error("/var/log/web.log");
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[0] = Some(path.into());
+        self
+    }
+
+    /// Appends standard error, and what workers write there, to a file, which may be the same one: see
+    /// [`output`](Master::output).
+    #[must_use]
+    pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[1] = Some(path.into());
         self
     }
 

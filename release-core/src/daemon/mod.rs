@@ -18,6 +18,7 @@ mod log_files;
 mod master;
 mod options;
 mod output;
+mod panics;
 mod permit;
 mod plan;
 mod privileges;
@@ -47,14 +48,16 @@ pub(crate) use listeners::Watch;
 pub(crate) use log_files::LogFiles;
 pub use master::Master;
 pub use options::{Resource, WorkerOptions};
-pub use output::OutputStream;
 pub(crate) use output::{KeptOutput, Output, Pipes};
+pub use output::{OutputFormat, OutputStream};
 pub use permit::Permit;
 pub use stop_signal::StopSignal;
 pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
 pub(crate) use unexecutable::why_not;
-pub use upgrade::handed_over;
-pub(crate) use upgrade::{Blocked, Estate, Kept, KeptWorker, Version, own_image};
+pub(crate) use upgrade::{
+    Blocked, Estate, Kept, KeptWorker, Tried, Version, accepted, given, own_image,
+};
+pub use upgrade::{handed_over, read_to_start};
 pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use workers::{WorkerInfo, Workers};

@@ -40,13 +40,34 @@ use crate::{Error, ErrorKind};
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[doc(alias = "rtsOptions")]
 pub struct WorkerOptions {
     arguments: Vec<OsString>,
+    #[serde(with = "pairs")]
     variables: BTreeMap<OsString, OsString>,
     processors: Option<Vec<u32>>,
     nice: Option<i32>,
     limits: BTreeMap<Resource, (u64, u64)>,
+}
+
+/// A map in a format whose maps have strings as keys: names need not be text.
+mod pairs {
+    use super::{BTreeMap, OsString};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<OsString, OsString>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
+        Vec::deserialize(deserializer).map(BTreeMap::from_iter)
+    }
 }
 
 /// What [`WorkerOptions::limit`] limits.
@@ -254,7 +275,7 @@ mod tests {
         let listed = |list| (0..12).filter(|number| lists(list, *number)).collect::<Vec<_>>();
         assert_eq!(listed("0"), [0]);
         assert_eq!(listed("0-2,8,10-11"), [0, 1, 2, 8, 10, 11]);
-        assert_eq!(listed(""), []);
+        assert_eq!(listed(""), [0_u32; 0]);
     }
 
     #[test]

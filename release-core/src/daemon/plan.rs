@@ -21,11 +21,13 @@ use super::launcher::Detached;
 use super::listeners::{KeptListener, stored};
 use super::lock::LockFile;
 use super::log_files::LogFiles;
-use super::upgrade::{Before, Estate, HandOver, Kept, Origin, turn_back};
+use super::panics;
+use super::upgrade::{Before, Estate, HandOver, Kept, Origin, stay, turn_back};
 use crate::guard::Guard;
 use crate::ipc::Descriptor;
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
+use crate::streams::{self, launcher};
 use crate::supervise::changes::Hooks;
 use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
@@ -75,8 +77,14 @@ impl Plan {
     /// never forks: it has workers.
     pub(super) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
         match (self.background.take(), before) {
-            (Some(daemon), None) => self.launcher = Some(daemon.detach()?),
-            (Some(daemon), Some(before)) if before.summary.is_background => daemon.return_to()?,
+            (Some(daemon), None) => {
+                launcher::keep();
+                self.launcher = Some(daemon.detach()?);
+            }
+            (Some(daemon), Some(before)) if before.summary.is_background => {
+                let gone = daemon.return_to();
+                before.never_fails(gone)?;
+            }
             _ => {}
         }
         Ok(self)
@@ -90,18 +98,16 @@ impl Plan {
         origin: Origin,
         mut before: Option<Before>,
     ) -> Exit {
+        panics::log();
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
-            Ok((driver, pool)) => {
-                before.iter_mut().for_each(Before::stay);
-                self.supervise(&driver, pool, ground, launcher, origin, before)
-            }
+            Ok((driver, pool)) => self.supervise(&driver, pool, ground, launcher, origin, before),
             Err(error) => {
                 let caught =
                     ground.signals.iter().flat_map(|caught| iter::from_fn(|| caught.take()));
                 let signals: Vec<_> = caught.map(|signal| signal as i32).collect();
-                Err(turn_back(before.as_mut(), &origin, error, &signals))
+                Err(turn_back(error, &signals))
             }
         };
         ended.unwrap_or_else(|error| {
@@ -123,6 +129,7 @@ impl Plan {
         ground.signals = Some(settle_process(ground.is_background, !self.log_files.is_empty())?);
         raise_open_files(before.as_ref().and_then(|before| before.summary.open_files));
         let (is_first, mut nothing) = (before.is_none(), Kept::default());
+        let is_return = before.as_ref().is_some_and(|before| before.returned.is_some());
         let specs = self.groups.iter().map(Group::spec).collect();
         let (pool, kept) = match before {
             None => ((Pool::new(specs, self.stop_deadline, seed()), Vec::new()), &mut nothing),
@@ -132,20 +139,31 @@ impl Plan {
                 (Pool::inherit(specs, pool, stop_deadline, now, returned)?, &mut before.kept)
             }
         };
-        ground.take_lock(self.lock_file.as_deref(), kept.lock.take())?;
+        ground.take_lock(self.lock_file.as_deref(), kept.lock.take(), is_return)?;
         if let Some(systemd) = self.systemd.as_ref().filter(|_| is_first) {
             stored::restore(&mut self.groups, systemd)?;
         }
-        self.groups.iter_mut().for_each(|group| group.adopt_listeners(&mut kept.listeners));
-        ground.unwanted_listeners.append(&mut kept.listeners);
-        self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first))?;
+        let listeners = &mut kept.listeners;
+        self.groups.iter_mut().for_each(|group| group.adopt_listeners(listeners, is_return));
+        ground.unwanted_listeners.append(listeners);
+        let opened = self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first));
+        opened
+            .map(drop)
+            .or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
         ground.unwanted_controls = left;
-        for (control, earlier) in self.controls.drain(..).zip(earlier) {
+        for (control, mut earlier) in self.controls.drain(..).zip(earlier) {
+            earlier.iter_mut().for_each(|earlier| earlier.is_to_stay = is_return);
             let (start, served) = (control.bind)(earlier)?;
             ground.starts.push(start);
             ground.controls.push(served);
+        }
+        if !self.log_files.is_empty() {
+            if is_first && !ground.is_background {
+                launcher::keep();
+            }
+            self.log_files.redirect()?;
         }
         let driver = DRIVER.call(driver).map_err(|panicked| {
             Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
@@ -160,20 +178,22 @@ impl Plan {
         driver: &D,
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
-        launcher: &mut Option<Detached>,
+        waiting: &mut Option<Detached>,
         origin: Origin,
         before: Option<Before>,
     ) -> Result<Exit, Error> {
-        let systemd = self.systemd.as_ref().filter(|_| !ground.is_background);
-        stored::store(&mut self.groups, &ground.unwanted_listeners, systemd);
-        ground.give_up();
         let rt = driver.handle();
         let caught = ground.signals.take();
         let signals = caught.map_or_else(
             || Err(io::ErrorKind::NotFound.into()),
             |caught| Signals::watch(&rt, caught),
         );
-        let signals = signals.map_err(|error| Error::system("cannot catch signals", error))?;
+        let signals = signals
+            .map_err(|error| turn_back(Error::system("cannot catch signals", error), &[]))?;
+        stay();
+        let systemd = self.systemd.as_ref().filter(|_| !ground.is_background);
+        stored::store(&mut self.groups, &ground.unwanted_listeners, systemd);
+        ground.give_up();
         let (lock, hand_over) = (ground.lock.clone(), self.hand_over);
         let (is_background, controls) = (ground.is_background, ground.controls);
         let estate = Estate { origin, is_background, lock, controls, hand_over };
@@ -183,8 +203,14 @@ impl Plan {
             Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
         let kept = before.map(|before| before.kept);
         let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
-        let all_ready = || launcher.take().map(Detached::ready);
-        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready))?;
+        let all_ready = || {
+            launcher::leave();
+            waiting.take().map(Detached::ready)
+        };
+        let _draining = streams::drain(&rt);
+        let ended = run(driver, supervisor.run(ground.starts, self.main, all_ready));
+        streams::finish();
+        let ended = ended?;
         Ok(match ended.outcome {
             Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
             Outcome::Killed { workers } => {
@@ -206,6 +232,11 @@ impl Plan {
     }
 }
 
+/// Goes on without it: the version before is the master again, whatever has changed since.
+fn missed(error: &Error) {
+    tracing::error!(reason = error.report(), "going on without it");
+}
+
 /// What only one master may have. Dropped after the last worker has gone.
 #[derive(Default)]
 struct Ground {
@@ -221,15 +252,16 @@ struct Ground {
 }
 
 impl Ground {
-    /// The lock file: the one that was held before, if it is the same.
+    /// The lock file: the one that was held before, if it is the same, or the version before `returns`.
     fn take_lock(
         &mut self,
         path: Option<&Path>,
         held: Option<(OsString, Descriptor)>,
+        returns: bool,
     ) -> Result<(), Error> {
         let held = held.map(|(path, file)| LockFile::held(path.into(), file.into())).transpose()?;
         let is_wanted = held.as_ref().is_some_and(|held| Some(held.path()) == path);
-        if is_wanted {
+        if is_wanted || returns {
             self.lock = held.map(Arc::new);
         } else {
             self.unwanted_lock = held;

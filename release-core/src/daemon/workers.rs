@@ -10,7 +10,7 @@ use super::attach::Attach;
 use super::connections::Connections;
 use super::group::{Context, Each, Program};
 use super::listeners::Listener;
-use super::output::Sink;
+use super::output::Capture;
 use super::{Environment, Readiness, StopSignal};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
@@ -22,6 +22,7 @@ mod command;
 mod into_group;
 mod listen;
 mod messages;
+mod output;
 mod process;
 mod supervision;
 
@@ -104,7 +105,7 @@ pub struct Workers<W = Never, C = Postcard> {
     has_blocking_listeners: bool,
     readiness: Option<Readiness>,
     stop_signal: StopSignal,
-    output: Option<Sink>,
+    output: Capture,
     user: Option<String>,
     directory: Option<PathBuf>,
     root: Option<PathBuf>,
@@ -192,7 +193,7 @@ impl Workers {
             has_blocking_listeners: false,
             readiness: None,
             stop_signal: StopSignal::default(),
-            output: None,
+            output: Capture::default(),
             user: None,
             directory: None,
             root: None,

@@ -60,20 +60,27 @@ pub(super) fn decoding<T>(
     descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
 ) -> Result<T, CodecError> {
+    match decoding_some(descriptors, decode)? {
+        (_, left) if left > 0 => Err(CodecError::new(format_args!(
+            "{left} descriptors came with the message that belong to none of its parts"
+        ))),
+        (value, _) => Ok(value),
+    }
+}
+
+/// Runs a decoder that may take these descriptors; says how many it has left, which are closed.
+pub(super) fn decoding_some<T>(
+    descriptors: Vec<impl Into<Descriptor>>,
+    decode: impl FnOnce() -> Result<T, CodecError>,
+) -> Result<(T, usize), CodecError> {
     let places = descriptors.into_iter().map(|one| Some(one.into())).collect();
     let outer = Restore(replace(Message::In(places, None)));
     let decoded = decode();
     let message = replace(Message::None);
     drop(outer);
-    let Message::In(places, why) = message else { return decoded };
+    let Message::In(places, why) = message else { return Ok((decoded?, 0)) };
     let left = places.into_iter().flatten().count();
-    match decoded {
-        Ok(_) if left > 0 => Err(CodecError::new(format_args!(
-            "{left} descriptors came with the message that belong to none of its parts"
-        ))),
-        Ok(value) => Ok(value),
-        Err(error) => Err(why.map_or(error, CodecError::new)),
-    }
+    decoded.map(|value| (value, left)).map_err(|error| why.map_or(error, CodecError::new))
 }
 
 /// Gives a descriptor a place in the message that is being encoded.

@@ -48,7 +48,6 @@ impl Syslog {
 
     /// The message has no time of its own: it is that of its arrival.
     fn message(&self, priority: u8, text: &[u8]) -> Vec<u8> {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
         // Asked for each time: a process that becomes a daemon gets another one.
         let mut message =
             format!("<{priority}>{}[{}]: ", self.name, std::process::id()).into_bytes();
@@ -107,10 +106,12 @@ impl<'a> MakeWriter<'a> for Syslog {
 }
 
 impl Write for Message<'_> {
-    /// An event. Whether it was sent is nothing that a program could act upon.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.syslog.log(self.priority, line);
-        Ok(line.len())
+    /// An event, each of its lines a message. Whether it was sent is nothing that a program could act
+    /// upon.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let lines = event.strip_suffix(b"\n").unwrap_or(event);
+        lines.split(|byte| *byte == b'\n').for_each(|line| self.syslog.log(self.priority, line));
+        Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

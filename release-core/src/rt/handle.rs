@@ -183,6 +183,11 @@ impl Rt {
         self.0.now()
     }
 
+    /// Watches a descriptor that others use, too: whoever uses it here sees to it that nothing blocks.
+    pub(crate) fn register_as_it_is(&self, fd: OwnedFd) -> io::Result<Io> {
+        self.0.register(fd).map(Io::new)
+    }
+
     /// Watches a descriptor, which is made non-blocking here.
     pub(crate) fn register(&self, fd: OwnedFd) -> io::Result<Io> {
         crate::sys::fds::set_nonblocking(&fd)?;

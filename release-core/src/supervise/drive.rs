@@ -21,7 +21,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop, Tried};
 use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
@@ -80,6 +80,8 @@ enum Happening {
     AtRest {
         in_time: bool,
     },
+    /// What the new version has turned out to be.
+    Tried(Box<Tried>),
     Failed(Error),
 }
 
@@ -183,6 +185,7 @@ impl Supervisor {
             Happening::Failed(error) => Event::Fail { reason: error.report() },
             Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
             Happening::AtRest { in_time } => self.at_rest(in_time),
+            Happening::Tried(tried) => self.tried(*tried),
             Happening::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");
                 self.signalled(signal)
@@ -230,7 +233,7 @@ impl Supervisor {
             self.estate.controls.iter().for_each(Served::look);
             self.processes.forget(id, pid);
         }
-        let (mut actions, mut unended, mut next) = (Vec::new(), Vec::new(), 0);
+        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -253,13 +256,18 @@ impl Supervisor {
                         self.master.pool().on(failed, now, &mut actions);
                     }
                 }
+                // It is said once it is true.
+                Action::Report(report @ Report::Killed { .. }) => killing = Some(report),
                 Action::Signal { id, pid, signal } => {
-                    if let Err(reason) = self.processes.signal(id, pid, signal) {
-                        unended.push(pid);
-                        self.left_behind(id, pid, reason, false, &mut actions);
+                    let (killed, report) = (self.processes.signal(id, pid, signal), killing.take());
+                    match killed {
+                        Ok(()) => report.iter().for_each(|report| self.report(report)),
+                        Err(reason) => {
+                            unended.push(pid);
+                            self.left_behind(id, pid, reason, false, &mut actions);
+                        }
                     }
                 }
-                Action::Report(Report::Killed { pid, .. }) if unended.contains(&pid) => {}
                 Action::Report(report @ Report::Ready { id, pid, .. }) => {
                     self.report(&report);
                     if let Err(reason) = self.processes.prove_right(id, pid) {
@@ -359,6 +367,9 @@ impl Supervisor {
                 Error::new(ErrorKind::Program, message).caused_by(panicked)
             };
             if let Err(error) = ended.map_err(failed).flatten() {
+                // The words of the program's error are its own, too.
+                let said = MAIN.call(|| error.report());
+                let error = said.map_or_else(failed, |_| error);
                 let _ = sender.unbounded_send(Happening::Failed(error));
             }
         })

@@ -3,16 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::RestartPolicy;
 
 /// The latest deaths of a group, and whether they were too many.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Intensity {
-    #[serde(with = "super::moments")]
-    deaths: VecDeque<Instant>,
-    exceeded: bool,
+    pub(super) deaths: VecDeque<Instant>,
+    pub(super) exceeded: bool,
 }
 
 impl Intensity {

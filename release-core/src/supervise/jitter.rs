@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 /// A splitmix64 generator. Nothing secret depends on it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Jitter(u64);
+#[derive(Debug)]
+pub(super) struct Jitter(pub(super) u64);
 
 impl Jitter {
     pub(super) fn new(seed: u64) -> Self {

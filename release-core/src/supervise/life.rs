@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::WorkerId;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
@@ -83,13 +81,12 @@ impl LifeLimits {
 }
 
 /// The limits of one process.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Own {
-    age: Option<Duration>,
-    requests: Option<u64>,
-    memory: Option<u64>,
-    #[serde(with = "super::moments")]
-    expires: Option<Instant>,
+    pub(super) age: Option<Duration>,
+    pub(super) requests: Option<u64>,
+    pub(super) memory: Option<u64>,
+    pub(super) expires: Option<Instant>,
 }
 
 impl Own {

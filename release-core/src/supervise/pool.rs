@@ -6,6 +6,7 @@ mod note;
 mod rollout;
 mod snapshot;
 mod upgrade;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use super::{
 };
 use rollout::Rollout;
 use upgrade::Upgrade;
+pub(crate) use wire::Snapshot;
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]

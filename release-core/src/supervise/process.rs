@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::jitter::Jitter;
 use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
@@ -17,7 +15,7 @@ mod words;
 const MOST_TIMES: u32 = 10;
 
 /// A process, or the wish for one.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Process {
     pub(super) generation: u32,
     pub(super) stage: Stage,
@@ -26,48 +24,29 @@ pub(super) struct Process {
     /// Whether somebody asked for another process in its place, of the same generation.
     pub(super) is_stale: bool,
     /// Since when it is over one of its limits, and another process is to take its place.
-    #[serde(with = "super::moments")]
     pub(super) worn_since: Option<Instant>,
     /// How it is, in its own words.
     pub(super) status_text: Option<String>,
-    limits: Own,
+    pub(super) limits: Own,
     /// When what it does, as the status shows it, began.
-    #[serde(with = "super::moments")]
-    since: Instant,
-    #[serde(with = "super::moments")]
-    ready_at: Option<Instant>,
+    pub(super) since: Instant,
+    pub(super) ready_at: Option<Instant>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) enum Stage {
     /// It was asked for; the answer is on its way.
     Spawning,
     /// Not ready yet.
-    Starting {
-        pid: i32,
-        #[serde(with = "super::moments")]
-        until: Instant,
-    },
+    Starting { pid: i32, until: Instant },
     /// At work, and in its canary time.
-    Trial {
-        pid: i32,
-        #[serde(with = "super::moments")]
-        until: Instant,
-    },
+    Trial { pid: i32, until: Instant },
     /// At work.
     Ready { pid: i32 },
     /// Not wanted any more; it gets no new work, and is told to end after that.
-    Leaving {
-        pid: i32,
-        #[serde(with = "super::moments")]
-        until: Instant,
-    },
+    Leaving { pid: i32, until: Instant },
     /// Asked to end.
-    Stopping {
-        pid: i32,
-        #[serde(with = "super::moments")]
-        kill_at: Instant,
-    },
+    Stopping { pid: i32, kill_at: Instant },
     /// Killed, but not reaped yet.
     Killed { pid: i32, reason: KillReason },
 }
@@ -275,8 +254,8 @@ impl Process {
     ) {
         let Some(pid) = self.pid() else { return };
         let (signal, generation, why) = (Signal::Kill, self.generation, reason.clone());
-        actions.push(Action::Signal { id, pid, signal });
         actions.push(Action::Report(Report::Killed { id, pid, generation, reason: why }));
+        actions.push(Action::Signal { id, pid, signal });
         self.enter(Stage::Killed { pid, reason }, now);
     }
 

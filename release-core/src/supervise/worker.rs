@@ -4,8 +4,6 @@ mod steps;
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::process::Process;
 use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
 
@@ -18,7 +16,7 @@ pub(super) enum Role {
 }
 
 /// A worker, over all its processes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     /// The index of its group, and its place in it.
@@ -29,27 +27,23 @@ pub(super) struct Worker {
     /// The process that does its job.
     pub(super) serving: Option<Process>,
     /// When the next one is due, if there is none and one is wanted.
-    #[serde(with = "super::moments")]
-    due: Option<Instant>,
+    pub(super) due: Option<Instant>,
     /// Since when there is none; never before the pool was started.
-    #[serde(with = "super::moments")]
-    idle_since: Option<Instant>,
+    pub(super) idle_since: Option<Instant>,
     /// The process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
     /// When a replacement is tried again after one that failed.
-    #[serde(with = "super::moments")]
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// Processes that were told to end because they are not wanted any more.
     pub(super) draining: Vec<Process>,
     /// Who waits for a restart of this worker.
-    #[serde(skip)]
     pub(super) restarting: Vec<Ticket>,
     /// How its last process ended, when it is to have no other: in words when that was a failure.
     pub(super) last_end: Option<Result<(), String>>,
     /// Whether any of its processes has been ready.
     pub(super) was_ready: bool,
     /// Processes started.
-    starts: u32,
+    pub(super) starts: u32,
     /// Deaths and failed starts in a row without a healthy life among them.
     pub(super) early_deaths: u32,
     /// Those in a row that did not even become ready.

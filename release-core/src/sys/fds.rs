@@ -39,6 +39,37 @@ pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what there is room for at this moment, without a change of the open file description.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] when there is no room, and [`io::ErrorKind::Unsupported`] where the
+/// kernel cannot do this with such a file.
+pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let position: libc::c_long = -1;
+    let number = fd.as_raw_fd();
+    // SAFETY: the kernel reads one part, whose bytes are borrowed meanwhile; the position -1 means that
+    // of the file.
+    let written = unsafe {
+        libc::syscall(
+            libc::SYS_pwritev2,
+            number,
+            &raw const part,
+            1_usize,
+            position,
+            position,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(written).map_err(|_| match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            io::ErrorKind::Unsupported.into()
+        }
+        error => error,
+    })
+}
+
 /// A close-on-exec duplicate whose number is at least `lowest`.
 pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
@@ -62,18 +93,28 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// A duplicate of a descriptor that an earlier image of this process has left open, which stays.
+pub(crate) fn copy_left(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: only makes a duplicate; a number that is not open gives EBADF.
+    duplicate_from(unsafe { BorrowedFd::borrow_raw(number) }, 3)
+}
+
+/// Puts a duplicate of a descriptor at the number of another one, which is closed.
+pub(crate) fn replace(mut place: OwnedFd, fd: OwnedFd) -> io::Result<OwnedFd> {
+    nix::unistd::dup3(fd, &mut place, OFlag::O_CLOEXEC)?;
+    Ok(place)
+}
+
 /// Descriptors that the next version of the program will ask for again, by their numbers.
 static ASKED_FOR: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// A copy of a descriptor that this process was started with. The descriptor itself stays as it is,
 /// across an exec as well; workers never have it.
 pub(crate) fn copy_inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number < 3 {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    // SAFETY: only makes a copy; a number that is not open gives EBADF.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let copy = duplicate_from(borrowed, 3)?;
+    let copy = copy_left(number)?;
     ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     Ok(copy)
 }

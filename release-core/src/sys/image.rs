@@ -12,6 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::process::thread_count;
 
+pub(crate) mod way_back;
+
 /// What no honest process leaves to its successor.
 const MOST: u64 = 1 << 30;
 
@@ -62,34 +64,32 @@ pub(crate) fn take_variable(name: &str) -> io::Result<Option<OsString>> {
 /// A program to become.
 #[derive(Debug)]
 pub(crate) struct Image {
-    pub(crate) program: CString,
+    /// The file.
+    pub(crate) program: OwnedFd,
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`.
     pub(crate) environment: Vec<CString>,
 }
 
 impl Image {
-    /// Becomes that program, or the open `file` by its name, which gets these descriptors at the numbers that they have here. Comes
+    /// Becomes that program, which gets these descriptors at the numbers that they have here. Comes
     /// back only when that failed, and then nothing has changed.
     ///
     /// Signals are blocked meanwhile, and in the program until it asks for them. To be called on the
     /// main thread: a worker dies with the thread that has started it.
-    pub(crate) fn become_it(&self, file: Option<&OwnedFd>, descriptors: &[OwnedFd]) -> io::Error {
-        let error = self.exec(file, descriptors).unwrap_or_else(io::Error::from);
+    pub(crate) fn become_it(&self, descriptors: &[OwnedFd]) -> io::Error {
+        let error = self.exec(descriptors).unwrap_or_else(io::Error::from);
         for descriptor in descriptors {
             let _ = fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         }
         error
     }
 
-    fn exec(&self, file: Option<&OwnedFd>, descriptors: &[OwnedFd]) -> Result<io::Error, Errno> {
+    fn exec(&self, descriptors: &[OwnedFd]) -> Result<io::Error, Errno> {
         for descriptor in descriptors {
             fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        let Err(errno) = match file {
-            Some(file) => nix::unistd::fexecve(file, &self.arguments, &self.environment),
-            None => nix::unistd::execve(&self.program, &self.arguments, &self.environment),
-        };
+        let Err(errno) = nix::unistd::fexecve(&self.program, &self.arguments, &self.environment);
         Ok(errno.into())
     }
 }

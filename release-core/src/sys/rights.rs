@@ -85,15 +85,17 @@ pub(crate) fn discard(socket: BorrowedFd<'_>) {
         return;
     }
     match socket.try_clone_to_owned() {
-        // Whoever closes it last closes what is in it.
-        Ok(last) => untrusted::close(last),
-        Err(_) => {
-            let mut space = [0; 4096];
-            // An empty message has a sender, the end has none.
-            let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
-            while receive(socket, &mut space).is_ok_and(is_more) {}
-        }
+        Ok(other) => untrusted::drain(other),
+        Err(_) => drain_now(socket),
     }
+}
+
+/// Receives all that waits in a socket, to throw it away.
+pub(super) fn drain_now(socket: BorrowedFd<'_>) {
+    let mut space = [0; 4096];
+    // An empty message has a sender, the end has none.
+    let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
+    while receive(socket, &mut space).is_ok_and(is_more) {}
 }
 
 /// Whether nothing but bytes can be in a socket.

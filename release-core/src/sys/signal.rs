@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+    sigprocmask,
 };
 use nix::sys::socket::{MsgFlags, send};
 use signal_hook_registry::SigId;
@@ -40,14 +41,17 @@ impl Caught {
             let (pending, writer) = (Arc::clone(&pending), Arc::clone(&writer));
             let (bit, number) = (bit(signal), signal as u8);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let handler = move || {
+            let handler = move |info: &libc::siginfo_t| {
+                if is_of_terminal(signal, info) {
+                    return;
+                }
                 pending.fetch_or(bit, Ordering::SeqCst);
                 // A full socket is as good as one byte more: the reader is awake already.
                 let _ = send(writer.as_raw_fd(), &[number], flags);
             };
             // SAFETY: the handler touches an atomic and makes one async-signal-safe system call;
             // the registry saves and restores errno.
-            let id = unsafe { signal_hook_registry::register(signal as i32, handler) }?;
+            let id = unsafe { signal_hook_registry::register_sigaction(signal as i32, handler) }?;
             caught.ids.push(id);
             Ok(())
         });
@@ -77,6 +81,12 @@ impl Drop for Caught {
             signal_hook_registry::unregister(id);
         }
     }
+}
+
+/// Whether the kernel tells a process group in the background that one of its processes reads or writes
+/// the terminal: nobody asks for anything then. Touches nothing but its arguments.
+fn is_of_terminal(signal: Signal, info: &libc::siginfo_t) -> bool {
+    matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && info.si_code == libc::SI_KERNEL
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -142,6 +152,20 @@ fn disposition(signal: Signal) -> libc::sighandler_t {
     unsafe { libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zero is a valid value of every field, and the call has filled it in.
     unsafe { action.assume_init() }.sa_sigaction
+}
+
+/// Writes to a terminal whose foreground this process may not have: the kernel would send SIGTTOU
+/// where `stty tostop` is set, and stop or interrupt the write for ever. It does not while that is
+/// blocked; one that somebody sends is caught afterwards.
+pub(crate) fn without_stop_of_writers<T>(write: impl FnOnce() -> T) -> T {
+    let (mut set, mut before) = (SigSet::empty(), SigSet::empty());
+    set.add(Signal::SIGTTOU);
+    let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before));
+    let written = write();
+    if blocked.is_ok() {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    written
 }
 
 /// Every signal to its default and nothing blocked, before exec: also for a child after a fork.

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::sockopt::Linger;
 use nix::sys::socket::{getsockopt, setsockopt};
 
+use super::rights::drain_now;
 use crate::threads::Threads;
 
 /// How many may be closed at a time: as many slow ones hold up those that come after them.
@@ -19,8 +20,17 @@ static CLOSERS: Threads = Threads::new("closer", 16);
 
 static WAITING: Mutex<VecDeque<Waiting>> = Mutex::new(VecDeque::new());
 
-/// One to be closed, and who waits for that.
-type Waiting = (OwnedFd, Option<Arc<oneshot::Sender<()>>>);
+/// Who waits until descriptors are closed: until this is dropped.
+type Asker = Arc<oneshot::Sender<()>>;
+
+/// One to be closed.
+struct Waiting {
+    descriptor: OwnedFd,
+    /// It is a socket; what is in it is closed first, because another descriptor of it may be closed
+    /// after this one.
+    is_drained: bool,
+    _asker: Option<Asker>,
+}
 
 /// How many may wait to be closed. More are kept open: the limit of this process's descriptors is
 /// their bound, and this process is not held up.
@@ -60,7 +70,7 @@ impl Drop for Untrusted {
 
 /// Closes a descriptor, which may take as long as it likes.
 pub(crate) fn close(descriptor: OwnedFd) {
-    close_for(descriptor, None);
+    add(Waiting { descriptor, is_drained: false, _asker: None });
 }
 
 /// Closes descriptors; for whoever must not have others to be closed until these are.
@@ -68,24 +78,30 @@ pub(crate) fn close_all(descriptors: Vec<Untrusted>) -> oneshot::Receiver<()> {
     let (sender, closed) = oneshot::channel();
     let asker = Arc::new(sender);
     for descriptor in descriptors {
-        close_for(descriptor.into(), Some(Arc::clone(&asker)));
+        let _asker = Some(Arc::clone(&asker));
+        add(Waiting { descriptor: descriptor.into(), is_drained: false, _asker });
     }
     closed
 }
 
-fn close_for(descriptor: OwnedFd, asker: Option<Arc<oneshot::Sender<()>>>) {
+/// Closes what is in a socket, to which nothing more comes.
+pub(super) fn drain(socket: OwnedFd) {
+    add(Waiting { descriptor: socket, is_drained: true, _asker: None });
+}
+
+fn add(one: Waiting) {
     // Nothing waits for the end of a pipe. No other call here may ask the file itself.
-    if fcntl(&descriptor, FcntlArg::F_GETPIPE_SZ).is_ok() {
+    if fcntl(&one.descriptor, FcntlArg::F_GETPIPE_SZ).is_ok() {
         return;
     }
     let mut waiting = waiting();
     if waiting.len() == MOST {
         drop(waiting);
-        let number = descriptor.into_raw_fd();
+        let number = one.descriptor.into_raw_fd();
         tracing::error!(number, "a descriptor stays open: too many cannot be closed");
         return;
     }
-    waiting.push_back((descriptor, asker));
+    waiting.push_back(one);
     drop(waiting);
     // Without a thread now, it is closed with one that comes later.
     let _ = CLOSERS.run(Box::new(close_next));
@@ -98,10 +114,12 @@ pub(crate) fn unclosed() -> usize {
 
 fn close_next() {
     loop {
-        let Some((descriptor, asker)) = waiting().pop_front() else { return };
-        disarm(&descriptor);
-        drop(descriptor);
-        drop(asker);
+        let Some(one) = waiting().pop_front() else { return };
+        if one.is_drained {
+            drain_now(one.descriptor.as_fd());
+        }
+        disarm(&one.descriptor);
+        drop(one);
     }
 }
 

@@ -72,6 +72,21 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             report_attempts();
             serve(&me).await?;
         }
+        "panic" => panic!("on purpose"),
+        "panic-in-task" => {
+            me.rt().spawn(async { panic!("in a task") }).detach();
+            serve(&me).await?;
+        }
+        "burst" => {
+            let lines = argument.parse().unwrap_or(0);
+            (0..lines).try_for_each(|number| writeln!(std::io::stdout(), "line {number}"))?;
+            serve(&me).await?;
+        }
+        "forge" => {
+            writeln!(std::io::stdout(), "\x1b[2Jover")?;
+            tracing::info!("first\nsecond\x1b[31m");
+            serve(&me).await?;
+        }
         "runs" => {
             let done = std::process::Command::new("/usr/bin/python3").arg(argument).status();
             tracing::info!(?done, "has run it");

@@ -34,6 +34,9 @@ pub(crate) struct FrozenControl {
     file: FileIdentity,
     listener: Descriptor,
     connections: Vec<FrozenConnection>,
+    /// Whether it is as good as it is, in the version that has left it.
+    #[serde(skip)]
+    pub(crate) is_to_stay: bool,
 }
 
 /// A connection. A request that waits for the end of the upgrade is the first of its input.
@@ -122,7 +125,17 @@ impl Served {
         })?;
         let path = self.place.path().as_os_str().to_owned();
         let file = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(FrozenControl { path, file, listener, connections })
+        Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
+    }
+
+    /// The same for a trial, without a pause and without the socket itself.
+    pub(crate) fn sample(&self) -> Result<FrozenControl, Error> {
+        let nothing = std::fs::File::open("/dev/null")
+            .map_err(|error| Error::system("cannot open /dev/null", error))?;
+        let path = self.place.path().as_os_str().to_owned();
+        let file = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let (listener, connections) = (Descriptor::new(nothing), self.seats.sample()?);
+        Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
     }
 
     /// Goes on, as if there had been no pause.
@@ -132,6 +145,11 @@ impl Served {
 }
 
 impl FrozenControl {
+    /// Of its connections.
+    pub(crate) fn links(self) -> impl Iterator<Item = Frozen> {
+        self.connections.into_iter().map(|connection| connection.link)
+    }
+
     fn is_at_its_path(&self) -> bool {
         FileIdentity::of(Path::new(&self.path)).is_ok_and(|file| file == self.file)
     }
@@ -166,7 +184,10 @@ impl<C> ControlSocket<C> {
     /// Takes the place of an earlier socket: its connections go on, and it keeps listening if its
     /// path is the same. Otherwise this one is bound before the other is removed.
     pub(crate) fn follow(self, earlier: FrozenControl) -> Result<BoundControlSocket<C>, Error> {
-        let mut bound = if Path::new(&earlier.path) == self.path && earlier.is_at_its_path() {
+        let mut bound = if earlier.is_to_stay {
+            let at = Self { path: earlier.path.into(), ..self };
+            BoundControlSocket::new(earlier.listener.into(), earlier.file, at)
+        } else if Path::new(&earlier.path) == self.path && earlier.is_at_its_path() {
             self.file().set_mode()?;
             self.file().set_owner()?;
             BoundControlSocket::new(earlier.listener.into(), earlier.file, self)

@@ -15,6 +15,7 @@ use super::handover::FrozenConnection;
 use super::seats::{Occupant, Seats, Taken};
 use crate::ipc::Descriptor;
 use crate::ipc::link::Link;
+use crate::ipc::link::frozen::Frozen;
 use crate::net::{Passive, Socket, Unix};
 use crate::sys::fds::duplicate_from;
 use crate::sys::socket::accept;
@@ -41,6 +42,24 @@ impl Occupant {
 impl Taken {
     fn links(&self) -> Vec<Arc<Link>> {
         self.seats.values().filter_map(Occupant::link).collect()
+    }
+
+    /// Those that have not ended, each written down with the request that waits for the upgrade.
+    fn connections(
+        &self,
+        freeze: impl Fn(&Link, Option<&[u8]>) -> Result<Option<Frozen>, Error>,
+    ) -> Result<Vec<FrozenConnection>, Error> {
+        let mut connections = Vec::new();
+        for occupant in self.seats.values() {
+            let Some(connected) = &occupant.connected else { continue };
+            let Some(link) = connected.link.upgrade() else { continue };
+            let unanswered = (occupant.waits > 0).then_some(&*occupant.request);
+            if let Some(link) = freeze(&link, unanswered)? {
+                let (asked, waits) = (occupant.asked > 0, unanswered.is_some());
+                connections.push(FrozenConnection::new(link, connected.credentials, asked, waits));
+            }
+        }
+        Ok(connections)
     }
 }
 
@@ -142,23 +161,14 @@ impl Seats {
             Error::new(ErrorKind::Change, "it is still about to accept a connection")
         })?;
         let listener = listener.map_err(|error| Error::system("cannot duplicate it", error))?;
-        let mut connections = Vec::new();
-        for occupant in taken.seats.values() {
-            let Some(connected) = &occupant.connected else { continue };
-            let Some(link) = connected.link.upgrade() else { continue };
-            let unanswered = (occupant.waits > 0).then_some(&*occupant.request);
-            if let Some(link) = link.freeze(unanswered)? {
-                let asked = occupant.asked > 0;
-                connections.push(FrozenConnection::new(
-                    link,
-                    connected.credentials,
-                    asked,
-                    unanswered.is_some(),
-                ));
-            }
-        }
+        let connections = taken.connections(|link, unanswered| link.freeze(unanswered))?;
         taken.pause.is_frozen = true;
         Ok((listener.into(), connections))
+    }
+
+    /// The connections as they are, for a trial.
+    pub(super) fn sample(&self) -> Result<Vec<FrozenConnection>, Error> {
+        self.lock().connections(|link, _| link.sample())
     }
 
     /// Whether another image of this process has the socket.

@@ -11,7 +11,7 @@ mod words;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use nix::unistd::{Pid, Uid, getpgid};
@@ -86,7 +86,7 @@ pub(crate) struct Foreign {
     /// Within which time its processes say that they live.
     watchdog: Option<Duration>,
     /// Where their sockets are, once the master runs and if they have any.
-    place: Option<Arc<Place>>,
+    place: OnceLock<Arc<Place>>,
     owner: Option<Uid>,
 }
 
@@ -140,7 +140,7 @@ impl Foreign {
             return Err(Error::new(ErrorKind::Usage, message));
         }
         let owner = credentials.map(|credentials| credentials.uid);
-        Ok(Self { readiness, watchdog, place: None, owner })
+        Ok(Self { readiness, watchdog, place: OnceLock::new(), owner })
     }
 
     pub(super) fn ready(&self) -> Ready {
@@ -158,22 +158,30 @@ impl Foreign {
     }
 
     /// Makes room for sockets, where there is any use for it.
-    pub(super) fn open(&mut self) -> Result<(), Error> {
+    pub(super) fn open(&self) -> Result<(), Error> {
         sweep();
-        self.place = match self.readiness {
-            Readiness::Acknowledge => Some(Place::new(self.owner)?),
-            Readiness::Notify => match Place::new(self.owner) {
-                Ok(place) => Some(place),
-                // Nothing can be written here: there are sockets without a file.
-                Err(error) => {
+        match self.readiness {
+            Readiness::Acknowledge => self.place().map(drop),
+            Readiness::Notify => {
+                if let Err(error) = self.place() {
+                    // Nothing can be written here: there are sockets without a file.
                     tracing::debug!(reason = error.report(), "NOTIFY_SOCKET is an abstract one");
-                    None
                 }
-            },
-            Readiness::After(_) | Readiness::Newline(_) => None,
+                Ok(())
+            }
+            Readiness::After(_) | Readiness::Newline(_) => Ok(()),
         }
-        .map(Arc::new);
-        Ok(())
+    }
+
+    /// The place, made unless it is there.
+    fn place(&self) -> Result<&Arc<Place>, Error> {
+        match self.place.get() {
+            Some(place) => Ok(place),
+            None => {
+                let place = Arc::new(Place::new(self.owner)?);
+                Ok(self.place.get_or_init(|| place))
+            }
+        }
     }
 
     /// What a process of this worker gets, and what the master keeps.
@@ -187,12 +195,12 @@ impl Foreign {
             descriptors: vec![(0, open_nothing()?)],
         };
         let next = first_free(listeners.len());
-        let waits_for = match (self.readiness, &self.place) {
-            (Readiness::Notify, place) => {
-                let notices = match place {
-                    Some(place) => Notices::new(place, self.watchdog)
+        let waits_for = match self.readiness {
+            Readiness::Notify => {
+                let notices = match self.place() {
+                    Ok(place) => Notices::new(place, self.watchdog)
                         .or_else(|_| Notices::without_a_file(self.watchdog))?,
-                    None => Notices::without_a_file(self.watchdog)?,
+                    Err(_) => Notices::without_a_file(self.watchdog)?,
                 };
                 given.tell("NOTIFY_SOCKET", notices.name())?;
                 if let Some(time) = self.watchdog {
@@ -200,21 +208,21 @@ impl Foreign {
                 }
                 Some(Sign::Notices(notices))
             }
-            (Readiness::Acknowledge, Some(place)) => {
-                let (acknowledgement, theirs) = Acknowledgement::new(place)?;
+            Readiness::Acknowledge => {
+                let (acknowledgement, theirs) = Acknowledgement::new(self.place()?)?;
                 given.tell("EINHORN_SOCK_PATH", acknowledgement.path())?;
                 given.tell("EINHORN_SOCK_FD", next.to_string())?;
                 given.descriptors.push((next, theirs));
                 Some(Sign::Acknowledgement(acknowledgement))
             }
-            (Readiness::Newline(number), _) => {
+            Readiness::Newline(number) => {
                 let number = number.unwrap_or(next);
                 let (newline, theirs) = Newline::new()?;
                 given.tell("NOTIFY_FD", number.to_string())?;
                 given.descriptors.push((number, theirs));
                 Some(Sign::Newline(newline))
             }
-            _ => None,
+            Readiness::After(_) => None,
         };
         let uid = self.owner.unwrap_or_else(nix::unistd::geteuid);
         Ok((given, Awaited { waits_for, uid }))

@@ -5,12 +5,14 @@ use std::io;
 
 use super::Master;
 use crate::daemon::control::absolute;
-use crate::daemon::detach::{Daemon, refuse_threads, warn_of_threads};
+use crate::daemon::detach::{refuse_threads, warn_of_threads};
 use crate::daemon::group::Group;
+use crate::daemon::log_files::LogFiles;
 use crate::daemon::plan::Plan;
 use crate::daemon::upgrade::{self, Heritage, Origin, heritage};
 use crate::daemon::worker::is_worker;
 use crate::rt::Driver;
+use crate::streams::launcher;
 use crate::systemd::Notifier;
 use crate::{Error, ErrorKind, Exit};
 
@@ -36,21 +38,23 @@ impl Master {
         }
         let heritage = match heritage() {
             Ok(heritage) => heritage,
-            Err(error) => return error.into(),
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
         };
         let origin = Origin::here(heritage.executable());
         let plan = self.prepare();
         if let Heritage::Trial(before, answer) = heritage {
             return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
         }
-        let mut before = heritage.take();
+        let before = heritage.take();
         let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
             Ok(plan) => plan,
-            Err(error) => return upgrade::turn_back(before.as_mut(), &origin, error, &[]).into(),
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
         };
         let mut launcher = plan.launcher.take();
         let ended = plan.run(driver, &mut launcher, origin, before);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
+            // It prints the reason itself.
+            launcher::leave();
             launcher.fail(error);
         }
         ended
@@ -71,9 +75,14 @@ impl Master {
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         refuse_namesakes(&groups)?;
         groups.iter().try_fold(0, |first, group| group.check_options(first))?;
-        let log_files = self.background.as_ref().map(Daemon::log_files).transpose()?;
+        let [output, error] = &self.files;
+        let own_files = LogFiles::new(output.as_deref(), error.as_deref())?;
+        let log_files = match &self.background {
+            Some(daemon) if own_files.is_empty() => daemon.log_files()?,
+            _ => own_files,
+        };
         Ok(Plan {
-            log_files: log_files.unwrap_or_default(),
+            log_files,
             systemd: if self.systemd { Notifier::from_env()? } else { None },
             background: self.background,
             launcher: None,

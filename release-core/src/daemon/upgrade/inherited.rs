@@ -1,18 +1,21 @@
 //! What this process has from the version before.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::state::{Kept, Summary};
-use super::way_back::{Before, WayBack};
-use super::{RETURN, SUCCEED, TRIAL, VARIABLE, inherited, trial};
+use super::files::Files;
+use super::state::{self, Kept, Summary};
+use super::trial;
+use super::way_back::Before;
 use crate::daemon::Exit;
 use crate::daemon::exit::program_name;
-use crate::sys::image::{take_variable, unseal};
+use crate::sys::fds::take_inherited;
+use crate::sys::image::unseal;
+use crate::sys::image::way_back::{self, RETURN, SUCCEED, TRIAL, VARIABLE};
 use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
@@ -23,15 +26,14 @@ pub(in crate::daemon) enum Heritage {
     None,
     /// It says whether it could take over.
     Trial(Summary, Mutex<Option<OwnedFd>>),
-    /// It is the master from now on.
-    Successor(Box<Summary>, Mutex<Option<Inheritance>>),
+    /// It is the master from now on; again, when it `has_returned`.
+    Successor { summary: Box<Summary>, inheritance: Mutex<Option<Inheritance>>, has_returned: bool },
 }
 
 /// What the master has taken over, or has back.
 #[derive(Debug)]
 pub(in crate::daemon) struct Inheritance {
     kept: Kept,
-    way_back: Option<WayBack>,
     returned: Option<String>,
 }
 
@@ -45,64 +47,76 @@ pub(in crate::daemon) fn heritage() -> Result<&'static Heritage, Error> {
 
 impl Heritage {
     fn read() -> Result<Self, Error> {
-        let variable = take_variable(VARIABLE).map_err(|error| {
-            let message = "what the version before has left must be read before there are threads";
-            Error::new(ErrorKind::Usage, message).caused_by(error)
-        })?;
-        let Some(variable) = variable else { return Ok(Self::None) };
-        let variable = variable.to_string_lossy();
-        if let Some(number) = variable.strip_prefix(TRIAL) {
-            let state = inherited(number)?;
-            let answer = inherited(&(state.as_raw_fd() + 1).to_string())?;
-            return match Summary::decode(&read(&state)?) {
-                Ok((summary, _)) => Ok(Self::Trial(summary, Mutex::new(Some(answer)))),
-                Err(error) => trial::answer(answer, Err(error.report())),
-            };
+        let Some(value) = way_back::value() else { return Ok(Self::None) };
+        let value = value.to_string_lossy();
+        let mut parts = value.split(':');
+        let word = parts.next().unwrap_or_default();
+        let numbers = parts.map(str::parse).collect::<Result<Vec<RawFd>, _>>();
+        let numbers = numbers.map_err(|error| strange().caused_by(error))?;
+        match (word, numbers.as_slice()) {
+            (TRIAL, [state, answer]) => Self::trial(*state, *answer),
+            (SUCCEED, [state, _]) => Self::successor(*state, None),
+            (RETURN, [state, _, word]) => {
+                let word = way_back::take(*word).map_err(|error| strange().caused_by(error))?;
+                Self::successor(*state, Some(way_back::read_word(&word)))
+            }
+            _ => Err(strange()),
         }
-        let (state, word) = match variable.strip_prefix(RETURN).and_then(|it| it.split_once(':')) {
-            Some((state, word)) => (state, Some(inherited(word)?)),
-            None => (variable.strip_prefix(SUCCEED).unwrap_or_default(), None),
-        };
-        let state = inherited(state)?;
+    }
+
+    fn trial(state: RawFd, answer: RawFd) -> Result<Self, Error> {
+        let inherited = |number| take_inherited(number).map_err(|error| strange().caused_by(error));
+        let (state, answer) = (inherited(state)?, inherited(answer)?);
+        match read(&state).and_then(|bytes| state::understand(&bytes)) {
+            Ok(summary) => Ok(Self::Trial(summary, Mutex::new(Some(answer)))),
+            Err(error) => trial::answer(answer, Err(error.report())),
+        }
+    }
+
+    /// The master from now on, or again when the next version has `returned`, which has left signals
+    /// and a reason.
+    fn successor(state: RawFd, returned: Option<(Vec<i32>, String)>) -> Result<Self, Error> {
+        let state = way_back::take(state).map_err(|error| strange().caused_by(error))?;
         let bytes = read(&state)?;
-        let (summary, rest) = Summary::decode(&bytes)?;
+        let (summary, kept) = state::decode(&bytes)?;
         if summary.pid != std::process::id() {
             return Err(Error::new(ErrorKind::Usage, "the state is another master's"));
         }
-        let (mut kept, descriptors) = Kept::decode(rest)?;
-        let image = kept.back.take().map(OwnedFd::from);
-        let mut inheritance = Inheritance { kept, way_back: None, returned: None };
-        match word {
-            // There is no way back from there.
-            Some(word) => {
-                let (reason, signals): (_, Vec<i32>) =
-                    postcard::from_bytes(&read(&word)?).unwrap_or_default();
-                // The kernel has named it by the number of the descriptor.
-                set_name(&program_name());
-                inheritance.returned = Some(reason);
-                inheritance.kept.signals.extend(signals);
-            }
-            None => {
-                inheritance.way_back = image.map(|image| WayBack { state, descriptors, image });
-            }
+        // The kernel has named it by the number of the descriptor.
+        set_name(&program_name());
+        let has_returned = returned.is_some();
+        let mut inheritance = Inheritance { kept, returned: None };
+        if let Some((signals, reason)) = returned {
+            inheritance.returned = Some(reason);
+            inheritance.kept.signals.extend(signals);
         }
-        Ok(Self::Successor(Box::new(summary), Mutex::new(Some(inheritance))))
+        let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(inheritance)));
+        Ok(Self::Successor { summary, inheritance, has_returned })
+    }
+
+    /// What it is to find in files until it is the master.
+    pub(super) fn files(&self) -> Option<&Files> {
+        match self {
+            Self::None | Self::Trial(..) => None,
+            Self::Successor { summary, has_returned: true, .. } => Some(&summary.files),
+            Self::Successor { summary, .. } => Some(&summary.tried_files),
+        }
     }
 
     fn summary(&self) -> Option<&Summary> {
         match self {
             Self::None => None,
             Self::Trial(summary, _) => Some(summary),
-            Self::Successor(summary, _) => Some(summary),
+            Self::Successor { summary, .. } => Some(summary),
         }
     }
 
     /// What a version before has left to this one, its successor. Taken once.
     pub(in crate::daemon) fn take(&'static self) -> Option<Before> {
-        let Self::Successor(summary, inheritance) = self else { return None };
+        let Self::Successor { summary, inheritance, .. } = self else { return None };
         let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let Inheritance { kept, way_back, returned } = inheritance;
-        Some(Before { summary, kept, way_back, returned })
+        let Inheritance { kept, returned } = inheritance;
+        Some(Before { summary, kept, returned })
     }
 
     /// Where the next version will be, as the version before has found it out.
@@ -123,6 +137,12 @@ pub(in crate::daemon) fn answer(
     }
 }
 
+fn strange() -> Error {
+    let name = VARIABLE.to_string_lossy();
+    let message = format!("the variable {name} is only set by a master of this library: unset it");
+    Error::new(ErrorKind::Usage, message)
+}
+
 fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
     unseal(state).map_err(|error| Error::system("cannot read what a master has left", error))
 }
@@ -130,8 +150,7 @@ fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
 /// What the version before has left with [`Master::hand_over`](crate::Master::hand_over); `None`
 /// when this process was started and is nobody's next version.
 ///
-/// To be called before there are threads, and before [`Master::run`](crate::Master::run). In the
-/// trial of an upgrade it returns what the master has at that moment, which goes on.
+/// In the trial of an upgrade it returns what the master has at that moment, which goes on.
 ///
 /// # Errors
 ///

@@ -5,19 +5,20 @@
 //! a sealed file in memory, and the descriptors stay open across the exec by their numbers. One
 //! environment variable says so to the new version, which removes it when it reads it.
 
+mod files;
 mod inherited;
 mod origin;
 mod rehearsal;
 mod state;
 mod trial;
+mod tried;
 mod way_back;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -27,29 +28,25 @@ use super::group::Group;
 use super::hello::PROTOCOL;
 use super::lock::LockFile;
 use crate::guard::Guard;
+use crate::supervise::Snapshot;
+use crate::sys::fds::replace;
 use crate::sys::image::seal;
+use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
 use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
+use files::Files;
+pub use files::read_to_start;
+pub(crate) use files::{accepted, given};
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
 pub(crate) use origin::Version;
 pub(super) use origin::{Origin, working_directory};
 pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
 use trial::Trial;
-pub(super) use way_back::{Before, turn_back};
-
-/// The variable by which a new version knows what it is for.
-const VARIABLE: &str = "RELEASE_UPGRADE";
-
-/// What it says, before the number of the descriptor with the state. In a trial, the descriptor to
-/// answer on comes after that one.
-const TRIAL: &str = "trial:";
-const SUCCEED: &str = "succeed:";
-
-/// The same, in the version before, when the new one has come back; then the number of the reason.
-const RETURN: &str = "return:";
+pub(crate) use tried::Tried;
+pub(super) use way_back::{Before, stay, turn_back};
 
 const HAND_OVER: Guard = Guard::new("hand_over");
 
@@ -89,14 +86,31 @@ impl Estate {
     /// Starts the trial of the new version, which is the file at the executable's path.
     pub(crate) fn try_out(
         &self,
-        pool: Vec<u8>,
+        pool: Snapshot,
         groups: &[Group],
+        mut kept: Kept,
     ) -> Result<(Trial, Version), Error> {
         let version = self.origin.place()?.version()?;
-        Ok((Trial::begin(&self.origin, &self.summary(pool, groups)?)?, version))
+        for control in &self.controls {
+            kept.controls.push(control.sample()?);
+        }
+        self.add_to(&mut kept, groups)?;
+        // What it means stays here: a trial gets the bytes alone.
+        let (state, _) = state::encode(self.summary(pool, groups)?, kept)?;
+        Ok((Trial::begin(&self.origin, &state)?, version))
     }
 
-    fn summary(&self, pool: Vec<u8>, groups: &[Group]) -> Result<Summary, Error> {
+    fn add_to(&self, kept: &mut Kept, groups: &[Group]) -> Result<(), Error> {
+        if let Some(lock) = &self.lock {
+            kept.lock = Some((lock.path().into(), lock.duplicate()?.into()));
+        }
+        for group in groups {
+            kept.listeners.extend(group.opened_listeners()?);
+        }
+        Ok(())
+    }
+
+    fn summary(&self, pool: Snapshot, groups: &[Group]) -> Result<Summary, Error> {
         let lock = self.lock.as_ref().map(|lock| OsString::from(lock.path()));
         Ok(Summary {
             pid: std::process::id(),
@@ -108,50 +122,73 @@ impl Estate {
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
             listeners: groups.iter().flat_map(Group::listener_keys).collect(),
             pool,
+            way_back: FORMAT.to_owned(),
             groups: groups.iter().map(Group::spoken).collect(),
             left: self.hand_over.as_ref().map(|left| left()).transpose()?,
+            files: files::read_so_far(),
+            tried_files: Files::default(),
         })
     }
 
-    /// Becomes the new version, if it is the one that was tried.
+    /// Becomes the new version, which was tried, if there is no other one by now.
     ///
     /// # Errors
     ///
     /// When that failed; nothing has changed then.
     pub(crate) fn leave(
         &self,
+        mut tried: Tried,
         version: Version,
-        pool: Vec<u8>,
+        pool: Snapshot,
         groups: &[Group],
         mut kept: Kept,
     ) -> Result<Infallible, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
-        if let Some(lock) = &self.lock {
-            kept.lock = Some((lock.path().into(), lock.duplicate()?.into()));
-        }
-        for group in groups {
-            kept.listeners.extend(group.opened_listeners()?);
-        }
-        kept.back = Some(own_image()?.into());
-        let mut bytes = self.summary(pool, groups)?.encode()?;
-        let (parcel, mut descriptors) = kept.encode()?;
-        // Duplicates of all are with the parcel.
-        drop(kept);
-        bytes.extend(parcel);
+        self.add_to(&mut kept, groups)?;
+        let mut summary = self.summary(pool, groups)?;
+        summary.tried_files = std::mem::take(&mut tried.files);
+        let (bytes, mut descriptors) = state::encode(summary, kept)?;
         let state = seal(&bytes).map_err(failed("cannot write the state down"))?;
-        let value = format!("{SUCCEED}{}", state.as_raw_fd());
+        let number = state.as_raw_fd();
         descriptors.push(state);
-        let image = self.origin.image(VARIABLE, value)?;
+        let back = self.way_back(&mut descriptors)?;
+        tried.told(&format!("{SUCCEED}:{number}:{}", back.as_raw_fd()))?;
+        descriptors.push(back);
         let place = self.origin.place()?;
         let path = place.executable.display();
         if place.version()? != version {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }
-        let here = Here::leave_for(&place.directory)?;
-        let error = image.become_it(None, &descriptors);
+        let here = Here::leave_for(&tried.directory)?;
+        let error = tried.image.become_it(&descriptors);
         drop(here);
         Err(Error::system(format!("cannot run {path}"), error))
+    }
+
+    /// How this version is run again with these descriptors, the last of which is the state; what it
+    /// needs besides is added.
+    fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
+        let failed = |what: &'static str| move |error| Error::system(what, error);
+        let directory = self.origin.place()?.here.try_clone();
+        let directory = directory.map_err(failed("cannot duplicate the working directory"))?;
+        let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
+        let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
+        // The file that says all this has to know its own number.
+        let placeholder = word.try_clone().map_err(failed("cannot duplicate a descriptor"))?;
+        let value = format!("{RETURN}:{state}:{}:{}", placeholder.as_raw_fd(), word.as_raw_fd());
+        let way_back = WayBack {
+            image: image.as_fd(),
+            word: word.as_fd(),
+            directory: directory.as_fd(),
+            kept: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
+            arguments: &self.origin.arguments,
+            environment: self.origin.told(&value)?,
+        };
+        let back = seal(&way_back.encode()).map_err(failed("cannot write the way back down"))?;
+        let back = replace(placeholder, back).map_err(failed("cannot duplicate a descriptor"))?;
+        descriptors.extend([image, word, directory]);
+        Ok(back)
     }
 }
 
@@ -164,24 +201,23 @@ pub(crate) fn own_image() -> Result<OwnedFd, Error> {
 }
 
 /// The working directory, until the one of the start is left again.
-struct Here(PathBuf);
+struct Here(OwnedFd);
 
 impl Here {
-    fn leave_for(directory: &std::path::Path) -> Result<Self, Error> {
-        let here = std::env::current_dir()
-            .map_err(|error| Error::system("cannot read the working directory", error))?;
-        std::env::set_current_dir(directory).map_err(|error| {
-            let message =
-                format!("cannot go back to where it was started, {}", directory.display());
-            Error::system(message, error)
-        })?;
-        Ok(Self(here))
+    fn leave_for(directory: &OwnedFd) -> Result<Self, Error> {
+        let mut options = OpenOptions::new();
+        let here = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(".");
+        let here =
+            here.map_err(|error| Error::system("cannot open the working directory", error))?;
+        nix::unistd::fchdir(directory)
+            .map_err(|error| Error::system("cannot go to where the new version starts", error))?;
+        Ok(Self(here.into()))
     }
 }
 
 impl Drop for Here {
     fn drop(&mut self) {
-        let _ = std::env::set_current_dir(&self.0);
+        let _ = nix::unistd::fchdir(&self.0);
     }
 }
 
@@ -200,15 +236,4 @@ impl Drop for Blocked {
     fn drop(&mut self) {
         signal::block_only(&self.0);
     }
-}
-
-/// A descriptor that this process was started with.
-fn inherited(number: &str) -> Result<OwnedFd, Error> {
-    let strange = || {
-        let message =
-            format!("the variable {VARIABLE} is only set by a master of this library: unset it");
-        Error::new(ErrorKind::Usage, message)
-    };
-    let number = number.parse().map_err(|_| strange())?;
-    crate::sys::fds::take_inherited(number).map_err(|error| strange().caused_by(error))
 }

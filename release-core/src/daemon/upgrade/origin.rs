@@ -1,12 +1,14 @@
 //! How this process was started, for its next version to be started alike.
 
 use std::ffi::{CString, OsString};
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::daemon::environment::entry;
 use crate::daemon::group::c_string;
-use crate::sys::image::Image;
+use crate::sys::image::way_back::VARIABLE;
 use crate::{Error, ErrorKind};
 
 /// One file at the executable's path, and no other.
@@ -20,7 +22,7 @@ pub(crate) struct Version {
 /// What the program found when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    arguments: Vec<CString>,
+    pub(super) arguments: Vec<CString>,
     environment: Vec<CString>,
     /// A master that cannot be upgraded runs all the same.
     place: Result<Place, String>,
@@ -31,6 +33,8 @@ pub(super) struct Place {
     /// Where the next version will be.
     pub(super) executable: PathBuf,
     pub(super) directory: PathBuf,
+    /// The same, whatever is at its path by now.
+    pub(super) here: OwnedFd,
 }
 
 impl Origin {
@@ -57,26 +61,23 @@ impl Origin {
         })
     }
 
-    /// The next version as a child: a socket activation that means this process means the child
-    /// then; whether there is one.
-    pub(super) fn trial(&self, name: &str, value: String) -> Result<(Image, bool), Error> {
-        let mut image = self.image(name, value)?;
+    /// Arguments and environment of the next version as a child: a socket activation that means this
+    /// process means the child then; whether there is one.
+    pub(super) fn trial(&self, value: &str) -> Result<(Vec<CString>, Vec<CString>, bool), Error> {
+        let mut environment = self.told(value)?;
         let own = format!("LISTEN_PID={}", std::process::id());
-        let count = image.environment.len();
-        image.environment.retain(|entry| entry.as_bytes() != own.as_bytes());
-        let is_activated = image.environment.len() < count;
-        Ok((image, is_activated))
+        let count = environment.len();
+        environment.retain(|entry| entry.as_bytes() != own.as_bytes());
+        let is_activated = environment.len() < count;
+        Ok((self.arguments.clone(), environment, is_activated))
     }
 
-    /// The next version, with one more variable in its environment.
-    pub(super) fn image(&self, name: &str, value: String) -> Result<Image, Error> {
+    /// The environment, with one more variable for an image of this process.
+    pub(super) fn told(&self, value: &str) -> Result<Vec<CString>, Error> {
         let mut environment = self.environment.clone();
+        let name = VARIABLE.to_string_lossy().into_owned();
         environment.push(entry(name.as_ref(), value.into())?);
-        Ok(Image {
-            program: c_string(self.place()?.executable.clone().into())?,
-            arguments: self.arguments.clone(),
-            environment,
-        })
+        Ok(environment)
     }
 }
 
@@ -84,7 +85,10 @@ impl Place {
     fn find(executable: Option<PathBuf>) -> Result<Self, Error> {
         let directory = working_directory()?;
         let executable = executable.map_or_else(|| find_executable(&directory), Ok)?;
-        Ok(Self { executable, directory })
+        let mut options = OpenOptions::new();
+        let here = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(".");
+        let failed = |error| Error::system("cannot open the working directory", error);
+        Ok(Self { executable, directory, here: here.map_err(failed)?.into() })
     }
 
     /// What tells one file at the executable's path from another one.

@@ -1,10 +1,12 @@
 //! What one version of a master leaves to the next.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
 use crate::daemon::control::FrozenControl;
 use crate::daemon::hello::{PROTOCOL, Types};
 use crate::daemon::listeners::KeptListener;
@@ -12,13 +14,13 @@ use crate::daemon::{KeptOutput, Particulars};
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::parcel::{pack, unpack};
-use crate::sys::fds::{duplicate_from, take_inherited};
+use crate::supervise::Snapshot;
+use crate::sys::image::way_back::{self, FORMAT};
 use crate::{Error, ErrorKind};
 
-/// Changes whenever what follows it does.
+/// Changes when a version that reads what this one leaves would do something wrong with it: not for a new
+/// field that may be missing, nor for one that may be passed over.
 const VERSION: u32 = 1;
-
-const MAGIC: [u8; 8] = *b"release\x1b";
 
 /// What the next version can understand without being the master yet.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,15 +32,23 @@ pub(crate) struct Summary {
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
     /// The soft limit of descriptors that workers get, where the master has raised its own.
+    #[serde(default)]
     pub(crate) open_files: Option<u64>,
     pub(crate) lock: Option<OsString>,
     /// Group, name and address of each.
     pub(crate) listeners: Vec<[String; 3]>,
     pub(crate) controls: Vec<OsString>,
-    pub(crate) pool: Vec<u8>,
+    pub(crate) pool: Snapshot,
     pub(crate) groups: Vec<GroupTypes>,
+    /// How the way back to this version is written down.
+    pub(super) way_back: String,
     /// What the program itself has left, and the name of its type.
     pub(crate) left: Option<(String, Vec<u8>)>,
+    /// What this version has read to start, for the way back; and what the next one has in its trial.
+    #[serde(default)]
+    pub(super) files: Files,
+    #[serde(default)]
+    pub(super) tried_files: Files,
 }
 
 /// What the workers of a group and their master tell each other.
@@ -51,6 +61,7 @@ pub(crate) struct GroupTypes {
 
 /// Everything that stays open.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Kept {
     pub(crate) lock: Option<(OsString, Descriptor)>,
     pub(crate) listeners: Vec<KeptListener>,
@@ -59,8 +70,6 @@ pub(crate) struct Kept {
     /// What the processes of the generation that serves have for themselves, and their executable.
     pub(crate) particulars: Vec<(u32, Particulars)>,
     pub(crate) image: Option<(u32, Descriptor)>,
-    /// The executable of the version that leaves all this.
-    pub(super) back: Option<Descriptor>,
     /// Signals that nobody has dealt with, and where the numbers of later ones are.
     pub(crate) signals: Vec<i32>,
     pub(crate) late_signals: Option<Descriptor>,
@@ -81,71 +90,119 @@ pub(crate) struct KeptWorker {
     pub(crate) is_told: bool,
 }
 
-impl Summary {
-    /// The bytes of a state, for a process that will not be the master.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        postcard::to_extend(self, bytes).map_err(|error| cannot_write().caused_by(error))
-    }
+/// All of it, as it is written down: JSON, in which fields have names. One that is not known is passed
+/// over, and one that may be missing is what its type says then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    pub(super) summary: Summary,
+    pub(super) kept: Kept,
+}
 
-    /// The summary, and what comes after it.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), Error> {
-        let strange = || Error::new(ErrorKind::Change, "this is not what a master leaves");
-        let bytes = bytes.strip_prefix(&MAGIC).ok_or_else(strange)?;
-        let (version, bytes) = bytes.split_first_chunk().ok_or_else(strange)?;
-        let version = u32::from_le_bytes(*version);
-        if version != VERSION {
-            let message = format!(
-                "the running master hands over in format {version}, the new version takes \
-                 format {VERSION}: stop the service and start it again"
-            );
-            return Err(Error::new(ErrorKind::Change, message));
-        }
-        let (summary, rest): (Self, _) =
-            postcard::take_from_bytes(bytes).map_err(|error| strange().caused_by(error))?;
-        if summary.protocol != PROTOCOL {
-            let theirs = summary.protocol;
-            let message = format!(
-                "the running workers speak protocol {theirs}, the new version {PROTOCOL}: \
-                 stop the service and start it again"
-            );
-            return Err(Error::new(ErrorKind::Change, message));
-        }
-        Ok((summary, rest))
+/// What tells one version of the format from another, before anything else is read.
+#[derive(Deserialize)]
+struct Versions {
+    version: u32,
+    summary: Protocols,
+}
+
+#[derive(Deserialize)]
+struct Protocols {
+    protocol: u16,
+}
+
+/// Around the state: the descriptors that it means, by its places for them.
+#[derive(Deserialize)]
+struct Envelope<S> {
+    descriptors: Vec<i32>,
+    state: S,
+}
+
+/// The bytes of a state, with the descriptors that they mean by their numbers.
+pub(super) fn encode(summary: Summary, kept: Kept) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+    let state = State { version: VERSION, summary, kept };
+    let (state, descriptors) = pack(&state).map_err(|error| cannot_write().caused_by(error))?;
+    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut bytes = format!("{{\"descriptors\":{numbers:?},\"state\":").into_bytes();
+    bytes.extend(state);
+    bytes.push(b'}');
+    Ok((bytes, descriptors))
+}
+
+/// A state, with its descriptors as they were left.
+pub(super) fn decode(bytes: &[u8]) -> Result<(Summary, Kept), Error> {
+    decode_with(bytes, |number| {
+        way_back::take(number)
+            .map_err(|error| Error::system(format!("cannot take descriptor {number} over"), error))
+    })
+}
+
+/// Whether a trial, where nothing of the master is open, understands all of a state.
+pub(super) fn understand(bytes: &[u8]) -> Result<Summary, Error> {
+    let failed = |error| Error::system("cannot open /dev/null", error);
+    let nothing = std::fs::File::open("/dev/null").map_err(failed)?;
+    let stand_in = |_| nothing.try_clone().map(OwnedFd::from).map_err(failed);
+    let (summary, kept) = decode_with(bytes, stand_in)?;
+    if summary.way_back != FORMAT {
+        let theirs = summary.way_back;
+        let message = format!(
+            "there would be no way back: this version takes it as `{FORMAT}`, not `{theirs}`"
+        );
+        return Err(Error::new(ErrorKind::Change, message));
     }
+    kept.check()?;
+    Ok(summary)
+}
+
+fn decode_with(
+    bytes: &[u8],
+    descriptor: impl Fn(i32) -> Result<OwnedFd, Error>,
+) -> Result<(Summary, Kept), Error> {
+    let Envelope { descriptors, state } = parse(bytes)?;
+    check_versions(&state)?;
+    let descriptors = descriptors.into_iter().map(descriptor).collect::<Result<_, _>>()?;
+    let read: Envelope<State> =
+        unpack(bytes, descriptors).map_err(|error| strange().caused_by(error))?;
+    Ok((read.state.summary, read.state.kept))
 }
 
 impl Kept {
-    /// As bytes, with the descriptors that the bytes mean by their numbers.
-    pub(super) fn encode(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
-        let (parcel, descriptors) = pack(self).map_err(|error| cannot_write().caused_by(error))?;
-        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let bytes = postcard::to_stdvec(&(numbers, parcel))
-            .map_err(|error| cannot_write().caused_by(error))?;
-        Ok((bytes, descriptors))
+    /// Everything about it that can be wrong without its descriptors.
+    fn check(self) -> Result<(), Error> {
+        for (_, its) in self.particulars {
+            its.checked()?;
+        }
+        let controls = self.controls.into_iter().flat_map(FrozenControl::links);
+        let links = self.workers.into_iter().filter_map(|worker| worker.link);
+        links.chain(controls).try_for_each(Frozen::check)
     }
+}
 
-    /// Takes the descriptors, which this process was started with; and duplicates of them as they
-    /// were left.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, Vec<OwnedFd>), Error> {
-        let strange = || Error::new(ErrorKind::Change, "this is not what a master leaves");
-        let (numbers, parcel): (Vec<i32>, Vec<u8>) =
-            postcard::from_bytes(bytes).map_err(|error| strange().caused_by(error))?;
-        let left = numbers.into_iter().map(|number| {
-            take_inherited(number).map_err(|error| {
-                Error::system(format!("cannot take descriptor {number} over"), error)
-            })
-        });
-        let left = left.collect::<Result<Vec<_>, _>>()?;
-        let used = left.iter().map(|one| {
-            duplicate_from(one.as_fd(), 3)
-                .map_err(|error| Error::system("cannot duplicate what was left", error))
-        });
-        let used = used.collect::<Result<_, _>>()?;
-        let kept = unpack(&parcel, used).map_err(|error| strange().caused_by(error))?;
-        Ok((kept, left))
+fn strange() -> Error {
+    Error::new(ErrorKind::Change, "this version cannot read what the running master leaves")
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| strange().caused_by(error))
+}
+
+fn check_versions(versions: &Versions) -> Result<(), Error> {
+    let (version, theirs) = (versions.version, versions.summary.protocol);
+    let refuse = |what: String| {
+        Err(Error::new(ErrorKind::Change, format!("{what}: stop the service and start it again")))
+    };
+    if version != VERSION {
+        return refuse(format!(
+            "the running master hands over in format {version}, the new version takes format \
+             {VERSION}"
+        ));
     }
+    if theirs != PROTOCOL {
+        return refuse(format!(
+            "the running workers speak protocol {theirs}, the new version {PROTOCOL}"
+        ));
+    }
+    Ok(())
 }
 
 #[cold]
@@ -154,59 +211,4 @@ fn cannot_write() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn summary() -> Summary {
-        Summary {
-            pid: 1,
-            protocol: PROTOCOL,
-            executable: "/usr/bin/service".into(),
-            is_background: false,
-            open_files: Some(1024),
-            lock: None,
-            listeners: vec![["http".to_owned(), "web".to_owned(), "[::]:80".to_owned()]],
-            controls: vec!["/run/control".into()],
-            pool: vec![1, 2, 3],
-            groups: Vec::new(),
-            left: Some(("u64".to_owned(), vec![7])),
-        }
-    }
-
-    #[test]
-    fn what_comes_after_the_summary_is_left_alone() {
-        let mut bytes = summary().encode().unwrap();
-        bytes.extend(b"parcel");
-        let (read, rest) = Summary::decode(&bytes).unwrap();
-        assert_eq!((format!("{read:?}"), rest), (format!("{:?}", summary()), &b"parcel"[..]));
-    }
-
-    #[test]
-    fn another_format_or_protocol_is_refused_in_words_that_name_both() {
-        let mut bytes = summary().encode().unwrap();
-        bytes[MAGIC.len()] += 1;
-        let reason = Summary::decode(&bytes).unwrap_err().report();
-        assert!(
-            reason.contains("hands over in format 2, the new version takes format 1"),
-            "{reason}"
-        );
-        let other = Summary { protocol: PROTOCOL + 1, ..summary() };
-        let reason = Summary::decode(&other.encode().unwrap()).unwrap_err().report();
-        let (theirs, ours) = (PROTOCOL + 1, PROTOCOL);
-        let expected = format!("running workers speak protocol {theirs}, the new version {ours}");
-        assert!(reason.contains(&expected), "{reason}");
-    }
-
-    #[test]
-    fn what_is_cut_or_changed_is_an_error_or_another_summary() {
-        let bytes = summary().encode().unwrap();
-        for length in 0..bytes.len() {
-            assert!(Summary::decode(&bytes[..length]).is_err(), "{length} bytes");
-        }
-        for at in MAGIC.len() + 4..bytes.len() {
-            let mut bytes = bytes.clone();
-            bytes[at] ^= 0xff;
-            drop(Summary::decode(&bytes));
-        }
-    }
-}
+mod tests;

@@ -1,23 +1,22 @@
 //! The trial: the new version is started as a child that says whether it could take over, and ends.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::AsyncReadExt;
-use futures_util::future::join;
 use nix::sys::signal::Signal;
 
-use super::{Origin, Summary, TRIAL, VARIABLE};
+use super::{Origin, Tried, tried};
 use crate::child::Child;
 use crate::daemon::group::c_string;
-use crate::net::{Read, Stream};
+use crate::net::Stream;
 use crate::rt::Rt;
 use crate::sys::fds::asked_for;
 use crate::sys::image::seal;
+use crate::sys::image::way_back::TRIAL;
 use crate::sys::process::exit_now;
 use crate::sys::resources::Resources;
 use crate::sys::spawn::{Command, FIRST_PASSED, Identity, spawn};
@@ -29,9 +28,6 @@ const TIME: Duration = Duration::from_secs(10);
 
 /// How much of what it writes to standard error may be a part of the reason.
 const TAIL: usize = 1024;
-
-/// The longest answer that is read.
-const ANSWER: usize = 4096;
 
 /// A trial that was begun; whether the program could be run is found out later.
 #[derive(Debug)]
@@ -59,9 +55,9 @@ impl Drop for Killed {
 
 impl Trial {
     /// Starts the new version. Nothing of this process is open in it but a copy of its state.
-    pub(super) fn begin(origin: &Origin, state: &Summary) -> Result<Self, Error> {
+    pub(super) fn begin(origin: &Origin, state: &[u8]) -> Result<Self, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
-        let state = seal(&state.encode()?).map_err(failed("cannot write the state down"))?;
+        let state = seal(state).map_err(failed("cannot write the state down"))?;
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
@@ -69,12 +65,13 @@ impl Trial {
         // Sockets that this program was started with are there in the trial, too.
         let given = asked_for().map_err(failed("cannot copy a socket"))?;
         let first = given.last_key_value().map_or(FIRST_PASSED, |(number, _)| number + 1);
-        let (image, is_activated) = origin.trial(VARIABLE, format!("{TRIAL}{first}"))?;
+        let value = format!("{TRIAL}:{first}:{}", first + 1);
+        let (arguments, environment, is_activated) = origin.trial(&value)?;
         let command = Command {
-            program: image.program,
+            program: c_string(place.executable.clone().into())?,
             image: None,
-            arguments: image.arguments,
-            environment: image.environment,
+            arguments,
+            environment,
             own_pid: if is_activated { vec!["LISTEN_PID"] } else { Vec::new() },
             resources: Resources::default(),
             root: None,
@@ -97,27 +94,20 @@ impl Trial {
     }
 
     /// Waits for what it says. Dropping the future ends the trial.
-    pub(crate) async fn end(self, rt: Rt) -> Result<(), String> {
+    pub(crate) async fn end(self, rt: Rt) -> Result<Tried, String> {
         let path = self.path;
         let child = Child::launched(&rt, self.started).await;
         let child = child.map_err(|error| cannot_start(&path, error).report())?;
         let child = Killed { rt: rt.clone(), child: Arc::new(child) };
-        let watched = |socket| {
-            Stream::new(&rt, socket).map_err(|error| format!("cannot watch {path}: {error}"))
-        };
-        let (answer, output) = (watched(self.answer)?, watched(self.output)?);
+        let output = Stream::new(&rt, self.output)
+            .map_err(|error| format!("cannot watch {path}: {error}"))?;
         let output = rt.spawn(tail(output));
-        let ended = join(answer.read(ANSWER, None), child.child.exit());
-        let Ok((answer, exit)) = rt.timeout(TIME, ended).await else {
+        let Ok(exit) = rt.timeout(TIME, child.child.exit()).await else {
             return Err(format!(
                 "{path} hung: it did not say within {TIME:?} whether it can start"
             ));
         };
-        let said = match answer {
-            Ok(Read::Data(said) | Read::Eof(said) | Read::TimedOut(said)) => said,
-            Err(error) => return Err(format!("cannot read what {path} says: {error}")),
-        };
-        if let Ok(outcome) = postcard::from_bytes::<Result<(), String>>(&said) {
+        if let Some(outcome) = tried::hear(&self.answer, child.child.pid().as_raw()) {
             return outcome.map_err(|why| format!("{path} cannot take over: {why}"));
         }
         let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
@@ -149,10 +139,6 @@ async fn tail(mut output: Stream) -> String {
 /// Says in the new version whether it could take over, and ends it: nothing that its program would
 /// do afterwards is its business.
 pub(super) fn answer(socket: OwnedFd, outcome: Result<(), String>) -> ! {
-    let outcome = outcome.map_err(|why| why.chars().take(ANSWER / 4 - 16).collect::<String>());
-    let said = postcard::to_stdvec(&outcome).unwrap_or_default();
-    let mut socket = UnixStream::from(socket);
-    // The master has gone when it cannot be told.
-    let _ = socket.write_all(&said);
+    tried::tell(&UnixStream::from(socket), outcome);
     exit_now(0)
 }

@@ -9,7 +9,9 @@ use super::{ROLE, Worker, is_worker};
 use crate::daemon::Exit;
 use crate::daemon::detach::{refuse_threads, warn_of_threads};
 use crate::daemon::exit::program_name;
+use crate::daemon::panics;
 use crate::rt::{Driver, Rt, run};
+use crate::streams;
 use crate::sys::signal::Caught;
 use crate::sys::{fds, process, socket};
 use crate::{Error, ErrorKind};
@@ -24,11 +26,13 @@ impl<C> Worker<C> {
         let ended = self.enter().and_then(|(socket, caught)| {
             let driver =
                 driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
+            let _draining = streams::drain(&driver.handle());
             run(&driver, main(driver.handle(), socket, caught))
         });
         if let Err(error) = &ended {
             tracing::error!(reason = error.report(), "the worker failed");
         }
+        streams::finish();
         ended.into()
     }
 
@@ -39,6 +43,7 @@ impl<C> Worker<C> {
         } else {
             warn_of_threads()
         }
+        panics::log();
         if is_worker() {
             // Started by another name than its own, see `Group::command`.
             let name = program_name();

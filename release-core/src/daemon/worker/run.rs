@@ -12,6 +12,7 @@ use super::work::Works;
 use super::{Me, PlainMe, Worker};
 use crate::daemon::Exit;
 use crate::daemon::hello::{Agreed, Types};
+use crate::daemon::panics;
 use crate::daemon::stopping::{Stop, stop_channel};
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Client;
@@ -110,6 +111,7 @@ impl<C> Worker<C> {
             let limits = limits.of_worker();
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
+            panics::of_worker(hello.worker);
             let types = Types::of::<Context, M, W>();
             let context = check_hello(&hello, &types, Agreed::of(limits))?;
             let (stop, stopping) = stop_channel();

@@ -2,13 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::{WorkerInfo, Workers};
-use crate::guard::Guard;
-use crate::{Environment, OutputStream, Readiness, StopSignal};
-
-const OUTPUT: Guard = Guard::new("output");
+use super::Workers;
+use crate::{Environment, Readiness, StopSignal};
 
 impl Workers {
     /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
@@ -88,44 +84,6 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn stop_signal(mut self, signal: StopSignal) -> Self {
         self.stop_signal = signal;
-        self
-    }
-
-    /// Takes what workers write to standard output and error, which otherwise goes where that of the
-    /// master goes: line by line, without the line end.
-    ///
-    /// A line has at most 4000 bytes, a longer one goes on in the next. A process that writes more than
-    /// 1000 lines in a second loses the rest, and the log says how many. What it wrote before its end is
-    /// passed on before its end is noticed. `sink` is called by the master's supervisor and must not
-    /// block: as long as it does, nothing else is done. A panic in it is logged, and the next line is
-    /// passed on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{OutputStream, Workers};
-    ///
-    /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
-    ///     let line = String::from_utf8_lossy(line);
-    ///     match stream {
-    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
-    ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
-    ///     }
-    /// });
-    /// # let _ = workers;
-    /// ```
-    #[must_use]
-    pub fn output(
-        mut self,
-        sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
-    ) -> Self {
-        self.output = Some(Arc::new(move |worker, stream, line| {
-            // The next line may be one that it can take.
-            if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
-                let WorkerInfo { id, pid, .. } = *worker;
-                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
-            }
-        }));
         self
     }
 }

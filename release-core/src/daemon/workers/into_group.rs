@@ -132,7 +132,7 @@ where
             name: name.into(),
             contact,
             stop_signal: self.stop_signal,
-            output: self.output,
+            output: self.output.unless_inherited(),
             limits: Limits { pulse, ..self.limits },
             environment,
             program,

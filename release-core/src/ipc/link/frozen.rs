@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,29 @@ pub(crate) struct Frozen {
 impl Frozen {
     pub(crate) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether a link can be made of it.
+    ///
+    /// # Errors
+    ///
+    /// When it makes no sense.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        self.state(Instant::now()).map(drop)
+    }
+
+    fn state(self, now: Instant) -> Result<(State, Descriptor), Error> {
+        let mut state = State::new(self.limits);
+        state.inbox.put_back(&self.input);
+        let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
+        state.partial_since = self.partial.map(since);
+        state.unsent_since = self.unsent.map(since);
+        let is_whole = state.arrivals.restore(self.arrivals)
+            && state.outbox.restore(self.output, self.attached);
+        state.answers = Answers::after(self.numbers).filter(|_| is_whole).ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
+        })?;
+        Ok((state, self.socket))
     }
 }
 
@@ -92,6 +115,18 @@ impl Link {
         })
     }
 
+    /// The state as it is, for whoever only looks whether it is understood. The link goes on.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub(crate) fn sample(&self) -> Result<Option<Frozen>, Error> {
+        self.with(|state, _| match state.ended {
+            Some(_) => Ok(None),
+            None => self.copy(state, None).map(Some),
+        })
+    }
+
     fn copy(&self, state: &mut State, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
         let refused = |error| Error::system("cannot duplicate what a connection has", error);
         let mut input = match unanswered {
@@ -138,19 +173,9 @@ impl Link {
     ///
     /// When the runtime cannot watch the socket, or the state makes no sense.
     pub(crate) fn thaw(rt: &Rt, frozen: Frozen) -> Result<Self, Error> {
-        let Frozen { mode, limits, numbers, .. } = frozen;
-        let mut state = State::new(limits);
-        state.inbox.put_back(&frozen.input);
-        let now = rt.now();
-        let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
-        state.partial_since = frozen.partial.map(since);
-        state.unsent_since = frozen.unsent.map(since);
-        let is_whole = state.arrivals.restore(frozen.arrivals)
-            && state.outbox.restore(frozen.output, frozen.attached);
-        state.answers = Answers::after(numbers).filter(|_| is_whole).ok_or_else(|| {
-            Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
-        })?;
-        let socket = frozen.socket.into();
+        let (mode, limits) = (frozen.mode, frozen.limits);
+        let (state, socket) = frozen.state(rt.now())?;
+        let socket = socket.into();
         refuse_unagreed(&socket, limits);
         let io = rt
             .register(socket)

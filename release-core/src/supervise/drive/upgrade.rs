@@ -11,10 +11,11 @@ use futures_util::future::join;
 use nix::sys::signal::Signal as Sig;
 
 use super::{Happening, Supervisor};
-use crate::daemon::{Blocked, Served, Version};
+use crate::daemon::{Blocked, Served, Tried, Version};
 use crate::ipc::link::Link;
 use crate::rt::Task;
 use crate::signals::Signals;
+use crate::streams;
 use crate::supervise::Event;
 use crate::sys::untrusted::unclosed;
 use crate::{Error, ErrorKind};
@@ -29,6 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Upgrading {
     version: Version,
+    tried: Option<Tried>,
     /// Waits for the end of the trial, or until nothing is being answered.
     waiting: Task<()>,
     paused: Option<Paused>,
@@ -61,20 +63,32 @@ impl Supervisor {
     pub(super) fn try_upgrade(&mut self) {
         let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()));
         let groups = self.processes.groups();
-        match snapshot.and_then(|snapshot| self.estate.try_out(snapshot, groups)) {
+        let kept = self.processes.sample();
+        match kept.and_then(|kept| self.estate.try_out(snapshot, groups, kept)) {
             Ok((trial, version)) => {
                 let (rt, sender) = (self.rt.clone(), self.sender.clone());
                 let waiting = self.rt.spawn(async move {
                     let outcome = trial.end(rt).await;
-                    let _ = sender.unbounded_send(Happening::Pool(Event::Tried(outcome)));
+                    let _ = sender.unbounded_send(match outcome {
+                        Ok(tried) => Happening::Tried(Box::new(tried)),
+                        Err(why) => Happening::Pool(Event::Tried(Err(why))),
+                    });
                 });
-                self.upgrade = Some(Upgrading { version, waiting, paused: None });
+                self.upgrade = Some(Upgrading { version, tried: None, waiting, paused: None });
             }
             Err(error) => {
                 let tried = Event::Tried(Err(error.report()));
                 let _ = self.sender.unbounded_send(Happening::Pool(tried));
             }
         }
+    }
+
+    /// Keeps what the master will become.
+    pub(super) fn tried(&mut self, tried: Tried) -> Event {
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.tried = Some(tried);
+        }
+        Event::Tried(Ok(()))
     }
 
     /// Has everybody finish what they are answering.
@@ -110,11 +124,13 @@ impl Supervisor {
             let _ = self.sender.unbounded_send(Happening::AtRest { in_time });
             return self.happened(earlier);
         }
-        let Some(Upgrading { version, paused: Some(paused), .. }) = self.upgrade.take() else {
+        let Some(Upgrading { version, tried: Some(tried), paused: Some(paused), .. }) =
+            self.upgrade.take()
+        else {
             return Event::Tick;
         };
         let refused = match in_time {
-            true => match self.hand_over(version, &paused) {
+            true => match self.hand_over(version, tried, &paused) {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -142,13 +158,18 @@ impl Supervisor {
 
     /// Becomes the new version. From here to the exec nothing waits, and nothing else runs on this
     /// thread.
-    fn hand_over(&mut self, version: Version, paused: &Paused) -> Result<Infallible, Error> {
+    fn hand_over(
+        &mut self,
+        version: Version,
+        tried: Tried,
+        paused: &Paused,
+    ) -> Result<Infallible, Error> {
         let blocked = Blocked::all()?;
         let mut kept = self.processes.freeze()?;
         for control in &paused.controls {
             kept.controls.push(control.freeze()?);
         }
-        let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()))?;
+        let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()));
         let (pending, late) = self
             .signals
             .hand_over()
@@ -159,7 +180,8 @@ impl Supervisor {
         kept.signals = deferred.map(|signal| *signal as i32).collect();
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
-        let left = self.estate.leave(version, snapshot, self.processes.groups(), kept);
+        streams::finish();
+        let left = self.estate.leave(tried, version, snapshot, self.processes.groups(), kept);
         drop(blocked);
         left
     }

@@ -88,14 +88,17 @@ impl Pool {
         actions: &mut Vec<Action>,
     ) {
         let worker = &mut self.workers[index];
-        let id = worker.id;
+        let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(Some(pid), now) else { return };
         let why = format!("process {pid} of worker {id} cannot be ended: {reason}");
         let generation = process.generation;
         actions.push(Action::Report(Report::LeftBehind { id, pid, generation, reason }));
         let verdict = match role {
             _ if !self.all_ready || !self.is_running() => Verdict::FailPool(why.clone()),
-            Role::Serving => self.judge(index, &process, None, &why, false, now),
+            Role::Serving => {
+                let too_fast = self.groups[group].count_death(now);
+                self.judge(index, &process, None, &why, too_fast, now)
+            }
             Role::Replacement | Role::Draining => Verdict::Gone,
         };
         self.carry_out(verdict, index, now, actions);

@@ -1,64 +1,17 @@
-//! A pool as bytes, and a pool from these bytes in another version of the program.
+//! A pool as a value, and a pool from that value in another version of the program.
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
+use super::wire::Snapshot;
 use super::{Mode, Pool};
 use crate::supervise::group::Group;
-use crate::supervise::intensity::Intensity;
-use crate::supervise::jitter::Jitter;
-use crate::supervise::worker::Worker;
-use crate::supervise::{
-    Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy, moments,
-};
+use crate::supervise::{Action, GroupSpec, LifeLimits, Ready, ReloadPolicy, Report, RestartPolicy};
 use crate::{Error, ErrorKind};
-
-/// All that a pool knows which is quiet: no change is under way.
-#[derive(Serialize, Deserialize)]
-struct Snapshot<Groups, Workers, Chance> {
-    generation: u32,
-    latest: u32,
-    groups: Groups,
-    workers: Workers,
-    jitter: Chance,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved<Name, Deaths> {
-    name: Name,
-    /// The size that its program asked for.
-    configured: u32,
-    /// The size that it has.
-    size: u32,
-    intensity: Deaths,
-}
-
-type Read = Snapshot<Vec<Saved<String, Intensity>>, Vec<Worker>, Jitter>;
 
 impl Pool {
     /// What another version needs to go on, see [`Pool::inherit`].
-    ///
-    /// # Errors
-    ///
-    /// None that is known of: those of the encoder.
-    pub(crate) fn snapshot(&self, now: Instant) -> Result<Vec<u8>, Error> {
-        let groups = self.groups.iter().map(|group| Saved {
-            name: &group.spec.name,
-            configured: group.configured,
-            size: group.spec.size,
-            intensity: &group.intensity,
-        });
-        let snapshot = Snapshot {
-            generation: self.generation,
-            latest: self.latest,
-            groups: groups.collect::<Vec<_>>(),
-            workers: &self.workers,
-            jitter: &self.jitter,
-        };
-        moments::relative_to(now, || postcard::to_stdvec(&snapshot)).map_err(|error| {
-            Error::new(ErrorKind::Change, "the pool cannot be written down").caused_by(error)
-        })
+    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+        Snapshot::of(self, now)
     }
 
     /// The pool of that snapshot, which runs, as if nothing had been.
@@ -69,7 +22,7 @@ impl Pool {
     #[cfg(test)]
     pub(crate) fn restore(
         groups: Vec<GroupSpec>,
-        snapshot: &[u8],
+        snapshot: &Snapshot,
         stop_deadline: Duration,
         now: Instant,
     ) -> Result<Self, Error> {
@@ -88,7 +41,7 @@ impl Pool {
     /// When this is no snapshot.
     pub(crate) fn inherit(
         groups: Vec<GroupSpec>,
-        snapshot: &[u8],
+        snapshot: &Snapshot,
         stop_deadline: Duration,
         now: Instant,
         returned: Option<String>,
@@ -110,23 +63,22 @@ impl Pool {
     /// And the size that each group is to have.
     fn read(
         groups: Vec<GroupSpec>,
-        snapshot: &[u8],
+        snapshot: &Snapshot,
         stop_deadline: Duration,
         now: Instant,
     ) -> Result<(Self, Vec<u32>), Error> {
-        let strange = || Error::new(ErrorKind::Change, "this is no snapshot of a pool");
-        let read: Read = moments::relative_to(now, || postcard::from_bytes(snapshot))
-            .map_err(|error| strange().caused_by(error))?;
+        let strange =
+            || Error::new(ErrorKind::Change, "the state of the running workers makes no sense");
         let mut pool = Self::new(Vec::new(), stop_deadline, 0);
         pool.groups = groups.into_iter().map(Group::new).collect();
         let mut sizes: Vec<_> = pool.groups.iter().map(|group| group.spec.size).collect();
         // A group of a new name has no worker yet.
         pool.groups.iter_mut().for_each(|group| group.spec.size = 0);
         let mut places = Vec::new();
-        for saved in read.groups {
+        for saved in &snapshot.groups {
             let known = pool.groups.iter().position(|group| group.spec.name == saved.name);
             let index = known.unwrap_or_else(|| {
-                pool.groups.push(Group::new(gone(saved.name)));
+                pool.groups.push(Group::new(gone(saved.name.clone())));
                 sizes.push(0);
                 sizes.len() - 1
             });
@@ -135,16 +87,18 @@ impl Pool {
                 sizes[index] = saved.size;
             }
             let group = &mut pool.groups[index];
-            (group.spec.size, group.intensity) = (saved.size, saved.intensity);
+            (group.spec.size, group.intensity) = (saved.size, saved.intensity(now));
             places.push(index);
         }
-        for (index, mut worker) in read.workers.into_iter().enumerate() {
+        for (index, saved) in snapshot.workers.iter().enumerate() {
+            let mut worker = saved.clone().worker(now);
             let is_in_order = usize::try_from(worker.id.0) == Ok(index);
             let place = places.get(worker.group).filter(|_| is_in_order);
             worker.group = *place.ok_or_else(strange)?;
             pool.workers.push(worker);
         }
-        (pool.generation, pool.latest, pool.jitter) = (read.generation, read.latest, read.jitter);
+        (pool.generation, pool.latest, pool.jitter) =
+            (snapshot.generation, snapshot.latest, snapshot.jitter());
         (pool.mode, pool.all_ready) = (Mode::Running, true);
         Ok((pool, sizes))
     }

@@ -43,11 +43,8 @@ impl Simulation {
 
     /// The new version is the same with another pool. Whoever waits asks it again.
     fn take_over(&mut self) {
-        let inherited = self.pool.snapshot(self.now).and_then(|snapshot| {
-            let groups = self.groups.clone();
-            Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None)
-        });
-        let actions = match inherited {
+        let (snapshot, groups) = (self.pool.snapshot(self.now), self.groups.clone());
+        let actions = match Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None) {
             Ok((pool, actions)) => {
                 self.pool = pool;
                 actions
@@ -71,7 +68,7 @@ impl Simulation {
     #[cfg(test)]
     pub(in crate::supervise) fn restore(&mut self) {
         if self.pool.is_quiet() && !self.pool.is_upgrading() {
-            let snapshot = self.pool.snapshot(self.now).unwrap();
+            let snapshot = self.pool.snapshot(self.now);
             let groups = self.groups.clone();
             self.pool = Pool::restore(groups, &snapshot, self.stop_deadline, self.now).unwrap();
         }

@@ -147,6 +147,15 @@ impl Model {
                     self.lost(id, process.as_ref().map(|process| (process, exit)), now);
                 }
             }
+            Event::Unended { id, pid, .. } => {
+                if self.live.get(&id).is_some_and(|p| p.pid == pid) {
+                    let process = self.live.remove(&id);
+                    match self.running() && self.all_ready {
+                        true => self.lost(id, process.as_ref().map(|it| (it, Exit::Code(-1))), now),
+                        false => self.fail(now),
+                    }
+                }
+            }
             Event::Extend { id, pid, time } => self.extend(id, pid, time, now),
             Event::Stops { id, pid } => {
                 if let Some(process) = self.live.get_mut(&id)
@@ -158,11 +167,7 @@ impl Model {
                 }
             }
             Event::Status { .. } => {}
-            Event::Unended { .. }
-            | Event::Change { .. }
-            | Event::Prepared(_)
-            | Event::Measured(_)
-            | Event::Tick => {}
+            Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
             Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
             Event::Backlog(_) => {}
         }

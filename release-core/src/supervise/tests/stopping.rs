@@ -153,3 +153,38 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_ended_is_waited_for_no_longer() {
+    let mut world = two();
+    world.ready(SECOND);
+    world.send(Event::StopNow);
+    world.exit(FIRST, CRASH);
+    assert_eq!(world.model.done, None);
+    let (pid, reason) = (world.model.live[&SECOND].pid, "no right to".to_owned());
+    world.send(Event::Unended { id: SECOND, pid, reason });
+    let why = format!("process {pid} of worker 1 cannot be ended: no right to");
+    assert_eq!(world.model.done, Some(Outcome::Failed { reason: why }));
+    let left = |action: &Action| matches!(action, Action::Report(Report::LeftBehind { .. }));
+    assert_eq!(world.log.iter().filter(|action| left(action)).count(), 1);
+}
+
+#[test]
+fn a_start_fails_whose_process_cannot_be_ended() {
+    let mut world = two();
+    let (pid, reason) = (world.model.live[&FIRST].pid, "no right to".to_owned());
+    world.send(Event::Unended { id: FIRST, pid, reason });
+    world.exit(SECOND, CRASH);
+    assert!(matches!(world.model.done, Some(Outcome::Failed { .. })));
+}
+
+#[test]
+fn another_one_takes_the_place_of_what_cannot_be_ended() {
+    let mut world = two();
+    world.ready(SECOND);
+    let (pid, reason) = (world.model.live[&FIRST].pid, "no right to".to_owned());
+    world.send(Event::Unended { id: FIRST, pid, reason });
+    assert!(!world.model.live.contains_key(&FIRST));
+    world.wait(Duration::from_secs(60));
+    assert_ne!(world.model.live[&FIRST].pid, pid);
+}

@@ -120,7 +120,7 @@ fn the_words_of_a_worker_are_in_its_status() {
     world.send(Event::Status { id: FIRST, pid, text });
     assert_eq!(world.pool.status(world.now)[0].status_text, Some("loading"));
     world.ready(FIRST);
-    let snapshot = world.pool.snapshot(world.now).unwrap();
+    let snapshot = world.pool.snapshot(world.now);
     let groups = vec![group(1, RestartPolicy::default())];
     let pool = Pool::restore(groups, &snapshot, seconds(10), world.now).unwrap();
     assert_eq!(pool.status(world.now)[0].status_text, Some("loading"));

@@ -14,6 +14,7 @@ use crate::daemon::{
     Contact, Group, Kept, KeptWorker, MasterHandle, News, Output, WorkerInfo, own_image,
 };
 use crate::ipc::link::Link;
+use crate::ipc::link::frozen::Frozen;
 use crate::supervise::{Event, Exit, WorkerId};
 use crate::sys::fds::duplicate_from;
 
@@ -40,12 +41,24 @@ impl Processes {
 
     /// Everything that the next version needs. The connections stand still then.
     pub(in crate::supervise::drive) fn freeze(&self) -> Result<Kept, Error> {
+        self.write_down(|link| link.freeze(None))
+    }
+
+    /// The same for a trial, while the connections go on.
+    pub(in crate::supervise::drive) fn sample(&self) -> Result<Kept, Error> {
+        self.write_down(Link::sample)
+    }
+
+    fn write_down(
+        &self,
+        freeze: impl Fn(&Link) -> Result<Option<Frozen>, Error>,
+    ) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for ((id, pid), process) in &self.running {
             // It was reaped, which the next version does not know.
             process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
-            let link = link.map(|link| link.freeze(None)).transpose()?.flatten();
+            let link = link.map(|link| freeze(&link)).transpose()?.flatten();
             kept.workers.push(KeptWorker {
                 id: id.0,
                 pid: *pid,

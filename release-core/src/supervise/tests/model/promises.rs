@@ -93,7 +93,8 @@ impl Model {
             Report::Started { .. }
             | Report::Ready { .. }
             | Report::Extended { .. }
-            | Report::Stops { .. } => {}
+            | Report::Stops { .. }
+            | Report::LeftBehind { .. } => {}
             other => panic!("nobody asked for a change: {other:?}"),
         }
     }

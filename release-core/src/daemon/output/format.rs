@@ -1,0 +1,119 @@
+//! What a line of a worker looks like among those of others.
+
+use std::io::Write;
+
+use super::OutputStream;
+use crate::WorkerInfo;
+use crate::streams::printable;
+
+/// How lines that workers write to standard output and error are passed on to the same stream of the
+/// master.
+///
+/// Lines of several workers never mix. A worker whose lines there is no room for waits, because its
+/// pipe is not read meanwhile; the master does not.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub enum OutputFormat {
+    /// The line, with its control characters escaped: it can neither command a terminal nor hide
+    /// what was printed before.
+    #[default]
+    Plain,
+    /// The same, after a prefix that tells which worker has written it, and a blank.
+    Prefixed(fn(&WorkerInfo) -> String),
+    /// The bytes of the line as they are, colours included. Whoever reads it on a terminal trusts the
+    /// workers.
+    Raw,
+    /// A JSON object with the members `worker`, `pid`, `stream` (`stdout` or `stderr`) and `message`.
+    Json,
+    /// Nothing is passed on: workers have the descriptors of the master.
+    Inherit,
+}
+
+/// The format of one process.
+pub(super) struct Formatter {
+    format: OutputFormat,
+    /// What comes before a line.
+    head: Vec<u8>,
+}
+
+impl Formatter {
+    pub(super) fn new(format: OutputFormat, worker: &WorkerInfo) -> Self {
+        let head = match format {
+            OutputFormat::Prefixed(prefix) => format!("{} ", prefix(worker)),
+            OutputFormat::Json => {
+                format!("{{\"worker\":{},\"pid\":{},\"stream\":\"std", worker.id, worker.pid)
+            }
+            _ => String::new(),
+        };
+        Self { format, head: head.into_bytes() }
+    }
+
+    pub(super) fn append(&self, queue: &mut Vec<u8>, stream: OutputStream, line: &[u8]) {
+        queue.extend_from_slice(&self.head);
+        match self.format {
+            OutputFormat::Raw => queue.extend_from_slice(line),
+            OutputFormat::Json => {
+                let name = if stream == OutputStream::Out { "out" } else { "err" };
+                queue.extend_from_slice(name.as_bytes());
+                queue.extend_from_slice(b"\",\"message\":\"");
+                append_json(queue, line);
+                queue.extend_from_slice(b"\"}");
+            }
+            _ => printable::append(queue, line),
+        }
+        queue.push(b'\n');
+    }
+}
+
+/// Adds the inside of a JSON string.
+fn append_json(queue: &mut Vec<u8>, line: &[u8]) {
+    let is_plain = line.iter().fold(true, |is_plain, byte| {
+        is_plain & (matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\'))
+    });
+    if is_plain {
+        queue.extend_from_slice(line);
+        return;
+    }
+    let mut buffer = [0; 4];
+    for letter in String::from_utf8_lossy(line).chars() {
+        match letter {
+            '"' => queue.extend_from_slice(b"\\\""),
+            '\\' => queue.extend_from_slice(b"\\\\"),
+            '\t' => queue.extend_from_slice(b"\\t"),
+            _ if letter.is_control() => {
+                // A Vec takes everything.
+                let _ = write!(queue, "\\u{:04x}", u32::from(letter));
+            }
+            _ => queue.extend_from_slice(letter.encode_utf8(&mut buffer).as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::Driver;
+    use crate::rt::local::Local;
+
+    fn formatted(format: OutputFormat, line: &[u8]) -> String {
+        let rt = Local::new().unwrap().handle();
+        let worker = WorkerInfo { id: 3, pid: 77, group: "web".into(), generation: 1, rt };
+        let mut queue = Vec::new();
+        Formatter::new(format, &worker).append(&mut queue, OutputStream::Error, line);
+        String::from_utf8(queue).unwrap()
+    }
+
+    #[test]
+    fn each_format_is_a_line() {
+        let line = b"say \"a\\b\"\x1b[31m \xc3\xa9\xc2\x9b";
+        assert_eq!(formatted(OutputFormat::Plain, line), "say \"a\\b\"\\u{1b}[31m é\\u{9b}\n");
+        assert_eq!(formatted(OutputFormat::Raw, line), "say \"a\\b\"\u{1b}[31m é\u{9b}\n");
+        let prefix = |worker: &WorkerInfo| format!("[{}]", worker.id);
+        assert_eq!(formatted(OutputFormat::Prefixed(prefix), b"x"), "[3] x\n");
+        assert_eq!(
+            formatted(OutputFormat::Json, line),
+            "{\"worker\":3,\"pid\":77,\"stream\":\"stderr\",\
+             \"message\":\"say \\\"a\\\\b\\\"\\u001b[31m é\\u009b\"}\n"
+        );
+    }
+}

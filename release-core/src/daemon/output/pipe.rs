@@ -1,0 +1,119 @@
+//! One of the two pipes of a worker's process: bytes in, lines out.
+
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use memchr::memchr;
+use nix::unistd::read;
+
+use super::OutputStream;
+use super::writer::Writer;
+use crate::rt::{Direction, Io, Progress};
+
+/// What a pipe holds, and is read at once.
+const BLOCK: usize = 64 * 1024;
+
+/// How many blocks there may be left of a process that has ended: what pipes of a mebibyte hold.
+const LAST_READS: usize = 17;
+
+/// Where bytes are read to, before they are lines.
+static READ: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+pub(super) struct Pipe {
+    /// `None` once everybody has closed the other end.
+    io: Option<Io>,
+    /// The beginning of a line.
+    line: Vec<u8>,
+    stream: OutputStream,
+    longest: usize,
+}
+
+impl Pipe {
+    pub(super) fn new(io: Option<Io>, line: Vec<u8>, stream: OutputStream, longest: usize) -> Self {
+        Self { io, line, stream, longest }
+    }
+
+    pub(super) fn io(&self) -> Option<&Io> {
+        self.io.as_ref()
+    }
+
+    pub(super) fn begun(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// Passes one block on, if there is room for it: the others of the runtime have their turn then.
+    ///
+    /// As long as there is none, nothing is read, the pipe fills, and its worker waits.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, writer: &mut Writer) {
+        let Some(io) = &self.io else { return };
+        if writer.poll_room(cx, self.stream).is_pending() {
+            return;
+        }
+        let mut block = READ.lock().unwrap_or_else(PoisonError::into_inner);
+        block.resize(BLOCK, 0);
+        let polled = io.poll(cx, Direction::Read, |fd| {
+            let count = read(fd.as_fd(), &mut block)?;
+            Ok((count, if count < BLOCK { Progress::Drained } else { Progress::More }))
+        });
+        match polled {
+            Poll::Pending => return,
+            Poll::Ready(Ok(count)) if count > 0 => self.take(&block[..count], writer),
+            Poll::Ready(_) => {
+                self.finish_line(writer);
+                self.io = None;
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// Takes what is there at this moment, whether or not the runtime has noticed.
+    pub(super) fn empty(&mut self, writer: &mut Writer) {
+        let mut block = READ.lock().unwrap_or_else(PoisonError::into_inner);
+        block.resize(BLOCK, 0);
+        for _ in 0..LAST_READS {
+            match self.io.as_ref().map(|io| read(io.as_fd(), &mut block)) {
+                Some(Ok(count)) if count > 0 => self.take(&block[..count], writer),
+                _ => break,
+            }
+        }
+        self.finish_line(writer);
+    }
+
+    fn take(&mut self, mut bytes: &[u8], writer: &mut Writer) {
+        let Self { line, stream, longest, .. } = self;
+        writer.write(*stream, |pass| {
+            while !bytes.is_empty() {
+                let room = *longest - line.len();
+                let end = memchr(b'\n', &bytes[..bytes.len().min(room + 1)]);
+                let (part, rest) = match end {
+                    Some(end) => (&bytes[..end], &bytes[end + 1..]),
+                    None if bytes.len() > room => bytes.split_at(room),
+                    None => {
+                        line.extend_from_slice(bytes);
+                        return;
+                    }
+                };
+                if line.is_empty() {
+                    pass(part);
+                } else {
+                    line.extend_from_slice(part);
+                    pass(line);
+                    line.clear();
+                }
+                bytes = rest;
+            }
+        });
+        if self.line.is_empty() {
+            self.line.shrink_to(0);
+        }
+    }
+
+    fn finish_line(&mut self, writer: &mut Writer) {
+        if !self.line.is_empty() {
+            writer.write(self.stream, |pass| pass(&self.line));
+            self.line = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The lines of one process, on their way out.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::format::Formatter;
+use super::{Capture, OutputStream, Sink};
+use crate::WorkerInfo;
+use crate::rt::Rt;
+use crate::streams::{self, Stream, launcher, printable};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What one process writes goes through one of these.
+pub(super) struct Writer {
+    worker: WorkerInfo,
+    sink: Sink,
+    formatter: Formatter,
+    rate: Option<Rate>,
+    /// Who this is for those that give room.
+    number: u64,
+}
+
+/// How many lines there may be in a second.
+struct Rate {
+    rt: Rt,
+    most: u32,
+    /// The second that is counted now.
+    began: Instant,
+    lines: u32,
+    dropped: u64,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+fn stream_of(stream: OutputStream) -> &'static Stream {
+    match stream {
+        OutputStream::Out => &streams::OUTPUT,
+        OutputStream::Error => streams::error(),
+    }
+}
+
+impl Writer {
+    pub(super) fn new(rt: &Rt, worker: WorkerInfo, capture: &Capture) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let format = match &capture.sink {
+            Sink::Streams(format) => *format,
+            Sink::Lines(_) => super::OutputFormat::Plain,
+        };
+        let rate = capture.rate.map(|most| Rate {
+            rt: rt.clone(),
+            most,
+            began: rt.now(),
+            lines: 0,
+            dropped: 0,
+        });
+        Self {
+            formatter: Formatter::new(format, &worker),
+            worker,
+            sink: capture.sink.clone(),
+            rate,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Done when there is room for another block.
+    pub(super) fn poll_room(&self, cx: &Context<'_>, stream: OutputStream) -> Poll<()> {
+        match self.sink {
+            Sink::Streams(_) => stream_of(stream).poll_room(cx, self.number),
+            Sink::Lines(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Has `pass` called for each line, without its end.
+    pub(super) fn write(
+        &mut self,
+        stream: OutputStream,
+        lines: impl FnOnce(&mut dyn FnMut(&[u8])),
+    ) {
+        let Self { worker, sink, formatter, rate, .. } = self;
+        let mut heard = launcher::is_there().then(Vec::new);
+        let mut is_allowed = |line: &[u8]| {
+            let is_allowed = rate.as_mut().is_none_or(Rate::allows);
+            if let (true, Some(heard)) = (is_allowed, &mut heard) {
+                heard.extend_from_slice(format!("[{} {}] ", worker.id, worker.pid).as_bytes());
+                printable::append(heard, line);
+                heard.push(b'\n');
+            }
+            is_allowed
+        };
+        match sink {
+            Sink::Lines(take) => lines(&mut |line| {
+                if is_allowed(line) {
+                    take(worker, stream, line);
+                }
+            }),
+            Sink::Streams(_) => stream_of(stream).append(|queue| {
+                lines(&mut |line| {
+                    if is_allowed(line) {
+                        formatter.append(queue, stream, line);
+                    }
+                });
+            }),
+        }
+        if let Some(heard) = heard {
+            launcher::write(&heard);
+        }
+        if self.rate.as_ref().is_some_and(Rate::is_told) {
+            self.tell_dropped();
+        }
+    }
+
+    pub(super) fn tell_dropped(&mut self) {
+        let Some(rate) = self.rate.as_mut().filter(|rate| rate.dropped > 0) else { return };
+        let (id, pid) = (self.worker.id, self.worker.pid);
+        tracing::warn!(worker = id, pid, lines = rate.dropped, "wrote too much, some is lost");
+        rate.dropped = 0;
+    }
+}
+
+impl Rate {
+    fn allows(&mut self) -> bool {
+        let now = self.rt.now();
+        if now.saturating_duration_since(self.began) >= SECOND {
+            (self.began, self.lines) = (now, 0);
+        }
+        let is_allowed = self.lines < self.most;
+        if is_allowed {
+            self.lines += 1;
+        } else {
+            self.dropped += 1;
+        }
+        is_allowed
+    }
+
+    /// Whether lines were dropped in a second that is over.
+    fn is_told(&self) -> bool {
+        self.dropped > 0 && self.lines < self.most
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        [&streams::OUTPUT, &streams::ERROR].into_iter().for_each(|one| one.forget(self.number));
+    }
+}

@@ -1,0 +1,325 @@
+//! Standard output and error of this process: nothing that is written there ever waits for a reader.
+//!
+//! What there is no room for stays in a bounded queue, and is written as there is room. Workers whose
+//! output is passed on wait for room in it; the process itself never does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::rt::{Direction, Io, Progress, Rt};
+
+pub(crate) mod launcher;
+mod outlet;
+pub(crate) mod printable;
+
+use outlet::Outlet;
+
+/// Workers that run wait for room when so much is unwritten.
+const ROOM: usize = 256 * 1024;
+
+/// What comes all the same, lines of the log and last words, is lost when so much is unwritten.
+const MOST: usize = 2 * 1024 * 1024;
+
+/// How much one worker adds in its turn, roughly.
+const TURN: usize = 64 * 1024;
+
+/// The queue gives memory back that it has had for more than this.
+const KEPT_CAPACITY: usize = 2 * TURN;
+
+/// How long a process that ends waits for a reader that takes nothing, and for one that is slow.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
+const LONGEST_END: Duration = Duration::from_secs(5);
+
+/// Device and number of a file.
+type Identity = (libc::dev_t, libc::ino_t);
+
+/// A standard stream of this process.
+pub(crate) struct Stream {
+    number: i32,
+    state: Mutex<State>,
+}
+
+/// What is written where.
+struct State {
+    queue: Vec<u8>,
+    /// How many bytes of the queue are written.
+    written: usize,
+    /// How many lines are lost and not told of.
+    lost: u64,
+    /// How many were told of in the queue, up to which byte.
+    told: (u64, usize),
+    /// How the file is written that had this identity.
+    outlet: Option<(Identity, Outlet)>,
+    /// Workers that wait for room, each once.
+    waiting: VecDeque<(u64, Waker)>,
+    drainer: Option<Waker>,
+}
+
+pub(crate) static OUTPUT: Stream = Stream::new(1);
+pub(crate) static ERROR: Stream = Stream::new(2);
+
+/// Standard error; or standard output, when both are the same file: lines do not mix then.
+pub(crate) fn error() -> &'static Stream {
+    match (identity(io::stdout().as_fd()), identity(io::stderr().as_fd())) {
+        (Some(output), Some(error)) if output == error => &OUTPUT,
+        _ => &ERROR,
+    }
+}
+
+/// The last line of a process, which ends whether it is read or not.
+pub(crate) fn last_words(line: &str) {
+    error().push(line.as_bytes());
+    launcher::write(line.as_bytes());
+    finish();
+}
+
+/// Writes what is queued before the process ends, or becomes another program: for as long as a reader
+/// takes something, within limits.
+pub(crate) fn finish() {
+    let deadline = Instant::now() + LONGEST_END;
+    [&OUTPUT, &ERROR].into_iter().for_each(|stream| stream.finish(deadline));
+}
+
+/// Keeps both queues moving; the tasks of a process that has a runtime.
+pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
+    [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
+}
+
+fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
+    fstat(file).ok().map(|FileStat { st_dev, st_ino, .. }| (st_dev, st_ino))
+}
+
+impl Stream {
+    const fn new(number: i32) -> Self {
+        let state = State {
+            queue: Vec::new(),
+            written: 0,
+            lost: 0,
+            told: (0, 0),
+            outlet: None,
+            waiting: VecDeque::new(),
+            drainer: None,
+        };
+        Self { number, state: Mutex::new(state) }
+    }
+
+    /// Whole lines, which are written now or as soon as there is room.
+    pub(crate) fn push(&self, lines: &[u8]) {
+        self.append(|queue| queue.extend_from_slice(lines));
+    }
+
+    /// Has somebody add whole lines to the queue.
+    pub(crate) fn append(&self, add: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        state.append(add);
+        self.flush(state);
+    }
+
+    /// Done when there is room for more of a worker's output; `who` is woken once there is.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>, who: u64) -> Poll<()> {
+        let mut state = self.state();
+        if state.unwritten() < ROOM {
+            return Poll::Ready(());
+        }
+        let waker = cx.waker().clone();
+        let replaced = match state.waiting.iter_mut().find(|(other, _)| *other == who) {
+            Some((_, before)) => Some(std::mem::replace(before, waker)),
+            None => {
+                state.waiting.push_back((who, waker));
+                None
+            }
+        };
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    /// Somebody who may have waited for room has gone.
+    pub(crate) fn forget(&self, who: u64) {
+        let mut state = self.state();
+        let at = state.waiting.iter().position(|(other, _)| *other == who);
+        let gone = at.and_then(|at| state.waiting.remove(at));
+        drop(state);
+        drop(gone);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        // Not locked: the lock of the standard library may be held by a thread that waits.
+        if self.number == 1 { what(io::stdout().as_fd()) } else { what(io::stderr().as_fd()) }
+    }
+
+    /// Writes what there is room for; whether that was all.
+    fn flush(&self, mut state: MutexGuard<'_, State>) -> bool {
+        let is_done = self.file(|file| state.flush(file));
+        let woken = state.take_woken(is_done);
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        is_done
+    }
+
+    /// Writes what is queued as there is room, for as long as it is not dropped.
+    async fn drain(&'static self, rt: Rt) {
+        let mut watched: Option<(Identity, Io)> = None;
+        loop {
+            std::future::poll_fn(|cx| self.poll_stuck(cx)).await;
+            let current = self.file(identity);
+            watched = watched.filter(|(of, _)| Some(*of) == current);
+            if watched.is_none() {
+                watched = current.zip(self.watch(&rt));
+            }
+            match &watched {
+                Some((_, io)) => {
+                    let write = |_: BorrowedFd<'_>| match self.flush(self.state()) {
+                        true => Ok(((), Progress::More)),
+                        false => Err(io::ErrorKind::WouldBlock.into()),
+                    };
+                    let _ = io.run(Direction::Write, write).await;
+                }
+                // Nothing that tells when there is room.
+                None => {
+                    rt.sleep(Duration::from_millis(20)).await;
+                    self.flush(self.state());
+                }
+            }
+        }
+    }
+
+    fn poll_stuck(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.unwritten() > 0 {
+            return Poll::Ready(());
+        }
+        let replaced = state.drainer.replace(cx.waker().clone());
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    fn watch(&self, rt: &Rt) -> Option<Io> {
+        let state = self.state();
+        let (_, outlet) = state.outlet.as_ref()?;
+        let copy = self.file(|file| outlet.to_be_watched(file))?;
+        drop(state);
+        rt.register_as_it_is(copy).ok()
+    }
+
+    fn finish(&self, deadline: Instant) {
+        loop {
+            let before = self.state().unwritten();
+            if self.flush(self.state()) || Instant::now() > deadline {
+                return;
+            }
+            let is_moving = self.state().unwritten() < before;
+            let patience = PollTimeout::try_from(LAST_WORDS_TIME).unwrap_or(PollTimeout::ZERO);
+            let polled = self.file(|file| {
+                poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], patience).unwrap_or(1)
+            });
+            match (polled, is_moving) {
+                (0, false) => return,
+                // A terminal may have room for less than a letter.
+                (_, false) => std::thread::sleep(Duration::from_millis(5)),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl State {
+    fn unwritten(&self) -> usize {
+        self.queue.len() - self.written
+    }
+
+    fn append(&mut self, add: impl FnOnce(&mut Vec<u8>)) {
+        if self.written > MOST {
+            self.queue.drain(..self.written);
+            self.told.1 = self.told.1.saturating_sub(self.written);
+            self.written = 0;
+        }
+        let is_full = self.unwritten() >= MOST;
+        if self.lost > 0 && !is_full {
+            self.queue.extend_from_slice(format!("{} lines are lost\n", self.lost).as_bytes());
+            self.told = (std::mem::take(&mut self.lost), self.queue.len());
+        }
+        let before = self.queue.len();
+        add(&mut self.queue);
+        if is_full {
+            self.lost += count_lines(&self.queue[before..]);
+            self.queue.truncate(before);
+        }
+    }
+
+    /// Writes what there is room for; whether that was all.
+    fn flush(&mut self, file: BorrowedFd<'_>) -> bool {
+        if self.unwritten() == 0 {
+            return true;
+        }
+        let identity = identity(file);
+        self.outlet = self.outlet.take().filter(|(of, _)| Some(*of) == identity);
+        let Some(identity) = identity else {
+            // It is closed: nobody ever reads it.
+            self.empty();
+            return true;
+        };
+        let (_, outlet) = self.outlet.get_or_insert_with(|| (identity, Outlet::of(file)));
+        while self.written < self.queue.len() {
+            match outlet.write(file, &self.queue[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => {
+                    self.lose();
+                    break;
+                }
+            }
+        }
+        self.empty();
+        true
+    }
+
+    /// What is queued cannot be written.
+    fn lose(&mut self) {
+        let (told, end) = self.told;
+        let from = self.written.max(end);
+        self.lost += count_lines(&self.queue[from..]);
+        if self.written < end {
+            self.lost += told;
+        }
+    }
+
+    fn empty(&mut self) {
+        self.queue.clear();
+        self.queue.shrink_to(KEPT_CAPACITY);
+        (self.written, self.told) = (0, (0, 0));
+    }
+
+    /// Those that have room now, one for each turn that there is room for; and the drainer, when something
+    /// is left.
+    fn take_woken(&mut self, is_done: bool) -> Vec<Waker> {
+        let turns = match ROOM.checked_sub(self.unwritten()) {
+            _ if is_done => usize::MAX,
+            Some(room) if room > 0 => room / TURN + 1,
+            _ => 0,
+        };
+        let woken = self.waiting.drain(..turns.min(self.waiting.len())).map(|(_, waker)| waker);
+        let drainer = if is_done { None } else { self.drainer.take() };
+        woken.chain(drainer).collect()
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
+}
+
+#[cfg(test)]
+mod tests;

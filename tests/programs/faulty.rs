@@ -1,0 +1,147 @@
+// A master that makes a mistake on its way to `Master::run`, where and when it is told.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, raise};
+use release::config::{Config, Spec, key};
+use release::ipc::Request;
+use release::net::{Active, Inet, Socket};
+use release::supervise::{ReloadPolicy, RestartPolicy};
+use release::{
+    ControlSocket, Environment, Error, ErrorKind, Exit, Master, Me, Workers, driver, is_worker, log, me,
+};
+use serde::{Deserialize, Serialize};
+
+/// Asks whether a worker may become ready.
+#[derive(Serialize, Deserialize)]
+struct MayBeReady;
+
+impl Request for MayBeReady {
+    type Response = bool;
+}
+
+/// Who the file `fault` speaks of: `MOMENT WHO WHAT`.
+fn who() -> &'static str {
+    let master = std::fs::read_to_string("lock").unwrap_or_default();
+    if master.trim() == std::process::id().to_string() { "master" } else { "trial" }
+}
+
+/// Makes the mistake of this moment, once.
+fn fault(moment: &str) -> Result<(), Error> {
+    let text = std::fs::read_to_string("fault").unwrap_or_default();
+    let Some(what) = text.strip_prefix(&format!("{moment} {} ", who())) else { return Ok(()) };
+    let _ = std::fs::remove_file("fault");
+    let (what, more) = what.split_once(' ').unwrap_or((what, ""));
+    match what {
+        "error" => return Err(Error::new(ErrorKind::Program, "on purpose")),
+        #[allow(clippy::exit)]
+        "exit" => std::process::exit(more.parse().unwrap_or(0)),
+        #[allow(clippy::exit)]
+        "thread-exit" => {
+            let _ = std::thread::spawn(|| std::process::exit(4)).join();
+        }
+        "panic" => panic!("a panic on purpose"),
+        "abort" => std::process::abort(),
+        "overflow" => println!("{}", overflow(1)),
+        "hang" => loop {
+            std::thread::sleep(Duration::from_secs(60));
+        },
+        "few" => few(),
+        "child" => {
+            let _ = std::process::Command::new("sh").args(["-c", "echo /proc/self/fd/* > fds"]).status();
+        }
+        "write" => {
+            let (path, text) = more.split_once(' ').unwrap_or((more, ""));
+            let _ = std::fs::write(path, text);
+        }
+        "remove" => {
+            let _ = std::fs::remove_file(more);
+        }
+        "take" => std::mem::drop(Box::leak(Box::new(TcpListener::bind(more)))),
+        signal => {
+            let _ = signal.parse::<Signal>().map(raise);
+        }
+    }
+    Ok(())
+}
+
+#[allow(unconditional_recursion)]
+fn overflow(depth: u64) -> u64 {
+    let here = [depth; 64];
+    std::hint::black_box(overflow(std::hint::black_box(here[7] + 1)) + here[9])
+}
+
+/// Leaves no descriptor to anybody.
+fn few() {
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        Box::leak(Box::new(file));
+    }
+}
+
+fn main() -> Exit {
+    if is_worker() {
+        return worker();
+    }
+    master().unwrap_or_else(Exit::failure)
+}
+
+fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
+    log::stderr()?;
+    fault("begin")?;
+    let spec = Spec::new().key(key("listen")).key(key("workers"));
+    let config = Config::load("faulty.conf", &spec)?;
+    let address: SocketAddr = config.get::<String>("listen")?.parse()?;
+    // A file of the program's own format.
+    let greeting = String::from_utf8(release::read_to_start("greeting")?)?;
+    fault("configured")?;
+    let workers = Workers::same_executable("web", config.get("workers")?)
+        .user("nobody")
+        .environment(Environment::keep(["PATH".to_owned()]))
+        .restart(RestartPolicy::default().ready_timeout(Duration::from_secs(60)))
+        .reload(ReloadPolicy::default().canary(Duration::ZERO))
+        .context(move |_| greeting.clone())
+        .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
+        .listen("http", address);
+    let control = ControlSocket::new("control");
+    let master = Master::new().lock_file("lock").workers(workers).control(
+        control,
+        |master, _, words: String| async move {
+            let changed = match words.split_once(' ').unwrap_or((&words, "")) {
+                ("upgrade", _) => master.upgrade().await,
+                ("reload", _) => master.reload().await,
+                ("restart", id) => master.restart(id.parse().unwrap_or(0)).await,
+                ("scale", size) => master.scale("web", size.parse().unwrap_or(0)).await,
+                _ => {
+                    let states = master.status().into_iter();
+                    return Ok(states.map(|it| format!("{:?} ", it.state.as_str())).collect());
+                }
+            };
+            Ok(changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".into()))
+        },
+    );
+    Ok(master.run(|| {
+        fault("driver").map_err(std::io::Error::other)?;
+        driver()
+    }))
+}
+
+/// Says who it is to whoever connects. One whose greeting begins with `gate` is ready when it may be.
+fn worker() -> Exit {
+    me().run(driver, async |me: Me<String, MayBeReady>| {
+        let is_gated = me.context().starts_with("gate");
+        while is_gated && !me.master().call(&MayBeReady).await? {
+            me.rt().sleep(Duration::from_millis(5)).await;
+        }
+        let socket = me.listener("http")?;
+        let said = format!("{} {}", std::process::id(), me.context());
+        let connection = move |client: Socket<Active, Inet>| {
+            let said = said.clone();
+            async move { client.into_stream().write_all(said.as_bytes()).await }
+        };
+        let stopping = me.stopping();
+        me.ready()?;
+        socket.accept_loop().until(stopping).run(connection).await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    })
+}

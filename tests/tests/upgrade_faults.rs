@@ -1,0 +1,312 @@
+//! An upgrade that nothing makes fatal: whatever goes wrong on the way, the old version serves on and says
+//! why, and the next upgrade is none the worse for it.
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+
+use release_tests::{
+    Backend, Installed, Process, Program, Running, control, eventually, free_port, is_alive,
+    on_every_backend,
+};
+
+/// What a mistake leads to.
+enum End {
+    /// The old version serves, and says these words.
+    Old(&'static str),
+    /// The new version serves.
+    New,
+}
+use End::{New, Old};
+
+/// Mistakes that `faulty` makes, see there: the moment, who makes it, and what it is. The trial's last
+/// moment comes before everything that the master does, and is the one between trial and exec.
+const MISTAKES: &[(&str, End)] = &[
+    ("begin trial error", Old("it wrote: faulty: on purpose")),
+    ("begin trial exit 0", Old("ended (exit status 0) without saying that it can take over")),
+    ("begin trial panic", Old("a panic on purpose")),
+    ("begin trial abort", Old("ended (signal 6 (SIGABRT))")),
+    ("begin trial SIGKILL", Old("ended (signal 9 (SIGKILL))")),
+    ("begin trial write faulty.conf listen = = 7", Old("faulty.conf:1:10")),
+    ("begin trial write faulty.conf ", Old("faulty.conf")),
+    ("begin trial remove faulty.conf", Old("the configuration file does not exist")),
+    ("begin trial few", Old("cannot take over")),
+    ("driver trial error", Old("cannot start the async runtime: on purpose")),
+    ("driver trial SIGKILL", Old("ended (signal 9 (SIGKILL))")),
+    ("driver trial write faulty.conf listen = = 7", New),
+    ("driver trial write faulty.conf ", New),
+    ("driver trial remove faulty.conf", New),
+    ("driver trial remove greeting", New),
+    ("begin master error", Old("on purpose")),
+    ("begin master exit 0", Old("it ended before it was the master")),
+    ("begin master exit 3", Old("it ended before it was the master")),
+    ("begin master thread-exit", Old("it ended before it was the master")),
+    ("begin master panic", Old("a panic on purpose")),
+    ("begin master abort", Old("it was ended by SIGABRT")),
+    ("begin master overflow", Old("it was ended by SIG")),
+    ("begin master SIGSEGV", Old("it was ended by SIGSEGV")),
+    ("begin master SIGBUS", Old("it was ended by SIGBUS")),
+    ("begin master SIGILL", Old("it was ended by SIGILL")),
+    ("begin master SIGFPE", Old("it was ended by SIGFPE")),
+    ("begin master hang", Old("it hung")),
+    ("begin master few", Old("Too many open files")),
+    ("begin master remove faulty.conf", New),
+    ("configured master error", Old("on purpose")),
+    ("configured master panic", Old("a panic on purpose")),
+    ("driver master error", Old("cannot start the async runtime: on purpose")),
+    ("driver master panic", Old("a panic on purpose")),
+    ("driver master exit 1", Old("it ended before it was the master")),
+    ("driver master abort", Old("it was ended by SIGABRT")),
+];
+
+/// The program that makes them, and what is true of it.
+struct Service {
+    running: Running,
+    address: SocketAddr,
+}
+
+/// In one step.
+fn write(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("it is written");
+    fs::rename(&new, path).expect("it is replaced");
+}
+
+fn configure(directory: &Path, address: SocketAddr) {
+    write(&directory.join("faulty.conf"), &format!("listen = \"{address}\" workers = 1"));
+    write(&directory.join("greeting"), "hello");
+}
+
+impl Service {
+    fn start(program: Program) -> Self {
+        let address = free_port();
+        configure(program.path("x").parent().expect("a directory"), address);
+        let running = program.start();
+        running.await_ready(1);
+        Self { running, address }
+    }
+
+    fn configure(&self) {
+        configure(self.running.path("x").parent().expect("a directory"), self.address);
+    }
+
+    /// The worker that answers.
+    fn answer(&self) -> (Process, String) {
+        let mut said = String::new();
+        let mut client = TcpStream::connect(self.address).expect("a connection");
+        client.read_to_string(&mut said).expect("an answer");
+        let (pid, greeting) = said.split_once(' ').expect("two words");
+        (Process(pid.parse().expect("a number")), greeting.to_owned())
+    }
+
+    fn ask(&self, words: &str) -> String {
+        control(&self.running.control(), words)
+    }
+
+    /// Another worker answers: one that was told to stop may take some connections more.
+    fn is_followed(&self, old: Process, why: &str) {
+        eventually(&format!("another worker answers: {why}"), || self.answer().0 != old);
+    }
+
+    /// The next upgrade works, with another file.
+    fn upgrades(&self) {
+        self.configure();
+        let (old, _) = self.answer();
+        assert_eq!(self.ask("upgrade"), "ok", "{}", self.running.stderr());
+        self.is_followed(old, "after an upgrade");
+        eventually("the old worker is gone", || !self.running.workers().contains(&old));
+    }
+
+    /// The upgrade in which this mistake is made ends so.
+    fn makes(&self, mistake: &str, end: &End) {
+        let (old, _) = self.answer();
+        write(&self.running.path("fault"), mistake);
+        let said = self.ask("upgrade");
+        let log = self.running.stderr();
+        assert!(!self.running.path("fault").exists(), "{mistake} was not made: {said}; {log}");
+        match end {
+            Old(reason) => {
+                assert!(
+                    said.starts_with("error: ") && said.contains(reason),
+                    "{mistake}: {said}; {log}"
+                );
+                assert!(log.contains(reason), "{mistake}: {log}");
+                assert_eq!(self.answer().0, old, "{mistake}");
+                eventually("nothing is left of it", || self.running.workers() == [old]);
+            }
+            New => {
+                assert_eq!(said, "ok", "{mistake}: {log}");
+                self.is_followed(old, mistake);
+            }
+        }
+        self.upgrades();
+    }
+}
+
+on_every_backend! {
+    fn a_mistake_on_the_way_leaves_the_old_version_at_work(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        let (pid, name) = (service.running.pid(), service.running.process().status("Name"));
+        for (mistake, end) in MISTAKES {
+            service.makes(mistake, end);
+            assert_eq!(service.running.process().status("Name"), name, "{mistake}");
+        }
+        assert_eq!(service.running.pid(), pid);
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn what_main_starts_has_nothing_of_the_master(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        for who in ["trial", "master"] {
+            service.makes(&format!("begin {who} child"), &New);
+            let open = fs::read_to_string(service.running.path("fds")).expect("a list");
+            let numbers = open.split_whitespace().filter_map(|path| path.rsplit('/').next());
+            // The last one reads the directory.
+            assert_eq!(numbers.collect::<Vec<_>>(), ["0", "1", "2", "3"], "{who}");
+        }
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn an_address_that_is_taken_after_the_trial_leaves_the_old_one(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        let (old, new) = (service.answer().0, free_port());
+        let directory = service.running.path("x").parent().expect("a directory").to_owned();
+        configure(&directory, new);
+        // Its path, too, and its file of its own.
+        write(&directory.join("fault"), &format!("begin master take {new}"));
+        let said = service.ask("upgrade");
+        assert!(said.contains("another program has the address"), "{said}");
+        assert!(TcpStream::connect(new).is_err(), "nobody listens there");
+        assert_eq!(service.answer().0, old);
+        assert_eq!(service.ask("restart 0"), "ok");
+        service.is_followed(old, "after a restart");
+        // Nobody has it any more.
+        service.address = new;
+        assert_eq!(service.ask("upgrade"), "ok");
+        assert_eq!(service.answer().1, "hello");
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn a_change_under_way_does_not_let_a_file_in_between(backend: Backend) {
+        for change in ["scale 2", "restart 0"] {
+            let installed = Installed::new(backend, "faulty");
+            let program = installed.program();
+            fs::write(program.path("open"), "").expect("a file");
+            let mut service = Service::start(program);
+            write(&service.running.path("greeting"), "gate");
+            assert_eq!(service.ask("upgrade"), "ok");
+            fs::remove_file(service.running.path("open")).expect("it is there");
+            let (socket, old) = (service.running.control(), service.answer().0);
+            let said = thread::scope(|scope| {
+                let changing = scope.spawn(|| control(&socket, change));
+                eventually("it begins", || service.running.workers().len() == 2);
+                write(&service.running.path("fault"), "driver trial write tried yes");
+                let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+                eventually("it is tried", || service.running.path("tried").exists());
+                fs::remove_file(service.running.path("faulty.conf")).expect("it is there");
+                fs::write(service.running.path("open"), "").expect("a file");
+                [changing, upgrading].map(|asking| asking.join().expect("an answer"))
+            });
+            assert_eq!(said, ["ok", "ok"], "{change}: {}", service.running.stderr());
+            service.is_followed(old, change);
+            service.upgrades();
+            assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+        }
+    }
+}
+
+/// A pool whose next worker waits for a file `open`, once there is a file `gate`.
+fn pool(address: SocketAddr) -> String {
+    let worker = "while [ -e gate ] && [ ! -e open ]; do sleep 0.02; done; echo >&$NOTIFY_FD; exec sleep 1000";
+    format!(
+        "listen = [\"tcp://{address}\"] control = control ready = fd workers = 1\n\
+         command = [\"sh\", \"-c\", \"{worker}\"]"
+    )
+}
+
+/// What happens to the file while an upgrade waits for a scale, and what becomes of it.
+#[test]
+fn release_run_becomes_what_was_tried_or_stays_what_it_was() {
+    let [bad, empty, gone, taken] = ["listen = = 7", "", "gone", "taken"];
+    for case in [bad, empty, gone, taken] {
+        let installed = Installed::cli();
+        let program = installed.program().args(["run", "--config", "run.conf"]);
+        let (address, other) = (free_port(), free_port());
+        let file = program.path("run.conf");
+        write(&file, &pool(address));
+        let mut manager = program.start();
+        manager.await_ready(1);
+        write(&manager.path("gate"), "");
+        let real = Program::release_path();
+        let trial = manager.path("trial");
+        installed.install_script(&format!(
+            "[ -e trial ] || echo $$ > trial; exec {} \"$@\"",
+            real.display()
+        ));
+        if case == taken {
+            write(&file, &pool(other));
+        }
+        let (socket, old) = (manager.control(), manager.workers());
+        let mut holder = None;
+        let said = thread::scope(|scope| {
+            let scaling = scope.spawn(|| control(&socket, "scale 2"));
+            eventually("it begins", || manager.workers().len() == 2);
+            let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+            let is_over = || {
+                let number = fs::read_to_string(&trial).unwrap_or_default();
+                number.trim().parse().is_ok_and(|pid| !is_alive(pid))
+            };
+            eventually("its trial is over", is_over);
+            match case {
+                "taken" => holder = Some(TcpListener::bind(other).expect("it is free")),
+                "gone" => fs::remove_file(&file).expect("it is there"),
+                text => write(&file, text),
+            }
+            write(&manager.path("open"), "");
+            [scaling, upgrading].map(|asking| asking.join().expect("an answer"))
+        });
+        assert_eq!(said[0], "ok", "{case}");
+        let log = manager.stderr();
+        if case == taken {
+            assert!(said[1].contains("another program has the address"), "{}; {log}", said[1]);
+            assert!(log.contains("another program has the address"), "{log}");
+            assert!(manager.workers().len() == 2 && manager.workers().contains(&old[0]), "{log}");
+        } else {
+            assert_eq!(said[1], "ok", "{case}: {log}");
+        }
+        drop(TcpStream::connect(address).expect("it still listens"));
+        drop(holder);
+        write(&file, &pool(address));
+        installed.install(&real);
+        assert_eq!(control(&socket, "upgrade"), "ok", "{case}: {}", manager.stderr());
+        assert!(installed.is_run_by(manager.process()), "{case}");
+        assert_eq!(manager.stop(), 0, "{case}: {}", manager.stderr());
+    }
+}
+
+/// A script in between that does not become the program would be the master in its place.
+#[test]
+fn a_script_that_starts_the_new_version_as_a_child_is_refused() {
+    let installed = Installed::new(Backend::Tokio, "faulty");
+    let mut service = Service::start(installed.program());
+    let real = Backend::Tokio.program("faulty");
+    installed.install_script(&format!("{} \"$@\"; exit 0", real.display()));
+    let (old, said) = (service.answer().0, service.ask("upgrade"));
+    assert!(said.contains("a script has to `exec` it"), "{said}");
+    assert_eq!(service.answer().0, old);
+    // One that does is run once: what comes after its trial changes nothing.
+    installed.install_script(&format!(
+        "[ ! -e once ] || exit 9; touch once; exec {} \"$@\"",
+        real.display()
+    ));
+    assert_eq!(service.ask("upgrade"), "ok", "{}", service.running.stderr());
+    service.is_followed(old, "after a script");
+    installed.install(&real);
+    service.upgrades();
+    assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+}
