@@ -48,7 +48,9 @@ pub fn release() -> ExitCode {
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
         Command::Man(man) => man.write([Arguments::command(), socketmaster::command()]),
-        Command::Completions(completions) => completions.print(Arguments::command()),
+        Command::Completions(completions) => {
+            completions.print([Arguments::command(), socketmaster::command()])
+        }
     }
 }
 

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use nix::unistd::User;
 
 use self::client::Client;
+use crate::run::values::duration;
 
 mod client;
 mod table;
@@ -25,8 +27,12 @@ Examples:
 The options stand before or behind the command. The service says who may ask: `release run` by
 --allow-read, --allow-operate and --allow-administer, beside root and its own account.
 
+An answer is believed when the process that gives it is root's or the caller's own, or that of the
+account that --owner names: a file that somebody else has put in the place of the socket does not count.
+
 Exit status: 0 done; 1 refused or failed, with the reason on standard error; 2 misuse of the
-command line.")]
+command line; 3 `status`: the service has workers and none of them is ready, `stop`: it has stopped,
+and processes that did not finish in time had to be killed.")]
 pub(crate) struct Options {
     /// The control socket of the service
     #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL", global = true)]
@@ -34,9 +40,12 @@ pub(crate) struct Options {
     /// Print JSON: what the service says, or whether it is done and why not
     #[arg(long, global = true)]
     json: bool,
-    /// Give up after so many seconds; the service goes on with what it was told
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, global = true)]
-    timeout: u32,
+    /// Give up after this time, such as 5, 500ms, 2m; the service goes on with what it was told
+    #[arg(long, value_name = "TIME", default_value = "120", value_parser = duration, global = true)]
+    timeout: Duration,
+    /// The account that the service runs as, by name or number, when it is another than root and yours
+    #[arg(long, value_name = "LOGIN", value_parser = account, global = true)]
+    owner: Option<u32>,
     #[command(subcommand)]
     request: Request,
 }
@@ -69,6 +78,14 @@ enum Request {
     Watch,
 }
 
+fn account(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let user = User::from_name(text).map_err(|error| error.to_string())?;
+    user.map(|user| user.uid.as_raw()).ok_or_else(|| "there is no such account".to_owned())
+}
+
 fn number(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "it is a number, 0 or more")
 }
@@ -82,29 +99,38 @@ pub(crate) fn run(options: Options) -> ExitCode {
         );
         return ExitCode::from(2);
     };
-    let client = Client::new(control, Duration::from_secs(options.timeout.into()));
+    let client = Client::new(control, options.owner, options.timeout);
     let json = options.json;
     let done = match options.request {
         Request::Status => status(&client, json),
-        Request::Reload => client.tell("reload"),
-        Request::Scale { workers } => client.tell(&format!("scale {workers}")),
-        Request::Restart { id } => client.tell(&format!("restart {id}")),
-        Request::Reopen => client.tell("reopen"),
-        Request::Upgrade => client.tell("upgrade"),
+        Request::Reload => client.tell("reload").map(|()| None),
+        Request::Scale { workers } => client.tell(&format!("scale {workers}")).map(|()| None),
+        Request::Restart { id } => client.tell(&format!("restart {id}")).map(|()| None),
+        Request::Reopen => client.tell("reopen").map(|()| None),
+        Request::Upgrade => client.tell("upgrade").map(|()| None),
         Request::Stop => client.stop(),
-        Request::Watch => watch::run(&client, json),
+        Request::Watch => watch::run(&client, json).map(|()| None),
     };
     let shows = matches!(options.request, Request::Status | Request::Watch);
     let told = match &done {
-        Ok(()) if json && !shows => say(&format!("{}\n", serde_json::json!({ "ok": true }))),
-        Err(why) if json => say(&format!("{}\n", serde_json::json!({ "ok": false, "error": why }))),
+        Ok(None) if json && !shows => say(&format!("{}\n", serde_json::json!({ "ok": true }))),
+        Ok(Some(why)) | Err(why) if json && (!shows || done.is_err()) => {
+            say(&format!("{}\n", serde_json::json!({ "ok": false, "error": why })))
+        }
         _ => Ok(()),
     };
-    let Err(why) = done.and(told) else { return ExitCode::SUCCESS };
+    let (why, status) = match told.and(done) {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(why)) => (why, ExitCode::from(UNWELL)),
+        Err(why) => (why, ExitCode::FAILURE),
+    };
     // Whoever has closed this does not want to know.
     let _ = writeln!(io::stderr(), "release: {why}");
-    ExitCode::FAILURE
+    status
 }
+
+/// The exit status of what was done, and has shown that the service is not as it should be.
+const UNWELL: u8 = 3;
 
 /// Standard output may be full, or nobody's any more.
 fn say(text: &str) -> Result<(), String> {
@@ -113,10 +139,14 @@ fn say(text: &str) -> Result<(), String> {
     said.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
-fn status(client: &Client, json: bool) -> Result<(), String> {
+/// Shows the status; what is wrong with it is returned.
+fn status(client: &Client, json: bool) -> Result<Option<String>, String> {
     let (text, status) = client.status()?;
     if json {
-        return say(&format!("{text}\n"));
+        say(&format!("{text}\n"))?;
+    } else {
+        say(&table::table(&status, table::Style::of_stdout()))?;
     }
-    say(&table::table(&status, table::Style::of_stdout()))
+    let is_down = status.ready() == 0 && !status.workers.is_empty();
+    Ok(is_down.then(|| "no worker is ready".to_owned()))
 }

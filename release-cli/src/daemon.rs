@@ -10,6 +10,8 @@ use release_core::{Daemon, Environment, Exec, Exit};
 
 use crate::variables::Variables;
 
+use crate::run::values::duration;
+
 /// Run a program in the background; done when it is up
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -50,8 +52,8 @@ pub(crate) struct Options {
     /// The file mode creation mask, octal
     #[arg(long, value_name = "MODE", default_value = "022", value_parser = mask)]
     umask: u32,
-    /// The command is up when it has lived so many seconds; 0: as soon as it runs
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    /// The command is up when it has lived for this time, such as 2, 500ms; 0: as soon as it runs
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     wait: Duration,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND ARGS")]
@@ -63,11 +65,6 @@ fn mask(text: &str) -> Result<u32, String> {
         Ok(mask @ ..=0o777) => Ok(mask),
         _ => Err("a mask is an octal number from 0 to 777, such as 027".to_owned()),
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    number.ok_or_else(|| "say how many seconds, such as 2 or 0.5".to_owned())
 }
 
 pub(crate) fn run(options: Options) -> ExitCode {

@@ -21,9 +21,13 @@ pub(crate) struct Man {
 Examples:
   release completions bash > /etc/bash_completion.d/release
   release completions zsh > /usr/local/share/zsh/site-functions/_release
-  release completions fish > ~/.config/fish/completions/release.fish")]
+  release completions fish > ~/.config/fish/completions/release.fish
+  release completions bash socketmaster > /etc/bash_completion.d/socketmaster")]
 pub(crate) struct Completions {
     shell: Shell,
+    /// Of which program
+    #[arg(default_value = "release", value_parser = ["release", "socketmaster"])]
+    program: String,
 }
 
 impl Man {
@@ -88,8 +92,10 @@ fn closing_sections(text: &str) -> Roff {
 }
 
 impl Completions {
-    pub(crate) fn print(self, mut command: Command) -> ExitCode {
-        let name = command.get_name().to_owned();
+    pub(crate) fn print(self, programs: impl IntoIterator<Item = Command>) -> ExitCode {
+        let named = |command: &Command| command.get_name() == self.program;
+        let Some(mut command) = programs.into_iter().find(named) else { return ExitCode::FAILURE };
+        let name = self.program;
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, name, &mut script);
         // Whoever does not read it to the end has enough.

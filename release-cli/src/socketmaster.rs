@@ -13,6 +13,7 @@ use release_core::{
 };
 
 use crate::output;
+use crate::run::values::duration;
 
 /// Keep a program's listening socket open while the program is replaced
 #[derive(Debug, Parser)]
@@ -39,9 +40,10 @@ struct Options {
     /// The program
     #[arg(long, value_name = "PATH")]
     command: OsString,
-    /// How many milliseconds a new process has before the old one is signalled; 0 never signals it
-    #[arg(long, value_name = "MILLIS", default_value_t = 3000)]
-    start: u64,
+    /// How many milliseconds a new process has before the old one is signalled, or a time such as 5s;
+    /// 0 never signals it
+    #[arg(long, value_name = "MILLIS", default_value = "3000", value_parser = start)]
+    start: Duration,
     /// Log to syslog
     #[arg(
         long,
@@ -93,6 +95,11 @@ fn two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     all
 }
 
+/// Milliseconds, unless a unit is there.
+fn start(text: &str) -> Result<Duration, String> {
+    text.parse().map_or_else(|_| duration(text), |millis| Ok(Duration::from_millis(millis)))
+}
+
 fn prepare(options: Options) -> Result<Master, Error> {
     if options.syslog {
         log::syslog("socketmaster")?
@@ -103,9 +110,9 @@ fn prepare(options: Options) -> Result<Master, Error> {
         let message = "only root can run the program as another user: leave out -user";
         return Err(Error::new(ErrorKind::Privileges, message));
     }
-    let signals_the_old = options.start > 0;
+    let signals_the_old = !options.start.is_zero();
     let mut workers = Workers::command("socketmaster", 1, options.command, options.arguments)
-        .readiness(Readiness::After(Duration::from_millis(options.start)))
+        .readiness(Readiness::After(options.start))
         .stop_signal(if signals_the_old { StopSignal::Hup } else { StopSignal::None })
         .restart(RestartPolicy::default().respawn(Respawn::Never))
         .reload(ReloadPolicy::default().canary(Duration::ZERO).draining(usize::MAX));
@@ -150,10 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_in_milliseconds_or_has_a_unit() {
+        for (text, millis) in [("0", 0), ("5000", 5000), ("5s", 5000), ("20ms", 20)] {
+            assert_eq!(start(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert!(start("-1").is_err() && start("5d").is_err());
+    }
+
+    #[test]
     fn flags_are_those_of_the_manual() {
         let line = "sm -listen=tcp4://localhost:8945 -command=/bin/app -start=0 -syslog=true a -b";
         let options = Options::parse_from(two_dashes(line.split(' ').map(OsString::from)));
-        assert_eq!((options.start, options.syslog), (0, true));
+        assert_eq!((options.start, options.syslog), (Duration::ZERO, true));
         assert_eq!(options.arguments, ["a", "-b"]);
     }
 }

@@ -16,6 +16,13 @@ pub(crate) struct Status {
     pub(crate) workers: Vec<Worker>,
 }
 
+impl Status {
+    /// How many workers are ready.
+    pub(crate) fn ready(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.state == "ready").count()
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

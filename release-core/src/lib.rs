@@ -60,37 +60,62 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("Release for Rust runs on Linux only");
+
+#[cfg(target_os = "linux")]
 pub mod buffer;
+#[cfg(target_os = "linux")]
 pub mod bytes;
+#[cfg(target_os = "linux")]
 mod child;
+#[cfg(target_os = "linux")]
 pub mod config;
+#[cfg(target_os = "linux")]
 mod daemon;
+#[cfg(target_os = "linux")]
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
+#[cfg(target_os = "linux")]
 pub mod fuzzing;
+#[cfg(target_os = "linux")]
 mod guard;
+#[cfg(target_os = "linux")]
 pub mod ipc;
 #[cfg(feature = "log")]
+#[cfg(target_os = "linux")]
 pub mod log;
+#[cfg(target_os = "linux")]
 pub mod net;
+#[cfg(target_os = "linux")]
 pub mod rt;
+#[cfg(target_os = "linux")]
 mod seldom;
+#[cfg(target_os = "linux")]
 mod signals;
+#[cfg(target_os = "linux")]
 mod streams;
+#[cfg(target_os = "linux")]
 pub mod supervise;
+#[cfg(target_os = "linux")]
 mod sys;
+#[cfg(target_os = "linux")]
 pub mod systemd;
+#[cfg(target_os = "linux")]
 mod threads;
 mod trusted;
 
+#[cfg(target_os = "linux")]
 pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
     Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
     StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
     handed_over, is_worker, me, read_to_start,
 };
+#[cfg(target_os = "linux")]
 pub use error::{Error, ErrorKind};
+#[cfg(target_os = "linux")]
 pub use net::Credentials;
 #[doc(hidden)]
 pub use trusted::check_for_root;

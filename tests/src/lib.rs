@@ -38,7 +38,7 @@ pub use installed::Installed;
 pub use load::{CLIENTS, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
-pub use program::{Backend, Program, Running, free_port};
+pub use program::{Backend, Program, Running, WITHOUT_INHERITED, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
 pub use spoil::{answers_at_path, shut_listeners_down};

@@ -52,6 +52,15 @@ pub fn free_port() -> SocketAddr {
     SocketAddr::from((own, NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
+/// Starts what follows it without descriptors that a shell, make or lock has left open for this test.
+pub const WITHOUT_INHERITED: [&str; 4] = [
+    "bash",
+    "-c",
+    "for file in /proc/self/fd/*; do number=${file##*/}; [ $number -le 2 ] || eval \"exec $number<&-\"; done
+    exec \"$@\"",
+    "bash",
+];
+
 /// A program to be started, with a directory of its own for sockets, locks and logs.
 #[derive(Debug)]
 pub struct Program {

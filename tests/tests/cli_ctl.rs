@@ -150,7 +150,7 @@ fn a_hostile_service_does_not_write_to_the_terminal() {
     let service = answers(&path, &[ANSWER; 2]);
     for words in ["status", "reload"] {
         let (code, _, said) = ctl(&path, &[words]);
-        assert_eq!((code, &*said), (1, "release: \\u{1b}[2Jdone\\nok\\r\\u{7}\n"), "{words}");
+        assert_eq!((code, &*said), (1, "release: \\u{1b}[2Jdone\nok\\r\\u{7}\n"), "{words}");
     }
     drop(service.join().expect("it has answered"));
     let service = answers(&path, &[b"HTTP/1.1 400 Bad Request\r\n\r\n"]);
@@ -198,6 +198,108 @@ fn who_may_not_is_told() {
     fs::set_permissions(&control, fs::Permissions::from_mode(0o666)).expect("a mode");
     let (code, said) = ask();
     assert!(code == 1 && said.contains("does not admit this user"), "{said}");
+}
+
+#[test]
+fn a_health_check_can_use_the_status() {
+    let manager = Program::release()
+        .args(["run", "--workers", "2", "--ready", "notify", "--control", "control"])
+        .args(["--", "sleep", "1000"])
+        .start();
+    let control = manager.control();
+    eventually("none of its workers is ready", || ctl(&control, &["status"]).0 == 3);
+    let (code, out, said) = ctl(&control, &["status", "--json"]);
+    assert_eq!((code, &*said), (3, "release: no worker is ready\n"));
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(json["workers"].as_array().map(Vec::len), Some(2), "{out}");
+}
+
+#[test]
+fn a_stop_that_had_to_kill_says_so() {
+    for (trap, expected) in [("", 0), ("trap '' TERM;", 3)] {
+        let script = format!("{trap} exec sleep 1000");
+        let mut manager = Program::release()
+            .args(["run", "--ready", "50ms", "--stop-timeout", "300ms", "--control", "control"])
+            .args(["--", "sh", "-c", &script])
+            .start();
+        let control = manager.control();
+        eventually("its worker is ready", || ctl(&control, &["status"]).0 == 0);
+        let (code, out, said) = ctl(&control, &["--json", "stop"]);
+        assert_eq!(code, expected, "{said}");
+        let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(json["ok"], expected == 0, "{out}");
+        let is_said = said.contains("1 process did not stop in time and had to be killed");
+        assert_eq!(is_said, expected == 3, "{said}");
+        assert_eq!(manager.wait().code(), Some(expected), "{}", manager.stderr());
+    }
+}
+
+/// Answers every request with `ok`, as whoever starts it.
+const YES: &str = r#"
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o666)
+listener.listen()
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(64):
+        connection.sendall(b"\0\0\0\2ok")
+"#;
+
+#[test]
+fn the_answer_of_a_stranger_is_not_believed() {
+    if !is_root("being somebody else") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("a mode");
+    let control = place.path().join("control");
+    let stranger =
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c"];
+    let _stranger = Program::command(&stranger, Path::new(YES))
+        .args([&control])
+        .with(|command| {
+            command.current_dir("/");
+        })
+        .start();
+    eventually("it listens", || ctl(&control, &["reload"]).2.contains("user 65534"));
+    for request in [&["reload"][..], &["status"], &["stop"], &["--owner", "1", "reload"]] {
+        fails(&control, request, "neither root nor this user");
+    }
+    done(&control, &["--owner", "65534", "reload"]);
+    let (code, _, said) = ctl(&control, &["--owner", "no-such-account", "reload"]);
+    assert!(code == 2 && said.contains("there is no such account"), "{said}");
+}
+
+#[test]
+fn the_lines_of_an_error_stay_lines() {
+    let program = Program::release().args(["run", "--control", "control", "--config", "run.conf"]);
+    let config = program.path("run.conf");
+    fs::write(&config, "command = [\"sleep\", \"1000\"]\nready = 0\n").expect("a file");
+    let manager = program.start();
+    let control = manager.control();
+    eventually("its worker is ready", || ctl(&control, &["status"]).0 == 0);
+    fs::write(&config, "command = [\"sleep\", \"1000\"]\nworkers = \"\x1bmany\"\n")
+        .expect("a file");
+    let (code, _, said) = ctl(&control, &["reload"]);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(code == 1 && lines.len() > 2 && !said.contains("\\n"), "{said}");
+    assert!(
+        lines.iter().any(|line| line.trim_start_matches([' ', '|', '0', '2']).starts_with('^')),
+        "{said}"
+    );
+    assert!(!said.contains('\x1b'), "{said}");
+}
+
+#[test]
+fn a_time_has_a_unit_or_is_in_seconds() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("control");
+    let _listener = UnixListener::bind(&path).expect("a socket");
+    for (time, seconds) in [("200ms", "0.2"), ("1s", "1"), ("1", "1")] {
+        fails(&path, &["--timeout", time, "status"], &format!("within {seconds} s"));
+    }
 }
 
 /// Runs a command on a terminal until it has shown its last line twice, ends it by a key or a signal,
@@ -252,6 +354,34 @@ fn watching_leaves_the_terminal_as_it_was() {
         assert!(last.ends_with(r"\x1b[?25h\x1b[?1049l'"), "{end:?}: {last}");
         let first = format!("master {}, generation 1, 2 of 2 workers ready", service.pid());
         assert!(said.contains(&first) && said.contains("\x1b[32mready\x1b[0m"), "{end:?}: {said}");
+    }
+}
+
+#[test]
+fn a_small_terminal_shows_the_header() {
+    let (service, _) = Running::service(Backend::Smol, 9, &[]);
+    let sized = ON_A_TERMINAL.replace(
+        "before, shown",
+        "fcntl.ioctl(other, termios.TIOCSWINSZ, bytes([6, 0, 50, 0, 0, 0, 0, 0]))\nbefore, shown",
+    );
+    let launcher = ["python3", "-c", &sized, "q"];
+    let mut watch = Program::release_under(&launcher)
+        .args(["ctl", "--control"])
+        .args([service.control()])
+        .args(["watch"])
+        .start();
+    watch.wait();
+    let said = watch.stderr();
+    let page = said.split("\x1b[H").nth(1).and_then(|page| page.split("\x1b[J").next());
+    let page = page.expect("a page").replace("\x1b[K", "");
+    let lines: Vec<_> = page.lines().collect();
+    assert_eq!(lines.len(), 6, "{page:?}");
+    assert!(lines[0].starts_with(&format!("master {}", service.pid())), "{page:?}");
+    assert!(lines[1].contains("PID") && lines[5].contains("q quits, 6 more"), "{page:?}");
+    for line in lines {
+        let length =
+            line.replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\x1b[32m", "").len();
+        assert!(length <= 50, "{length}: {line:?}");
     }
 }
 

@@ -50,6 +50,30 @@ fn shells_read_the_completions() {
     assert!(code == 2 && said.contains("bash"), "{said}");
 }
 
+/// What bash offers behind these words of a command line.
+const COMPLETE: &str = r#"
+eval "$("$1" completions bash "$2")"
+shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+"_$1" "$1" "${@: -1}" "${@: -2:1}"
+printf '%s\n' "${COMPREPLY[@]}" >&2
+"#;
+
+#[test]
+fn a_shell_completes_values_and_the_other_program() {
+    for (line, expected) in [
+        (&["release", "run", "--stop-signal", ""][..], "TERM HUP INT QUIT USR1 USR2 WINCH NONE"),
+        (&["release", "run", "--ready", ""], "notify ack fd"),
+        (&["release", "run", "--respawn", "on"], "on-failure"),
+        (&["socketmaster", "--sys"], "--syslog"),
+    ] {
+        let launcher = ["bash", "-c", COMPLETE, "bash"];
+        let (code, said) = Program::release_under(&launcher).args(line).run();
+        let offered: Vec<_> = said.split_whitespace().collect();
+        assert_eq!((code, &*offered.join(" ")), (0, expected), "{line:?}");
+    }
+}
+
 #[test]
 fn help_teaches_and_mistakes_are_answered() {
     for command in ["run", "ctl", "daemon"] {

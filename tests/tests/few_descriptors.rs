@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Program, can_inject, control, eventually, free_port, is_alive, on_every_backend,
-    try_http_get,
+    Backend, Program, WITHOUT_INHERITED, can_inject, control, eventually, free_port, is_alive,
+    on_every_backend, try_http_get,
 };
 
 on_every_backend! {
@@ -86,7 +86,8 @@ fn than_are_open_do_not_end_a_manager() {
 
 fn ends_or_serves(backend: Backend, limit: u32) {
     let address = free_port();
-    let launcher = ["prlimit", &format!("--nofile={limit}")];
+    let limit_option = format!("--nofile={limit}");
+    let launcher = [&WITHOUT_INHERITED[..], &["prlimit", &limit_option]].concat();
     let mut running = Program::under(&launcher, backend, "service")
         .args(["--lock-file", "lock"])
         .listen(address, 1)

@@ -8,28 +8,28 @@ use release_tests::{Process, Program, control, eventually, on_every_backend};
 
 on_every_backend! {
     fn a_worker_that_blocks_its_executor_is_replaced(backend: Backend) {
-        let probe = Program::probe(backend, "block").args(["--heartbeat", "800"]).start();
+        let probe = Program::probe(backend, "block").args(["--heartbeat", "2000"]).start();
         eventually("it blocks", || probe.stderr().contains("blocks"));
         let Process(pid) = probe.workers()[0];
         probe.tell("serve");
-        let reason = "reason=hung: no answer to the heartbeat for 800.0ms";
+        let reason = "reason=hung: no answer to the heartbeat for 2.0s";
         let line = format!("killed worker=0 pid={pid} {reason}");
         eventually("it is killed", || probe.stderr().contains(&line));
         probe.await_ready(1);
         // Once, and the one that serves is left alone.
-        thread::sleep(Duration::from_millis(1800));
+        thread::sleep(Duration::from_millis(3500));
         assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
     }
 
     fn a_worker_with_a_stuck_unit_is_replaced(backend: Backend) {
-        let mut probe = Program::probe(backend, "stuck").args(["--heartbeat", "800"]).start();
+        let mut probe = Program::probe(backend, "stuck").args(["--heartbeat", "2000"]).start();
         probe.await_ready(1);
         probe.tell("works");
         let reason = "reason=hung: a unit of work was not finished after ";
         eventually("it is killed", || probe.stderr().contains(reason));
         probe.await_ready(1);
         // Many units, none of them old.
-        thread::sleep(Duration::from_millis(1800));
+        thread::sleep(Duration::from_millis(3500));
         assert_eq!(probe.stderr().matches("reason=hung").count(), 1, "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
@@ -38,17 +38,17 @@ on_every_backend! {
         let line = "test \"$WATCHDOG_PID\" = $$ || exit 1; systemd-notify --ready --status=$$; \
             while ! test -e quiet; do systemd-notify WATCHDOG=1; sleep 0.1; done; exec sleep 1000";
         let mut master = Program::new(backend, "commands")
-            .args(["--control", "control", "--ready", "notify", "--heartbeat", "2000"])
+            .args(["--control", "control", "--ready", "notify", "--heartbeat", "4000"])
             .args(["--", "sh", "-c", line])
             .start();
         master.await_ready(1);
         let Process(pid) = master.workers()[0];
         let status = format!("\"ready\" {pid}");
         eventually("it says how it is", || control(&master.control(), "status") == status);
-        thread::sleep(Duration::from_millis(2500));
+        thread::sleep(Duration::from_millis(4500));
         assert!(!master.stderr().contains("killed"), "{}", master.stderr());
         std::fs::write(master.path("quiet"), "").expect("a file");
-        let reason = "reason=hung: no answer to the heartbeat for 2.0s";
+        let reason = "reason=hung: no answer to the heartbeat for 4.0s";
         let line = format!("killed worker=0 pid={pid} {reason}");
         eventually("it is killed", || master.stderr().contains(&line));
         std::fs::remove_file(master.path("quiet")).expect("a file");
@@ -57,26 +57,26 @@ on_every_backend! {
     }
 
     fn a_worker_may_take_its_time_to_start(backend: Backend) {
-        let args = ["--heartbeat", "800"];
+        let args = ["--heartbeat", "1500"];
         let mut probe = Program::probe(backend, "starts-slowly").args(args).start();
         probe.await_ready(1);
-        thread::sleep(Duration::from_millis(1800));
+        thread::sleep(Duration::from_millis(3500));
         assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 
     fn a_master_that_was_stopped_itself_accuses_nobody(backend: Backend) {
         let mut probe = Program::probe(backend, "works")
-            .args(["--heartbeat", "800", "--workers", "3"])
+            .args(["--heartbeat", "2000", "--workers", "3"])
             .start();
         probe.await_ready(3);
         for _ in 0..3 {
             probe.signal(Signal::SIGSTOP);
-            thread::sleep(Duration::from_millis(1400));
+            thread::sleep(Duration::from_millis(3000));
             probe.signal(Signal::SIGCONT);
             probe.await_ready(3);
         }
-        thread::sleep(Duration::from_millis(1200));
+        thread::sleep(Duration::from_millis(3000));
         assert!(!probe.stderr().contains("killed"), "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }

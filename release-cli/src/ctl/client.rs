@@ -5,9 +5,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{User, geteuid};
 use release_core::ipc::plain;
 use release_core::ipc::{CallError, Ended, Text};
-use release_core::net::{Active, Socket, Unix};
+use release_core::net::{Active, Credentials, Socket, Unix};
 use release_core::rt::local::Local;
 use release_core::rt::{Driver, Rt, run};
 
@@ -24,19 +25,21 @@ const DOOR: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Client {
     path: PathBuf,
+    /// Whose answers are believed, beside root's and this user's.
+    owner: Option<u32>,
     patience: Duration,
 }
 
 impl Client {
-    pub(super) fn new(path: PathBuf, patience: Duration) -> Self {
-        Self { path, patience }
+    pub(super) fn new(path: PathBuf, owner: Option<u32>, patience: Duration) -> Self {
+        Self { path, owner, patience }
     }
 
     /// What the service says of itself, in its own words and understood.
     pub(super) fn status(&self) -> Result<(String, Status), String> {
         let text = self.ask("status")?;
         if let Some(why) = text.strip_prefix("error: ") {
-            return Err(printable(why.as_bytes()));
+            return Err(words(why));
         }
         let status = serde_json::from_str(&text)
             .map_err(|error| format!("{} says what is no status: {error}", self.path.display()))?;
@@ -47,15 +50,12 @@ impl Client {
     pub(super) fn tell(&self, request: &str) -> Result<(), String> {
         match self.ask(request)?.as_str() {
             "ok" => Ok(()),
-            answer => {
-                let why = answer.strip_prefix("error: ").unwrap_or(answer);
-                Err(printable(why.as_bytes()))
-            }
+            answer => Err(words(answer.strip_prefix("error: ").unwrap_or(answer))),
         }
     }
 
-    /// Stops the service, and waits until its process has gone.
-    pub(super) fn stop(&self) -> Result<(), String> {
+    /// Stops the service, and waits until its process has gone. What did not end in order is said.
+    pub(super) fn stop(&self) -> Result<Option<String>, String> {
         let deadline = Instant::now() + self.patience;
         // By its own word it may be another: in a container it has another number than here.
         let master = on_a_runtime(async |rt| {
@@ -63,19 +63,23 @@ impl Client {
             connected.and_then(|socket| socket.credentials())
         })?;
         let master = master.map_err(|error| self.unreachable(&error))?.pid;
-        match self.tell("stop") {
+        let answer = self.ask("stop");
+        let killed = answer.as_ref().ok().and_then(|answer| answer.strip_prefix("killed: "));
+        match &answer {
+            Ok(answer) if answer == "ok" || killed.is_some() => {}
+            Ok(answer) => return Err(words(answer.strip_prefix("error: ").unwrap_or(answer))),
+            Err(why) if self.is_there()? => return Err(why.clone()),
             // It was faster than its answer.
-            Err(why) if self.is_there()? => return Err(why),
-            _ => {}
+            Err(_) => {}
         }
         while self.is_there()? || is_alive(master) {
             if Instant::now() > deadline {
-                let seconds = self.patience.as_secs();
+                let seconds = self.patience.as_secs_f64();
                 return Err(format!("process {master} has not stopped within {seconds} s"));
             }
             std::thread::sleep(LOOK);
         }
-        Ok(())
+        Ok(killed.map(|killed| format!("{} and had to be killed", words(killed))))
     }
 
     /// Whether somebody has the socket, who may be too busy to let anybody connect.
@@ -88,7 +92,17 @@ impl Client {
         let address = Unix::path(&self.path);
         let socket =
             Socket::unconnected(&address).map_err(|error| io::Error::other(error.report()))?;
-        socket.connect(rt, &address, limit).await
+        let socket = socket.connect(rt, &address, limit).await?;
+        let Credentials { uid, pid, .. } = socket.credentials()?;
+        if uid == 0 || uid == geteuid().as_raw() || self.owner == Some(uid) {
+            return Ok(socket);
+        }
+        let name =
+            User::from_uid(uid.into()).ok().flatten().map_or(String::new(), |user| user.name);
+        Err(io::Error::other(format!(
+            "process {pid} of user {uid} ({name}) answers there, neither root nor this user: \
+             if the service runs as that account, say so with --owner"
+        )))
     }
 
     fn ask(&self, request: &str) -> Result<String, String> {
@@ -132,7 +146,7 @@ impl Client {
 
     /// Why there is no answer.
     fn unanswered(&self, error: &CallError, request: &str) -> String {
-        let (path, seconds) = (self.path.display(), self.patience.as_secs());
+        let (path, seconds) = (self.path.display(), self.patience.as_secs_f64());
         match error {
             CallError::TimedOut => format!(
                 "no answer to `{request}` from {path} within {seconds} s; \
@@ -147,6 +161,12 @@ impl Client {
             error => format!("no answer to `{request}` from {path}: {error}"),
         }
     }
+}
+
+/// Words of the service: lines are lines, and nothing in them reaches the terminal as a command.
+fn words(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(|line| printable(line.as_bytes())).collect();
+    lines.join("\n")
 }
 
 fn on_a_runtime<T>(work: impl AsyncFnOnce(&Rt) -> T) -> Result<T, String> {

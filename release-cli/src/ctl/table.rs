@@ -98,7 +98,7 @@ impl Column {
 /// A line about the master, and a table of the workers.
 pub(super) fn table(status: &Status, style: Style) -> String {
     let workers = &status.workers;
-    let ready = workers.iter().filter(|worker| worker.state == "ready").count();
+    let ready = status.ready();
     let mut text = format!(
         "master {}, generation {}, {ready} of {} workers ready\n",
         status.master,

@@ -14,6 +14,8 @@ use nix::sys::termios::{
 };
 use nix::unistd::read;
 
+use rustix::termios::tcgetwinsize;
+
 use super::client::Client;
 use super::table::{Style, table};
 
@@ -73,11 +75,52 @@ impl Screen {
     }
 
     fn page(&self, text: &str) -> String {
-        // Each line replaces what was there, so that nothing flickers.
-        let lines = text.replace('\n', "\x1b[K\r\n");
         let keys = if self.before.is_some() { "q quits" } else { "ctrl-C quits" };
-        format!("\x1b[H{lines}\x1b[K\r\n{keys}\x1b[J")
+        let size = tcgetwinsize(io::stdout()).map(|size| (size.ws_row.into(), size.ws_col.into()));
+        // One that does not know its size says 0.
+        let (rows, columns) = size.unwrap_or_default();
+        let lines = fit(text, keys, rows).into_iter();
+        // Each line replaces what was there, so that nothing flickers.
+        let lines: Vec<_> = lines.map(|line| cut(&line, columns) + "\x1b[K").collect();
+        format!("\x1b[H{}\x1b[J", lines.join("\r\n"))
     }
+}
+
+/// How many lines stay when there is room for few: the one about the master, and the titles.
+const HEADER: usize = 2;
+
+/// The text, an empty line and the line about the keys, on as many lines as there are. What has no
+/// room is counted.
+fn fit(text: &str, keys: &str, rows: usize) -> Vec<String> {
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    if rows == 0 || lines.len() + 2 <= rows {
+        lines.push(String::new());
+        lines.push(keys.to_owned());
+        return lines;
+    }
+    let kept = rows.saturating_sub(1).max(HEADER).min(lines.len());
+    let left_out = lines.len() - kept;
+    lines.truncate(kept);
+    lines.push(if left_out == 0 { keys.to_owned() } else { format!("{keys}, {left_out} more") });
+    lines
+}
+
+/// The beginning of a line, as many characters as there are columns. Its colours are no characters, and
+/// none is left on.
+fn cut(line: &str, columns: usize) -> String {
+    let mut rest = if columns == 0 { usize::MAX } else { columns };
+    let mut is_colour = false;
+    let is_kept = |letter: &char| {
+        is_colour |= *letter == '\x1b';
+        if is_colour {
+            is_colour = *letter != 'm';
+            return true;
+        }
+        let has_room = rest > 0;
+        rest = rest.saturating_sub(1);
+        has_room
+    };
+    line.chars().filter(is_kept).collect()
 }
 
 impl Drop for Screen {
@@ -152,5 +195,30 @@ impl End {
                 _ => return Ok(false),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_screen_keeps_the_header() {
+        let text: String = (0..9).map(|row| format!("row {row}\n")).collect();
+        for (rows, last) in
+            [(12, "q quits"), (11, "q quits"), (10, "q quits"), (6, "q quits, 4 more")]
+        {
+            let lines = fit(&text, "q quits", rows);
+            assert!(lines.len() <= rows, "{rows}: {lines:?}");
+            assert_eq!((&*lines[1], &**lines.last().unwrap()), ("row 1", last), "{rows}");
+        }
+        assert_eq!(fit(&text, "q quits", 0).len(), 11);
+    }
+
+    #[test]
+    fn a_row_is_cut_and_its_colours_end() {
+        assert_eq!(cut("0  \x1b[32mready\x1b[0m  1", 5), "0  \x1b[32mre\x1b[0m");
+        assert_eq!(cut("abc", 0), "abc");
+        assert_eq!(cut("\u{e9}\u{e9}\u{e9}", 2), "\u{e9}\u{e9}");
     }
 }

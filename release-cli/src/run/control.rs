@@ -113,7 +113,11 @@ pub(super) async fn answer(
         ("upgrade", "") => outcome(master.upgrade().await),
         ("stop", "") => {
             master.stop();
-            "ok".to_owned()
+            match ends.all(master).await {
+                0 => "ok".to_owned(),
+                1 => "killed: 1 process did not stop in time".to_owned(),
+                killed => format!("killed: {killed} processes did not stop in time"),
+            }
         }
         (word, _) => {
             // The answer is a frame too: it does not grow with the question.

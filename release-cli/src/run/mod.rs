@@ -5,7 +5,7 @@ mod ends;
 mod file;
 mod processors;
 mod reload;
-mod values;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -69,10 +69,11 @@ What workers write to standard output and error is passed on to those of this pr
 Nothing is lost while somebody reads: a worker that is faster than that waits, like one that writes to
 a pipe. This program never waits; its own log is cut short when nobody reads it.
 
-Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order (a
-second one at once), QUIT stops at once; TTIN and TTOU start and stop one worker; USR1 puts a new
-version of `release` itself in the place of this one, as `release ctl upgrade` does; USR2 opens the
-files of --out and --err again, which somebody has moved, as `release ctl reopen` does.
+Signals: HUP replaces all workers, each when its successor is ready; TERM and INT stop in order, and at
+once when they are sent again a second later or more; QUIT stops at once; TTIN and TTOU start and stop
+one worker; USR1 puts a new version of `release` itself in the place of this one, as `release ctl
+upgrade` does; USR2 opens the files of --out and --err again, which somebody has moved, as `release ctl
+reopen` does.
 
 A configuration file has the same names, such as `listen = [\"tcp://:80\"]`, `workers = auto`,
 `env = [\"MODE=production\"]`, `command = [\"./server\", \"-v\"]`. What stands on the command line goes
@@ -90,6 +91,9 @@ Workers have a session of their own: no terminal, and no way to another worker's
 one was told to stop and leaves processes behind (a start script without `exec`), these get the
 signal, too, and the rest of the time. A root master with few capabilities needs SETUID and SETGID
 for --user, and KILL to end workers of another user.
+
+In the foreground it stops in order when its terminal is closed. Under `nohup` it goes on, and HUP is
+ignored: `release ctl reload` still works.
 
 As a service of systemd it takes its sockets, and says when it is ready, reloads or stops: use
 Type=notify or notify-reload, WatchdogSec= if you like, and KillMode=mixed. With
@@ -117,7 +121,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
     /// How a worker becomes ready: notify, ack, fd[:N] or seconds [default: 1]
-    #[arg(long, value_name = "HOW", value_parser = values::readiness)]
+    #[arg(long, value_name = "HOW", value_parser = values::READINESS, hide_possible_values = true)]
     ready: Option<Readiness>,
     /// How long a worker may take to become ready before it is killed, such as 5, 500ms, 2m
     /// [default: 30s]
@@ -128,13 +132,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     watchdog: Option<Duration>,
     /// The signal by which a worker is told to finish [default: TERM]
-    #[arg(long, value_name = "SIGNAL")]
+    #[arg(long, value_name = "SIGNAL", value_parser = values::STOP_SIGNAL, hide_possible_values = true)]
     stop_signal: Option<StopSignal>,
     /// How long a worker may take to finish before it is killed, such as 30, 500ms, 2m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     stop_timeout: Option<Duration>,
     /// Which workers are started again: always, on-failure, never [default: always]
-    #[arg(long, value_name = "WHICH", value_parser = values::respawn)]
+    #[arg(long, value_name = "WHICH", value_parser = values::RESPAWN, hide_possible_values = true)]
     respawn: Option<Respawn>,
     /// A file that is locked while this runs, and holds its pid
     #[arg(long, value_name = "PATH")]

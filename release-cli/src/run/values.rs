@@ -1,13 +1,16 @@
 //! The values of options, written alike on the command line and in a configuration file.
 
+use std::ffi::OsStr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Command, Error};
 use release_core::net::ListenOn;
 use release_core::supervise::Respawn;
-use release_core::{OutputFormat, Readiness, WorkerInfo};
+use release_core::{OutputFormat, Readiness, StopSignal, WorkerInfo};
 
 use super::processors::processors;
 
@@ -112,7 +115,7 @@ pub(super) fn readiness(text: &str) -> Result<Readiness, String> {
 }
 
 /// Seconds, unless a unit is there.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = match unit {
@@ -143,6 +146,36 @@ pub(super) fn respawn(text: &str) -> Result<Respawn, String> {
     }
 }
 
+/// A parser whose values, or some of them, a shell can complete.
+#[derive(Clone)]
+pub(super) struct Hinted<T: 'static> {
+    pub(super) parse: fn(&str) -> Result<T, String>,
+    pub(super) hints: &'static [&'static str],
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Hinted<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, Error> {
+        TypedValueParser::parse_ref(&self.parse, command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.hints.iter().map(PossibleValue::new)))
+    }
+}
+
+pub(super) const READINESS: Hinted<Readiness> =
+    Hinted { parse: readiness, hints: &["notify", "ack", "fd"] };
+
+pub(super) const RESPAWN: Hinted<Respawn> =
+    Hinted { parse: respawn, hints: &["always", "on-failure", "never"] };
+
+pub(super) const STOP_SIGNAL: Hinted<StopSignal> = Hinted {
+    parse: |text| text.parse().map_err(|error: release_core::Error| error.report()),
+    hints: &["TERM", "HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "NONE"],
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +189,13 @@ mod tests {
         for text in ["", "x", "-1", "1d", "1e400", "inf", "nan", "99999999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_shell_completes_is_taken() {
+        assert!(READINESS.hints.iter().all(|hint| readiness(hint).is_ok()));
+        assert!(RESPAWN.hints.iter().all(|hint| respawn(hint).is_ok()));
+        assert!(STOP_SIGNAL.hints.iter().all(|hint| (STOP_SIGNAL.parse)(hint).is_ok()));
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Listener {
                 );
             }
             (Sockets::Each { common, .. }, Ok(inet))
-            | (Sockets::Steered(Steered { common, .. }), Ok(inet)) => common.address = inet.into(),
+            | (Sockets::Steered(Steered { common, .. }), Ok(inet)) => common.address = inet,
             _ => {}
         }
     }

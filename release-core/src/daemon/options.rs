@@ -93,7 +93,7 @@ pub enum Resource {
 
 impl Resource {
     /// A limit that is none.
-    pub const UNLIMITED: u64 = nix::sys::resource::RLIM_INFINITY;
+    pub const UNLIMITED: u64 = u64::MAX;
 
     /// The call that is named when the limit is refused, and what the kernel calls the resource.
     fn in_kernel(self) -> (&'static str, KernelResource) {

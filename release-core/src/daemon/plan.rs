@@ -147,9 +147,10 @@ impl Plan {
         self.groups.iter_mut().for_each(|group| group.adopt_listeners(listeners, is_return));
         ground.unwanted_listeners.append(listeners);
         let opened = self.groups.iter_mut().try_fold(0, |first, group| group.open_listeners(first));
-        opened
-            .map(drop)
-            .or_else(|error| if is_return { Ok(missed(&error)) } else { Err(error) })?;
+        match opened {
+            Err(error) if is_return => missed(&error),
+            outcome => drop(outcome?),
+        }
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, std::mem::take(&mut kept.controls));
         ground.unwanted_controls = left;
@@ -302,6 +303,11 @@ fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
     let mut signals = SIGNALS.to_vec();
     signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    // As `nohup` wants it. In the background no terminal can send the signal.
+    if !detached && signal::is_ignored(Signal::SIGHUP) {
+        signals.retain(|signal| *signal != Signal::SIGHUP);
+        tracing::info!("SIGHUP is ignored since before the start, and stays so");
+    }
     let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
     signal::settle_inherited().map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {

@@ -82,6 +82,14 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     ///
     /// [`CodecError`] when the payload is not the encoding of a value, or is followed by more bytes.
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError>;
+
+    /// Returns the value that a caller gets in place of an answer that cannot be sent, with the reason
+    /// in words, if the format has such a value.
+    ///
+    /// [`ControlSocket`](crate::ControlSocket) asks for it; without one, the connection ends.
+    fn failure(&self, _reason: &str) -> Option<T> {
+        None
+    }
 }
 
 /// A payload that is not a message, or a message that has no payload.
@@ -258,6 +266,11 @@ impl<T: Display + FromStr<Err: Display>> Codec<T> for Text {
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
         let text = std::str::from_utf8(payload).map_err(CodecError::new)?;
         text.parse().map_err(CodecError::new)
+    }
+
+    /// Returns the text `error: ` with the reason, if `T` can be read from that.
+    fn failure(&self, reason: &str) -> Option<T> {
+        format!("error: {reason}").parse().ok()
     }
 }
 

@@ -71,6 +71,11 @@ impl Outbox {
         outcome
     }
 
+    /// Allows frames of this length from now on.
+    pub(crate) fn set_limit(&mut self, bytes: u32) {
+        self.limit = bytes;
+    }
+
     /// Has these descriptors travel with the frame that was pushed last.
     pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {

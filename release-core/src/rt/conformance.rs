@@ -16,6 +16,9 @@ mod support;
 mod tasks;
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,17 +67,19 @@ pub fn run<D: Driver + 'static>(make: impl Fn() -> io::Result<D> + Send + Sync +
     let make: Arc<Make> =
         Arc::new(move || Box::new(make().expect("the constructor of the driver failed")));
     let failures: Vec<String> =
-        [attempts::CHECKS, sources::CHECKS, timers::CHECKS, tasks::CHECKS, lifetime::CHECKS]
-            .into_iter()
-            .flatten()
-            .filter_map(|check| judge(check, &make))
-            .collect();
+        checks().filter_map(|check| judge(check, &make, DEADLINE)).collect();
     drop(turn);
     assert!(failures.is_empty(), "the runtime breaks its contract\n{}", failures.join("\n"));
 }
 
-/// Runs one check; the report when it fails.
-fn judge(check: &'static Check, make: &Arc<Make>) -> Option<String> {
+fn checks() -> impl Iterator<Item = &'static Check> {
+    [attempts::CHECKS, sources::CHECKS, timers::CHECKS, tasks::CHECKS, lifetime::CHECKS]
+        .into_iter()
+        .flatten()
+}
+
+/// Runs one check; the report when it fails, or takes longer than `limit`.
+fn judge(check: &'static Check, make: &Arc<Make>, limit: Duration) -> Option<String> {
     let make = Arc::clone(make);
     // Nothing is sent: the channel closes when the thread ends, by return or by panic.
     let (running, ended) = channel::<()>();
@@ -86,9 +91,9 @@ fn judge(check: &'static Check, make: &Arc<Make>) -> Option<String> {
         .name(check.name.to_owned())
         .spawn(body)
         .expect("a thread for the check could not be started");
-    let problem = match ended.recv_timeout(DEADLINE) {
+    let problem = match ended.recv_timeout(limit) {
         // The thread is left behind: nothing can stop it.
-        Err(RecvTimeoutError::Timeout) => format!("it hangs for {DEADLINE:?}"),
+        Err(RecvTimeoutError::Timeout) => format!("it hangs for {limit:?}"),
         _ => panic_message(thread.join().err()?.as_ref()).to_owned(),
     };
     Some(format!("* {}: {}\n  but: {problem}", check.name, check.promise))

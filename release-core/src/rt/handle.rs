@@ -36,7 +36,7 @@ use crate::{Error, ErrorKind};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Rt(Arc<dyn Runtime>);
+pub struct Rt(pub(super) Arc<dyn Runtime>);
 
 /// The future did not finish in the time it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 #[cfg(feature = "async-io")]
 pub mod async_io;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod handle;
 mod io_handle;
@@ -62,13 +62,21 @@ static BLOCKING: Threads = Threads::new("blocking", 1);
 /// anything: an implementation keeps what it needs in itself. It must not own the executor (the [`Driver`] does), or tasks that hold
 /// the runtime would keep their own executor alive.
 pub trait Runtime: Debug + Send + Sync + 'static {
-    /// Runs a task to its end beside the caller, never inside this call.
+    /// Runs a task to its end beside the caller, never inside this call. The driver notices it also when
+    /// it sleeps and another thread calls. After the driver's end the task is dropped.
+    ///
+    /// The task's waker may outlive the driver; it does nothing then.
     ///
     /// A panic in the task must not take the driver down. [`Rt::spawn`] catches panics before they
     /// get here, so an implementation that is used through [`Rt`] alone meets none.
     fn spawn(&self, task: BoxFuture);
 
-    /// A timer that is done at `deadline`, or at once when that has passed. Dropping it cancels.
+    /// Returns a timer that is done at `deadline`, or at once when that has passed; however often it is
+    /// polled, and from whichever thread, it is not done earlier.
+    ///
+    /// The deadline may be ten years away: the library asks for that where somebody wants to wait for
+    /// ever. Several timers may have the same one. Dropping the timer cancels it, and leaves nothing
+    /// behind that would use memory until the deadline.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture;
 
     /// Watches a descriptor that is already non-blocking and can be polled.
@@ -100,6 +108,12 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 }
 
 /// A non-blocking descriptor that the runtime watches. Dropping it ends the watch, then closes.
+///
+/// When it is dropped on the thread that runs the driver, the descriptor is closed before `drop`
+/// returns: the peer sees the end, an address can be bound anew, and the number can be given to another
+/// descriptor, which can be watched. On another thread it may be closed a moment later, when the driver
+/// no longer waits for it. How many descriptors may be watched, and how high their numbers may be, is
+/// limited by `RLIMIT_NOFILE` alone.
 pub trait Source: AsFd + Debug + Send + Sync + 'static {
     /// Runs `attempt` now or when the descriptor is ready, until it says something other than
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).

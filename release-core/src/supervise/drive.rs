@@ -2,9 +2,11 @@
 
 mod begin;
 mod clock;
+mod last_answers;
 mod processes;
 mod signalled;
 mod sockets;
+mod terminal;
 mod upgrade;
 mod wait;
 
@@ -32,7 +34,8 @@ pub(crate) use begin::Surroundings;
 use clock::Clock;
 pub(crate) use clock::HELD_UP;
 use processes::{Launched, Processes, Wish};
-use signalled::is_stop;
+use signalled::{insists, is_stop};
+use terminal::Terminal;
 use upgrade::Upgrading;
 
 /// Its end by a panic is a failure of the master, which stops in order then.
@@ -101,6 +104,10 @@ pub(crate) struct Supervisor {
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
+    /// When the first signal to stop came.
+    stop_asked_at: Option<Instant>,
+    /// Of a service in the foreground that ends with it.
+    terminal: Option<Terminal>,
     estate: Estate,
     upgrade: Option<Upgrading>,
     askers: Askers,
@@ -149,6 +156,7 @@ impl Supervisor {
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
+                self.send_last_answers().await;
                 self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
@@ -209,6 +217,9 @@ impl Supervisor {
 
     fn report(&mut self, report: &Report) {
         log(report);
+        if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
+            let _ = self.sender.unbounded_send(Happening::Signal(Sig::SIGHUP));
+        }
         self.hooks.observed(report);
         if let Some(service) = &mut self.service {
             service.told(report, &self.master.pool(), self.rt.now());
@@ -331,7 +342,7 @@ impl Supervisor {
     async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
-        let rt = self.rt.clone();
+        let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
         loop {
             // Its failure is in the queue before it ends.
@@ -341,7 +352,9 @@ impl Supervisor {
                 Either::Left((Either::Left((Some(Happening::Failed(error)), _)), _)) => {
                     return Finish::Failed(error);
                 }
-                Either::Left((Either::Right((Ok(signal), _)), _)) if is_stop(signal) => {
+                Either::Left((Either::Right((Ok(signal), _)), _))
+                    if is_stop(signal) && (asked.is_none() || insists(signal, asked, rt.now())) =>
+                {
                     return Finish::CutOff("it was stopped at once");
                 }
                 Either::Left(_) => {}

@@ -1,9 +1,12 @@
 //! What the pool reports, as lines of the log.
 
-use super::{KillReason, Report};
+use super::{KillReason, Report, StopCause};
 
 pub(super) fn log(report: &Report) {
     match report {
+        Report::Stopping { cause: StopCause::Terminal } => {
+            tracing::warn!("the terminal is gone: the service ends");
+        }
         Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
         Report::AllReady => tracing::info!("all workers are ready"),
         Report::Started { id, pid, generation } => {

@@ -190,6 +190,8 @@ pub enum StopCause {
     Interrupt,
     /// The signal QUIT: at once.
     Quit,
+    /// The terminal of a service in the foreground has gone.
+    Terminal,
     /// [`MasterHandle::stop`](crate::MasterHandle::stop).
     Program,
 }

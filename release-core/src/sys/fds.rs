@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t};
 
 use super::{Failed, check};
 
@@ -210,7 +210,7 @@ pub(crate) fn close_from(first: RawFd) -> Result<(), Failed> {
 /// The same, one by one.
 fn close_each_from(first: RawFd) -> Result<(), Failed> {
     /// More numbers than anybody waits for.
-    const MOST: u64 = 1 << 20;
+    const MOST: rlim_t = 1 << 20;
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.min(MOST));
     for number in first..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
         // SAFETY: as above; a number that is not open gives EBADF.

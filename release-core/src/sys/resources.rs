@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
@@ -34,9 +34,15 @@ static STARTED_WITH: OnceLock<Limit> = OnceLock::new();
 /// What a failure to set it is reported as.
 pub(crate) const OPEN_FILES: &str = "setrlimit(RLIMIT_NOFILE)";
 
+/// A limit of the kernel, whose numbers are smaller on some machines.
+#[allow(clippy::useless_conversion)]
+fn of_kernel(limit: rlim_t) -> u64 {
+    if limit == RLIM_INFINITY { u64::MAX } else { limit.into() }
+}
+
 /// How many descriptors this process may have.
 pub(crate) fn open_files() -> Option<u64> {
-    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| of_kernel(soft))
 }
 
 /// Lets this process have as many descriptors as it may; from here on the processes that it starts
@@ -46,9 +52,10 @@ pub(crate) fn open_files() -> Option<u64> {
 /// use; but its workers may.
 pub(crate) fn raise_open_files(earlier: Option<u64>) {
     let resource = Resource::RLIMIT_NOFILE;
-    let Ok((soft, hard)) = getrlimit(resource) else { return };
-    let soft = earlier.unwrap_or(soft).min(hard);
-    if setrlimit(resource, hard, hard).is_ok() {
+    let Ok((soft, most)) = getrlimit(resource) else { return };
+    let hard = of_kernel(most);
+    let soft = earlier.unwrap_or_else(|| of_kernel(soft)).min(hard);
+    if setrlimit(resource, most, most).is_ok() {
         let _ = STARTED_WITH.set(Limit { call: OPEN_FILES, resource, soft, hard });
     }
 }
@@ -77,9 +84,16 @@ impl Resources {
         // Before the limits of its own: one of them may be this one.
         STARTED_WITH.get().into_iter().chain(&self.limits).try_for_each(|limit| {
             let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
-            setrlimit(limit.resource, limit.soft, limit.hard).map_err(failed)
+            let [soft, hard] = [limit.soft, limit.hard].map(in_kernel);
+            setrlimit(limit.resource, soft, hard).map_err(failed)
         })
     }
+}
+
+/// A limit as the system call takes it. What does not fit there is none.
+#[allow(clippy::useless_conversion, reason = "the type has 32 bits on some machines")]
+fn in_kernel(limit: u64) -> rlim_t {
+    limit.try_into().unwrap_or(RLIM_INFINITY)
 }
 
 /// A master may be kept from being killed when memory runs out. That it does is mostly its workers'

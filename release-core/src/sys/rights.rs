@@ -49,7 +49,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = room.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&room);
+    message.msg_controllen = size_of_val(&room) as _;
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the kernel writes to `space` and `room`, which live longer than the call, and no more
     // than the lengths beside them say.
@@ -131,7 +131,10 @@ fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
         if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: points behind the header, into the same buffer.
             let first = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
-            let count = header.cmsg_len.saturating_sub(length_of(0)) / size_of::<RawFd>();
+            // Of another type where libc is musl's, or the machine has 32 bits.
+            #[allow(clippy::unnecessary_cast)]
+            let length = header.cmsg_len as usize;
+            let count = length.saturating_sub(length_of(0)) / size_of::<RawFd>();
             // SAFETY: the kernel wrote `count` numbers there; headers are aligned for them.
             let numbers = unsafe { std::slice::from_raw_parts(first, count) };
             // SAFETY: the kernel has just made these descriptors for us; each number is there once.

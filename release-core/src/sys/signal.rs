@@ -106,7 +106,7 @@ pub(crate) fn block_only(signals: &SigSet) {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(signals), None);
 }
 
-/// Undoes what a launcher may have left behind (nohup, a shell's background job): children can be
+/// Undoes what a launcher may have left behind (a shell's background job, say): children can be
 /// waited for and nothing is blocked. Signals that would end this process, and that it has no
 /// handler for, are ignored; what is written beyond the largest file that is allowed is an error.
 pub(crate) fn settle_inherited() -> io::Result<()> {
@@ -142,6 +142,11 @@ pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     // SAFETY: ignoring runs no code of ours.
     unsafe { sigaction(signal, &ignore) }?;
     Ok(())
+}
+
+/// Whether a signal is ignored: by this process, or by a launcher such as `nohup`.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    disposition(signal) == libc::SIG_IGN
 }
 
 /// `SIG_DFL`, `SIG_IGN` or a handler.

@@ -138,11 +138,13 @@ impl<C> BoundControlSocket<C> {
         H: Fn(Asking, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
+        link.set_send_limit(self.settings.answer_limit());
         let link = Arc::new(link);
         seat.connected(&link, credentials);
         let connection = Connection {
             rt: rt.clone(),
             server: Server::over(link, self.settings.codec.clone()),
+            codec: self.settings.codec.clone(),
             seat,
             credentials,
             idle_time: self.settings.idle_time,

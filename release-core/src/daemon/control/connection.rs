@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::seats::{Asking, Seat};
 use crate::guard::Guard;
 use crate::ipc::plain::Server;
-use crate::ipc::{Codec, ReadError, Refused, Request};
+use crate::ipc::{Codec, ReadError, Refused, Request, SendError};
 use crate::net::Credentials;
 use crate::rt::Rt;
 
@@ -17,6 +17,7 @@ const CONTROL: Guard = Guard::new("control");
 pub(super) struct Connection<R, C> {
     pub(super) rt: Rt,
     pub(super) server: Server<R, C>,
+    pub(super) codec: C,
     pub(super) seat: Seat,
     pub(super) credentials: Credentials,
     pub(super) idle_time: Duration,
@@ -47,7 +48,6 @@ where
         H: Fn(Asking, Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
-        let failed = |error| crate::error::chain(&error);
         // Of a request that an earlier image of this process has answered.
         self.server.finish_answer().await.map_err(|ended| crate::error::chain(&ended))?;
         let mut payload = Vec::new();
@@ -64,7 +64,23 @@ where
             let answer = handler(asking, self.credentials, request).await;
             let response = answer.map_err(Refused::into_words)?;
             self.seat.answered(self.rt.now());
-            self.server.write_response(&response).await.map_err(failed)?;
+            self.send(response).await?;
+        }
+    }
+
+    /// Sends the answer, or that there is one which cannot be sent.
+    async fn send(&mut self, response: R::Response) -> Result<(), String> {
+        let failed = |error| crate::error::chain(&error);
+        let sent = self.server.write_response(&response).await;
+        drop(response);
+        let why = match sent {
+            Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) => failed(error),
+            sent => return sent.map_err(failed),
+        };
+        tracing::error!(reason = why, "an answer on a control socket cannot be sent");
+        match Codec::<R::Response>::failure(&self.codec, &why) {
+            Some(failure) => self.server.write_response(&failure).await.map_err(failed),
+            None => Err(why),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Error;
-use crate::ipc::Text;
 use crate::ipc::limits::Limits;
+use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
 
 mod bound;
 mod connection;
@@ -29,7 +29,8 @@ pub(crate) use seats::{Asking, Waiting};
 /// |---|---|
 /// | mode of the socket file | 0600, settable |
 /// | who may connect | root, the daemon's own user and the socket's owner: checked by the peer's uid too |
-/// | longest frame | 64 KiB, settable |
+/// | longest request | 64 KiB, settable |
+/// | longest answer | 16 MiB, which is as much as [`plain::Client`](crate::ipc::plain::Client) takes; in place of a longer one the peer gets the codec's [`failure`](crate::ipc::Codec::failure), or the connection ends, and the log says so |
 /// | time for a frame from its first byte to its last | 5 s |
 /// | idle time | 60 s, settable |
 /// | time in which a peer has to read something that waits for it | 60 s |
@@ -100,7 +101,8 @@ impl<C> ControlSocket<C> {
         self
     }
 
-    /// The longest frame in either direction, in bytes.
+    /// Sets the longest request, in bytes. An answer may have 16 MiB, or as much as a request if that is
+    /// more.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes;
@@ -167,6 +169,10 @@ impl<C> ControlSocket<C> {
 
     fn file(&self) -> SocketFile {
         SocketFile { path: self.path.clone(), mode: self.mode, owner: self.owner }
+    }
+
+    pub(super) fn answer_limit(&self) -> u32 {
+        self.limits.frame.max(DEFAULT_FRAME_LIMIT)
     }
 
     pub(crate) fn path(&self) -> &Path {

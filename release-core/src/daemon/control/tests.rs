@@ -303,3 +303,41 @@ fn each_follows_the_one_at_its_path_or_one_whose_path_has_gone() {
         assert!(!path("c").exists() && path("b").exists());
     });
 }
+
+#[test]
+fn a_long_answer_arrives_and_one_that_is_too_long_is_an_error() {
+    on_local(async |rt, directory| {
+        let path = directory.path().join("control");
+        let bound = ControlSocket::new(&path).bind().unwrap();
+        let handler = |_, request: String| async move {
+            let length: usize = request.parse().expect("a number");
+            Ok("x".repeat(length))
+        };
+        let on = rt.clone();
+        let _serving = rt.spawn(async move { bound.serve(&on, handler).await });
+        let peer = Peer::new(&path);
+        let most = usize::try_from(DEFAULT_FRAME_LIMIT).unwrap();
+        for length in [100_000, most] {
+            peer.send(&frame(&length.to_string()));
+            assert_eq!(within(&rt, peer.answer(&rt)).await.len(), length);
+        }
+        peer.send(&frame(&(most + 1).to_string()));
+        let said = within(&rt, peer.answer(&rt)).await;
+        assert!(said.starts_with("error: ") && said.contains("16777217 bytes"), "{said}");
+        // The connection goes on, and what a peer sends is as short as ever.
+        peer.send(&frame("3"));
+        assert_eq!(within(&rt, peer.answer(&rt)).await, "xxx");
+        let long = Peer::new(&path);
+        long.send(&70_000_u32.to_be_bytes());
+        let mut byte = [0];
+        let ended = async {
+            while (&long.0)
+                .read(&mut byte)
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            {
+                give_way().await;
+            }
+        };
+        within(&rt, ended).await;
+    });
+}

@@ -17,8 +17,10 @@ use crate::systemd::Notifier;
 use crate::{Error, ErrorKind, Exit};
 
 impl Master {
-    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order (a second
-    /// one at once), QUIT stops at once. HUP reloads ([`MasterHandle::reload`]), TTIN and TTOU give
+    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order, and at once when
+    /// one of them comes again a second later or more (what comes earlier is the same request); QUIT stops
+    /// at once. HUP reloads ([`MasterHandle::reload`]); in the foreground it stops in order if the terminal
+    /// has gone, and stays ignored if it was ignored at the start, as by `nohup`. TTIN and TTOU give
     /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
     /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
     /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process

@@ -17,10 +17,13 @@ pub(in crate::daemon) struct Before {
 impl Before {
     /// A version that is the master again has all that it needs, and goes on without the rest.
     pub(in crate::daemon) fn never_fails(&self, done: Result<(), Error>) -> Result<(), Error> {
-        done.or_else(|error| match &self.returned {
-            Some(_) => Ok(tracing::error!(reason = error.report(), "going on without it")),
-            None => Err(error),
-        })
+        match done {
+            Err(error) if self.returned.is_some() => {
+                tracing::error!(reason = error.report(), "going on without it");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 }
 

@@ -114,7 +114,7 @@ where
             _ => self.environment,
         };
         let environment = environment.block(is_private, credentials.as_ref())?;
-        let root = place.root.as_deref().unwrap_or(Path::new("/"));
+        let root = place.root.as_deref().unwrap_or_else(|| Path::new("/"));
         let program = if self.is_command { self.program.find(root)? } else { self.program };
         let program = program.resolve(&place.start)?;
         let c_path = |path: PathBuf| c_string(path.into_os_string());
@@ -166,7 +166,7 @@ impl Place {
                 return Err(Error::new(ErrorKind::Privileges, message));
             }
             privileges::check_root(root)?;
-            let start = Path::new("/").join(directory.as_deref().unwrap_or(Path::new("")));
+            let start = Path::new("/").join(directory.as_deref().unwrap_or_else(|| Path::new("")));
             return Ok(Self {
                 directory: directory.map(|_| start.clone()),
                 start,

@@ -145,6 +145,11 @@ impl Link {
         self.mode != Mode::PlainServer
     }
 
+    /// Sends longer frames than it accepts.
+    pub(crate) fn set_send_limit(&self, bytes: u32) {
+        self.lock().outbox.set_limit(bytes);
+    }
+
     /// Queues a frame that is not a request; it leaves with the next flush.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,

@@ -1,8 +1,10 @@
 //! How drivers and what belongs to them end.
 
+use std::future::poll_fn;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::super::{Direction, run};
@@ -19,6 +21,16 @@ pub(super) const CHECKS: &[Check] = &[
         name: "unfinished_tasks",
         promise: "tasks that are unfinished when block_on returns are dropped with the driver at the latest",
         body: unfinished_tasks,
+    },
+    Check {
+        name: "wakers_outlive",
+        promise: "a waker that is kept beyond the driver's end does nothing, and does not panic",
+        body: wakers_outlive,
+    },
+    Check {
+        name: "spawned_too_late",
+        promise: "what is spawned after the driver's end is dropped",
+        body: spawned_too_late,
     },
     Check {
         name: "main_may_block_again",
@@ -94,6 +106,57 @@ fn unfinished_tasks(make: &Make) {
     });
     drop(driver);
     assert_eq!(drops.load(Ordering::SeqCst), 4, "so many of 4 tasks were dropped");
+}
+
+fn wakers_outlive(make: &Make) {
+    let driver = make();
+    let rt = driver.handle();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = |kept: &Arc<Mutex<Vec<Waker>>>| {
+        let kept = Arc::clone(kept);
+        poll_fn(move |cx| {
+            kept.lock().expect("a lock").push(cx.waker().clone());
+            Poll::Ready(())
+        })
+    };
+    run(driver.as_ref(), async {
+        keep(&kept).await;
+        rt.spawn(keep(&kept)).await;
+        let then = keep(&kept);
+        rt.spawn(async {
+            then.await;
+            std::future::pending::<()>().await;
+        })
+        .detach();
+        for _ in 0..10 {
+            yield_once().await;
+        }
+    });
+    let wake = || kept.lock().expect("a lock").iter().for_each(Waker::wake_by_ref);
+    wake();
+    drop(driver);
+    wake();
+    let kept = std::mem::take(&mut *kept.lock().expect("a lock"));
+    assert_eq!(kept.len(), 3);
+    let elsewhere = std::thread::spawn(|| kept.into_iter().for_each(Waker::wake));
+    elsewhere.join().expect("a waker panicked");
+}
+
+fn spawned_too_late(make: &Make) {
+    let driver = make();
+    let rt = driver.handle();
+    run(driver.as_ref(), async {});
+    drop(driver);
+    let drops = Arc::new(AtomicUsize::new(0));
+    let guard = CountsDrop(Arc::clone(&drops));
+    rt.spawn(async move {
+        let _held = guard;
+        std::future::pending::<()>().await;
+    })
+    .detach();
+    while drops.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn main_may_block_again(make: &Make) {

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use super::super::{Direction, Driver, Io, Progress, Rt, run};
+use super::super::{Driver, Io, Progress, Rt, run};
 
 /// Makes the driver under test.
 pub(super) type Make = dyn Fn() -> Box<dyn Driver> + Send + Sync;
@@ -55,16 +55,23 @@ pub(super) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(nix::unistd::write(fd, bytes)?)
 }
 
-/// Writes until the socket takes no more; how much it took.
+/// Writes until the socket takes no more; how much it took. The driver has no part in this: one that
+/// waits before it tries may say `Pending` although there is room.
 pub(super) fn fill(io: &Io) -> usize {
     let mut total = 0;
-    let mut never_woken = Context::from_waker(Waker::noop());
     loop {
-        let attempt = |fd: BorrowedFd<'_>| Ok((write(fd, &[7; 4096])?, Progress::More));
-        match io.poll(&mut never_woken, Direction::Write, attempt) {
-            Poll::Ready(written) => total += written.expect("write failed"),
-            Poll::Pending => return total,
+        match write(io.as_fd(), &[7; 4096]) {
+            Ok(written) => total += written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return total,
+            Err(error) => panic!("write failed: {error}"),
         }
+    }
+}
+
+/// Waits until something is so; a check that waits in vain hangs, and is reported.
+pub(super) async fn eventually(rt: &Rt, mut so: impl FnMut() -> bool) {
+    while !so() {
+        rt.sleep(Duration::from_millis(5)).await;
     }
 }
 

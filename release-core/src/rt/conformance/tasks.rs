@@ -1,11 +1,13 @@
 //! What spawned tasks and wakes do.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use futures_util::future::join_all;
 use super::super::Direction;
 use super::Check;
 use super::support::{
-    CountsDrop, Make, block_on_plain_thread, drain, half_watched, on, watch, yield_once,
+    CountsDrop, Make, block_on_plain_thread, drain, eventually, half_watched, on, watch, yield_once,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -29,6 +31,26 @@ pub(super) const CHECKS: &[Check] = &[
         name: "many_tasks",
         promise: "every spawned task runs, also those that tasks spawn and that nobody waits for",
         body: many_tasks,
+    },
+    Check {
+        name: "many_at_once",
+        promise: "as many tasks as there is memory for may wait at the same time",
+        body: many_at_once,
+    },
+    Check {
+        name: "spawned_by_another_thread",
+        promise: "a task that another thread spawns is noticed while the driver sleeps",
+        body: spawned_by_another_thread,
+    },
+    Check {
+        name: "woken_while_polled",
+        promise: "a task that is woken while it is polled is polled again",
+        body: woken_while_polled,
+    },
+    Check {
+        name: "done_task",
+        promise: "the future of a task is dropped when it is done",
+        body: done_task,
     },
     Check {
         name: "foreign_wakes",
@@ -49,6 +71,16 @@ pub(super) const CHECKS: &[Check] = &[
         name: "panicking_task",
         promise: "a panic in a task reaches whoever waits for it and nobody else",
         body: panicking_task,
+    },
+    Check {
+        name: "unblocked",
+        promise: "a function that blocks holds up neither tasks nor timers nor descriptors",
+        body: unblocked,
+    },
+    Check {
+        name: "unblocked_in_turn",
+        promise: "functions that block all run, also when nobody waits for them, and a panic ends only its own",
+        body: unblocked_in_turn,
     },
     Check {
         name: "busy_task",
@@ -94,6 +126,73 @@ fn many_tasks(make: &Make) {
             children += child;
         }
         assert_eq!((parents, children), (4950, 4950));
+    });
+}
+
+fn many_at_once(make: &Make) {
+    const TASKS: usize = 5_000;
+    on(make, async |rt| {
+        let mut go = Vec::new();
+        let mut task = || {
+            let (sender, receiver) = oneshot::channel::<()>();
+            go.push(sender);
+            rt.spawn(receiver)
+        };
+        let tasks: Vec<_> = (0..TASKS).map(|_| task()).collect();
+        yield_once().await;
+        go.into_iter().for_each(drop);
+        assert_eq!(join_all(tasks).await.len(), TASKS);
+    });
+}
+
+fn spawned_by_another_thread(make: &Make) {
+    on(make, async |rt| {
+        for _ in 0..3 {
+            let (done, finished) = oneshot::channel();
+            let spawner = rt.clone();
+            let thread = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(30));
+                spawner.spawn(async move { _ = done.send(()) }).detach();
+            });
+            finished.await.expect("the task was dropped");
+            thread.join().expect("the thread panicked");
+        }
+    });
+}
+
+fn woken_while_polled(make: &Make) {
+    on(make, async |rt| {
+        for round in 0..100 {
+            let mut is_first = true;
+            let task = poll_fn(move |cx| {
+                if !std::mem::take(&mut is_first) {
+                    return Poll::Ready(());
+                }
+                let waker = cx.waker().clone();
+                if round % 2 == 0 {
+                    waker.wake();
+                } else {
+                    thread::spawn(|| waker.wake()).join().expect("the thread panicked");
+                }
+                Poll::Pending
+            });
+            rt.spawn(task).await;
+        }
+    });
+}
+
+fn done_task(make: &Make) {
+    on(make, async |rt| {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let guard = CountsDrop(Arc::clone(&drops));
+        // Held by the future itself, and not by what it runs.
+        let mut held = Some(guard);
+        let task = poll_fn(move |_| {
+            let _ = &mut held;
+            Poll::Ready(())
+        });
+        rt.0.spawn(Box::pin(task));
+        eventually(&rt, || drops.load(Ordering::SeqCst) == 1).await;
     });
 }
 
@@ -182,6 +281,46 @@ fn panicking_task(make: &Make) {
             after.push(good.await);
         }
         assert_eq!(after, [1; 10]);
+    });
+}
+
+fn unblocked(make: &Make) {
+    on(make, async |rt| {
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<u32>();
+        let caller = thread::current().id();
+        let blocking = rt.unblock(move || {
+            let got = may_go_on.recv();
+            (got, thread::current().id() != caller)
+        });
+        let (io, mut peer) = half_watched(&rt);
+        rt.sleep(Duration::from_millis(1)).await;
+        peer.write_all(b"x").expect("write failed");
+        io.run(Direction::Read, drain::<16>).await.expect("read failed");
+        assert_eq!(rt.spawn(async { 1 }).await, 1);
+        go_on.send(7).expect("the function was dropped");
+        let (got, is_elsewhere) = blocking.await.expect("the function failed");
+        assert_eq!(got, Ok(7));
+        assert!(is_elsewhere, "the function ran on the caller's thread");
+    });
+}
+
+fn unblocked_in_turn(make: &Make) {
+    on(make, async |rt| {
+        let runs = Arc::new(AtomicUsize::new(0));
+        for round in 0..100 {
+            let count = Arc::clone(&runs);
+            let function = move || count.fetch_add(1, Ordering::SeqCst);
+            if round % 2 == 0 {
+                drop(rt.unblock(function));
+            } else {
+                rt.unblock(function).await.expect("the function failed");
+            }
+            // Without the hook, which would write to standard error.
+            let panics = rt.unblock(|| std::panic::resume_unwind(Box::new("on purpose")));
+            let failed: Result<(), _> = panics.await;
+            failed.expect_err("the panic was swallowed");
+        }
+        eventually(&rt, || runs.load(Ordering::SeqCst) == 100).await;
     });
 }
 

@@ -6,6 +6,7 @@ use futures_channel::mpsc::unbounded;
 
 use super::clock::Clock;
 use super::processes::Processes;
+use super::terminal::Terminal;
 use super::wait::MEASURE_EVERY;
 use super::{Happening, Supervisor, upgrade};
 use crate::daemon::{Estate, Group, Kept, LogFiles, MasterHandle, stop_channel};
@@ -73,6 +74,8 @@ impl Supervisor {
             signals,
             deferred,
             stopped_by: None,
+            stop_asked_at: None,
+            terminal: Terminal::of_this_process(),
             estate,
             upgrade: None,
             askers: Askers::default(),

@@ -1,11 +1,18 @@
 //! What signals ask of a master.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal as Sig;
 
 use super::Supervisor;
+use super::terminal::Terminal;
 use crate::daemon::Served;
 use crate::supervise::{Change, Event, Report, StopCause};
 use crate::{Error, ErrorKind};
+
+/// A request to stop may arrive twice: `timeout` signals its child and then the group, and a terminal
+/// signals a launcher that passes the signal on. What comes so soon after the first is the same one.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// What a signal asks for.
@@ -16,6 +23,15 @@ impl Supervisor {
             {
                 self.deferred.push(signal);
                 Event::Tick
+            }
+            Sig::SIGHUP if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
+                // It says so several times.
+                let is_news = self.stop_asked_at.is_none();
+                if is_news {
+                    self.asked_to_stop(Sig::SIGTERM, StopCause::Terminal)
+                } else {
+                    Event::Tick
+                }
             }
             Sig::SIGHUP => {
                 self.estate.controls.iter().for_each(Served::look);
@@ -37,14 +53,28 @@ impl Supervisor {
                     Sig::SIGINT => StopCause::Interrupt,
                     _ => StopCause::Quit,
                 };
-                self.report(&Report::Stopping { cause });
-                let again = self.stopped_by.replace(signal).is_some();
-                if self.forwards {
-                    self.processes.forward(signal);
-                    return Event::Stop;
-                }
-                if again || signal == Sig::SIGQUIT { Event::StopNow } else { Event::Stop }
+                self.asked_to_stop(signal, cause)
             }
+        }
+    }
+
+    /// Stops in order, or at once when it is asked again.
+    fn asked_to_stop(&mut self, signal: Sig, cause: StopCause) -> Event {
+        let is_forced = insists(signal, self.stop_asked_at, self.rt.now());
+        let is_new = self.stop_asked_at.is_none() || is_forced;
+        if is_new {
+            self.report(&Report::Stopping { cause });
+        }
+        self.stopped_by = Some(signal);
+        self.stop_asked_at.get_or_insert(self.rt.now());
+        if self.forwards {
+            self.processes.forward(signal);
+            return Event::Stop;
+        }
+        match (is_forced, is_new) {
+            (true, _) => Event::StopNow,
+            (false, true) => Event::Stop,
+            (false, false) => Event::Tick,
         }
     }
 
@@ -66,6 +96,12 @@ impl Supervisor {
         let size = change(self.master.pool().size(0).unwrap_or_default());
         self.askers.enter_signal(Change::Resize { group, size })
     }
+}
+
+/// Whether a signal to stop demands more than the first one, which is being obeyed.
+pub(super) fn insists(signal: Sig, first: Option<Instant>, now: Instant) -> bool {
+    let is_late = |first| now.saturating_duration_since(first) >= SAME_REQUEST;
+    signal == Sig::SIGQUIT || first.is_some_and(is_late)
 }
 
 /// Whether a signal asks for the end.

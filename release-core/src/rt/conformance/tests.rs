@@ -1,0 +1,94 @@
+//! The suite finds what it is there for: each fault is planted in a runtime that is right otherwise.
+
+mod planted;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::planted::{Fault, Planted};
+use super::{Make, checks, judge};
+
+/// Each fault, and the checks of which one at least must find it.
+const FAULTS: &[(Fault, &[&str])] = &[
+    (Fault::EqualDeadlines, &["equal_deadlines"]),
+    (Fault::ReadyOnAnyWake, &["polled_again"]),
+    (Fault::NoTenYears, &["ten_years"]),
+    (Fault::TenYearsAtOnce, &["ten_years"]),
+    (Fault::NothingOverASecond, &["over_a_second"]),
+    (Fault::TimersLeak, &["timers_leave_nothing"]),
+    (Fault::UnseenTimer, &["timer_of_another_thread"]),
+    (Fault::WholeMillis, &["never_early"]),
+    (Fault::Late, &["many_timers", "timeouts", "past_deadline"]),
+    (Fault::DroppedTimerWakes, &["dropped_timer"]),
+    (Fault::FirstTimerWaker, &["moved_timer"]),
+    (Fault::ClockStands, &["never_early"]),
+    (Fault::UnseenSpawn, &["spawned_by_another_thread"]),
+    (Fault::ThousandTasks, &["many_at_once"]),
+    (Fault::Inline, &["never_inline"]),
+    (Fault::LostWhilePolled, &["woken_while_polled"]),
+    (Fault::ForeignWakesLost, &["foreign_wakes"]),
+    (Fault::GreedyTask, &["busy_task"]),
+    (Fault::DoneTasksStay, &["done_task"]),
+    (Fault::UnfinishedTasksStay, &["unfinished_tasks"]),
+    (Fault::LateWakePanics, &["wakers_outlive"]),
+    (Fault::LateSpawnPanics, &["spawned_too_late"]),
+    (Fault::LateSpawnStays, &["spawned_too_late"]),
+    (Fault::EarlySpawnLost, &["before_block_on"]),
+    (Fault::OnlyOnce, &["main_may_block_again"]),
+    (Fault::EndsEarly, &["timeouts", "echo"]),
+    (Fault::UnblocksInline, &["unblocked"]),
+    (Fault::UnblocksInATask, &["unblocked"]),
+    (Fault::UnblocksTheFirst, &["unblocked_in_turn"]),
+    (Fault::SourceStaysOpen, &["dropped_source"]),
+    (Fault::SourceClosedLater, &["dropped_source"]),
+    (Fault::NumberUsedOnce, &["dropped_source"]),
+    (Fault::ThousandSources, &["many_sources"]),
+    (Fault::SelectLimit, &["many_sources"]),
+    (Fault::OneWaker, &["each_direction_for_itself", "both_directions"]),
+    (Fault::FirstWaker, &["last_waker_wins"]),
+    (Fault::Repeats, &["success_ends_the_call"]),
+    (Fault::SwallowsErrors, &["errors_are_passed_on"]),
+    (Fault::Spins, &["no_spin"]),
+    (Fault::EndNotSeen, &["write_then_close"]),
+    (Fault::EarlyReadinessLost, &["accept", "child_exit"]),
+    (Fault::NoWriting, &["filled_then_room"]),
+];
+
+/// A check of a runtime that is wrong may hang: then it is waited for in vain, and what a machine that
+/// is very busy takes for a hang is one more finding.
+const SHORT: Duration = Duration::from_secs(4);
+
+#[test]
+fn each_planted_fault_is_found() {
+    let missed: Vec<_> = FAULTS
+        .iter()
+        .filter(|(fault, expected)| {
+            let make = make(Some(*fault));
+            let mut able = checks().filter(|check| expected.contains(&check.name));
+            let found = able.find_map(|check| judge(check, &make, SHORT));
+            found.is_none_or(|report| !report.contains("\n  but: "))
+        })
+        .map(|(fault, expected)| format!("{fault:?}, which is for {expected:?}"))
+        .collect();
+    assert!(missed.is_empty(), "not found: {missed:#?}");
+    let names: Vec<_> = checks().map(|check| check.name).collect();
+    let unknown = FAULTS.iter().flat_map(|(_, expected)| *expected);
+    let unknown: Vec<_> = unknown.filter(|name| !names.contains(name)).collect();
+    assert!(unknown.is_empty(), "there are no such checks: {unknown:?}");
+}
+
+/// The same runtime without a fault; and one that does not try before it has been told to, which may
+/// say that it waits although there is nothing to wait for.
+#[test]
+fn what_is_right_passes() {
+    for right in [None, Some(Fault::WaitsFirst)] {
+        let make = make(right);
+        let failures: Vec<_> =
+            checks().filter_map(|check| judge(check, &make, super::DEADLINE)).collect();
+        assert!(failures.is_empty(), "{right:?}\n{}", failures.join("\n"));
+    }
+}
+
+fn make(fault: Option<Fault>) -> Arc<Make> {
+    Arc::new(move || Box::new(Planted::new(fault)))
+}
