@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
@@ -224,9 +224,25 @@ impl Group {
         listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
     }
 
-    /// Closes the sockets of workers that are not wanted any more.
-    pub(crate) fn keep_listeners(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
-        self.listeners.iter_mut().for_each(|listener| listener.keep(&is_wanted));
+    /// Has sockets listen again that somebody has shut down: those in `shut`, in this order, and others.
+    pub(crate) fn look_at_listeners(&mut self, shut: &[RawFd]) {
+        let Self { listeners, name, .. } = self;
+        for listener in listeners {
+            if let Err(error) = listener.look(name, shut) {
+                let (group, reason) = (&**name, error.report());
+                tracing::error!(group, listener = listener.name, reason, "nobody can connect");
+            }
+        }
+    }
+
+    /// How often a listening socket that workers have was replaced by another one.
+    pub(crate) fn listeners_replaced(&self) -> u64 {
+        self.listeners.iter().map(Listener::replaced).sum()
+    }
+
+    /// The listening sockets that are open.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().flat_map(Listener::all)
     }
 
     /// What was launched for a worker is this process, or nothing.
@@ -239,17 +255,21 @@ impl Group {
         self.steered().for_each(|steered| steered.ended(id, pid));
     }
 
-    /// Has new connections go to those processes that are to get them.
-    pub(crate) fn steer(&mut self, state: impl Fn(WorkerId, i32) -> Option<State>) {
-        let name = Arc::clone(&self.name);
-        self.steered().for_each(|steered| steered.steer(&name, &state));
+    /// Has new connections go to those processes that are to get them, or to those workers.
+    pub(crate) fn settle_listeners(
+        &mut self,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) {
+        let Self { listeners, name, .. } = self;
+        listeners.iter_mut().for_each(|listener| listener.settle_users(name, &state));
     }
 
-    /// The processes that stop or are about to, and have not accepted all that they were given.
+    /// The processes or workers that stop or are about to, and have not accepted all that they were
+    /// given.
     pub(crate) fn backlog(
         &mut self,
-        state: impl Fn(WorkerId, i32) -> Option<State>,
-    ) -> Vec<(WorkerId, i32)> {
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) -> Vec<(WorkerId, Option<i32>)> {
         self.steered().flat_map(|steered| steered.backlog(&state)).collect()
     }
 
@@ -270,9 +290,10 @@ impl Group {
         }
     }
 
-    /// Which sockets the group listens on.
+    /// Which sockets the group listens on: one that is not open is not handed over.
     pub(super) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
-        self.listeners.iter().filter_map(|listener| listener.key(&self.name))
+        let open = self.listeners.iter().filter(|listener| listener.is_open());
+        open.filter_map(|listener| listener.key(&self.name))
     }
 
     /// Opens, for a trial, what its processes need, and one socket of each listener that is not among those.

@@ -167,6 +167,9 @@ impl Master {
     }
 
     /// One master at a time: the file is locked while it runs, and holds its pid.
+    ///
+    /// Root refuses a file, or a directory above it, that belongs to somebody else or that others can
+    /// write to, unless the directory is sticky as `/tmp`: they could write another pid.
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.lock_file = Some(path.into());

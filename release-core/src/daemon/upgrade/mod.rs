@@ -33,6 +33,7 @@ use crate::supervise::Snapshot;
 use crate::sys::fds::replace;
 use crate::sys::image::seal;
 use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
+use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
@@ -138,6 +139,7 @@ impl Estate {
             protocol: PROTOCOL,
             executable: self.origin.place()?.executable.clone().into(),
             is_background: self.is_background,
+            open_files: open_files_before(),
             lock,
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
             listeners: groups.iter().flat_map(Group::listener_keys).collect(),

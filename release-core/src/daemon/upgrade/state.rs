@@ -31,6 +31,9 @@ pub(crate) struct Summary {
     pub(super) protocol: u16,
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
+    /// The soft limit of descriptors that workers get, where the master has raised its own.
+    #[serde(default)]
+    pub(crate) open_files: Option<u64>,
     pub(crate) lock: Option<OsString>,
     /// Group, name and address of each.
     pub(crate) listeners: Vec<[String; 3]>,

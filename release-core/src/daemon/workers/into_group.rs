@@ -77,8 +77,9 @@ where
                 .settle(self.has_blocking_listeners, self.is_command)
                 .map_err(|error| about("a listener").caused_by(error))?;
         }
-        if self.listeners.iter().any(Listener::is_steered) {
-            self.reload = self.reload.leaving(LEAVING);
+        for (of_processes, of_workers) in self.listeners.iter().map(Listener::steers) {
+            self.reload = if of_processes { self.reload.leaving(LEAVING) } else { self.reload };
+            self.reload = if of_workers { self.reload.removal(LEAVING) } else { self.reload };
         }
         let (contact, ready) = match (self.is_command, self.attach) {
             (true, None) => {

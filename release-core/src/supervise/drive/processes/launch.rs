@@ -29,6 +29,8 @@ pub(in crate::supervise::drive) struct Launched {
     pipes: Option<Pipes>,
     /// How often the outputs had been replaced when it got its own.
     outputs: u64,
+    /// The same of listening sockets.
+    sockets: u64,
 }
 
 /// What the master keeps of a process that is being started.
@@ -51,16 +53,19 @@ impl Processes {
         let failed = not_started(&command);
         let index = self.group_index(id);
         let listeners = self.groups[index].passed(id)?;
+        self.watch.iter().for_each(|watch| listeners.iter().for_each(|socket| watch.add(socket)));
         let descriptors: Vec<_> = given
             .descriptors()
             .chain(pipes.iter().flat_map(Pipes::descriptors))
             .chain((FIRST_PASSED..).zip(listeners))
             .collect();
         let started = spawn(&command, &descriptors).map_err(failed.clone())?;
+        let sockets = self.groups[index].listeners_replaced();
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs }));
+            let outcome =
+                outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -75,7 +80,7 @@ impl Processes {
     ) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, ours, pipes, outputs } = match outcome {
+        let Launched { child, ours, pipes, outputs, sockets } = match outcome {
             Ok(launched) => *launched,
             Err(error) => return self.not_launched(id, &error),
         };
@@ -111,8 +116,16 @@ impl Processes {
         }
         let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
         let is_told = false;
-        let process =
-            Process { child, generation, connection, output, is_told, finished, _watch: watch };
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets,
+            _watch: watch,
+        };
         self.running.insert((id, pid), process);
         self.launched(id, Some(pid));
         Event::Spawned { id, pid }
