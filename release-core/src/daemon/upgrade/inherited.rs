@@ -27,7 +27,7 @@ pub(in crate::daemon) enum Heritage {
     /// Nothing: it was started.
     None,
     /// It says whether it could take over.
-    Trial(Summary, Mutex<Option<OwnedFd>>),
+    Trial(Box<Summary>, Mutex<Option<OwnedFd>>),
     /// It is the master from now on; again, when it `has_returned`.
     Successor { summary: Box<Summary>, inheritance: Mutex<Option<Inheritance>>, has_returned: bool },
 }
