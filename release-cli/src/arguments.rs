@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Options),
+    Run(Box<run::Options>),
     Ctl(ctl::Options),
     Daemon(daemon::Options),
     #[command(hide = true)]
@@ -44,7 +44,7 @@ enum Command {
 pub fn release() -> ExitCode {
     let parsed = Arguments::try_parse().unwrap_or_else(|error| explained(error).exit());
     match parsed.command {
-        Command::Run(options) => run::run(options),
+        Command::Run(options) => run::run(*options),
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
         Command::Man(man) => man.write([Arguments::command(), socketmaster::command()]),

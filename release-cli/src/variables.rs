@@ -1,11 +1,13 @@
 //! The environment of programs, said alike for `release run` and `release daemon`.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use release_core::{Environment, Error, ErrorKind};
+use release_core::{Environment, Error, ErrorKind, check_for_root};
 
 /// What the program has in its environment.
 #[derive(Clone, Debug, Default, Args)]
@@ -69,8 +71,12 @@ impl Variables {
 fn read(path: &Path) -> Result<Vec<Pair>, Error> {
     let place = path.display();
     let wrong = |message: String| Error::new(ErrorKind::Usage, message);
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("cannot read the variables in {place}: {error}")))?;
+    let cannot = |why: String| wrong(format!("cannot read the variables in {place}: {why}"));
+    let mut file = File::open(path).map_err(|error| cannot(error.to_string()))?;
+    // What a program loads that root runs is in its environment.
+    check_for_root(path, &file).map_err(|why| cannot(format!("root would obey it, and {why}")))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
     let lines = (1..).zip(text.lines().map(str::trim_start));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let pair = |(number, line): (usize, &str)| {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::sys::resources::open_files;
+
 /// What failed, in words for the person who reads the log, and for what kind of reason.
 ///
 /// [`Display`](fmt::Display) prints one level; [`Error::report`] prints the whole chain of causes.
@@ -104,10 +106,23 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        match cause.downcast_ref::<io::Error>() {
+            Some(error) => text.push_str(&in_words(error)),
+            None => text.push_str(&cause.to_string()),
+        }
         source = cause.source();
     }
     text
+}
+
+/// A refused system call. Where descriptors are short, with their limit and how it is raised.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    match (error.raw_os_error(), open_files()) {
+        (Some(libc::EMFILE), Some(limit)) => format!(
+            "{error}: this process may have {limit}, which `ulimit -Hn` or LimitNOFILE= raises"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 impl fmt::Display for Error {

@@ -2,12 +2,16 @@
 //!
 //! Not part of the API. The targets in `fuzz/` and the test `fuzz` call these.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::daemon::{Agreed, Hello, PROTOCOL};
-use crate::ipc::{Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Text, add_descriptors};
+use crate::ipc::shape::Rule;
+use crate::ipc::{
+    Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Shape, Text, add_descriptors,
+};
 
 /// The limit of the connections here: small, so that fuzzers find it.
 const LIMIT: u32 = 4096;
@@ -55,10 +59,23 @@ fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
         let space = inbox.space();
         let count = space.len().min(bytes.len());
         space[..count].copy_from_slice(&bytes[..count]);
-        let frames = inbox.received_with_descriptors(count);
-        assert!(frames.is_none_or(|frames| frames <= count), "more frames than bytes");
+        let before = inbox.unread().len();
+        if let Some(frames) = inbox.received_with_descriptors(count) {
+            let begins = skip(inbox.unread(), frames);
+            assert!(begins >= before, "descriptors of a frame that had begun before");
+        }
         bytes = &bytes[count..];
     }
+}
+
+/// Where the frame begins that has so many others in front of it, all of which are there.
+fn skip(bytes: &[u8], frames: usize) -> usize {
+    (0..frames).fold(0, |begins, _| {
+        let (header, rest) = bytes[begins..].split_first_chunk().expect("a header");
+        let length = usize::try_from(u32::from_be_bytes(*header)).expect("a length");
+        assert!(rest.len() > length, "a frame in front is not whole, or has nothing behind it");
+        begins + header.len() + length
+    })
 }
 
 fn take_all(inbox: &mut Inbox, payloads: &mut Vec<Vec<u8>>) -> Result<(), FrameTooLong> {
@@ -96,7 +113,7 @@ enum Message {
     Bytes(Vec<u8>),
     Numbers { small: u8, signed: i64, large: u128, float: f32 },
     Nested(Vec<Option<(u16, Vec<String>)>>),
-    Map(std::collections::BTreeMap<String, Vec<u32>>),
+    Map(BTreeMap<String, Vec<u32>>),
     Character(char, bool),
 }
 
@@ -109,6 +126,9 @@ pub fn codecs(payload: &[u8]) {
     // Compared by their bytes: a float may be NaN.
     round::<Postcard, Message>(&Postcard, payload);
     round::<Postcard, (u32, String, Vec<u64>)>(&Postcard, payload);
+    round::<Postcard, Empty>(&Postcard, payload);
+    like_postcard::<Message>(payload);
+    like_postcard::<(i8, i16, i32, i64, i128, u16, f64)>(payload);
     round::<Text, i64>(&Text, payload);
     round::<Text, String>(&Text, payload);
 }
@@ -123,6 +143,39 @@ fn round<C: Codec<T>, T: Debug>(codec: &C, payload: &[u8]) {
     if let Ok(again) = again {
         assert!(codec.encode(&again, &mut second).is_ok());
         assert_eq!(first, second, "{value:?} became {again:?}");
+    }
+}
+
+/// Elements that take no bytes: what they are is bounded by nothing else than the decoder.
+type Empty = (Vec<Vec<()>>, BTreeMap<(), ()>, Option<Vec<[(); 3]>>, Vec<(Vec<()>, u8)>);
+
+/// What decodes here does so in the crate of the format, as the same value, and the other way round.
+fn like_postcard<T: Debug + Serialize + DeserializeOwned>(payload: &[u8]) {
+    let theirs = postcard::take_from_bytes::<T>(payload).ok().filter(|(_, rest)| rest.is_empty());
+    let ours: Option<T> = Postcard.decode(payload).ok();
+    let bytes = |value: Option<T>| {
+        value.map(|value| {
+            let mut bytes = Vec::new();
+            assert!(Postcard.encode(&value, &mut bytes).is_ok());
+            assert_eq!(postcard::to_stdvec(&value).as_deref(), Ok(&*bytes), "{value:?}");
+            bytes
+        })
+    };
+    assert_eq!(bytes(ours), bytes(theirs.map(|(value, _)| value)), "of {payload:?}");
+}
+
+/// Decodes the shape of another version's messages, and compares it.
+///
+/// # Panics
+///
+/// When a shape differs from itself.
+pub fn shapes(payload: &[u8]) {
+    round::<Postcard, Shape>(&Postcard, payload);
+    let Ok(shape) = Codec::<Shape>::decode(&Postcard, payload) else { return };
+    let here = Shape::of::<Message>().unwrap_or_else(|_| Shape::unknown());
+    for rule in [Rule::Same, Rule::MoreAtTheEnd] {
+        assert_eq!(shape.difference(&shape, rule), None, "{shape}");
+        let _ = (here.difference(&shape, rule), shape.difference(&here, rule));
     }
 }
 
@@ -181,6 +234,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let mut payload = Vec::new();
     assert!(Postcard.encode(&hello, &mut payload).is_ok());
+    seeds.push(payload);
+    let mut payload = Vec::new();
+    let shape = Shape::of::<Message>().and_then(|shape| Postcard.encode(&shape, &mut payload));
+    assert!(shape.is_ok());
     seeds.push(payload);
     seeds.extend(crate::config::fuzz::SEEDS.map(|text| text.as_bytes().to_vec()));
     seeds

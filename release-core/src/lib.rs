@@ -104,6 +104,7 @@ mod sys;
 pub mod systemd;
 #[cfg(target_os = "linux")]
 mod threads;
+mod trusted;
 
 #[cfg(target_os = "linux")]
 pub use daemon::{
@@ -116,3 +117,5 @@ pub use daemon::{
 pub use error::{Error, ErrorKind};
 #[cfg(target_os = "linux")]
 pub use net::Credentials;
+#[doc(hidden)]
+pub use trusted::check_for_root;

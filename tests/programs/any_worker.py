@@ -1,7 +1,8 @@
 """A program that knows nothing of this project: it answers HTTP on the sockets that it is passed.
 
 The first argument says how it becomes ready, the second how it ends: the name of a signal.
-What a file `behave` in its directory says comes first: `crash` and `hang`.
+What a file `behave` in its directory says comes first: `crash` and `hang`, and `shut` for one that shuts
+its sockets down as it stops.
 """
 
 import json
@@ -92,6 +93,9 @@ def main():
             if listener is stop:
                 if end.encode() and stop.recv(16):
                     print("stops", flush=True)
+                    if behaviour() == "shut":
+                        for one in listeners:
+                            one.shutdown(socket.SHUT_RDWR)
                     return
             try:
                 answer(listener)

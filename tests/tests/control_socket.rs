@@ -10,7 +10,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Program, Running, can_inject, control, eventually, free_port, is_root,
+    Backend, ControlClient, Program, Running, can_inject, control, eventually, free_port, is_root,
     on_every_backend, open_to_all, try_control,
 };
 
@@ -145,6 +145,45 @@ fn its_mode_is_right_from_the_first_moment() {
             }
         }
         assert_eq!(running.stop(), 0);
+    }
+}
+
+on_every_backend! {
+    fn one_that_was_removed_is_there_again(backend: Backend) {
+        let (mut service, _) = Running::service(backend, 1, &[]);
+        let path = service.control();
+        let mut old = ControlClient::connect(&path).expect("it is there");
+        let mut starts = ["HUP", "a death"].into_iter().cycle();
+        for _ in 0..4 {
+            eventually("there is one worker", || service.workers().len() == 1);
+            fs::remove_file(&path).expect("a file");
+            match starts.next() {
+                Some("HUP") => service.signal(Signal::SIGHUP),
+                _ => service.workers()[0].signal(Signal::SIGKILL),
+            }
+            answers(&service, &path);
+            assert_eq!(fs::metadata(&path).expect("a socket").mode() & 0o777, 0o600);
+            // Who was connected before still is.
+            assert_eq!(old.ask("ping").expect("an answer"), "pong");
+            service.await_ready(1);
+        }
+        assert_eq!(control(&path, "upgrade"), "ok", "{}", service.stderr());
+        assert_eq!(old.ask("ping").expect("an answer"), "pong");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert!(!path.exists());
+    }
+
+    fn what_somebody_else_has_put_there_stays(backend: Backend) {
+        let (mut service, _) = Running::service(backend, 1, &[]);
+        let path = service.control();
+        fs::remove_file(&path).expect("a file");
+        let theirs = UnixListener::bind(&path).expect("a socket");
+        let inode = inode(&path);
+        service.signal(Signal::SIGHUP);
+        eventually("it is said", || service.stderr().contains("something else is there"));
+        drop(theirs);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert_eq!(fs::metadata(&path).expect("a file").ino(), inode);
     }
 }
 

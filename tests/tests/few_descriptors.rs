@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Program, WITHOUT_INHERITED, can_inject, eventually, free_port, is_alive,
+    Backend, Program, WITHOUT_INHERITED, can_inject, control, eventually, free_port, is_alive,
     on_every_backend, try_http_get,
 };
 
@@ -26,6 +26,41 @@ on_every_backend! {
             }
         });
     }
+}
+
+#[test]
+fn the_soft_limit_of_a_shell_is_no_limit_for_the_master() {
+    let options = ["--workers", "300", "--ready", "0"];
+    let line = "ulimit -Sn > limit.$$ && mv limit.$$ limit; exec sleep 1000";
+    let mut manager = Program::release_under(&["prlimit", "--nofile=1024:8192"])
+        .args(["run", "--control", "control"])
+        .args(options)
+        .args(["--", "sh", "-c", line])
+        .start();
+    manager.await_ready(300);
+    for _ in 0..10 {
+        let before = manager.workers();
+        assert_eq!(control(&manager.control(), "reload"), "ok", "{}", manager.stderr());
+        manager.await_ready(300);
+        assert!(!manager.workers().is_empty() && manager.workers() != before);
+    }
+    let limit = || std::fs::read_to_string(manager.path("limit")).unwrap_or_default();
+    assert_eq!(limit(), "1024\n", "workers have the limit of before");
+    assert_eq!(control(&manager.control(), "upgrade"), "ok", "{}", manager.stderr());
+    assert_eq!(limit(), "1024\n", "also those of the next version");
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn a_limit_that_is_reached_is_said() {
+    let options = ["--workers", "300", "--ready", "notify"];
+    let manager = Program::release_under(&["prlimit", "--nofile=256:256"])
+        .args(["run", "--control", "control"])
+        .args(options)
+        .args(["--", "sleep", "1000"])
+        .start();
+    let said = "Too many open files (os error 24): this process may have 256";
+    eventually("it is said", || manager.stderr().contains(said));
 }
 
 /// The limit of a process that runs is set below what it has open.

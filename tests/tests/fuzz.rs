@@ -76,6 +76,11 @@ fn hello() {
 }
 
 #[test]
+fn shapes() {
+    fuzz(7, fuzzing::shapes);
+}
+
+#[test]
 fn config() {
     fuzz(5, fuzzing::config);
 }

@@ -93,6 +93,8 @@ fn send_hidden(socket: &UnixStream, bytes: &[u8]) -> [OwnedFd; 2] {
     let (inner, outer) = UnixStream::pair().expect("a pair");
     send_descriptors(&outer, b"x", &[sent.as_fd()]).expect("sent");
     send_descriptors(socket, bytes, &[inner.as_fd()]).expect("sent");
+    // Where the receiver has closed them already, these are the last ones.
+    std::thread::spawn(move || drop((inner, sent)));
     others
 }
 

@@ -219,6 +219,13 @@ on_every_backend! {
         }
     }
 
+    fn a_torrent_without_a_meaning_ends_the_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("torrent of answers", "answers to nothing, again and again");
+        attacked.kills("torrent of beats", "words that nobody asked for, again and again");
+        attacked.kills("torrent of bad notices", "notices that mean nothing, again and again");
+    }
+
     fn what_is_not_permitted_ends_the_worker(backend: Backend) {
         let attacked = Attacked::start(backend);
         attacked.kills("forbidden", "what may never be asked");

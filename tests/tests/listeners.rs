@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use release_tests::{
     Answer, CLIENTS, Program, Running, control, eventually, free_port, http_get, is_alive, is_root,
-    load, on_every_backend,
+    load, on_every_backend, shut_listeners_down, try_http_get,
 };
 
 /// So many clients at once, each with a connection of its own; all must be answered.
@@ -146,6 +146,70 @@ on_every_backend! {
         probe.await_ready(1);
         let path = probe.path("local");
         let _waits = UnixStream::connect(&path).expect("it listens");
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+        assert!(!path.exists());
+    }
+
+    fn who_is_scaled_away_loses_nothing(backend: Backend) {
+        let (mut service, address) = Running::service(backend, 4, &["--socket-each"]);
+        let over = AtomicBool::new(false);
+        let (answers, failed) = thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, |_| !over.load(Ordering::Relaxed)));
+            for size in [1, 4, 2, 3, 0, 2, 0, 4] {
+                assert_eq!(control(&service.control(), &format!("scale {size}")), "ok");
+            }
+            over.store(true, Ordering::Relaxed);
+            load.join().expect("the load")
+        });
+        assert!(failed.is_empty(), "{failed:?}; {}", service.stderr());
+        assert!(answers.len() > 100, "{} answers", answers.len());
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn the_address_is_the_group_s_also_without_workers(backend: Backend) {
+        let (mut service, address) = Running::service(backend, 2, &["--socket-each"]);
+        assert_eq!(control(&service.control(), "scale 0"), "ok");
+        TcpListener::bind(address).expect_err("it is in use");
+        assert_eq!(control(&service.control(), "upgrade"), "ok", "{}", service.stderr());
+        TcpListener::bind(address).expect_err("it is in use");
+        thread::scope(|scope| {
+            let asked: Vec<_> = (0..16).map(|_| scope.spawn(|| http_get(address))).collect();
+            assert_eq!(control(&service.control(), "scale 2"), "ok", "{}", service.stderr());
+            assert!(asked.into_iter().all(|asked| asked.join().is_ok()));
+        });
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn one_that_somebody_shuts_down_listens_again(backend: Backend) {
+        if !is_root("taking descriptors of other processes") {
+            return;
+        }
+        for options in [&[][..], &["--socket-each"]] {
+            let (mut service, address) = Running::service(backend, 2, options);
+            for round in 1..4 {
+                shut_listeners_down(service.workers()[0]);
+                eventually("it listens again", || {
+                    service.stderr().matches("it listens again").count() >= round
+                });
+                eventually("it serves", || try_http_get(address).is_ok());
+                service.await_ready(2);
+            }
+            assert_eq!(control(&service.control(), "reload"), "ok", "{}", service.stderr());
+            assert_eq!(ask(address, 16).len(), 16);
+            assert_eq!(service.stop(), 0, "{}", service.stderr());
+        }
+    }
+
+    fn a_unix_listener_that_somebody_shuts_down_is_opened_again(backend: Backend) {
+        if !is_root("taking descriptors of other processes") {
+            return;
+        }
+        let mut probe = Program::probe(backend, "serve").args(["--listen", "local"]).start();
+        probe.await_ready(1);
+        let path = probe.path("local");
+        shut_listeners_down(probe.workers()[0]);
+        eventually("it listens", || UnixStream::connect(&path).is_ok());
+        assert!(probe.stderr().contains("another one is opened"), "{}", probe.stderr());
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
         assert!(!path.exists());
     }

@@ -104,7 +104,7 @@ fn who_reads_the_terminal_beside_it_asks_for_nothing() {
     let (mut terminal, running) = in_background(
         "{ set +m; \"$@\" & while ! test -S control; do sleep 0.05; done; exec cat; } &",
     );
-    is_served(&running);
+    running.await_ready(1);
     let reads = || running.processes().into_iter().find(|one| one.command_line() == "cat");
     eventually("the reader is stopped", || {
         reads().and_then(|one| one.status("State")).is_some_and(|state| state.starts_with('T'))

@@ -333,8 +333,8 @@ fn killed_at_any_step_a_master_leaves_nothing_and_the_next_start_is_clean() {
         ("before the trial", "memfd_create:signal=SIGKILL:when=1"),
         ("when the trial was started", "pidfd_open:signal=SIGKILL:when=3"),
         ("when everything stands still", "memfd_create:signal=SIGKILL:when=2"),
-        ("before the exec", "chdir:signal=SIGKILL:when=1"),
-        ("at the exec", "execve:signal=SIGKILL:when=1"),
+        ("before the exec", "fchdir:signal=SIGKILL:when=1"),
+        ("at the exec", "execveat:signal=SIGKILL:when=1"),
         ("when it takes workers over", "pidfd_open:signal=SIGKILL:when=4"),
         ("when it starts new ones", "pidfd_open:signal=SIGKILL:when=6"),
     ];

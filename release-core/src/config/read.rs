@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use super::error::Errors;
 use super::source::{Excerpt, Source};
 use crate::daemon::given;
+use crate::trusted::{Writers, check_file, check_path};
 
 /// The text of the file, of at most so many bytes.
 pub(super) fn read(path: &Path, limit: u64) -> Result<Source, Errors> {
@@ -23,6 +24,13 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Source, Errors> {
 }
 
 fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let unsafe_for_root = |why| {
+        format!(
+            "the configuration file decides what root does, and {why}: give it and its directories \
+             to root, and nobody else the right to write"
+        )
+    };
+    check_path(path, Writers::Nobody).map_err(unsafe_for_root)?;
     // O_NONBLOCK: to open a FIFO would wait for somebody to write into it. O_NOCTTY: a terminal
     // must not become that of the daemon.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -33,6 +41,7 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err(not_regular(metadata.file_type()));
     }
+    check_file(&metadata).map_err(unsafe_for_root)?;
     let too_large =
         || format!("the file is larger than {limit} bytes: is it a configuration file?");
     if metadata.len() > limit {

@@ -83,7 +83,7 @@ pub(crate) trait Attach: Send + Sync {
     /// Whether workers of this kind say when they are ready; the others are in plain mode.
     fn says_ready(&self) -> bool;
 
-    /// What workers and master tell each other, by the names of the types; no context.
+    /// What workers and master tell each other; no context.
     fn types(&self) -> &Types;
 }
 

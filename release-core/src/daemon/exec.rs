@@ -81,7 +81,7 @@ impl Exec {
         self
     }
 
-    /// What is in its environment; [`Environment::inherit`] unless this is said.
+    /// Sets what is in its environment; [`Environment::inherit`] by default.
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::StopSignal;
 use super::attach::Attach;
 use super::foreign::Foreign;
-use super::hello::Types;
+use super::hello::{Message, Types};
 use super::listeners::{KeptListener, Listener, Steered};
 use super::options::{CheckedOptions, WorkerOptions};
 use super::output::Capture;
@@ -62,7 +62,7 @@ impl Contact {
     fn types(&self) -> Types {
         match self {
             Self::Connection(attach) => attach.types().clone(),
-            Self::Foreign(_) => Types::of::<(), Foreign, Foreign>(),
+            Self::Foreign(_) => Types::none(),
         }
     }
 }
@@ -93,8 +93,7 @@ pub(super) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Particulars {
     pub(crate) context: Vec<u8>,
-    /// The name of its type.
-    pub(crate) context_type: String,
+    pub(crate) context_type: Message,
     given: WorkerOptions,
     #[serde(skip)]
     options: CheckedOptions,
@@ -127,7 +126,7 @@ impl Group {
         let given = self.given_options(id)?;
         Ok(Particulars {
             context: self.encoded_context(id)?,
-            context_type: self.context.type_name.to_owned(),
+            context_type: self.context.message.clone(),
             options: check(given.clone(), &self.name, id)?,
             given,
         })
@@ -225,9 +224,25 @@ impl Group {
         listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
     }
 
-    /// Closes the sockets of workers that are not wanted any more.
-    pub(crate) fn keep_listeners(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
-        self.listeners.iter_mut().for_each(|listener| listener.keep(&is_wanted));
+    /// Has sockets listen again that somebody has shut down: those in `shut`, in this order, and others.
+    pub(crate) fn look_at_listeners(&mut self, shut: &[RawFd]) {
+        let Self { listeners, name, .. } = self;
+        for listener in listeners {
+            if let Err(error) = listener.look(name, shut) {
+                let (group, reason) = (&**name, error.report());
+                tracing::error!(group, listener = listener.name, reason, "nobody can connect");
+            }
+        }
+    }
+
+    /// How often a listening socket that workers have was replaced by another one.
+    pub(crate) fn listeners_replaced(&self) -> u64 {
+        self.listeners.iter().map(Listener::replaced).sum()
+    }
+
+    /// The listening sockets that are open.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().flat_map(Listener::all)
     }
 
     /// What was launched for a worker is this process, or nothing.
@@ -240,17 +255,21 @@ impl Group {
         self.steered().for_each(|steered| steered.ended(id, pid));
     }
 
-    /// Has new connections go to those processes that are to get them.
-    pub(crate) fn steer(&mut self, state: impl Fn(WorkerId, i32) -> Option<State>) {
-        let name = Arc::clone(&self.name);
-        self.steered().for_each(|steered| steered.steer(&name, &state));
+    /// Has new connections go to those processes that are to get them, or to those workers.
+    pub(crate) fn settle_listeners(
+        &mut self,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) {
+        let Self { listeners, name, .. } = self;
+        listeners.iter_mut().for_each(|listener| listener.settle_users(name, &state));
     }
 
-    /// The processes that stop or are about to, and have not accepted all that they were given.
+    /// The processes or workers that stop or are about to, and have not accepted all that they were
+    /// given.
     pub(crate) fn backlog(
         &mut self,
-        state: impl Fn(WorkerId, i32) -> Option<State>,
-    ) -> Vec<(WorkerId, i32)> {
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) -> Vec<(WorkerId, Option<i32>)> {
         self.steered().flat_map(|steered| steered.backlog(&state)).collect()
     }
 
@@ -262,7 +281,7 @@ impl Group {
         self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// What workers and master tell each other, by the names of the types.
+    /// What workers and master tell each other.
     pub(super) fn spoken(&self) -> GroupTypes {
         GroupTypes {
             name: self.name.to_string(),
@@ -271,9 +290,10 @@ impl Group {
         }
     }
 
-    /// Which sockets the group listens on.
+    /// Which sockets the group listens on: one that is not open is not handed over.
     pub(super) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
-        self.listeners.iter().filter_map(|listener| listener.key(&self.name))
+        let open = self.listeners.iter().filter(|listener| listener.is_open());
+        open.filter_map(|listener| listener.key(&self.name))
     }
 
     /// Opens, for a trial, what its processes need, and one socket of each listener that is not among those.
@@ -314,10 +334,10 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
     })
 }
 
-/// How the context of a worker is made, and the name of its type.
+/// How the context of a worker is made, and its type.
 pub(super) struct Context {
     encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
-    type_name: &'static str,
+    message: Message,
 }
 
 impl Context {
@@ -332,7 +352,11 @@ impl Context {
             })?;
             Ok(payload)
         };
-        Self { encode: Box::new(encode), type_name: std::any::type_name::<T>() }
+        Self { encode: Box::new(encode), message: Message::of::<T>(&Postcard) }
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
     }
 }
 

@@ -1,14 +1,16 @@
 //! The greeting: the first frame of a connection in call mode, from the master to its worker.
 
-use std::any::type_name;
-
 use serde::{Deserialize, Serialize};
 
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
 
+mod types;
+
+pub(crate) use types::{Exchange, Message, Types};
+
 /// Changes whenever master and worker of two versions could misunderstand each other.
-pub(crate) const PROTOCOL: u16 = 2;
+pub(crate) const PROTOCOL: u16 = 3;
 
 /// Who a worker is and what it gets.
 #[derive(Debug, Serialize, Deserialize)]
@@ -21,7 +23,7 @@ pub(crate) struct Hello {
     /// The names of the listening sockets, which are descriptors 3, 4, ... of the new process.
     pub(crate) listeners: Vec<String>,
     /// Set when both are the same executable, whose types must agree.
-    pub(crate) types: Option<Types>,
+    pub(crate) types: Option<Box<Types>>,
     pub(crate) context: Vec<u8>,
 }
 
@@ -59,50 +61,5 @@ impl Agreed {
             "`{what}`: the master has {sent} (`Workers::{what}`), this worker {here} \
              (`Worker::{what}`)"
         ))
-    }
-}
-
-/// The message types of a connection by name, so that a mix-up is an error at the start and not a
-/// misunderstanding later.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Types {
-    pub(crate) context: String,
-    pub(crate) to_master: String,
-    pub(crate) to_worker: String,
-}
-
-impl Types {
-    /// Those of a worker with such a context; the connection knows the others.
-    pub(crate) fn of_context(context: String) -> Self {
-        Self { context, ..Self::of::<(), (), ()>() }
-    }
-
-    pub(crate) fn of<Context, ToMaster, ToWorker>() -> Self {
-        Self {
-            context: type_name::<Context>().to_owned(),
-            to_master: type_name::<ToMaster>().to_owned(),
-            to_worker: type_name::<ToWorker>().to_owned(),
-        }
-    }
-
-    /// What the new version of a master and its running workers do not call by the same name.
-    pub(crate) fn difference(&self, running: &Self) -> Option<String> {
-        let pairs = [
-            ("requests to the master", &self.to_master, &running.to_master),
-            ("requests to the worker", &self.to_worker, &running.to_worker),
-        ];
-        let (what, new, old) = pairs.into_iter().find(|(_, new, old)| new != old)?;
-        Some(format!("{what}: running workers have `{old}`, the new version `{new}`"))
-    }
-
-    /// What differs, in words; `None` when nothing does.
-    pub(crate) fn mismatch(&self, expected: &Self) -> Option<String> {
-        let pairs = [
-            ("the context", &self.context, &expected.context),
-            ("requests to the master", &self.to_master, &expected.to_master),
-            ("requests to the worker", &self.to_worker, &expected.to_worker),
-        ];
-        let (what, sent, expected) = pairs.into_iter().find(|(_, sent, here)| sent != here)?;
-        Some(format!("{what}: the master has `{sent}`, this worker expects `{expected}`"))
     }
 }

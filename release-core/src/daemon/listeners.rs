@@ -2,24 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::ipc::Descriptor;
-use crate::net::{AnyAddress, FileIdentity, ListenOn, Unix};
-use crate::supervise::WorkerId;
+use crate::net::{AnyAddress, FileIdentity, Inet, ListenOn, Unix};
+use crate::supervise::{State, WorkerId};
 use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
+use crate::sys::socket::is_listening;
 
 mod open;
+mod shared;
 mod steered;
 pub(super) mod stored;
+mod watch;
 
-use open::{Common, open};
+use open::{BACKLOG, Common, SHUT_DOWN, listen_again};
+use shared::{Given, Opened, Shared};
 pub(super) use steered::Steered;
 use steered::{Place, User};
+pub(crate) use watch::Watch;
 
 /// A socket that workers find by its name, or one for each of them.
 #[derive(Debug)]
@@ -45,22 +50,25 @@ pub(crate) struct KeptListener {
     file: Option<FileIdentity>,
 }
 
+/// The worker in whose name the master keeps the socket through which it steers.
+const MASTER: u32 = u32::MAX;
+
 #[derive(Debug)]
 enum Sockets {
     /// The program has opened it.
-    Given(OwnedFd),
+    Given(Given),
     /// One for all workers.
-    Shared { address: ListenOn, opened: Option<(OwnedFd, Option<SocketFile>)> },
-    /// One for each worker. The master keeps it while the worker is started again: connections that
-    /// wait in it are not lost.
+    Shared(Shared),
+    /// One for each worker, where the kernel cannot be told which of them get connections. The master
+    /// keeps it while the worker is started again: connections that wait in it are not lost.
     Each { common: Common, opened: BTreeMap<WorkerId, OwnedFd> },
-    /// One for each process.
+    /// One for each worker, or for each process of it.
     Steered(Steered),
 }
 
 impl Listener {
     pub(super) fn given(name: String, socket: OwnedFd) -> Self {
-        Self::new(name, String::new(), Sockets::Given(socket))
+        Self::new(name, String::new(), Sockets::Given(Given::new(socket)))
     }
 
     pub(super) fn on(name: String, listen: ListenOn) -> Self {
@@ -70,7 +78,7 @@ impl Listener {
                 let common = Common { address, only_v6 };
                 Sockets::Each { common, opened: BTreeMap::new() }
             }
-            None => Sockets::Shared { address: listen, opened: None },
+            None => Sockets::Shared(Shared::new(listen)),
         };
         Self::new(name, requested, sockets)
     }
@@ -84,23 +92,23 @@ impl Listener {
     pub(super) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
         self.is_blocking = is_blocking;
         match &mut self.sockets {
-            Sockets::Given(socket) => set_cloexec(socket)
+            Sockets::Given(Given { socket, .. }) => set_cloexec(socket)
                 .and_then(
                     |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
                 )
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
-            Sockets::Shared { address, .. } => {
+            Sockets::Shared(Shared { address, .. }) => {
                 if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
                     *path = super::control::absolute(path)?;
                 }
                 self.requested = address.to_string();
                 Ok(())
             }
-            Sockets::Each { common, .. } if is_command => {
+            Sockets::Each { common, .. } => {
                 match Steered::is_possible(common) {
                     Ok(()) => {
-                        self.sockets = Sockets::Steered(Steered::new(*common));
-                        self.requested.push_str(" steered");
+                        self.sockets = Sockets::Steered(Steered::new(*common, is_command));
+                        self.requested.push_str(if is_command { " steered" } else { "" });
                     }
                     Err(error) => {
                         let (listener, reason) = (&self.name, error.report());
@@ -110,13 +118,17 @@ impl Listener {
                 }
                 Ok(())
             }
-            Sockets::Each { .. } | Sockets::Steered(_) => Ok(()),
+            Sockets::Steered(_) => Ok(()),
         }
     }
 
-    /// Whether the master says which processes get new connections.
-    pub(super) fn is_steered(&self) -> bool {
-        matches!(self.sockets, Sockets::Steered(_))
+    /// Whether new connections are kept from a process that is about to be told to stop; or from all of
+    /// a worker that is scaled away.
+    pub(super) fn steers(&self) -> (bool, bool) {
+        match &self.sockets {
+            Sockets::Steered(steered) => (steered.of_processes, true),
+            _ => (false, false),
+        }
     }
 
     /// Opens what has to be open for a worker before it is started.
@@ -127,32 +139,60 @@ impl Listener {
         }
     }
 
-    /// The socket of a worker's next process; opened, unless it is.
+    /// The socket of a worker's next process: opened, unless it is, and again where somebody has shut it
+    /// down or has removed its file.
     pub(super) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
         let (name, is_blocking) = (&self.name, self.is_blocking);
         match &mut self.sockets {
-            Sockets::Given(socket) => Ok(socket),
-            Sockets::Shared { address, opened } => {
-                let opened = match opened {
-                    Some(opened) => opened,
-                    none => {
-                        let (socket, file) = open(group, name, address)?;
-                        let socket = settle(socket, is_blocking)?;
-                        none.insert((socket, file))
-                    }
-                };
-                Ok(&opened.0)
-            }
+            Sockets::Given(given) => given.look((group, name)).map(|()| &given.socket),
+            Sockets::Shared(shared) => shared.socket((group, name), is_blocking),
             Sockets::Each { common, opened } => {
                 let is_first = opened.is_empty();
-                match opened.entry(id) {
-                    Entry::Occupied(socket) => Ok(socket.into_mut()),
+                let socket = match opened.entry(id) {
+                    Entry::Occupied(socket) => socket.into_mut(),
                     Entry::Vacant(place) => {
-                        Ok(place.insert(common.open(group, name, is_first, is_blocking)?))
+                        place.insert(common.open(group, name, is_first, is_blocking)?)
                     }
-                }
+                };
+                look((group, name), socket, common.address)?;
+                Ok(socket)
             }
             Sockets::Steered(steered) => steered.take((group, name), id, is_blocking),
+        }
+    }
+
+    /// Has all sockets listen again that somebody has shut down: those in `shut`, in this order, and
+    /// others.
+    pub(super) fn look(&mut self, group: &str, shut: &[RawFd]) -> Result<(), Error> {
+        let names = (group, &*self.name);
+        match &mut self.sockets {
+            Sockets::Given(given) => given.look(names),
+            Sockets::Shared(shared) => shared.look(names, self.is_blocking),
+            Sockets::Each { common, opened } => {
+                opened.values().try_for_each(|socket| look(names, socket, common.address))
+            }
+            Sockets::Steered(steered) => steered.listen_again(names, shut),
+        }
+    }
+
+    /// How often another socket has taken the place of one that workers have: those that were started
+    /// before get nothing.
+    pub(super) fn replaced(&self) -> u64 {
+        match &self.sockets {
+            Sockets::Shared(shared) => shared.replaced,
+            _ => 0,
+        }
+    }
+
+    /// All that are open.
+    pub(super) fn all(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.sockets {
+            Sockets::Given(given) => vec![given.socket.as_fd()],
+            Sockets::Shared(shared) => shared.opened.iter().map(|it| it.socket.as_fd()).collect(),
+            Sockets::Each { opened, .. } => opened.values().map(AsFd::as_fd).collect(),
+            Sockets::Steered(steered) => {
+                steered.places.iter().map(|place| place.socket.as_fd()).collect()
+            }
         }
     }
 
@@ -160,6 +200,11 @@ impl Listener {
     pub(super) fn key(&self, group: &str) -> Option<[String; 3]> {
         let is_given = matches!(self.sockets, Sockets::Given(_));
         (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
+    }
+
+    /// Whether any is open.
+    pub(super) fn is_open(&self) -> bool {
+        !self.all().is_empty()
     }
 
     /// The sockets that are open; a socket of the program's own making is not among them.
@@ -172,9 +217,9 @@ impl Listener {
         };
         match &self.sockets {
             Sockets::Given(_) => Ok(Vec::new()),
-            Sockets::Shared { opened, .. } => {
-                let opened = opened.iter();
-                opened.map(|(it, file)| keep(it, None, file.as_ref().map(|it| it.file))).collect()
+            Sockets::Shared(Shared { opened, .. }) => {
+                let file = |it: &Opened| it.file.as_ref().map(|it| it.file);
+                opened.iter().map(|it| keep(&it.socket, None, file(it))).collect()
             }
             Sockets::Each { common, opened } => {
                 let port = common.address.port();
@@ -183,7 +228,8 @@ impl Listener {
             Sockets::Steered(Steered { common, places, .. }) => {
                 let port = common.address.port();
                 let kept = places.iter().map(|place| {
-                    let kept = keep(&place.socket, Some((place.worker.0, port)), None)?;
+                    let worker = if place.user == User::Master { MASTER } else { place.worker.0 };
+                    let kept = keep(&place.socket, Some((worker, port)), None)?;
                     Ok(KeptListener { process: place.process(), ..kept })
                 });
                 kept.collect()
@@ -202,19 +248,24 @@ impl Listener {
         let is_own = |one: &mut KeptListener| one.is_of(group, name) && one.key[2] == requested;
         for KeptListener { worker, process, socket, file, .. } in kept.extract_if(.., is_own) {
             match (&mut self.sockets, worker) {
-                (Sockets::Shared { address, opened }, None) => {
-                    let file = file.and_then(|file| SocketFile::of(&address.address, file));
-                    *opened = Some((socket.into(), file));
-                }
+                (Sockets::Shared(shared), None) => shared.adopt(socket.into(), file),
                 (Sockets::Each { common, opened }, Some((id, port))) => {
                     common.address.set_port(port);
                     opened.insert(WorkerId(id), socket.into());
                 }
-                (Sockets::Steered(Steered { common, places, .. }), Some((id, port))) => {
-                    common.address.set_port(port);
-                    let (worker, user) =
-                        (WorkerId(id), process.map_or(User::Nobody, User::Process));
-                    places.push(Place { socket: socket.into(), worker, user });
+                (Sockets::Steered(steered), Some((id, port))) => {
+                    let user = match process {
+                        _ if id == MASTER => User::Master,
+                        Some(pid) => User::Process(pid),
+                        None if steered.of_processes => User::Nobody,
+                        None => User::Worker,
+                    };
+                    steered.common.address.set_port(port);
+                    steered.places.push(Place {
+                        socket: socket.into(),
+                        worker: WorkerId(id),
+                        user,
+                    });
                 }
                 _ => {}
             }
@@ -231,8 +282,8 @@ impl Listener {
         requested.clone_into(&mut self.requested);
         let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
         match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
-            (Sockets::Shared { address, .. }, Ok(inet)) => address.address = inet.into(),
-            (Sockets::Shared { address, .. }, Err(_)) => {
+            (Sockets::Shared(Shared { address, .. }), Ok(inet)) => address.address = inet.into(),
+            (Sockets::Shared(Shared { address, .. }), Err(_)) => {
                 address.address = bare.strip_prefix('@').map_or_else(
                     || Unix::path(bare).into(),
                     |name| Unix::Abstract(name.into()).into(),
@@ -244,20 +295,44 @@ impl Listener {
         }
     }
 
-    /// Closes the sockets of workers that are not wanted any more: nobody would accept on them.
-    pub(super) fn keep(&mut self, is_wanted: impl Fn(WorkerId) -> bool) {
-        if let Sockets::Each { opened, .. } = &mut self.sockets {
-            opened.retain(|id, _| is_wanted(*id));
+    /// Closes the sockets of workers that are not wanted any more, or keeps new connections from them.
+    /// The last one stays open as long as the group is there: the address is its own.
+    pub(super) fn settle_users(
+        &mut self,
+        group: &str,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) {
+        match &mut self.sockets {
+            Sockets::Each { opened, .. } => {
+                let wanted = |id: &WorkerId| state(*id, None) == Some(State::Ready);
+                let last = opened.keys().find(|id| wanted(id)).or_else(|| opened.keys().next());
+                let last = last.copied();
+                opened.retain(|id, _| wanted(id) || Some(*id) == last);
+            }
+            Sockets::Steered(steered) => {
+                steered.steer((group, &self.name), self.is_blocking, state);
+            }
+            Sockets::Given(_) | Sockets::Shared(_) => {}
         }
     }
 
-    /// The sockets that processes have for themselves.
+    /// The sockets that workers or processes have for themselves.
     pub(super) fn steered(&mut self) -> Option<&mut Steered> {
         match &mut self.sockets {
             Sockets::Steered(steered) => Some(steered),
             _ => None,
         }
     }
+}
+
+/// Has a socket of TCP listen again that somebody has shut down.
+fn look((group, listener): (&str, &str), socket: &OwnedFd, address: Inet) -> Result<(), Error> {
+    if is_listening(socket) {
+        return Ok(());
+    }
+    listen_again(socket, Some(address), BACKLOG)?;
+    tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+    Ok(())
 }
 
 impl KeptListener {

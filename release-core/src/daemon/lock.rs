@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 
 use crate::sys::fds::{duplicate_from, keep_over_exec};
+use crate::trusted::{Writers, check_file, check_path};
 use crate::{Error, ErrorKind};
 
 /// How long a starter that lost waits for the winner to write its number.
@@ -93,6 +94,9 @@ impl Drop for LockFile {
 /// Opens or creates the file, without following a link or truncating what is there, and refuses
 /// everything that is not a plain file of its own.
 fn open(path: &Path) -> Result<File, Error> {
+    // Whoever can write the number decides whom `kill $(cat file)` hits.
+    let unsafe_for_root = |why: String| refused(path, &format!("is not safe for root: {why}"));
+    check_path(path, Writers::Nobody).map_err(unsafe_for_root)?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -119,6 +123,7 @@ fn open(path: &Path) -> Result<File, Error> {
     if metadata.nlink() > 1 {
         return Err(refused(path, "has another name (a hard link), whose content would be lost"));
     }
+    check_file(&metadata).map_err(unsafe_for_root)?;
     Ok(file)
 }
 

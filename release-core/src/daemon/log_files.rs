@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use super::control::absolute;
 use crate::sys::fds::set_blocking;
 use crate::sys::process::redirect;
+use crate::trusted::{Writers, check_path};
 use crate::{Error, ErrorKind};
 
 /// The files, by the descriptors that are appended to them.
@@ -58,6 +59,8 @@ impl LogFiles {
 /// A file that root appends to may lie where others can put something else in its place: no link is
 /// followed, and a file that has another name is refused.
 fn open(path: &Path) -> Result<File, Error> {
+    check_path(path, Writers::Group)
+        .map_err(|why| refused(path, &format!("is not safe for root: {why}")))?;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let file = File::options()
         .append(true)

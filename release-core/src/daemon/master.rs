@@ -5,14 +5,15 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::Workers;
 use super::control::{BoundControlSocket, ControlSocket};
 use super::detach::Daemon;
 use super::handle::MasterHandle;
+use super::hello::Exchange;
 use super::plan::{Bind, BoxedTask, Control, Start};
-use super::upgrade::{self, HandOver};
+use super::upgrade::HandOver;
 use super::workers::IntoGroup;
 use crate::ipc::{Codec, Refused, Request};
 use crate::net::Credentials;
@@ -166,6 +167,9 @@ impl Master {
     }
 
     /// One master at a time: the file is locked while it runs, and holds its pid.
+    ///
+    /// Root refuses a file, or a directory above it, that belongs to somebody else or that others can
+    /// write to, unless the directory is sticky as `/tmp`: they could write another pid.
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.lock_file = Some(path.into());
@@ -221,8 +225,10 @@ impl Master {
         // Now: a daemon leaves the working directory that a relative path means.
         let is_absolute = socket.make_absolute();
         let path = socket.path().to_owned();
+        let types = Exchange::of::<R, C>(socket.own_codec());
         let bind: Bind = Box::new(move |earlier| {
             is_absolute?;
+            types.check()?;
             let bound = match earlier {
                 None => socket.bind()?,
                 Some(earlier) => socket.follow(earlier)?,
@@ -329,8 +335,8 @@ impl Master {
     /// the master has beside its workers.
     ///
     /// It is taken when no request is being answered any more, right before the new version takes
-    /// over, and once before for its trial. The type has the same name in both versions, and an
-    /// encoding that both understand.
+    /// over, and once before for its trial. Both versions must have the same fields and variants in
+    /// the type, but for variants at the end that are new.
     ///
     /// # Examples
     ///
@@ -345,8 +351,11 @@ impl Master {
     /// # Ok::<(), release_core::Error>(())
     /// ```
     #[must_use]
-    pub fn hand_over<T: Serialize>(mut self, value: impl Fn() -> T + Send + 'static) -> Self {
-        self.hand_over = Some(upgrade::hand_over(value));
+    pub fn hand_over<T>(mut self, value: impl Fn() -> T + Send + 'static) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.hand_over = Some(HandOver::new(value));
         self
     }
 }

@@ -44,6 +44,7 @@ pub(crate) use handle::Command;
 pub use handle::{MasterHandle, WorkerState};
 pub(crate) use hello::{Agreed, Hello, PROTOCOL, Types};
 pub use launcher::Detached;
+pub(crate) use listeners::Watch;
 pub(crate) use log_files::LogFiles;
 pub use master::Master;
 pub use options::{Resource, WorkerOptions};

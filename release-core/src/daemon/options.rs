@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::environment::entry;
 use super::group::c_string;
-use crate::sys::resources::{Limit, Resources, processors_online};
+use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
 use crate::{Error, ErrorKind};
 
 /// What one worker gets besides what its group gets: see [`Workers::each`](crate::Workers::each).
@@ -98,7 +98,7 @@ impl Resource {
     /// The call that is named when the limit is refused, and what the kernel calls the resource.
     fn in_kernel(self) -> (&'static str, KernelResource) {
         match self {
-            Self::OpenFiles => ("setrlimit(RLIMIT_NOFILE)", KernelResource::RLIMIT_NOFILE),
+            Self::OpenFiles => (OPEN_FILES, KernelResource::RLIMIT_NOFILE),
             Self::CoreSize => ("setrlimit(RLIMIT_CORE)", KernelResource::RLIMIT_CORE),
             Self::AddressSpace => ("setrlimit(RLIMIT_AS)", KernelResource::RLIMIT_AS),
             Self::Processes => ("setrlimit(RLIMIT_NPROC)", KernelResource::RLIMIT_NPROC),
@@ -144,7 +144,7 @@ impl WorkerOptions {
     }
 
     /// The soft limit, which holds, and the hard one, up to which the worker may raise it; by default
-    /// those of the master. A hard limit above the master's takes root.
+    /// those that the master was started with. A hard limit above the master's takes root.
     #[must_use]
     #[doc(alias = "rlimit")]
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {

@@ -33,6 +33,7 @@ use crate::supervise::drive::{Finish, Supervisor, Surroundings};
 use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::memory::keep_little_free_memory;
+use crate::sys::resources::raise_open_files;
 use crate::sys::signal::Caught;
 use crate::sys::{creds, signal};
 use crate::systemd::Notifier;
@@ -126,6 +127,7 @@ impl Plan {
         let was_background = before.as_ref().is_some_and(|before| before.summary.is_background);
         ground.is_background = is_detached || was_background;
         ground.signals = Some(settle_process(ground.is_background, !self.log_files.is_empty())?);
+        raise_open_files(before.as_ref().and_then(|before| before.summary.open_files));
         let (is_first, mut nothing) = (before.is_none(), Kept::default());
         let is_return = before.as_ref().is_some_and(|before| before.returned.is_some());
         let specs = self.groups.iter().map(Group::spec).collect();

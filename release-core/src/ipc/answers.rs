@@ -54,6 +54,15 @@ impl Kept {
     }
 }
 
+/// What became of an answer.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// Its asker has it when it looks; this wakes it.
+    Awaited(Option<Waker>),
+    /// It was dropped.
+    Unawaited,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     /// The number of the request that has this place, or had it last.
@@ -85,6 +94,18 @@ impl Answers {
     pub(crate) fn have_room(&self, bytes: usize) -> bool {
         let places = !self.free.is_empty() || self.slots.len() < MAX_IN_FLIGHT;
         places && self.size.bytes <= bytes
+    }
+
+    /// For how many more requests there is room, if they are as long as those that are unanswered.
+    pub(crate) fn room(&self, bytes: usize) -> usize {
+        if !self.have_room(bytes) {
+            return 0;
+        }
+        let in_flight = self.slots.len() - self.free.len();
+        let places = MAX_IN_FLIGHT - in_flight;
+        let average = self.size.bytes.checked_div(in_flight).unwrap_or_default();
+        let lengths = (bytes - self.size.bytes).checked_div(average);
+        lengths.map_or(places, |lengths| places.min(lengths + 1))
     }
 
     /// How many descriptors the unanswered requests have together.
@@ -167,18 +188,18 @@ impl Answers {
         self.in_turn.pop_front();
     }
 
-    /// Keeps the answer for its asker, whose waker comes back; one that nobody awaits is dropped.
-    pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Option<Waker> {
+    /// Keeps the answer for its asker; one that nobody awaits is dropped.
+    pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Delivery {
         let untaken = self.untaken;
-        let slot = self.slot(number)?;
+        let Some(slot) = self.slot(number).filter(|slot| slot.answer.is_none()) else {
+            return Delivery::Unawaited;
+        };
         let waker = slot.waker.take();
-        if slot.answer.is_none() {
-            let kept = Kept::new(answer, UNTAKEN_DESCRIPTORS - untaken);
-            let descriptors = kept.descriptors.len();
-            slot.answer = Some(kept);
-            self.untaken += descriptors;
-        }
-        waker
+        let kept = Kept::new(answer, UNTAKEN_DESCRIPTORS - untaken);
+        let descriptors = kept.descriptors.len();
+        slot.answer = Some(kept);
+        self.untaken += descriptors;
+        Delivery::Awaited(waker)
     }
 
     /// The asker has its answer, or wants it no more.
@@ -303,7 +324,8 @@ mod tests {
     fn answers_to_numbers_never_given_are_dropped() {
         let mut answers = Answers::default();
         for number in [0, 1, 1023, 1024, u32::MAX] {
-            assert!(answers.deliver(number, Answer::Refused(b"")).is_none());
+            let delivery = answers.deliver(number, Answer::Refused(b""));
+            assert!(matches!(delivery, Delivery::Unawaited));
             answers.forget(number);
         }
     }

@@ -3,8 +3,17 @@
 use std::fmt::{self, Display, Write as _};
 use std::str::FromStr;
 
-use postcard::Deserializer;
 use serde::{Serialize, de::DeserializeOwned};
+
+use self::decode::Decoder;
+pub(super) use self::decode::Depth;
+pub(super) use self::encode::encode;
+use self::fault::Fault;
+use super::Shape;
+
+mod decode;
+mod encode;
+mod fault;
 
 /// A request, and the type of its answer: what the OCaml library's functor `Ops` pairs.
 ///
@@ -90,6 +99,46 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     fn failure(&self, _reason: &str) -> Option<T> {
         None
     }
+
+    /// Returns what the encoding consists of, so that it can be compared with that of another version
+    /// of the program: master and workers do so when they meet, and before an upgrade.
+    ///
+    /// By default nothing is known and nothing compared, which is right for a format that has names
+    /// and kinds in it, such as JSON. A codec that is made of serde and writes neither returns
+    /// [`Shape::of`] the type. One that is neither may return [`Shape::named`], with a name that
+    /// you change whenever you change the encoding.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when the codec does not carry the type at all. A master does not start then.
+    ///
+    /// # Examples
+    ///
+    /// A codec of postcard, whose messages are never compared but by a version:
+    ///
+    /// ```
+    /// use release_core::ipc::{Codec, CodecError, Postcard, Shape};
+    /// use serde::{Serialize, de::DeserializeOwned};
+    ///
+    /// #[derive(Clone, Copy, Debug, Default)]
+    /// struct Versioned;
+    ///
+    /// impl<T: Serialize + DeserializeOwned> Codec<T> for Versioned {
+    ///     fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
+    ///         Postcard.encode(value, payload)
+    ///     }
+    ///     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
+    ///         Postcard.decode(payload)
+    ///     }
+    ///     fn shape(&self) -> Result<Shape, CodecError> {
+    ///         Ok(Shape::named("messages of version 3"))
+    ///     }
+    /// }
+    /// # assert!(Codec::<u8>::shape(&Versioned).is_ok());
+    /// ```
+    fn shape(&self) -> Result<Shape, CodecError> {
+        Ok(Shape::unknown())
+    }
 }
 
 /// A payload that is not a message, or a message that has no payload.
@@ -117,6 +166,8 @@ impl std::error::Error for CodecError {}
 ///
 /// It writes neither names nor kinds of what there is, so it has no place for types that need them:
 /// those with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and `serde_json::Value`.
+/// A master whose messages are of such a type does not start, and none is sent. A message has at most
+/// 1024 elements of sequences that take no bytes, such as those of a `Vec<()>`.
 ///
 /// Long strings of bytes go fastest in a type of the crate `serde_bytes`, as one copy: a `String` is
 /// checked to be UTF-8 besides, and a `Vec<u8>` is a list that serde goes through byte by byte.
@@ -136,110 +187,36 @@ pub struct Postcard;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
-        postcard::serialize_with_flavor(value, Append(payload)).map_err(in_words)
+        encode(value, payload).map_err(Fault::into_error)
     }
 
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
-        let mut reader = Deserializer::from_flavor(Shallow::new(payload));
-        let value = T::deserialize(&mut reader).map_err(|error| match error {
-            TOO_DEEP => CodecError::new("the message is nested too deeply"),
-            error => in_words(error),
-        })?;
-        match reader.finalize().map_err(CodecError::new)? {
+        let mut decoder = Decoder::new(payload);
+        let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
+        match decoder.rest() {
             [] => Ok(value),
             rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
         }
     }
+
+    fn shape(&self) -> Result<Shape, CodecError> {
+        Shape::of::<T>()
+    }
 }
+
+/// How many elements of a message's sequences may take no bytes, those of a `Vec<()>` say: nothing
+/// else bounds the work that they are.
+const EMPTY: usize = 1024;
 
 /// What a type is missing that was not made for this format.
-fn in_words(error: postcard::Error) -> CodecError {
-    use postcard::Error;
-    match error {
-        Error::WontImplement | Error::SerializeSeqLengthUnknown => CodecError::new(
-            "postcard does not carry this type, as with serde's `tag`, `untagged` and `flatten`; \
-             take another codec, or another type",
-        ),
-        error => CodecError::new(error),
-    }
-}
+pub(super) const NO_KINDS: &str = "postcard does not carry this type, as with serde's `tag`, `untagged` and \
+                        `flatten`; take another codec, or another type";
 
-/// How much of the stack a message's decoder may use. A type that contains itself is decoded by
-/// recursion, as deep as the peer likes; the stack of a thread ends, and the process with it.
-const DECODER_STACK: usize = 256 * 1024;
+const LEFT_OUT: &str = "postcard carries all fields of a value or none, hence no type with serde's \
+                        `skip_serializing_if`; take another codec, or another type";
 
-/// The error of a decoder that went too deep; postcard itself has no use for it when it decodes.
-const TOO_DEEP: postcard::Error = postcard::Error::NotYetImplemented;
-
-/// Where postcard reads from: the payload, as long as the decoder has not gone too deep.
-struct Shallow<'de> {
-    rest: &'de [u8],
-    stack: usize,
-}
-
-impl<'de> Shallow<'de> {
-    fn new(payload: &'de [u8]) -> Self {
-        Self { rest: payload, stack: stack_address() }
-    }
-}
-
-/// Every level of a message reads at least one byte, so no level is missed.
-impl<'de> postcard::de_flavors::Flavor<'de> for Shallow<'de> {
-    type Remainder = &'de [u8];
-    type Source = &'de [u8];
-
-    fn pop(&mut self) -> postcard::Result<u8> {
-        if self.stack.abs_diff(stack_address()) > DECODER_STACK {
-            return Err(TOO_DEEP);
-        }
-        let (byte, rest) =
-            self.rest.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-        self.rest = rest;
-        Ok(*byte)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.rest.len())
-    }
-
-    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
-        let (taken, rest) =
-            self.rest.split_at_checked(count).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn finalize(self) -> postcard::Result<&'de [u8]> {
-        Ok(self.rest)
-    }
-}
-
-/// About where the stack ends at the moment.
-fn stack_address() -> usize {
-    let here = 0_u8;
-    std::hint::black_box(&raw const here).addr()
-}
-
-/// Where postcard writes to: the end of a buffer that already holds other frames.
-struct Append<'a>(&'a mut Vec<u8>);
-
-impl postcard::ser_flavors::Flavor for Append<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
-}
+const UNSIZED: &str = "postcard does not carry what does not say first how long it is, as with \
+                       serde's `flatten`; take another codec, or another type";
 
 /// UTF-8 text, by `Display` and `FromStr`: what the OCaml programs and scripts speak.
 ///

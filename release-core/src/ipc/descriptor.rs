@@ -1,8 +1,9 @@
 //! `Descriptor`: an open file, socket or pipe as a part of a message (row F).
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::de::Error as _;
+use serde::de::{Error as _, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -129,13 +130,30 @@ impl AsFd for Descriptor {
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let place = places::put(self.as_fd()).map_err(S::Error::custom)?;
-        serializer.serialize_u32(place)
+        serializer.serialize_newtype_struct(NAME, &place)
     }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let place = u32::deserialize(deserializer)?;
+        deserializer.deserialize_newtype_struct(NAME, Place)
+    }
+}
+
+/// What tells it from other numbers when a type is traced; formats write a newtype as what is in it.
+const NAME: &str = "Descriptor";
+
+struct Place;
+
+impl<'de> Visitor<'de> for Place {
+    type Value = Descriptor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the place of a descriptor")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Descriptor, D::Error> {
+        let place = u32::deserialize(inner)?;
         places::take(place).map_err(D::Error::custom)
     }
 }

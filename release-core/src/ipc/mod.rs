@@ -30,6 +30,7 @@ mod places;
 pub mod plain;
 mod pulse;
 pub(crate) mod serve;
+pub(crate) mod shape;
 mod timer;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
@@ -45,3 +46,4 @@ pub(crate) use header::add_descriptors;
 pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
 pub(crate) use pulse::{Beat, Beats, Pulse};
+pub use shape::Shape;

@@ -6,13 +6,14 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use super::answers::Answer;
 use super::body::Draft;
 use super::header::Number;
 use super::limits::Limits;
-use super::link::{Link, Mode};
+use super::link::{Link, Mode, Place};
 use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
@@ -43,6 +44,11 @@ impl<R, C> fmt::Debug for Peer<R, C> {
 impl<R, C> Peer<R, C> {
     pub(crate) fn new(link: Arc<Link>, codec: C) -> Self {
         Self { link, codec, requests: PhantomData }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Why the connection has ended, if it has.
@@ -96,7 +102,10 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         let mut encode = |draft: &mut Draft<'_>| -> Result<(), CallError> {
             Ok(draft.encode(&self.codec, request)?)
         };
-        let number = poll_fn(|cx| self.link.poll_request(cx, patience, &mut encode)).await?;
+        let mut place = Place::new(&self.link);
+        let asking =
+            |cx: &mut Context<'_>| self.link.poll_request(cx, &mut place, patience, &mut encode);
+        let number = poll_fn(asking).await?;
         let mut ticket = Ticket { link: &self.link, number: Some(number) };
         let mut decode = |answer: Answer<'_>| match answer {
             Answer::Given(body) => body.decode(&self.codec).map_err(CallError::Codec),

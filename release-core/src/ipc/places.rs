@@ -4,6 +4,7 @@
 //! is encoded and decoded in one go, without waiting, hence on one thread.
 
 use std::cell::RefCell;
+use std::io::pipe;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -21,6 +22,8 @@ enum Message {
     Out(Vec<OwnedFd>, usize),
     /// Decodes it; what was taken is gone. The words say why the last attempt to take one failed.
     In(Vec<Option<Descriptor>>, Option<String>),
+    /// Traces its type: any place holds a descriptor, the reading end of a pipe.
+    Traced,
     /// A descriptor could not be encoded. Kept, like the words above, because not every format keeps
     /// the words of its errors.
     Failed(String),
@@ -83,6 +86,12 @@ pub(super) fn decoding_some<T>(
     decoded.map(|value| (value, left)).map_err(|error| why.map_or(error, CodecError::new))
 }
 
+/// Runs a decoder that reads samples, not a message.
+pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
+    let _outer = Restore(replace(Message::Traced));
+    decode()
+}
+
 /// Gives a descriptor a place in the message that is being encoded.
 pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
@@ -105,7 +114,7 @@ impl Message {
         let (descriptors, room) = match self {
             Self::Out(descriptors, room) => (descriptors, *room),
             Self::Failed(why) => return Err(why.clone()),
-            Self::None | Self::In(..) => return Err(NO_MESSAGE.to_owned()),
+            Self::None | Self::Traced | Self::In(..) => return Err(NO_MESSAGE.to_owned()),
         };
         if room == 0 {
             return Err(NOT_ALLOWED.to_owned());
@@ -121,8 +130,14 @@ impl Message {
     }
 
     fn take(&mut self, place: u32) -> Result<Descriptor, String> {
-        let Self::In(places, why) = self else {
-            return Err(NO_MESSAGE.to_owned());
+        let (places, why) = match self {
+            Self::In(places, why) => (places, why),
+            Self::Traced => {
+                return pipe()
+                    .map(|(end, _)| Descriptor::new(end))
+                    .map_err(|error| error.to_string());
+            }
+            _ => return Err(NO_MESSAGE.to_owned()),
         };
         let index = usize::try_from(place).map_err(|error| error.to_string())?;
         let taken = places.get_mut(index).and_then(Option::take);

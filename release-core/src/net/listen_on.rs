@@ -77,11 +77,14 @@ impl ListenOn {
         self
     }
 
-    /// What a TCP socket is told before it gets its address.
+    /// What a TCP socket is told before it gets its address. Connections have what their listener has:
+    /// many servers leave it as it is, and on a connection that is kept small answers then wait for
+    /// the peer's delayed acknowledgement.
     pub(crate) fn prepare(
         &self,
         socket: Socket<Unconnected, Inet>,
     ) -> Result<Socket<Unconnected, Inet>, Error> {
+        let socket = socket.no_delay(true)?;
         if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
     }
 

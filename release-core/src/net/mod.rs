@@ -140,5 +140,5 @@ pub use listen_on::ListenOn;
 pub use passive::Passive;
 pub(crate) use socket::local;
 pub use socket::{Bound, Socket, Unconnected};
-pub(crate) use socket_file::FileIdentity;
+pub(crate) use socket_file::{FileIdentity, give_away};
 pub use stream::{Read, Stream};

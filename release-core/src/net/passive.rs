@@ -107,6 +107,12 @@ impl<A: Address> Socket<Passive, A> {
         }))
     }
 
+    /// Accepts on another socket from now on.
+    pub(crate) fn replace(&mut self, socket: OwnedFd) -> io::Result<()> {
+        *self = Self::watch(&self.state.rt, socket)?;
+        Ok(())
+    }
+
     /// The next connection.
     ///
     /// A connection that ended before it was accepted is passed over. When descriptors or memory

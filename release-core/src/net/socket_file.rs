@@ -10,9 +10,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
+use nix::unistd::{Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
 use super::Address;
@@ -39,11 +40,20 @@ pub(super) fn bind_path(
     then: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
     let system = address.to_system()?;
-    // Of several that find the same dead socket one must not remove what another has just bound.
-    let _one_at_a_time = lock_directory(path);
-    clear_the_way(path, &system)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &system)
-        .map_err(|errno| Error::making(format!("cannot bind {address}"), path, errno))?;
+    let bind = || nix::sys::socket::bind(socket.as_raw_fd(), &system);
+    let failed = |errno| Error::making(format!("cannot bind {address}"), path, errno);
+    // Of several that find the same dead socket one must not remove what another has just bound. Where
+    // nothing is, nobody has to be waited for.
+    let directory = open_directory(path);
+    directory.as_ref().into_iter().for_each(|directory| drop(directory.try_lock()));
+    match bind() {
+        Err(Errno::EADDRINUSE) => {
+            directory.as_ref().into_iter().for_each(wait_for_lock);
+            clear_the_way(path, &system)?;
+            bind().map_err(failed)?;
+        }
+        bound => bound.map_err(failed)?,
+    }
     set_mode(socket, path)
         .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
         .and_then(|()| then())
@@ -53,29 +63,49 @@ pub(super) fn bind_path(
 /// Makes what the umask took from the mode whole again.
 fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
     let wanted = fstat(socket)?.st_mode & 0o777;
-    if nix::sys::stat::lstat(path)?.st_mode & 0o777 == wanted {
+    let file = open_socket(path)?;
+    if fstat(&file)?.st_mode & 0o777 == wanted {
         return Ok(());
     }
-    let mode = Mode::from_bits_truncate(wanted);
-    fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)
+    let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fchmodat(AT_FDCWD, &*file, Mode::from_bits_truncate(wanted), FchmodatFlags::FollowSymlink)
 }
 
-/// A lock on the directory, which is gone with its holder. Best effort: a directory that cannot be
-/// opened, or that somebody keeps locked, must not keep a daemon from starting.
-fn lock_directory(path: &Path) -> Option<File> {
+/// Gives a socket file another owner.
+pub(crate) fn give_away(path: &Path, owner: Option<Uid>, group: Option<Gid>) -> nix::Result<()> {
+    if owner.is_none() && group.is_none() {
+        return Ok(());
+    }
+    fchownat(open_socket(path)?, "", owner, group, AtFlags::AT_EMPTY_PATH)
+}
+
+/// The file itself, which is a socket: whoever may write to its directory may put another file there
+/// meanwhile, which is not to get its mode or owner.
+fn open_socket(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(path, flags, Mode::empty())?;
+    let is_socket = fstat(&file)?.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    if is_socket { Ok(file) } else { Err(Errno::ENOTSOCK) }
+}
+
+/// The directory, which is locked as long as this is open. Best effort: one that cannot be opened, or that
+/// somebody keeps locked, must not keep a daemon from starting.
+fn open_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_DIRECTORY.bits())
-        .open(parent.unwrap_or_else(|| Path::new(".")))
-        .ok()?;
+        .open(parent.unwrap_or_else(|| Path::new(".")));
+    directory.ok()
+}
+
+fn wait_for_lock(directory: &File) {
     for _ in 0..100 {
         if directory.try_lock().is_ok() {
-            return Some(directory);
+            return;
         }
         sleep(Duration::from_millis(10));
     }
-    None
 }
 
 /// Removes a socket that a dead process left; everything else at the path is an error.

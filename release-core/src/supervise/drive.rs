@@ -5,10 +5,12 @@ mod clock;
 mod last_answers;
 mod processes;
 mod signalled;
+mod sockets;
 mod terminal;
 mod upgrade;
 mod wait;
 
+use std::os::fd::RawFd;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
-use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Stop, Tried};
+use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop, Tried};
 use crate::guard::Guard;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
@@ -75,6 +77,8 @@ enum Happening {
     Command(Command),
     Launched(Wish, Result<Box<Launched>, Error>),
     Signal(Sig),
+    /// Somebody has shut these listening sockets down, in this order.
+    ShutDown(Vec<RawFd>),
     /// Nothing is being answered any more, or it took too long.
     AtRest {
         in_time: bool,
@@ -113,6 +117,10 @@ pub(crate) struct Supervisor {
     /// Until when the master's main task may go on, once the master is to stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
+    /// When workers were replaced because of their listening sockets, the last time.
+    renewed: Option<Instant>,
+    /// Waits until the sockets are looked at again.
+    looking: Option<Task<()>>,
     /// Whether workers are stopped by the signal that stops the master.
     forwards: bool,
     /// When it is measured next what processes have used, if any have limits, and how often it was.
@@ -184,6 +192,7 @@ impl Supervisor {
                 }
             }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
+            Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
             Happening::AtRest { in_time } => self.at_rest(in_time),
             Happening::Tried(tried) => self.tried(*tried),
             Happening::Signal(signal) => {
@@ -252,6 +261,7 @@ impl Supervisor {
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
         if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
+            self.estate.controls.iter().for_each(Served::look);
             self.processes.forget(id, pid);
         }
         let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
@@ -268,6 +278,7 @@ impl Supervisor {
             next += 1;
             match action {
                 Action::Spawn { id, generation } => {
+                    self.estate.controls.iter().for_each(Served::look);
                     if let Err(error) = self.processes.launch(Wish { id, generation }) {
                         if let Some(fail) = self.hopeless(&error) {
                             self.master.pool().on(fail, now, &mut actions);
@@ -296,7 +307,10 @@ impl Supervisor {
                     }
                 }
                 Action::AllReady if !unended.is_empty() => {}
-                Action::Prepare => self.prepare(),
+                Action::Prepare => {
+                    self.estate.controls.iter().for_each(Served::look);
+                    self.prepare();
+                }
                 Action::TryUpgrade => self.try_upgrade(),
                 Action::HandOver => self.begin_handover(),
                 Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),

@@ -175,9 +175,14 @@ impl Pool {
         process.map(Process::state)
     }
 
-    /// Whether a worker is to be there, as far as the size of its group goes.
-    pub(crate) fn is_wanted(&self, id: WorkerId) -> bool {
-        self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
+    /// What a worker does, as far as the size of its group goes: it is ready for work when it is wanted,
+    /// whatever its processes do, and is no more when it is not and has none.
+    pub(crate) fn standing(&self, id: WorkerId) -> Option<State> {
+        let worker = &self.workers[self.index(id)?];
+        match self.wants(worker) {
+            true => Some(State::Ready),
+            false => (!worker.is_gone()).then_some(State::Stopping),
+        }
     }
 
     fn index(&self, id: WorkerId) -> Option<usize> {
@@ -208,7 +213,8 @@ impl Pool {
             let is_wanted = self.is_running() && self.wants(&self.workers[index]);
             let worker = &mut self.workers[index];
             let group = &self.groups[worker.group];
-            let leaving = group.spec.reload.leaving;
+            let reload = &group.spec.reload;
+            let (leaving, removal) = (reload.leaving, reload.lingering());
             let mut killed = worker.kill_overdue(now, actions);
             if let Mode::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, now, actions);
@@ -218,7 +224,7 @@ impl Pool {
                     target == Some(worker.generation) && group.is_tested(worker.generation);
                 worker.relieve(is_tested, leaving, now);
             } else {
-                worker.stop(leaving, now);
+                worker.stop(removal, now);
             }
             worker.dismiss(leave_at, kill_at, now, actions);
             self.count_killed(killed);

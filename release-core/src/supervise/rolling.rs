@@ -29,6 +29,8 @@ pub struct ReloadPolicy {
     pub(super) draining: usize,
     /// How long before it is told to stop a process is to get no new work.
     pub(super) leaving: Duration,
+    /// The same for a process whose worker is scaled away.
+    pub(super) removal: Duration,
 }
 
 impl Default for ReloadPolicy {
@@ -38,6 +40,7 @@ impl Default for ReloadPolicy {
             canary: Duration::from_millis(250),
             draining: 2,
             leaving: Duration::ZERO,
+            removal: Duration::ZERO,
         }
     }
 }
@@ -76,6 +79,17 @@ impl ReloadPolicy {
     pub(crate) fn leaving(mut self, time: Duration) -> Self {
         self.leaving = time.min(LONGEST);
         self
+    }
+
+    /// [`leaving`](Self::leaving) for a process whose worker is scaled away: no other has its work.
+    pub(crate) fn removal(mut self, time: Duration) -> Self {
+        self.removal = time.min(LONGEST);
+        self
+    }
+
+    /// How long a process is not told to stop that has got no new work for that long, but has some left.
+    pub(super) fn lingering(&self) -> Duration {
+        self.leaving.max(self.removal)
     }
 
     /// The surge of a group of this size.

@@ -1,8 +1,10 @@
 //! What a new process may use: processors, priority, limits (row P2).
 
+use std::sync::OnceLock;
+
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
@@ -26,6 +28,43 @@ pub(crate) struct Limit {
     pub(crate) hard: u64,
 }
 
+/// The soft limit of descriptors that the master was started with, once it has raised its own.
+static STARTED_WITH: OnceLock<Limit> = OnceLock::new();
+
+/// What a failure to set it is reported as.
+pub(crate) const OPEN_FILES: &str = "setrlimit(RLIMIT_NOFILE)";
+
+/// A limit of the kernel, whose numbers are smaller on some machines.
+#[allow(clippy::useless_conversion)]
+fn of_kernel(limit: rlim_t) -> u64 {
+    if limit == RLIM_INFINITY { u64::MAX } else { limit.into() }
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn open_files() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| of_kernel(soft))
+}
+
+/// Lets this process have as many descriptors as it may; from here on the processes that it starts
+/// get the limit back that it had before, or that its earlier image had.
+///
+/// The limit of a shell is low because select(2) knows no higher numbers, which the master does not
+/// use; but its workers may.
+pub(crate) fn raise_open_files(earlier: Option<u64>) {
+    let resource = Resource::RLIMIT_NOFILE;
+    let Ok((soft, most)) = getrlimit(resource) else { return };
+    let hard = of_kernel(most);
+    let soft = earlier.unwrap_or_else(|| of_kernel(soft)).min(hard);
+    if setrlimit(resource, most, most).is_ok() {
+        let _ = STARTED_WITH.set(Limit { call: OPEN_FILES, resource, soft, hard });
+    }
+}
+
+/// The soft limit of descriptors that the processes get which this one starts.
+pub(crate) fn open_files_before() -> Option<u64> {
+    STARTED_WITH.get().map(|limit| limit.soft)
+}
+
 /// What [`Resources::apply`] says when the kernel took only some of the processors.
 pub(crate) const FORBIDDEN_PROCESSOR: &str = "sched_setaffinity (a processor is forbidden here)";
 
@@ -42,7 +81,8 @@ impl Resources {
             let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
             check("setpriority", done.into())?;
         }
-        self.limits.iter().try_for_each(|limit| {
+        // Before the limits of its own: one of them may be this one.
+        STARTED_WITH.get().into_iter().chain(&self.limits).try_for_each(|limit| {
             let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
             let [soft, hard] = [limit.soft, limit.hard].map(in_kernel);
             setrlimit(limit.resource, soft, hard).map_err(failed)

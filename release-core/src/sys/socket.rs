@@ -9,7 +9,7 @@ use libc::{
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{AttachReusePortCbpf, PeerCredentials, SndBuf};
+use nix::sys::socket::sockopt::{AcceptConn, AttachReusePortCbpf, PeerCredentials, SndBuf};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, accept4, bind, getsockname, getsockopt,
     setsockopt, socketpair,
@@ -29,8 +29,36 @@ pub(crate) fn accept(listener: &(impl AsRawFd + AsFd)) -> io::Result<OwnedFd> {
 }
 
 fn is_hung_up(socket: &impl AsFd) -> bool {
-    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut watched = [PollFd::new(socket.as_fd(), shut_down)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Whether a socket listens still: shutdown(2), by whoever has it, ends that for all who have it.
+pub(crate) fn is_listening(socket: &impl AsFd) -> bool {
+    getsockopt(socket, AcceptConn).unwrap_or(false) && !is_hung_up(socket)
+}
+
+/// Nobody who gets the socket can have the kernel drop what arrives at it, or say which socket of
+/// several gets a connection. It cannot be taken back.
+pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
+    switch_on(socket, libc::SO_LOCK_FILTER)
+}
+
+/// Undoes [`steer`], which everybody can who has one of the sockets.
+#[cfg(test)]
+pub(crate) fn forget_steering(socket: &impl AsFd) -> io::Result<()> {
+    switch_on(socket, libc::SO_DETACH_REUSEPORT_BPF)
+}
+
+fn switch_on(socket: &impl AsFd, name: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads one integer, which is alive.
+    let done =
+        unsafe { libc::setsockopt(number, libc::SOL_SOCKET, name, (&raw const on).cast(), length) };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// How much a socket between master and worker may hold in each direction, if the system lets it:

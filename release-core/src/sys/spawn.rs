@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
-use super::resources::{FORBIDDEN_PROCESSOR, Resources};
+use super::resources::{FORBIDDEN_PROCESSOR, OPEN_FILES, Resources};
 use super::{Failed, fds, pidfd};
+use crate::error::in_words;
 
 mod prepared;
 
@@ -168,7 +169,7 @@ pub(crate) const RIGHT_TO_END: &str = "the master may not end its workers: it ne
 impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Here(what, error) => write!(f, "{what}: {error}{}", self.advice()),
+            Self::Here(what, error) => write!(f, "{what}: {}{}", in_words(error), self.advice()),
             Self::There(failed) => write!(f, "{failed}{}", self.advice()),
             Self::Stuck => f.write_str("the new process was stopped before it ran its program"),
             Self::Endless(error) => write!(f, "{RIGHT_TO_END}: {error}"),
@@ -188,7 +189,7 @@ const CALLS: [&str; 26] = [
     "sched_getaffinity",
     FORBIDDEN_PROCESSOR,
     "setpriority",
-    "setrlimit(RLIMIT_NOFILE)",
+    OPEN_FILES,
     "setrlimit(RLIMIT_CORE)",
     "setrlimit(RLIMIT_AS)",
     "setrlimit(RLIMIT_NPROC)",

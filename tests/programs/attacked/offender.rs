@@ -120,6 +120,10 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         "torrent" => return Some(torrent(socket, &request(1, &Ask::Next))),
         "torrent of answers" => return Some(torrent(socket, &[ANSWER, 0, 0, 0, 1, 9])),
         "torrent of notices" => return Some(torrent(socket, &notice(&Ask::Next))),
+        "torrent of beats" => {
+            return Some(torrent(socket, &[[BEAT].as_slice(), &[0xFF; 12]].concat()));
+        }
+        "torrent of bad notices" => return Some(torrent(socket, &[NOTICE, 0xFF, 0xFF])),
         "nesting bomb" => return Some(nesting_bomb(socket)),
         "endless" => return Some(endless(socket)),
         _ => return Some("no such attack".to_owned()),

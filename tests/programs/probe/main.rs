@@ -5,6 +5,7 @@ mod daemon;
 mod master;
 mod options;
 mod stranger;
+mod versions;
 mod worker;
 
 use clap::Parser;
@@ -19,6 +20,8 @@ enum Options {
     Stranger(stranger::Options),
     /// A daemon without workers
     Daemon(daemon::Options),
+    /// A master whose messages are those of its version
+    Versions(versions::Options),
     /// A client of a control socket; exit status 0 says that it was answered
     Client { path: std::path::PathBuf },
 }
@@ -31,6 +34,7 @@ fn main() -> Exit {
         Options::Master(options) => master::run(*options),
         Options::Stranger(options) => stranger::run(options),
         Options::Daemon(options) => daemon::run(options),
+        Options::Versions(options) => versions::run(options),
         Options::Client { path } => client::run(&path),
     }
 }

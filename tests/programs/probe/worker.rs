@@ -18,6 +18,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(crate) fn run() -> Exit {
     let name = std::env::args().next().unwrap_or_default();
+    if name.contains("worker versions ") {
+        return crate::versions::worker();
+    }
     match name.contains("worker confused ") {
         true => me().run(driver, async |_: Me<String, String>| Ok::<(), Failure>(())),
         false => me().run(driver, behave),

@@ -72,13 +72,24 @@ where
         limits: Limits,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        hello.types = hello.types.map(|sent| Types { context: sent.context, ..self.types.clone() });
+        hello.types = hello.types.map(|sent| Box::new(self.types.with_context(&sent.context)));
         let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
-        link.queue(Some(Header::Hello), |draft| -> Result<(), SendError> {
-            Ok(draft.encode(&Postcard, &hello)?)
-        })
-        .map_err(|error| Error::new(ErrorKind::Worker, "cannot greet it").caused_by(error))?;
+        let greet = |hello: &Hello| {
+            link.queue(Some(Header::Hello), |draft| -> Result<(), SendError> {
+                Ok(draft.encode(&Postcard, hello)?)
+            })
+        };
+        let greeted = greet(&hello).or_else(|error| match (error, hello.types.take()) {
+            // Where frames are short the names have to do.
+            (SendError::TooLong(_), Some(types)) => {
+                hello.types = Some(Box::new(types.names()));
+                greet(&hello)
+            }
+            (error, _) => Err(error),
+        });
+        greeted
+            .map_err(|error| Error::new(ErrorKind::Worker, "cannot greet it").caused_by(error))?;
         link.flush_now();
         Ok(self.serve(rt, link, worker, notify))
     }

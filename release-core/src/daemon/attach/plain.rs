@@ -30,9 +30,8 @@ pub(crate) struct Plain<W, C, H, R> {
 }
 
 impl<W, C, H, R> Plain<W, C, H, R> {
-    pub(crate) fn new(codec: C, handler: H, connections: Connections<W, C>) -> Self {
-        let (types, handler) = (Types::of::<(), R, W>(), Arc::new(handler));
-        Self { types, codec, handler, connections, requests: PhantomData }
+    pub(crate) fn new(types: Types, codec: C, handler: H, connections: Connections<W, C>) -> Self {
+        Self { types, codec, handler: Arc::new(handler), connections, requests: PhantomData }
     }
 }
 

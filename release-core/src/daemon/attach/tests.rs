@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::*;
+use crate::daemon::hello::Message;
 use crate::daemon::{Agreed, Permit};
 use crate::ipc::plain::Client;
 use crate::ipc::serve::serve;
@@ -29,6 +30,10 @@ fn hello() -> Hello {
     Hello { protocol, worker, generation, group, agreed, listeners, types: None, context }
 }
 
+fn types() -> Types {
+    Types::of::<String, String, Postcard>(Message::of::<()>(&Postcard), &Postcard)
+}
+
 fn notify(told: &Told) -> Notify {
     let told = Arc::clone(told);
     Box::new(move |news| told.lock().unwrap().push(format!("{news:?}")))
@@ -44,8 +49,7 @@ fn calls(name: &'static str, connections: &Connections<String, Postcard>) -> imp
     let state = |_: &WorkerInfo| Mutex::new(0);
     let permit = |_: &Mutex<u32>, text: &String| Permit::only_if(text != "bad", "bad");
     let rules = Rules { state, permit, handler };
-    let types = Types::of::<(), String, String>();
-    Calls::<String, _, _, _, _, String>::new(types, Postcard, rules, connections.clone())
+    Calls::<String, _, _, _, _, String>::new(types(), Postcard, rules, connections.clone())
 }
 
 fn plain<H, F>(handler: H, connections: &Connections<String, Postcard>) -> impl Attach + use<H, F>
@@ -53,7 +57,7 @@ where
     H: Fn(WorkerInfo, String) -> F + Send + Sync + 'static,
     F: Future<Output = Result<String, Refused>> + Send + 'static,
 {
-    Plain::<String, _, _, String>::new(Postcard, handler, connections.clone())
+    Plain::<String, _, _, String>::new(types(), Postcard, handler, connections.clone())
 }
 
 async fn within<T>(rt: &Rt, future: impl Future<Output = T>) -> T {
@@ -125,7 +129,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         assert_eq!(second.unwrap(), "new 1: second", "its state begins anew");
         let asked = within(&rt, connections.list()[0].1.call(&"third".to_owned())).await;
         assert_eq!(asked.unwrap(), "worker: third");
-        assert_eq!(group.types(), &Types::of::<(), String, String>());
+        assert_eq!(group.types().difference(&types()), None);
         assert!(new.link.upgrade().is_some());
         assert!(within(&rt, peer.call(&"bad".to_owned())).await.is_err());
         some_turns().await;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{AbortRegistration, Abortable};
 use nix::unistd::geteuid;
@@ -24,7 +24,8 @@ use crate::sys::rights::discard;
 #[derive(Debug)]
 pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
-    pub(super) file: FileIdentity,
+    /// Which file it is: another one when that has been made anew.
+    pub(super) file: Arc<Mutex<FileIdentity>>,
     pub(super) settings: ControlSocket<C>,
     pub(super) seats: Arc<Seats>,
     /// Connections of an earlier image of this process.
@@ -37,7 +38,8 @@ impl<C> Drop for BoundControlSocket<C> {
         if self.seats.is_frozen() {
             return;
         }
-        if FileIdentity::of(path).is_ok_and(|file| file == self.file) {
+        let own = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if FileIdentity::of(path).is_ok_and(|file| file == own) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -46,6 +48,7 @@ impl<C> Drop for BoundControlSocket<C> {
 impl<C> BoundControlSocket<C> {
     pub(super) fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
         let (seats, kept) = (Arc::default(), Vec::new());
+        let file = Arc::new(Mutex::new(file));
         Self { socket: Some(socket), file, settings, seats, kept }
     }
 

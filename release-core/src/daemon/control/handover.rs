@@ -2,17 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs::remove_file;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use serde::{Deserialize, Serialize};
 
 use super::seats::Seats;
-use super::{BoundControlSocket, ControlSocket};
+use super::{BoundControlSocket, ControlSocket, SocketFile};
 use crate::Error;
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
@@ -21,9 +20,11 @@ use crate::net::{Credentials, FileIdentity};
 /// A control socket as its master sees it, who may hand it over.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
-    path: PathBuf,
-    file: FileIdentity,
+    place: SocketFile,
+    file: Arc<Mutex<FileIdentity>>,
     seats: Arc<Seats>,
+    /// Whether it was said that the file is not there.
+    is_told: Arc<AtomicBool>,
 }
 
 /// A control socket and its connections, as a value.
@@ -61,7 +62,35 @@ impl FrozenConnection {
 
 impl Served {
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
+    }
+
+    /// Makes the socket anew if its file was removed; connections go on. What somebody else has put
+    /// there stays.
+    pub(crate) fn look(&self) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.place.path();
+        if FileIdentity::of(path).is_ok_and(|there| there == *file) || self.seats.is_paused() {
+            return;
+        }
+        let made = match self.place.is_missing() {
+            true => self.place.make().map_err(|error| error.report()),
+            false => Err("something else is there".to_owned()),
+        };
+        match made {
+            Ok((socket, made)) => {
+                *file = made;
+                self.seats.listen_on(socket);
+                self.is_told.store(false, Ordering::Relaxed);
+                tracing::warn!(path = %path.display(), "the control socket was removed: it is there again");
+            }
+            Err(reason) => {
+                if !self.is_told.swap(true, Ordering::Relaxed) {
+                    let message = "the control socket was removed: nobody can connect";
+                    tracing::error!(path = %path.display(), reason, "{message}");
+                }
+            }
+        }
     }
 
     /// Nobody is connected, and no request begun, from now on. Requests that were begun are
@@ -90,10 +119,12 @@ impl Served {
     /// When a request is being answered, or there are no descriptors left.
     pub(crate) fn freeze(&self) -> Result<FrozenControl, Error> {
         let (listener, connections) = self.seats.freeze().map_err(|error| {
-            let message = format!("cannot hand over the control socket {}", self.path.display());
+            let path = self.place.path().display();
+            let message = format!("cannot hand over the control socket {path}");
             Error::new(error.kind(), message).caused_by(error)
         })?;
-        let (path, file) = (self.path.clone().into_os_string(), self.file);
+        let path = self.place.path().as_os_str().to_owned();
+        let file = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
     }
 
@@ -101,7 +132,8 @@ impl Served {
     pub(crate) fn sample(&self) -> Result<FrozenControl, Error> {
         let nothing = std::fs::File::open("/dev/null")
             .map_err(|error| Error::system("cannot open /dev/null", error))?;
-        let (path, file) = (self.path.clone().into_os_string(), self.file);
+        let path = self.place.path().as_os_str().to_owned();
+        let file = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (listener, connections) = (Descriptor::new(nothing), self.seats.sample()?);
         Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
     }
@@ -156,8 +188,8 @@ impl<C> ControlSocket<C> {
             let at = Self { path: earlier.path.into(), ..self };
             BoundControlSocket::new(earlier.listener.into(), earlier.file, at)
         } else if Path::new(&earlier.path) == self.path && earlier.is_at_its_path() {
-            self.set_mode()?;
-            self.set_owner()?;
+            self.file().set_mode()?;
+            self.file().set_owner()?;
             BoundControlSocket::new(earlier.listener.into(), earlier.file, self)
         } else {
             let bound = self.bind()?;
@@ -169,18 +201,12 @@ impl<C> ControlSocket<C> {
         bound.kept = earlier.connections;
         Ok(bound)
     }
-
-    fn set_mode(&self) -> Result<(), Error> {
-        let mode = Mode::from_bits_truncate(self.mode);
-        fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::NoFollowSymlink)
-            .map_err(|errno| self.cannot_make(Error::system("cannot set its mode", errno)))
-    }
 }
 
 impl<C> BoundControlSocket<C> {
     /// The socket as its master sees it.
     pub(crate) fn served(&self) -> Served {
-        let (path, file) = (self.settings.path.clone(), self.file);
-        Served { path, file, seats: Arc::clone(&self.seats) }
+        let (place, file) = (self.settings.file(), Arc::clone(&self.file));
+        Served { place, file, seats: Arc::clone(&self.seats), is_told: Arc::default() }
     }
 }

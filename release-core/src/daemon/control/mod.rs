@@ -1,20 +1,15 @@
 //! Control sockets (rows R4, R13): a Unix socket where scripts and people ask a daemon.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{Gid, Uid, fchownat};
-
+use crate::Error;
 use crate::ipc::limits::Limits;
 use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
-use crate::net::{FileIdentity, Socket, Unix};
-use crate::sys::rights;
-use crate::{Error, ErrorKind};
 
 mod bound;
 mod connection;
+mod file;
 mod handover;
 mod pause;
 mod seats;
@@ -22,11 +17,9 @@ mod seats;
 mod tests;
 
 pub use bound::BoundControlSocket;
+use file::SocketFile;
 pub(crate) use handover::{FrozenControl, Served, successors};
 pub(crate) use seats::{Asking, Waiting};
-
-/// How many connections may wait to be accepted.
-const BACKLOG: u32 = 128;
 
 /// A Unix socket that speaks plain frames, text by default.
 ///
@@ -145,6 +138,10 @@ impl<C> ControlSocket<C> {
         }
     }
 
+    pub(crate) fn own_codec(&self) -> &C {
+        &self.codec
+    }
+
     /// Makes relative paths independent of the working directory that is left later.
     pub(crate) fn make_absolute(&mut self) -> Result<(), Error> {
         self.path = absolute(&self.path)?;
@@ -153,30 +150,29 @@ impl<C> ControlSocket<C> {
 
     /// Binds the socket: nobody else can have it, and its mode is right from the first moment.
     ///
-    /// A socket file that nobody answers on, left by a daemon that was killed, is replaced.
+    /// A socket file that nobody answers on, left by a daemon that was killed, is replaced. Root makes
+    /// none in a directory that belongs to somebody else or that others can write to, unless it is
+    /// sticky as `/tmp`: they could put a socket of their own in its place.
+    ///
+    /// A [`Master`](crate::Master) makes it again at the next start of a worker, or reload, if somebody
+    /// has removed it.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyRunning`] when somebody answers on the path, whose socket stays
-    /// untouched; [`ErrorKind::Usage`] when something other than a socket is there or the path is
-    /// too long; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
+    /// untouched; [`ErrorKind::Usage`] when something other than a socket is there, the path is too
+    /// long, or is not safe for root; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
+    ///
+    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
+    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
+    /// [`ErrorKind::System`]: crate::ErrorKind::System
     pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
-        let address = Unix::path(&self.path);
-        let socket = Socket::unconnected(&address)
-            .and_then(|socket| socket.mode(self.mode)?.bind_listening(&address, BACKLOG))
-            .map_err(|error| self.cannot_make(error))?;
-        rights::refuse(socket.as_fd());
-        let file = FileIdentity::of(&self.path)?;
-        let bound = BoundControlSocket::new(socket, file, self);
-        bound.settings.set_owner()?;
-        Ok(bound)
+        let (socket, file) = self.file().make()?;
+        Ok(BoundControlSocket::new(socket, file, self))
     }
 
-    fn set_owner(&self) -> Result<(), Error> {
-        let Some((uid, gid)) = self.owner else { return Ok(()) };
-        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        fchownat(AT_FDCWD, &self.path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(|errno| self.cannot_make(Error::system("cannot change its owner", errno)))
+    fn file(&self) -> SocketFile {
+        SocketFile { path: self.path.clone(), mode: self.mode, owner: self.owner }
     }
 
     pub(super) fn answer_limit(&self) -> u32 {
@@ -185,16 +181,6 @@ impl<C> ControlSocket<C> {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    #[cold]
-    fn cannot_make(&self, error: Error) -> Error {
-        let path = self.path.display();
-        if error.kind() == ErrorKind::AlreadyRunning {
-            let message = format!("already running: somebody answers on the control socket {path}");
-            return Error::new(ErrorKind::AlreadyRunning, message);
-        }
-        Error::new(error.kind(), format!("cannot make the control socket {path}")).caused_by(error)
     }
 }
 

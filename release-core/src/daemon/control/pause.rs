@@ -18,6 +18,7 @@ use crate::ipc::link::Link;
 use crate::ipc::link::frozen::Frozen;
 use crate::net::{Passive, Socket, Unix};
 use crate::sys::fds::duplicate_from;
+use crate::sys::socket::accept;
 use crate::{Error, ErrorKind};
 
 #[derive(Default)]
@@ -67,6 +68,14 @@ impl Seats {
     pub(super) async fn accept(&self, listener: &mut Socket<Passive, Unix>) -> io::Result<OwnedFd> {
         loop {
             poll_fn(|cx| self.poll_unpaused(cx, listener)).await;
+            if let Some(socket) = self.successor() {
+                // Who was there before it was removed is not turned away.
+                if let Ok(waiting) = accept(&listener.as_fd()) {
+                    self.listen_on(socket);
+                    return Ok(waiting);
+                }
+                listener.replace(socket)?;
+            }
             let paused = poll_fn(|cx| self.poll_paused(cx));
             match select(paused, pin!(listener.accept_descriptor())).await {
                 Either::Left(_) => {}
@@ -90,12 +99,29 @@ impl Seats {
     }
 
     fn poll_paused(&self, cx: &Context<'_>) -> Poll<()> {
-        let pause = &mut self.lock().pause;
-        if pause.is_paused {
+        let mut taken = self.lock();
+        if taken.pause.is_paused || taken.successor.is_some() {
             return Poll::Ready(());
         }
-        pause.accepting = Some(cx.waker().clone());
+        taken.pause.accepting = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Accepts on another socket from now on.
+    pub(super) fn listen_on(&self, socket: OwnedFd) {
+        let mut taken = self.lock();
+        taken.successor = Some(socket);
+        let accepting = taken.pause.accepting.take();
+        drop(taken);
+        accepting.into_iter().for_each(Waker::wake);
+    }
+
+    fn successor(&self) -> Option<OwnedFd> {
+        self.lock().successor.take()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().pause.is_paused
     }
 
     pub(super) fn pause(&self, now: Instant) {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(super) struct Taken {
     was_full: bool,
     pub(super) seats: HashMap<u64, Occupant>,
     pub(super) pause: Pause,
+    /// The socket that takes the place of the one that is accepted on.
+    pub(super) successor: Option<OwnedFd>,
 }
 
 pub(super) struct Occupant {

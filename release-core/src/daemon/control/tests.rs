@@ -11,6 +11,7 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 use crate::ipc::parcel;
 use crate::net::Credentials;
+use crate::net::FileIdentity;
 use crate::rt::local::Local;
 use crate::rt::{Driver, Rt, Task, give_way, run};
 

@@ -27,7 +27,7 @@ use ack::Acknowledgement;
 pub(super) use environment::of_the_master;
 use newline::Newline;
 use notify::Notices;
-use place::Place;
+use place::{Place, sweep};
 
 /// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
 ///
@@ -159,6 +159,7 @@ impl Foreign {
 
     /// Makes room for sockets, where there is any use for it.
     pub(super) fn open(&self) -> Result<(), Error> {
+        sweep();
         match self.readiness {
             Readiness::Acknowledge => self.place().map(drop),
             Readiness::Notify => {
@@ -197,7 +198,8 @@ impl Foreign {
         let waits_for = match self.readiness {
             Readiness::Notify => {
                 let notices = match self.place() {
-                    Ok(place) => Notices::new(place, self.watchdog)?,
+                    Ok(place) => Notices::new(place, self.watchdog)
+                        .or_else(|_| Notices::without_a_file(self.watchdog))?,
                     Err(_) => Notices::without_a_file(self.watchdog)?,
                 };
                 given.tell("NOTIFY_SOCKET", notices.name())?;

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Uid, access, chown, geteuid};
 
@@ -17,22 +18,50 @@ const PREFIX: &str = "release-sockets-";
 /// How often a directory is made anew that another master has taken for a dead one's.
 const TRIES: usize = 10;
 
+/// Where sockets are that belong to this user, if it is another than this process's: in a directory,
+/// which is made again when somebody has removed it.
+#[derive(Debug)]
+pub(super) struct Place {
+    owner: Option<Uid>,
+    directory: Mutex<Arc<Directory>>,
+}
+
 /// A directory that only this user may look into and only the workers' user may use. Dropping it
 /// removes it; what a master leaves that was killed, the next one removes.
 #[derive(Debug)]
-pub(super) struct Place {
+struct Directory {
     path: PathBuf,
-    owner: Option<Uid>,
     last: AtomicU32,
     /// Locked as long as somebody uses it.
     _lock: File,
 }
 
 impl Place {
-    /// A place for sockets that belong to this user, if it is another than this process's.
     pub(super) fn new(owner: Option<Uid>) -> Result<Self, Error> {
+        Ok(Self { owner, directory: Mutex::new(Arc::new(Directory::new(owner)?)) })
+    }
+
+    /// The path of a new socket. `bind` makes it.
+    pub(super) fn socket<T>(
+        &self,
+        bind: impl Fn(&Path) -> nix::Result<T>,
+    ) -> Result<(T, SocketFile), Error> {
+        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = directory.socket(self.owner, &bind);
+        if let Err((Errno::ENOENT, _)) = made {
+            tracing::warn!(path = %directory.path.display(), "the directory of sockets was removed");
+            *directory = Arc::new(Directory::new(self.owner)?);
+            made = directory.socket(self.owner, &bind);
+        }
+        made.map_err(|(errno, path)| {
+            Error::system(format!("cannot make the socket {}", path.display()), errno)
+        })
+    }
+}
+
+impl Directory {
+    fn new(owner: Option<Uid>) -> Result<Self, Error> {
         let base = base();
-        sweep(&base);
         let failed = |error: io::Error| {
             let what = format!("cannot make a directory for sockets in {}", base.display());
             Error::system(what, error)
@@ -43,8 +72,8 @@ impl Place {
                 .map_err(|errno| failed(errno.into()))?;
             match lock(&path) {
                 Ok(lock) => {
-                    let place = Self { path, owner, last: AtomicU32::new(0), _lock: lock };
-                    return place.open_to_owner();
+                    let directory = Self { path, last: AtomicU32::new(0), _lock: lock };
+                    return directory.open_to(owner);
                 }
                 Err(other) => error = other,
             }
@@ -53,8 +82,8 @@ impl Place {
     }
 
     /// Who does not know the name of a socket finds none.
-    fn open_to_owner(self) -> Result<Self, Error> {
-        if self.owner.is_some() {
+    fn open_to(self, owner: Option<Uid>) -> Result<Self, Error> {
+        if owner.is_some() {
             let mode = std::fs::Permissions::from_mode(0o711);
             std::fs::set_permissions(&self.path, mode).map_err(|error| {
                 Error::system(format!("cannot open {} to workers", self.path.display()), error)
@@ -63,25 +92,23 @@ impl Place {
         Ok(self)
     }
 
-    /// The path of a new socket. `bind` makes it.
-    pub(super) fn socket<T>(
+    fn socket<T>(
         self: &Arc<Self>,
-        bind: impl FnOnce(&Path) -> nix::Result<T>,
-    ) -> Result<(T, SocketFile), Error> {
+        owner: Option<Uid>,
+        bind: impl Fn(&Path) -> nix::Result<T>,
+    ) -> Result<(T, SocketFile), (Errno, PathBuf)> {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let file =
-            SocketFile { path: self.path.join(number.to_string()), _place: Arc::clone(self) };
+        let path = self.path.join(number.to_string());
+        let file = SocketFile { path: path.clone(), _directory: Arc::clone(self) };
         let made = bind(&file.path).and_then(|socket| {
-            chown(&file.path, self.owner, None)?;
-            Ok(socket)
+            chown(&file.path, owner, None)?;
+            Ok((socket, file))
         });
-        let failed =
-            |error| Error::system(format!("cannot make the socket {}", file.path.display()), error);
-        made.map_err(failed).map(|socket| (socket, file))
+        made.map_err(|errno| (errno, path))
     }
 }
 
-impl Drop for Place {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.path);
     }
@@ -91,7 +118,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    _place: Arc<Place>,
+    _directory: Arc<Directory>,
 }
 
 impl SocketFile {
@@ -127,9 +154,10 @@ fn lock(path: &Path) -> io::Result<File> {
 }
 
 /// Removes what masters left that were killed: their directories are locked by nobody.
-fn sweep(base: &Path) {
+pub(super) fn sweep() {
+    let base = base();
     let own = geteuid().as_raw();
-    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(&base).into_iter().flatten().flatten() {
         let is_one = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == own);
         if is_one && let Ok(_lock) = lock(&entry.path()) {
@@ -148,18 +176,33 @@ mod tests {
 
     #[test]
     fn a_place_goes_with_its_last_socket_and_one_of_the_dead_with_the_next() {
-        let place = Arc::new(Place::new(None).unwrap());
-        let path = place.path.clone();
+        let place = Place::new(None).unwrap();
+        let path = place.directory.lock().unwrap().path.clone();
         let bind = |path: &Path| Ok(UnixListener::bind(path).unwrap());
         let (_socket, file) = place.socket(bind).unwrap();
         assert!(file.path().exists());
         let left = nix::unistd::mkdtemp(&base().join(format!("{PREFIX}XXXXXX"))).unwrap();
         std::fs::write(left.join("0"), "").unwrap();
-        drop(Place::new(None).unwrap());
+        sweep();
         assert!(!left.exists() && file.path().exists());
         drop(place);
         assert!(file.path().exists());
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_was_removed_is_made_again() {
+        let place = Place::new(None).unwrap();
+        let bind = |path: &Path| {
+            UnixListener::bind(path).map_err(|it| Errno::from_raw(it.raw_os_error().unwrap_or(0)))
+        };
+        let (_first, old) = place.socket(bind).unwrap();
+        std::fs::remove_dir_all(old.path().parent().unwrap()).unwrap();
+        let (_second, new) = place.socket(bind).unwrap();
+        assert!(new.path().exists() && new.path().parent() != old.path().parent());
+        let directory = new.path().parent().unwrap().to_owned();
+        drop((old, new, place));
+        assert!(!directory.exists());
     }
 }

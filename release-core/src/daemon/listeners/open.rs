@@ -1,21 +1,25 @@
 //! Opening a listening socket, and what to do where it cannot be.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::sys::socket::{Backlog, SockaddrStorage, listen};
+use nix::unistd::{Gid, Uid};
 
 use super::{SocketFile, settle};
 use crate::Error;
 use crate::net::{
-    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, local,
+    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, give_away, local,
 };
+use crate::sys::socket::{lock_filter, steer};
 
 /// How many connections may wait to be accepted; the system has its own limit.
-const BACKLOG: u32 = 1024;
+pub(super) const BACKLOG: u32 = 1024;
+
+/// What is said when a socket of TCP is made to listen again.
+pub(super) const SHUT_DOWN: &str =
+    "somebody has shut the listening socket down (a worker as it stops?): it listens again";
 
 /// Opens the socket that all workers of a group share.
 pub(super) fn open(
@@ -37,7 +41,12 @@ pub(super) fn open(
                 let file = match unix {
                     Unix::Path(path) => {
                         let file = SocketFile::of(address, FileIdentity::of(path)?);
-                        give_away(path, listen)?;
+                        let owner = listen.owner.map(Uid::from_raw);
+                        give_away(path, owner, listen.group.map(Gid::from_raw)).map_err(
+                            |errno| {
+                                Error::system("cannot change the owner of the socket file", errno)
+                            },
+                        )?;
                         file
                     }
                     Unix::Abstract(_) | Unix::Unnamed => None,
@@ -47,13 +56,6 @@ pub(super) fn open(
         }
     };
     opened.map_err(|error| cannot_listen(group, listener, address, error))
-}
-
-/// Gives the socket file the owner that it is to have.
-fn give_away(path: &Path, listen: &ListenOn) -> Result<(), Error> {
-    let owner = (listen.owner.map(Uid::from_raw), listen.group.map(Gid::from_raw));
-    fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(|errno| Error::system("cannot change the owner of the socket file", errno))
 }
 
 /// An address that several sockets have together.
@@ -72,6 +74,45 @@ impl Common {
         is_first: bool,
         is_blocking: bool,
     ) -> Result<OwnedFd, Error> {
+        self.open_with(group, listener, is_first, Ok).and_then(|socket| settle(socket, is_blocking))
+    }
+
+    /// Opens another one of them; the first has the kernel know from its first moment that it gets all
+    /// connections.
+    pub(super) fn open_steered(
+        &mut self,
+        group: &str,
+        listener: &str,
+        is_first: bool,
+        is_blocking: bool,
+    ) -> Result<OwnedFd, Error> {
+        let prepare = |socket: Socket<Unconnected, Inet>| {
+            if is_first {
+                steer(&socket, &[0]).map_err(|error| Error::system("cannot steer", error))?;
+            }
+            Ok(socket)
+        };
+        let socket = self.open_with(group, listener, is_first, prepare)?;
+        settle(socket, is_blocking)
+    }
+
+    /// Opens the one that no worker gets: connections are steered through it, to others. Its queue is
+    /// as short as can be.
+    pub(super) fn open_for_master(&self, group: &str, listener: &str) -> Result<OwnedFd, Error> {
+        let address = &self.address;
+        let opened = self.unbound().and_then(|socket| socket.reuse_port(true));
+        opened
+            .and_then(|socket| socket.bind_listening(address, 0))
+            .map_err(|error| cannot_listen(group, listener, &(*address).into(), error))
+    }
+
+    fn open_with(
+        &mut self,
+        group: &str,
+        listener: &str,
+        is_first: bool,
+        prepare: impl FnOnce(Socket<Unconnected, Inet>) -> Result<Socket<Unconnected, Inet>, Error>,
+    ) -> Result<OwnedFd, Error> {
         let address = &self.address;
         // Another program of this user that shares the port too would get a part of the connections
         // without a word. One that shares nothing finds it.
@@ -81,6 +122,7 @@ impl Common {
         };
         let opened = alone.and_then(|()| self.unbound()).and_then(|socket| socket.reuse_port(true));
         let (socket, local) = opened
+            .and_then(prepare)
             .and_then(|socket| begin(socket, address))
             .map_err(|error| cannot_listen(group, listener, &(*address).into(), error))?;
         if is_first {
@@ -88,11 +130,12 @@ impl Common {
         }
         // The others get the port that the system chose for the first.
         self.address = local;
-        settle(socket, is_blocking)
+        Ok(socket)
     }
 
     fn unbound(&self) -> Result<Socket<Unconnected, Inet>, Error> {
         let socket = Socket::unconnected(&self.address)?;
+        let socket = socket.no_delay(true)?;
         if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
     }
 }
@@ -106,9 +149,30 @@ fn listening<A: Address>(
 
 fn begin<A: Address>(socket: Socket<Unconnected, A>, address: &A) -> Result<(OwnedFd, A), Error> {
     let socket = socket.bind_listening(address, BACKLOG)?;
+    // What arrives is for all workers: none of them says what becomes of it.
+    lock_filter(&socket).map_err(|error| Error::system("SO_LOCK_FILTER", error))?;
     let local =
         local(&socket).map_err(|error| Error::system("cannot read a socket's address", error))?;
     Ok((socket, local))
+}
+
+/// Makes a TCP socket listen that somebody has shut down; all who have it accept on it again. One whose
+/// port the system had chosen has lost it.
+pub(super) fn listen_again(
+    socket: &OwnedFd,
+    address: Option<Inet>,
+    backlog: u32,
+) -> Result<(), Error> {
+    if let Some(address) = address {
+        match nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+            // It has its address.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(Error::system(format!("cannot bind {address} again"), errno)),
+        }
+    }
+    let backlog = i32::try_from(backlog).ok().and_then(|most| Backlog::new(most).ok());
+    listen(socket, backlog.unwrap_or(Backlog::MAXCONN))
+        .map_err(|errno| Error::system("a socket that was shut down cannot listen again", errno))
 }
 
 /// The failure, with the way out where there is one.

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::{KeptListener, Listener, SocketFile, Sockets, settle};
+use super::{KeptListener, Listener, Opened, Shared, Sockets, settle};
 use crate::Error;
 use crate::daemon::group::Group;
 use crate::net::{FileIdentity, STORED, stored_sockets};
@@ -111,7 +111,7 @@ impl Listener {
     /// One socket of each listener is stored, but for those that each worker has for itself.
     fn stored_name(&self, group: &str) -> Option<String> {
         match &self.sockets {
-            Sockets::Shared { opened: Some((_, file)), .. } => {
+            Sockets::Shared(Shared { opened: Some(Opened { file, .. }), .. }) => {
                 let file = file.as_ref().map(|file| file.file);
                 name_of([group, &self.name, &self.requested], file)
             }
@@ -120,7 +120,8 @@ impl Listener {
     }
 
     fn store(&mut self, name: &str, systemd: &Notifier) -> io::Result<()> {
-        if let Sockets::Shared { opened: Some((socket, file)), .. } = &mut self.sockets {
+        if let Sockets::Shared(Shared { opened: Some(opened), .. }) = &mut self.sockets {
+            let Opened { socket, file, .. } = opened;
             systemd.store(name, &[socket.as_fd()])?;
             // Connections go on to arrive by it when this process has ended.
             file.iter_mut().for_each(|file| file.stays = true);
@@ -135,7 +136,8 @@ impl Listener {
         group: &str,
         stored: &mut Vec<(String, OwnedFd)>,
     ) -> Result<Option<String>, Error> {
-        let Sockets::Shared { address, opened } = &mut self.sockets else { return Ok(None) };
+        let Sockets::Shared(shared) = &mut self.sockets else { return Ok(None) };
+        let address = &shared.address;
         let Some(own) = name_of([group, &self.name, &self.requested], None) else {
             return Ok(None);
         };
@@ -150,10 +152,10 @@ impl Listener {
         let Some(place) = stored.iter().position(is_own) else { return Ok(None) };
         let (name, socket) = stored.swap_remove(place);
         let file = name.rsplit('/').next().and_then(FileIdentity::parse);
-        let mut file = file.and_then(|file| SocketFile::of(&address.address, file));
-        file.iter_mut().for_each(|file| file.stays = true);
         tracing::info!(group, listener = self.name, %address, "listening on, as it was stored");
-        *opened = Some((settle(socket, self.is_blocking)?, file));
+        shared.adopt(settle(socket, self.is_blocking)?, file);
+        let file = shared.opened.iter_mut().flat_map(|opened| &mut opened.file);
+        file.for_each(|file| file.stays = true);
         Ok(Some(name))
     }
 }

@@ -9,7 +9,7 @@ use crate::daemon::detach::{refuse_threads, warn_of_threads};
 use crate::daemon::group::Group;
 use crate::daemon::log_files::LogFiles;
 use crate::daemon::plan::Plan;
-use crate::daemon::upgrade::{self, Heritage, Origin, heritage};
+use crate::daemon::upgrade::{self, HandOver, Heritage, Origin, heritage};
 use crate::daemon::worker::is_worker;
 use crate::rt::Driver;
 use crate::streams::launcher;
@@ -83,6 +83,7 @@ impl Master {
             Some(daemon) if own_files.is_empty() => daemon.log_files()?,
             _ => own_files,
         };
+        self.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
         Ok(Plan {
             log_files,
             systemd: if self.systemd { Notifier::from_env()? } else { None },

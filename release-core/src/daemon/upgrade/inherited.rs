@@ -13,6 +13,8 @@ use super::trial;
 use super::way_back::Before;
 use crate::daemon::Exit;
 use crate::daemon::exit::program_name;
+use crate::daemon::hello::Message;
+use crate::ipc::Postcard;
 use crate::sys::fds::take_inherited;
 use crate::sys::image::unseal;
 use crate::sys::image::way_back::{self, RETURN, SUCCEED, TRIAL, VARIABLE};
@@ -25,7 +27,7 @@ pub(in crate::daemon) enum Heritage {
     /// Nothing: it was started.
     None,
     /// It says whether it could take over.
-    Trial(Summary, Mutex<Option<OwnedFd>>),
+    Trial(Box<Summary>, Mutex<Option<OwnedFd>>),
     /// It is the master from now on; again, when it `has_returned`.
     Successor { summary: Box<Summary>, inheritance: Mutex<Option<Inheritance>>, has_returned: bool },
 }
@@ -68,7 +70,7 @@ impl Heritage {
         let inherited = |number| take_inherited(number).map_err(|error| strange().caused_by(error));
         let (state, answer) = (inherited(state)?, inherited(answer)?);
         match read(&state).and_then(|bytes| state::understand(&bytes)) {
-            Ok(summary) => Ok(Self::Trial(summary, Mutex::new(Some(answer)))),
+            Ok(summary) => Ok(Self::Trial(Box::new(summary), Mutex::new(Some(answer)))),
             Err(error) => trial::answer(answer, Err(error.report())),
         }
     }
@@ -154,8 +156,8 @@ fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
 ///
 /// # Errors
 ///
-/// When it was not left as a `T`, by the name of the type or by its encoding: the upgrade is refused
-/// then, when the program passes the error on.
+/// When it was left as a type with other fields or variants than `T`, but for variants at the end
+/// that are new: the upgrade is refused then, when the program passes the error on.
 ///
 /// # Examples
 ///
@@ -166,15 +168,6 @@ fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
 /// ```
 pub fn handed_over<T: Serialize + DeserializeOwned>() -> Result<Option<T>, Error> {
     let Some(summary) = heritage()?.summary() else { return Ok(None) };
-    let Some((name, bytes)) = &summary.left else { return Ok(None) };
-    let expected = std::any::type_name::<T>();
-    let refuse = |why: String| Error::new(ErrorKind::Change, why);
-    if name != expected {
-        let message =
-            format!("the version before has left a `{name}`, this one takes `{expected}`");
-        return Err(refuse(message));
-    }
-    postcard::from_bytes(bytes).map(Some).map_err(|error| {
-        refuse(format!("what the version before has left is no `{expected}`")).caused_by(error)
-    })
+    let Some((left, bytes)) = &summary.left else { return Ok(None) };
+    Message::of::<T>(&Postcard).read(left, bytes).map(Some)
 }

@@ -21,17 +21,19 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::control::Served;
 use super::group::Group;
-use super::hello::PROTOCOL;
+use super::hello::{Message, PROTOCOL};
 use super::lock::LockFile;
 use crate::guard::Guard;
+use crate::ipc::{Codec, Postcard};
 use crate::supervise::Snapshot;
 use crate::sys::fds::replace;
 use crate::sys::image::seal;
 use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
+use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
@@ -50,20 +52,41 @@ pub(super) use way_back::{Before, stay, turn_back};
 const HAND_OVER: Guard = Guard::new("hand_over");
 
 /// What the program leaves to its next version.
-pub(super) type HandOver = Box<dyn Fn() -> Result<(String, Vec<u8>), Error> + Send>;
+pub(super) struct HandOver {
+    message: Message,
+    encode: Box<dyn Fn() -> Result<Vec<u8>, Error> + Send>,
+}
 
-pub(super) fn hand_over<T: Serialize>(value: impl Fn() -> T + Send + 'static) -> HandOver {
-    Box::new(move || {
-        let bytes = HAND_OVER.call(|| postcard::to_stdvec(&value())).map_err(|panicked| {
-            let message = "what the program hands over is not known";
-            Error::new(ErrorKind::Program, message).caused_by(panicked)
-        })?;
-        let bytes = bytes.map_err(|error| {
-            let message = "what the program hands over cannot be encoded";
-            Error::new(ErrorKind::Usage, message).caused_by(error)
-        })?;
-        Ok((std::any::type_name::<T>().to_owned(), bytes))
-    })
+impl HandOver {
+    pub(super) fn new<T>(value: impl Fn() -> T + Send + 'static) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let encode = move || {
+            let encoded = HAND_OVER.call(|| {
+                let mut bytes = Vec::new();
+                Postcard.encode(&value(), &mut bytes).map(|()| bytes)
+            });
+            let encoded = encoded.map_err(|panicked| {
+                let message = "what the program hands over is not known";
+                Error::new(ErrorKind::Program, message).caused_by(panicked)
+            })?;
+            encoded.map_err(|error| {
+                let message = "what the program hands over cannot be encoded";
+                Error::new(ErrorKind::Usage, message).caused_by(error)
+            })
+        };
+        Self { message: Message::of::<T>(&Postcard), encode: Box::new(encode) }
+    }
+
+    /// That the next version can read it.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.message.check("what the program hands over")
+    }
+
+    fn leave(&self) -> Result<(Message, Vec<u8>), Error> {
+        Ok((self.message.clone(), (self.encode)()?))
+    }
 }
 
 /// What the master has beside its workers, and leaves to the next version.
@@ -116,13 +139,14 @@ impl Estate {
             protocol: PROTOCOL,
             executable: self.origin.place()?.executable.clone().into(),
             is_background: self.is_background,
+            open_files: open_files_before(),
             lock,
             controls: self.controls.iter().map(|served| served.path().into()).collect(),
             listeners: groups.iter().flat_map(Group::listener_keys).collect(),
             pool,
             way_back: FORMAT.to_owned(),
             groups: groups.iter().map(Group::spoken).collect(),
-            left: self.hand_over.as_ref().map(|left| left()).transpose()?,
+            left: self.hand_over.as_ref().map(HandOver::leave).transpose()?,
             files: files::read_so_far(),
             tried_files: Files::default(),
         })

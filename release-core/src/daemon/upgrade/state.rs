@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Files;
 use crate::daemon::control::FrozenControl;
-use crate::daemon::hello::{PROTOCOL, Types};
+use crate::daemon::hello::{Message, PROTOCOL, Types};
 use crate::daemon::listeners::KeptListener;
 use crate::daemon::{KeptOutput, Particulars};
 use crate::ipc::Descriptor;
@@ -31,6 +31,9 @@ pub(crate) struct Summary {
     pub(super) protocol: u16,
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
+    /// The soft limit of descriptors that workers get, where the master has raised its own.
+    #[serde(default)]
+    pub(crate) open_files: Option<u64>,
     pub(crate) lock: Option<OsString>,
     /// Group, name and address of each.
     pub(crate) listeners: Vec<[String; 3]>,
@@ -39,8 +42,8 @@ pub(crate) struct Summary {
     pub(crate) groups: Vec<GroupTypes>,
     /// How the way back to this version is written down.
     pub(super) way_back: String,
-    /// What the program itself has left, and the name of its type.
-    pub(crate) left: Option<(String, Vec<u8>)>,
+    /// What the program itself has left, and its type.
+    pub(crate) left: Option<(Message, Vec<u8>)>,
     /// What this version has read to start, for the way back; and what the next one has in its trial.
     #[serde(default)]
     pub(super) files: Files,

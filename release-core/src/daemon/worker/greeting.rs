@@ -38,6 +38,7 @@ pub(super) fn check_hello<Context: Serialize + DeserializeOwned>(
     types: &Types,
     agreed: Agreed,
 ) -> Result<Context, Error> {
+    types.check()?;
     let types = hello.types.as_ref().and_then(|sent| sent.mismatch(types));
     if let Some(difference) = types.or_else(|| hello.agreed.mismatch(&agreed)) {
         let message = format!("master and worker differ in {difference}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{WorkerInfo, Workers};
 use crate::Permit;
 use crate::daemon::attach::{Calls, Plain, Rules};
-use crate::daemon::hello::Types;
-use crate::ipc::{Codec, Refused, Request};
+use crate::daemon::hello::{Message, Types};
+use crate::ipc::{Codec, Postcard, Refused, Request};
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     /// How the master answers these workers' requests, many at a time.
@@ -136,7 +136,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        let types = Types::of::<(), R, W>();
+        let types = self.types::<R>();
         let connections = self.connections.clone();
         self.attach = Some(Arc::new(Calls::new(types, self.codec.clone(), rules, connections)));
         self
@@ -152,8 +152,18 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        self.attach =
-            Some(Arc::new(Plain::new(self.codec.clone(), handler, self.connections.clone())));
+        let types = self.types::<R>();
+        let connections = self.connections.clone();
+        self.attach = Some(Arc::new(Plain::new(types, self.codec.clone(), handler, connections)));
         self
+    }
+
+    /// What these workers ask, and are asked.
+    fn types<R>(&self) -> Types
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+    {
+        Types::of::<R, W, C>(Message::of::<()>(&Postcard), &self.codec)
     }
 }

@@ -77,8 +77,9 @@ where
                 .settle(self.has_blocking_listeners, self.is_command)
                 .map_err(|error| about("a listener").caused_by(error))?;
         }
-        if self.listeners.iter().any(Listener::is_steered) {
-            self.reload = self.reload.leaving(LEAVING);
+        for (of_processes, of_workers) in self.listeners.iter().map(Listener::steers) {
+            self.reload = if of_processes { self.reload.leaving(LEAVING) } else { self.reload };
+            self.reload = if of_workers { self.reload.removal(LEAVING) } else { self.reload };
         }
         let (contact, ready) = match (self.is_command, self.attach) {
             (true, None) => {
@@ -107,6 +108,11 @@ where
             credentials = credentials.map(Credentials::and_change_root);
         }
         let is_private = |name: &OsStr| self.is_command && of_the_master(name);
+        if let Contact::Connection(attach) = &contact {
+            let types = attach.types().with_context(self.context.message());
+            types.check().map_err(|error| about("its messages").caused_by(error))?;
+            types.tell_gaps();
+        }
         let environment = match (&place.directory, &place.root) {
             (_, Some(root)) if enters_itself => self.environment.set(ROOT, root),
             (Some(directory), _) => self.environment.in_directory(directory),

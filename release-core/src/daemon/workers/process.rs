@@ -34,7 +34,7 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// The working directory of the workers: by default that of the master, and for a
+    /// Sets the working directory of the workers: by default that of the master, and for a
     /// [`command`](Workers::command) the one that it was started in, by the name that the shell had for
     /// it (`PWD`).
     ///

@@ -1,5 +1,9 @@
 //! What the codecs carry, and what they say of the rest.
 
+use std::collections::{BTreeMap, HashSet};
+
+use proptest::prelude::*;
+
 use super::*;
 
 /// A type whose values may be as deep as their encoding is long.
@@ -30,7 +34,7 @@ fn a_type_that_it_cannot_carry_is_told_so() {
     #[derive(Serialize, serde::Deserialize)]
     struct Outer {
         #[serde(flatten)]
-        inner: std::collections::BTreeMap<String, u8>,
+        inner: BTreeMap<String, u8>,
     }
     let error = Codec::<Either>::decode(&Postcard, &[7]).map(drop).unwrap_err().to_string();
     assert!(error.contains("untagged"), "{error}");
@@ -46,4 +50,87 @@ fn what_follows_a_message_and_what_is_missing_are_errors() {
     assert!(decode(b"\x07\x02abc").unwrap_err().to_string().contains("1 bytes follow"));
     assert!(decode(b"\x07\x02a").is_err());
     assert!(decode(b"\x07\xff\xff\xff\xff\x0f").is_err(), "a length of 4 GiB");
+}
+
+#[test]
+fn the_work_of_elements_that_take_no_bytes_is_bounded() {
+    let claim = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    fn refusal<T: Serialize + DeserializeOwned>(payload: &[u8]) -> String {
+        Codec::<T>::decode(&Postcard, payload).map(drop).unwrap_err().to_string()
+    }
+    for reason in [
+        refusal::<Vec<()>>(&claim),
+        refusal::<HashSet<()>>(&claim),
+        refusal::<BTreeMap<(), [u8; 0]>>(&claim),
+        refusal::<Vec<Vec<()>>>(&[[1].as_slice(), &claim].concat()),
+        refusal::<Vec<u64>>(&claim),
+    ] {
+        assert!(reason.contains("a sequence claims 18446744073709551615 elements"), "{reason}");
+    }
+    // A thousand sequences of a thousand each: every one of them is less than the bytes that are left.
+    let many = [0xe7, 0x07].repeat(1000);
+    let reason = refusal::<Vec<Vec<()>>>(&[[0xe8, 0x07].as_slice(), &many].concat());
+    assert!(reason.contains("more than 1024 elements of the message take no bytes"), "{reason}");
+}
+
+#[test]
+fn what_is_refused_when_it_comes_is_not_sent() {
+    let mut payload = Vec::new();
+    Postcard.encode(&(vec![(); 1024], 7_u8), &mut payload).unwrap();
+    assert_eq!(Codec::<(Vec<()>, u8)>::decode(&Postcard, &payload).unwrap().0.len(), 1024);
+    for value in [vec![vec![(); 1025]], vec![vec![(); 1000]; 2]] {
+        let reason = Postcard.encode(&value, &mut Vec::new()).unwrap_err().to_string();
+        assert!(reason.contains("more than 1024 elements"), "{reason}");
+    }
+}
+
+#[test]
+fn a_field_that_is_left_out_is_an_error_at_the_sender() {
+    #[derive(Serialize, serde::Deserialize)]
+    struct User {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        email: Option<String>,
+        admin: u8,
+    }
+    let user = |email| User { email, admin: 0 };
+    let reason = Postcard.encode(&user(None), &mut Vec::new()).unwrap_err().to_string();
+    assert!(reason.contains("field `email` is left out"), "{reason}");
+    assert!(Postcard.encode(&user(Some("a".to_owned())), &mut Vec::new()).is_ok());
+    /// Says that it has more than it gives, or less.
+    struct Liar(usize);
+    impl Serialize for Liar {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::SerializeTuple;
+            let mut tuple = serializer.serialize_tuple(self.0)?;
+            tuple.serialize_element(&1)?;
+            tuple.end()
+        }
+    }
+    for count in [0, 2] {
+        let error = encode(&Liar(count), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("all fields of a value or none"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bytes_mean_what_they_do_elsewhere(payload: Vec<u8>) {
+        type Value = (Option<i64>, (u128, i16), Vec<(String, char)>);
+        let theirs = postcard::take_from_bytes::<Value>(&payload).ok();
+        let theirs = theirs.filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value);
+        prop_assert_eq!(Codec::<Value>::decode(&Postcard, &payload).ok(), theirs);
+    }
+
+    #[test]
+    fn values_are_written_as_elsewhere(
+        value: (Option<i64>, (u128, i16, f32), Vec<(String, char, bool)>),
+    ) {
+        let mut ours = Vec::new();
+        Postcard.encode(&value, &mut ours).unwrap();
+        prop_assert_eq!(&ours, &postcard::to_stdvec(&value).unwrap());
+        type Value = (Option<i64>, (u128, i16, f32), Vec<(String, char, bool)>);
+        let (back, pair, list): Value = Postcard.decode(&ours).unwrap();
+        prop_assert_eq!((back, pair.0, pair.1, pair.2.to_bits()), (value.0, value.1.0, value.1.1, value.1.2.to_bits()));
+        prop_assert_eq!(list, value.2);
+    }
 }

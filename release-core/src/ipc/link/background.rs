@@ -39,8 +39,11 @@ impl Link {
             let may_read = state.may_background_read(self.limits);
             match if may_read { state.next_frame(self.mode) } else { Ok(None) } {
                 Ok(Some((frame, Kind::Answer { number, body, refused }))) => {
-                    state.deliver(number, body, refused, wakes);
+                    let delivered = state.deliver(number, body, refused, || self.rt.now(), wakes);
                     state.consume(&frame);
+                    if let Err(why) = delivered {
+                        self.end_locked(state, why, wakes);
+                    }
                 }
                 Ok(Some((frame, Kind::Incoming))) if state.pause.is_some() => {
                     let heard = state.heard_in_a_pause(self.mode, &frame);
@@ -54,12 +57,17 @@ impl Link {
                         bytes: state.inbox.payload(frame.clone()),
                         descriptors: state.arrivals.take(),
                     };
-                    match incoming(self.mode, payload).map(&mut *take) {
-                        Some(taken) => {
+                    let incoming = incoming(self.mode, payload).ok_or(UNKNOWN_FRAME);
+                    let heard = incoming.and_then(|incoming| {
+                        let (meaning, now) = (&mut state.meaning, || self.rt.now());
+                        meaning.heard(&incoming, self.limits, now).map(|()| take(incoming))
+                    });
+                    match heard {
+                        Ok(taken) => {
                             state.consume(&frame);
                             return Poll::Ready(Ok(taken));
                         }
-                        None => self.end_locked(state, UNKNOWN_FRAME, wakes),
+                        Err(why) => self.end_locked(state, why, wakes),
                     }
                 }
                 Ok(None) => {
@@ -76,6 +84,15 @@ impl Link {
         }
         cx.waker().wake_by_ref();
         state.sleep(cx)
+    }
+
+    /// A notice of so many bytes did not decode, and was dropped.
+    pub(crate) fn undecodable(&self, size: usize) {
+        self.with(|state, wakes| {
+            if let Err(why) = state.meaning.undecodable(size, self.rt.now()) {
+                self.end_locked(state, why, wakes);
+            }
+        });
     }
 
     /// Sends the last answer, which leaves nothing unfinished, before the next request is read.

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::state::{Kind, Reader, State, Wakes};
-use super::{Link, Mode};
+use super::{Link, Mode, Place};
 use crate::ipc::answers::Answer;
 use crate::ipc::body::{Body, Draft, Size};
 use crate::ipc::header::{Header, Number};
@@ -16,6 +16,7 @@ impl Link {
     pub(crate) fn poll_request<E: From<Ended> + From<FrameTooLong>>(
         &self,
         cx: &mut Context<'_>,
+        place: &mut Place<'_>,
         patience: Option<Duration>,
         encode: &mut dyn FnMut(&mut Draft<'_>) -> Result<(), E>,
     ) -> Poll<Result<Number, E>> {
@@ -24,7 +25,7 @@ impl Link {
                 return Poll::Ready(Err(ended.clone().into()));
             }
             if self.is_full(state) || !state.answers.have_room(self.limits.unsent) {
-                state.room.push(cx.waker().clone());
+                state.room.wait(place, cx.waker(), 0);
                 return Poll::Pending;
             }
             let number = state.answers.expect(self.mode == Mode::PlainClient);
@@ -40,11 +41,14 @@ impl Link {
                 // Known only now. Requests with fewer or none go on.
                 state.outbox.take_back();
                 state.answers.take_back(number);
-                state.room.push(cx.waker().clone());
+                state.room.wait(place, cx.waker(), descriptors);
+                self.wake_for_room(state, wakes);
                 return Poll::Pending;
             }
+            state.room.leave(place);
             let size = Size { bytes: state.outbox.last_length(), descriptors };
             state.answers.set_size(number, size);
+            self.wake_for_room(state, wakes);
             if state.answers.is_alone() {
                 self.flush(state, wakes);
             } else {
@@ -105,8 +109,11 @@ impl Link {
                         state.consume(&frame);
                         return Poll::Ready(Ok(taken));
                     }
-                    state.deliver(to, body, refused, wakes);
+                    let delivered = state.deliver(to, body, refused, || self.rt.now(), wakes);
                     state.consume(&frame);
+                    if let Err(why) = delivered {
+                        self.end_locked(state, why, wakes);
+                    }
                 }
                 Ok(Some((_, Kind::Incoming))) => {
                     state.reader = Reader::Background;
@@ -134,11 +141,12 @@ impl Link {
     /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
     pub(crate) fn abandon(&self, number: Number) {
         self.with(|state, wakes| {
-            let cancel = self.mode == Mode::Calls
-                && state.ended.is_none()
-                && state.answers.is_unanswered(number);
+            let gives_up = state.ended.is_none() && state.answers.is_unanswered(number);
             self.forget(state, number, wakes);
-            if cancel {
+            if gives_up {
+                state.meaning.gave_up();
+            }
+            if gives_up && self.mode == Mode::Calls {
                 let _ = state.outbox.push::<FrameTooLong>(|payload| {
                     Header::Cancel { number }.write(payload);
                     Ok(())
@@ -151,7 +159,7 @@ impl Link {
     /// Takes a caller out: what it held is free for others, and reading is the background's again.
     fn forget(&self, state: &mut State, number: Number, wakes: &mut Wakes) {
         state.answers.forget(number);
-        wakes.callers.append(&mut state.room);
+        self.wake_for_room(state, wakes);
         if state.reader != Reader::Caller(number) {
             return;
         }

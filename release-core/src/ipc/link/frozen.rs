@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::meaning::Meaning;
 use super::state::State;
 use super::{Link, Mode, Readable, refuse_unagreed};
 use crate::ipc::answers::Answers;
@@ -62,6 +63,7 @@ impl Frozen {
         state.unsent_since = self.unsent.map(since);
         let is_whole = state.arrivals.restore(self.arrivals)
             && state.outbox.restore(self.output, self.attached);
+        state.meaning = Meaning::unknown();
         state.answers = Answers::after(self.numbers).filter(|_| is_whole).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
         })?;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use self::readable::Readable;
+pub(crate) use self::room::Place;
 use self::state::{State, Wakes};
 use super::body::{Body, Draft};
 use super::header::{self, Header, Number};
@@ -27,8 +28,10 @@ mod arrivals;
 mod background;
 mod caller;
 pub(crate) mod frozen;
+mod meaning;
 mod pause;
 mod readable;
+mod room;
 mod socket;
 mod spin;
 mod state;
@@ -160,7 +163,11 @@ impl Link {
         if let Some(ended) = &state.ended {
             return Err(ended.clone().into());
         }
-        self.push(&mut state, header, encode).map(drop)
+        self.push(&mut state, header, encode)?;
+        if header == Some(Header::Pulse) {
+            state.meaning.asked_for_a_beat();
+        }
+        Ok(())
     }
 
     /// Appends a frame, and says how many descriptors it has.

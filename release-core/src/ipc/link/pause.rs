@@ -160,7 +160,7 @@ impl Link {
                 socket::close(self.io.as_fd());
             }
             state.wake_background(wakes);
-            wakes.callers.append(&mut state.room);
+            self.wake_for_room(state, wakes);
         });
     }
 }

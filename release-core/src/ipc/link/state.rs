@@ -5,10 +5,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::arrivals::Arrivals;
+use super::meaning::Meaning;
 use super::pause::Pause;
+use super::room::Room;
 use super::{Incoming, Mode};
 use crate::ipc::Ended;
-use crate::ipc::answers::{Answer, Answers};
+use crate::ipc::answers::{Answer, Answers, Delivery};
 use crate::ipc::body::Body;
 use crate::ipc::frame::Inbox;
 use crate::ipc::header::{Header, Number};
@@ -31,8 +33,8 @@ pub(super) struct State {
     pub(super) reader: Reader,
     /// The background task, while it sleeps.
     pub(super) background: Option<Waker>,
-    /// Callers that wait for room in the outbox or among the requests in flight.
-    pub(super) room: Vec<Waker>,
+    pub(super) room: Room,
+    pub(super) meaning: Meaning,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
     /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
@@ -81,7 +83,8 @@ impl State {
             answers: Answers::default(),
             reader: Reader::Background,
             background: None,
-            room: Vec::new(),
+            room: Room::default(),
+            meaning: Meaning::default(),
             partial_since: None,
             unsent_since: None,
             crowded_until: None,
@@ -130,11 +133,16 @@ impl State {
         number: Number,
         body: Range<usize>,
         refused: bool,
+        now: impl FnOnce() -> Instant,
         wakes: &mut Wakes,
-    ) {
+    ) -> Result<(), Ended> {
         let body = Body { bytes: self.inbox.payload(body), descriptors: self.arrivals.take() };
-        let answer = Answer::new(body, refused);
-        wakes.callers.extend(self.answers.deliver(number, answer));
+        let size = body.bytes.len();
+        match self.answers.deliver(number, Answer::new(body, refused)) {
+            Delivery::Awaited(waker) => wakes.callers.extend(waker),
+            Delivery::Unawaited => self.meaning.unawaited(size, now)?,
+        }
+        Ok(())
     }
 
     /// The background task has nothing to do until it is woken.
@@ -160,7 +168,7 @@ impl State {
         self.reader = Reader::Background;
         (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
         self.wake_background(wakes);
-        wakes.callers.append(&mut self.room);
+        self.room.wake_all(wakes);
         if let Some(pause) = &mut self.pause {
             pause.ended(wakes);
         }

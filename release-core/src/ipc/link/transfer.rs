@@ -110,9 +110,7 @@ impl Link {
                 Poll::Ready(Ok(count)) => {
                     state.outbox.sent(count);
                     state.unsent_since = None;
-                    if !self.is_full(state) {
-                        wakes.callers.append(&mut state.room);
-                    }
+                    self.wake_for_room(state, wakes);
                 }
                 Poll::Ready(Err(error)) if is_crowded(&error) => {
                     let now = self.rt.now();

@@ -100,8 +100,9 @@ where
                 let origin = Origin { number: None, size };
                 self.start(cx, origin, None, handler(request));
             }
-            Received::Notice(Err(why), _) => {
+            Received::Notice(Err(why), size) => {
                 tracing::debug!(why, "a message of another type was dropped");
+                self.link.undecodable(size.bytes);
             }
             Received::Cancel { number } => {
                 self.held.remove(number);

@@ -83,6 +83,8 @@ impl Supervisor {
             stop,
             stop_by: None,
             stop_deadline,
+            renewed: None,
+            looking: None,
             forwards,
             sender,
             happenings,

@@ -6,7 +6,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Happening;
 use crate::child::Child;
-use crate::daemon::{Attached, Group, MasterHandle, Output, Particulars};
+use crate::daemon::{Attached, Group, MasterHandle, Output, Particulars, Watch};
 use crate::rt::{Rt, Task};
-use crate::supervise::{Event, Signal, Usage, WorkerId};
+use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
 use crate::sys::process::resident_memory;
 use crate::sys::spawn::RIGHT_TO_END;
 use crate::{Error, ErrorKind};
@@ -49,6 +49,8 @@ struct Process {
     is_told: bool,
     /// How many units of work it has finished, as it says.
     finished: Arc<AtomicU64>,
+    /// How often listening sockets had been replaced when it got its own.
+    sockets: u64,
     _watch: Task<()>,
 }
 
@@ -69,6 +71,8 @@ pub(super) struct Processes {
     /// How often this process has got another standard output and error.
     outputs: u64,
     sender: UnboundedSender<Happening>,
+    /// Sees that a listening socket is shut down.
+    watch: Option<Watch>,
 }
 
 impl Processes {
@@ -78,6 +82,7 @@ impl Processes {
         sender: UnboundedSender<Happening>,
     ) -> Self {
         let rt = master.rt().clone();
+        let watched = rt.clone();
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             rt,
@@ -89,6 +94,7 @@ impl Processes {
             running,
             forwarded: None,
             outputs: 0,
+            watch: watch(&watched, &sender),
             sender,
         }
     }
@@ -163,19 +169,43 @@ impl Processes {
     /// Closes what only workers had that are not wanted any more, and says who gets new connections.
     pub(super) fn settle_listeners(&mut self) {
         let pool = self.master.pool();
+        if pool.is_stopping() {
+            return;
+        }
         for (index, group) in self.groups.iter_mut().enumerate() {
-            group.keep_listeners(|id| pool.group_of(id) == Some(index) && pool.is_wanted(id));
-            group.steer(|id, pid| pool.state_of(id, pid));
+            group.settle_listeners(|id, pid| state_of(&pool, index, id, pid));
         }
     }
 
     /// For whom connections still wait that are to be told to stop, if there are any.
     pub(super) fn backlog(&mut self) -> Option<Event> {
         let pool = self.master.pool();
-        let state = |id, pid| pool.state_of(id, pid);
-        let waiting: Vec<_> =
-            self.groups.iter_mut().flat_map(|group| group.backlog(state)).collect();
+        let mut waiting = Vec::new();
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            for (id, pid) in group.backlog(|id, pid| state_of(&pool, index, id, pid)) {
+                let of_it = |(its, running): &&(WorkerId, i32)| {
+                    *its == id && pid.is_none_or(|pid| pid == *running)
+                };
+                waiting.extend(self.running.keys().filter(of_it));
+            }
+        }
         (!waiting.is_empty()).then_some(Event::Backlog(waiting))
+    }
+
+    /// Looks at the listening sockets, some of which somebody has shut down; the workers that have one
+    /// that cannot listen any more, and for which another was opened.
+    pub(super) fn look_at_listeners(&mut self, shut: &[RawFd]) -> Vec<WorkerId> {
+        for group in &mut self.groups {
+            group.look_at_listeners(shut);
+            group.sockets().for_each(|socket| self.watch.iter().for_each(|it| it.add(socket)));
+        }
+        let pool = self.master.pool();
+        let has_former = |(key, process): (&(WorkerId, i32), &Process)| {
+            let group = self.groups.get(pool.group_of(key.0)?)?;
+            let is_former = process.sockets < group.listeners_replaced();
+            (is_former && pool.relies_on(key.0, key.1)).then_some(key.0)
+        };
+        self.running.iter().filter_map(has_former).collect()
     }
 
     /// The group of a worker, unless it is one that this version does not have any more: the pool
@@ -241,6 +271,23 @@ impl Processes {
 fn no_group(id: WorkerId) -> Error {
     let message = format!("worker {id} is of a group that this version does not have");
     Error::new(ErrorKind::Worker, message)
+}
+
+fn watch(rt: &Rt, sender: &UnboundedSender<Happening>) -> Option<Watch> {
+    let sender = sender.clone();
+    let shut = move |sockets| drop(sender.unbounded_send(Happening::ShutDown(sockets)));
+    let failed = |error: &io::Error| {
+        tracing::warn!(%error, "listening sockets are only looked at when a worker starts");
+    };
+    Watch::new(rt, shut).inspect_err(failed).ok()
+}
+
+/// What a process of a group does, or one of its workers.
+fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option<State> {
+    match pid {
+        Some(pid) => pool.state_of(id, pid),
+        None => pool.standing(id).filter(|_| pool.group_of(id) == Some(group)),
+    }
 }
 
 fn send(id: WorkerId, child: &Child, signal: Sig) {

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::Supervisor;
 use super::terminal::Terminal;
+use crate::daemon::Served;
 use crate::supervise::{Change, Event, Report, StopCause};
 use crate::{Error, ErrorKind};
 
@@ -32,7 +33,10 @@ impl Supervisor {
                     Event::Tick
                 }
             }
-            Sig::SIGHUP => self.askers.hangup(),
+            Sig::SIGHUP => {
+                self.estate.controls.iter().for_each(Served::look);
+                self.askers.hangup()
+            }
             Sig::SIGUSR2 => {
                 if let Err(error) = self.reopen_logs() {
                     tracing::error!(reason = error.report(), "the log goes on where it was");

@@ -90,7 +90,7 @@ impl Pool {
         for (id, pid) in those {
             let Some(index) = self.index(*id) else { continue };
             let worker = &mut self.workers[index];
-            let leaving = self.groups[worker.group].spec.reload.leaving;
+            let leaving = self.groups[worker.group].spec.reload.lingering();
             worker.find(*pid).into_iter().for_each(|process| process.linger(leaving, now));
         }
     }

@@ -1,7 +1,9 @@
 //! Links that are handed over: at every byte, in the pause, and in a storm of messages.
 
 mod bytes;
+mod flood;
 mod pausing;
+mod room;
 mod storm;
 
 use std::future::{Future, poll_fn};

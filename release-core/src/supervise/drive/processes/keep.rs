@@ -164,8 +164,16 @@ impl Processes {
         };
         let silence = connection.is_some().then_some(silence);
         let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
-        let process =
-            Process { child, generation, connection, output, is_told, finished, _watch: watch };
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets: 0,
+            _watch: watch,
+        };
         self.running.insert((id, pid), process);
     }
 }

@@ -31,6 +31,8 @@ pub(in crate::supervise::drive) struct Launched {
     pipes: Option<Pipes>,
     /// How often the outputs had been replaced when it got its own.
     outputs: u64,
+    /// The same of listening sockets.
+    sockets: u64,
 }
 
 /// What the master keeps of a process that is being started.
@@ -51,18 +53,22 @@ impl Processes {
         command.environment.append(&mut given.environment);
         let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
         let failed = not_started(&command);
-        let group = self.group_mut(id).ok_or_else(|| no_group(id))?;
-        let listeners = group.passed(id)?;
+        let index = self.master.pool().group_of(id);
+        let group = index.and_then(|index| self.groups.get_mut(index));
+        let listeners = group.ok_or_else(|| no_group(id))?.passed(id)?;
+        self.watch.iter().for_each(|watch| listeners.iter().for_each(|socket| watch.add(socket)));
         let descriptors: Vec<_> = given
             .descriptors()
             .chain(pipes.iter().flat_map(Pipes::descriptors))
             .chain((FIRST_PASSED..).zip(listeners))
             .collect();
         let started = spawn(&command, &descriptors).map_err(failed.clone())?;
+        let sockets = self.group(id).map_or(0, Group::listeners_replaced);
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome = outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs }));
+            let outcome =
+                outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
             let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
@@ -77,7 +83,7 @@ impl Processes {
     ) -> Event {
         let Wish { id, generation } = wish;
         self.launching.remove(&id);
-        let Launched { child, ours, pipes, outputs } = match outcome {
+        let Launched { child, ours, pipes, outputs, sockets } = match outcome {
             Ok(launched) => *launched,
             Err(error) => return self.not_launched(id, &error),
         };
@@ -113,8 +119,16 @@ impl Processes {
         }
         let watch = self.watch(id, Arc::clone(&child), output.clone(), silence);
         let is_told = false;
-        let process =
-            Process { child, generation, connection, output, is_told, finished, _watch: watch };
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets,
+            _watch: watch,
+        };
         self.running.insert((id, pid), process);
         self.launched(id, Some(pid));
         Event::Spawned { id, pid }
@@ -206,7 +220,7 @@ fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
         agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
         // The connection fills the names in; a program of another build may call its types otherwise.
-        types: group.is_same_executable().then(|| Types::of_context(its.context_type)),
+        types: group.is_same_executable().then(|| Box::new(Types::of_context(its.context_type))),
         context: its.context,
     }
 }

@@ -1,6 +1,7 @@
 //! Faults of watched descriptors.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -153,7 +154,7 @@ impl Source for Spoilt {
                 polled
             }
             Some(Fault::EndNotSeen) => {
-                let polled = self.inner().poll_io(cx, to, &mut |fd| {
+                self.inner().poll_io(cx, to, &mut |fd| {
                     if self.is_drained.load(Ordering::SeqCst) && !has_data(fd) {
                         return would_block();
                     }
@@ -162,8 +163,7 @@ impl Source for Spoilt {
                     self.is_drained.store(is_drained, Ordering::SeqCst);
                     // The inner one sees the end.
                     result.map(|_| Progress::More)
-                });
-                polled
+                })
             }
             _ => self.inner().poll_io(cx, to, attempt),
         }
@@ -181,7 +181,7 @@ impl Drop for Spoilt {
         WATCHED.fetch_sub(1, Ordering::SeqCst);
         let inner = self.inner.take();
         match self.plant.fault {
-            Some(Fault::SourceStaysOpen) => std::mem::forget(inner),
+            Some(Fault::SourceStaysOpen) => drop(ManuallyDrop::new(inner)),
             Some(Fault::SourceClosedLater) => {
                 std::thread::spawn(move || {
                     std::thread::sleep(Duration::from_millis(50));

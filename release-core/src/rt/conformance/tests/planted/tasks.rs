@@ -1,6 +1,6 @@
 //! Faults of tasks and of their wakers.
 
-use std::mem::{ManuallyDrop, forget};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -20,13 +20,13 @@ pub(super) fn spoil(mut task: BoxFuture, plant: &Arc<Plant>) -> Option<BoxFuture
         Some(Fault::EarlySpawnLost) if plant.state().driver.is_none() => return None,
         Some(Fault::LateSpawnPanics) if has_ended => panic!("on purpose"),
         Some(Fault::LateSpawnStays) if has_ended => {
-            forget(task);
+            let _ = ManuallyDrop::new(task);
             return None;
         }
-        Some(Fault::Inline) => {
-            if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-                return None;
-            }
+        Some(Fault::Inline)
+            if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() =>
+        {
+            return None;
         }
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! Faults of timers.
 
 use std::future::{pending, poll_fn};
-use std::mem::forget;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub(super) fn spoil(deadline: Instant, rt: &Rt, plant: &Arc<Plant>) -> BoxFuture
             // Forgotten, and so still armed.
             Box::pin(Forgets(move |cx: &mut Context<'_>, is_dropped| match &mut timer {
                 Some(_) if is_dropped => {
-                    forget(timer.take());
+                    let _ = ManuallyDrop::new(timer.take());
                     Poll::Pending
                 }
                 Some(timer) => timer.as_mut().poll(cx),

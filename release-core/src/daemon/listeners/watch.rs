@@ -1,0 +1,73 @@
+//! Notices that somebody has shut a listening socket down, without waking for its connections.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::rt::{Direction, Progress, Rt, Task};
+use crate::sys::fds::duplicate_from;
+
+/// How long it does not look after it has seen something: whoever shuts sockets down again and again
+/// does not keep the master busy.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How many are heard of at a time.
+const MOST: usize = 256;
+
+/// Sockets that are watched until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    sockets: Arc<Epoll>,
+    _watching: Task<()>,
+}
+
+impl Watch {
+    /// `shut` is called with the numbers of those that were shut down, in that order. Each is watched
+    /// again from the next [`Watch::add`] on.
+    pub(crate) fn new(rt: &Rt, shut: impl Fn(Vec<RawFd>) + Send + 'static) -> io::Result<Self> {
+        let sockets = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let (watched, timer) = (Arc::clone(&sockets), rt.clone());
+        let source = rt.register(duplicate_from(sockets.0.as_fd(), 3)?)?;
+        let watching = rt.spawn(async move {
+            loop {
+                let seen = source.run(Direction::Read, |_| Ok((wait(&watched)?, Progress::More)));
+                match seen.await {
+                    Ok(seen) => shut(seen),
+                    Err(error) => {
+                        tracing::error!(%error, "listening sockets are not watched any more");
+                        return;
+                    }
+                }
+                timer.sleep(PAUSE).await;
+            }
+        });
+        Ok(Self { sockets, _watching: watching })
+    }
+
+    /// A socket that others get.
+    pub(crate) fn add(&self, socket: impl AsFd) {
+        let number = u64::try_from(socket.as_fd().as_raw_fd()).unwrap_or_default();
+        // Connections are none of its business; that it hangs up is always told.
+        let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
+        let mut event = EpollEvent::new(flags, number);
+        let added = match self.sockets.add(&socket, event) {
+            Err(Errno::EEXIST) => self.sockets.modify(&socket, &mut event),
+            added => added,
+        };
+        if let Err(error) = added {
+            tracing::warn!(%error, "a listening socket is not watched; it is looked at at each start");
+        }
+    }
+}
+
+fn wait(sockets: &Epoll) -> io::Result<Vec<RawFd>> {
+    let mut events = [EpollEvent::empty(); MOST];
+    match sockets.wait(&mut events, EpollTimeout::ZERO)? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        count => Ok(events[..count].iter().filter_map(|it| it.data().try_into().ok()).collect()),
+    }
+}

@@ -1,0 +1,419 @@
+//! Bytes of postcard's format to values.
+//!
+//! The bytes are a stranger's. The work they cause is in proportion to their number: a sequence of
+//! elements that take no bytes has no other bound than the one here.
+
+use postcard::Error;
+use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
+
+use super::fault::Fault;
+use super::{EMPTY, NO_KINDS};
+
+/// How much of the stack a message's decoder may use. A type that contains itself is decoded by
+/// recursion, as deep as the peer likes; the stack of a thread ends, and the process with it.
+const STACK: usize = 256 * 1024;
+
+/// Reads values from a payload.
+pub(super) struct Decoder<'de> {
+    rest: &'de [u8],
+    depth: Depth,
+    /// How many more elements may take no bytes.
+    empty: usize,
+}
+
+/// Where the stack was when the decoder began.
+#[derive(Debug)]
+pub(crate) struct Depth(usize);
+
+impl Depth {
+    pub(crate) fn new() -> Self {
+        Self(stack_address())
+    }
+
+    /// Asked at each level: an error when there are too many.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        if self.0.abs_diff(stack_address()) > STACK {
+            return Err(Fault::new("the message is nested too deeply"));
+        }
+        Ok(())
+    }
+}
+
+/// About where the stack ends at the moment.
+fn stack_address() -> usize {
+    let here = 0_u8;
+    std::hint::black_box(&raw const here).addr()
+}
+
+impl<'de> Decoder<'de> {
+    pub(super) fn new(payload: &'de [u8]) -> Self {
+        Self { rest: payload, depth: Depth::new(), empty: EMPTY }
+    }
+
+    /// What was not read.
+    pub(super) fn rest(&self) -> &'de [u8] {
+        self.rest
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Result<u8, Fault> {
+        let (byte, rest) = self.rest.split_first().ok_or_else(too_short)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    #[inline]
+    fn take(&mut self, count: usize) -> Result<&'de [u8], Fault> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(too_short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or_else(too_short)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    /// An integer of so many bits: seven in a byte, the least first.
+    #[inline]
+    fn integer(&mut self, bits: u32) -> Result<u128, Fault> {
+        let first = self.byte()?;
+        if first < 0x80 { Ok(first.into()) } else { self.long_integer(first, bits) }
+    }
+
+    fn long_integer(&mut self, first: u8, bits: u32) -> Result<u128, Fault> {
+        let mut value = u128::from(first & 0x7f);
+        for shift in (7..bits).step_by(7) {
+            let byte = self.byte()?;
+            if shift + 7 > bits && byte >> (bits - shift) > 0 {
+                break;
+            }
+            value |= u128::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Error::DeserializeBadVarint.into())
+    }
+
+    /// An integer of a type with so many bits.
+    #[inline]
+    fn unsigned<T: TryFrom<u128>>(&mut self, bits: u32) -> Result<T, Fault> {
+        T::try_from(self.integer(bits)?).map_err(|_| Error::DeserializeBadVarint.into())
+    }
+
+    /// Signed ones alternate: 0, -1, 1, -2, ...
+    #[inline]
+    fn signed<T: TryFrom<i128>>(&mut self, bits: u32) -> Result<T, Fault> {
+        let value = self.integer(bits)?;
+        let value = (value >> 1).cast_signed() ^ -(value & 1).cast_signed();
+        T::try_from(value).map_err(|_| Error::DeserializeBadVarint.into())
+    }
+
+    fn counted(&mut self) -> Result<&'de [u8], Fault> {
+        let count = self.unsigned(usize::BITS)?;
+        self.take(count)
+    }
+
+    fn text(&mut self) -> Result<&'de str, Fault> {
+        std::str::from_utf8(self.counted()?).map_err(|_| Error::DeserializeBadUtf8.into())
+    }
+
+    /// The elements of a sequence, which says how many there are.
+    fn sequence(&mut self) -> Result<Elements<'_, 'de>, Fault> {
+        let count = self.unsigned(usize::BITS)?;
+        self.depth.check()?;
+        if count > self.rest.len() + self.empty {
+            let message = format_args!(
+                "a sequence claims {count} elements, and {} bytes are left",
+                self.rest.len()
+            );
+            return Err(Fault::new(message));
+        }
+        let sequence = Some((count, self.rest.len()));
+        Ok(Elements { left: count, sequence, decoder: self })
+    }
+
+    fn parts<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.depth.check()?;
+        visitor.visit_seq(Elements { decoder: self, left: count, sequence: None })
+    }
+}
+
+#[cold]
+fn too_short() -> Fault {
+    Error::DeserializeUnexpectedEnd.into()
+}
+
+/// The parts of a struct or a tuple, or the elements of a sequence.
+struct Elements<'a, 'de> {
+    decoder: &'a mut Decoder<'de>,
+    left: usize,
+    /// Of a sequence, the number of its elements and how many bytes were left where they begin.
+    sequence: Option<(usize, usize)>,
+}
+
+impl Elements<'_, '_> {
+    /// Whether there is another one.
+    #[inline]
+    fn next(&mut self) -> Result<bool, Fault> {
+        if self.left > 0 {
+            self.left -= 1;
+            return Ok(true);
+        }
+        let Some((count, begin)) = self.sequence.take() else { return Ok(false) };
+        let empty = count.saturating_sub(begin - self.decoder.rest.len());
+        let left = self.decoder.empty.checked_sub(empty);
+        self.decoder.empty = left.ok_or_else(|| {
+            Fault::new(format_args!("more than {EMPTY} elements of the message take no bytes"))
+        })?;
+        Ok(false)
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
+    type Error = Fault;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Fault> {
+        if self.next()? { seed.deserialize(&mut *self.decoder).map(Some) } else { Ok(None) }
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
+    type Error = Fault;
+
+    #[inline]
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Fault> {
+        if self.next()? { seed.deserialize(&mut *self.decoder).map(Some) } else { Ok(None) }
+    }
+
+    #[inline]
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
+        seed.deserialize(&mut *self.decoder)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+/// Methods that read a number and give it to the visitor.
+macro_rules! numbers {
+    ($($method:ident: $read:ident as $visit:ident($kind:ty)),* $(,)?) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            visitor.$visit(self.$read::<$kind>(<$kind>::BITS)?)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for &mut Decoder<'de> {
+    type Error = Fault;
+
+    numbers! {
+        deserialize_u16: unsigned as visit_u16(u16),
+        deserialize_u32: unsigned as visit_u32(u32),
+        deserialize_u64: unsigned as visit_u64(u64),
+        deserialize_u128: unsigned as visit_u128(u128),
+        deserialize_i16: signed as visit_i16(i16),
+        deserialize_i32: signed as visit_i32(i32),
+        deserialize_i64: signed as visit_i64(i64),
+        deserialize_i128: signed as visit_i128(i128),
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
+        Err(Fault::new(NO_KINDS))
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
+        Err(Fault::new(NO_KINDS))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
+        Err(Fault::new(NO_KINDS))
+    }
+
+    #[inline]
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u8(self.byte()?)
+    }
+
+    #[inline]
+    fn deserialize_i8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i8(self.byte()?.cast_signed())
+    }
+
+    #[inline]
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.byte()? {
+            byte @ 0..=1 => visitor.visit_bool(byte == 1),
+            _ => Err(Error::DeserializeBadBool.into()),
+        }
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_f32(f32::from_le_bytes(self.array()?))
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_f64(f64::from_le_bytes(self.array()?))
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let bytes = self.counted()?;
+        // As the format's own crate has it: what follows a first character is nothing.
+        let letter = std::str::from_utf8(bytes).ok().filter(|_| bytes.len() <= 4);
+        match letter.and_then(|text| text.chars().next()) {
+            Some(letter) => visitor.visit_char(letter),
+            None => Err(Error::DeserializeBadChar.into()),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_str(self.text()?)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_str(self.text()?)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_bytes(self.counted()?)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_bytes(self.counted()?)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.byte()? {
+            0 => visitor.visit_none(),
+            1 => {
+                self.depth.check()?;
+                visitor.visit_some(self)
+            }
+            _ => Err(Error::DeserializeBadOption.into()),
+        }
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.depth.check()?;
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_seq(self.sequence()?)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        count: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.parts(count, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        count: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.parts(count, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_map(self.sequence()?)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.parts(fields.len(), visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.depth.check()?;
+        visitor.visit_enum(self)
+    }
+}
+
+impl<'de> de::EnumAccess<'de> for &mut Decoder<'de> {
+    type Error = Fault;
+    type Variant = Self;
+
+    #[inline]
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
+        let index: u32 = self.unsigned(u32::BITS)?;
+        let index = de::value::U32Deserializer::<Fault>::new(index);
+        Ok((seed.deserialize(index)?, self))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for &mut Decoder<'de> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    #[inline]
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
+        seed.deserialize(self)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.parts(count, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.parts(fields.len(), visitor)
+    }
+}

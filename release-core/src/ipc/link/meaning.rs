@@ -1,0 +1,151 @@
+//! Frames that mean nothing: answers that nobody awaits, and what else nobody asked for. Each is
+//! dropped; who sends nothing else is not kept.
+
+use std::time::{Duration, Instant};
+
+use super::Incoming;
+use crate::ipc::Ended;
+use crate::ipc::limits::Limits;
+
+/// How many such frames a peer may send at once, those of 64 bytes and more counted by their size.
+const MOST: u32 = 100_000;
+
+/// How often one more may come: an honest peer sends one where two things cross.
+const EVERY: Duration = Duration::from_micros(100);
+
+/// What one large frame counts at most.
+const LARGEST: u32 = MOST / 2;
+
+const ANSWERS: Ended = Ended::Violation("answers to nothing, again and again");
+const CANCELS: Ended = Ended::Violation("the end of requests that there are not, again and again");
+const WORDS: Ended = Ended::Violation("words that nobody asked for, again and again");
+const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and again");
+
+/// What the peer may still send, and how much that means nothing.
+#[derive(Debug, Default)]
+pub(super) struct Meaning {
+    /// Requests that were given up, whose answers may be on their way.
+    late: u64,
+    /// Heartbeats that were asked for.
+    beats: u64,
+    /// Requests of the peer, each of which it may give up.
+    requests: u64,
+    was_ready: bool,
+    meaningless: u32,
+    since: Option<Instant>,
+}
+
+impl Meaning {
+    /// Of a connection that an earlier process image has begun: what was asked there is not known.
+    pub(super) fn unknown() -> Self {
+        let many = u64::from(u16::MAX);
+        Self { late: many, beats: many, requests: many, ..Self::default() }
+    }
+
+    /// A request was given up before its answer came.
+    pub(super) fn gave_up(&mut self) {
+        self.late += 1;
+    }
+
+    pub(super) fn asked_for_a_beat(&mut self) {
+        self.beats += 1;
+    }
+
+    /// An answer that nobody awaits.
+    pub(super) fn unawaited(
+        &mut self,
+        size: usize,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), Ended> {
+        if take_one(&mut self.late) { Ok(()) } else { self.count(size, now(), ANSWERS) }
+    }
+
+    /// A notice that does not decode.
+    pub(super) fn undecodable(&mut self, size: usize, now: Instant) -> Result<(), Ended> {
+        self.count(size, now, NOTICES)
+    }
+
+    /// Something that the peer says by itself.
+    pub(super) fn heard(
+        &mut self,
+        incoming: &Incoming<'_>,
+        limits: Limits,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), Ended> {
+        let (is_meant, why) = match incoming {
+            Incoming::Request { .. } => {
+                self.requests += 1;
+                return Ok(());
+            }
+            Incoming::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
+            Incoming::Beat(_) => (take_one(&mut self.beats), WORDS),
+            Incoming::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
+            // Only a master wants to know.
+            Incoming::Pulse => (limits.takes_outputs, WORDS),
+            Incoming::Hello(_) | Incoming::Notice(_) | Incoming::Outputs(_) => return Ok(()),
+        };
+        if is_meant { Ok(()) } else { self.count(0, now(), why) }
+    }
+
+    fn count(&mut self, size: usize, now: Instant, why: Ended) -> Result<(), Ended> {
+        let since = self.since.get_or_insert(now);
+        let forgotten = now.saturating_duration_since(*since).as_nanos() / EVERY.as_nanos();
+        if forgotten > 0 {
+            let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
+            self.meaningless = self.meaningless.saturating_sub(forgotten);
+            *since = now;
+        }
+        let cost = 1 + u32::try_from(size / 64).unwrap_or(LARGEST).min(LARGEST);
+        self.meaningless += cost;
+        if self.meaningless > MOST { Err(why) } else { Ok(()) }
+    }
+}
+
+fn take_one(count: &mut u64) -> bool {
+    let is_there = *count > 0;
+    *count = count.saturating_sub(1);
+    is_there
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_answers_cost_nothing_and_others_are_forgotten_in_time() {
+        let (mut meaning, now) = (Meaning::default(), Instant::now());
+        for _ in 0..100_000 {
+            meaning.gave_up();
+        }
+        for _ in 0..100_000 + MOST {
+            meaning.unawaited(0, || now).unwrap();
+        }
+        assert!(matches!(meaning.unawaited(0, || now), Err(Ended::Violation(_))));
+        let mut meaning = Meaning::default();
+        for number in 0..100_000 {
+            meaning.unawaited(0, || now + number * EVERY).unwrap();
+        }
+    }
+
+    #[test]
+    fn large_frames_cost_more() {
+        let (mut meaning, now) = (Meaning::default(), Instant::now());
+        let count = (0..).take_while(|_| meaning.undecodable(16 << 20, now).is_ok()).count();
+        assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn each_request_is_given_up_once_and_each_pulse_answered_once() {
+        let (mut meaning, now, limits) = (Meaning::default(), Instant::now(), Limits::IPC);
+        meaning.asked_for_a_beat();
+        let beat = Incoming::Beat(crate::ipc::Beat::default());
+        let mut say = |incoming: &Incoming<'_>| {
+            let before = meaning.meaningless;
+            meaning.heard(incoming, limits, || now).unwrap();
+            meaning.meaningless > before
+        };
+        assert!(!say(&beat) && say(&beat));
+        assert!(!say(&Incoming::Ready) && say(&Incoming::Ready));
+        assert!(say(&Incoming::Cancel { number: 1 }) && say(&Incoming::Pulse));
+    }
+}

@@ -1,0 +1,157 @@
+//! The first difference of two shapes, in words.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::{Body, Field, Kind, Shape, Variant};
+
+/// What one process may have that the other has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Nothing.
+    Same,
+    /// The old one writes and the new one reads: an enum may have more variants at its end in the
+    /// new one, because the numbers of the others stay.
+    MoreAtTheEnd,
+}
+
+/// What differs in two versions of a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Which part of which type.
+    pub(crate) place: String,
+    pub(crate) old: String,
+    pub(crate) new: String,
+    /// How the new version came about, if that can be told.
+    pub(crate) how: &'static str,
+}
+
+impl Shape {
+    /// The first difference between an old version and this one; none if there is none that matters.
+    pub(crate) fn difference(&self, old: &Self, rule: Rule) -> Option<Difference> {
+        let mut comparison = Comparison { old, new: self, rule, seen: HashSet::new() };
+        comparison.kinds(&old.root, &self.root, &|| "the type".to_owned())
+    }
+}
+
+struct Comparison<'a> {
+    old: &'a Shape,
+    new: &'a Shape,
+    rule: Rule,
+    /// Pairs of types that are being compared or have been.
+    seen: HashSet<(usize, usize)>,
+}
+
+/// The names that a list had and has at a place, and how that came about.
+type Change = (usize, Option<String>, Option<String>, &'static str);
+
+impl<'a> Comparison<'a> {
+    fn kinds(
+        &mut self,
+        old: &'a Kind,
+        new: &'a Kind,
+        place: &dyn Fn() -> String,
+    ) -> Option<Difference> {
+        match (old, new) {
+            (Kind::Unknown, _) | (_, Kind::Unknown) => None,
+            (Kind::Option(old), Kind::Option(new)) | (Kind::Sequence(old), Kind::Sequence(new)) => {
+                self.kinds(old, new, place)
+            }
+            (Kind::Map(old), Kind::Map(new)) => self
+                .kinds(&old.0, &new.0, &|| format!("a key of {}", place()))
+                .or_else(|| self.kinds(&old.1, &new.1, &|| format!("a value of {}", place()))),
+            (Kind::Array(was, old), Kind::Array(is, new)) if was == is => {
+                self.kinds(old, new, place)
+            }
+            (old, new) if old.count().is_some() && old.count() == new.count() => {
+                let mut pairs = old.parts().zip(new.parts()).enumerate();
+                pairs.find_map(|(index, (old, new))| {
+                    self.kinds(old, new, &|| format!("part {index} of {}", place()))
+                })
+            }
+            (Kind::Named(old), Kind::Named(new)) => self.types(*old, *new, place),
+            (old, new) if old == new => None,
+            (old, new) => Some(Difference {
+                place: place(),
+                old: self.old.words(old),
+                new: self.new.words(new),
+                how: "",
+            }),
+        }
+    }
+
+    fn types(&mut self, old: usize, new: usize, place: &dyn Fn() -> String) -> Option<Difference> {
+        // One whose contents are not there is not known.
+        let (was, is) = (self.old.types.get(old)?, self.new.types.get(new)?);
+        if !self.seen.insert((old, new)) {
+            return None;
+        }
+        let kind = |body: &Body| if matches!(body, Body::Enum(_)) { "enum" } else { "struct" };
+        if was.name != is.name || kind(&was.body) != kind(&is.body) {
+            return Some(Difference {
+                place: place(),
+                old: format!("{} `{}`", kind(&was.body), was.name),
+                new: format!("{} `{}`", kind(&is.body), is.name),
+                how: "",
+            });
+        }
+        match (&was.body, &is.body) {
+            (Body::Enum(old), Body::Enum(new)) => self.variants(&is.name, old, new),
+            (Body::Struct(old), Body::Struct(new)) => self.fields(&is.name, old, new),
+            _ => None,
+        }
+    }
+
+    fn variants(
+        &mut self,
+        name: &str,
+        old: &'a [Variant],
+        new: &'a [Variant],
+    ) -> Option<Difference> {
+        let names = |all: &'a [Variant]| all.iter().map(|one| &one.name).collect::<Vec<_>>();
+        let change = first_change(&names(old), &names(new));
+        let is_allowed = |(at, ..): &Change| self.rule == Rule::MoreAtTheEnd && *at == old.len();
+        if let Some(change) = change.filter(|change| !is_allowed(change)) {
+            return Some(in_words(name, "variant", change));
+        }
+        old.iter().zip(new).find_map(|(old, new)| {
+            let (was, is) = (old.fields.as_ref()?, new.fields.as_ref()?);
+            self.fields(&format!("{name}::{}", new.name), was, is)
+        })
+    }
+
+    fn fields(&mut self, name: &str, old: &'a [Field], new: &'a [Field]) -> Option<Difference> {
+        let names = |all: &'a [Field]| all.iter().map(|one| &one.name).collect::<Vec<_>>();
+        if let Some(change) = first_change(&names(old), &names(new)) {
+            return Some(in_words(name, "field", change));
+        }
+        old.iter().zip(new).find_map(|(old, new)| {
+            self.kinds(&old.kind, &new.kind, &|| format!("field `{}` of `{name}`", new.name))
+        })
+    }
+}
+
+/// Where two lists of names differ first.
+fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<Change> {
+    let at = (0..old.len().max(new.len())).find(|at| old.get(*at) != new.get(*at))?;
+    let (was, is) = (old.get(at), new.get(at));
+    let (is_gone, is_new) =
+        (was.is_some_and(|name| !new.contains(name)), is.is_some_and(|name| !old.contains(name)));
+    let how = match (is_gone, is_new) {
+        (true, true) => "renamed or replaced",
+        (true, false) => "removed",
+        (false, true) => "added",
+        (false, false) => "in another order",
+    };
+    Some((at, was.map(|name| format!("`{name}`")), is.map(|name| format!("`{name}`")), how))
+}
+
+fn in_words(name: &str, what: &str, (at, old, new, how): Change) -> Difference {
+    let none = || "not there".to_owned();
+    Difference {
+        place: format!("{what} {at} of `{name}`"),
+        old: old.unwrap_or_else(none),
+        new: new.unwrap_or_else(none),
+        how,
+    }
+}

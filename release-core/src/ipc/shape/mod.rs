@@ -1,0 +1,288 @@
+//! The shape of a message type: the names and kinds of what it consists of, to be compared with those
+//! of another process.
+//!
+//! Postcard writes neither names nor kinds, so a process that has another version of a type takes one
+//! thing for another. A shape is traced once, when the process starts.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::CodecError;
+
+mod difference;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod tracer;
+
+pub(crate) use difference::{Difference, Rule};
+
+/// The names and kinds of what a type's encoding consists of.
+///
+/// Two processes that speak to each other compare the shapes of their message types, so that a
+/// variant or a field that only one of them has is an error in words, and not another value.
+///
+/// A codec says what the shape is: see [`Codec::shape`](super::Codec::shape).
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::Shape;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// enum Ask {
+///     Touch,
+///     Read { id: u32 },
+/// }
+///
+/// let shape = Shape::of::<Ask>()?;
+/// assert_eq!(shape.to_string(), "Ask { Touch, Read { id: u32 } }");
+/// # Ok::<(), release_core::ipc::CodecError>(())
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shape {
+    root: Kind,
+    /// Structs and enums, which may contain each other.
+    types: Vec<Named>,
+    /// Why a part is not known.
+    #[serde(skip)]
+    gap: Option<String>,
+}
+
+/// What a value is, as far as its encoding goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    /// Not known: it equals everything.
+    #[default]
+    Unknown,
+    /// Something without parts.
+    Plain(Cow<'static, str>),
+    Option(Box<Self>),
+    Sequence(Box<Self>),
+    Map(Box<(Self, Self)>),
+    Tuple(Vec<Self>),
+    /// Equal parts, and how many.
+    Array(usize, Box<Self>),
+    /// One of the shape's types.
+    Named(usize),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Named {
+    name: Cow<'static, str>,
+    body: Body,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Body {
+    Struct(Vec<Field>),
+    Enum(Vec<Variant>),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Field {
+    /// A number in a type whose fields have no names.
+    name: Cow<'static, str>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Variant {
+    name: Cow<'static, str>,
+    /// None while they are not known.
+    fields: Option<Vec<Field>>,
+}
+
+impl Kind {
+    /// How many parts there are in something without a name.
+    fn count(&self) -> Option<usize> {
+        match self {
+            Self::Tuple(parts) => Some(parts.len()),
+            Self::Array(count, _) => Some(*count),
+            _ => None,
+        }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Self> {
+        let (parts, repeated) = match self {
+            Self::Tuple(parts) => (parts.as_slice(), None),
+            Self::Array(count, part) => (&[][..], Some(std::iter::repeat_n(&**part, *count))),
+            _ => (&[][..], None),
+        };
+        parts.iter().chain(repeated.into_iter().flatten())
+    }
+
+    /// The same with tuples of equal parts in short.
+    fn in_short(&mut self) {
+        match self {
+            Self::Unknown | Self::Plain(_) | Self::Named(_) => {}
+            Self::Option(inner) | Self::Sequence(inner) | Self::Array(_, inner) => inner.in_short(),
+            Self::Map(inner) => {
+                inner.0.in_short();
+                inner.1.in_short();
+            }
+            Self::Tuple(parts) => {
+                parts.iter_mut().for_each(Self::in_short);
+                if let [first, rest @ ..] = parts.as_mut_slice()
+                    && !rest.is_empty()
+                    && rest.iter().all(|part| part == first)
+                {
+                    *self = Self::Array(1 + rest.len(), Box::new(std::mem::take(first)));
+                }
+            }
+        }
+    }
+}
+
+impl Shape {
+    /// Traces a type as serde reads it.
+    ///
+    /// The type's `Deserialize` is called again and again with sample values, until all variants have
+    /// been seen, and each result is encoded again. A type that takes only special texts or numbers
+    /// may refuse all samples: the shape is then known up to there, and [`Shape::gap`] says so.
+    ///
+    /// # Errors
+    ///
+    /// When a format like postcard's does not carry the type: it writes what it does not read, as
+    /// with serde's `skip_serializing_if`, or has to be told what comes, as with serde's `tag`,
+    /// `untagged` and `flatten`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Shape;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct User {
+    ///     #[serde(skip_serializing_if = "Option::is_none")]
+    ///     email: Option<String>,
+    ///     admin: bool,
+    /// }
+    ///
+    /// assert!(Shape::of::<User>().is_err());
+    /// ```
+    pub fn of<T: Serialize + DeserializeOwned>() -> Result<Self, CodecError> {
+        tracer::trace::<T>()
+    }
+
+    /// Returns a shape that equals every other one: nothing is compared.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Shape;
+    ///
+    /// assert_eq!(Shape::unknown().to_string(), "?");
+    /// ```
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { root: Kind::Unknown, types: Vec::new(), gap: None }
+    }
+
+    /// Returns a shape by a name that you give it. It must change with the encoding; shapes of
+    /// different names differ.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Shape;
+    ///
+    /// assert_eq!(Shape::named("orders, version 2").to_string(), "orders, version 2");
+    /// ```
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { root: Kind::Plain(Cow::Owned(name.into())), ..Self::unknown() }
+    }
+
+    /// Returns the reason why a part of the type could not be traced, if one could not. That part
+    /// is not compared.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Shape;
+    ///
+    /// assert_eq!(Shape::of::<(u32, String)>()?.gap(), None);
+    /// # Ok::<(), release_core::ipc::CodecError>(())
+    /// ```
+    #[must_use]
+    pub fn gap(&self) -> Option<&str> {
+        self.gap.as_deref()
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.root != Kind::Unknown
+    }
+
+    /// A type in one word or two.
+    fn words(&self, kind: &Kind) -> String {
+        match kind {
+            Kind::Unknown => "?".to_owned(),
+            Kind::Plain(name) => name.to_string(),
+            Kind::Option(inner) => format!("Option<{}>", self.words(inner)),
+            Kind::Sequence(inner) => format!("[{}]", self.words(inner)),
+            Kind::Map(inner) => {
+                format!("{{{}: {}}}", self.words(&inner.0), self.words(&inner.1))
+            }
+            Kind::Tuple(parts) => {
+                let parts: Vec<_> = parts.iter().map(|part| self.words(part)).collect();
+                format!("({})", parts.join(", "))
+            }
+            Kind::Array(count, inner) => format!("[{}; {count}]", self.words(inner)),
+            Kind::Named(index) => {
+                self.types.get(*index).map_or_else(String::new, |named| named.name.to_string())
+            }
+        }
+    }
+
+    fn write_fields(&self, f: &mut fmt::Formatter<'_>, fields: &[Field]) -> fmt::Result {
+        for (index, Field { name, kind }) in fields.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma} {name}: {}", self.words(kind))?;
+        }
+        Ok(())
+    }
+
+    fn write_type(&self, f: &mut fmt::Formatter<'_>, named: &Named) -> fmt::Result {
+        write!(f, "{} {{", named.name)?;
+        match &named.body {
+            Body::Struct(fields) => self.write_fields(f, fields)?,
+            Body::Enum(variants) => {
+                for (index, Variant { name, fields }) in variants.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma} {name}")?;
+                    match fields.as_deref() {
+                        None => f.write_str(" ?")?,
+                        Some([]) => {}
+                        Some(fields) => {
+                            f.write_str(" {")?;
+                            self.write_fields(f, fields)?;
+                            f.write_str(" }")?;
+                        }
+                    }
+                }
+            }
+        }
+        f.write_str(" }")
+    }
+}
+
+/// The type, and each struct and enum that it contains.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !matches!(self.root, Kind::Named(0)) {
+            f.write_str(&self.words(&self.root))?;
+        }
+        for (index, named) in self.types.iter().enumerate() {
+            if index > 0 || !matches!(self.root, Kind::Named(0)) {
+                f.write_str("; ")?;
+            }
+            self.write_type(f, named)?;
+        }
+        Ok(())
+    }
+}

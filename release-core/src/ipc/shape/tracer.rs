@@ -1,0 +1,423 @@
+//! Tracing: a type is read from nothing, again and again, until every variant has been seen.
+//!
+//! Each run is one value of the type. What was given to it is kept as postcard would have it, and
+//! compared with what the value writes: a type that writes other things than it reads is found here.
+
+use std::any::type_name;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::reader::Reader;
+use super::{Body, Field, Kind, Named, Shape, Variant};
+use crate::ipc::codec::{Depth, NO_KINDS};
+use crate::ipc::{CodecError, places};
+
+mod variants;
+mod written;
+
+use written::writes_what_it_reads;
+
+/// How many parts are read at most in all runs: a type that is nested without end must not keep a
+/// process from starting.
+const PARTS: usize = 200_000;
+
+/// How many values are made at most.
+const RUNS: usize = 10_000;
+
+/// How often a type may be inside of itself before its values are made as small as they can be.
+const INSIDE_ITSELF: usize = 4;
+
+/// Why a run has not led to a value.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The type refuses a sample.
+    Invalid(String),
+    /// No format without names and kinds carries it.
+    NotCarried,
+    /// It writes something else than it reads.
+    Unwritten(String),
+    /// There are no values of it.
+    Never,
+    /// There is no end of it.
+    TooLarge,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid(why) | Self::Unwritten(why) => why,
+            Self::NotCarried => NO_KINDS,
+            Self::Never => "there are no values of it",
+            Self::TooLarge => "it has too many parts",
+        })
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl serde::de::Error for Stop {
+    fn custom<T: fmt::Display>(why: T) -> Self {
+        Self::Invalid(why.to_string())
+    }
+}
+
+/// Which values are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// With all that may be there: this is what the shape is taken from.
+    Full,
+    /// Without all that may be missing.
+    Hollow,
+    /// The same with zeros: what a type may take for nothing.
+    Zero,
+}
+
+/// Where a sample is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Spot {
+    /// The type, its variant, and the field of that.
+    owner: Option<(usize, usize, usize)>,
+    /// How many samples the field was given before.
+    nth: usize,
+}
+
+/// What makes a type: its visitor, its name, and the names of its fields or variants.
+type Key = (&'static str, &'static str, &'static [&'static str]);
+
+/// How far a variant has been looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    New,
+    Begun,
+    /// A value of it has been made.
+    Done,
+    /// It takes none of the samples.
+    Failed,
+}
+
+/// The variants of an enum, as far as they have been looked at.
+#[derive(Debug)]
+struct Exploration {
+    progress: Vec<Progress>,
+    /// Those from which nothing new can be reached any more.
+    exhausted: HashSet<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Tracer {
+    types: Vec<Named>,
+    known: HashMap<Key, usize>,
+    explored: HashMap<usize, Exploration>,
+    plan: Plan,
+    depth: Depth,
+    /// How many parts may still be read.
+    parts: usize,
+    gap: Option<String>,
+    /// Which candidate of the samples each spot is at, and where none was taken.
+    samples: HashMap<Spot, usize>,
+    spent: HashSet<Spot>,
+    run: Run,
+}
+
+/// What belongs to one value.
+#[derive(Debug, Default)]
+struct Run {
+    /// Its bytes.
+    given: Vec<u8>,
+    spot: Spot,
+    /// The types and variants that are being read.
+    inside: Vec<(usize, usize)>,
+    /// Where the first error has come from.
+    failed: Option<Vec<(usize, usize)>>,
+    /// The last sample, and how many candidates there are in its place.
+    last: Option<(Spot, usize)>,
+    has_news: bool,
+    /// Variants that were taken because something new was to be reached from there.
+    detours: Vec<(usize, usize)>,
+}
+
+/// The shape of a type.
+pub(super) fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
+    let mut tracer = Tracer::new();
+    let mut root = Kind::Unknown;
+    for plan in [Plan::Full, Plan::Hollow, Plan::Zero] {
+        tracer.plan = plan;
+        tracer.explored.clear();
+        for _ in 0..RUNS {
+            let mut kind = Kind::Unknown;
+            let outcome = tracer.value::<T>(&mut kind);
+            tracer.merge(&mut root, kind);
+            if !tracer.goes_on(outcome, type_name::<T>())? {
+                break;
+            }
+        }
+    }
+    root.in_short();
+    tracer.fields().for_each(|field| field.kind.in_short());
+    Ok(Shape { root, types: tracer.types, gap: tracer.gap })
+}
+
+impl Tracer {
+    fn new() -> Self {
+        Self {
+            types: Vec::new(),
+            known: HashMap::new(),
+            explored: HashMap::new(),
+            plan: Plan::Full,
+            depth: Depth::new(),
+            parts: PARTS,
+            gap: None,
+            samples: HashMap::new(),
+            spent: HashSet::new(),
+            run: Run::default(),
+        }
+    }
+
+    /// Makes one value, and has it write itself.
+    fn value<T: Serialize + DeserializeOwned>(&mut self, kind: &mut Kind) -> Result<(), Stop> {
+        self.run = Run::default();
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let value = places::tracing(|| T::deserialize(Reader::new(self, kind)))?;
+            writes_what_it_reads(&value, &self.run.given)
+        }));
+        made.unwrap_or_else(|panic| {
+            let why = crate::guard::panic_message(panic.as_ref());
+            Err(Stop::Invalid(format!("a panic: {why}")))
+        })
+    }
+
+    /// Whether another value is worth making.
+    fn goes_on(&mut self, outcome: Result<(), Stop>, name: &str) -> Result<bool, CodecError> {
+        let refused = |stop: Stop| CodecError::new(format_args!("`{name}`: {stop}"));
+        match outcome {
+            Ok(()) | Err(Stop::Never) => {}
+            Err(stop @ (Stop::NotCarried | Stop::Unwritten(_))) => return Err(refused(stop)),
+            Err(stop @ Stop::TooLarge) => {
+                self.leave_a_gap(&stop);
+                return Ok(false);
+            }
+            Err(stop) if !self.try_otherwise() => {
+                self.leave_a_gap(&stop);
+                return Ok(self.give_up_a_variant());
+            }
+            Err(_) => return Ok(true),
+        }
+        if self.run.has_news {
+            return Ok(true);
+        }
+        let detours = std::mem::take(&mut self.run.detours);
+        for (index, variant) in &detours {
+            if let Some(explored) = self.explored.get_mut(index) {
+                explored.exhausted.insert(*variant);
+            }
+        }
+        Ok(!detours.is_empty())
+    }
+
+    fn leave_a_gap(&mut self, stop: &Stop) {
+        if self.plan == Plan::Full && self.gap.is_none() {
+            let place = self.run.failed.as_ref().and_then(|inside| inside.last());
+            let place = place.map(|(index, variant)| match &self.types[*index] {
+                Named { name, body: Body::Enum(variants) } => {
+                    format!("`{name}::{}`: ", variants[*variant].name)
+                }
+                Named { name, .. } => format!("`{name}`: "),
+            });
+            self.gap = Some(format!("{}{stop}", place.unwrap_or_default()));
+        }
+    }
+
+    /// After a sample was refused: the next candidate in its place, if there is one.
+    fn try_otherwise(&mut self) -> bool {
+        let last = self.run.last.filter(|(spot, _)| !self.spent.contains(spot));
+        let Some((spot, candidates)) = last.filter(|_| self.plan == Plan::Full) else {
+            return false;
+        };
+        let candidate = self.samples.entry(spot).or_default();
+        *candidate += 1;
+        let is_left = *candidate < candidates;
+        if is_left {
+            self.reset(None);
+        } else {
+            self.samples.remove(&spot);
+            self.spent.insert(spot);
+        }
+        is_left
+    }
+
+    /// No sample is taken: the innermost variant that was being read has no values here.
+    fn give_up_a_variant(&mut self) -> bool {
+        let inside = self.run.failed.take().unwrap_or_default();
+        let is_enum = |(index, _): &&(usize, usize)| self.explored.contains_key(index);
+        let Some(&(index, variant)) = inside.iter().rev().find(is_enum) else {
+            return false;
+        };
+        self.reset(Some((index, variant)));
+        true
+    }
+
+    /// Variants that were begun in this run and not made are new again, but for this one.
+    fn reset(&mut self, failed: Option<(usize, usize)>) {
+        for (index, explored) in &mut self.explored {
+            for (variant, progress) in explored.progress.iter_mut().enumerate() {
+                if failed == Some((*index, variant)) {
+                    *progress = Progress::Failed;
+                } else if *progress == Progress::Begun {
+                    *progress = Progress::New;
+                }
+            }
+        }
+    }
+
+    /// One more part is read.
+    pub(super) fn part(&mut self) -> Result<(), Stop> {
+        self.parts = self.parts.checked_sub(1).ok_or(Stop::TooLarge)?;
+        self.depth.check().map_err(|_| Stop::TooLarge)
+    }
+
+    /// Bytes that the value is given.
+    pub(super) fn give<T: Serialize>(&mut self, value: &T) {
+        let given = postcard::to_extend(value, std::mem::take(&mut self.run.given));
+        self.run.given = given.unwrap_or_default();
+    }
+
+    /// One of these samples; it is the first one until that is refused.
+    pub(super) fn sample<T: Copy + Serialize>(&mut self, zero: T, candidates: &[T]) -> T {
+        let spot = self.run.spot;
+        self.run.spot.nth += 1;
+        self.run.last = Some((spot, candidates.len()));
+        let candidate = self.samples.get(&spot).and_then(|number| candidates.get(*number));
+        let sample = match (self.plan, candidate) {
+            (Plan::Zero, None) => zero,
+            (_, candidate) => candidate.or_else(|| candidates.first()).copied().unwrap_or(zero),
+        };
+        self.give(&sample);
+        sample
+    }
+
+    /// Whether what may be there is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.plan == Plan::Full && !self.is_inside_itself(1)
+    }
+
+    /// Whether the innermost type is so often among those that are being read, beside once.
+    fn is_inside_itself(&self, times: usize) -> bool {
+        let inside = &self.run.inside;
+        let count = |index| inside.iter().filter(|(one, _)| *one == index).count();
+        inside.iter().any(|(index, _)| count(*index) > times)
+    }
+
+    /// The place of a type among the known ones.
+    pub(super) fn define(&mut self, key: Key, body: impl FnOnce() -> Body) -> usize {
+        let types = &mut self.types;
+        *self.known.entry(key).or_insert_with(|| {
+            types.push(Named { name: Cow::Borrowed(key.1), body: body() });
+            types.len() - 1
+        })
+    }
+
+    /// Reads the contents of a type, or of a variant of it.
+    pub(super) fn inside<T>(
+        &mut self,
+        index: usize,
+        variant: usize,
+        read: impl FnOnce(&mut Self) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        self.run.inside.push((index, variant));
+        let outcome = read(self);
+        if outcome.is_err() && self.run.failed.is_none() {
+            self.run.failed = Some(self.run.inside.clone());
+        }
+        self.run.inside.pop();
+        if let Some(explored) = self.explored.get_mut(&index)
+            && matches!(outcome, Ok(_) | Err(Stop::Never))
+        {
+            explored.progress[variant] = Progress::Done;
+        }
+        outcome
+    }
+
+    /// Reads a field of a type, and keeps what it is.
+    pub(super) fn field<T>(
+        &mut self,
+        (index, variant, field): (usize, usize, usize),
+        read: impl FnOnce(&mut Self, &mut Kind) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let before = self.run.spot;
+        self.run.spot = Spot { owner: Some((index, variant, field)), nth: 0 };
+        let mut kind = Kind::Unknown;
+        let outcome = read(self, &mut kind);
+        self.run.spot = before;
+        let known = self.slot(index, variant, field).map(std::mem::take);
+        if let Some(mut known) = known {
+            self.merge(&mut known, kind);
+            if let Some(slot) = self.slot(index, variant, field) {
+                *slot = known;
+            }
+        }
+        outcome
+    }
+
+    fn fields(&mut self) -> impl Iterator<Item = &mut Field> {
+        self.types.iter_mut().flat_map(|named| {
+            let (fields, variants) = match &mut named.body {
+                Body::Struct(fields) => (Some(fields), None),
+                Body::Enum(variants) => (None, Some(variants)),
+            };
+            let variants = variants.into_iter().flatten();
+            fields.into_iter().chain(variants.filter_map(|one| one.fields.as_mut())).flatten()
+        })
+    }
+
+    fn slot(&mut self, index: usize, variant: usize, field: usize) -> Option<&mut Kind> {
+        let fields = match &mut self.types.get_mut(index)?.body {
+            Body::Struct(fields) => fields,
+            Body::Enum(variants) => variants.get_mut(variant)?.fields.as_mut()?,
+        };
+        fields.get_mut(field).map(|field| &mut field.kind)
+    }
+
+    /// Adds what one run has found to what is known.
+    fn merge(&mut self, known: &mut Kind, found: Kind) {
+        match (known, found) {
+            (_, Kind::Unknown) => {}
+            (known @ Kind::Unknown, found) => *known = found,
+            (Kind::Option(known), Kind::Option(found))
+            | (Kind::Sequence(known), Kind::Sequence(found)) => self.merge(known, *found),
+            (Kind::Map(known), Kind::Map(found)) => {
+                self.merge(&mut known.0, found.0);
+                self.merge(&mut known.1, found.1);
+            }
+            (Kind::Tuple(known), Kind::Tuple(found)) if known.len() == found.len() => {
+                known.iter_mut().zip(found).for_each(|(known, found)| self.merge(known, found));
+            }
+            (known, found) if *known != found => {
+                *known = Kind::Unknown;
+                self.gap.get_or_insert_with(|| "a type is read in more than one way".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    /// Says what a variant has in it.
+    pub(super) fn set_fields(
+        &mut self,
+        index: usize,
+        variant: usize,
+        names: Vec<Cow<'static, str>>,
+    ) {
+        if let Body::Enum(variants) = &mut self.types[index].body
+            && let Some(Variant { fields: fields @ None, .. }) = variants.get_mut(variant)
+        {
+            *fields = Some(fields_of(names));
+        }
+    }
+}
+
+pub(super) fn fields_of(names: Vec<Cow<'static, str>>) -> Vec<Field> {
+    names.into_iter().map(|name| Field { name, kind: Kind::Unknown }).collect()
+}
