@@ -185,6 +185,12 @@ impl Pool {
         }
     }
 
+    /// Whether a worker is to be there, as far as the size of its group goes.
+    #[cfg(test)]
+    pub(super) fn is_wanted(&self, id: WorkerId) -> bool {
+        self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
+    }
+
     fn index(&self, id: WorkerId) -> Option<usize> {
         let index = usize::try_from(id.0).ok()?;
         (index < self.workers.len()).then_some(index)
