@@ -171,7 +171,7 @@ impl Supervisor {
             Happening::Pool(event) => event,
             Happening::Command(Command::Stop) => {
                 self.report(&Report::Stopping { cause: StopCause::Program });
-                self.stop_asked_at.get_or_insert(self.rt.now());
+                self.stop_asked_at.get_or_insert_with(|| self.rt.now());
                 Event::Stop
             }
             Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),

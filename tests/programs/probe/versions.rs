@@ -66,7 +66,9 @@ macro_rules! versions {
                 }
 
                 fn answer(ask: &Ask) -> Answer {
-                    Answer { said: format!("{ask:?}"), ..Answer::default() }
+                    let mut answer = Answer::default();
+                    answer.said = format!("{ask:?}");
+                    answer
                 }
 
                 fn left() -> Left {

@@ -66,7 +66,7 @@ impl Supervisor {
             self.report(&Report::Stopping { cause });
         }
         self.stopped_by = Some(signal);
-        self.stop_asked_at.get_or_insert(self.rt.now());
+        self.stop_asked_at.get_or_insert_with(|| self.rt.now());
         if self.forwards {
             self.processes.forward(signal);
             return Event::Stop;

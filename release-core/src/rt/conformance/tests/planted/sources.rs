@@ -181,7 +181,9 @@ impl Drop for Spoilt {
         WATCHED.fetch_sub(1, Ordering::SeqCst);
         let inner = self.inner.take();
         match self.plant.fault {
-            Some(Fault::SourceStaysOpen) => drop(ManuallyDrop::new(inner)),
+            Some(Fault::SourceStaysOpen) => {
+                let _ = ManuallyDrop::new(inner);
+            }
             Some(Fault::SourceClosedLater) => {
                 std::thread::spawn(move || {
                     std::thread::sleep(Duration::from_millis(50));
