@@ -5,6 +5,7 @@ What a file `behave` in its directory says comes first: `crash` and `hang`, and 
 its sockets down as it stops.
 """
 
+import errno
 import json
 import os
 import select
@@ -101,6 +102,10 @@ def main():
                 answer(listener)
             except (BlockingIOError, ConnectionError):
                 pass
+            except OSError as error:
+                # Another worker has shut the socket down; its owner makes it listen again.
+                if error.errno != errno.EINVAL:
+                    raise
 
 
 main()

@@ -145,7 +145,9 @@ fn too_few_descriptors_are_no_end() {
     let release = Program::release_path();
     let program = Program::command(&["prlimit", "--nofile=40:40"], &release);
     let mut manager = program
-        .args(["run", "--control", "control", "--ready", "0.1", "--", "sleep", "1000"])
+        // A change waits for descriptors as long as for a worker's start.
+        .args(["run", "--control", "control", "--ready", "0.1", "--start-timeout", "3"])
+        .args(["--", "sleep", "1000"])
         .start();
     manager.await_ready(1);
     let answer = control(&manager.control(), "scale 30");

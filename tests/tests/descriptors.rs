@@ -293,7 +293,10 @@ on_every_backend! {
             let error = peer.call(&asked).await.unwrap_err();
             assert!(matches!(error, CallError::Ended(_)), "{error:?}");
             let ended = second.await;
-            assert!(matches!(ended, Ended::Violation("descriptors that nobody asked for")), "{ended:?}");
+            // Newer kernels refuse to send them.
+            let is_right = matches!(ended, Ended::Closed)
+                || matches!(ended, Ended::Violation("descriptors that nobody asked for"));
+            assert!(is_right, "{ended:?}");
             drop(asked);
             witness.is_alone(&rt).await;
         });

@@ -44,8 +44,11 @@ const HOOKS: [(&str, &str, &str); 16] = [
 ];
 
 fn kill_worker(running: &Running) {
-    let workers = running.workers();
-    let before = workers.first().expect("a worker").0;
+    let mut before = 0;
+    eventually("there is a worker", || {
+        before = running.workers().first().map_or(0, |worker| worker.0);
+        before != 0
+    });
     kill(Pid::from_raw(before), Signal::SIGKILL).expect("it can be signalled");
     eventually("its end is noticed", || running.workers().iter().all(|now| now.0 != before));
 }

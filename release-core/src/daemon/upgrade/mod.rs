@@ -192,8 +192,7 @@ impl Estate {
     /// needs besides is added.
     fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
-        let directory = self.origin.place()?.here.try_clone();
-        let directory = directory.map_err(failed("cannot duplicate the working directory"))?;
+        let directory = self.origin.place()?.way_back()?;
         let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
         let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
         // The file that says all this has to know its own number.

@@ -33,8 +33,8 @@ pub(super) struct Place {
     /// Where the next version will be.
     pub(super) executable: PathBuf,
     pub(super) directory: PathBuf,
-    /// The same, whatever is at its path by now.
-    pub(super) here: OwnedFd,
+    /// The same without links. Its descriptor is not kept: a daemon pins no file system.
+    resolved: PathBuf,
 }
 
 impl Origin {
@@ -85,10 +85,17 @@ impl Place {
     fn find(executable: Option<PathBuf>) -> Result<Self, Error> {
         let directory = working_directory()?;
         let executable = executable.map_or_else(|| find_executable(&directory), Ok)?;
+        let resolved = std::fs::canonicalize(&directory).unwrap_or_else(|_| directory.clone());
+        Ok(Self { executable, directory, resolved })
+    }
+
+    /// Where this version goes back to; the root directory when the one it was started in has gone.
+    pub(super) fn way_back(&self) -> Result<OwnedFd, Error> {
         let mut options = OpenOptions::new();
-        let here = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(".");
-        let failed = |error| Error::system("cannot open the working directory", error);
-        Ok(Self { executable, directory, here: here.map_err(failed)?.into() })
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+        let opened = options.open(&self.resolved).or_else(|_| options.open("/"));
+        let failed = |error| Error::system("cannot open the root directory", error);
+        opened.map(OwnedFd::from).map_err(failed)
     }
 
     /// What tells one file at the executable's path from another one.

@@ -75,6 +75,8 @@ pub(super) struct Plant {
     blocked: AtomicUsize,
     has_ended: AtomicBool,
     live: AtomicUsize,
+    /// How many sources it watches.
+    watched: AtomicUsize,
     unblocked: AtomicUsize,
 }
 
@@ -125,6 +127,7 @@ impl Planted {
             blocked: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
             live: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
             unblocked: AtomicUsize::new(0),
         });
         Self { inner: Local::new().unwrap(), plant }

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -12,8 +12,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::super::super::{Direction, Progress, Source};
 use super::{Fault, Plant};
-
-static WATCHED: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
 pub(super) struct Spoilt {
@@ -34,7 +32,7 @@ type Attempt<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>;
 
 impl Spoilt {
     pub(super) fn new(inner: Box<dyn Source>, plant: &Arc<Plant>, is_new: bool) -> Self {
-        let count = WATCHED.fetch_add(1, Ordering::SeqCst);
+        let count = plant.watched.fetch_add(1, Ordering::SeqCst);
         let is_deaf = plant.has(Fault::NumberUsedOnce) && !is_new
             || plant.has(Fault::ThousandSources) && count >= 1000;
         let was_ready = is_ready(inner.as_fd(), PollFlags::POLLIN);
@@ -178,7 +176,7 @@ impl AsFd for Spoilt {
 
 impl Drop for Spoilt {
     fn drop(&mut self) {
-        WATCHED.fetch_sub(1, Ordering::SeqCst);
+        self.plant.watched.fetch_sub(1, Ordering::SeqCst);
         let inner = self.inner.take();
         match self.plant.fault {
             Some(Fault::SourceStaysOpen) => {
