@@ -32,7 +32,9 @@ def passed():
 
 def datagram(text):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
+        address = os.environ["NOTIFY_SOCKET"]
+        # An abstract address is written with an `@`.
+        notify.sendto(text.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def acknowledge(connection, pid=None):

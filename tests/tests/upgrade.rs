@@ -296,8 +296,9 @@ fn a_new_version_that_cannot_start_after_all_turns_back() {
     if !can_inject("failing system calls") {
         return;
     }
+    // The first two are of the version that runs: its runtime and its look at the listening sockets.
     let launcher =
-        ["strace", "-D", "-o", "/dev/null", "-e", "inject=epoll_create1:error=EMFILE:when=2"];
+        ["strace", "-D", "-o", "/dev/null", "-e", "inject=epoll_create1:error=EMFILE:when=3"];
     let program = Program::under(&launcher, Backend::Tokio, "service");
     let (mut service, address) = program.args(["--lock-file", "lock"]).serve(2);
     let (workers, socket) = (service.workers(), service.control());

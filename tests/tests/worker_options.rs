@@ -256,7 +256,10 @@ fn a_call_that_fails_is_named() {
         for (option, fault, call) in &all {
             scope.spawn(move || {
                 let injection = format!("inject={fault}:when=1");
-                let launcher = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &injection];
+                // A master that raises its own limit gives each worker the former one: one call more.
+                let limits = ["prlimit", "--nofile=1024:1024"];
+                let strace = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &injection];
+                let launcher = [&limits[..], &strace].concat();
                 let program = Program::under(&launcher, Backend::Tokio, "probe").as_master("serve");
                 fs::write(program.path("options"), format!("0 {option}\n")).expect("the options");
                 let said = never_ready(program);

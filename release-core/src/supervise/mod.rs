@@ -71,9 +71,15 @@
 //! pool.on(Event::Ready { id, pid: 100 }, start, &mut actions);
 //! assert!(actions.contains(&Action::AllReady));
 //!
-//! // A second later it dies, which is early: it comes back after 100 to 200 milliseconds.
+//! // A second later it dies, which is early: the first time it comes back at once.
 //! let death = start + Duration::from_secs(1);
 //! pool.on(Event::Exited { id, pid: 100, exit: Exit::Code(3) }, death, &mut actions);
+//! assert_eq!(actions.last(), Some(&Action::Spawn { id, generation: 1 }));
+//!
+//! // The second early death in a row is followed by a delay of 100 to 200 milliseconds.
+//! pool.on(Event::Spawned { id, pid: 101 }, death, &mut actions);
+//! pool.on(Event::Ready { id, pid: 101 }, death, &mut actions);
+//! pool.on(Event::Exited { id, pid: 101, exit: Exit::Code(3) }, death, &mut actions);
 //! let due = pool.deadline().expect("a restart is due");
 //! assert!((100..=200).contains(&(due - death).as_millis()));
 //!

@@ -55,7 +55,7 @@ pub(crate) fn raise_open_files(earlier: Option<u64>) {
     let Ok((soft, most)) = getrlimit(resource) else { return };
     let hard = of_kernel(most);
     let soft = earlier.unwrap_or_else(|| of_kernel(soft)).min(hard);
-    if setrlimit(resource, most, most).is_ok() {
+    if soft < hard && setrlimit(resource, most, most).is_ok() {
         let _ = STARTED_WITH.set(Limit { call: OPEN_FILES, resource, soft, hard });
     }
 }
