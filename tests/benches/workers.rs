@@ -70,7 +70,7 @@ fn table(quick: bool) -> Result<(), AnyError> {
             .output()?;
         let measured: Measured = serde_json::from_slice(&output.stdout)?;
         let Measured { start, broadcast, stop, before, with_all, descriptors } = measured;
-        let memory = (with_all - before) as f64 / f64::from(workers);
+        let memory = with_all.saturating_sub(before) as f64 / f64::from(workers);
         let (start, broadcast, stop) = (start / workers, broadcast / workers, stop / workers);
         println!(
             "| {workers} | {start:.0?} | {broadcast:.1?} | {stop:.0?} | {memory:.1} KiB | \
