@@ -19,6 +19,8 @@ use crate::sys::{pidfd, spawn};
 /// How long a new process may take from its fork to its program.
 const EXEC_TIME: Duration = Duration::from_secs(5);
 
+const READING: &str = "reading the new process's report";
+
 /// Between two looks at the rest of a process group.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LOOKS: Duration = Duration::from_millis(200);
@@ -188,29 +190,40 @@ impl Child {
 
     /// Lets the new process run its program once it is known that it can be ended.
     async fn runs_its_program(&self, report: OwnedFd) -> Result<(), SpawnError> {
-        let failed = |error| SpawnError::Here("reading the new process's report", error);
+        let failed = |error| SpawnError::Here(READING, error);
         let report = Stream::new(&self.rt, report).map_err(failed)?;
         let deadline = self.rt.after(EXEC_TIME);
         let rest = || Some(deadline.saturating_duration_since(self.rt.now()));
-        let mut said = match report.read(1, rest()).await.map_err(failed)? {
-            Read::Data(said) => said,
-            Read::Eof(_) => return Ok(()),
-            Read::TimedOut(_) => return Err(SpawnError::Stuck),
-        };
+        let mut said = Vec::new();
+        if !heard(report.read(1, rest()).await, &mut said)? {
+            return Ok(());
+        }
         if said == [ASKS] {
             pidfd::may_signal(&self.io.as_fd()).map_err(SpawnError::Endless)?;
             said.clear();
             // One that has ended meanwhile is seen below.
             let _ = report.write_all(&[GOES_ON]).await;
         }
-        match report.read(REPORT - said.len(), rest()).await.map_err(failed)? {
-            Read::Data(more) => {
-                said.extend(more);
-                Err(SpawnError::There(spawn::decode(said.try_into().unwrap_or_default())))
-            }
-            Read::Eof(_) => Ok(()),
-            Read::TimedOut(_) => Err(SpawnError::Stuck),
+        match heard(report.read(REPORT - said.len(), rest()).await, &mut said)? {
+            true => Err(SpawnError::There(spawn::decode(said.try_into().unwrap_or_default()))),
+            false => Ok(()),
         }
+    }
+}
+
+/// Adds what the new process says to `said`, if it says anything more: one that runs its program
+/// does not, nor does one that was killed before, whose exit status tells more.
+fn heard(read: io::Result<Read>, said: &mut Vec<u8>) -> Result<bool, SpawnError> {
+    match read {
+        Ok(Read::Data(more)) => {
+            said.extend(more);
+            Ok(true)
+        }
+        Ok(Read::Eof(_)) => Ok(false),
+        Ok(Read::TimedOut(_)) => Err(SpawnError::Stuck),
+        // What it had not read yet died with it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+        Err(error) => Err(SpawnError::Here(READING, error)),
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use futures_channel::oneshot;
+
 use super::super::{Direction, run};
 use super::Check;
 use super::support::{CountsDrop, Make, half_watched, read, yield_once};
@@ -122,15 +124,14 @@ fn wakers_outlive(make: &Make) {
     run(driver.as_ref(), async {
         keep(&kept).await;
         rt.spawn(keep(&kept)).await;
-        let then = keep(&kept);
+        let (then, (kept, running)) = (keep(&kept), oneshot::channel());
         rt.spawn(async {
             then.await;
+            let _ = kept.send(());
             std::future::pending::<()>().await;
         })
         .detach();
-        for _ in 0..10 {
-            yield_once().await;
-        }
+        running.await.expect("the task was dropped");
     });
     let wake = || kept.lock().expect("a lock").iter().for_each(Waker::wake_by_ref);
     wake();
