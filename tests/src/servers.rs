@@ -53,7 +53,9 @@ pub fn gunicorn(class: &str) -> Served {
         listening_on(&format!("{address}{each}"), &["--workers", "2", "--ready", "notify"]);
     let app = if class == "asgi" || class.contains("Uvicorn") { "asgi:app" } else { "wsgi:app" };
     let class = format!("--worker-class={class}");
-    let command = [gunicorn.as_str(), "--workers=2", "--no-control-socket", &class, app];
+    // A TERM while it starts its processes misses one of them, for which it waits so long.
+    let patience = "--graceful-timeout=5";
+    let command = [gunicorn.as_str(), "--workers=2", "--no-control-socket", patience, &class, app];
     Some(served(with_applications(program).args(command), address, 2))
 }
 
