@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use crate::sys::resources::open_files;
+use crate::sys::resources::in_words;
 
 /// What failed, in words for the person who reads the log, and for what kind of reason.
 ///
@@ -113,16 +113,6 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A refused system call. Where descriptors are short, with their limit and how it is raised.
-pub(crate) fn in_words(error: &io::Error) -> String {
-    match (error.raw_os_error(), open_files()) {
-        (Some(libc::EMFILE), Some(limit)) => format!(
-            "{error}: this process may have {limit}, which `ulimit -Hn` or LimitNOFILE= raises"
-        ),
-        _ => error.to_string(),
-    }
 }
 
 impl fmt::Display for Error {

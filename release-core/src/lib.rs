@@ -89,6 +89,8 @@ pub mod log;
 #[cfg(target_os = "linux")]
 pub mod net;
 #[cfg(target_os = "linux")]
+mod path;
+#[cfg(target_os = "linux")]
 pub mod rt;
 #[cfg(target_os = "linux")]
 mod seldom;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::control::absolute;
 use super::detach::Daemon;
-use super::group::c_string;
 use super::launcher::{Detached, Word, complain, hear};
 use super::lock::LockFile;
 use super::privileges::Privileges;
 use super::unexecutable::why_not;
 use super::{Environment, Exit};
+use crate::path::absolute;
+use crate::path::c_string;
 use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
 use crate::sys::process::{adopt_orphans, exit_now, leave_keyring};

@@ -1,9 +1,8 @@
 //! A group of workers that is checked and ready to be run.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -19,6 +18,7 @@ use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
+use crate::path::c_string;
 use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::{Command, Identity};
@@ -358,10 +358,4 @@ impl Context {
     pub(super) fn message(&self) -> &Message {
         &self.message
     }
-}
-
-pub(super) fn c_string(text: OsString) -> Result<CString, Error> {
-    CString::new(text.into_vec()).map_err(|error| {
-        Error::new(ErrorKind::Usage, "a command line holds a NUL byte").caused_by(error)
-    })
 }

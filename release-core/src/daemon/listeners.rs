@@ -99,7 +99,7 @@ impl Listener {
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
             Sockets::Shared(Shared { address, .. }) => {
                 if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
-                    *path = super::control::absolute(path)?;
+                    *path = crate::path::absolute(path)?;
                 }
                 self.requested = address.to_string();
                 Ok(())

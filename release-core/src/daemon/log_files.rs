@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::control::absolute;
+use crate::path::absolute;
 use crate::sys::fds::set_blocking;
 use crate::sys::process::redirect;
 use crate::trusted::{Writers, check_path};

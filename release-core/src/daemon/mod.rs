@@ -27,6 +27,7 @@ mod stopping;
 mod unexecutable;
 mod upgrade;
 mod worker;
+mod worker_info;
 mod workers;
 
 pub(crate) use attach::{Attach, Attached, News};
@@ -60,4 +61,5 @@ pub(crate) use upgrade::{
 };
 pub use upgrade::{handed_over, read_to_start};
 pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
-pub use workers::{WorkerInfo, Workers};
+pub use worker_info::WorkerInfo;
+pub use workers::Workers;

@@ -8,7 +8,7 @@ use nix::sys::resource::Resource as KernelResource;
 use serde::{Deserialize, Serialize};
 
 use super::environment::entry;
-use super::group::c_string;
+use crate::path::c_string;
 use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
 use crate::{Error, ErrorKind};
 

@@ -1,5 +1,6 @@
 //! What a new process may use: processors, priority, limits (row P2).
 
+use std::io;
 use std::sync::OnceLock;
 
 use nix::fcntl::{OFlag, open};
@@ -127,7 +128,17 @@ fn run_on(processors: &CpuSet) -> Result<(), Failed> {
 }
 
 /// The numbers of the processors that run, such as `0-3,8`, as the kernel lists them.
-pub(crate) fn processors_online() -> std::io::Result<String> {
+pub(crate) fn processors_online() -> io::Result<String> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     Ok(list.trim().to_owned())
+}
+
+/// A refused system call. Where descriptors are short, with their limit and how it is raised.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    match (error.raw_os_error(), open_files()) {
+        (Some(libc::EMFILE), Some(limit)) => format!(
+            "{error}: this process may have {limit}, which `ulimit -Hn` or LimitNOFILE= raises"
+        ),
+        _ => error.to_string(),
+    }
 }

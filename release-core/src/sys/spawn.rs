@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 use super::claimed::Claimed;
 use super::creds::Credentials;
 use super::process::exit_now;
+use super::resources::in_words;
 use super::resources::{FORBIDDEN_PROCESSOR, OPEN_FILES, Resources};
 use super::{Failed, fds, pidfd};
-use crate::error::in_words;
 
 mod prepared;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::ipc::limits::Limits;
 use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
+use crate::path::absolute;
 
 mod bound;
 mod connection;
@@ -182,10 +183,4 @@ impl<C> ControlSocket<C> {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-}
-
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|error| {
-        Error::system(format!("cannot resolve the path {}", path.display()), error)
-    })
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::daemon::control::absolute;
+use crate::path::absolute;
 use crate::{Error, ErrorKind};
 
 #[derive(Clone, Debug)]

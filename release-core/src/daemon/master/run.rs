@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::io;
 
 use super::Master;
-use crate::daemon::control::absolute;
 use crate::daemon::detach::{refuse_threads, warn_of_threads};
 use crate::daemon::group::Group;
 use crate::daemon::log_files::LogFiles;
 use crate::daemon::plan::Plan;
 use crate::daemon::upgrade::{self, HandOver, Heritage, Origin, heritage};
 use crate::daemon::worker::is_worker;
+use crate::path::absolute;
 use crate::rt::Driver;
 use crate::streams::launcher;
 use crate::systemd::Notifier;

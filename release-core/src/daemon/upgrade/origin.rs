@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::daemon::environment::entry;
-use crate::daemon::group::c_string;
+use crate::path::c_string;
 use crate::sys::image::way_back::VARIABLE;
 use crate::{Error, ErrorKind};
 

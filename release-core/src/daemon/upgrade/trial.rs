@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 
 use super::{Origin, Tried, tried};
 use crate::child::Child;
-use crate::daemon::group::c_string;
 use crate::net::Stream;
+use crate::path::c_string;
 use crate::rt::Rt;
 use crate::sys::fds::asked_for;
 use crate::sys::image::seal;

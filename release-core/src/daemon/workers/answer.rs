@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::{WorkerInfo, Workers};
+use super::Workers;
 use crate::Permit;
+use crate::WorkerInfo;
 use crate::daemon::attach::{Calls, Plain, Rules};
 use crate::daemon::hello::{Message, Types};
 use crate::ipc::{Codec, Postcard, Refused, Request};

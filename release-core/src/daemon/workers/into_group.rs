@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Workers;
-use crate::daemon::control::absolute;
 use crate::daemon::foreign::{Foreign, of_the_master};
-use crate::daemon::group::{Contact, Group, c_string};
+use crate::daemon::group::{Contact, Group};
 use crate::daemon::listeners::Listener;
 use crate::daemon::privileges::{self, ROOT};
 use crate::daemon::upgrade::working_directory;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
+use crate::path::absolute;
+use crate::path::c_string;
 use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};

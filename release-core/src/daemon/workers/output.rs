@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{WorkerInfo, Workers};
+use super::Workers;
+use crate::WorkerInfo;
 use crate::daemon::output::{OutputFormat, OutputStream, Sink};
 use crate::guard::Guard;
 
