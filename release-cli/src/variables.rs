@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use release_core::{Environment, Error, ErrorKind, check_for_root};
+use release_core::{Environment, Error, ErrorKind, check_for_root, look_up_to_start};
 
 /// What the program has in its environment.
 #[derive(Clone, Debug, Default, Args)]
@@ -72,11 +72,15 @@ fn read(path: &Path) -> Result<Vec<Pair>, Error> {
     let place = path.display();
     let wrong = |message: String| Error::new(ErrorKind::Usage, message);
     let cannot = |why: String| wrong(format!("cannot read the variables in {place}: {why}"));
-    let mut file = File::open(path).map_err(|error| cannot(error.to_string()))?;
-    // What a program loads that root runs is in its environment.
-    check_for_root(path, &file).map_err(|why| cannot(format!("root would obey it, and {why}")))?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
+    let text = look_up_to_start(&format!("variables in {place}"), || {
+        let mut file = File::open(path).map_err(|error| cannot(error.to_string()))?;
+        // What a program loads that root runs is in its environment.
+        check_for_root(path, &file)
+            .map_err(|why| cannot(format!("root would obey it, and {why}")))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
+        Ok::<_, Error>(text)
+    })?;
     let lines = (1..).zip(text.lines().map(str::trim_start));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let pair = |(number, line): (usize, &str)| {

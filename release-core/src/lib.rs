@@ -64,6 +64,8 @@
 compile_error!("Release for Rust runs on Linux only");
 
 #[cfg(target_os = "linux")]
+mod accounts;
+#[cfg(target_os = "linux")]
 pub mod buffer;
 #[cfg(target_os = "linux")]
 pub mod bytes;
@@ -113,7 +115,7 @@ pub use daemon::{
     BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
     Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
     StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
-    handed_over, is_worker, me, read_to_start,
+    handed_over, is_worker, look_up_to_start, me, read_to_start,
 };
 #[cfg(target_os = "linux")]
 pub use error::{Error, ErrorKind};

@@ -9,7 +9,8 @@ use release::ipc::Request;
 use release::net::{Active, Inet, Socket};
 use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
-    ControlSocket, Environment, Error, ErrorKind, Exit, Master, Me, Workers, driver, is_worker, log, me,
+    ControlSocket, Environment, Error, ErrorKind, Exit, Master, MasterHandle, Me, Workers, driver,
+    is_worker, log, me,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,12 +59,27 @@ fn fault(moment: &str) -> Result<(), Error> {
         "remove" => {
             let _ = std::fs::remove_file(more);
         }
+        "blind" => {
+            blind();
+            return Err(Error::new(ErrorKind::Program, "on purpose"));
+        }
         "take" => std::mem::drop(Box::leak(Box::new(TcpListener::bind(more)))),
         signal => {
             let _ = signal.parse::<Signal>().map(raise);
         }
     }
     Ok(())
+}
+
+/// Nothing can be looked up any more.
+fn blind() {
+    for file in ["/etc/passwd", "/etc/group"] {
+        let _ = std::process::Command::new("mount").args(["--bind", "/dev/null", file]).status();
+    }
+    let program = std::env::args_os().next().unwrap_or_default();
+    for file in ["faulty.conf".as_ref(), "greeting".as_ref(), &*program] {
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 #[allow(unconditional_recursion)]
@@ -100,11 +116,14 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
         .environment(Environment::keep(["PATH".to_owned()]))
         .restart(RestartPolicy::default().ready_timeout(Duration::from_secs(60)))
         .reload(ReloadPolicy::default().canary(Duration::ZERO))
-        .context(move |_| greeting.clone())
+        .context(move |_| {
+            fault("context").unwrap_or_else(|error| panic!("{error}"));
+            greeting.clone()
+        })
         .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
         .listen("http", address);
     let control = ControlSocket::new("control");
-    let master = Master::new().lock_file("lock").workers(workers).control(
+    let master = Master::new().lock_file("lock").workers(workers).main(main_task).control(
         control,
         |master, _, words: String| async move {
             let changed = match words.split_once(' ').unwrap_or((&words, "")) {
@@ -124,6 +143,18 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
         fault("driver").map_err(std::io::Error::other)?;
         driver()
     }))
+}
+
+/// Fails at once, or as soon as there is a file `fail`.
+async fn main_task(master: MasterHandle) -> Result<(), Error> {
+    if std::fs::read_to_string("fault").is_ok_and(|text| text == "main master late") {
+        let _ = std::fs::remove_file("fault");
+        while !std::path::Path::new("fail").exists() {
+            master.rt().sleep(Duration::from_millis(5)).await;
+        }
+        return Err(Error::new(ErrorKind::Program, "late, on purpose"));
+    }
+    fault("main")
 }
 
 /// Says who it is to whoever connects. One whose greeting begins with `gate` is ready when it may be.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use release_tests::{
-    AT_ONCE, Backend, HttpClient, Program, Running, eventually, http_get, is_alive,
-    on_every_backend, open_to_all,
+    AT_ONCE, Backend, ControlClient, HttpClient, Program, Running, control, eventually, http_get,
+    is_alive, on_every_backend, open_to_all,
 };
 
 fn leaves_nothing(running: &Running) {
@@ -173,6 +173,29 @@ on_every_backend! {
         // The worker had all its time.
         assert!(!log.contains("stopped at once"), "{log}");
         assert!(log.contains("1 worker did not stop in time and was killed"), "{log}");
+        leaves_nothing(&probe);
+    }
+
+    fn a_signal_after_a_stop_by_the_program_is_a_second_request(backend: Backend) {
+        let start = |deadline: &str| {
+            let probe = Program::probe(backend, "ignore-stop").args(["--stop-deadline", deadline]).start();
+            probe.await_ready(1);
+            probe
+        };
+        // At once it is the same request: the worker has all its time.
+        let mut probe = start("1500");
+        let mut asker = ControlClient::connect(&probe.control()).expect("a connection");
+        probe.signal(Signal::SIGSTOP);
+        asker.send(b"stop").expect("a request");
+        probe.signal(Signal::SIGTERM);
+        probe.signal(Signal::SIGCONT);
+        assert_eq!(probe.wait().code(), Some(3), "{}", probe.stderr());
+        assert!(!probe.stderr().contains("stopped at once"), "{}", probe.stderr());
+        // Later it insists.
+        let mut probe = start("60000");
+        assert_eq!(control(&probe.control(), "stop"), "ok");
+        assert_eq!(insist(&mut probe), Some(3));
+        assert!(probe.stderr().contains("stopped at once"), "{}", probe.stderr());
         leaves_nothing(&probe);
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::process::Stdio;
+use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{Daemon, Program, Running, control, eventually, on_every_backend, try_control};
@@ -85,6 +86,26 @@ fn last_words_arrive_though_the_reader_has_stopped() {
     let words = text.take_while(|line| !line.ends_with("] last"));
     let words = words.filter(|line| line.contains("] word ")).count();
     assert_eq!(words, 5000);
+}
+
+#[test]
+fn an_upgrade_loses_nothing_of_what_nobody_reads() {
+    let (mut running, reader) = piped(&[], "seq -f 'line %.0f' 4000; exec sleep 1000");
+    let has_written = |running: &Running| {
+        let workers = running.workers();
+        workers.len() == 1 && workers[0].command_line() == "sleep 1000"
+    };
+    eventually("all is written", || has_written(&running));
+    for _ in 0..2 {
+        let old = running.workers();
+        assert_eq!(control(&running.control(), "upgrade"), "ok");
+        eventually("so has the next one", || running.workers() != old && has_written(&running));
+        assert!(running.stderr().contains("the new version takes over"));
+    }
+    let reading = thread::spawn(move || std::io::read_to_string(reader).expect("UTF-8"));
+    assert_eq!(running.stop(), 0, "{}", running.stderr());
+    let counts = numbered(&reading.join().expect("all of it"));
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [4000; 3]);
 }
 
 #[test]

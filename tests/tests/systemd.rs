@@ -2,10 +2,12 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use release_tests::{Backend, DEADLINE, Program, Running, control, eventually, on_every_backend};
+use release_tests::{
+    Backend, DEADLINE, Program, Running, control, eventually, is_alive, on_every_backend,
+};
 
 struct Systemd(UnixDatagram);
 
@@ -173,6 +175,27 @@ on_every_backend! {
         assert_eq!(heard[3..], ["READY=1"]);
         systemd.fill(&master.path("notify"));
         assert_eq!(master.stop(), 0, "{}", master.stderr());
+    }
+
+    fn systemd_hears_of_a_main_task_that_finishes(backend: Backend) {
+        let stays = ["--main", "stays", "--stop-deadline", "2000"];
+        let program = Program::probe(backend, "serve").args(stays).with(|command| {
+            command.env("WATCHDOG_USEC", "100000");
+        });
+        let (systemd, mut master) = Systemd::start(program);
+        master.await_ready(1);
+        master.signal(Signal::SIGTERM);
+        eventually("the worker is gone", || master.workers().is_empty());
+        eventually("it stops", || systemd.hears() == "STOPPING=1");
+        // What was said until now.
+        let now = Instant::now();
+        while now.elapsed() < Duration::from_millis(200) && systemd.hears_within(Duration::from_millis(1)) {}
+        let mut signs = 0;
+        while is_alive(master.pid()) {
+            signs += u32::from(systemd.hears_within(Duration::from_millis(200)));
+        }
+        assert!(signs > 3, "{signs} signs of life");
+        assert_eq!(master.wait().code(), Some(3), "{}", master.stderr());
     }
 
     fn the_watchdog_sees_a_group_without_workers(backend: Backend) {

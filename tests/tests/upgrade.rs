@@ -129,6 +129,32 @@ on_every_backend! {
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 
+    fn an_answer_is_true_of_the_file_that_was_there_when_it_was_asked_for(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, _) = installed.program().serve(1);
+        let (socket, program) = (service.control(), backend.program("service"));
+        let slow = "touch tried; while [ ! -e go ]; do sleep 0.01; done";
+        installed.install_script(&format!("{slow}; exec {} \"$@\"", program.display()));
+        let said = thread::scope(|scope| {
+            let first = scope.spawn(|| control(&socket, "upgrade"));
+            eventually("it is tried", || service.path("tried").exists());
+            installed.install(&program);
+            // It meets the first one, or comes when that has been refused.
+            let second = scope.spawn(|| control(&socket, "upgrade"));
+            fs::write(service.path("go"), "").expect("a file");
+            [first, second].map(|asking| asking.join().expect("an answer"))
+        });
+        let is_refused = |said: &str| said.contains("was replaced while it was tried: ask again");
+        assert!(is_refused(&said[0]), "{said:?}");
+        match said[1].as_str() {
+            "ok" => assert!(installed.is_run_by(service.process())),
+            other => assert!(is_refused(other), "{said:?}"),
+        }
+        assert_eq!(upgrade(&service), "ok");
+        assert!(installed.is_run_by(service.process()));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
     fn a_new_version_that_cannot_take_over_changes_nothing(backend: Backend) {
         let installed = install(backend);
         let (mut service, address) = installed.program().serve(2);
@@ -165,12 +191,14 @@ on_every_backend! {
         let mut probe = installed
             .program()
             .as_master("serve")
-            .args(["--workers", "2", "--canary", "300"])
+            .args(["--workers", "2", "--canary", "300", "--ready-timeout", "5000"])
             .start();
         probe.await_ready(2);
         let old = probe.workers();
         for (behaviour, reason) in [
             ("fail", "worker 0 ended before it was ready: exit status 1"),
+            ("panic", "worker 0 ended before it was ready: exit status 101"),
+            ("silent", "worker 0 ended before it was ready: not ready within 5s"),
             ("ready-exit 3", "worker 0 ended within its canary time: exit status 3"),
         ] {
             installed.install(&backend.program("probe"));

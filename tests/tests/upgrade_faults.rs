@@ -2,14 +2,16 @@
 //! why, and the next upgrade is none the worse for it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Installed, Process, Program, Running, control, eventually, free_port, is_alive,
-    on_every_backend,
+    Backend, Daemon, Installed, Process, Program, Running, control, eventually, free_port,
+    is_alive, is_root, on_every_backend,
 };
 
 /// What a mistake leads to.
@@ -59,6 +61,11 @@ const MISTAKES: &[(&str, End)] = &[
     ("driver master panic", Old("a panic on purpose")),
     ("driver master exit 1", Old("it ended before it was the master")),
     ("driver master abort", Old("it was ended by SIGABRT")),
+    // The new version is the master by then, and the old workers go on.
+    ("main master error", Old("on purpose")),
+    ("main master panic", Old("a panic on purpose")),
+    ("context master error", Old("on purpose")),
+    ("context master panic", Old("a panic on purpose")),
 ];
 
 /// The program that makes them, and what is true of it.
@@ -106,6 +113,26 @@ impl Service {
     }
 
     /// Another worker answers: one that was told to stop may take some connections more.
+    /// A service whose next worker waits for the file `open`.
+    fn gated(installed: &Installed) -> Self {
+        let program = installed.program();
+        fs::write(program.path("open"), "").expect("a file");
+        let service = Self::start(program);
+        write(&service.running.path("greeting"), "gate");
+        assert_eq!(service.ask("upgrade"), "ok");
+        eventually("the old worker is gone", || service.running.workers().len() == 1);
+        service.close();
+        service
+    }
+
+    fn open(&self) {
+        fs::write(self.running.path("open"), "").expect("a file");
+    }
+
+    fn close(&self) {
+        fs::remove_file(self.running.path("open")).expect("it is there");
+    }
+
     fn is_followed(&self, old: Process, why: &str) {
         eventually(&format!("another worker answers: {why}"), || self.answer().0 != old);
     }
@@ -195,12 +222,7 @@ on_every_backend! {
     fn a_change_under_way_does_not_let_a_file_in_between(backend: Backend) {
         for change in ["scale 2", "restart 0"] {
             let installed = Installed::new(backend, "faulty");
-            let program = installed.program();
-            fs::write(program.path("open"), "").expect("a file");
-            let mut service = Service::start(program);
-            write(&service.running.path("greeting"), "gate");
-            assert_eq!(service.ask("upgrade"), "ok");
-            fs::remove_file(service.running.path("open")).expect("it is there");
+            let mut service = Service::gated(&installed);
             let (socket, old) = (service.running.control(), service.answer().0);
             let said = thread::scope(|scope| {
                 let changing = scope.spawn(|| control(&socket, change));
@@ -209,7 +231,7 @@ on_every_backend! {
                 let upgrading = scope.spawn(|| control(&socket, "upgrade"));
                 eventually("it is tried", || service.running.path("tried").exists());
                 fs::remove_file(service.running.path("faulty.conf")).expect("it is there");
-                fs::write(service.running.path("open"), "").expect("a file");
+                service.open();
                 [changing, upgrading].map(|asking| asking.join().expect("an answer"))
             });
             assert_eq!(said, ["ok", "ok"], "{change}: {}", service.running.stderr());
@@ -218,6 +240,302 @@ on_every_backend! {
             assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
         }
     }
+}
+
+on_every_backend! {
+    fn a_main_task_that_fails_before_the_answer_fails_the_new_version(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::gated(&installed);
+        let (old, fail) = (service.answer().0, service.running.path("fail"));
+        write(&service.running.path("fault"), "main master late");
+        let said = thread::scope(|scope| {
+            let upgrading = scope.spawn(|| service.ask("upgrade"));
+            eventually("a new worker starts", || service.running.workers().len() == 2);
+            fs::write(&fail, "").expect("a file");
+            upgrading.join().expect("an answer")
+        });
+        assert!(said.contains("main task failed: late, on purpose"), "{said}");
+        assert_eq!(service.answer().0, old);
+        eventually("the new worker is gone", || service.running.workers() == [old]);
+        fs::remove_file(&fail).expect("it is there");
+        service.open();
+        // The next one is no failure, and its main task is its own.
+        write(&service.running.path("fault"), "main master late");
+        service.upgrades();
+        // From the answer on it is that of the master, as at any other time.
+        fs::write(&fail, "").expect("a file");
+        assert_eq!(service.running.wait().code(), Some(1), "{}", service.running.stderr());
+        eventually("its workers are gone", || service.running.processes().is_empty());
+    }
+
+    fn a_version_that_comes_back_looks_nothing_up(backend: Backend) {
+        if !is_root("mounting") {
+            return;
+        }
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(Program::command(&["unshare", "-m"], installed.path()));
+        let old = service.answer().0;
+        write(&service.running.path("fault"), "configured master blind");
+        let said = service.ask("upgrade");
+        assert!(said.contains("on purpose"), "{said}");
+        assert!(!installed.path().exists(), "nothing was hidden");
+        assert_eq!(service.answer().0, old);
+        assert_eq!(service.ask("restart 0"), "ok");
+        service.is_followed(old, "after a restart");
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn whatever_is_under_way_some_version_serves_in_the_end(backend: Backend) {
+        let abort = "begin master abort";
+        for (change, fault, dies) in [
+            ("reload", "", true),
+            ("reload", abort, false),
+            ("restart 0", "", true),
+            ("restart 0", abort, false),
+            ("scale 2", abort, true),
+        ] {
+            let installed = Installed::new(backend, "faulty");
+            let mut service = Service::gated(&installed);
+            let (socket, old) = (service.running.control(), service.answer().0);
+            let said = thread::scope(|scope| {
+                let changing = scope.spawn(|| control(&socket, change));
+                eventually("it begins", || service.running.workers().len() == 2);
+                if !fault.is_empty() {
+                    write(&service.running.path("fault"), fault);
+                }
+                let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+                if dies {
+                    old.signal(Signal::SIGKILL);
+                    eventually("it is gone", || !service.running.workers().contains(&old));
+                }
+                service.open();
+                [changing, upgrading].map(|asking| asking.join().expect("an answer"))
+            });
+            let log = service.running.stderr();
+            assert_eq!(said[0], "ok", "{change}: {log}");
+            match fault {
+                "" => assert_eq!(said[1], "ok", "{change}: {log}"),
+                _ => assert!(said[1].contains("it was ended by SIGABRT"), "{change}: {said:?}"),
+            }
+            service.answer();
+            service.upgrades();
+            assert_eq!(service.running.stop(), 0, "{change}: {}", service.running.stderr());
+        }
+    }
+
+    fn a_full_file_system_ends_nothing(backend: Backend) {
+        if !is_root("mounting") {
+            return;
+        }
+        let installed = Installed::new(backend, "faulty");
+        let program = installed.program();
+        let place = program.path("x").parent().expect("a directory").to_owned();
+        let small = Small::at(&place);
+        let mut service = Service::start(program);
+        for fault in ["", "begin master error", "main master error"] {
+            let old = service.answer().0;
+            if !fault.is_empty() {
+                write(&place.join("fault"), fault);
+            }
+            small.fill();
+            let said = service.ask("upgrade");
+            match fault {
+                "" => assert_eq!(said, "ok"),
+                _ => assert!(said.contains("on purpose"), "{fault}: {said}"),
+            }
+            if !fault.is_empty() {
+                assert_eq!(service.answer().0, old, "{fault}");
+            }
+            small.empty();
+            service.upgrades();
+        }
+        assert_eq!(service.running.stop(), 0);
+    }
+}
+
+/// A small file system, which is gone with this.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn at(place: &'a Path) -> Self {
+        let options = ["-t", "tmpfs", "-o", "size=64k,mode=755", "release-tests"];
+        let mounted = Command::new("mount").args(options).arg(place).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "nothing was mounted");
+        Self(place)
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("fill")).expect("a file");
+        while file.write_all(&[0; 512]).is_ok() {}
+        assert!(fs::write(self.0.join("more"), [0; 512]).is_err(), "there is room");
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("fill")).expect("it is there");
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// A script stays as it is, and the program behind it does not.
+#[test]
+fn a_program_behind_a_script_that_is_replaced_is_not_run() {
+    let installed = Installed::new(Backend::Tokio, "faulty");
+    let mut service = Service::gated(&installed);
+    let (socket, old) = (service.running.control(), service.answer().0);
+    let behind = installed.path().with_extension("real");
+    let put = || {
+        let new = behind.with_extension("new");
+        fs::copy(Backend::Tokio.program("faulty"), &new).expect("a copy");
+        fs::rename(&new, &behind).expect("it is replaced");
+    };
+    put();
+    installed.install_script(&format!("exec {} \"$@\"", behind.display()));
+    let said = thread::scope(|scope| {
+        let changing = scope.spawn(|| control(&socket, "restart 0"));
+        eventually("it begins", || service.running.workers().len() == 2);
+        write(&service.running.path("fault"), "driver trial write tried yes");
+        let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+        eventually("it is tried", || service.running.path("tried").exists());
+        put();
+        // Whoever asks now means the new one.
+        let again = scope.spawn(|| control(&socket, "upgrade"));
+        service.open();
+        [changing, upgrading, again].map(|asking| asking.join().expect("an answer"))
+    });
+    assert_eq!(said[0], "ok");
+    assert!(said[1].contains("was replaced while it was tried: ask again"), "{said:?}");
+    service.is_followed(old, "after a restart");
+    let runs = || service.running.process().link("exe");
+    if said[2] == "ok" {
+        assert_eq!(runs().as_deref(), behind.to_str());
+    }
+    service.upgrades();
+    assert_eq!(runs().as_deref(), behind.to_str());
+    assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+}
+
+/// Everything that `release run` finds out to start is gone when it comes back.
+#[test]
+fn release_run_comes_back_as_it_was() {
+    if !is_root("mounting") {
+        return;
+    }
+    let installed = Installed::cli();
+    let program = Program::command(&["unshare", "-m"], installed.path());
+    let (file, shell) = (program.path("run.conf"), program.path("bin/pool-shell"));
+    fs::create_dir(program.path("bin")).expect("a directory");
+    std::os::unix::fs::symlink("/bin/sh", &shell).expect("a link");
+    let path = format!("{}:/usr/bin:/bin", program.path("bin").display());
+    let (address, other) = (free_port(), free_port());
+    let named = |address| pool(address).replace("\"sh\"", "\"pool-shell\"");
+    write(&file, &named(address));
+    fs::write(program.path("variables"), "WORD=first\n").expect("a file");
+    let options = ["--config", "run.conf", "--env-file", "variables", "--allow-read", "daemon"];
+    let program = program.args(["run"]).args(options).with(|command| {
+        command.env("PATH", path);
+    });
+    let mut manager = program.start();
+    manager.await_ready(1);
+    write(&manager.path("gate"), "");
+    let real = Program::release_path();
+    let trial = manager.path("trial");
+    let script = format!("[ -e trial ] || echo $$ > trial; exec {} \"$@\"", real.display());
+    installed.install_script(&script);
+    write(&file, &named(other));
+    let (socket, old) = (manager.control(), manager.workers());
+    let (said, holder) = thread::scope(|scope| {
+        let scaling = scope.spawn(|| control(&socket, "scale 2"));
+        eventually("it begins", || manager.workers().len() == 2);
+        let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+        let is_over = || {
+            let number = fs::read_to_string(&trial).unwrap_or_default();
+            number.trim().parse().is_ok_and(|pid| !is_alive(pid))
+        };
+        eventually("its trial is over", is_over);
+        let holder = TcpListener::bind(other).expect("it is free");
+        for hidden in ["/etc/passwd", "/etc/group"] {
+            let pid = manager.pid().to_string();
+            let mount = ["-t", &pid, "-m", "mount", "--bind", "/dev/null", hidden];
+            let mounted = Command::new("nsenter").args(mount).status();
+            assert!(mounted.is_ok_and(|status| status.success()), "nothing was hidden");
+        }
+        for gone in [&file, &shell, &manager.path("variables")] {
+            fs::remove_file(gone).expect("it is there");
+        }
+        write(&manager.path("open"), "");
+        ([scaling, upgrading].map(|asking| asking.join().expect("an answer")), holder)
+    });
+    let log = manager.stderr();
+    assert_eq!(said[0], "ok", "{log}");
+    assert!(said[1].contains("another program has the address"), "{}; {log}", said[1]);
+    assert!(manager.workers().len() == 2 && manager.workers().contains(&old[0]), "{log}");
+    drop(holder);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn what_is_relative_stays_where_it_was_in_the_background() {
+    let installed = Installed::cli();
+    let program = installed.program().args([
+        "run",
+        "--background",
+        "--out",
+        "out.log",
+        "--err",
+        "err.log",
+        "--pid-file",
+        "pid",
+        "--control",
+        "control",
+        "--config",
+        "run.conf",
+        "--env-file",
+        "variables",
+        "--ready",
+        "fd",
+    ]);
+    let [pid, socket, log, moved, file, variables] =
+        ["pid", "control", "out.log", "moved", "run.conf", "variables"]
+            .map(|name| program.path(name));
+    let configure = |word: &str, workers: u32| {
+        let worker = "echo $WORD; echo >&$NOTIFY_FD; exec sleep 1000";
+        let text = format!("workers = {workers} command = [\"sh\", \"-c\", \"{worker}\"]");
+        write(&file, &text);
+        write(&variables, &format!("WORD={word}\n"));
+    };
+    configure("first", 1);
+    let mut launcher = program.start();
+    assert_eq!(launcher.wait().code(), Some(0), "{}", launcher.stderr());
+    let daemon = Daemon::named_in(&pid);
+    let says = |word: &str| {
+        let text = || fs::read_to_string(&log).unwrap_or_default();
+        eventually(&format!("{word} is in the log"), || text().contains(word));
+    };
+    says("first");
+    configure("second", 1);
+    assert_eq!(control(&socket, "upgrade"), "ok");
+    says("second");
+    fs::rename(&log, &moved).expect("it is there");
+    assert_eq!(control(&socket, "reopen"), "ok");
+    configure("third", 2);
+    assert_eq!(control(&socket, "reload"), "ok");
+    says("third");
+    eventually("both are there", || daemon.workers().len() == 2);
+    installed.install(&Program::release_path());
+    configure("fourth", 1);
+    assert_eq!(control(&socket, "upgrade"), "ok");
+    says("fourth");
+    assert!(installed.is_run_by(daemon.process()));
+    assert_eq!(daemon.process().link("cwd").as_deref(), Some("/"));
+    assert_eq!(daemon.process().link("fd/1").as_deref(), log.to_str());
+    assert!(!Path::new("/out.log").exists() && !Path::new("/err.log").exists());
+    daemon.stop();
+    assert!(!pid.exists() && !socket.exists());
 }
 
 /// A pool whose next worker waits for a file `open`, once there is a file `gate`.

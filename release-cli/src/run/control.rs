@@ -2,7 +2,7 @@
 
 use clap::Args;
 use nix::unistd::{User, geteuid};
-use release_core::{ControlSocket, Error, ErrorKind, MasterHandle};
+use release_core::{ControlSocket, Error, ErrorKind, MasterHandle, look_up_to_start};
 
 use super::GROUP;
 use super::ends::Ends;
@@ -45,13 +45,14 @@ impl Access {
             .iter()
             .flat_map(|(names, level, option)| names.iter().map(|name| (name, *level, *option)));
         let found = all.map(|(name, level, option)| {
-            let user = User::from_name(name).ok().flatten();
-            let user = user.ok_or_else(|| {
+            let number = || User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
+            let number = look_up_to_start(&format!("uid of {name}"), number).ok().flatten();
+            let number = number.ok_or_else(|| {
                 let name = name.escape_debug();
                 let message = format!("`--allow-{option}`: there is no user `{name}`");
                 Error::new(ErrorKind::Usage, message)
             })?;
-            Ok((user.uid.as_raw(), level))
+            Ok((number, level))
         });
         Ok(Levels(found.collect::<Result<_, Error>>()?))
     }

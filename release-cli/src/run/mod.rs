@@ -19,6 +19,7 @@ use release_core::rt::local::Local;
 use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
 use release_core::{
     ControlSocket, Daemon, Error, ErrorKind, Exit, Master, Readiness, StopSignal, Workers, log,
+    look_up_to_start,
 };
 
 use crate::output;
@@ -210,7 +211,9 @@ fn may_become(login: &str) -> Result<(), Error> {
     if number.parse() == Ok(geteuid().as_raw()) {
         return Ok(());
     }
-    if geteuid().is_root() || User::from_name(login).ok().flatten().is_some_and(is_own) {
+    let is_own = || User::from_name(login).map(|user| user.is_some_and(is_own));
+    let is_own = || look_up_to_start(&format!("{login} is this user"), is_own);
+    if geteuid().is_root() || is_own().unwrap_or(false) {
         return Ok(());
     }
     let message = format!("only root can run workers as `{login}`: leave out `--user`");

@@ -224,14 +224,16 @@ impl MasterHandle {
     /// request again, and there this method waits for the end of the upgrade that is under way. What
     /// a handler does before it calls this is done twice.
     ///
-    /// Upgrades that meet before the new version has taken over are one. One that comes later follows.
+    /// Upgrades that meet before the new version has taken over are one. One that comes later follows. When
+    /// the file is replaced before that, all of them are refused, and whoever asks again gets the newer one.
     ///
     /// # Errors
     ///
     /// With the reason. The master is as it was, with its version and workers, when the new version
     /// cannot be started, is no version of this program, hangs for 10 seconds, or says that it cannot
     /// take over; when a handler is not done within 5 seconds; when exec fails; when the new version
-    /// ends in its `main`, or cannot start, before it is the master; when the master stops. When the new version's workers fail, the old workers go on, under the new master.
+    /// ends in its `main`, or cannot start, before it is the master; when the master stops. When the new version's workers
+    /// or its main task fail before this is answered, the old workers go on, under the new master.
     ///
     /// # Cancel safety
     ///

@@ -35,7 +35,7 @@ mod run;
 ///
 /// | function | a panic |
 /// |---|---|
-/// | [`main`](Master::main) | stops the master in order; its exit status is 1 |
+/// | [`main`](Master::main) | stops the master in order; its exit status is 1. During an upgrade, the old workers go on |
 /// | [`control`](Master::control) | closes the connection of that request |
 /// | [`on_reload`](Master::on_reload) | refuses the reload |
 /// | [`on_rollback`](Master::on_rollback), [`observe`](Master::observe) | is logged |
@@ -242,7 +242,8 @@ impl Master {
     }
 
     /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
-    /// but its failure is.
+    /// but its failure is: an error, or a panic. When it fails before the upgrade that has started it is
+    /// answered ([`MasterHandle::upgrade`]), the old workers go on, without a main task.
     ///
     /// A main task that blocks holds up the whole master, see [`Workers::answer`].
     ///

@@ -57,9 +57,9 @@ pub use stopping::Stopping;
 pub(crate) use stopping::{Stop, stop_channel};
 pub(crate) use unexecutable::why_not;
 pub(crate) use upgrade::{
-    Blocked, Estate, Kept, KeptWorker, Tried, Version, accepted, given, own_image,
+    Blocked, Estate, Kept, KeptWorker, Tried, Version, accepted, given, looked_up, own_image,
 };
-pub use upgrade::{handed_over, read_to_start};
+pub use upgrade::{handed_over, look_up_to_start, read_to_start};
 pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
 pub use worker_info::WorkerInfo;
 pub use workers::Workers;

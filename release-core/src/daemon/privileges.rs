@@ -3,8 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 
+use crate::accounts;
 use crate::sys::creds::{Credentials, enter_root, leave_capabilities};
 use crate::sys::image::take_variable;
 use crate::{Error, ErrorKind};
@@ -99,8 +100,8 @@ fn no_user() -> Error {
 
 /// Looks a group up by its name.
 pub(super) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid),
+    match accounts::group_named(name) {
+        Ok(Some(gid)) => Ok(gid),
         Ok(None) => {
             let message = format!(
                 "there is no group `{}`; name one of this system (`getent group` lists them)",

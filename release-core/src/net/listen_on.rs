@@ -9,9 +9,10 @@ use std::str::FromStr;
 
 use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only};
 use nix::sys::socket::{getsockname, getsockopt};
-use nix::unistd::{Group, User};
 
 use super::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
+use crate::accounts;
+use crate::daemon::looked_up;
 use crate::{Error, ErrorKind};
 
 /// An address that a master listens on: see [`Workers::listen`](crate::Workers::listen).
@@ -186,8 +187,10 @@ fn find(rest: &str, suits: fn(&SocketAddr) -> bool) -> Result<ListenOn, String> 
         return found.map(|address| (*address).into()).ok_or_else(|| "there is no IP".to_owned());
     }
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let found = (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-    let mut found: Vec<_> = found.filter(suits).collect();
+    let resolve = || (host, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    let found = looked_up(&format!("host:{host}:{port}"), resolve);
+    let found = found.map_err(|error| format!("{host}: {error}"))?;
+    let mut found: Vec<_> = found.into_iter().filter(suits).collect();
     found.sort_by_key(SocketAddr::is_ipv6);
     let first = found.first().ok_or_else(|| format!("{host} has no such address"))?;
     Ok((*first).into())
@@ -208,14 +211,14 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
                 _ => return Err(format!("`{mode}` is not a mode such as 0660")),
             },
             Some(("owner", login)) => {
-                let user = User::from_name(login).ok().flatten();
+                let user = accounts::user_named(login).ok().flatten();
                 let user = user.ok_or_else(|| format!("there is no user `{login}`"))?;
-                listen.owner = Some(user.uid.as_raw());
+                listen.owner = Some(user.uid().as_raw());
             }
             Some(("group", name)) => {
-                let group = Group::from_name(name).ok().flatten();
+                let group = accounts::group_named(name).ok().flatten();
                 let group = group.ok_or_else(|| format!("there is no group `{name}`"))?;
-                listen.group = Some(group.gid.as_raw());
+                listen.group = Some(group.as_raw());
             }
             _ => return Err(format!("`{setting}` is none of mode=, owner=, group=")),
         }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, fstat};
 
+use serde::{Deserialize, Serialize};
+
 use crate::rt::{Direction, Io, Progress, Rt};
 
 pub(crate) mod launcher;
@@ -60,6 +62,17 @@ struct State {
     /// Workers that wait for room, each once.
     waiting: VecDeque<(u64, Waker)>,
     drainer: Option<Waker>,
+    /// Whether nothing is written yet: the version before may come back, and has the same lines.
+    is_held: bool,
+}
+
+/// What a version has queued and not written, which the next one writes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Unwritten {
+    bytes: Vec<u8>,
+    /// How many more lines are lost.
+    lost: u64,
 }
 
 pub(crate) static OUTPUT: Stream = Stream::new(1);
@@ -87,6 +100,38 @@ pub(crate) fn finish() {
     [&OUTPUT, &ERROR].into_iter().for_each(|stream| stream.finish(deadline));
 }
 
+/// Writes what there is room for, and says what is left.
+pub(crate) fn leave() -> [Unwritten; 2] {
+    [&OUTPUT, &ERROR].map(|stream| {
+        stream.flush(stream.state());
+        let state = stream.state();
+        Unwritten { bytes: state.queue[state.written..].to_owned(), lost: state.lost }
+    })
+}
+
+/// Goes on with what a version before has left; only from [`release`] on, when it `may_return`.
+pub(crate) fn take_over(left: [Unwritten; 2], may_return: bool) {
+    for (stream, left) in [&OUTPUT, &ERROR].into_iter().zip(left) {
+        let mut state = stream.state();
+        state.is_held = may_return && !left.bytes.is_empty();
+        state.lost += left.lost;
+        state.told.1 = 0;
+        // It may end in the middle of a line.
+        let written = state.written;
+        state.queue.splice(..written, left.bytes);
+        state.written = 0;
+    }
+}
+
+/// This version writes from now on.
+pub(crate) fn release() {
+    for stream in [&OUTPUT, &ERROR] {
+        let mut state = stream.state();
+        state.is_held = false;
+        stream.flush(state);
+    }
+}
+
 /// Keeps both queues moving; the tasks of a process that has a runtime.
 pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
     [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
@@ -106,6 +151,7 @@ impl Stream {
             outlet: None,
             waiting: VecDeque::new(),
             drainer: None,
+            is_held: false,
         };
         Self { number, state: Mutex::new(state) }
     }
@@ -217,7 +263,7 @@ impl Stream {
     fn finish(&self, deadline: Instant) {
         loop {
             let before = self.state().unwritten();
-            if self.flush(self.state()) || Instant::now() > deadline {
+            if self.flush(self.state()) || Instant::now() > deadline || self.state().is_held {
                 return;
             }
             let is_moving = self.state().unwritten() < before;
@@ -263,6 +309,9 @@ impl State {
     fn flush(&mut self, file: BorrowedFd<'_>) -> bool {
         if self.unwritten() == 0 {
             return true;
+        }
+        if self.is_held {
+            return false;
         }
         let identity = identity(file);
         self.outlet = self.outlet.take().filter(|(of, _)| Some(*of) == identity);

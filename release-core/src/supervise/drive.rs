@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
+use futures_channel::oneshot;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use nix::sys::signal::Signal as Sig;
@@ -40,6 +41,9 @@ use upgrade::Upgrading;
 
 /// Its end by a panic is a failure of the master, which stops in order then.
 const MAIN: Guard = Guard::new("main");
+
+/// How long the first turn of a new version's main task is waited for.
+const FIRST_TURN: Duration = Duration::from_secs(1);
 
 /// A task of the master's own, once it is started.
 type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
@@ -86,6 +90,8 @@ enum Happening {
     /// What the new version has turned out to be.
     Tried(Box<Tried>),
     Failed(Error),
+    /// A task of the master's own.
+    TaskFailed(Error),
 }
 
 /// The pool, and the processes that it has.
@@ -146,11 +152,12 @@ impl Supervisor {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let _orphans = super::orphans::reap(&self.rt)?;
-        let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start)).collect();
-        let main = main.map(|start| self.start(start));
-        let mut all_ready = Some(all_ready);
-        let mut event = Event::Start;
+        let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start).0).collect();
+        let (main, has_begun) = main.map(|start| self.start(start)).unzip();
+        // Who follows another version is up already.
+        let mut all_ready = (!self.master.pool().has_started()).then_some(all_ready);
         self.report(&Report::Starting);
+        let mut event = self.begin(has_begun).await;
         loop {
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let is_forced = self.master.pool().is_forced();
@@ -192,6 +199,11 @@ impl Supervisor {
                 }
             }
             Happening::Failed(error) => Event::Fail { reason: error.report() },
+            Happening::TaskFailed(error) => {
+                let reason = error.report();
+                tracing::error!(reason, "a task of the master has failed");
+                Event::TaskFailed { reason }
+            }
             Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
             Happening::AtRest { in_time } => self.at_rest(in_time),
             Happening::Tried(tried) => self.tried(*tried),
@@ -364,37 +376,82 @@ impl Supervisor {
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
         let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
+        if let Some(service) = &mut self.service {
+            service.finishes(&self.master.pool(), rt.now());
+        }
         loop {
+            if let Some(service) = &mut self.service {
+                service.beat(&self.master.pool(), rt.now());
+            }
+            let beats_at = self.service.as_ref().and_then(Service::beats_at);
+            let beat = pin!(async {
+                match beats_at {
+                    Some(at) => rt.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            });
             // Its failure is in the queue before it ends.
             let signal = pin!(self.signals.next());
-            let news = select(self.happenings.next(), signal);
-            match select(news, main.as_mut()).await {
-                Either::Left((Either::Left((Some(Happening::Failed(error)), _)), _)) => {
-                    return Finish::Failed(error);
-                }
-                Either::Left((Either::Right((Ok(signal), _)), _))
+            let news = select(select(self.happenings.next(), signal), beat);
+            let news = match select(news, main.as_mut()).await {
+                Either::Left((Either::Left((news, _)), _)) => Either::Left(news),
+                Either::Left((Either::Right(_), _)) => continue,
+                Either::Right((ended, _)) => Either::Right(ended),
+            };
+            match news {
+                Either::Left(Either::Left((
+                    Some(Happening::TaskFailed(error) | Happening::Failed(error)),
+                    _,
+                ))) => return Finish::Failed(error),
+                Either::Left(Either::Right((Ok(signal), _)))
                     if is_stop(signal) && (asked.is_none() || insists(signal, asked, rt.now())) =>
                 {
                     return Finish::CutOff("it was stopped at once");
                 }
                 Either::Left(_) => {}
-                Either::Right((Ok(()), _)) => return Finish::Done,
-                Either::Right((Err(_), _)) => return Finish::CutOff("it took too long"),
+                Either::Right(Ok(())) => return Finish::Done,
+                Either::Right(Err(_)) => return Finish::CutOff("it took too long"),
             }
         }
     }
 
-    fn start<F>(&self, start: Start<F>) -> Task<()>
+    /// The first event. That a new version's main task cannot even begin is known before anything of the
+    /// upgrade is done.
+    async fn begin(&mut self, has_begun: Option<oneshot::Receiver<()>>) -> Event {
+        if let Some(has_begun) = has_begun.filter(|_| self.master.pool().is_rolling()) {
+            let _ = self.rt.timeout(FIRST_TURN, has_begun).await;
+            if let Ok(happening) = self.happenings.try_recv() {
+                return self.happened(happening);
+            }
+        }
+        Event::Start
+    }
+
+    /// Also what ends when the task has had its first turn, or has ended.
+    fn start<F>(&self, start: Start<F>) -> (Task<()>, oneshot::Receiver<()>)
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let (rt, master, sender) = (self.rt.clone(), self.master.clone(), self.sender.clone());
         let task = MAIN.call(|| start(rt, master));
-        self.rt.spawn(async move {
-            let ended = match task {
-                Ok(task) => MAIN.run(|| task).await,
-                Err(panicked) => Err(panicked),
-            };
+        let (begun, has_begun) = oneshot::channel();
+        let running = self.rt.spawn(async move {
+            let mut begun = Some(begun);
+            let mut running = pin!(async move {
+                match task {
+                    Ok(task) => MAIN.run(|| task).await,
+                    Err(panicked) => Err(panicked),
+                }
+            });
+            let ended = std::future::poll_fn(|cx| {
+                let polled = running.as_mut().poll(cx);
+                // Its failure is in the queue before that is said.
+                if polled.is_pending() {
+                    begun = None;
+                }
+                polled
+            });
+            let ended = ended.await;
             let failed = |panicked| {
                 let message = "a task of the master panicked";
                 Error::new(ErrorKind::Program, message).caused_by(panicked)
@@ -403,8 +460,9 @@ impl Supervisor {
                 // The words of the program's error are its own, too.
                 let said = MAIN.call(|| error.report());
                 let error = said.map_or_else(failed, |_| error);
-                let _ = sender.unbounded_send(Happening::Failed(error));
+                let _ = sender.unbounded_send(Happening::TaskFailed(error));
             }
-        })
+        });
+        (running, has_begun)
     }
 }

@@ -146,6 +146,13 @@ pub enum Event {
         /// Who asks: a number that no change has.
         ticket: Ticket,
     },
+    /// A task of the master's own has failed, which ends the pool like [`Event::Fail`]; but while the
+    /// workers of another version of the program are being started, that version has failed, and the
+    /// workers before it go on.
+    TaskFailed {
+        /// Why.
+        reason: String,
+    },
     /// Something beside the workers failed: the pool stops as with [`Event::Stop`], and has failed.
     Fail {
         /// What failed.

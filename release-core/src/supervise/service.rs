@@ -126,6 +126,14 @@ impl Service {
         self.extend(granted.unwrap_or_default().max(self.stop_deadline));
     }
 
+    /// No worker is left, and the main task finishes. Systemd may not have heard that anything stops.
+    pub(super) fn finishes(&mut self, pool: &Pool, now: Instant) {
+        if self.phase != Phase::Stopping {
+            self.stops(pool, now);
+            self.send(now);
+        }
+    }
+
     /// A change has ended, also one that was refused before anything was changed: systemd waits for
     /// a beginning and an end whoever asked.
     fn changed(&mut self, pool: &Pool, now: Instant, why: &str) {

@@ -4,10 +4,11 @@ use std::ffi::{CString, OsString};
 use std::fmt;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Uid};
 
 use super::process::prctl;
 use super::{Failed, check};
+use crate::accounts;
 
 /// What most accounts are in, and what the kernel lets one be in.
 const FEW_GROUPS: usize = 256;
@@ -69,27 +70,28 @@ impl Credentials {
         if name.contains('\0') {
             return Err(unknown());
         }
-        let user = match User::from_name(name).map_err(lookup)? {
+        let user = match accounts::user_named(name).map_err(lookup)? {
             Some(user) => user,
             None => match Numbers::read(name).ok_or_else(unknown)? {
                 Numbers { uid, gid: Some(gid) } => return Self::of_numbers(name, uid, gid),
-                Numbers { uid, gid: None } => match User::from_uid(uid).map_err(lookup)? {
+                Numbers { uid, gid: None } => match accounts::user_numbered(uid).map_err(lookup)? {
                     Some(user) => user,
                     None => return Self::of_numbers(name, uid, Gid::from_raw(uid.as_raw())),
                 },
             },
         };
         let c_name = CString::new(&*user.name).map_err(|_| unknown())?;
-        let groups = getgrouplist(&c_name, user.gid).map_err(lookup)?;
-        if user.uid.is_root() || user.gid.as_raw() == 0 || is_unchanged(user.uid, user.gid) {
+        let (uid, gid) = (user.uid(), user.gid());
+        let groups = accounts::groups_of(&c_name, gid).map_err(lookup)?;
+        if uid.is_root() || gid.as_raw() == 0 || is_unchanged(uid, gid) {
             return Err(AccountError::Privileged(name.to_owned()));
         }
         Ok(Self {
             name: name.to_owned(),
-            uid: user.uid,
-            gid: user.gid,
+            uid,
+            gid,
             groups,
-            home: user.dir,
+            home: user.home,
             login: Some((user.name, user.shell)),
             may_change_root: false,
         })
@@ -102,9 +104,9 @@ impl Credentials {
             return Err(AccountError::Privileged(name.to_owned()));
         }
         let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
-        let account = User::from_uid(uid).map_err(lookup)?;
+        let account = accounts::user_numbered(uid).map_err(lookup)?;
         let (home, login) = match account {
-            Some(user) => (user.dir, Some((user.name, user.shell))),
+            Some(user) => (user.home, Some((user.name, user.shell))),
             None => (PathBuf::from("/"), None),
         };
         let (name, groups, may_change_root) = (name.to_owned(), vec![gid], false);

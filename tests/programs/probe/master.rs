@@ -148,6 +148,10 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
         ("reopen", _) => master.reopen_logs().await,
         ("upgrade", _) => master.upgrade().await,
         ("hang", _) => std::future::pending().await,
+        ("stop", _) => {
+            master.stop();
+            Ok(())
+        }
         ("scale", Ok(number)) => master.scale("probe", number).await,
         ("restart", Ok(number)) => master.restart(number).await,
         _ => {

@@ -1,9 +1,10 @@
 //! Validations of users and groups, by the system's databases.
 
 use nix::errno::Errno;
-use nix::unistd::{Group, User};
+use nix::unistd::Gid;
 
 use super::Validation;
+use crate::accounts::{self, Account};
 use crate::config::{Kind, Value};
 
 /// The value is the name of an existing user.
@@ -16,7 +17,7 @@ pub fn existing_user() -> Validation {
 #[must_use]
 pub fn unprivileged_user() -> Validation {
     Validation::of_kind(Kind::String, "the name of a user other than root", |value| {
-        match user(value)?.uid.is_root() {
+        match user(value)?.uid().is_root() {
             true => Err("this user has number 0, which is root".to_owned()),
             false => Ok(()),
         }
@@ -31,16 +32,16 @@ pub fn existing_group() -> Validation {
     })
 }
 
-fn user(value: &Value) -> Result<User, String> {
+fn user(value: &Value) -> Result<Account, String> {
     user_named(value.as_str().unwrap_or_default())
 }
 
-pub(super) fn user_named(name: &str) -> Result<User, String> {
-    found(User::from_name(name), "user", name)
+pub(super) fn user_named(name: &str) -> Result<Account, String> {
+    found(accounts::user_named(name), "user", name)
 }
 
-pub(super) fn group_named(name: &str) -> Result<Group, String> {
-    found(Group::from_name(name), "group", name)
+pub(super) fn group_named(name: &str) -> Result<Gid, String> {
+    found(accounts::group_named(name), "group", name)
 }
 
 fn found<T>(result: nix::Result<Option<T>>, what: &str, name: &str) -> Result<T, String> {

@@ -70,7 +70,7 @@ pub fn file_with_mode(mode: u32) -> Validation {
 #[must_use]
 pub fn file_with_owner(user: &str) -> Validation {
     let (expected, user) = (format!("a file of user {user}"), user.to_owned());
-    file(expected, move |metadata| match user_named(&user)?.uid.as_raw() {
+    file(expected, move |metadata| match user_named(&user)?.uid().as_raw() {
         uid if uid == metadata.uid() => Ok(()),
         _ => Err(format!("it belongs to the user with number {}", metadata.uid())),
     })
@@ -80,7 +80,7 @@ pub fn file_with_owner(user: &str) -> Validation {
 #[must_use]
 pub fn file_with_group(group: &str) -> Validation {
     let (expected, group) = (format!("a file of group {group}"), group.to_owned());
-    file(expected, move |metadata| match group_named(&group)?.gid.as_raw() {
+    file(expected, move |metadata| match group_named(&group)?.as_raw() {
         gid if gid == metadata.gid() => Ok(()),
         _ => Err(format!("it belongs to the group with number {}", metadata.gid())),
     })

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::daemon::looked_up;
 use crate::path::absolute;
 use crate::{Error, ErrorKind};
 
@@ -36,7 +37,9 @@ impl Program {
             Self::Other { path, arguments }
                 if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
             {
-                Ok(Self::Other { path: find(path.as_os_str(), root)?, arguments })
+                let question = format!("PATH:{}:{}", root.display(), path.display());
+                let path = looked_up(&question, || find(path.as_os_str(), root))?;
+                Ok(Self::Other { path, arguments })
             }
             _ => Ok(self),
         }

@@ -43,7 +43,7 @@ impl Master {
             Err(error) => return upgrade::turn_back(error, &[]).into(),
         };
         let origin = Origin::here(heritage.executable());
-        let plan = self.prepare();
+        let plan = self.prepare(heritage.has_returned());
         if let Heritage::Trial(before, answer) = heritage {
             return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
         }
@@ -62,8 +62,9 @@ impl Master {
         ended
     }
 
-    /// Everything that can be wrong with the settings, before anything has happened.
-    fn prepare(self) -> Result<Plan, Error> {
+    /// Everything that can be wrong with the settings, before anything has happened. A version that is
+    /// the master again has served with them: what its workers get is as it was.
+    fn prepare(self, is_return: bool) -> Result<Plan, Error> {
         refuse_worker()?;
         // In the foreground, each fork is followed by an exec.
         if self.background.is_some() {
@@ -76,7 +77,9 @@ impl Master {
         let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         refuse_namesakes(&groups)?;
-        groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        if !is_return {
+            groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        }
         let [output, error] = &self.files;
         let own_files = LogFiles::new(output.as_deref(), error.as_deref())?;
         let log_files = match &self.background {

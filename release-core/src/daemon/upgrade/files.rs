@@ -1,5 +1,6 @@
-//! The files that a program reads to start: the next version reads what its trial has read, and the
-//! version before, when it is the master again, what it had read itself.
+//! What a program finds out to start, the content of files and what the system answers: the next version
+//! finds what its trial has found, and the version before, when it is the master again, what it had found
+//! itself.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::heritage;
 
-/// The content of files by their absolute paths.
+/// The content of files by their absolute paths, and answers by their questions, which are no such paths.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Files(Vec<Content>);
 
@@ -41,20 +43,82 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What this process is to find in a file, until it is the master.
 pub(crate) fn given(path: &Path) -> Option<Vec<u8>> {
+    given_as(&absolute(path))
+}
+
+fn given_as(key: &Path) -> Option<Vec<u8>> {
     if state().has_started {
         return None;
     }
-    let path = absolute(path);
     let Files(given) = heritage().ok()?.files()?;
-    given.iter().find(|file| path == Path::new(&file.path)).map(|file| file.bytes.clone())
+    given.iter().find(|file| key == Path::new(&file.path)).map(|file| file.bytes.clone())
 }
 
 /// The program has read this in a file, and it is good.
 pub(crate) fn accepted(path: &Path, bytes: &[u8]) {
-    let (path, mut state) = (absolute(path), state());
-    if !state.has_started || state.read.contains_key(&path) {
-        state.read.insert(path, bytes.to_owned());
+    accepted_as(absolute(path), bytes.to_owned());
+}
+
+fn accepted_as(key: PathBuf, bytes: Vec<u8>) {
+    let mut state = state();
+    if !state.has_started || state.read.contains_key(&key) {
+        state.read.insert(key, bytes);
     }
+}
+
+/// What the system, or another file than the program reads as a whole, answers to a question of this
+/// library.
+pub(crate) fn looked_up<T, E>(
+    question: &str,
+    look_up: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let key = PathBuf::from(question);
+    let kept = given_as(&key).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let answer = match kept {
+        Some(answer) => answer,
+        None => look_up()?,
+    };
+    // One that cannot be written down is found out again.
+    if let Ok(bytes) = serde_json::to_vec(&answer) {
+        accepted_as(key, bytes);
+    }
+    Ok(answer)
+}
+
+/// Looks something up that the program needs to start, so that an upgrade
+/// ([`MasterHandle::upgrade`](crate::MasterHandle::upgrade)) never fails because of it: an account, an
+/// address, a file that it has to check.
+///
+/// A new version of the program gets the answer of its trial to the same `question`. When that version
+/// cannot start after all, the version before begins `main` again, and gets the answer that it had itself.
+/// As soon as the master serves, `look_up` is called each time. See [`read_to_start`] for a file.
+///
+/// # Errors
+///
+/// Those of `look_up`, which are not kept.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::{SocketAddr, ToSocketAddrs};
+///
+/// let addresses: Vec<SocketAddr> = release_core::look_up_to_start("database", || {
+///     ("localhost", 5432).to_socket_addrs().map(Iterator::collect)
+/// })?;
+/// # let _ = addresses;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn look_up_to_start<T, E>(
+    question: &str,
+    look_up: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E>
+where
+    T: Serialize + DeserializeOwned,
+{
+    looked_up(&format!("program:{question}"), look_up)
 }
 
 /// This process is the master: from now on files are what they are.

@@ -15,6 +15,7 @@ use crate::daemon::Exit;
 use crate::daemon::exit::program_name;
 use crate::daemon::hello::Message;
 use crate::ipc::Postcard;
+use crate::streams;
 use crate::sys::fds::take_inherited;
 use crate::sys::image::unseal;
 use crate::sys::image::way_back::{self, RETURN, SUCCEED, TRIAL, VARIABLE};
@@ -80,13 +81,14 @@ impl Heritage {
     fn successor(state: RawFd, returned: Option<(Vec<i32>, String)>) -> Result<Self, Error> {
         let state = way_back::take(state).map_err(|error| strange().caused_by(error))?;
         let bytes = read(&state)?;
-        let (summary, kept) = state::decode(&bytes)?;
+        let (summary, mut kept) = state::decode(&bytes)?;
         if summary.pid != std::process::id() {
             return Err(Error::new(ErrorKind::Usage, "the state is another master's"));
         }
         // The kernel has named it by the number of the descriptor.
         set_name(&program_name());
         let has_returned = returned.is_some();
+        streams::take_over(std::mem::take(&mut kept.streams), !has_returned);
         let mut inheritance = Inheritance { kept, returned: None };
         if let Some((signals, reason)) = returned {
             inheritance.returned = Some(reason);
@@ -103,6 +105,11 @@ impl Heritage {
             Self::Successor { summary, has_returned: true, .. } => Some(&summary.files),
             Self::Successor { summary, .. } => Some(&summary.tried_files),
         }
+    }
+
+    /// Whether this version is the master again, which it was already.
+    pub(in crate::daemon) fn has_returned(&self) -> bool {
+        matches!(self, Self::Successor { has_returned: true, .. })
     }
 
     fn summary(&self) -> Option<&Summary> {

@@ -38,8 +38,8 @@ use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
 use files::Files;
-pub use files::read_to_start;
-pub(crate) use files::{accepted, given};
+pub(crate) use files::{accepted, given, looked_up};
+pub use files::{look_up_to_start, read_to_start};
 pub use inherited::handed_over;
 pub(super) use inherited::{Heritage, answer, heritage};
 pub(crate) use origin::Version;
@@ -178,7 +178,7 @@ impl Estate {
         descriptors.push(back);
         let place = self.origin.place()?;
         let path = place.executable.display();
-        if place.version()? != version {
+        if place.version()? != version || tried.is_replaced() {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }

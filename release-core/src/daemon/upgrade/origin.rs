@@ -148,7 +148,7 @@ fn candidates(name: OsString, directory: &Path) -> impl Iterator<Item = PathBuf>
     places.into_iter().map(move |place| directory.join(place).join(&name))
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+pub(super) fn is_same(one: &Path, other: &Path) -> bool {
     let identity = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     identity(one).is_some_and(|one| identity(other) == Some(one))
 }

@@ -14,6 +14,7 @@ use crate::daemon::{KeptOutput, Particulars};
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::parcel::{pack, unpack};
+use crate::streams::Unwritten;
 use crate::supervise::Snapshot;
 use crate::sys::image::way_back::{self, FORMAT};
 use crate::{Error, ErrorKind};
@@ -73,6 +74,8 @@ pub(crate) struct Kept {
     /// Signals that nobody has dealt with, and where the numbers of later ones are.
     pub(crate) signals: Vec<i32>,
     pub(crate) late_signals: Option<Descriptor>,
+    /// Lines on their way to standard output and error, for which nobody has had room yet.
+    pub(crate) streams: [Unwritten; 2],
 }
 
 /// A worker's process that runs.

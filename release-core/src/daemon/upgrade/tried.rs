@@ -6,11 +6,13 @@ use std::fs::read;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Files};
+use super::origin::is_same;
 use super::own_image;
 use crate::daemon::environment::entry;
 use crate::sys::image::way_back::{VARIABLE, directory};
@@ -122,6 +124,17 @@ fn read_description(descriptors: Vec<OwnedFd>, pid: i32) -> Result<Tried, String
 }
 
 impl Tried {
+    /// Whether there is another file by now where its program was: that is not the one of the start, when
+    /// a script is in between.
+    pub(super) fn is_replaced(&self) -> bool {
+        let program = format!("/proc/self/fd/{}", self.image.program.as_raw_fd());
+        let Ok(path) = std::fs::read_link(&program) else { return false };
+        // What the kernel says when another file has taken the place.
+        let path = path.to_string_lossy();
+        let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(&path));
+        path.exists() && !is_same(path, program.as_ref())
+    }
+
     /// One more variable in its environment.
     pub(super) fn told(&mut self, value: &str) -> Result<(), Error> {
         let name = VARIABLE.to_string_lossy().into_owned();

@@ -3,6 +3,7 @@
 use super::state::Summary;
 use super::{Kept, files};
 use crate::Error;
+use crate::streams;
 use crate::sys::image::way_back;
 
 /// What the version before has left to this one. As long as there is a way back it stays open as it was
@@ -31,6 +32,7 @@ impl Before {
 pub(in crate::daemon) fn stay() {
     files::started();
     way_back::close();
+    streams::release();
 }
 
 /// Becomes the version before again, because of this error, with the signals that have arrived. Comes

@@ -9,7 +9,7 @@ use crate::daemon::foreign::{Foreign, of_the_master};
 use crate::daemon::group::{Contact, Group};
 use crate::daemon::listeners::Listener;
 use crate::daemon::privileges::{self, ROOT};
-use crate::daemon::upgrade::working_directory;
+use crate::daemon::upgrade::{looked_up, working_directory};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
 use crate::path::absolute;
@@ -171,7 +171,8 @@ impl Place {
                                have another root directory";
                 return Err(Error::new(ErrorKind::Privileges, message));
             }
-            privileges::check_root(root)?;
+            let question = format!("root:{}", root.display());
+            looked_up(&question, || privileges::check_root(root))?;
             let start = Path::new("/").join(directory.as_deref().unwrap_or_else(|| Path::new("")));
             return Ok(Self {
                 directory: directory.map(|_| start.clone()),

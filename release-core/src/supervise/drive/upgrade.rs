@@ -180,7 +180,7 @@ impl Supervisor {
         kept.signals = deferred.map(|signal| *signal as i32).collect();
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
-        streams::finish();
+        kept.streams = streams::leave();
         let left = self.estate.leave(tried, version, snapshot, self.processes.groups(), kept);
         drop(blocked);
         left

@@ -16,7 +16,10 @@ impl Pool {
             }
             (Mode::Idle, E::Start) => self.mode = Mode::Running,
             (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
-            (_, E::Fail { reason }) => self.fail(reason, now, actions),
+            (Mode::Running, E::TaskFailed { reason }) if self.is_rolling_upgrade() => {
+                self.undo_rollout(&reason, now, actions);
+            }
+            (_, E::Fail { reason } | E::TaskFailed { reason }) => self.fail(reason, now, actions),
             (Mode::Running, E::Change { ticket, change }) => {
                 if let Some((ticket, change)) = self.hold(ticket, change) {
                     self.change(ticket, change, now, actions);
@@ -128,6 +131,7 @@ fn subject(event: &Event) -> Option<WorkerId> {
         | E::Measured(_)
         | E::Backlog(_)
         | E::Fail { .. }
+        | E::TaskFailed { .. }
         | E::Tick => None,
     }
 }

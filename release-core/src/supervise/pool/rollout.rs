@@ -166,7 +166,17 @@ impl Pool {
         if process.is_proven || self.target() != Some(process.generation) {
             return;
         }
-        let (failed, restored) = (process.generation, self.generation);
+        self.undo_rollout(reason, now, actions);
+    }
+
+    /// Whether the workers of another version of the program are being started, or taken back.
+    pub(super) fn is_rolling_upgrade(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade)
+    }
+
+    /// The generation before is restored, unless that is under way.
+    pub(super) fn undo_rollout(&mut self, reason: &str, now: Instant, actions: &mut Vec<Action>) {
+        let (Some(failed), restored) = (self.target(), self.generation) else { return };
         let reason = reason.to_owned();
         if let Some(rollout) = &mut self.rollout {
             let (generation, why) = (failed, reason.clone());

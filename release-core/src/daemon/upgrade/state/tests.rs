@@ -66,7 +66,7 @@ fn a_field_that_is_not_known_is_passed_over_and_one_that_may_be_missing_may() {
     for place in ["", "/summary", "/kept", "/kept/workers/0", "/kept/workers/0/link"] {
         understand(&changed(&format!("{place}/new"), Some(7.into()))).unwrap();
     }
-    for path in ["/summary/files", "/kept/particulars", "/kept/workers/0/output"] {
+    for path in ["/summary/files", "/kept/particulars", "/kept/workers/0/output", "/kept/streams"] {
         understand(&changed(path, None)).unwrap();
     }
 }
