@@ -112,7 +112,8 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
     let greeting = String::from_utf8(release::read_to_start("greeting")?)?;
     fault("configured")?;
     let workers = Workers::same_executable("web", config.get("workers")?)
-        .user("nobody")
+        // No system makes this one up when it cannot look it up.
+        .user("daemon")
         .environment(Environment::keep(["PATH".to_owned()]))
         .restart(RestartPolicy::default().ready_timeout(Duration::from_secs(60)))
         .reload(ReloadPolicy::default().canary(Duration::ZERO))

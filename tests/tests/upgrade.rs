@@ -198,7 +198,7 @@ on_every_backend! {
         for (behaviour, reason) in [
             ("fail", "worker 0 ended before it was ready: exit status 1"),
             ("panic", "worker 0 ended before it was ready: exit status 101"),
-            ("silent", "worker 0 ended before it was ready: not ready within 5s"),
+            ("silent", "worker 0 ended before it was ready: killed: not ready within 5s"),
             ("ready-exit 3", "worker 0 ended within its canary time: exit status 3"),
         ] {
             installed.install(&backend.program("probe"));

@@ -43,6 +43,7 @@ pub(in crate::daemon) fn turn_back(error: Error, signals: &[i32]) -> Error {
     if way_back::is_set() {
         tracing::error!(reason = error.report(), "the new version cannot start and turns back");
         if let Some(failed) = way_back::walk(&error.report(), signals) {
+            streams::release();
             tracing::error!(reason = %failed, "it cannot turn back");
         }
     }

@@ -113,7 +113,7 @@ impl Model {
             Event::Start => self.started |= !self.stopping(),
             Event::Stop => self.stop(now),
             Event::StopNow => self.forced = true,
-            Event::Fail { .. } => self.fail(now),
+            Event::Fail { .. } | Event::TaskFailed { .. } => self.fail(now),
             Event::Spawned { id, pid } => self.spawned(id, pid, now),
             Event::SpawnFailed { id, .. } => {
                 if self.spawning.remove(&id) {

@@ -622,3 +622,24 @@ fn upgrades_that_meet_are_one() {
     assert_eq!(answers.count(), 2);
     assert!(!failed.contains(&Action::TryUpgrade), "a second one begins");
 }
+
+/// Until the upgrade is over; then it is the failure of the pool.
+#[test]
+fn a_task_that_fails_takes_the_new_version_back() {
+    let old = world(spec(2), |_| Life::good());
+    let now = old.now();
+    let snapshot = old.pool().snapshot(now);
+    let (mut pool, _) = Pool::inherit(vec![spec(2)], &snapshot, seconds(10), now, None).unwrap();
+    let mut tell = |event| {
+        let mut actions = Vec::new();
+        pool.on(event, now, &mut actions);
+        actions
+    };
+    let (reason, ticket) = ("main failed".to_owned(), Ticket(7));
+    let failed = Event::TaskFailed { reason: reason.clone() };
+    let back = Report::UpgradeRolledBack { generation: 2, reason: reason.clone() };
+    assert_eq!(tell(failed.clone()), [Action::Report(back)]);
+    let outcome = Err(reason.clone());
+    assert_eq!(tell(Event::Rejoin { ticket }), [Action::Answer { ticket, outcome }]);
+    assert!(tell(failed).contains(&Action::Report(Report::Failing { reason })));
+}
