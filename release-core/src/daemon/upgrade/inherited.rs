@@ -30,7 +30,11 @@ pub(in crate::daemon) enum Heritage {
     /// It says whether it could take over.
     Trial(Box<Summary>, Mutex<Option<OwnedFd>>),
     /// It is the master from now on; again, when it `has_returned`.
-    Successor { summary: Box<Summary>, inheritance: Mutex<Option<Inheritance>>, has_returned: bool },
+    Successor {
+        summary: Box<Summary>,
+        inheritance: Mutex<Option<Box<Inheritance>>>,
+        has_returned: bool,
+    },
 }
 
 /// What the master has taken over, or has back.
@@ -94,7 +98,7 @@ impl Heritage {
             inheritance.returned = Some(reason);
             inheritance.kept.signals.extend(signals);
         }
-        let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(inheritance)));
+        let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(Box::new(inheritance))));
         Ok(Self::Successor { summary, inheritance, has_returned })
     }
 
@@ -124,7 +128,7 @@ impl Heritage {
     pub(in crate::daemon) fn take(&'static self) -> Option<Before> {
         let Self::Successor { summary, inheritance, .. } = self else { return None };
         let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let Inheritance { kept, returned } = inheritance;
+        let Inheritance { kept, returned } = *inheritance;
         Some(Before { summary, kept, returned })
     }
 
