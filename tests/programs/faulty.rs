@@ -58,6 +58,10 @@ fn fault(moment: &str) -> Result<(), Error> {
         "remove" => {
             let _ = std::fs::remove_file(more);
         }
+        // A log file is moved, and cannot be opened again.
+        "block" => {
+            let _ = std::fs::rename(more, "away").and_then(|()| std::fs::create_dir(more));
+        }
         "take" => std::mem::drop(Box::leak(Box::new(TcpListener::bind(more)))),
         signal => {
             let _ = signal.parse::<Signal>().map(raise);
@@ -104,7 +108,7 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
         .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
         .listen("http", address);
     let control = ControlSocket::new("control");
-    let master = Master::new().lock_file("lock").workers(workers).control(
+    let master = Master::new().lock_file("lock").output("out").workers(workers).control(
         control,
         |master, _, words: String| async move {
             let changed = match words.split_once(' ').unwrap_or((&words, "")) {

@@ -164,7 +164,10 @@ impl Plan {
             if is_first && !ground.is_background {
                 launcher::keep();
             }
-            self.log_files.redirect()?;
+            match self.log_files.redirect() {
+                Err(error) if is_return => missed(&error),
+                outcome => outcome?,
+            }
         }
         let driver = DRIVER.call(driver).map_err(|panicked| {
             Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
