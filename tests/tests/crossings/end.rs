@@ -33,19 +33,17 @@ const WAYS: [Way; 5] = [
     Way::Command,
 ];
 
-/// One that has been accepted already: it must be answered.
-struct Peer(ControlClient);
+/// One that has been accepted already, and asks for this: it must be answered.
+fn ask(service: &Service, order: &str) -> ControlClient {
+    let mut client = ControlClient::connect(&service.running.control()).expect("a connection");
+    assert_eq!(client.ask("ping").expect("an answer"), "pong");
+    client.send(order.as_bytes()).expect("it is sent");
+    client
+}
 
-impl Peer {
-    fn new(service: &Service) -> Self {
-        let mut client = ControlClient::connect(&service.running.control()).expect("a connection");
-        assert_eq!(client.ask("ping").expect("an answer"), "pong");
-        Self(client)
-    }
-
-    fn ask(mut self, order: &str) -> String {
-        self.0.ask(order).unwrap_or_else(|error| format!("no answer: {error}"))
-    }
+fn answer(mut client: ControlClient) -> String {
+    let answer = client.receive().map(|bytes| String::from_utf8(bytes).expect("text"));
+    answer.unwrap_or_else(|error| format!("no answer: {error}"))
 }
 
 #[derive(Debug)]
@@ -68,19 +66,15 @@ impl End {
 
     /// Stops the service, whose files are still there.
     pub(crate) fn come(&self, service: Service, shared: &Shared) -> Running {
-        let peers = self.orders.map(|order| (order, Peer::new(&service)));
-        let stop = Peer::new(&service);
+        let clients = self.orders.map(|order| ask(&service, order));
+        thread::sleep(self.pause);
         let running = &service.running;
-        let answers = thread::scope(|scope| {
-            let asked = peers.map(|(order, peer)| scope.spawn(move || peer.ask(order)));
-            thread::sleep(self.pause);
-            match self.way {
-                Way::Signal(signal) => running.signal(signal),
-                Way::Twice(signal) => (0..2).for_each(|_| running.signal(signal)),
-                Way::Command => assert_eq!(stop.ask("stop"), "ok", "{}", shared.logs.text(running)),
-            }
-            asked.map(|asked| asked.join().expect("a client"))
-        });
+        match self.way {
+            Way::Signal(signal) => running.signal(signal),
+            Way::Twice(signal) => (0..2).for_each(|_| running.signal(signal)),
+            Way::Command => assert_eq!(answer(ask(&service, "stop")), "ok"),
+        }
+        let answers = clients.map(answer);
         let mut running = service.running;
         let status = running.wait();
         let say = || format!("{self:?}\n{answers:?}\n{}", shared.logs.text(&running));

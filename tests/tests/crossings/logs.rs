@@ -67,7 +67,7 @@ impl Logs {
 
     /// The log of the master.
     pub(crate) fn text(&self, running: &Running) -> String {
-        let texts = self.files(1, running).into_iter().map(|path| fs::read_to_string(path));
+        let texts = self.files(1, running).into_iter().map(fs::read_to_string);
         texts.map(Result::unwrap_or_default).collect()
     }
 
