@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -44,9 +45,72 @@ struct State {
     exit: Option<Exit>,
 }
 
+/// A child that is killed when this is dropped, and then waited for.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    child: Arc<Child>,
+    is_bound: bool,
+}
+
+impl Bound {
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Lets it live longer than this.
+    pub(crate) fn release(mut self) -> Arc<Child> {
+        self.is_bound = false;
+        Arc::clone(&self.child)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if self.is_bound {
+            let _ = self.child.signal(Signal::SIGKILL);
+            let (child, missed) = (Arc::clone(&self.child), Missed::new());
+            let reaped = async move {
+                let _missed = missed;
+                child.exit().await
+            };
+            self.child.rt.spawn(reaped).detach();
+        }
+    }
+}
+
+/// How many processes must have ended before this one does.
+static MISSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Missed(());
+
+impl Missed {
+    pub(crate) fn new() -> Self {
+        MISSED.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+
+    /// Done when all have ended, as far as they can be ended.
+    pub(crate) async fn none(rt: &Rt) {
+        let none = async {
+            while MISSED.load(Ordering::Relaxed) > 0 {
+                rt.sleep(FIRST_LOOK).await;
+            }
+        };
+        let _ = rt.timeout(DEATH_TIME, none).await;
+    }
+}
+
+impl Drop for Missed {
+    fn drop(&mut self) {
+        MISSED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Child {
     /// A process that runs its program; one that cannot is killed and reaped.
-    pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Self, SpawnError> {
+    pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Bound, SpawnError> {
         let spawn::Child { pid, pidfd, report } = started;
         let reserve = pidfd.try_clone();
         let child = match rt.register(pidfd) {
@@ -60,9 +124,11 @@ impl Child {
             }
         };
         drop(reserve);
-        let Err(failure) = child.runs_its_program(report).await else { return Ok(child) };
-        let _ = child.signal(Signal::SIGKILL);
-        let _ = child.exit().await;
+        // This future may be dropped.
+        let bound = Bound { child: Arc::new(child), is_bound: true };
+        let Err(failure) = bound.child.runs_its_program(report).await else { return Ok(bound) };
+        let _ = bound.child.signal(Signal::SIGKILL);
+        let _ = bound.child.exit().await;
         Err(failure)
     }
 

@@ -1,8 +1,8 @@
 """A program that knows nothing of this project: it answers HTTP on the sockets that it is passed.
 
 The first argument says how it becomes ready, the second how it ends: the name of a signal.
-What a file `behave` in its directory says comes first: `crash` and `hang`, and `shut` for one that shuts
-its sockets down as it stops.
+What a file `behave` in its directory says comes first: `crash` and `hang`, `shut` for one that shuts
+its sockets down as it stops, and `log` for one that writes each answer to standard output.
 """
 
 import errno
@@ -60,7 +60,7 @@ def become_ready(how):
         os.write(int(os.environ["NOTIFY_FD"]), b"\n")
 
 
-def answer(listener):
+def answer(listener, number, is_logged):
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(5)
@@ -70,8 +70,10 @@ def answer(listener):
             if not data:
                 return
             request += data
-        body = f"worker={os.environ['EINHORN_CHILD_INDEX']} pid={os.getpid()} seq=0\n".encode()
+        body = f"worker={os.environ['EINHORN_CHILD_INDEX']} pid={os.getpid()} seq={number}\n".encode()
         head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        if is_logged:
+            os.write(1, body)
         connection.sendall(head.encode() + body)
 
 
@@ -90,6 +92,7 @@ def main():
         listener.setblocking(False)
     become_ready(how)
     print("ready", flush=True)
+    number, is_logged = 0, behaviour() == "log"
     while True:
         readable, _, _ = select.select([stop, *listeners], [], [])
         for listener in readable:
@@ -101,7 +104,8 @@ def main():
                             one.shutdown(socket.SHUT_RDWR)
                     return
             try:
-                answer(listener)
+                number += 1
+                answer(listener, number, is_logged)
             except (BlockingIOError, ConnectionError):
                 pass
             except OSError as error:

@@ -63,6 +63,10 @@ fn fault(moment: &str) -> Result<(), Error> {
             blind();
             return Err(Error::new(ErrorKind::Program, "on purpose"));
         }
+        // A log file is moved, and cannot be opened again.
+        "block" => {
+            let _ = std::fs::rename(more, "away").and_then(|()| std::fs::create_dir(more));
+        }
         "take" => std::mem::drop(Box::leak(Box::new(TcpListener::bind(more)))),
         signal => {
             let _ = signal.parse::<Signal>().map(raise);
@@ -124,7 +128,8 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
         .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
         .listen("http", address);
     let control = ControlSocket::new("control");
-    let master = Master::new().lock_file("lock").workers(workers).main(main_task).control(
+    let master = Master::new().lock_file("lock").output("out").workers(workers).main(main_task);
+    let master = master.control(
         control,
         |master, _, words: String| async move {
             let changed = match words.split_once(' ').unwrap_or((&words, "")) {

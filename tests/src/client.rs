@@ -57,7 +57,7 @@ pub fn control(path: &Path, text: &str) -> String {
 }
 
 /// What `service` answers to a GET.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Answer {
     /// The worker's identity.

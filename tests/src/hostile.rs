@@ -1,5 +1,6 @@
 //! A program under attack: what it must keep, whatever its peers do.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -59,6 +60,23 @@ impl Footprint {
         }
     }
 
+    /// Fails unless the process comes back to as many descriptors of each kind as it had.
+    #[track_caller]
+    pub fn has_no_more_of_a_kind(&self) {
+        let before = kinds(&self.descriptors);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let now = self.process.descriptors();
+            let is_more = |(kind, count): (&String, &usize)| before.get(kind).unwrap_or(&0) < count;
+            if !kinds(&now).iter().any(is_more) {
+                return;
+            }
+            let before = &self.descriptors;
+            assert!(Instant::now() < deadline, "before: {before:?}, now: {now:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Fails if the process has taken much memory.
     #[track_caller]
     pub fn is_bounded(&self) {
@@ -75,6 +93,17 @@ impl Footprint {
         let now = self.process.resident_kib();
         now.saturating_sub(self.resident_kib)
     }
+}
+
+/// How many descriptors of each kind: files, sockets, pipes and others.
+fn kinds(descriptors: &[(i32, String)]) -> HashMap<String, usize> {
+    let mut kinds = HashMap::new();
+    for (_, target) in descriptors {
+        let kind = target.trim_end_matches(|letter: char| letter == ']' || letter.is_ascii_digit());
+        let kind = if kind.starts_with('/') { "file" } else { kind };
+        *kinds.entry(kind.to_owned()).or_default() += 1;
+    }
+    kinds
 }
 
 /// The example `service` with one worker, and what it held before anybody attacked it.

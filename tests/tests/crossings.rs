@@ -4,7 +4,10 @@
 //! `RELEASE_CROSSINGS` sets the number of histories for each kind of service, `RELEASE_SEED` the first seed.
 
 mod crossings {
+    pub(crate) mod end;
     pub(crate) mod history;
+    pub(crate) mod journal;
+    pub(crate) mod logs;
     pub(crate) mod nature;
     pub(crate) mod operator;
     pub(crate) mod random;
@@ -15,8 +18,8 @@ use crossings::history::History;
 use crossings::subject::Subject;
 use release_tests::Backend;
 
-/// The number of histories when nothing else is asked for.
-const HISTORIES: u64 = 2;
+/// The number of histories when nothing else is asked for: one of each mood.
+const HISTORIES: u64 = 3;
 
 fn number(variable: &str, default: u64) -> u64 {
     let value = std::env::var(variable).ok();

@@ -299,9 +299,22 @@ on_every_backend! {
             service.signal(Signal::SIGUSR1);
             thread::sleep(Duration::from_millis(delay));
             assert_eq!(service.stop(), 0, "after {delay} ms: {}", service.stderr());
-            eventually("the trial is gone too", || service.processes().is_empty());
+            assert!(service.processes().is_empty(), "the trial is gone too, after {delay} ms");
             assert!(!service.path("lock").exists() && !service.control().exists());
         }
+    }
+
+    /// What the trial has opened is free for the next start.
+    fn a_stop_waits_for_the_end_of_the_trial(backend: Backend) {
+        let installed = install(backend);
+        let (mut service, _) = installed.program().serve(1);
+        // One that takes a while to die.
+        let hangs = "import time; held = b'x' * (200 << 20); open('is-up', 'w'); time.sleep(60)";
+        installed.install_script(&format!("exec python3 -c \"{hangs}\""));
+        service.signal(Signal::SIGUSR1);
+        eventually("the trial is under way", || service.path("is-up").exists());
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert!(service.processes().is_empty(), "{:?}", service.processes());
     }
 
     fn nothing_outlives_a_master_that_is_killed_during_an_upgrade(backend: Backend) {

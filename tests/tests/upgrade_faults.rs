@@ -35,6 +35,8 @@ const MISTAKES: &[(&str, End)] = &[
     ("begin trial write faulty.conf ", Old("faulty.conf")),
     ("begin trial remove faulty.conf", Old("the configuration file does not exist")),
     ("begin trial few", Old("cannot take over")),
+    ("begin trial block out", Old("cannot open the log file")),
+    ("driver trial block out", Old("cannot open the log file")),
     ("driver trial error", Old("cannot start the async runtime: on purpose")),
     ("driver trial SIGKILL", Old("ended (signal 9 (SIGKILL))")),
     ("driver trial write faulty.conf listen = = 7", New),
@@ -53,6 +55,7 @@ const MISTAKES: &[(&str, End)] = &[
     ("begin master SIGILL", Old("it was ended by SIGILL")),
     ("begin master SIGFPE", Old("it was ended by SIGFPE")),
     ("begin master hang", Old("it hung")),
+    ("begin master block out", Old("cannot open the log file")),
     ("begin master few", Old("Too many open files")),
     ("begin master remove faulty.conf", New),
     ("configured master error", Old("on purpose")),
@@ -82,6 +85,7 @@ fn write(path: &Path, text: &str) {
 }
 
 fn configure(directory: &Path, address: SocketAddr) {
+    let _ = fs::remove_dir(directory.join("out"));
     write(&directory.join("faulty.conf"), &format!("listen = \"{address}\" workers = 1"));
     write(&directory.join("greeting"), "hello");
 }

@@ -3,15 +3,19 @@
 use release::{Connections, Error, MasterHandle};
 use serde::Serialize;
 
+use super::reload::Reloads;
+
 pub(crate) async fn answer(
     master: &MasterHandle,
     connections: &Connections<String>,
+    reloads: &Reloads,
     request: &str,
 ) -> String {
     match request.split_once(' ').unwrap_or((request, "")) {
         ("ping", "") => "pong".to_owned(),
         ("status", "") => status(master),
-        ("reload", "") => outcome(master.reload().await),
+        ("reload", "") => outcome(reloads.reload(master).await),
+        ("reopen", "") => outcome(master.reopen_logs().await),
         ("upgrade", "") => outcome(master.upgrade().await),
         ("scale", number) => match number.parse() {
             Ok(workers) => outcome(master.scale(super::GROUP, workers).await),
@@ -34,8 +38,8 @@ pub(crate) async fn answer(
             let start: String = word.chars().take(40).collect();
             let word = start.escape_debug();
             format!(
-                "error: unknown command `{word}`; there is: ping, status, reload, upgrade, \
-                 scale N, restart ID, stop, broadcast TEXT"
+                "error: unknown command `{word}`; there is: ping, status, reload, reopen, \
+                 upgrade, scale N, restart ID, stop, broadcast TEXT"
             )
         }
     }

@@ -30,6 +30,7 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Told {
     log: Log,
+    has_access_log: bool,
 }
 
 /// What workers ask the master: the next number.
@@ -82,7 +83,7 @@ fn master<D: Driver>(
     });
     let connections = workers.connections();
 
-    let (read, restore) = (reloads.clone(), reloads.clone());
+    let (read, restore, asked) = (reloads.clone(), reloads.clone(), reloads.clone());
     let mut master = Master::new()
         .systemd()
         .stop_deadline(settings.stop_deadline)
@@ -95,13 +96,19 @@ fn master<D: Driver>(
             reload::resize(master, sizes).await;
             Ok::<(), Error>(())
         });
+    if let Some(path) = settings.access_log {
+        master = master.output(path);
+    }
+    if let Some(path) = settings.error_log {
+        master = master.error(path);
+    }
     if let Some(path) = settings.lock_file {
         master = master.lock_file(path);
     }
     if let Some(path) = settings.control {
         master = master.control(ControlSocket::new(path), move |master, _, request: String| {
-            let connections = connections.clone();
-            async move { Ok(control::answer(&master, &connections, &request).await) }
+            let (connections, reloads) = (connections.clone(), asked.clone());
+            async move { Ok(control::answer(&master, &connections, &reloads, &request).await) }
         });
     }
     if settings.background {

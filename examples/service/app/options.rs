@@ -31,7 +31,8 @@ reads the file again, for `workers` and `log`.
 
 Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
 replaces all workers without losing a request; USR1 does so with the new version of the program at
-the path that it was started by; TTIN and TTOU start and stop one."
+the path that it was started by; TTIN and TTOU start and stop one; USR2 opens the files of --access-log
+and --error-log again, which somebody has moved."
 )]
 pub(super) struct Options {
     /// The address to listen on [default: 127.0.0.1:8080]
@@ -67,6 +68,12 @@ pub(super) struct Options {
     /// Where the log goes [default: stderr]
     #[arg(long, value_enum)]
     log: Option<Log>,
+    /// A file that gets a line for each answer
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// A file for what would go to standard error
+    #[arg(long, value_name = "FILE")]
+    error_log: Option<PathBuf>,
     /// How many seconds requests in hand may take to finish at a stop [default: 10]
     #[arg(long, value_name = "SECONDS")]
     stop_deadline: Option<u64>,
@@ -93,6 +100,8 @@ pub(super) struct Settings {
     pub(super) control: Option<PathBuf>,
     pub(super) background: bool,
     pub(super) log: Log,
+    pub(super) access_log: Option<PathBuf>,
+    pub(super) error_log: Option<PathBuf>,
     pub(super) stop_deadline: Duration,
 }
 
@@ -170,6 +179,8 @@ impl Configuration {
         settings.control = options.control.or(settings.control);
         settings.background |= options.background;
         settings.log = options.log.unwrap_or(settings.log);
+        settings.access_log = options.access_log.or(settings.access_log);
+        settings.error_log = options.error_log.or(settings.error_log);
         let deadline = options.stop_deadline.map(Duration::from_secs);
         settings.stop_deadline = deadline.unwrap_or(settings.stop_deadline);
         Ok(settings)
@@ -209,6 +220,8 @@ fn spec() -> Spec {
         .key(key("control").optional().check(string()))
         .key(key("background").default(false).check(bool()))
         .key(key("log").default(default::keyword("stderr")).check(keywords(["stderr", "syslog"])))
+        .key(key("access-log").optional().check(string()))
+        .key(key("error-log").optional().check(string()))
         .key(
             key("stop-deadline")
                 .default(10 * second)

@@ -21,6 +21,8 @@ pub(super) struct Reloads {
 struct Values {
     now: (Told, u32),
     before: (Told, u32),
+    /// What the latest reload has asked for that succeeded.
+    workers: u32,
 }
 
 impl Reloads {
@@ -30,8 +32,8 @@ impl Reloads {
         settings: &Settings,
     ) -> (Self, UnboundedReceiver<u32>) {
         let (sizes, asked) = unbounded();
-        let now = (Told { log: settings.log }, settings.workers);
-        let values = Arc::new(Mutex::new(Values { now, before: now }));
+        let now = (told(settings), settings.workers);
+        let values = Arc::new(Mutex::new(Values { now, before: now, workers: settings.workers }));
         (Self { configuration: Arc::new(configuration), values, sizes }, asked)
     }
 
@@ -44,7 +46,7 @@ impl Reloads {
         let settings = self.configuration.reload()?;
         let mut values = self.values();
         values.before = values.now;
-        values.now = (Told { log: settings.log }, settings.workers);
+        values.now = (told(&settings), settings.workers);
         Ok(())
     }
 
@@ -53,17 +55,30 @@ impl Reloads {
         (values.now, values.before) = (values.before, values.now);
     }
 
+    /// Reloads, and waits until there are as many workers as the configuration says.
+    pub(super) async fn reload(&self, master: &MasterHandle) -> Result<(), Error> {
+        master.reload().await?;
+        let workers = self.values().workers;
+        master.configure_size(super::GROUP, workers).await
+    }
+
     /// The number of workers changes when the reload has succeeded: one that fails leaves it alone.
     pub(super) fn see(&self, report: &Report) {
         if matches!(report, Report::Reloaded { .. }) {
+            let mut values = self.values();
+            values.workers = values.now.1;
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(self.values().now.1);
+            let _ = self.sizes.unbounded_send(values.workers);
         }
     }
 
     fn values(&self) -> MutexGuard<'_, Values> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn told(settings: &Settings) -> Told {
+    Told { log: settings.log, has_access_log: settings.access_log.is_some() }
 }
 
 /// Gives the group the size that the configuration says, whenever that changes.

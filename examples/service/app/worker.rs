@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -47,7 +47,12 @@ async fn answer(
     Ok(match me.master().call(&Next).await {
         Ok(number) => {
             let pid = std::process::id();
-            text(StatusCode::OK, format!("worker={} pid={pid} seq={number}\n", me.id()))
+            let line = format!("worker={} pid={pid} seq={number}\n", me.id());
+            if me.context().has_access_log {
+                // In one call: lines of several threads do not mix.
+                let _ = std::io::stdout().write_all(line.as_bytes());
+            }
+            text(StatusCode::OK, line)
         }
         Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     })

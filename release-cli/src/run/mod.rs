@@ -306,7 +306,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
     }
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
     let ends = Ends::default();
-    let (seen, read, restore) = (ends.clone(), reloads.clone(), reloads.clone());
+    let (seen, read) = (ends.clone(), reloads.clone());
+    let (restore, asked) = (reloads.clone(), reloads.clone());
     let mut master = Master::new()
         .workers(workers)
         .stop_deadline(stop_timeout)
@@ -336,8 +337,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if let Some(path) = options.control {
         master =
             master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
-                let (level, ends) = (access.of(peer.uid), ends.clone());
-                async move { Ok(control::answer(&master, &ends, level, text).await) }
+                let (level, ends, reloads) = (access.of(peer.uid), ends.clone(), asked.clone());
+                async move { Ok(control::answer(&master, &ends, &reloads, level, text).await) }
             });
     }
     if options.background {

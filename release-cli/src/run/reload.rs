@@ -23,6 +23,8 @@ pub(super) struct Reloads {
 struct Values {
     now: Options,
     before: Options,
+    /// What the latest reload has asked for that succeeded.
+    workers: u32,
     /// The environment of either.
     variables: [Vec<(String, OsString)>; 2],
 }
@@ -34,7 +36,8 @@ impl Reloads {
         let file = file.transpose()?.map(Arc::new);
         let now = merged(&command_line, file.as_deref());
         let variables = [now.variables.pairs()?, Vec::new()];
-        let values = Values { before: now.clone(), now, variables };
+        let workers = now.workers.unwrap_or(1);
+        let values = Values { before: now.clone(), now, workers, variables };
         let values = Arc::new(Mutex::new(values));
         let (sizes, asked) = unbounded();
         Ok((Self { command_line: Arc::new(command_line), file, values, sizes }, asked))
@@ -84,9 +87,18 @@ impl Reloads {
 
     pub(super) fn see(&self, report: &Report) {
         if matches!(report, Report::Reloaded { .. }) {
+            let values = &mut *self.values();
+            values.workers = values.now.workers.unwrap_or(1);
             // Fails when the master ends.
-            let _ = self.sizes.unbounded_send(self.values().now.workers.unwrap_or(1));
+            let _ = self.sizes.unbounded_send(values.workers);
         }
+    }
+
+    /// Reloads, and waits until there are as many workers as the options say.
+    pub(super) async fn reload(&self, master: &MasterHandle) -> Result<(), Error> {
+        master.reload().await?;
+        let workers = self.values().workers;
+        master.configure_size(GROUP, workers).await
     }
 
     fn values(&self) -> MutexGuard<'_, Values> {

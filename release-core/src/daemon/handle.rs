@@ -167,8 +167,8 @@ impl MasterHandle {
     /// given to [`Workers`](crate::Workers) at first; call this after each reload with the number that the
     /// configuration has then.
     ///
-    /// [`Scales`](Self::scale) the group if this number differs from the one before, and does nothing
-    /// otherwise: a number that somebody has asked for meanwhile stays as long as the configuration does.
+    /// [`Scales`](Self::scale) the group if this number differs from the one before. Otherwise it changes
+    /// nothing, but waits while the group is given this number: a number that somebody has asked for meanwhile stays as long as the configuration does.
     /// An upgrade follows the same rule with the number that the new version gives to its `Workers`.
     ///
     /// # Errors

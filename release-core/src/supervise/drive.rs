@@ -24,6 +24,7 @@ use super::changes::{Askers, Hooks};
 use super::journal::log;
 use super::service::Service;
 use super::{Action, Event, Outcome, Report, StopCause, WorkerId};
+use crate::child::Missed;
 use crate::daemon::{Command, Estate, LogFiles, MasterHandle, Served, Stop, Tried};
 use crate::guard::Guard;
 use crate::rt::{Rt, Task};
@@ -164,6 +165,7 @@ impl Supervisor {
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
                 let main_finished = self.finish(main).await;
                 self.send_last_answers().await;
+                Missed::none(&self.rt).await;
                 self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }

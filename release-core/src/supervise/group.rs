@@ -54,7 +54,7 @@ pub(super) struct Group {
 /// A change of a group's size.
 #[derive(Debug)]
 pub(super) struct Resize {
-    pub(super) ticket: Ticket,
+    pub(super) tickets: Vec<Ticket>,
     /// The size that the group goes back to when a new worker fails.
     pub(super) before: u32,
     /// The one that the configuration asked for until then.

@@ -346,3 +346,7 @@ impl Pool {
 fn refuse(ticket: Ticket, why: &str, actions: &mut Vec<Action>) {
     actions.push(Action::Answer { ticket, outcome: Err(why.to_owned()) });
 }
+
+fn refuse_all(tickets: impl IntoIterator<Item = Ticket>, why: &str, actions: &mut Vec<Action>) {
+    tickets.into_iter().for_each(|ticket| refuse(ticket, why, actions));
+}

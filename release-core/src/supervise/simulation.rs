@@ -82,6 +82,8 @@ impl Process {
 pub struct Simulation {
     pool: Pool,
     groups: Vec<GroupSpec>,
+    /// What the next version has instead.
+    next_groups: Option<Vec<GroupSpec>>,
     stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
     start: Instant,
@@ -137,6 +139,7 @@ impl Simulation {
         let mut world = Self {
             pool: Pool::new(groups.clone(), stop_deadline, seed),
             groups,
+            next_groups: None,
             stop_deadline,
             script: Box::new(script),
             start,
@@ -213,6 +216,18 @@ impl Simulation {
             _ => self.tell(Event::Tick),
         }
         true
+    }
+
+    /// The next version of the program has these groups.
+    #[cfg(test)]
+    pub(super) fn next_version_has(&mut self, groups: Vec<GroupSpec>) {
+        self.next_groups = Some(groups);
+    }
+
+    /// Whether this version of the program still has the worker's group.
+    #[cfg(test)]
+    pub(super) fn has_group_of(&self, id: WorkerId) -> bool {
+        self.pool.group_of(id).is_some_and(|group| group < self.groups.len())
     }
 
     /// When something happens next.

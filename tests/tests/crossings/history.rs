@@ -5,8 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use release_tests::{Answer, Footprint, eventually, try_http_get, zombies};
+use release_tests::{Answer, Footprint, Running, eventually, try_http_get, zombies};
 
+use super::end::End;
 use super::nature::{Mood, Nature};
 use super::operator::{Operator, Shared};
 use super::random::Random;
@@ -18,6 +19,8 @@ const CLIENTS: usize = 2;
 const ORDERS: usize = 4;
 /// The number of workers before and after.
 const WORKERS: u64 = 2;
+/// How much more memory the master may have afterwards.
+const NOISE_KIB: u64 = 4 * 1024;
 
 /// A history that its seed repeats, as far as processes can be repeated.
 #[derive(Debug)]
@@ -43,27 +46,26 @@ impl History {
     pub(crate) fn run(&self) {
         eprintln!("{:?}: seed {}, {:?}", self.subject, self.seed, self.mood);
         let service = self.subject.start(WORKERS);
-        let shared = Shared::default();
+        let shared = Shared::new(WORKERS);
         self.put_in_order(&service, &shared);
         let before = Footprint::of(service.running.process());
         let killed = AtomicUsize::new(0);
         let seen = self.cross(&service, &shared, &killed);
         self.put_in_order(&service, &shared);
         self.judge(&seen, killed.load(Ordering::Relaxed), &service, &shared);
-        before.has_no_more_descriptors();
         eventually("no child is left over", || {
             let running = &service.running;
             running.workers().len() == 2 && zombies(running.pid()).is_empty()
         });
-        let mut running = service.running;
-        assert_eq!(running.stop(), 0, "{}\n{}", shared.log(), running.stderr());
-        assert!(running.processes().is_empty(), "{:?}", running.processes());
-        assert!(!running.control().exists());
+        before.has_no_more_of_a_kind();
+        assert!(before.growth_kib() <= NOISE_KIB, "grown by {} KiB", before.growth_kib());
+        let running = End::new(self.seed, &service).come(service, &shared);
+        self.judge_logs(&seen, &running, &shared);
     }
 
     fn operator<'a>(&self, name: char, service: &'a Service, shared: &'a Shared) -> Operator<'a> {
         let random = Random::new(self.seed, u64::from(name));
-        Operator { name, service, shared, mood: self.mood, random }
+        Operator { name, service, shared, random }
     }
 
     /// The orders, the load and the mishaps at one time.
@@ -72,7 +74,9 @@ impl History {
         thread::scope(|scope| {
             let clients = [(); CLIENTS].map(|()| scope.spawn(|| ask(service, &is_served)));
             let random = Random::new(self.seed, 0);
-            let nature = Nature { service, mood: self.mood, random, is_over: &is_over, killed };
+            let journal = &shared.journal;
+            let nature =
+                Nature { service, journal, mood: self.mood, random, is_over: &is_over, killed };
             let nature = scope.spawn(|| nature.run());
             let operators = ['a', 'b'].map(|name| {
                 let operator = self.operator(name, service, shared);
@@ -99,15 +103,17 @@ impl History {
     /// An order that meets nothing else is carried out, whatever was before.
     #[track_caller]
     fn put_in_order(&self, service: &Service, shared: &Shared) {
-        let say = || format!("seed {}\n{}\n{}", self.seed, shared.log(), service.running.stderr());
+        let say = || format!("seed {}\n{}\n{}", self.seed, shared.log(), service.log(&shared.logs));
         service.write_settings(WORKERS);
         // A reload by a signal may be under way, and the file may change the number.
         assert_eq!(service.ask("reload"), "ok", "{}", say());
         assert_eq!(service.ask("reload"), "ok", "{}", say());
+        assert_eq!(service.ask("reopen"), "ok", "{}", say());
+        shared.reopened.fetch_add(1, Ordering::SeqCst);
         eventually("the number follows the file", || {
             service.ask(&format!("scale {WORKERS}")) == "ok"
-                && service.status().is_calm()
-                && service.status().workers == 2
+                && service.status(&shared.logs).is_calm()
+                && service.status(&shared.logs).workers == 2
         });
     }
 
@@ -115,10 +121,8 @@ impl History {
     fn judge(&self, (answers, failures): &Seen, killed: usize, service: &Service, shared: &Shared) {
         let say = || {
             let (seed, log) = (self.seed, shared.log());
-            format!(
-                "seed {seed}, {killed} killed\n{failures:?}\n{log}\n{}",
-                service.running.stderr()
-            )
+            let said = service.log(&shared.logs);
+            format!("seed {seed}, {killed} killed\n{failures:?}\n{log}\n{said}")
         };
         assert!(!answers.is_empty(), "{}", say());
         // What a killed worker had in hand: one request of each client at most.
@@ -127,6 +131,21 @@ impl History {
             let numbers: HashSet<_> = answers.iter().map(|answer| answer.seq).collect();
             assert_eq!(numbers.len(), answers.len(), "every number once; {}", say());
         }
+    }
+
+    /// Every answer is in the log files, once; and whoever has asked for it got other files.
+    fn judge_logs(&self, (answers, failures): &Seen, running: &Running, shared: &Shared) {
+        let say = || format!("seed {}\n{}\n{}", self.seed, shared.log(), shared.logs.text(running));
+        let logged = shared.logs.answers(running);
+        assert!(logged.values().all(|times| *times == 1), "once; {}", say());
+        let missing: Vec<_> = answers.iter().filter(|it| !logged.contains_key(it)).collect();
+        assert!(missing.is_empty(), "not in the log: {missing:?}; {}", say());
+        // What was written, and not received.
+        assert!(logged.len() - answers.len() <= failures.len(), "{}", say());
+        let opened = shared.logs.text(running).matches("the log files were opened again").count();
+        let told = shared.reopened.load(Ordering::SeqCst);
+        let most = told + shared.unanswered.load(Ordering::SeqCst);
+        assert!((told..=most).contains(&opened), "{opened} of {told} to {most}; {}", say());
     }
 }
 

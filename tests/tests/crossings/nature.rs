@@ -1,11 +1,12 @@
 //! What nobody orders: processes die, hang and stand still.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use release_tests::Process;
+use release_tests::{Process, eventually};
 
+use super::journal::{Cause, Journal, NOBODY};
 use super::random::Random;
 use super::subject::Service;
 
@@ -24,6 +25,7 @@ pub(crate) enum Mood {
 #[derive(Debug)]
 pub(crate) struct Nature<'a> {
     pub(crate) service: &'a Service,
+    pub(crate) journal: &'a Journal,
     pub(crate) mood: Mood,
     pub(crate) random: Random,
     pub(crate) is_over: &'a AtomicBool,
@@ -34,10 +36,12 @@ impl Nature<'_> {
     pub(crate) fn run(mut self) {
         while !self.is_over.load(Ordering::Relaxed) {
             self.pause(400);
-            match (self.mood, self.random.below(3)) {
+            match (self.mood, self.random.below(6)) {
                 (Mood::Calm, _) => {}
-                (Mood::Deadly, 0) => self.kill(),
-                (_, 1) => self.hold(self.service.running.process()),
+                (Mood::Deadly, 0) => self.kill(1),
+                (Mood::Deadly, 1) => self.kill(2),
+                (Mood::Deadly, 2) => self.kill_the_next(),
+                (_, 3) => self.hold(self.service.running.process()),
                 _ => {
                     if let Some(worker) = self.any_child() {
                         self.hold(worker);
@@ -56,11 +60,33 @@ impl Nature<'_> {
         self.random.one_of(&self.service.running.workers())
     }
 
-    fn kill(&mut self) {
-        if let Some(child) = self.any_child() {
-            self.killed.fetch_add(1, Ordering::Relaxed);
-            child.signal(Signal::SIGKILL);
+    /// Whatever they are at: some are starting, some finish, and one may be a trial of a new version.
+    fn kill(&mut self, most: usize) {
+        let mut victims: Vec<_> = (0..most).filter_map(|_| self.any_child()).collect();
+        victims.dedup();
+        self.kill_all(&victims);
+    }
+
+    /// One that has just been started.
+    fn kill_the_next(&mut self) {
+        let before = self.service.running.workers();
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            let now = self.service.running.workers();
+            if let Some(new) = now.into_iter().find(|child| !before.contains(child)) {
+                self.pause(60);
+                return self.kill_all(&[new]);
+            }
         }
+    }
+
+    fn kill_all(&mut self, victims: &[Process]) {
+        let _going = self.journal.begin(Cause::Death, NOBODY);
+        self.killed.fetch_add(victims.len(), Ordering::Relaxed);
+        victims.iter().for_each(|victim| victim.signal(Signal::SIGKILL));
+        eventually("the master knows", || {
+            victims.iter().all(|victim| victim.status("State").is_none())
+        });
     }
 
     fn hold(&mut self, process: Process) {

@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use release_tests::{Backend, Installed, Program, Running, control, free_port};
+use release_tests::{Backend, Installed, Process, Program, Running, free_port, try_control};
 use serde_json::Value;
+
+use super::logs::Logs;
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +54,15 @@ impl Subject {
         let program = installed.program();
         let file = program.path("settings");
         fs::write(&file, Service::settings(workers)).expect("a file");
+        fs::write(program.path("behave"), "log").expect("a file");
         let program = match self {
             Self::Service(_) => program
                 .args(["--control", "control", "--config", "settings"])
+                .args(["--access-log", "out", "--error-log", "err"])
                 .args(["--listen", &address.to_string()]),
             Self::Manager => program
                 .args(["run", "--control", "control", "--config", "settings", "--ready", "notify"])
+                .args(["--out", "out", "--err", "err"])
                 .args(["--listen", &format!("tcp://{address}"), "--"])
                 .any_worker("notify", "TERM"),
         };
@@ -76,12 +82,14 @@ impl Service {
         self.write(&Self::settings(workers));
     }
 
-    /// Makes its file one that must be refused.
-    pub(crate) fn write_nonsense(&self) {
+    /// Makes its file one that must be refused; returns what it was.
+    pub(crate) fn write_nonsense(&self) -> String {
+        let before = fs::read_to_string(self.running.path("settings")).expect("a file");
         self.write("workers = many\n");
+        before
     }
 
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         // In one step: half a file is another fault.
         let new = self.running.path("settings.new");
         fs::write(&new, text).expect("a file");
@@ -106,18 +114,37 @@ impl Service {
         self.installed.is_run_by(self.running.process())
     }
 
-    pub(crate) fn ask(&self, order: &str) -> String {
-        control(&self.running.control(), order)
+    /// What it has written so far.
+    pub(crate) fn log(&self, logs: &Logs) -> String {
+        self.running.stderr() + &logs.text(&self.running)
     }
 
-    pub(crate) fn status(&self) -> Status {
-        Status::parse(&self.ask("status"))
+    /// The sockets that its workers are told of.
+    pub(crate) fn sockets(&self) -> Vec<PathBuf> {
+        let workers = self.running.workers().into_iter().flat_map(Process::environment);
+        let named = workers.filter_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            ["NOTIFY_SOCKET", "EINHORN_SOCK_PATH"].contains(&name).then(|| PathBuf::from(value))
+        });
+        named.collect()
+    }
+
+    pub(crate) fn ask(&self, order: &str) -> String {
+        let answer = try_control(&self.running.control(), order);
+        answer.unwrap_or_else(|error| format!("no answer: {error}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self, logs: &Logs) -> Status {
+        let text = self.ask("status");
+        let status = Status::parse(&text);
+        status.unwrap_or_else(|| panic!("the status is {text:?}; log:\n{}", self.log(logs)))
     }
 }
 
 impl Status {
-    fn parse(text: &str) -> Self {
-        let status: Value = serde_json::from_str(text).expect("JSON");
+    fn parse(text: &str) -> Option<Self> {
+        let status: Value = serde_json::from_str(text).ok()?;
         let workers = status["workers"].as_array().expect("workers");
         let is_ready = |worker: &&Value| worker["state"] == "ready";
         let number = |value: &Value| value.as_u64().expect("a number");
@@ -125,13 +152,13 @@ impl Status {
             let pid = worker["pid"].as_i64().expect("a process");
             (number(&worker["id"]), pid, number(&worker["generation"]))
         };
-        Self {
+        Some(Self {
             generation: number(&status["generation"]),
             ready: workers.iter().filter(is_ready).map(each).collect(),
             workers: workers.len(),
             draining: workers.iter().map(|worker| number(&worker["draining"])).sum(),
             text: text.to_owned(),
-        }
+        })
     }
 
     pub(crate) fn processes(&self) -> HashSet<i64> {

@@ -41,6 +41,7 @@ impl Plan {
         for group in &mut self.groups {
             group.try_listeners(&before.listeners)?;
         }
+        self.log_files.open()?;
         let is_new = |control: &Control| !before.controls.iter().any(|path| control.path == *path);
         let controls = self.controls.into_iter().filter(is_new);
         let _controls = controls.map(|new| (new.bind)(None)).collect::<Result<Vec<_>, _>>()?;

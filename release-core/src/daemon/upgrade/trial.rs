@@ -3,14 +3,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::AsyncReadExt;
-use nix::sys::signal::Signal;
 
 use super::{Origin, Tried, tried};
-use crate::child::Child;
+use crate::child::{Child, Missed};
 use crate::net::Stream;
 use crate::path::c_string;
 use crate::rt::Rt;
@@ -36,21 +34,8 @@ pub(crate) struct Trial {
     answer: OwnedFd,
     output: OwnedFd,
     path: String,
-}
-
-/// A child that does not outlive what it is for.
-#[derive(Debug)]
-struct Killed {
-    rt: Rt,
-    child: Arc<Child>,
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.child.signal(Signal::SIGKILL);
-        let child = Arc::clone(&self.child);
-        self.rt.spawn(async move { child.exit().await }).detach();
-    }
+    /// The master does not end before it.
+    missed: Missed,
 }
 
 impl Trial {
@@ -90,24 +75,24 @@ impl Trial {
         let descriptors: Vec<_> = own.into_iter().chain(given).collect();
         let started = spawn(&command, &descriptors);
         let started = started.map_err(|error| cannot_start(&path, error))?;
-        Ok(Self { started, answer: answer.into(), output: output.into(), path })
+        let missed = Missed::new();
+        Ok(Self { started, answer: answer.into(), output: output.into(), path, missed })
     }
 
     /// Waits for what it says. Dropping the future ends the trial.
     pub(crate) async fn end(self, rt: Rt) -> Result<Tried, String> {
-        let path = self.path;
+        let (path, _missed) = (self.path, self.missed);
         let child = Child::launched(&rt, self.started).await;
         let child = child.map_err(|error| cannot_start(&path, error).report())?;
-        let child = Killed { rt: rt.clone(), child: Arc::new(child) };
         let output = Stream::new(&rt, self.output)
             .map_err(|error| format!("cannot watch {path}: {error}"))?;
         let output = rt.spawn(tail(output));
-        let Ok(exit) = rt.timeout(TIME, child.child.exit()).await else {
+        let Ok(exit) = rt.timeout(TIME, child.child().exit()).await else {
             return Err(format!(
                 "{path} hung: it did not say within {TIME:?} whether it can start"
             ));
         };
-        if let Some(outcome) = tried::hear(&self.answer, child.child.pid().as_raw()) {
+        if let Some(outcome) = tried::hear(&self.answer, child.child().pid().as_raw()) {
             return outcome.map_err(|why| format!("{path} cannot take over: {why}"));
         }
         let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());

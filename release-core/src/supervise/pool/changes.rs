@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Pool, refuse};
+use super::{Pool, refuse, refuse_all};
 use crate::supervise::group::Resize;
 use crate::supervise::process::Process;
 use crate::supervise::worker::Worker;
@@ -51,7 +51,12 @@ impl Pool {
         }
         let group = &mut self.groups[index];
         if configured == Some(group.configured) {
-            return actions.push(Action::Answer { ticket, outcome: Ok(()) });
+            match &mut group.resize {
+                // Said again while it is made so.
+                Some(resize) if group.spec.size == size => resize.tickets.push(ticket),
+                _ => actions.push(Action::Answer { ticket, outcome: Ok(()) }),
+            }
+            return;
         }
         let mut known = group.configured;
         group.configured = configured.unwrap_or(known);
@@ -59,9 +64,10 @@ impl Pool {
         if let Some(earlier) = group.resize.take() {
             (before, least) = (earlier.before, least.min(earlier.least));
             known = earlier.configured;
-            refuse(earlier.ticket, "another change of the size came after it", actions);
+            refuse_all(earlier.tickets, "another change of the size came after it", actions);
         }
-        group.resize = Some(Resize { ticket, before, configured: known, least });
+        let tickets = vec![ticket];
+        group.resize = Some(Resize { tickets, before, configured: known, least });
         self.set_size(index, size, actions);
     }
 
@@ -112,9 +118,7 @@ impl Pool {
             return;
         }
         if !process.is_stale {
-            for ticket in worker.give_up_restart() {
-                refuse(ticket, reason, actions);
-            }
+            refuse_all(worker.give_up_restart(), reason, actions);
         }
         let (index, rank) = (worker.group, worker.rank);
         let group = &mut self.groups[index];
@@ -122,15 +126,16 @@ impl Pool {
             return;
         }
         let Some(resize) = group.resize.take() else { return };
-        let Resize { ticket, before, configured, least } = resize;
+        let Resize { tickets, before, configured, least } = resize;
         if rank >= least {
-            refuse(ticket, reason, actions);
+            refuse_all(tickets, reason, actions);
             group.configured = configured;
             self.set_size(index, before, actions);
         } else {
             // It was there before, and fails whatever the size of the group is.
             let size = group.spec.size;
-            refuse(ticket, &format!("the group has its new size, {size}, but {reason}"), actions);
+            let reason = format!("the group has its new size, {size}, but {reason}");
+            refuse_all(tickets, &reason, actions);
         }
     }
 
@@ -139,9 +144,7 @@ impl Pool {
         let mut done = Vec::new();
         for worker in &mut self.workers {
             if !self.groups[worker.group].wants(worker.rank) {
-                for ticket in worker.restarting.drain(..) {
-                    refuse(ticket, "the worker was scaled away", actions);
-                }
+                refuse_all(worker.restarting.drain(..), "the worker was scaled away", actions);
             } else if worker.is_settled(false) || worker.is_over() {
                 done.append(&mut worker.restarting);
             }
@@ -155,7 +158,7 @@ impl Pool {
                     _ => worker.is_ready() || worker.is_over(),
                 })
             };
-            done.extend(group.resize.take_if(is_made).map(|resize| resize.ticket));
+            done.extend(group.resize.take_if(is_made).into_iter().flat_map(|it| it.tickets));
         }
         actions.extend(done.into_iter().map(|ticket| Action::Answer { ticket, outcome: Ok(()) }));
     }
@@ -167,8 +170,6 @@ impl Pool {
         self.refuse_upgrades(why, actions);
         let restarting = self.workers.iter_mut().flat_map(|worker| worker.restarting.drain(..));
         let resizing = self.groups.iter_mut().filter_map(|group| group.resize.take());
-        for ticket in restarting.chain(resizing.map(|resize| resize.ticket)) {
-            refuse(ticket, why, actions);
-        }
+        refuse_all(restarting.chain(resizing.flat_map(|resize| resize.tickets)), why, actions);
     }
 }

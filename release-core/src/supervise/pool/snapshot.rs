@@ -86,7 +86,8 @@ impl Pool {
                 sizes.push(0);
                 sizes.len() - 1
             });
-            if saved.configured == sizes[index] && known.is_some() {
+            let is_in_both = known.is_some() && !saved.is_gone;
+            if is_in_both && saved.configured == sizes[index] {
                 // Nobody has changed it in the program, but somebody may have in the running master.
                 sizes[index] = saved.size;
             }

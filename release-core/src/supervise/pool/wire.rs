@@ -36,6 +36,9 @@ pub(super) struct GroupState {
     deaths: Vec<Moment>,
     #[serde(default)]
     died_too_fast: bool,
+    /// Whether this version does not have it any more.
+    #[serde(default)]
+    pub(super) is_gone: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,6 +129,7 @@ impl Snapshot {
             size: group.spec.size,
             deaths: group.intensity.deaths.iter().map(|at| Moment::of(*at, now)).collect(),
             died_too_fast: group.intensity.exceeded,
+            is_gone: group.is_gone,
         });
         Self {
             generation: pool.generation,

@@ -58,6 +58,9 @@ impl Simulation {
 
     /// The new version is the same with another pool. Whoever waits asks it again.
     fn take_over(&mut self) {
+        if let Some(groups) = self.next_groups.take() {
+            self.groups = groups;
+        }
         let (snapshot, groups) = (self.pool.snapshot(self.now), self.groups.clone());
         let actions = match Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None) {
             Ok((pool, actions)) => {

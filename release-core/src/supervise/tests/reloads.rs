@@ -643,3 +643,38 @@ fn a_task_that_fails_takes_the_new_version_back() {
     assert_eq!(tell(Event::Rejoin { ticket }), [Action::Answer { ticket, outcome }]);
     assert!(tell(failed).contains(&Action::Report(Report::Failing { reason })));
 }
+
+/// A group that was left out by one version has the size that the version after that gives it.
+#[test]
+fn a_group_that_comes_back_has_its_size() {
+    let world = world(spec(2), |_| Life::good());
+    let mut snapshot = world.pool().snapshot(world.now());
+    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
+    for (groups, sizes) in [(vec![mail.clone()], [1, 0]), (vec![spec(2), mail], [2, 1])] {
+        let inherited = Pool::inherit(groups, &snapshot, seconds(10), world.now(), None);
+        let (pool, _) = inherited.unwrap();
+        assert_eq!([0, 1].map(|group| pool.size(group).unwrap()), sizes);
+        snapshot = pool.snapshot(world.now());
+    }
+}
+
+/// The number is said by a reload and by whoever has asked for it: both wait until it is so.
+#[test]
+fn a_configured_size_is_waited_for_by_everybody() {
+    let bad = |launch: Launch| match launch.before {
+        4 => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(2), bad);
+    for is_ok in [true, false] {
+        let size = if is_ok { 3 } else { 5 };
+        let tickets =
+            [(); 2].map(|()| world.change(Change::Configure { group: "web".to_owned(), size }));
+        assert!(tickets.iter().all(|ticket| world.answer(*ticket).is_none()));
+        for ticket in tickets {
+            assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
+        }
+        let ready = world.processes().filter(|process| process.is_serving()).count();
+        assert_eq!((world.pool().size(0), ready), (Some(3), 3));
+    }
+}

@@ -58,6 +58,36 @@ prop_compose! {
     }
 }
 
+impl Storm {
+    fn group(&self, index: usize, size: u32) -> GroupSpec {
+        let reload = ReloadPolicy::default()
+            .surge(self.surge)
+            .canary(Duration::from_millis(self.canary))
+            .draining(self.draining)
+            .leaving(Duration::from_millis(self.leaving));
+        let restart =
+            RestartPolicy::default().start_attempts(u32::MAX).ready_timeout(Duration::from_secs(4));
+        let (name, life) = (index.to_string(), self.life.clone());
+        GroupSpec { name, size, reload, life, ..super::group(size, restart) }
+    }
+
+    /// Some of three groups, in some order; a size that is as before is what nobody has changed.
+    fn next_groups(&self, who: u8, amount: u16) -> Vec<GroupSpec> {
+        let mut all: Vec<_> = (0..3)
+            .filter(|index| who >> index & 1 == 1)
+            .map(|index| {
+                let known = self.sizes.get(index).filter(|_| who >> (index + 3) & 1 == 1);
+                let other = u32::from(amount >> (3 * index)) % 6;
+                self.group(index, known.copied().unwrap_or(other))
+            })
+            .collect();
+        if who >> 6 & 1 == 1 {
+            all.reverse();
+        }
+        all
+    }
+}
+
 /// The first six never fail.
 fn life(kind: u8) -> Life {
     let millis = Duration::from_millis;
@@ -112,21 +142,8 @@ impl World {
             true => Life::good(),
             false => life(lives[usize::try_from(launch.before).unwrap() % lives.len()]),
         };
-        let reload = ReloadPolicy::default()
-            .surge(storm.surge)
-            .canary(Duration::from_millis(storm.canary))
-            .draining(storm.draining)
-            .leaving(Duration::from_millis(storm.leaving));
-        let restart =
-            RestartPolicy::default().start_attempts(u32::MAX).ready_timeout(Duration::from_secs(4));
-        let spec = |(index, size): (usize, &u32)| GroupSpec {
-            name: index.to_string(),
-            size: *size,
-            reload: reload.clone(),
-            life: storm.life.clone(),
-            ..super::group(*size, restart.clone())
-        };
-        let specs = storm.sizes.iter().enumerate().map(spec).collect();
+        let specs = storm.sizes.iter().enumerate().map(|(index, size)| storm.group(index, *size));
+        let specs = specs.collect();
         let sim = Simulation::new(specs, STOP_DEADLINE, storm.seed, script);
         let ledger = Ledger { generation: 1, ..Ledger::default() };
         let mut world = Self {
@@ -225,9 +242,9 @@ impl World {
     }
 
     fn play(&mut self, (what, who, amount): Step) {
-        let group = usize::from(who) % self.storm.sizes.len();
+        let group = usize::from(who) % 3;
         let id = WorkerId(u32::from(who) % 8);
-        match (what % 16, self.victim(who)) {
+        match (what % 18, self.victim(who)) {
             (0 | 1, _) => self.change(Change::Reload),
             (2, _) => {
                 let size = u32::from(amount) % 7;
@@ -239,6 +256,11 @@ impl World {
             }
             (3, _) => self.change(Change::Restart { id }),
             (11, _) => self.change(Change::Upgrade),
+            (16 | 17, _) => {
+                let groups = self.storm.next_groups(who, amount);
+                self.sim.next_version_has(groups);
+                self.change(Change::Upgrade);
+            }
             (12, _) => self.sim.try_with(match amount % 3 {
                 0 => Err("exit status 1".to_owned()),
                 _ => Ok(()),
@@ -305,7 +327,9 @@ impl World {
         for (time, action) in &sim.history()[ledger.read..] {
             assert!(!ledger.is_done, "{action:?} after the end");
             let is_running = self.is_watched && !sim.pool().is_stopping();
-            if let Action::Signal { pid, signal: Signal::Terminate, .. } = action
+            // Nobody steers away from a group that the new version does not know.
+            if let Action::Signal { id, pid, signal: Signal::Terminate } = action
+                && sim.has_group_of(*id)
                 && let Some(left) = ledger.at_work.get(pid).filter(|_| is_running)
             {
                 let leaving = Duration::from_millis(self.storm.leaving);
@@ -330,13 +354,13 @@ impl World {
         let Self { sim, ledger, .. } = self;
         assert!(ledger.answered.iter().all(|ticket| self.asked.contains_key(ticket)));
 
-        let (mut of_group, mut of_worker) = ([0_u32; 2], BTreeMap::<_, u32>::new());
+        let (mut of_group, mut of_worker) = (BTreeMap::<_, u32>::new(), BTreeMap::<_, u32>::new());
         let known = sim.processes().filter(|it| ledger.alive.contains_key(&it.pid));
         for process in known.filter(|it| is_wanted(sim, it)) {
-            of_group[sim.pool().group_of(process.id).unwrap()] += 1;
+            *of_group.entry(sim.pool().group_of(process.id).unwrap()).or_default() += 1;
             *of_worker.entry(process.id).or_default() += 1;
         }
-        for (group, count) in of_group.into_iter().enumerate() {
+        for (group, count) in of_group {
             let most = sim.pool().size(group).map_or(0, |size| size + self.storm.surge);
             assert!(count <= most, "too many processes");
         }
@@ -355,7 +379,7 @@ impl World {
         // Processes from before may still be bad: they are gone after a while.
         self.run(Duration::from_secs(120));
         assert!(self.are_all_answered(), "every change is answered");
-        for index in 0..self.storm.sizes.len() {
+        for index in (0..).take_while(|index| self.sim.pool().size(*index).is_some()) {
             let of_group = |id| self.sim.pool().group_of(id) == Some(index);
             let own: Vec<_> = self.sim.processes().filter(|it| of_group(it.id)).collect();
             // Some may be in the middle of a replacement because of their age.

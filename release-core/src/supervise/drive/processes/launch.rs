@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal as Sig;
 
 use super::{Happening, Process, Processes, Wish, no_group, send_outputs};
-use crate::child::Child;
+use crate::child::{Bound, Child};
 use crate::daemon::{
     Agreed, Attach, Awaited, Contact, Given, Group, Hello, PROTOCOL, Particulars, Pipes, Types,
     WorkerInfo, why_not,
@@ -26,7 +26,7 @@ use crate::{Error, ErrorKind};
 /// A process that runs its program and is not connected yet.
 #[derive(Debug)]
 pub(in crate::supervise::drive) struct Launched {
-    child: Child,
+    child: Bound,
     ours: Ours,
     pipes: Option<Pipes>,
     /// How often the outputs had been replaced when it got its own.
@@ -87,7 +87,7 @@ impl Processes {
             Ok(launched) => *launched,
             Err(error) => return self.not_launched(id, &error),
         };
-        let (pid, child) = (child.pid().as_raw(), Arc::new(child));
+        let (pid, child) = (child.child().pid().as_raw(), child.release());
         let finished = Arc::<AtomicU64>::default();
         let Some(group) = self.group(id) else { return self.not_launched(id, &no_group(id)) };
         let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
