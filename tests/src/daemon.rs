@@ -55,7 +55,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if is_alive(self.master.0) {
+        if std::thread::panicking() {
+            self.master.signal(Signal::SIGKILL);
+        } else if is_alive(self.master.0) {
             self.end_by(Signal::SIGKILL);
         }
     }

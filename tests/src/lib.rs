@@ -41,7 +41,7 @@ pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, WITHOUT_INHERITED, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
-pub use spoil::{answers_at_path, shut_listeners_down};
+pub use spoil::{answers_at_path, no_delays_of, shut_listeners_down};
 pub use terminal::Terminal;
 
 /// How long anything may take before a test says that it does not happen.
