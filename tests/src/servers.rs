@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
-
-use crate::{Process, Program, Running, children, eventually, free_port, has};
+use crate::{Program, Running, free_port, has};
 
 /// A server once it answers, or nothing where it is not installed.
 pub type Served = Option<(Running, SocketAddr)>;
@@ -51,32 +49,14 @@ pub fn gunicorn(class: &str) -> Served {
     let address = free_port();
     // uvicorn's workers lose what they have just accepted when they are told to stop.
     let each = if class.contains("Uvicorn") { "?each" } else { "" };
-    // Longer than gunicorn waits for its own workers.
-    let options = ["--workers", "2", "--ready", "notify", "--stop-timeout", "40"];
-    let program = listening_on(&format!("{address}{each}"), &options);
+    let program =
+        listening_on(&format!("{address}{each}"), &["--workers", "2", "--ready", "notify"]);
     let app = if class == "asgi" || class.contains("Uvicorn") { "asgi:app" } else { "wsgi:app" };
     let class = format!("--worker-class={class}");
     // A TERM while it starts its processes misses one of them, for which it waits so long.
     let patience = "--graceful-timeout=5";
     let command = [gunicorn.as_str(), "--workers=2", "--no-control-socket", patience, &class, app];
     Some(served(with_applications(program).args(command), address, 2))
-}
-
-/// Waits until each gunicorn and the two processes that it has started would heed TERM. A process that is
-/// told in its first moments loses the signal, since it still has its parent's handler, which catches HUP,
-/// too; gunicorn waits for it until its own timeout, and so would the test.
-pub fn await_gunicorns(server: &Running) {
-    let catches = |process: &Process, signal: Signal| {
-        let caught = process.status("SigCgt").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
-        caught.is_some_and(|mask| mask & 1 << (signal as i32 - 1) != 0)
-    };
-    let heeds =
-        |it: &Process| catches(it, Signal::SIGTERM) && !catches(it, Signal::SIGHUP);
-    eventually("gunicorn's processes heed TERM", || {
-        let workers = server.workers();
-        let heed = |gunicorn: &Process| children(gunicorn.0).iter().filter(|it| heeds(it)).count();
-        workers.len() == 2 && workers.iter().all(|gunicorn| heed(gunicorn) == 2)
-    });
 }
 
 /// uvicorn, each process with a socket of its own that is left alone before the process is told to stop.

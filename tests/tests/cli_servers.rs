@@ -1,32 +1,16 @@
 //! `release run` with servers that know nothing of it, reloaded under load.
 
-use std::net::SocketAddr;
-
 use release_tests::servers::{self, Served};
 use release_tests::{Connections, Running, control};
 
 /// Reloads under both kinds of load, and fails the test for every request that is lost.
 #[track_caller]
 fn loses_nothing(served: Served, times: u32) {
-    let Some((server, address)) = served else { return };
-    let mut server = reloaded(server, address, times);
-    assert_eq!(server.stop(), 0, "{}", server.stderr());
-}
-
-#[track_caller]
-fn reloaded(server: Running, address: SocketAddr, times: u32) -> Running {
+    let Some((mut server, address)) = served else { return };
     for connections in [Connections::New, Connections::Kept] {
         let (count, _) = server.count_reloads(address, connections, times);
         assert!(count.lost == 0 && count.answered > 0, "{count:?}; {}", server.stderr());
     }
-    server
-}
-
-#[track_caller]
-fn gunicorn_loses_nothing(class: &str) {
-    let Some((server, address)) = servers::gunicorn(class) else { return };
-    let mut server = reloaded(server, address, 3);
-    servers::await_gunicorns(&server);
     assert_eq!(server.stop(), 0, "{}", server.stderr());
 }
 
@@ -59,12 +43,12 @@ fn a_node_server_is_reloaded_under_load() {
 
 #[test]
 fn gunicorn_is_reloaded_under_load() {
-    gunicorn_loses_nothing("sync");
+    loses_nothing(servers::gunicorn("sync"), 3);
 }
 
 #[test]
 fn gunicorn_serves_an_asgi_application_and_is_reloaded_under_load() {
-    gunicorn_loses_nothing("asgi");
+    loses_nothing(servers::gunicorn("asgi"), 3);
 }
 
 #[test]
