@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use release_tests::{Backend, Process, Program, eventually, is_alive, on_every_backend};
+use release_tests::{Process, Program, eventually, is_alive, on_every_backend};
 
 on_every_backend! {
     fn workers_that_became_ready_meanwhile_were_in_time(backend: Backend) {

@@ -57,7 +57,10 @@ const FAULTS: &[Row] = &[
 
 /// A check of a runtime that is wrong may hang: then it is waited for in vain, and what a machine that
 /// is very busy takes for a hang is one more finding.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(3);
+
+/// The same, where nothing else is looked for at the time.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Checks of what the whole process has or uses. Other threads of this one may spoil them: they are
 /// made one after the other when the rest is over, and are tried again for a while.
@@ -76,10 +79,10 @@ fn is_of_the_process(name: &str) -> bool {
     OF_THE_PROCESS.contains(&name)
 }
 
-fn is_found((fault, expected): &Row) -> bool {
+fn is_found((fault, expected): &Row, limit: Duration) -> bool {
     let make = make(Some(*fault));
     let mut able = checks().filter(|check| expected.contains(&check.name));
-    let found = able.find_map(|check| judge(check, &make, SHORT));
+    let found = able.find_map(|check| judge(check, &make, limit));
     found.is_some_and(|report| report.contains("\n  but: "))
 }
 
@@ -96,34 +99,37 @@ fn what_is_right_passes_and_each_planted_fault_is_found() {
     std::thread::scope(|scope| {
         // Most of the time is spent waiting for what hangs.
         let looking: Vec<_> =
-            together.iter().map(|row| (row, scope.spawn(|| is_found(row)))).collect();
-        right_passes(|check| !is_of_the_process(check.name));
+            together.iter().map(|row| (row, scope.spawn(|| is_found(row, SHORT)))).collect();
+        let rights = RIGHT.map(|right| {
+            scope.spawn(move || passes(right, |check| !is_of_the_process(check.name)))
+        });
+        rights.into_iter().for_each(|right| right.join().unwrap());
         let is_missed =
             |(row, found): (_, ScopedJoinHandle<'_, bool>)| (!found.join().unwrap()).then_some(row);
         missed.extend(looking.into_iter().filter_map(is_missed));
     });
-    right_passes(|check| is_of_the_process(check.name));
-    missed.extend(alone.iter().filter(|row| !(0..LOOKS).any(|_| is_found(row))));
+    RIGHT.into_iter().for_each(|right| passes(right, |check| is_of_the_process(check.name)));
+    missed.extend(alone.iter().filter(|row| !(0..LOOKS).any(|_| is_found(row, SHORTEST))));
     assert!(missed.is_empty(), "not found: {missed:#?}");
 }
 
 /// The same runtime without a fault; and one that does not try before it has been told to, which may
 /// say that it waits although there is nothing to wait for.
-fn right_passes(which: fn(&Check) -> bool) {
-    for right in [None, Some(Fault::WaitsFirst)] {
-        let make = make(right);
-        let fails = |check: &'static Check| {
-            let until = is_of_the_process(check.name).then(|| Instant::now() + PATIENCE);
-            loop {
-                let failure = judge(check, &make, super::DEADLINE)?;
-                if until.is_none_or(|until| until < Instant::now()) {
-                    return Some(failure);
-                }
+const RIGHT: [Option<Fault>; 2] = [None, Some(Fault::WaitsFirst)];
+
+fn passes(right: Option<Fault>, which: fn(&Check) -> bool) {
+    let make = make(right);
+    let fails = |check: &'static Check| {
+        let until = is_of_the_process(check.name).then(|| Instant::now() + PATIENCE);
+        loop {
+            let failure = judge(check, &make, super::DEADLINE)?;
+            if until.is_none_or(|until| until < Instant::now()) {
+                return Some(failure);
             }
-        };
-        let failures: Vec<_> = checks().filter(|check| which(check)).filter_map(fails).collect();
-        assert!(failures.is_empty(), "{right:?}\n{}", failures.join("\n"));
-    }
+        }
+    };
+    let failures: Vec<_> = checks().filter(|check| which(check)).filter_map(fails).collect();
+    assert!(failures.is_empty(), "{right:?}\n{}", failures.join("\n"));
 }
 
 fn make(fault: Option<Fault>) -> Arc<Make> {
