@@ -38,6 +38,14 @@ impl Supervisor {
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }
+        let happening = self.happening_until(deadline).await;
+        if let Some(deadline) = deadline {
+            self.noticed(deadline, self.rt.now());
+        }
+        happening
+    }
+
+    async fn happening_until(&mut self, deadline: Option<Instant>) -> Happening {
         let signal = pin!(async { Happening::caught(self.signals.next().await) });
         let either = select(self.happenings.next(), signal);
         let happening = match deadline {
@@ -50,9 +58,6 @@ impl Supervisor {
                 }
             }
         };
-        if let Some(deadline) = deadline {
-            self.noticed(deadline, self.rt.now());
-        }
         match happening {
             Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
                 happening
