@@ -21,20 +21,20 @@ fn errors(text: impl AsRef<[u8]>) -> crate::config::Errors {
 #[test]
 fn many_brackets() {
     for open in ["[", "key = [", "key = [1, [", "["] {
-        let errors = errors(open.to_owned() + &"[".repeat(100_000));
+        let errors = errors(open.to_owned() + &"[".repeat(60_000));
         assert!(errors.count() < 5, "{errors}");
     }
-    let balanced = format!("key = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let balanced = format!("key = {}{}", "[".repeat(60_000), "]".repeat(60_000));
     assert_eq!(messages(&errors(balanced)), "lists are nested more than 16 deep");
 }
 
 #[test]
 fn quotes_without_end() {
     // Each line begins a string whose end would be searched to the end of the file.
-    let lines = "\\\"\n".repeat(80_000);
+    let lines = "\\\"\n".repeat(60_000);
     errors(format!("key = \"x\n{lines}"));
     errors(format!("key = \"x\n{lines}\"x"));
-    errors("key = /\\/\n".repeat(80_000));
+    errors("key = /\\/\n".repeat(60_000));
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn one_long_line() {
     for unit in
         ["[", "a", "a ", "a=", "a=1 ", "\"", "/", "#", "=", "1,", "[a] ", "a = [b ", "\u{e9}"]
     {
-        errors(unit.repeat(100_000 / unit.len()));
+        errors(unit.repeat(60_000 / unit.len()));
     }
 }
 

@@ -263,14 +263,8 @@ fn told(seen: &Seen) -> Vec<u32> {
     seen.lock().unwrap().iter().copied().filter(is_told).collect()
 }
 
-/// Where long histories are wanted, more of these are, too.
-fn config() -> ProptestConfig {
-    let is_long = std::env::var_os("RELEASE_HISTORIES").is_some();
-    ProptestConfig::with_cases(if is_long { 200 } else { 60 })
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(crate::cases::cases(200))]
 
     #[test]
     fn nothing_is_lost_and_nothing_comes_twice(steps in steps()) {
