@@ -69,6 +69,8 @@ mod accounts;
 pub mod buffer;
 #[cfg(target_os = "linux")]
 pub mod bytes;
+#[cfg(all(test, target_os = "linux"))]
+mod cases;
 #[cfg(target_os = "linux")]
 mod child;
 #[cfg(target_os = "linux")]

@@ -55,8 +55,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if is_alive(self.master.0) {
-            self.end_by(Signal::SIGKILL);
+        if !is_alive(self.master.0) {
+            return;
+        }
+        match std::thread::panicking() {
+            true => self.master.signal(Signal::SIGKILL),
+            false => self.end_by(Signal::SIGKILL),
         }
     }
 }

@@ -26,6 +26,8 @@ mod terminal;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+
 pub use account::Account;
 pub use cli::release_open_to_all;
 pub use client::{
@@ -41,7 +43,7 @@ pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, WITHOUT_INHERITED, free_port};
 pub use reloads::{Connections, Count};
 pub use source::source;
-pub use spoil::{answers_at_path, shut_listeners_down};
+pub use spoil::{answers_at_path, no_delays_of, shut_listeners_down};
 pub use terminal::Terminal;
 
 /// How long anything may take before a test says that it does not happen.
@@ -93,6 +95,16 @@ pub fn can_inject(test: &str) -> bool {
     works
 }
 
+/// Lets this test process open enough descriptors for the tests that run in it at the same time, also where
+/// a shell has a low limit.
+pub fn take_descriptors() {
+    const ENOUGH: rlim_t = 4096;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    if soft < ENOUGH.min(hard) {
+        setrlimit(Resource::RLIMIT_NOFILE, ENOUGH.min(hard), hard).expect("up to the hard limit");
+    }
+}
+
 /// Runs a test once for each backend, each as a test of its own.
 ///
 /// ```ignore
@@ -107,7 +119,10 @@ macro_rules! on_every_backend {
             #[allow(unused_imports)]
             use super::*;
 
-            fn check($backend: $crate::Backend) $body
+            fn check($backend: $crate::Backend) {
+                $crate::take_descriptors();
+                $body
+            }
 
             $(#[$attribute])*
             #[test]

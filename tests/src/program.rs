@@ -267,6 +267,21 @@ impl Running {
     }
 }
 
+impl Running {
+    /// A launcher that is killed leaves what it has launched, and a session of its own is no bar.
+    fn end_all(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // A process that was waited for may have given its number to another one.
@@ -279,6 +294,9 @@ impl Drop for Running {
                     workers.iter().all(|worker| !crate::is_alive(worker.0))
                 });
             }
+        }
+        if std::thread::panicking() {
+            self.end_all();
         }
     }
 }

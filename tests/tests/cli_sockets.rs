@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Program, Running, answers_at_path, control, eventually, free_port, has, try_control,
-    try_http_get,
+    Program, Running, WITHOUT_INHERITED, answers_at_path, control, eventually, free_port, has,
+    try_control, try_http_get,
 };
 
 #[test]
@@ -66,7 +66,10 @@ fn a_descriptor_is_passed_on() {
         .args(["sh", "-c", "readlink /proc/self/fd/3 >&2"])
         .run();
     assert!(code == 0 && log.contains("] socket:["), "{log}");
-    let (code, log) = Program::release().args(["run", "--listen", "fd://9", "--", "true"]).run();
+    // The test itself may have inherited anything.
+    let (code, log) = Program::release_under(&WITHOUT_INHERITED)
+        .args(["run", "--listen", "fd://9", "--", "true"])
+        .run();
     assert!(code == 1 && log.contains("descriptor 9 was not passed"), "{log}");
 }
 

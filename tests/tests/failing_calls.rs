@@ -2,7 +2,7 @@
 //!
 //! The calls are the same on every backend, since they come before the runtime: one is enough.
 
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use release_tests::{
@@ -86,23 +86,17 @@ fn a_user_with_too_many_processes_gets_no_worker() {
     if !is_root("dropping privileges") {
         return;
     }
-    let mut others = [(); 2].map(|()| {
-        Command::new("setpriv")
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"])
-            .spawn()
-            .expect("setpriv runs")
-    });
+    let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let others =
+        [(); 2].map(|()| Program::command(&other, Path::new("sleep")).args(["60"]).start());
     for other in &others {
-        let process = Process(i32::try_from(other.id()).expect("a pid"));
-        eventually("it runs as that user", || process.numbers("Uid").first() == Some(&65534));
+        let uid = || other.process().numbers("Uid").first().copied();
+        eventually("it runs as that user", || uid() == Some(65534));
     }
     let service = Program::under(&["prlimit", "--nproc=1"], Backend::Tokio, "service")
         .listen(release_tests::free_port(), 1)
         .start();
     let said = fails_without_a_root_worker(service);
-    for other in &mut others {
-        other.kill().expect("it lives");
-        other.wait().expect("our child");
-    }
+    drop(others);
     assert!(said.contains("execve: Resource temporarily unavailable"), "{said}");
 }

@@ -51,6 +51,26 @@ fn the_soft_limit_of_a_shell_is_no_limit_for_the_master() {
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
+/// More than a `select` could watch, with what the master has for each of them.
+#[test]
+fn six_hundred_workers_are_told_of_reloaded_and_scaled() {
+    let mut manager = Program::release()
+        .args(["run", "--control", "control", "--workers", "600", "--ready", "0"])
+        .args(["--start-timeout", "60s", "--", "sleep", "1000"])
+        .start();
+    manager.await_ready(600);
+    let (code, told, _) = manager.ctl(&["status", "--json"]);
+    assert_eq!((code, told.matches("\"ready\"").count()), (Some(0), 600), "{told}");
+    let before = manager.workers();
+    for (change, count) in [("reload", 600), ("scale 597", 597), ("scale 600", 600)] {
+        assert_eq!(control(&manager.control(), change), "ok", "{}", manager.stderr());
+        let told = control(&manager.control(), "status");
+        assert_eq!(told.matches("\"ready\"").count(), count, "{change}: {told}");
+    }
+    assert!(manager.workers().iter().all(|worker| !before.contains(worker)));
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
 #[test]
 fn a_limit_that_is_reached_is_said() {
     let options = ["--workers", "300", "--ready", "notify"];

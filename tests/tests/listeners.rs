@@ -1,7 +1,7 @@
 //! Listening sockets that the master opens.
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use release_tests::{
     Answer, CLIENTS, Program, Running, control, eventually, free_port, http_get, is_alive, is_root,
-    load, on_every_backend, shut_listeners_down, try_http_get,
+    load, no_delays_of, on_every_backend, shut_listeners_down, try_http_get,
 };
 
 /// So many clients at once, each with a connection of its own; all must be answered.
@@ -23,6 +23,31 @@ fn ask(address: std::net::SocketAddr, clients: usize) -> Vec<Answer> {
 
 fn workers(answers: &[Answer]) -> HashSet<u32> {
     answers.iter().map(|answer| answer.worker).collect()
+}
+
+/// A connection that nobody has told to has `TCP_NODELAY` in the worker.
+#[track_caller]
+fn does_not_gather(running: &Running, address: std::net::SocketAddr) {
+    let _connection = TcpStream::connect(address).expect("a connection");
+    let worker = running.workers()[0];
+    eventually("the worker has it", || !no_delays_of(worker).is_empty());
+    assert!(no_delays_of(worker).iter().all(|is_set| *is_set));
+}
+
+#[test]
+fn connections_of_commands_do_not_gather_small_writes() {
+    if !is_root("taking descriptors of other processes") {
+        return;
+    }
+    for each in ["", "?each"] {
+        let address = free_port();
+        let listen = format!("tcp://{address}{each}");
+        let options = ["--listen", &listen, "--ready", "notify"];
+        let mut manager = Program::manager(&options).any_worker("notify", "TERM").start();
+        manager.await_ready(1);
+        does_not_gather(&manager, address);
+        assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    }
 }
 
 on_every_backend! {
@@ -178,6 +203,17 @@ on_every_backend! {
             assert!(asked.into_iter().all(|asked| asked.join().is_ok()));
         });
         assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn connections_do_not_gather_small_writes(backend: Backend) {
+        if !is_root("taking descriptors of other processes") {
+            return;
+        }
+        for options in [&[][..], &["--socket-each"]] {
+            let (mut service, address) = Running::service(backend, 1, options);
+            does_not_gather(&service, address);
+            assert_eq!(service.stop(), 0, "{}", service.stderr());
+        }
     }
 
     fn one_that_somebody_shuts_down_listens_again(backend: Backend) {

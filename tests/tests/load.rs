@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use release_tests::{Answer, CLIENTS, Running, is_root, load, on_every_backend, zombies};
+use release_tests::{
+    Answer, CLIENTS, Running, eventually, is_root, load, on_every_backend, zombies,
+};
 
 const REQUESTS: usize = 10_000;
 
@@ -52,7 +54,7 @@ on_every_backend! {
         assert!(failed <= killed * CLIENTS, "{failed} failed of {made}, {killed} kills");
         assert!(killed > 0 && answers.len() > 100, "{killed} kills, {} answers", answers.len());
         service.await_ready(4);
-        assert!(zombies(service.pid()).is_empty());
+        eventually("all are reaped", || zombies(service.pid()).is_empty());
         let (answers, failed) = load(address, |made| made < 25);
         assert_eq!((answers.len(), failed.len()), (25 * CLIENTS, 0), "{failed:?}");
         assert_eq!(service.stop(), 0);

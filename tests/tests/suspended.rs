@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use release_tests::{Backend, Process, Program, eventually, is_alive, on_every_backend};
+use release_tests::{Process, Program, eventually, is_alive, on_every_backend};
 
 on_every_backend! {
     fn workers_that_became_ready_meanwhile_were_in_time(backend: Backend) {
@@ -42,19 +42,17 @@ on_every_backend! {
         probe.signal(Signal::SIGCONT);
         assert_eq!(probe.wait().code(), Some(0), "{}", probe.stderr());
     }
-}
 
-#[test]
-fn a_master_says_for_how_long_it_had_no_turn() {
-    for backend in [Backend::Tokio, Backend::Smol] {
-        // With that it looks at its workers every second.
-        let mut probe =
-            Program::probe(backend, "serve").args(["--max-requests", "1000000"]).start();
-        probe.await_ready(1);
-        probe.signal(Signal::SIGSTOP);
-        thread::sleep(Duration::from_millis(2500));
-        probe.signal(Signal::SIGCONT);
-        eventually("it says so", || probe.stderr().contains("or held up: it had no turn"));
-        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+    fn a_master_says_for_how_long_it_had_no_turn(backend: Backend) {
+        // With these it looks at its workers every second.
+        for options in [["--max-requests", "1000000"], ["--heartbeat", "60000"]] {
+            let mut probe = Program::probe(backend, "serve").args(options).start();
+            probe.await_ready(1);
+            probe.signal(Signal::SIGSTOP);
+            thread::sleep(Duration::from_millis(2500));
+            probe.signal(Signal::SIGCONT);
+            eventually("it says so", || probe.stderr().contains("or held up: it had no turn"));
+            assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+        }
     }
 }

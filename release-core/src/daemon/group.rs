@@ -116,9 +116,11 @@ impl Group {
         &self.spec.life
     }
 
-    /// Whether its processes have limits of what they use.
+    /// Whether it is looked at regularly: its processes have limits of what they use, or are watched, and
+    /// a master that watches others says when it was held up itself.
     pub(crate) fn is_measured(&self) -> bool {
-        self.life().counts_requests() || self.life().weighs_memory()
+        let life = self.life();
+        life.counts_requests() || life.weighs_memory() || self.limits.pulse.is_some()
     }
 
     /// What is told to one worker alone: its context, and how its processes are started.

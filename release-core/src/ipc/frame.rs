@@ -242,6 +242,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases::cases(256))]
+
         #[test]
         fn frames_come_out_as_they_went_in_however_they_are_cut(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..20),

@@ -133,6 +133,8 @@ pub(crate) struct Supervisor {
     /// When it is measured next what processes have used, if any have limits, and how often it was.
     measure_at: Option<Instant>,
     measured: u32,
+    /// For how long functions of the application had kept this thread busy when it was looked at last.
+    told_busy: Duration,
     sender: UnboundedSender<Happening>,
     happenings: UnboundedReceiver<Happening>,
 }

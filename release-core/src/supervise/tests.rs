@@ -35,10 +35,10 @@ fn group(size: u32, restart: RestartPolicy) -> GroupSpec {
     }
 }
 
-/// How many histories are tried: `RELEASE_HISTORIES`, or some hundred.
+/// How many histories are tried: `RELEASE_HISTORIES`, or a hundred.
 fn config() -> ProptestConfig {
     let cases = std::env::var("RELEASE_HISTORIES").ok();
-    let cases = cases.map_or(300, |cases| cases.parse().expect("RELEASE_HISTORIES is a number"));
+    let cases = cases.map_or(100, |cases| cases.parse().expect("RELEASE_HISTORIES is a number"));
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -87,6 +87,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(crate::cases::cases(256))]
+
     #[test]
     fn any_bytes(text in proptest::collection::vec(any::<u8>(), 0..200)) {
         check(&text);

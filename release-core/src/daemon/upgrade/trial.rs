@@ -18,7 +18,7 @@ use crate::sys::image::way_back::TRIAL;
 use crate::sys::process::exit_now;
 use crate::sys::resources::Resources;
 use crate::sys::spawn::{Command, FIRST_PASSED, Identity, spawn};
-use crate::sys::{self};
+use crate::sys::{self, rights};
 use crate::{Error, ErrorKind};
 
 /// How long the new version may take to say that it could take over.
@@ -45,6 +45,8 @@ impl Trial {
         let state = seal(state).map_err(failed("cannot write the state down"))?;
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
+        // It is text, and the program passes the other end on to whatever it starts.
+        rights::refuse(output.as_fd());
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
         let place = origin.place()?;
         // Sockets that this program was started with are there in the trial, too.

@@ -113,6 +113,8 @@ fn a_field_that_is_left_out_is_an_error_at_the_sender() {
 }
 
 proptest! {
+    #![proptest_config(crate::cases::cases(256))]
+
     #[test]
     fn bytes_mean_what_they_do_elsewhere(payload: Vec<u8>) {
         type Value = (Option<i64>, (u128, i16), Vec<(String, char)>);

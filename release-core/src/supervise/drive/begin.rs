@@ -66,6 +66,7 @@ impl Supervisor {
             clock: Clock::new(rt.now()),
             measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
             measured: 0,
+            told_busy: crate::guard::told_busy(),
             processes,
             master,
             hooks,

@@ -21,7 +21,9 @@ impl Supervisor {
         if let Some(service) = &mut self.service {
             service.beat(&self.master.pool(), now);
         }
-        if self.measure_at.is_some_and(|at| at <= now) {
+        if let Some(at) = self.measure_at.filter(|at| *at <= now) {
+            // It may have had no turn between one wait and the next.
+            self.noticed(at, now);
             self.measure_at = Some(now + MEASURE_EVERY);
             self.measured = self.measured.wrapping_add(1);
             return Happening::Pool(self.processes.measure(self.measured));
@@ -31,14 +33,19 @@ impl Supervisor {
             (pool.deadline().map(|at| self.clock.real(at)), pool.is_handing_over())
         };
         let beats_at = self.service.as_ref().and_then(Service::beats_at);
-        let with = |of_pool: Option<Instant>| {
-            of_pool.into_iter().chain(self.measure_at).chain(beats_at).min()
-        };
-        let (due, deadline) = (with(of_pool), with(self.clock.deadline(of_pool)));
+        let of_pool = self.clock.deadline(of_pool);
+        let deadline = of_pool.into_iter().chain(self.measure_at).chain(beats_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
             return Happening::Signal(self.deferred.remove(0));
         }
-        let told = told_busy();
+        let happening = self.happening_until(deadline).await;
+        if let Some(deadline) = deadline {
+            self.noticed(deadline, self.rt.now());
+        }
+        happening
+    }
+
+    async fn happening_until(&mut self, deadline: Option<Instant>) -> Happening {
         let signal = pin!(async { Happening::caught(self.signals.next().await) });
         let either = select(self.happenings.next(), signal);
         let happening = match deadline {
@@ -51,17 +58,6 @@ impl Supervisor {
                 }
             }
         };
-        if let Some(due) = due {
-            let now = self.rt.now();
-            self.clock.noticed(due, now);
-            let late = now.saturating_duration_since(due).saturating_sub(told_busy() - told);
-            if late >= BUSY_TIME {
-                let seconds = late.as_secs_f64();
-                tracing::warn!(
-                    "the master was busy for {seconds:.1} s, or held up: it had no turn"
-                );
-            }
-        }
         match happening {
             Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
                 happening
@@ -70,6 +66,17 @@ impl Supervisor {
             Either::Left(Either::Left((None, _))) | Either::Right(()) => {
                 Happening::Pool(Event::Tick)
             }
+        }
+    }
+
+    /// Something that was due at this time is noticed now: this process may have been held up.
+    fn noticed(&mut self, due: Instant, now: Instant) {
+        self.clock.noticed(due, now);
+        let told = std::mem::replace(&mut self.told_busy, told_busy());
+        let late = now.saturating_duration_since(due).saturating_sub(self.told_busy - told);
+        if late >= BUSY_TIME {
+            let seconds = late.as_secs_f64();
+            tracing::warn!("the master was busy for {seconds:.1} s, or held up: it had no turn");
         }
     }
 }

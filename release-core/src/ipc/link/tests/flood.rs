@@ -36,8 +36,10 @@ fn who_sends_nothing_that_means_something_is_not_kept() {
             let answer = |ask: Ask| async move { Ok(ask.number) };
             let side = Side::new(&rt, link(&rt, here), answer);
             let frame = frame(header, body);
+            // Many in one call: it is the peer that is to have work.
+            let frames = frame.repeat(65_536_usize.div_ceil(frame.len()));
             // The connection is ended under it.
-            let flood = std::thread::spawn(move || while there.write_all(&frame).is_ok() {});
+            let flood = std::thread::spawn(move || while there.write_all(&frames).is_ok() {});
             while side.link.ended().is_none() {
                 crate::rt::give_way().await;
             }

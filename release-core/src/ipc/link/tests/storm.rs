@@ -264,7 +264,7 @@ fn told(seen: &Seen) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::cases::cases(200))]
 
     #[test]
     fn nothing_is_lost_and_nothing_comes_twice(steps in steps()) {

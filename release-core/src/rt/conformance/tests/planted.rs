@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::super::local::Local;
 use super::super::super::{Blocking, BoxFuture, Driver, Rt, Runtime, Source};
@@ -96,6 +96,11 @@ impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").finish_non_exhaustive()
     }
+}
+
+/// For what would be busy for ever: it is not right for that, and disturbs no other check.
+fn rest() {
+    thread::sleep(Duration::from_millis(1));
 }
 
 impl Plant {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::super::super::{Direction, Progress, Source};
-use super::{Fault, Plant};
+use super::{Fault, Plant, rest};
 
 #[derive(Debug)]
 pub(super) struct Spoilt {
@@ -108,7 +108,10 @@ impl Source for Spoilt {
         to: Direction,
         attempt: Attempt<'_>,
     ) -> Poll<io::Result<()>> {
-        let would_block = || -> io::Result<Progress> { Err(io::ErrorKind::WouldBlock.into()) };
+        let would_block = || -> io::Result<Progress> {
+            rest();
+            Err(io::ErrorKind::WouldBlock.into())
+        };
         if self.is_deaf {
             return Poll::Pending;
         }

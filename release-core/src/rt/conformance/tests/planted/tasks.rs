@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::{BoxFuture, Fault, Plant};
+use super::{BoxFuture, Fault, Plant, rest};
 
 /// The task as it is run, if it is.
 pub(super) fn spoil(mut task: BoxFuture, plant: &Arc<Plant>) -> Option<BoxFuture> {
@@ -55,6 +55,7 @@ impl Spoilt {
             && polled.is_pending()
             && waker.is_woken.swap(false, Ordering::SeqCst)
         {
+            rest();
             polled = self.task.as_mut().poll(&mut Context::from_waker(&as_waker));
         }
         waker.is_polling.store(false, Ordering::SeqCst);
