@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::looked_up;
+use crate::start_files::looked_up;
 
 /// What there is to know of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]

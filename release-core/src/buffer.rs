@@ -1,18 +1,59 @@
 //! `Buffer` (row R15): bytes with a size that was set aside and a length that is in use.
 
+use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::str::Utf8Error;
 use std::task::Poll;
 
 use ::bytes::BytesMut;
 
-use crate::bytes::{OutOfRange, range};
 use crate::net::Stream;
 
 /// How much is received at once: room for it is made ready anew for each try.
 const MOST_AT_ONCE: usize = 64 * 1024;
+
+/// Bytes that are not there were to be read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutOfRange {
+    /// Where the bytes should have begun.
+    pub offset: usize,
+    /// How many were wanted.
+    pub count: usize,
+    /// How many there are, from offset 0 on.
+    pub available: usize,
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, count, available } = self;
+        write!(f, "out of range: {count} bytes at offset {offset}, but there are {available}")
+    }
+}
+
+impl Error for OutOfRange {}
+
+/// For calls that may fail for both reasons; [`io::ErrorKind::InvalidInput`].
+impl From<OutOfRange> for io::Error {
+    fn from(error: OutOfRange) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// The range of `count` bytes at `offset`, if `available` bytes contain it.
+pub(crate) fn range(
+    offset: usize,
+    count: usize,
+    available: usize,
+) -> Result<Range<usize>, OutOfRange> {
+    match offset.checked_add(count) {
+        Some(end) if end <= available => Ok(offset..end),
+        _ => Err(OutOfRange { offset, count, available }),
+    }
+}
 
 /// A growing sequence of bytes that is filled at its end or at any offset.
 ///

@@ -33,55 +33,13 @@
 //! # Ok::<(), release_core::bytes::OutOfRange>(())
 //! ```
 
-use std::error::Error;
 use std::fmt;
-use std::io;
-use std::ops::Range;
 
 use byteorder::ByteOrder;
 pub use byteorder::{BigEndian, LittleEndian};
 
-use crate::buffer::Buffer;
-
-/// Bytes that are not there were to be read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutOfRange {
-    /// Where the bytes should have begun.
-    pub offset: usize,
-    /// How many were wanted.
-    pub count: usize,
-    /// How many there are, from offset 0 on.
-    pub available: usize,
-}
-
-impl fmt::Display for OutOfRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offset, count, available } = self;
-        write!(f, "out of range: {count} bytes at offset {offset}, but there are {available}")
-    }
-}
-
-impl Error for OutOfRange {}
-
-/// For calls that may fail for both reasons; [`io::ErrorKind::InvalidInput`].
-impl From<OutOfRange> for io::Error {
-    fn from(error: OutOfRange) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
-    }
-}
-
-/// The range of `count` bytes at `offset`, if `available` bytes contain it.
-pub(crate) fn range(
-    offset: usize,
-    count: usize,
-    available: usize,
-) -> Result<Range<usize>, OutOfRange> {
-    match offset.checked_add(count) {
-        Some(end) if end <= available => Ok(offset..end),
-        _ => Err(OutOfRange { offset, count, available }),
-    }
-}
+pub use crate::buffer::OutOfRange;
+use crate::buffer::{Buffer, range};
 
 /// An integer of a fixed number of bytes: `u8` to `u128` and `i8` to `i128`.
 pub trait Integer: Copy + fmt::Debug + private::Coded {

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::daemon::{Agreed, Hello, PROTOCOL};
+use crate::ipc::hello::{Agreed, Hello, PROTOCOL};
 use crate::ipc::shape::Rule;
 use crate::ipc::{
     Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Shape, Text, add_descriptors,

@@ -72,13 +72,13 @@ pub mod bytes;
 #[cfg(all(test, target_os = "linux"))]
 mod cases;
 #[cfg(target_os = "linux")]
-mod child;
-#[cfg(target_os = "linux")]
 pub mod config;
 #[cfg(target_os = "linux")]
-mod daemon;
+mod daemonize;
 #[cfg(target_os = "linux")]
 mod error;
+#[cfg(target_os = "linux")]
+mod exit;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 #[cfg(target_os = "linux")]
@@ -91,15 +91,23 @@ pub mod ipc;
 #[cfg(target_os = "linux")]
 pub mod log;
 #[cfg(target_os = "linux")]
+mod master;
+#[cfg(target_os = "linux")]
 pub mod net;
 #[cfg(target_os = "linux")]
 mod path;
+#[cfg(target_os = "linux")]
+mod process;
 #[cfg(target_os = "linux")]
 pub mod rt;
 #[cfg(target_os = "linux")]
 mod seldom;
 #[cfg(target_os = "linux")]
 mod signals;
+#[cfg(target_os = "linux")]
+mod start_files;
+#[cfg(target_os = "linux")]
+mod stopping;
 #[cfg(target_os = "linux")]
 mod streams;
 #[cfg(target_os = "linux")]
@@ -109,19 +117,34 @@ mod sys;
 #[cfg(target_os = "linux")]
 pub mod systemd;
 #[cfg(target_os = "linux")]
-mod threads;
 mod trusted;
+#[cfg(target_os = "linux")]
+mod worker;
 
 #[cfg(target_os = "linux")]
-pub use daemon::{
-    BoundControlSocket, Connections, ControlSocket, Daemon, Detached, Environment, Exec, Exit,
-    Master, MasterHandle, Me, OutputFormat, OutputStream, Permit, PlainMe, Readiness, Resource,
-    StopSignal, Stopping, Work, Worker, WorkerInfo, WorkerOptions, WorkerState, Workers,
-    handed_over, is_worker, look_up_to_start, me, read_to_start,
-};
+pub use daemonize::{Daemon, Detached, Exec};
 #[cfg(target_os = "linux")]
 pub use error::{Error, ErrorKind};
 #[cfg(target_os = "linux")]
+pub use exit::Exit;
+#[cfg(target_os = "linux")]
+pub use master::{
+    BoundControlSocket, ClaimedChild, ControlSocket, Master, MasterHandle, WorkerState, Workers,
+    claim_child, handed_over,
+};
+#[cfg(target_os = "linux")]
 pub use net::Credentials;
+#[cfg(target_os = "linux")]
+pub use process::{
+    Connections, Environment, OutputFormat, OutputStream, Permit, Readiness, Resource, StopSignal,
+    WorkerInfo, WorkerOptions,
+};
+#[cfg(target_os = "linux")]
+pub use start_files::{look_up_to_start, read_to_start};
+#[cfg(target_os = "linux")]
+pub use stopping::Stopping;
 #[doc(hidden)]
+#[cfg(target_os = "linux")]
 pub use trusted::check_for_root;
+#[cfg(target_os = "linux")]
+pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};

@@ -11,7 +11,7 @@ use super::error::{Errors, Problems};
 use super::printable::shortened;
 use super::source::{Place, Source};
 use super::{Spec, Value, de, read};
-use crate::daemon::accepted;
+use crate::start_files::accepted;
 
 /// A configuration that fulfils its [`Spec`] (row R19): a value for every key, from the file or by
 /// default.

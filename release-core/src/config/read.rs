@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 
 use super::error::Errors;
 use super::source::{Excerpt, Source};
-use crate::daemon::given;
+use crate::start_files::given;
 use crate::trusted::{Writers, check_file, check_path};
 
 /// The text of the file, of at most so many bytes.

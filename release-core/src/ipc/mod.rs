@@ -21,6 +21,7 @@ mod descriptor;
 mod error;
 mod frame;
 mod header;
+pub(crate) mod hello;
 pub(crate) mod limits;
 pub(crate) mod link;
 mod outbox;

@@ -12,7 +12,7 @@ use nix::sys::socket::{getsockname, getsockopt};
 
 use super::{Address, AnyAddress, FileIdentity, Inet, Socket, Unconnected, Unix};
 use crate::accounts;
-use crate::daemon::looked_up;
+use crate::start_files::looked_up;
 use crate::{Error, ErrorKind};
 
 /// An address that a master listens on: see [`Workers::listen`](crate::Workers::listen).

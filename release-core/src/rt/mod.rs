@@ -27,7 +27,7 @@ mod io_handle;
 pub mod local;
 mod task;
 
-use crate::threads::Threads;
+use crate::sys::threads::Threads;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
 pub use task::Task;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, Hung, Report, Usage};
+use super::{Hung, Report, Usage};
+use crate::sys::exit_status::Exit;
 
 /// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

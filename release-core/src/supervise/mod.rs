@@ -91,22 +91,16 @@
 // Tests panic to fail; clippy takes them for functions with undocumented panics.
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
 
-pub(crate) mod changes;
-pub(crate) mod drive;
 mod event;
-mod exit;
 mod group;
 mod intensity;
 mod jitter;
-mod journal;
 mod life;
-mod orphans;
 mod policy;
 mod pool;
 mod process;
 mod report;
 mod rolling;
-pub(crate) mod service;
 pub mod simulation;
 mod status;
 #[cfg(test)]
@@ -114,13 +108,13 @@ mod tests;
 mod worker;
 
 pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
-pub use exit::Exit;
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
-pub use orphans::{ClaimedChild, claim_child};
 pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub(crate) use pool::Snapshot;
 pub use report::{Hung, KillReason, Report, StopCause};
 pub use rolling::ReloadPolicy;
 pub use status::{State, WorkerStatus};
+
+pub use crate::sys::exit_status::Exit;

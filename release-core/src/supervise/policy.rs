@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Exit;
+use crate::sys::exit_status::Exit;
 
 /// Longer than any master runs; keeps `now + duration` from overflowing.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::jitter::Jitter;
 use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
-use super::{Action, Exit, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
+use super::{Action, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
+use crate::sys::exit_status::Exit;
 
 mod leaving;
 mod words;

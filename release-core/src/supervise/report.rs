@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Excess, Exit, Outcome, WorkerId};
+use super::{Excess, Outcome, WorkerId};
+use crate::sys::exit_status::Exit;
 
 /// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
 #[derive(Clone, Debug, PartialEq, Eq)]

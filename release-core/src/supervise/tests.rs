@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use proptest::prelude::ProptestConfig;
 
-use super::{Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
+use super::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
+use crate::sys::exit_status::Exit;
 
 const FIRST: WorkerId = WorkerId(0);
 const SECOND: WorkerId = WorkerId(1);

@@ -6,6 +6,7 @@
 
 pub(crate) mod claimed;
 pub(crate) mod creds;
+pub(crate) mod exit_status;
 pub(crate) mod fds;
 pub(crate) mod image;
 pub(crate) mod memory;
@@ -16,6 +17,7 @@ pub(crate) mod rights;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod threads;
 pub(crate) mod untrusted;
 
 /// A call that failed, with the name that the manual gives it.

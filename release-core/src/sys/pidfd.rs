@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::claimed::is_claimed;
 use super::process::Stat;
-use crate::supervise::Exit;
+use crate::sys::exit_status::Exit;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

@@ -13,7 +13,7 @@ use nix::sys::socket::sockopt::Linger;
 use nix::sys::socket::{getsockopt, setsockopt};
 
 use super::rights::drain_now;
-use crate::threads::Threads;
+use crate::sys::threads::Threads;
 
 /// How many may be closed at a time: as many slow ones hold up those that come after them.
 static CLOSERS: Threads = Threads::new("closer", 16);

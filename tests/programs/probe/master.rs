@@ -9,7 +9,8 @@ use clap::Args;
 use release::ipc::Request;
 use release::net::Unix;
 use release::rt::Rt;
-use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy, claim_child};
+use release::claim_child;
+use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy};
 use release::{
     ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Workers, driver, log,
 };

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::{Pool, shortage};
 use crate::supervise::process::Process;
 use crate::supervise::worker::{Role, Worker};
-use crate::supervise::{Action, Exceeded, Exit, Report, WorkerId};
+use crate::supervise::{Action, Exceeded, Report, WorkerId};
+use crate::sys::exit_status::Exit;
 
 /// What becomes of a worker whose serving process has ended.
 enum Verdict {

@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// Whether workers are being replaced because of a reload.
-    pub(in crate::supervise) fn is_rolling(&self) -> bool {
+    pub(crate) fn is_rolling(&self) -> bool {
         let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
         matches!(stage, Some(Stage::Rolling { .. } | Stage::Undoing { .. }))
     }

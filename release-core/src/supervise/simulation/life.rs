@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::supervise::{Exit, Hung, WorkerId};
+use crate::supervise::{Hung, WorkerId};
+use crate::sys::exit_status::Exit;
 
 /// A process that is about to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

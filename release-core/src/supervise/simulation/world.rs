@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{Launch, Process, Simulation};
-use crate::supervise::{Action, Change, Event, Exit, Pool, Signal, WorkerId};
+use crate::supervise::{Action, Change, Event, Pool, Signal, WorkerId};
+use crate::sys::exit_status::Exit;
 
 impl Simulation {
     pub(super) fn obey(&mut self, actions: Vec<Action>) {

@@ -1,0 +1,105 @@
+//! The process that was started, while the daemon that it has launched comes up: the words between
+//! the two, and what the launcher's exit status says.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use crate::exit::program_name;
+use crate::{Error, streams};
+
+/// It does what it is for.
+const READY: u8 = 1;
+/// It will not: an exit status and the reason follow.
+const FAILED: u8 = 2;
+/// It is about to run another program; its number follows, 4 bytes, big-endian. The end of the
+/// connection means that it does.
+const EXECUTES: u8 = 3;
+
+/// A daemon's word to the process that launched it and still waits.
+///
+/// Dropped without a word, the launcher reports that the daemon ended before it was ready.
+#[derive(Debug)]
+pub struct Detached(Option<UnixStream>);
+
+impl Detached {
+    pub(crate) fn new(launcher: UnixStream) -> Self {
+        Self(Some(launcher))
+    }
+
+    /// The daemon does what it is for: the launcher exits with status 0.
+    pub fn ready(mut self) {
+        self.tell(&[READY]);
+    }
+
+    /// The start failed: the launcher prints the reason and exits with status 1.
+    pub fn fail(self, error: &Error) {
+        self.fail_with(1, error);
+    }
+
+    pub(crate) fn fail_with(mut self, status: u8, error: &Error) {
+        self.tell(&[&[FAILED, status], error.report().as_bytes()].concat());
+    }
+
+    /// From now on silence means success.
+    pub(crate) fn executes(&mut self) {
+        self.tell(&[&[EXECUTES], &std::process::id().to_be_bytes()[..]].concat());
+    }
+
+    /// One more word, for a failure that comes before the first.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self(self.0.as_ref().and_then(|launcher| launcher.try_clone().ok()))
+    }
+
+    fn tell(&mut self, words: &[u8]) {
+        if let Some(launcher) = &mut self.0 {
+            // Nobody waits any more when the launcher was killed; the daemon goes on.
+            let _ = launcher.write_all(words);
+        }
+    }
+}
+
+/// What a launcher has heard.
+pub(crate) enum Word {
+    Ready,
+    Executes(i32),
+    /// An exit status, and the reason.
+    Failed(u8, String),
+    /// The daemon has ended, or runs another program.
+    Nothing,
+}
+
+/// Waits for the daemon's next word.
+pub(crate) fn hear(daemon: &mut UnixStream) -> Word {
+    let mut word = [0];
+    match (daemon.read_exact(&mut word), word) {
+        (Ok(()), [READY]) => Word::Ready,
+        (Ok(()), [EXECUTES]) => {
+            let mut number = [0; 4];
+            let heard = daemon.read_exact(&mut number);
+            heard.map_or(Word::Nothing, |()| Word::Executes(i32::from_be_bytes(number)))
+        }
+        (Ok(()), _) => {
+            let mut rest = Vec::new();
+            let _ = daemon.read_to_end(&mut rest);
+            let (status, reason) = rest.split_first().unwrap_or((&1, &[]));
+            Word::Failed(*status, String::from_utf8_lossy(reason).into_owned())
+        }
+        (Err(_), _) => Word::Nothing,
+    }
+}
+
+/// Waits for the outcome of the start, which is the exit status.
+pub(crate) fn await_ready(mut daemon: UnixStream) -> u8 {
+    match hear(&mut daemon) {
+        Word::Ready => 0,
+        Word::Failed(status, reason) => complain(status, &reason),
+        _ => complain(1, "the daemon ended before it was ready; its log may say why"),
+    }
+}
+
+pub(crate) fn complain(status: u8, reason: &str) -> u8 {
+    // Kept for the daemon; standard error is the same here.
+    streams::launcher::leave();
+    streams::last_words(&format!("{}: {reason}\n", program_name()));
+    status
+}

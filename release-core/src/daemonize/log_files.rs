@@ -1,0 +1,135 @@
+//! Log files of a master or daemon (row D1): what its standard output and error are appended to.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use crate::path::absolute;
+use crate::sys::fds::set_blocking;
+use crate::sys::process::redirect;
+use crate::trusted::{Writers, check_path};
+use crate::{Error, ErrorKind};
+
+/// The files, by the descriptors that are appended to them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogFiles(Vec<(i32, PathBuf)>);
+
+impl LogFiles {
+    /// Standard output and error, as far as they go to a file.
+    pub(crate) fn new(output: Option<&Path>, error: Option<&Path>) -> Result<Self, Error> {
+        let named = [(1, output), (2, error)].into_iter();
+        let named = named.filter_map(|(number, path)| Some((number, path?)));
+        let resolved = named.map(|(number, path)| Ok((number, absolute(path)?)));
+        resolved.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Opens or creates all of them.
+    pub(crate) fn open(&self) -> Result<Vec<(i32, File)>, Error> {
+        self.0.iter().map(|(number, path)| Ok((*number, open(path)?))).collect()
+    }
+
+    /// Goes on in the files that have these names now; in those from before when one of them cannot
+    /// be opened.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        if self.is_empty() {
+            let message = "there are no log files to open again: \
+                           the master has neither `output` nor `error`";
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        self.redirect()
+    }
+
+    /// Standard output and error go on in the files that have these names now.
+    pub(crate) fn redirect(&self) -> Result<(), Error> {
+        for (number, file) in self.open()? {
+            redirect(number, &file)
+                .map_err(|error| Error::system("cannot redirect standard output", error))?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that root appends to may lie where others can put something else in its place: no link is
+/// followed, and a file that has another name is refused.
+fn open(path: &Path) -> Result<File, Error> {
+    check_path(path, Writers::Group)
+        .map_err(|why| refused(path, &format!("is not safe for root: {why}")))?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let file = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        // O_NONBLOCK: a FIFO at the path must not make a master wait for its reader.
+        .custom_flags(flags.bits())
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => refused(path, "is a symbolic link, which is not followed"),
+            Some(libc::ENXIO) => refused(path, "is neither a file nor a device"),
+            _ => Error::making(format!("cannot open the log file {}", path.display()), path, error),
+        })?;
+    let metadata = file.metadata().map_err(|error| cannot("examine", path, error))?;
+    if !metadata.is_file() && !metadata.file_type().is_char_device() {
+        return Err(refused(path, "is neither a file nor a device"));
+    }
+    if metadata.is_file() && metadata.nlink() > 1 {
+        return Err(refused(path, "has another name (a hard link)"));
+    }
+    set_blocking(&file).map_err(|error| cannot("set up", path, error))?;
+    Ok(file)
+}
+
+#[cold]
+fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::system(format!("cannot {what} the log file {}", path.display()), error)
+}
+
+#[cold]
+fn refused(path: &Path, why: &str) -> Error {
+    let message = format!("the log file {} {why}; name another path", path.display());
+    Error::new(ErrorKind::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_belong_to_others_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (target, path) = (directory.path().join("target"), directory.path().join("log"));
+        std::fs::write(&target, "").unwrap();
+        let why = || open(&path).unwrap_err().report();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(why().contains("log is a symbolic link"), "{}", why());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&target, &path).unwrap();
+        assert!(why().contains("log has another name"), "{}", why());
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(why().contains("neither a file nor a device"), "{}", why());
+        let _reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        assert!(why().contains("neither a file nor a device"), "{}", why());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(why().contains("Is a directory"), "{}", why());
+        open("/dev/null".as_ref()).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_replaced_when_one_cannot_be_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let (good, bad) = (directory.path().join("good"), directory.path().join("no/bad"));
+        let files = LogFiles::new(Some(&good), Some(&bad)).unwrap();
+        let before = std::fs::read_link("/proc/self/fd/1").unwrap();
+        let why = files.reopen().unwrap_err().report();
+        assert!(why.contains("no/bad: there is no directory "), "{why}");
+        assert_eq!(std::fs::read_link("/proc/self/fd/1").unwrap(), before);
+    }
+}

@@ -1,0 +1,12 @@
+//! Leaving the terminal and root: a daemon, its lock file, its log files and the program that it
+//! becomes.
+
+pub(crate) mod detach;
+mod exec;
+pub(crate) mod launcher;
+pub(crate) mod lock;
+pub(crate) mod log_files;
+
+pub use detach::Daemon;
+pub use exec::Exec;
+pub use launcher::Detached;

@@ -1,0 +1,381 @@
+//! `Master`: what a daemon's `main` describes and runs (rows R2 to R8, R10).
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::control::{BoundControlSocket, ControlSocket};
+use super::handle::MasterHandle;
+use super::plan::{Bind, BoxedTask, Control, Start};
+use super::upgrade::HandOver;
+use super::workers::IntoGroup;
+use super::workers::Workers;
+use crate::daemonize::detach::Daemon;
+use crate::ipc::hello::Exchange;
+use crate::ipc::{Codec, Refused, Request};
+use crate::master::pending::Hooks;
+use crate::net::Credentials;
+use crate::rt::Rt;
+use crate::{Error, ErrorKind};
+
+mod hooks;
+mod run;
+
+/// One master and its groups of workers.
+///
+/// The settings are checked when [`run`](Master::run) begins, before anything happens.
+///
+/// # Panics
+///
+/// A function of yours that panics does not end the master, except for its main task. The log names
+/// the function; what follows is what follows its error:
+///
+/// | function | a panic |
+/// |---|---|
+/// | [`main`](Master::main) | stops the master in order; its exit status is 1. During an upgrade, the old workers go on |
+/// | [`control`](Master::control) | closes the connection of that request |
+/// | [`on_reload`](Master::on_reload) | refuses the reload |
+/// | [`on_rollback`](Master::on_rollback), [`observe`](Master::observe) | is logged |
+/// | [`hand_over`](Master::hand_over) | refuses the upgrade |
+/// | [`Workers::context`], [`Workers::each`] | fails this start of the worker, as if it could not be spawned; at the start of the master, refuses that |
+/// | [`Workers::answer`] | refuses the request |
+/// | the state or the rule of [`Workers::answer_permitted`], [`Workers::plain`], a codec | ends and replaces the worker that asked |
+/// | [`Workers::output`] | loses that line |
+/// | the constructor of the runtime, in [`run`](Master::run) | refuses the start |
+/// | a task of [`Rt::spawn`](Rt::spawn) | ends that task |
+/// | a function in [`Rt::unblock`](Rt::unblock) | is an error for its caller |
+///
+/// Panics are caught by unwinding. Build the program with `panic = "unwind"`, which is Cargo's default:
+/// with `panic = "abort"` every panic ends the master and all workers with it, and a master that is
+/// built so says so in its log. A value that panics when it is dropped during another panic also ends
+/// the process.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::{Exit, Master, Workers};
+/// use release_core::rt::local::Local;
+///
+/// fn main() -> Exit {
+///     Master::new()
+///         .lock_file("/run/service.pid")
+///         .workers(Workers::program("old", 2, "/usr/lib/service/worker", ["-v"])
+///             .user("nobody")
+///             .plain(|_, text: String| async move { Ok(text) }))
+///         .run(Local::new)
+/// }
+/// ```
+#[doc(alias = "master_slave")]
+#[doc(alias = "master_slaves")]
+pub struct Master {
+    background: Option<Daemon>,
+    /// Where standard output and error are appended to.
+    files: [Option<PathBuf>; 2],
+    privileged: Option<bool>,
+    lock_file: Option<PathBuf>,
+    groups: Vec<Box<dyn IntoGroup>>,
+    controls: Vec<Control>,
+    main: Option<Start>,
+    hooks: Hooks,
+    stop_deadline: Duration,
+    exit_with_signal: bool,
+    systemd: bool,
+    forward_signals: bool,
+    hand_over: Option<HandOver>,
+}
+
+impl fmt::Debug for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Master")
+            .field("background", &self.background)
+            .field("lock_file", &self.lock_file)
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Master {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Master {
+    /// A master in the foreground, without lock file, control socket or workers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            background: None,
+            files: [None, None],
+            privileged: None,
+            lock_file: None,
+            groups: Vec::new(),
+            controls: Vec::new(),
+            main: None,
+            hooks: Hooks::default(),
+            stop_deadline: Duration::from_secs(10),
+            exit_with_signal: false,
+            systemd: false,
+            forward_signals: false,
+            hand_over: None,
+        }
+    }
+
+    /// Runs in the background as a daemon; the process that was started exits with status 0 when
+    /// every worker is ready, or with the reason of the failure.
+    #[must_use]
+    pub fn background(mut self, daemon: Daemon) -> Self {
+        self.background = Some(daemon);
+        self
+    }
+
+    /// Appends standard output, and what workers write there, to a file, which is made with mode 0640 if
+    /// there is none: like [`Daemon::output`], and also for a master in the foreground.
+    ///
+    /// The file is opened once everything else is in place, so the reason why a master cannot start is
+    /// still printed where it was started. SIGUSR2 and
+    /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs) open the file again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let master = release_core::Master::new().output("/var/log/web.log").error("/var/log/web.log");
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[0] = Some(path.into());
+        self
+    }
+
+    /// Appends standard error, and what workers write there, to a file, which may be the same one: see
+    /// [`output`](Master::output).
+    #[must_use]
+    pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files[1] = Some(path.into());
+        self
+    }
+
+    /// `true` needs root, `false` refuses root (row R10); by default both are fine.
+    #[must_use]
+    pub fn privileged(mut self, privileged: bool) -> Self {
+        self.privileged = Some(privileged);
+        self
+    }
+
+    /// One master at a time: the file is locked while it runs, and holds its pid.
+    ///
+    /// Root refuses a file, or a directory above it, that belongs to somebody else or that others can
+    /// write to, unless the directory is sticky as `/tmp`: they could write another pid.
+    #[must_use]
+    pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.lock_file = Some(path.into());
+        self
+    }
+
+    /// A group of workers.
+    #[must_use]
+    pub fn workers<W, C>(mut self, workers: Workers<W, C>) -> Self
+    where
+        W: Request,
+        C: Codec<W> + Codec<W::Response>,
+    {
+        self.groups.push(Box::new(workers));
+        self
+    }
+
+    /// Listens on a Unix socket and answers requests there (row R4).
+    ///
+    /// A handler that blocks holds up the whole master, see [`Workers::answer`].
+    ///
+    /// Plain mode knows answers only: where `handler` returns an error, or panics, the connection is
+    /// closed, and the client is told no reason. What it should read, a command that does not exist
+    /// or a change that failed, is an answer: `Ok(error.report())`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{ControlSocket, Master};
+    ///
+    /// let socket = ControlSocket::new("/run/service.control");
+    /// let master = Master::new().control(socket, |master, peer, command: String| async move {
+    ///     Ok(match command.as_str() {
+    ///         "workers" => master.status().len().to_string(),
+    ///         "reload" => master.reload().await.map_or_else(|error| error.report(), |()| "ok".into()),
+    ///         "stop" if peer.uid == 0 => {
+    ///             master.stop();
+    ///             "ok".into()
+    ///         }
+    ///         _ => format!("error: there is no command {command:?} for you"),
+    ///     })
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn control<R, C, H, F>(mut self, mut socket: ControlSocket<C>, handler: H) -> Self
+    where
+        R: Request,
+        C: Codec<R> + Codec<R::Response>,
+        H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+    {
+        // Now: a daemon leaves the working directory that a relative path means.
+        let is_absolute = socket.make_absolute();
+        let path = socket.path().to_owned();
+        let types = Exchange::of::<R, C>(socket.own_codec());
+        let bind: Bind = Box::new(move |earlier| {
+            is_absolute?;
+            types.check()?;
+            let bound = match earlier {
+                None => socket.bind()?,
+                Some(earlier) => socket.follow(earlier)?,
+            };
+            let served = bound.served();
+            let start = Box::new(move |rt, master| serve_control(bound, rt, master, handler));
+            Ok((start as Start, served))
+        });
+        self.controls.push(Control { path, bind });
+        self
+    }
+
+    /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
+    /// but its failure is: an error, or a panic. When it fails before the upgrade that has started it is
+    /// answered ([`MasterHandle::upgrade`]), the old workers go on, without a main task.
+    ///
+    /// A main task that blocks holds up the whole master, see [`Workers::answer`].
+    ///
+    /// It is the place for what has to be done at a stop (row D3): a task that waits for
+    /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Master};
+    ///
+    /// let master = Master::new().main(|master| async move {
+    ///     master.stopping().await;
+    ///     // Write down what is not to be lost; lock file and control socket are still there.
+    ///     Ok::<(), Error>(())
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn main<F, E>(mut self, main: impl FnOnce(MasterHandle) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.main = Some(Box::new(move |_, master| {
+            let main = main(master);
+            Box::pin(async move {
+                main.await.map_err(|error| {
+                    Error::new(ErrorKind::Program, "the master's main task failed").caused_by(error)
+                })
+            })
+        }));
+        self
+    }
+
+    /// How long workers may take to stop before they are killed; 10 s by default. A command that says
+    /// that it needs more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times
+    /// that.
+    #[must_use]
+    pub fn stop_deadline(mut self, time: Duration) -> Self {
+        self.stop_deadline = time;
+        self
+    }
+
+    /// Exits with 128 + n after signal n asked for the stop, as the OCaml library does, instead of 0.
+    #[must_use]
+    pub fn exit_with_signal(mut self) -> Self {
+        self.exit_with_signal = true;
+        self
+    }
+
+    /// Tells systemd how the service is, if it was started with a `NOTIFY_SOCKET`: a unit with
+    /// `Type=notify` or `Type=notify-reload`.
+    ///
+    /// It hears `READY=1` when all workers are ready, begin and end of each reload and upgrade, also
+    /// of those that fail, and `STOPPING=1` with the time that the stop may take. Its status line says
+    /// how many workers are ready, and why a change was refused. With `WatchdogSec=` it gets a sign of
+    /// life for as long as the master is at work and each group has a worker that is ready or starts.
+    ///
+    /// With `FileDescriptorStoreMax=` it keeps the sockets of [`Workers::listen`] while no process of the
+    /// service runs: after a crash, a `kill -9` or `systemctl restart` the next one takes them back
+    /// where it asks for the same address, and the connections that have waited in them are
+    /// answered. Their socket files stay at a stop; whoever starts the service next replaces them. Sockets
+    /// of [`listen_each`](Workers::listen_each) are opened anew. systemd before version 254 does
+    /// not say that it keeps any: there, `Environment=FDSTORE=16` in the unit has to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let master = release_core::Master::new().systemd();
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn systemd(mut self) -> Self {
+        self.systemd = true;
+        self
+    }
+
+    /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
+    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
+    /// only the stop deadline kills.
+    #[must_use]
+    pub fn forward_signals(mut self) -> Self {
+        self.forward_signals = true;
+        self
+    }
+
+    /// What the next version of the program gets from this one in an upgrade
+    /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
+    /// the master has beside its workers.
+    ///
+    /// It is taken when no request is being answered any more, right before the new version takes
+    /// over, and once before for its trial. Both versions must have the same fields and variants in
+    /// the type, but for variants at the end that are new.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use release_core::{Master, handed_over};
+    ///
+    /// let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
+    /// let master = Master::new().hand_over(move || counter.load(Ordering::Relaxed));
+    /// # let _ = master;
+    /// # Ok::<(), release_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hand_over<T>(mut self, value: impl Fn() -> T + Send + 'static) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.hand_over = Some(HandOver::new(value));
+        self
+    }
+}
+
+fn serve_control<R, C, H, F>(
+    bound: BoundControlSocket<C>,
+    rt: Rt,
+    master: MasterHandle,
+    handler: H,
+) -> BoxedTask
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    Box::pin(async move {
+        let answer = move |asking, peer, request| handler(master.asked_by(asking), peer, request);
+        let served = bound.serve_asking(&rt, answer).await;
+        served.map_err(|error| Error::system("the control socket failed", error))
+    })
+}

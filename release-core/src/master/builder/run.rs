@@ -1,0 +1,160 @@
+//! From the settings to a running master.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::Master;
+use crate::daemonize::detach::{refuse_threads, warn_of_threads};
+use crate::daemonize::log_files::LogFiles;
+use crate::master::group::Group;
+use crate::master::plan::Plan;
+use crate::master::upgrade;
+use crate::master::upgrade::{HandOver, Heritage, Origin, heritage};
+use crate::path::absolute;
+use crate::rt::Driver;
+use crate::streams::launcher;
+use crate::systemd::Notifier;
+use crate::worker::is_worker;
+use crate::{Error, ErrorKind, Exit};
+
+impl Master {
+    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order, and at once when
+    /// one of them comes again a second later or more (what comes earlier is the same request); QUIT stops
+    /// at once. HUP reloads ([`MasterHandle::reload`]); in the foreground it stops in order if the terminal
+    /// has gone, and stays ignored if it was ignored at the start, as by `nohup`. TTIN and TTOU give
+    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
+    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
+    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
+    /// that does not expect it, unless the program handles it itself.
+    ///
+    /// Call it first in `main`: with [`background`](Master::background) no thread may exist, and none of
+    /// the program's own in any case, and `driver` builds the async runtime after the last fork. Every failure to start is in the [`Exit`], and with
+    /// [`background`](Master::background) it reaches the launcher as well.
+    ///
+    /// [`MasterHandle::stop`]: crate::MasterHandle::stop
+    /// [`MasterHandle::reload`]: crate::MasterHandle::reload
+    /// [`MasterHandle::upgrade`]: crate::MasterHandle::upgrade
+    /// [`MasterHandle::reopen_logs`]: crate::MasterHandle::reopen_logs
+    pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        if cfg!(panic = "abort") {
+            tracing::warn!("built with panic=abort: any panic ends the master and all workers");
+        }
+        let heritage = match heritage() {
+            Ok(heritage) => heritage,
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
+        };
+        let origin = Origin::here(heritage.executable());
+        let plan = self.prepare(heritage.has_returned());
+        if let Heritage::Trial(before, answer) = heritage {
+            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        }
+        let before = heritage.take();
+        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
+            Ok(plan) => plan,
+            Err(error) => return upgrade::turn_back(error, &[]).into(),
+        };
+        let mut launcher = plan.launcher.take();
+        let ended = plan.run(driver, &mut launcher, origin, before);
+        if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
+            // It prints the reason itself.
+            launcher::leave();
+            launcher.fail(error);
+        }
+        ended
+    }
+
+    /// Everything that can be wrong with the settings, before anything has happened. A version that is
+    /// the master again has served with them: what its workers get is as it was.
+    fn prepare(self, is_return: bool) -> Result<Plan, Error> {
+        refuse_worker()?;
+        // In the foreground, each fork is followed by an exec.
+        if self.background.is_some() {
+            refuse_threads()?
+        } else {
+            warn_of_threads()
+        }
+        let as_root = nix::unistd::geteuid().is_root();
+        check_privileged(self.privileged, as_root)?;
+        let groups = self.groups.into_iter().map(|group| group.into_group(as_root));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        refuse_namesakes(&groups)?;
+        if !is_return {
+            groups.iter().try_fold(0, |first, group| group.check_options(first))?;
+        }
+        let [output, error] = &self.files;
+        let own_files = LogFiles::new(output.as_deref(), error.as_deref())?;
+        let log_files = match &self.background {
+            Some(daemon) if own_files.is_empty() => daemon.log_files()?,
+            _ => own_files,
+        };
+        self.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
+        Ok(Plan {
+            log_files,
+            systemd: if self.systemd { Notifier::from_env()? } else { None },
+            background: self.background,
+            launcher: None,
+            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
+            groups,
+            controls: self.controls,
+            main: self.main,
+            hooks: self.hooks,
+            stop_deadline: self.stop_deadline,
+            exit_with_signal: self.exit_with_signal,
+            forward_signals: self.forward_signals,
+            hand_over: self.hand_over,
+        })
+    }
+}
+
+/// A worker that is a master starts workers that do the same, without an end.
+fn refuse_worker() -> Result<(), Error> {
+    if is_worker() {
+        let message = "this process was started as a worker and must not be a master: `main` asks \
+                       `is_worker()` first, and runs `me()` then";
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    Ok(())
+}
+
+/// Commands, logs and the next version of the program tell groups apart by their names.
+fn refuse_namesakes(groups: &[Group]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    match groups.iter().find(|group| !names.insert(&*group.name)) {
+        Some(group) => {
+            let message = format!("two worker groups are called `{}`; rename one", group.name);
+            Err(Error::new(ErrorKind::Usage, message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_privileged(wanted: Option<bool>, as_root: bool) -> Result<(), Error> {
+    let message = match (wanted, as_root) {
+        (Some(true), false) => "this program must be started as root",
+        (Some(false), true) => "this program refuses to run as root; start it as another user",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Privileges, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Workers;
+
+    #[test]
+    fn two_groups_have_two_names() {
+        let check = |names: [&str; 2]| {
+            let master = names.into_iter().fold(Master::new(), |master, name| {
+                master.workers(Workers::command(name, 1, "true", [""; 0]))
+            });
+            let groups = master.groups.into_iter().map(|group| group.into_group(false).unwrap());
+            refuse_namesakes(&groups.collect::<Vec<_>>())
+        };
+        assert!(check(["web", "mail"]).is_ok());
+        assert_eq!(
+            check(["web", "web"]).unwrap_err().to_string(),
+            "two worker groups are called `web`; rename one"
+        );
+    }
+}

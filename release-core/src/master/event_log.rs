@@ -1,0 +1,87 @@
+//! What the pool reports, as lines of the log.
+
+use crate::supervise::{KillReason, Report, StopCause};
+
+pub(crate) fn log(report: &Report) {
+    match report {
+        Report::Stopping { cause: StopCause::Terminal } => {
+            tracing::warn!("the terminal is gone: the service ends");
+        }
+        Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
+        Report::AllReady => tracing::info!("all workers are ready"),
+        Report::Started { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "started");
+        }
+        Report::Ready { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "ready");
+        }
+        Report::SpawnFailed { id, reason, retry_in } => match retry_in {
+            Some(retry_in) => {
+                tracing::error!(
+                    worker = id.0,
+                    reason,
+                    ?retry_in,
+                    "cannot be started, is tried again"
+                );
+            }
+            None => tracing::error!(worker = id.0, reason, "cannot be started"),
+        },
+        Report::Extended { id, pid, generation, time } => {
+            tracing::info!(worker = id.0, pid, generation, ?time, "needs more time");
+        }
+        Report::Stops { id, pid, generation } => {
+            tracing::info!(worker = id.0, pid, generation, "stops of itself");
+        }
+        Report::Died { id, pid, generation, exit, restart_in } => match restart_in {
+            Some(restart_in) => {
+                tracing::warn!(
+                    worker = id.0,
+                    pid,
+                    %exit,
+                    generation,
+                    ?restart_in,
+                    "died, is started again"
+                );
+            }
+            None => tracing::info!(worker = id.0, pid, %exit, generation, "ended"),
+        },
+        Report::Killed { id, pid, generation, reason: KillReason::StopNow } => {
+            tracing::warn!(worker = id.0, pid, generation, "killed: stopped at once");
+        }
+        Report::Killed { id, pid, generation, reason } => {
+            tracing::error!(worker = id.0, pid, %reason, generation, "killed");
+        }
+        Report::LeftBehind { id, pid, generation, reason } => {
+            tracing::error!(
+                worker = id.0,
+                pid,
+                generation,
+                reason,
+                "cannot be ended, is left behind"
+            );
+        }
+        Report::OverLimit { id, pid, generation, excess } => {
+            tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
+        }
+        Report::TooFast { group } => {
+            tracing::error!(
+                group,
+                "workers die too fast: they are started again slowly from now on"
+            );
+        }
+        Report::Reloading { generation } => tracing::info!(generation, "a reload begins"),
+        Report::Reloaded { generation } => tracing::info!(generation, "reloaded"),
+        Report::RolledBack { generation, reason } => {
+            tracing::error!(generation, reason, "the reload failed and is rolled back");
+        }
+        Report::ReloadRefused { reason } => tracing::error!(reason, "the reload was refused"),
+        Report::Upgrading => tracing::info!("an upgrade begins: the new version is tried"),
+        Report::Upgraded { generation } => tracing::info!(generation, "upgraded"),
+        Report::UpgradeRefused { reason } => tracing::error!(reason, "the upgrade was refused"),
+        Report::UpgradeRolledBack { generation, reason } => {
+            tracing::error!(generation, reason, "the upgrade failed: the old workers go on");
+        }
+        Report::Resized { group, size } => tracing::info!(group, size, "resized"),
+        Report::Failing { reason } => tracing::error!(reason, "the master stops"),
+    }
+}

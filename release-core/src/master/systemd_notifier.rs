@@ -1,0 +1,230 @@
+//! What systemd is told: the reports of a master as its messages.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::seldom::Seldom;
+use crate::supervise::{Pool, Report, State};
+use crate::systemd::{Kind, Notifier, Unsent, reloading, status_line};
+
+/// How much longer than its deadline a stop may take before systemd kills what is left.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// The signs of life leave time for other work, however often they are wanted.
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
+
+/// When a message is sent again: that there was no room for, or that could not be sent at all.
+const ROOM_TIME: Duration = Duration::from_millis(100);
+const ERROR_TIME: Duration = Duration::from_secs(5);
+
+/// Tells systemd how the service is, and never waits for it.
+#[derive(Debug)]
+pub(crate) struct Service {
+    notifier: Notifier,
+    stop_deadline: Duration,
+    /// How often it wants a sign of life, and when it gets the next one.
+    watchdog: Option<(Duration, Instant)>,
+    phase: Phase,
+    unsent: Unsent,
+    /// When what is unsent is tried again.
+    again: Option<Instant>,
+    /// When to say again that systemd does not hear.
+    unheard: Seldom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    /// In a reload or an upgrade that systemd knows of.
+    Changing,
+    Stopping,
+}
+
+impl Service {
+    /// `is_change` says that this version takes over from an earlier one.
+    pub(crate) fn new(
+        notifier: Notifier,
+        watchdog: Option<Duration>,
+        stop_deadline: Duration,
+        is_change: bool,
+        now: Instant,
+    ) -> Self {
+        let phase = if is_change { Phase::Changing } else { Phase::Starting };
+        // Twice in the time, as is the custom.
+        let watchdog = watchdog.map(|time| ((time / 2).max(SHORTEST_BEAT), now));
+        let (unsent, unheard) = (Unsent::default(), Seldom::default());
+        Self { notifier, stop_deadline, watchdog, phase, unsent, again: None, unheard }
+    }
+
+    pub(crate) fn told(&mut self, report: &Report, pool: &Pool, now: Instant) {
+        self.tell(report, pool, now);
+        self.send(now);
+    }
+
+    fn tell(&mut self, report: &Report, pool: &Pool, now: Instant) {
+        match (report, self.phase) {
+            (Report::AllReady, Phase::Starting) => {
+                self.say(Kind::MainPid, format!("MAINPID={}", std::process::id()));
+                self.serves(Kind::Started, pool, now, "");
+            }
+            (Report::Reloading { .. } | Report::Upgrading, Phase::Serving) => {
+                self.phase = Phase::Changing;
+                self.reloading();
+            }
+            (Report::Reloaded { .. } | Report::Upgraded { .. }, _) => self.changed(pool, now, ""),
+            (
+                Report::RolledBack { reason, .. }
+                | Report::ReloadRefused { reason }
+                | Report::UpgradeRefused { reason }
+                | Report::UpgradeRolledBack { reason, .. },
+                _,
+            ) => self.changed(pool, now, &format!("; as before, since {reason}")),
+            (
+                Report::Stopping { .. } | Report::Failing { .. } | Report::Finished { .. },
+                Phase::Starting | Phase::Serving | Phase::Changing,
+            ) => self.stops(pool, now),
+            // While it serves, this would be about how long it may run at all.
+            (
+                Report::Extended { time, .. },
+                Phase::Starting | Phase::Changing | Phase::Stopping,
+            ) => self.extend(*time),
+            (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
+                self.status(pool, now, "");
+            }
+            // Said already, in a phase that does not ask for it, or not worth telling.
+            (
+                Report::AllReady
+                | Report::Reloading { .. }
+                | Report::Upgrading
+                | Report::Stopping { .. }
+                | Report::Failing { .. }
+                | Report::Finished { .. }
+                | Report::Extended { .. }
+                | Report::Ready { .. }
+                | Report::Died { .. }
+                | Report::Starting
+                | Report::Started { .. }
+                | Report::SpawnFailed { .. }
+                | Report::LeftBehind { .. }
+                | Report::Stops { .. }
+                | Report::Killed { .. }
+                | Report::OverLimit { .. }
+                | Report::TooFast { .. }
+                | Report::Resized { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    /// The service stops, whoever asked for it or whatever failed: it has the time that its processes
+    /// have, some of which were granted more.
+    fn stops(&mut self, pool: &Pool, now: Instant) {
+        self.phase = Phase::Stopping;
+        self.say(Kind::Stopping, "STOPPING=1".to_owned());
+        let granted = pool.stops_by().map(|at| at.saturating_duration_since(now));
+        self.extend(granted.unwrap_or_default().max(self.stop_deadline));
+    }
+
+    /// No worker is left, and the main task finishes. Systemd may not have heard that anything stops.
+    pub(crate) fn finishes(&mut self, pool: &Pool, now: Instant) {
+        if self.phase != Phase::Stopping {
+            self.stops(pool, now);
+            self.send(now);
+        }
+    }
+
+    /// A change has ended, also one that was refused before anything was changed: systemd waits for
+    /// a beginning and an end whoever asked.
+    fn changed(&mut self, pool: &Pool, now: Instant, why: &str) {
+        match self.phase {
+            Phase::Serving => self.reloading(),
+            Phase::Changing => {}
+            Phase::Starting | Phase::Stopping => return,
+        }
+        self.serves(Kind::Ready, pool, now, why);
+    }
+
+    fn serves(&mut self, kind: Kind, pool: &Pool, now: Instant, why: &str) {
+        self.phase = Phase::Serving;
+        // Before, so that whoever waits for the end of the change sees it.
+        self.status(pool, now, why);
+        self.say(kind, "READY=1".to_owned());
+    }
+
+    fn status(&mut self, pool: &Pool, now: Instant, why: &str) {
+        let line = status_line(&state(pool, now, why));
+        self.say(Kind::Status, format!("STATUS={line}"));
+    }
+
+    fn reloading(&mut self) {
+        match reloading() {
+            Ok(message) => self.say(Kind::Reloading, message),
+            Err(error) => tracing::warn!(%error, "systemd was not told"),
+        }
+    }
+
+    fn extend(&mut self, time: Duration) {
+        let time = time.saturating_add(MARGIN).as_micros();
+        self.say(Kind::Extend, format!("EXTEND_TIMEOUT_USEC={time}"));
+    }
+
+    fn say(&mut self, kind: Kind, message: String) {
+        self.unsent.push(kind, message);
+    }
+
+    /// Sends what there is room for.
+    fn send(&mut self, now: Instant) {
+        let outcome = self.unsent.send(&self.notifier);
+        self.again = outcome.as_ref().err().map(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => now + ROOM_TIME,
+            _ => now + ERROR_TIME,
+        });
+        if let Err(error) = outcome
+            && let Some(unsaid) = self.unheard.now(now)
+        {
+            let what = match self.unsent.has(Kind::Watchdog) {
+                true => "systemd got no sign of life",
+                false => "systemd was not told",
+            };
+            tracing::warn!(%error, unsaid, "{what}; it hears the latest when it listens");
+        }
+    }
+
+    /// When [`beat`](Service::beat) has something to do next.
+    pub(crate) fn beats_at(&self) -> Option<Instant> {
+        self.watchdog.map(|(_, at)| at).into_iter().chain(self.again).min()
+    }
+
+    /// Gives systemd its sign of life, if it is time and the service is well, and what it has not heard.
+    pub(crate) fn beat(&mut self, pool: &Pool, now: Instant) {
+        let mut is_due = self.again.is_some_and(|at| at <= now);
+        if let Some((interval, at)) = self.watchdog.as_mut().filter(|(_, at)| *at <= now) {
+            *at = now + *interval;
+            is_due = true;
+            let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
+            if is_under_way || is_well(pool, now) {
+                self.say(Kind::Watchdog, "WATCHDOG=1".to_owned());
+            }
+        }
+        if is_due {
+            self.send(now);
+        }
+    }
+}
+
+fn state(pool: &Pool, now: Instant, why: &str) -> String {
+    let workers = pool.status(now);
+    let ready = workers.iter().filter(|worker| worker.state == State::Ready).count();
+    let (all, generation) = (workers.len(), pool.generation());
+    format!("{ready} of {all} workers ready, generation {generation}{why}")
+}
+
+/// Whether every group that has workers has one that serves, or is about to.
+fn is_well(pool: &Pool, now: Instant) -> bool {
+    let workers = pool.status(now);
+    let is_up = |state| matches!(state, State::Ready | State::Starting);
+    let serves =
+        |group: &str| workers.iter().any(|other| other.group == group && is_up(other.state));
+    workers.iter().all(|worker| is_up(worker.state) || serves(worker.group))
+}

@@ -1,0 +1,257 @@
+//! Upgrade in place (row D4): a new version of the program becomes the master by exec, and keeps its
+//! process number, lock, sockets, workers and connections.
+//!
+//! The new version is tried first, as a child. Then everything that the master has to know goes into
+//! a sealed file in memory, and the descriptors stay open across the exec by their numbers. One
+//! environment variable says so to the new version, which removes it when it reads it.
+
+mod inherited;
+mod origin;
+mod rehearsal;
+mod state;
+mod trial;
+mod tried;
+mod way_back;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::control::Served;
+use super::group::Group;
+use crate::daemonize::lock::LockFile;
+use crate::guard::Guard;
+use crate::ipc::hello::{Message, PROTOCOL};
+use crate::ipc::{Codec, Postcard};
+use crate::start_files::{self, Files};
+use crate::supervise::Snapshot;
+use crate::sys::fds::replace;
+use crate::sys::image::seal;
+use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
+use crate::sys::resources::open_files_before;
+use crate::sys::signal;
+use crate::{Error, ErrorKind};
+
+pub use inherited::handed_over;
+pub(crate) use inherited::{Heritage, answer, heritage};
+pub(crate) use origin::Version;
+pub(crate) use origin::{Origin, working_directory};
+pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
+use trial::Trial;
+pub(crate) use tried::Tried;
+pub(crate) use way_back::{Before, stay, turn_back};
+
+const HAND_OVER: Guard = Guard::new("hand_over");
+
+/// What the program leaves to its next version.
+pub(crate) struct HandOver {
+    message: Message,
+    encode: Box<dyn Fn() -> Result<Vec<u8>, Error> + Send>,
+}
+
+impl HandOver {
+    pub(crate) fn new<T>(value: impl Fn() -> T + Send + 'static) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let encode = move || {
+            let encoded = HAND_OVER.call(|| {
+                let mut bytes = Vec::new();
+                Postcard.encode(&value(), &mut bytes).map(|()| bytes)
+            });
+            let encoded = encoded.map_err(|panicked| {
+                let message = "what the program hands over is not known";
+                Error::new(ErrorKind::Program, message).caused_by(panicked)
+            })?;
+            encoded.map_err(|error| {
+                let message = "what the program hands over cannot be encoded";
+                Error::new(ErrorKind::Usage, message).caused_by(error)
+            })
+        };
+        Self { message: Message::of::<T>(&Postcard), encode: Box::new(encode) }
+    }
+
+    /// That the next version can read it.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.message.check("what the program hands over")
+    }
+
+    fn leave(&self) -> Result<(Message, Vec<u8>), Error> {
+        Ok((self.message.clone(), (self.encode)()?))
+    }
+}
+
+/// What the master has beside its workers, and leaves to the next version.
+pub(crate) struct Estate {
+    pub(crate) origin: Origin,
+    pub(crate) is_background: bool,
+    pub(crate) lock: Option<Arc<LockFile>>,
+    pub(crate) controls: Vec<Served>,
+    pub(crate) hand_over: Option<HandOver>,
+}
+
+impl std::fmt::Debug for Estate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Estate").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl Estate {
+    /// Starts the trial of the new version, which is the file at the executable's path.
+    pub(crate) fn try_out(
+        &self,
+        pool: Snapshot,
+        groups: &[Group],
+        mut kept: Kept,
+    ) -> Result<(Trial, Version), Error> {
+        let version = self.origin.place()?.version()?;
+        for control in &self.controls {
+            kept.controls.push(control.sample()?);
+        }
+        self.add_to(&mut kept, groups)?;
+        // What it means stays here: a trial gets the bytes alone.
+        let (state, _) = state::encode(self.summary(pool, groups)?, kept)?;
+        Ok((Trial::begin(&self.origin, &state)?, version))
+    }
+
+    fn add_to(&self, kept: &mut Kept, groups: &[Group]) -> Result<(), Error> {
+        if let Some(lock) = &self.lock {
+            kept.lock = Some((lock.path().into(), lock.duplicate()?.into()));
+        }
+        for group in groups {
+            kept.listeners.extend(group.opened_listeners()?);
+        }
+        Ok(())
+    }
+
+    fn summary(&self, pool: Snapshot, groups: &[Group]) -> Result<Summary, Error> {
+        let lock = self.lock.as_ref().map(|lock| OsString::from(lock.path()));
+        Ok(Summary {
+            pid: std::process::id(),
+            protocol: PROTOCOL,
+            executable: self.origin.place()?.executable.clone().into(),
+            is_background: self.is_background,
+            open_files: open_files_before(),
+            lock,
+            controls: self.controls.iter().map(|served| served.path().into()).collect(),
+            listeners: groups.iter().flat_map(Group::listener_keys).collect(),
+            pool,
+            way_back: FORMAT.to_owned(),
+            groups: groups.iter().map(Group::spoken).collect(),
+            left: self.hand_over.as_ref().map(HandOver::leave).transpose()?,
+            files: start_files::read_so_far(),
+            tried_files: Files::default(),
+        })
+    }
+
+    /// Becomes the new version, which was tried, if there is no other one by now.
+    ///
+    /// # Errors
+    ///
+    /// When that failed; nothing has changed then.
+    pub(crate) fn leave(
+        &self,
+        mut tried: Tried,
+        version: Version,
+        pool: Snapshot,
+        groups: &[Group],
+        mut kept: Kept,
+    ) -> Result<Infallible, Error> {
+        let failed = |what: &'static str| move |error| Error::system(what, error);
+        self.add_to(&mut kept, groups)?;
+        let mut summary = self.summary(pool, groups)?;
+        summary.tried_files = std::mem::take(&mut tried.files);
+        let (bytes, mut descriptors) = state::encode(summary, kept)?;
+        let state = seal(&bytes).map_err(failed("cannot write the state down"))?;
+        let number = state.as_raw_fd();
+        descriptors.push(state);
+        let back = self.way_back(&mut descriptors)?;
+        tried.told(&format!("{SUCCEED}:{number}:{}", back.as_raw_fd()))?;
+        descriptors.push(back);
+        let place = self.origin.place()?;
+        let path = place.executable.display();
+        if place.version()? != version || tried.is_replaced() {
+            let message = format!("{path} was replaced while it was tried: ask again");
+            return Err(Error::new(ErrorKind::Change, message));
+        }
+        let here = Here::leave_for(&tried.directory)?;
+        let error = tried.image.become_it(&descriptors);
+        drop(here);
+        Err(Error::system(format!("cannot run {path}"), error))
+    }
+
+    /// How this version is run again with these descriptors, the last of which is the state; what it
+    /// needs besides is added.
+    fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
+        let failed = |what: &'static str| move |error| Error::system(what, error);
+        let directory = self.origin.place()?.way_back()?;
+        let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
+        let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
+        // The file that says all this has to know its own number.
+        let placeholder = word.try_clone().map_err(failed("cannot duplicate a descriptor"))?;
+        let value = format!("{RETURN}:{state}:{}:{}", placeholder.as_raw_fd(), word.as_raw_fd());
+        let way_back = WayBack {
+            image: image.as_fd(),
+            word: word.as_fd(),
+            directory: directory.as_fd(),
+            kept: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
+            arguments: &self.origin.arguments,
+            environment: self.origin.told(&value)?,
+        };
+        let back = seal(&way_back.encode()).map_err(failed("cannot write the way back down"))?;
+        let back = replace(placeholder, back).map_err(failed("cannot duplicate a descriptor"))?;
+        descriptors.extend([image, word, directory]);
+        Ok(back)
+    }
+}
+
+/// The file that this process runs, whatever is at its path by now.
+pub(crate) fn own_image() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+    let failed = |error| Error::system("cannot open the present executable", error);
+    opened.map(OwnedFd::from).map_err(failed)
+}
+
+/// The working directory, until the one of the start is left again.
+struct Here(OwnedFd);
+
+impl Here {
+    fn leave_for(directory: &OwnedFd) -> Result<Self, Error> {
+        let mut options = OpenOptions::new();
+        let here = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(".");
+        let here =
+            here.map_err(|error| Error::system("cannot open the working directory", error))?;
+        nix::unistd::fchdir(directory)
+            .map_err(|error| Error::system("cannot go to where the new version starts", error))?;
+        Ok(Self(here.into()))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        let _ = nix::unistd::fchdir(&self.0);
+    }
+}
+
+/// Signals kept back until this is dropped, or the next version asks for them.
+pub(crate) struct Blocked(nix::sys::signal::SigSet);
+
+impl Blocked {
+    pub(crate) fn all() -> Result<Self, Error> {
+        let before = signal::block_all()
+            .map_err(|error| Error::system("cannot keep signals back", error))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        signal::block_only(&self.0);
+    }
+}

@@ -1,0 +1,218 @@
+//! What one version of a master leaves to the next.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::ipc::Descriptor;
+use crate::ipc::hello::{Message, PROTOCOL, Types};
+use crate::ipc::link::frozen::Frozen;
+use crate::ipc::parcel::{pack, unpack};
+use crate::master::control::FrozenControl;
+use crate::master::group::Particulars;
+use crate::process::listeners::KeptListener;
+use crate::process::output::KeptOutput;
+use crate::start_files::Files;
+use crate::streams::Unwritten;
+use crate::supervise::Snapshot;
+use crate::sys::image::way_back::{self, FORMAT};
+use crate::{Error, ErrorKind};
+
+/// Changes when a version that reads what this one leaves would do something wrong with it: not for a new
+/// field that may be missing, nor for one that may be passed over.
+const VERSION: u32 = 1;
+
+/// What the next version can understand without being the master yet.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// The master.
+    pub(crate) pid: u32,
+    /// What its workers speak.
+    pub(super) protocol: u16,
+    pub(crate) executable: OsString,
+    pub(crate) is_background: bool,
+    /// The soft limit of descriptors that workers get, where the master has raised its own.
+    #[serde(default)]
+    pub(crate) open_files: Option<u64>,
+    pub(crate) lock: Option<OsString>,
+    /// Group, name and address of each.
+    pub(crate) listeners: Vec<[String; 3]>,
+    pub(crate) controls: Vec<OsString>,
+    pub(crate) pool: Snapshot,
+    pub(crate) groups: Vec<GroupTypes>,
+    /// How the way back to this version is written down.
+    pub(super) way_back: String,
+    /// What the program itself has left, and its type.
+    pub(crate) left: Option<(Message, Vec<u8>)>,
+    /// What this version has read to start, for the way back; and what the next one has in its trial.
+    #[serde(default)]
+    pub(super) files: Files,
+    #[serde(default)]
+    pub(super) tried_files: Files,
+}
+
+/// What the workers of a group and their master tell each other.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GroupTypes {
+    pub(crate) name: String,
+    pub(crate) is_plain: bool,
+    pub(crate) types: Types,
+}
+
+/// Everything that stays open.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    pub(crate) lock: Option<(OsString, Descriptor)>,
+    pub(crate) listeners: Vec<KeptListener>,
+    pub(crate) controls: Vec<FrozenControl>,
+    pub(crate) workers: Vec<KeptWorker>,
+    /// What the processes of the generation that serves have for themselves, and their executable.
+    pub(crate) particulars: Vec<(u32, Particulars)>,
+    pub(crate) image: Option<(u32, Descriptor)>,
+    /// Signals that nobody has dealt with, and where the numbers of later ones are.
+    pub(crate) signals: Vec<i32>,
+    pub(crate) late_signals: Option<Descriptor>,
+    /// Lines on their way to standard output and error, for which nobody has had room yet.
+    pub(crate) streams: [Unwritten; 2],
+}
+
+/// A worker's process that runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptWorker {
+    pub(crate) id: u32,
+    pub(crate) pid: i32,
+    pub(crate) generation: u32,
+    /// How many units of work it has finished.
+    pub(crate) finished: u64,
+    /// None when the connection has ended.
+    pub(crate) link: Option<Frozen>,
+    pub(crate) output: Option<KeptOutput>,
+    /// Whether it was told to end.
+    pub(crate) is_told: bool,
+}
+
+/// All of it, as it is written down: JSON, in which fields have names. One that is not known is passed
+/// over, and one that may be missing is what its type says then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    pub(super) summary: Summary,
+    pub(super) kept: Kept,
+}
+
+/// What tells one version of the format from another, before anything else is read.
+#[derive(Deserialize)]
+struct Versions {
+    version: u32,
+    summary: Protocols,
+}
+
+#[derive(Deserialize)]
+struct Protocols {
+    protocol: u16,
+}
+
+/// Around the state: the descriptors that it means, by its places for them.
+#[derive(Deserialize)]
+struct Envelope<S> {
+    descriptors: Vec<i32>,
+    state: S,
+}
+
+/// The bytes of a state, with the descriptors that they mean by their numbers.
+pub(super) fn encode(summary: Summary, kept: Kept) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+    let state = State { version: VERSION, summary, kept };
+    let (state, descriptors) = pack(&state).map_err(|error| cannot_write().caused_by(error))?;
+    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut bytes = format!("{{\"descriptors\":{numbers:?},\"state\":").into_bytes();
+    bytes.extend(state);
+    bytes.push(b'}');
+    Ok((bytes, descriptors))
+}
+
+/// A state, with its descriptors as they were left.
+pub(super) fn decode(bytes: &[u8]) -> Result<(Summary, Kept), Error> {
+    decode_with(bytes, |number| {
+        way_back::take(number)
+            .map_err(|error| Error::system(format!("cannot take descriptor {number} over"), error))
+    })
+}
+
+/// Whether a trial, where nothing of the master is open, understands all of a state.
+pub(super) fn understand(bytes: &[u8]) -> Result<Summary, Error> {
+    let failed = |error| Error::system("cannot open /dev/null", error);
+    let nothing = std::fs::File::open("/dev/null").map_err(failed)?;
+    let stand_in = |_| nothing.try_clone().map(OwnedFd::from).map_err(failed);
+    let (summary, kept) = decode_with(bytes, stand_in)?;
+    if summary.way_back != FORMAT {
+        let theirs = summary.way_back;
+        let message = format!(
+            "there would be no way back: this version takes it as `{FORMAT}`, not `{theirs}`"
+        );
+        return Err(Error::new(ErrorKind::Change, message));
+    }
+    kept.check()?;
+    Ok(summary)
+}
+
+fn decode_with(
+    bytes: &[u8],
+    descriptor: impl Fn(i32) -> Result<OwnedFd, Error>,
+) -> Result<(Summary, Kept), Error> {
+    let Envelope { descriptors, state } = parse(bytes)?;
+    check_versions(&state)?;
+    let descriptors = descriptors.into_iter().map(descriptor).collect::<Result<_, _>>()?;
+    let read: Envelope<State> =
+        unpack(bytes, descriptors).map_err(|error| strange().caused_by(error))?;
+    Ok((read.state.summary, read.state.kept))
+}
+
+impl Kept {
+    /// Everything about it that can be wrong without its descriptors.
+    fn check(self) -> Result<(), Error> {
+        for (_, its) in self.particulars {
+            its.checked()?;
+        }
+        let controls = self.controls.into_iter().flat_map(FrozenControl::links);
+        let links = self.workers.into_iter().filter_map(|worker| worker.link);
+        links.chain(controls).try_for_each(Frozen::check)
+    }
+}
+
+fn strange() -> Error {
+    Error::new(ErrorKind::Change, "this version cannot read what the running master leaves")
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| strange().caused_by(error))
+}
+
+fn check_versions(versions: &Versions) -> Result<(), Error> {
+    let (version, theirs) = (versions.version, versions.summary.protocol);
+    let refuse = |what: String| {
+        Err(Error::new(ErrorKind::Change, format!("{what}: stop the service and start it again")))
+    };
+    if version != VERSION {
+        return refuse(format!(
+            "the running master hands over in format {version}, the new version takes format \
+             {VERSION}"
+        ));
+    }
+    if theirs != PROTOCOL {
+        return refuse(format!(
+            "the running workers speak protocol {theirs}, the new version {PROTOCOL}"
+        ));
+    }
+    Ok(())
+}
+
+#[cold]
+fn cannot_write() -> Error {
+    Error::new(ErrorKind::Change, "the state of the master cannot be written down")
+}
+
+#[cfg(test)]
+mod tests;

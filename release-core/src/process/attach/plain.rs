@@ -1,0 +1,111 @@
+//! The master's side of a connection in plain mode.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::{Attach, Attached, Listed, News, Notify, cannot_watch, thaw};
+use crate::Error;
+use crate::guard::Guard;
+use crate::ipc::hello::{Hello, Types};
+use crate::ipc::limits::Limits;
+use crate::ipc::link::frozen::Frozen;
+use crate::ipc::link::{Link, Mode};
+use crate::ipc::plain::Server;
+use crate::ipc::{Codec, Ended, Peer, ReadError, Refused, Request};
+use crate::process::connections::Connections;
+use crate::process::worker_info::WorkerInfo;
+use crate::rt::Rt;
+
+const PLAIN: Guard = Guard::new("plain");
+
+/// Plain mode.
+pub(crate) struct Plain<W, C, H, R> {
+    types: Types,
+    codec: C,
+    handler: Arc<H>,
+    connections: Connections<W, C>,
+    requests: PhantomData<fn(R)>,
+}
+
+impl<W, C, H, R> Plain<W, C, H, R> {
+    pub(crate) fn new(types: Types, codec: C, handler: H, connections: Connections<W, C>) -> Self {
+        Self { types, codec, handler: Arc::new(handler), connections, requests: PhantomData }
+    }
+}
+
+impl<W, C, H, F, R> Attach for Plain<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn attach(
+        &self,
+        rt: &Rt,
+        socket: OwnedFd,
+        worker: WorkerInfo,
+        _: Hello,
+        limits: Limits,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        let link = Link::new(rt, socket, Mode::PlainServer, limits).map_err(cannot_watch)?;
+        Ok(self.serve(rt, Arc::new(link), worker, notify))
+    }
+
+    fn reattach(
+        &self,
+        rt: &Rt,
+        frozen: Frozen,
+        worker: WorkerInfo,
+        notify: Notify,
+    ) -> Result<Attached, Error> {
+        Ok(self.serve(rt, thaw(rt, frozen, Mode::PlainServer)?, worker, notify))
+    }
+
+    fn says_ready(&self) -> bool {
+        false
+    }
+
+    fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl<W, C, H, F, R> Plain<W, C, H, R>
+where
+    W: Request,
+    R: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
+    H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
+{
+    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+        let weak = Arc::downgrade(&link);
+        let peer = Peer::new(Arc::clone(&link), self.codec.clone());
+        let mut server = Server::over(link, self.codec.clone());
+        let listed = Listed::new(&self.connections, worker.clone(), peer);
+        let handler = Arc::clone(&self.handler);
+        let serving = rt.spawn(async move {
+            let _listed = listed;
+            let serving = PLAIN
+                .run(|| server.handle_requests(|request| handler(worker.clone(), request)))
+                .await;
+            match serving {
+                // A program that does not speak to its master is free to close its input.
+                Ok(Ok(()) | Err(ReadError::Ended(Ended::Here))) => {}
+                Ok(Err(error)) => notify(News::Violation(crate::error::chain(&error))),
+                // The worker waits for an answer, and a plain stream has no way to refuse one.
+                Err(panicked) => {
+                    let message = panicked.message();
+                    let why = format!("its request's handler panicked: {message} (`plain`)");
+                    notify(News::Violation(why));
+                }
+            }
+        });
+        Attached { link: weak, serving }
+    }
+}

@@ -1,0 +1,301 @@
+//! A child process, watched and signalled through its pidfd.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::net::{Read, Stream};
+use crate::rt::{Direction, Io, Progress, Rt};
+use crate::sys::claimed::Claimed;
+use crate::sys::exit_status::Exit;
+use crate::sys::process::has_living_group;
+use crate::sys::spawn::{ASKS, GOES_ON, REPORT, SpawnError};
+use crate::sys::{pidfd, spawn};
+
+/// How long a new process may take from its fork to its program.
+const EXEC_TIME: Duration = Duration::from_secs(5);
+
+const READING: &str = "reading the new process's report";
+
+/// Between two looks at the rest of a process group.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOKS: Duration = Duration::from_millis(200);
+
+/// How long the rest of a process group may take to be gone after it was killed.
+const DEATH_TIME: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Claimed,
+    io: Io,
+    rt: Rt,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The signal that it was told to end by, which is also for what it leaves behind.
+    told: Option<Signal>,
+    /// How it ended, once it was reaped.
+    exit: Option<Exit>,
+}
+
+/// A child that is killed when this is dropped, and then waited for.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    child: Arc<Child>,
+    is_bound: bool,
+}
+
+impl Bound {
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Lets it live longer than this.
+    pub(crate) fn release(mut self) -> Arc<Child> {
+        self.is_bound = false;
+        Arc::clone(&self.child)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if self.is_bound {
+            let _ = self.child.signal(Signal::SIGKILL);
+            let (child, missed) = (Arc::clone(&self.child), Missed::new());
+            let reaped = async move {
+                let _missed = missed;
+                child.exit().await
+            };
+            self.child.rt.spawn(reaped).detach();
+        }
+    }
+}
+
+/// How many processes must have ended before this one does.
+static MISSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Missed(());
+
+impl Missed {
+    pub(crate) fn new() -> Self {
+        MISSED.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+
+    /// Done when all have ended, as far as they can be ended.
+    pub(crate) async fn none(rt: &Rt) {
+        let none = async {
+            while MISSED.load(Ordering::Relaxed) > 0 {
+                rt.sleep(FIRST_LOOK).await;
+            }
+        };
+        let _ = rt.timeout(DEATH_TIME, none).await;
+    }
+}
+
+impl Drop for Missed {
+    fn drop(&mut self) {
+        MISSED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Child {
+    /// A process that runs its program; one that cannot is killed and reaped.
+    pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Bound, SpawnError> {
+        let spawn::Child { pid, pidfd, report } = started;
+        let reserve = pidfd.try_clone();
+        let child = match rt.register(pidfd) {
+            Ok(io) => Self { pid, io, rt: rt.clone(), state: Mutex::default() },
+            Err(error) => {
+                if let Ok(pidfd) = reserve {
+                    let _ = pidfd::send_signal(&pidfd, Signal::SIGKILL);
+                    let _ = pidfd::wait(&pidfd);
+                }
+                return Err(SpawnError::Here("watching the new process", error));
+            }
+        };
+        drop(reserve);
+        // This future may be dropped.
+        let bound = Bound { child: Arc::new(child), is_bound: true };
+        let Err(failure) = bound.child.runs_its_program(report).await else { return Ok(bound) };
+        let _ = bound.child.signal(Signal::SIGKILL);
+        let _ = bound.child.exit().await;
+        Err(failure)
+    }
+
+    /// A child of an earlier image of this process.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of this number: it has ended, and was reaped.
+    pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
+        let pidfd = pidfd::pidfd_open(pid)?;
+        pidfd::has_ended(&pidfd)?;
+        let (pid, io) = (Claimed::new(Pid::from_raw(pid)), rt.register(pidfd)?);
+        Ok(Self { pid, io, rt: rt.clone(), state: Mutex::default() })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid.pid()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the process to end and reaps it, and for what is left of the process group that it
+    /// led: that gets the signal that the process was told to end by, and is killed with it, or where
+    /// the process ended of itself. Dropping the future loses nothing.
+    pub(crate) async fn exit(&self) -> io::Result<Exit> {
+        let reaped = self.state().exit;
+        let exit = match reaped {
+            Some(exit) => exit,
+            None => {
+                let ended = self.io.run(Direction::Read, |fd| {
+                    if pidfd::has_ended(&fd)? {
+                        // Nobody else can have the number until it is reaped.
+                        let _ = killpg(self.pid(), self.last_word());
+                    }
+                    pidfd::try_wait(&fd)?
+                        .map(|status| (status, Progress::More))
+                        .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+                });
+                let exit = ended.await?;
+                self.state().exit = Some(exit);
+                exit
+            }
+        };
+        self.end_group().await;
+        Ok(exit)
+    }
+
+    /// The signal for what the process leaves behind.
+    fn last_word(&self) -> Signal {
+        self.state().told.unwrap_or(Signal::SIGKILL)
+    }
+
+    /// Waits until nobody is left of the group, who may still be at work, or hold what the next
+    /// process needs.
+    async fn end_group(&self) {
+        let (mut pause, mut killed_at, mut is_said) = (FIRST_LOOK, None, false);
+        while self.has_group() {
+            let now = self.rt.now();
+            let pid = self.pid().as_raw();
+            match self.last_word() {
+                Signal::SIGKILL => {
+                    // Again: a process that was just starting another one may have been missed.
+                    let _ = self.signal_group(Some(Signal::SIGKILL));
+                    if now.saturating_duration_since(*killed_at.get_or_insert(now)) > DEATH_TIME {
+                        tracing::error!(pid, "cannot end all that a worker has left behind");
+                        return;
+                    }
+                }
+                signal if !is_said => {
+                    is_said = true;
+                    tracing::warn!(
+                        pid,
+                        %signal,
+                        "ended, and left processes behind: they got the signal to stop, too, and \
+                         have the rest of the time (a start script should end with `exec server`)"
+                    );
+                }
+                _ => {}
+            }
+            self.rt.sleep(pause).await;
+            pause = LOOKS.min(pause * 2);
+        }
+    }
+
+    /// Whether anybody is left in the process group of a process that was reaped.
+    fn has_group(&self) -> bool {
+        match self.signal_group(None) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+            _ => has_living_group(self.pid()),
+        }
+    }
+
+    fn signal_group(&self, signal: Option<Signal>) -> io::Result<()> {
+        pidfd::signal_group(&self.io.as_fd(), self.pid(), signal)
+    }
+
+    /// Kills what is left behind by a process that has ended, if it has.
+    pub(crate) fn cut_short(&self) {
+        if self.state().exit.is_some() {
+            let _ = self.signal_group(Some(Signal::SIGKILL));
+        }
+    }
+
+    /// Whether this process may end that one, as far as the kernel can say so. One that has ended is
+    /// not an error.
+    pub(crate) fn prove_right(&self) -> io::Result<()> {
+        is_gone_or(pidfd::may_signal(&self.io.as_fd()))
+    }
+
+    /// Tells this very process to end, or what it has left behind; it is not an error when nothing
+    /// is left.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let has_ended = {
+            let mut state = self.state();
+            state.told = Some(signal);
+            state.exit.is_some()
+        };
+        is_gone_or(match has_ended {
+            true => self.signal_group(Some(signal)),
+            false => pidfd::send_signal(&self.io.as_fd(), signal),
+        })
+    }
+
+    /// Lets the new process run its program once it is known that it can be ended.
+    async fn runs_its_program(&self, report: OwnedFd) -> Result<(), SpawnError> {
+        let failed = |error| SpawnError::Here(READING, error);
+        let report = Stream::new(&self.rt, report).map_err(failed)?;
+        let deadline = self.rt.after(EXEC_TIME);
+        let rest = || Some(deadline.saturating_duration_since(self.rt.now()));
+        let mut said = Vec::new();
+        if !heard(report.read(1, rest()).await, &mut said)? {
+            return Ok(());
+        }
+        if said == [ASKS] {
+            pidfd::may_signal(&self.io.as_fd()).map_err(SpawnError::Endless)?;
+            said.clear();
+            // One that has ended meanwhile is seen below.
+            let _ = report.write_all(&[GOES_ON]).await;
+        }
+        match heard(report.read(REPORT - said.len(), rest()).await, &mut said)? {
+            true => Err(SpawnError::There(spawn::decode(said.try_into().unwrap_or_default()))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Adds what the new process says to `said`, if it says anything more: one that runs its program
+/// does not, nor does one that was killed before, whose exit status tells more.
+fn heard(read: io::Result<Read>, said: &mut Vec<u8>) -> Result<bool, SpawnError> {
+    match read {
+        Ok(Read::Data(more)) => {
+            said.extend(more);
+            Ok(true)
+        }
+        Ok(Read::Eof(_)) => Ok(false),
+        Ok(Read::TimedOut(_)) => Err(SpawnError::Stuck),
+        // What it had not read yet died with it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+        Err(error) => Err(SpawnError::Here(READING, error)),
+    }
+}
+
+fn is_gone_or(signalled: io::Result<()>) -> io::Result<()> {
+    match signalled {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        signalled => signalled,
+    }
+}

@@ -1,0 +1,200 @@
+//! What a worker finds in its environment (row R3).
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use crate::sys::creds::Credentials;
+use crate::{Error, ErrorKind};
+
+/// Which variables of the master a worker gets, and which are set for it.
+///
+/// By default only those that the language's runtime and its log filters read: `RUST_BACKTRACE`,
+/// `RUST_LIB_BACKTRACE`, `RUST_MIN_STACK`, `RUST_LOG`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::Environment;
+///
+/// let environment = Environment::keep(["PATH", "LANG"]).set("MODE", "production");
+/// # let _ = environment;
+/// ```
+#[derive(Clone, Debug)]
+#[doc(alias = "slave_env")]
+pub struct Environment {
+    kept: Kept,
+    set: BTreeMap<OsString, OsString>,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    All,
+    Names(Vec<OsString>),
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self::keep(["RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "RUST_MIN_STACK", "RUST_LOG"])
+    }
+}
+
+impl Environment {
+    /// Everything that the master has.
+    ///
+    /// Workers of another account than the master's have `HOME`, `USER`, `LOGNAME` and `SHELL` of that
+    /// account, and nothing of the session that the master was started from, such as `SSH_AUTH_SOCK`,
+    /// `SUDO_USER` or `XDG_RUNTIME_DIR`, unless [`set`](Environment::set) does it. Whatever else the
+    /// master has is theirs, too: where it has secrets, [`keep`](Environment::keep) names what is not one.
+    #[must_use]
+    pub fn inherit() -> Self {
+        Self { kept: Kept::All, set: BTreeMap::new() }
+    }
+
+    /// The variables of these names, where the master has them, and nothing else. `HOME`, `USER`,
+    /// `LOGNAME` and `SHELL` are those of the workers' account, where that is another than the master's.
+    #[must_use]
+    pub fn keep<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        Self { kept: Kept::Names(names), set: BTreeMap::new() }
+    }
+
+    /// Sets a variable, whatever the master has.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.set.insert(name.into(), value.into());
+        self
+    }
+
+    /// Says the working directory of a process that has another one.
+    pub(crate) fn in_directory(self, directory: &Path) -> Self {
+        match self.keeps("PWD".as_ref()) && !self.set.contains_key(OsStr::new("PWD")) {
+            true => self.set("PWD", directory),
+            false => self,
+        }
+    }
+
+    fn keeps(&self, name: &OsStr) -> bool {
+        match &self.kept {
+            Kept::All => true,
+            Kept::Names(names) => names.iter().any(|kept| kept == name),
+        }
+    }
+
+    /// The block for execve, from the master's environment as it is now, less what is not for
+    /// workers. One of another account has that account's home, name and shell, and nothing that
+    /// belongs to the session of whoever has started the master, unless it is named.
+    pub(crate) fn block(
+        &self,
+        is_private: impl Fn(&OsStr) -> bool,
+        account: Option<&Credentials>,
+    ) -> Result<Vec<CString>, Error> {
+        let own = account.map(Credentials::variables).into_iter().flatten();
+        let own = own.filter(|(name, _)| self.keeps(name.as_ref()));
+        let own: Vec<_> =
+            own.filter(|(name, _)| !self.set.contains_key(OsStr::new(name))).collect();
+        let public = std::env::vars_os().filter(|(name, _)| !is_private(name));
+        let kept = public.filter(|(name, _)| {
+            self.keeps(name)
+                && !self.set.contains_key(name)
+                && !own.iter().any(|(own, _)| *name == **own)
+        });
+        let drops_session = account.is_some() && matches!(self.kept, Kept::All);
+        let (left, kept): (Vec<_>, Vec<_>) =
+            kept.partition(|(name, _)| drops_session && is_of_a_session(name));
+        if !left.is_empty() {
+            let names: Vec<_> = left.iter().map(|(name, _)| name.to_string_lossy()).collect();
+            let names = names.join(" ");
+            tracing::info!(
+                names,
+                "not in the environment of another account, as nothing names them"
+            );
+        }
+        // What somebody has named in a way that no program can is none of ours to judge.
+        let kept = kept.into_iter().map(|(name, value)| joined(&name, value));
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let own = own.map(|(name, value)| entry(name.as_ref(), value));
+        let set = self.set.iter().map(|(name, value)| entry(name, value.clone()));
+        kept.chain(own).chain(set).collect()
+    }
+}
+
+/// Whether a variable is about the session of a person: what is at its terminal and on its screen, the
+/// agents with its keys, and as whom it came.
+fn is_of_a_session(name: &OsStr) -> bool {
+    const NAMES: [&str; 11] = [
+        "DISPLAY",
+        "DOAS_USER",
+        "GNUPGHOME",
+        "HISTFILE",
+        "ICEAUTHORITY",
+        "KRB5CCNAME",
+        "MAIL",
+        "PKEXEC_UID",
+        "WAYLAND_DISPLAY",
+        "WINDOWID",
+        "XAUTHORITY",
+    ];
+    const PREFIXES: [&str; 6] = ["DBUS_", "GPG_", "SSH_", "SUDO_", "TMUX", "XDG_"];
+    let name = name.as_encoded_bytes();
+    NAMES.iter().any(|own| own.as_bytes() == name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
+/// One variable as execve takes it.
+pub(crate) fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
+    if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
+        return Err(cannot_be(name));
+    }
+    joined(name, value)
+}
+
+fn joined(name: &OsStr, value: OsString) -> Result<CString, Error> {
+    let mut bytes = name.to_owned().into_vec();
+    bytes.push(b'=');
+    bytes.extend(value.into_vec());
+    CString::new(bytes).map_err(|_| cannot_be(name))
+}
+
+#[cold]
+fn cannot_be(name: &OsStr) -> Error {
+    let name = name.display();
+    Error::new(ErrorKind::Usage, format!("`{name}` cannot be an environment variable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(environment: &Environment) -> Vec<String> {
+        let block = environment.block(|_| false, None).unwrap();
+        block.iter().map(|entry| entry.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn only_what_is_named_is_kept() {
+        let path = std::env::var("PATH").unwrap();
+        assert_eq!(names(&Environment::keep(["PATH", "NO_SUCH"])), [format!("PATH={path}")]);
+        assert!(names(&Environment::inherit()).contains(&format!("PATH={path}")));
+        assert!(!names(&Environment::default()).contains(&format!("PATH={path}")));
+    }
+
+    #[test]
+    fn what_is_set_wins_and_stands_once() {
+        let environment = Environment::inherit().set("PATH", "/only").set("EMPTY", "");
+        let block = names(&environment);
+        assert_eq!(block.iter().filter(|entry| entry.starts_with("PATH=")).count(), 1);
+        assert!(block.contains(&"PATH=/only".to_owned()) && block.contains(&"EMPTY=".to_owned()));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_an_error() {
+        for name in ["", "A=B", "NUL\0"] {
+            assert!(
+                Environment::keep([""; 0]).set(name, "x").block(|_| false, None).is_err(),
+                "{name:?}"
+            );
+        }
+    }
+}

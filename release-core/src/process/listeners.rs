@@ -1,0 +1,385 @@
+//! Listening sockets of a group: what the program asks for, and what the master opens (row P7).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::ipc::Descriptor;
+use crate::net::{AnyAddress, FileIdentity, Inet, ListenOn, Unix};
+use crate::supervise::{State, WorkerId};
+use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
+use crate::sys::socket::is_listening;
+
+mod open;
+mod shared;
+mod steered;
+pub(crate) mod stored;
+mod watch;
+
+use open::{BACKLOG, Common, SHUT_DOWN, listen_again};
+use shared::{Given, Opened, Shared};
+pub(crate) use steered::Steered;
+use steered::{Place, User};
+pub(crate) use watch::Watch;
+
+/// A socket that workers find by its name, or one for each of them.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: String,
+    /// The address that was asked for, in words.
+    requested: String,
+    sockets: Sockets,
+    /// Whether an accept waits: what programs expect that were not told otherwise.
+    is_blocking: bool,
+}
+
+/// A socket that the next version of the program gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptListener {
+    /// Of which group, by which name, and where: the next version asks for the same, or gets none.
+    key: [String; 3],
+    /// The worker that has it for itself, and the port that it shares with others.
+    worker: Option<(u32, u16)>,
+    /// The process of the worker that has it for itself, where processes have.
+    process: Option<i32>,
+    socket: Descriptor,
+    file: Option<FileIdentity>,
+}
+
+/// The worker in whose name the master keeps the socket through which it steers.
+const MASTER: u32 = u32::MAX;
+
+#[derive(Debug)]
+enum Sockets {
+    /// The program has opened it.
+    Given(Given),
+    /// One for all workers.
+    Shared(Shared),
+    /// One for each worker, where the kernel cannot be told which of them get connections. The master
+    /// keeps it while the worker is started again: connections that wait in it are not lost.
+    Each { common: Common, opened: BTreeMap<WorkerId, OwnedFd> },
+    /// One for each worker, or for each process of it.
+    Steered(Steered),
+}
+
+impl Listener {
+    pub(crate) fn given(name: String, socket: OwnedFd) -> Self {
+        Self::new(name, String::new(), Sockets::Given(Given::new(socket)))
+    }
+
+    pub(crate) fn on(name: String, listen: ListenOn) -> Self {
+        let requested = listen.to_string();
+        let sockets = match listen.shared_port() {
+            Some((address, only_v6)) => {
+                let common = Common { address, only_v6 };
+                Sockets::Each { common, opened: BTreeMap::new() }
+            }
+            None => Sockets::Shared(Shared::new(listen)),
+        };
+        Self::new(name, requested, sockets)
+    }
+
+    fn new(name: String, requested: String, sockets: Sockets) -> Self {
+        Self { name, requested, sockets, is_blocking: false }
+    }
+
+    /// Makes it independent of what a start in the background changes. Where each worker has a
+    /// socket, each process of a command has.
+    pub(crate) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
+        self.is_blocking = is_blocking;
+        match &mut self.sockets {
+            Sockets::Given(Given { socket, .. }) => set_cloexec(socket)
+                .and_then(
+                    |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
+                )
+                .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
+            Sockets::Shared(Shared { address, .. }) => {
+                if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
+                    *path = crate::path::absolute(path)?;
+                }
+                self.requested = address.to_string();
+                Ok(())
+            }
+            Sockets::Each { common, .. } => {
+                match Steered::is_possible(common) {
+                    Ok(()) => {
+                        self.sockets = Sockets::Steered(Steered::new(*common, is_command));
+                        self.requested.push_str(if is_command { " steered" } else { "" });
+                    }
+                    Err(error) => {
+                        let (listener, reason) = (&self.name, error.report());
+                        let message = "new connections cannot be kept from a worker that stops";
+                        tracing::warn!(listener, reason, "{message}");
+                    }
+                }
+                Ok(())
+            }
+            Sockets::Steered(_) => Ok(()),
+        }
+    }
+
+    /// Whether new connections are kept from a process that is about to be told to stop; or from all of
+    /// a worker that is scaled away.
+    pub(crate) fn steers(&self) -> (bool, bool) {
+        match &self.sockets {
+            Sockets::Steered(steered) => (steered.of_processes, true),
+            _ => (false, false),
+        }
+    }
+
+    /// Opens what has to be open for a worker before it is started.
+    pub(crate) fn open(&mut self, group: &str, id: WorkerId) -> Result<(), Error> {
+        match &mut self.sockets {
+            Sockets::Steered(steered) => steered.open((group, &self.name), id, self.is_blocking),
+            _ => self.socket(group, id).map(drop),
+        }
+    }
+
+    /// The socket of a worker's next process: opened, unless it is, and again where somebody has shut it
+    /// down or has removed its file.
+    pub(crate) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
+        let (name, is_blocking) = (&self.name, self.is_blocking);
+        match &mut self.sockets {
+            Sockets::Given(given) => given.look((group, name)).map(|()| &given.socket),
+            Sockets::Shared(shared) => shared.socket((group, name), is_blocking),
+            Sockets::Each { common, opened } => {
+                let is_first = opened.is_empty();
+                let socket = match opened.entry(id) {
+                    Entry::Occupied(socket) => socket.into_mut(),
+                    Entry::Vacant(place) => {
+                        place.insert(common.open(group, name, is_first, is_blocking)?)
+                    }
+                };
+                look((group, name), socket, common.address)?;
+                Ok(socket)
+            }
+            Sockets::Steered(steered) => steered.take((group, name), id, is_blocking),
+        }
+    }
+
+    /// Has all sockets listen again that somebody has shut down: those in `shut`, in this order, and
+    /// others.
+    pub(crate) fn look(&mut self, group: &str, shut: &[RawFd]) -> Result<(), Error> {
+        let names = (group, &*self.name);
+        match &mut self.sockets {
+            Sockets::Given(given) => given.look(names),
+            Sockets::Shared(shared) => shared.look(names, self.is_blocking),
+            Sockets::Each { common, opened } => {
+                opened.values().try_for_each(|socket| look(names, socket, common.address))
+            }
+            Sockets::Steered(steered) => steered.listen_again(names, shut),
+        }
+    }
+
+    /// How often another socket has taken the place of one that workers have: those that were started
+    /// before get nothing.
+    pub(crate) fn replaced(&self) -> u64 {
+        match &self.sockets {
+            Sockets::Shared(shared) => shared.replaced,
+            _ => 0,
+        }
+    }
+
+    /// All that are open.
+    pub(crate) fn all(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.sockets {
+            Sockets::Given(given) => vec![given.socket.as_fd()],
+            Sockets::Shared(shared) => shared.opened.iter().map(|it| it.socket.as_fd()).collect(),
+            Sockets::Each { opened, .. } => opened.values().map(AsFd::as_fd).collect(),
+            Sockets::Steered(steered) => {
+                steered.places.iter().map(|place| place.socket.as_fd()).collect()
+            }
+        }
+    }
+
+    /// By which the next version knows it again; a socket of the program's own making has none.
+    pub(crate) fn key(&self, group: &str) -> Option<[String; 3]> {
+        let is_given = matches!(self.sockets, Sockets::Given(_));
+        (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
+    }
+
+    /// Whether any is open.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.all().is_empty()
+    }
+
+    /// The sockets that are open; a socket of the program's own making is not among them.
+    pub(crate) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
+        let keep = |socket: &OwnedFd, worker, file| {
+            let socket = duplicate_from(socket.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate a listener", error))?;
+            let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
+            Ok(KeptListener { key, worker, process: None, socket: socket.into(), file })
+        };
+        match &self.sockets {
+            Sockets::Given(_) => Ok(Vec::new()),
+            Sockets::Shared(Shared { opened, .. }) => {
+                let file = |it: &Opened| it.file.as_ref().map(|it| it.file);
+                opened.iter().map(|it| keep(&it.socket, None, file(it))).collect()
+            }
+            Sockets::Each { common, opened } => {
+                let port = common.address.port();
+                opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
+            }
+            Sockets::Steered(Steered { common, places, .. }) => {
+                let port = common.address.port();
+                let kept = places.iter().map(|place| {
+                    let worker = if place.user == User::Master { MASTER } else { place.worker.0 };
+                    let kept = keep(&place.socket, Some((worker, port)), None)?;
+                    Ok(KeptListener { process: place.process(), ..kept })
+                });
+                kept.collect()
+            }
+        }
+    }
+
+    /// Takes over what an earlier version of the program has opened for this listener; at `any`
+    /// address, where the program is that version and would ask for another one by now.
+    pub(crate) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>, any: bool) {
+        if let Some(moved) = kept.iter().find(|one| any && one.is_of(group, &self.name)) {
+            self.move_to(&moved.key[2].clone());
+        }
+        let requested = self.requested.clone();
+        let name = &self.name;
+        let is_own = |one: &mut KeptListener| one.is_of(group, name) && one.key[2] == requested;
+        for KeptListener { worker, process, socket, file, .. } in kept.extract_if(.., is_own) {
+            match (&mut self.sockets, worker) {
+                (Sockets::Shared(shared), None) => shared.adopt(socket.into(), file),
+                (Sockets::Each { common, opened }, Some((id, port))) => {
+                    common.address.set_port(port);
+                    opened.insert(WorkerId(id), socket.into());
+                }
+                (Sockets::Steered(steered), Some((id, port))) => {
+                    let user = match process {
+                        _ if id == MASTER => User::Master,
+                        Some(pid) => User::Process(pid),
+                        None if steered.of_processes => User::Nobody,
+                        None => User::Worker,
+                    };
+                    steered.common.address.set_port(port);
+                    steered.places.push(Place {
+                        socket: socket.into(),
+                        worker: WorkerId(id),
+                        user,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Has it be at another address, which is not opened.
+    fn move_to(&mut self, requested: &str) {
+        if self.requested == requested {
+            return;
+        }
+        let (listener, address) = (&self.name, requested);
+        tracing::warn!(listener, address, wanted = self.requested, "it stays where it was");
+        requested.clone_into(&mut self.requested);
+        let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
+        match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
+            (Sockets::Shared(Shared { address, .. }), Ok(inet)) => address.address = inet.into(),
+            (Sockets::Shared(Shared { address, .. }), Err(_)) => {
+                address.address = bare.strip_prefix('@').map_or_else(
+                    || Unix::path(bare).into(),
+                    |name| Unix::Abstract(name.into()).into(),
+                );
+            }
+            (Sockets::Each { common, .. }, Ok(inet))
+            | (Sockets::Steered(Steered { common, .. }), Ok(inet)) => common.address = inet,
+            _ => {}
+        }
+    }
+
+    /// Closes the sockets of workers that are not wanted any more, or keeps new connections from them.
+    /// The last one stays open as long as the group is there: the address is its own.
+    pub(crate) fn settle_users(
+        &mut self,
+        group: &str,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) {
+        match &mut self.sockets {
+            Sockets::Each { opened, .. } => {
+                let wanted = |id: &WorkerId| state(*id, None) == Some(State::Ready);
+                let last = opened.keys().find(|id| wanted(id)).or_else(|| opened.keys().next());
+                let last = last.copied();
+                opened.retain(|id, _| wanted(id) || Some(*id) == last);
+            }
+            Sockets::Steered(steered) => {
+                steered.steer((group, &self.name), self.is_blocking, state);
+            }
+            Sockets::Given(_) | Sockets::Shared(_) => {}
+        }
+    }
+
+    /// The sockets that workers or processes have for themselves.
+    pub(crate) fn steered(&mut self) -> Option<&mut Steered> {
+        match &mut self.sockets {
+            Sockets::Steered(steered) => Some(steered),
+            _ => None,
+        }
+    }
+}
+
+/// Has a socket of TCP listen again that somebody has shut down.
+fn look((group, listener): (&str, &str), socket: &OwnedFd, address: Inet) -> Result<(), Error> {
+    if is_listening(socket) {
+        return Ok(());
+    }
+    listen_again(socket, Some(address), BACKLOG)?;
+    tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+    Ok(())
+}
+
+impl KeptListener {
+    fn is_of(&self, group: &str, name: &str) -> bool {
+        self.key[0] == group && self.key[1] == name
+    }
+
+    /// Nobody asks for it any more.
+    pub(crate) fn give_up(self) {
+        let [group, listener, address] = &self.key;
+        tracing::info!(group, listener, address, "not listening any more");
+        if let Some(file) = self.file {
+            drop(SocketFile { path: address.into(), file, stays: false });
+        }
+    }
+}
+
+/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    file: FileIdentity,
+    /// Whether systemd keeps its socket for the next process.
+    stays: bool,
+}
+
+impl SocketFile {
+    fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
+        match address {
+            AnyAddress::Unix(Unix::Path(path)) => {
+                Some(Self { path: path.clone(), file, stays: false })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if !self.stays && FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
+    let settled = if is_blocking { set_blocking(&socket) } else { set_nonblocking(&socket) };
+    settled.map_err(|error| Error::system("a listening socket", error))?;
+    Ok(socket)
+}

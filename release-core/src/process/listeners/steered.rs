@@ -1,0 +1,479 @@
+//! Sockets with one address, one for each process of a group or for each worker, among which the master
+//! says which ones get the new connections.
+//!
+//! So a process that is about to be told to stop is left alone before, and takes what it was given. For
+//! that it needs a socket of its own: two of one worker serve at the same time while it is replaced. Where
+//! each worker has one, both have it, and only a worker that is scaled away is left alone. What still waits
+//! in the socket of one that is gone is for the next one that starts.
+
+use std::cmp::Reverse;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use super::open::{BACKLOG, Common, SHUT_DOWN, listen_again};
+use crate::Error;
+use crate::net::Socket;
+use crate::supervise::{State, WorkerId};
+use crate::sys::socket::{accept, is_listening, is_readable, steer};
+
+/// A program for more sockets is larger than what `net.core.optmem_max` has long allowed by default,
+/// 20 KiB.
+const MOST: usize = 800;
+
+#[derive(Debug)]
+pub(crate) struct Steered {
+    pub(super) common: Common,
+    /// Whether each process has a socket, and not each worker.
+    pub(super) of_processes: bool,
+    /// In the order in which they began to listen: that is how the kernel counts them. So none is
+    /// closed before all are.
+    pub(super) places: Vec<Place>,
+    /// Those that get the new connections, as the kernel was told.
+    chosen: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) socket: OwnedFd,
+    /// Whose it is, or was last.
+    pub(super) worker: WorkerId,
+    pub(super) user: User,
+}
+
+/// Who has the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum User {
+    /// The master alone, which steers through it: no worker has the right to.
+    Master,
+    Nobody,
+    /// A process of the worker that is being started.
+    Launched,
+    /// This process of the worker.
+    Process(i32),
+    /// All processes of the worker.
+    Worker,
+}
+
+impl Place {
+    pub(super) fn process(&self) -> Option<i32> {
+        match self.user {
+            User::Process(pid) => Some(pid),
+            User::Master | User::Nobody | User::Launched | User::Worker => None,
+        }
+    }
+
+    /// What those do who have it; nothing where nobody does.
+    fn state(&self, of: &impl Fn(WorkerId, Option<i32>) -> Option<State>) -> Option<State> {
+        match self.user {
+            User::Master | User::Nobody => None,
+            User::Launched => Some(State::Starting),
+            User::Process(pid) => of(self.worker, Some(pid)),
+            User::Worker => of(self.worker, None),
+        }
+    }
+}
+
+impl Steered {
+    pub(super) fn new(common: Common, of_processes: bool) -> Self {
+        Self { common, of_processes, places: Vec::new(), chosen: Vec::new() }
+    }
+
+    /// Whether the kernel can be told at all.
+    pub(super) fn is_possible(common: &Common) -> Result<(), Error> {
+        let socket = Socket::unconnected(&common.address)?.reuse_port(true)?;
+        steer(&socket, &[0]).map_err(|error| Error::system("SO_ATTACH_REUSEPORT_CBPF", error))
+    }
+
+    /// Opens the socket of a worker; where processes have them, the first one, if there is none.
+    pub(super) fn open(
+        &mut self,
+        names: (&str, &str),
+        id: WorkerId,
+        is_blocking: bool,
+    ) -> Result<(), Error> {
+        if !self.of_processes {
+            self.take(names, id, is_blocking)?;
+        } else if self.places.is_empty() {
+            self.add(names, id, is_blocking)?;
+        }
+        Ok(())
+    }
+
+    /// The first one is told before it listens that it gets all connections, and only then the master's
+    /// own listens: none ever arrives there.
+    fn add(
+        &mut self,
+        (group, listener): (&str, &str),
+        worker: WorkerId,
+        is_blocking: bool,
+    ) -> Result<usize, Error> {
+        let is_first = self.places.is_empty();
+        let socket = self.common.open_steered(group, listener, is_first, is_blocking)?;
+        self.places.push(Place { socket, worker, user: User::Nobody });
+        let index = self.places.len() - 1;
+        if !self.places.iter().any(|place| place.user == User::Master) {
+            let socket = self.common.open_for_master(group, listener)?;
+            self.places.push(Place { socket, worker, user: User::Master });
+        }
+        Ok(index)
+    }
+
+    /// The socket of the next process of a worker: its own, or one in which connections wait, if
+    /// there is one.
+    pub(super) fn take(
+        &mut self,
+        names: (&str, &str),
+        id: WorkerId,
+        is_blocking: bool,
+    ) -> Result<&OwnedFd, Error> {
+        let mut found = self.find(id);
+        if found.is_some_and(|index| !is_listening(&self.places[index].socket)) {
+            self.listen_again(names, &[])?;
+            found = self.find(id);
+        }
+        let index = found.map_or_else(|| self.add(names, id, is_blocking), Ok)?;
+        let user = if self.of_processes { User::Launched } else { User::Worker };
+        let place = &mut self.places[index];
+        (place.worker, place.user) = (id, user);
+        Ok(&place.socket)
+    }
+
+    fn find(&self, id: WorkerId) -> Option<usize> {
+        let own = self.places.iter().position(|it| (it.worker, it.user) == (id, User::Worker));
+        own.or_else(|| self.free(id))
+    }
+
+    /// The place that nobody has and that is best for this worker.
+    fn free(&self, id: WorkerId) -> Option<usize> {
+        let free = self.places.iter().enumerate().filter(|(_, it)| it.user == User::Nobody);
+        let best = free.max_by_key(|(index, place)| {
+            // Those chosen for the kernel may get one at any moment.
+            let is_chosen = self.chosen.contains(index);
+            (is_readable(&place.socket), is_chosen, place.worker == id, Reverse(*index))
+        });
+        best.map(|(index, _)| index)
+    }
+
+    /// What was launched is this process, or nothing.
+    pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        self.pass_on((id, User::Launched), pid.map_or(User::Nobody, User::Process));
+    }
+
+    /// A process has ended.
+    pub(crate) fn ended(&mut self, id: WorkerId, pid: i32) {
+        self.pass_on((id, User::Process(pid)), User::Nobody);
+    }
+
+    fn pass_on(&mut self, from: (WorkerId, User), to: User) {
+        let of_it = self.places.iter_mut().filter(|place| (place.worker, place.user) == from);
+        of_it.for_each(|place| place.user = to);
+    }
+
+    /// Who stops or is about to, and has not accepted all that it was given: a process, or a worker.
+    pub(crate) fn backlog(
+        &self,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) -> impl Iterator<Item = (WorkerId, Option<i32>)> {
+        self.places.iter().filter_map(move |place| {
+            let is_stopping = place.state(&state) == Some(State::Stopping);
+            (is_stopping && is_readable(&place.socket)).then(|| (place.worker, place.process()))
+        })
+    }
+
+    /// Has the kernel give new connections to those that are ready; where nobody is, to those that
+    /// start; and where there is nobody at all they wait in one socket, which the next one that starts
+    /// gets.
+    ///
+    /// It is told each time, as a worker can have it forget: a socket's program can be detached by
+    /// everybody who has one of the sockets.
+    pub(crate) fn steer(
+        &mut self,
+        names: (&str, &str),
+        is_blocking: bool,
+        state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
+    ) {
+        let is_gone = |place: &Place| place.user == User::Worker && place.state(&state).is_none();
+        let gone = self.places.iter_mut().filter(|place| is_gone(place));
+        gone.for_each(|place| place.user = User::Nobody);
+        let those = |wanted| {
+            let places = self.places.iter().enumerate();
+            let those = places.filter(|(_, place)| place.state(&state) == Some(wanted));
+            those.map(|(index, _)| index).take(MOST).collect::<Vec<_>>()
+        };
+        let mut chosen = those(State::Ready);
+        if chosen.is_empty() {
+            chosen = those(State::Starting);
+        }
+        if chosen.is_empty() && !self.places.is_empty() {
+            chosen = self.waiting_room(names, is_blocking).into_iter().collect();
+        }
+        self.tell(names.0, chosen);
+    }
+
+    /// The socket in which connections wait where there is nobody: one that the next process gets.
+    fn waiting_room(&mut self, names: (&str, &str), is_blocking: bool) -> Option<usize> {
+        let worker = self.places.first()?.worker;
+        let found = self.free(worker).map_or_else(|| self.add(names, worker, is_blocking), Ok);
+        let report = |error: &Error| {
+            let (group, reason) = (names.0, error.report());
+            tracing::error!(group, reason, "new connections may be lost: nobody is there for them");
+        };
+        found.inspect_err(report).ok()
+    }
+
+    fn tell(&mut self, group: &str, chosen: Vec<usize>) {
+        let Some(master) = self.places.iter().find(|place| place.user == User::Master) else {
+            return;
+        };
+        let address = &self.common.address;
+        if accept(&master.socket).is_ok() {
+            let message =
+                "a worker has told the kernel to give connections to anybody: one is lost";
+            tracing::error!(group, %address, "{message}");
+        }
+        if chosen.is_empty() {
+            return;
+        }
+        if let Err(error) = steer(&master.socket, &chosen) {
+            tracing::error!(group, %address, %error, "new connections go to all workers");
+        }
+        self.chosen = chosen;
+    }
+
+    /// Sockets that somebody has shut down listen again. Those in `shut` were, in this order, which is
+    /// the one in which the kernel has put the last of them in the place of each.
+    ///
+    /// # Errors
+    ///
+    /// When one does not.
+    pub(super) fn listen_again(
+        &mut self,
+        (group, listener): (&str, &str),
+        shut: &[RawFd],
+    ) -> Result<(), Error> {
+        let mut deaf = Vec::new();
+        for number in shut {
+            let is_it = |place: &Place| place.socket.as_raw_fd() == *number;
+            if let Some(index) = self.places.iter().position(is_it)
+                && !is_listening(&self.places[index].socket)
+            {
+                deaf.push(self.places.swap_remove(index));
+            }
+        }
+        while let Some(index) = self.places.iter().position(|it| !is_listening(&it.socket)) {
+            deaf.push(self.places.swap_remove(index));
+        }
+        if deaf.is_empty() {
+            return Ok(());
+        }
+        let address = self.common.address;
+        let (mut outcome, mut lost) = (Ok(()), Vec::new());
+        for place in deaf {
+            let is_master = place.user == User::Master;
+            match listen_again(&place.socket, Some(address), if is_master { 0 } else { BACKLOG }) {
+                Ok(()) => self.places.push(place),
+                Err(error) => {
+                    outcome = Err(error);
+                    lost.push(place);
+                }
+            }
+        }
+        self.places.append(&mut lost);
+        // The numbers mean others now.
+        self.chosen.clear();
+        tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::sys::socket::forget_steering;
+
+    const NAMES: (&str, &str) = ("web", "http");
+
+    struct World {
+        steered: Steered,
+        clients: Vec<TcpStream>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let common = Common { address: "127.0.0.1:0".parse().unwrap(), only_v6: false };
+            Steered::is_possible(&common).unwrap();
+            Self { steered: Steered::new(common, true), clients: Vec::new() }
+        }
+
+        /// The places of workers: the master's own never has a connection.
+        fn workers(&self) -> impl Iterator<Item = &Place> {
+            let master = self.steered.places.iter().find(|place| place.user == User::Master);
+            master.into_iter().for_each(|master| assert!(!is_readable(&master.socket)));
+            self.steered.places.iter().filter(|place| place.user != User::Master)
+        }
+
+        /// A process of a worker is started: the number of its socket.
+        fn start(&mut self, worker: u32, pid: i32) -> usize {
+            let worker = WorkerId(worker);
+            let socket = self.steered.take(NAMES, worker, false).unwrap().as_raw_fd();
+            self.steered.launched(worker, Some(pid));
+            self.workers().position(|place| place.socket.as_raw_fd() == socket).unwrap()
+        }
+
+        /// Those processes are ready, others start, and others stop.
+        fn steer(&mut self, ready: &[i32], starting: &[i32]) {
+            self.steered.steer(NAMES, false, |_, pid| match pid {
+                Some(pid) if ready.contains(&pid) => Some(State::Ready),
+                Some(pid) if starting.contains(&pid) => Some(State::Starting),
+                _ => Some(State::Stopping),
+            });
+        }
+
+        fn connect(&mut self, count: usize) {
+            for _ in 0..count {
+                self.clients.push(TcpStream::connect(self.steered.common.address).unwrap());
+            }
+        }
+
+        /// How many connections wait in each socket; they do not any more.
+        fn waiting(&mut self) -> Vec<usize> {
+            let of = |place: &Place| std::iter::from_fn(|| accept(&place.socket).ok()).count();
+            self.workers().map(of).collect()
+        }
+    }
+
+    #[test]
+    fn new_connections_go_to_those_that_are_ready() {
+        let mut world = World::new();
+        assert_eq!([world.start(0, 10), world.start(1, 11), world.start(2, 12)], [0, 1, 2]);
+        world.steer(&[10, 12], &[11]);
+        world.connect(64);
+        let waiting = world.waiting();
+        assert!(waiting[0] > 8 && waiting[1] == 0 && waiting[2] > 8, "{waiting:?}");
+        world.steer(&[11], &[]);
+        world.connect(16);
+        assert_eq!(world.waiting(), [0, 16, 0]);
+        // Where nobody is ready, they wait for those that start; where nobody is, for the next one.
+        world.steer(&[], &[12]);
+        world.connect(16);
+        assert_eq!(world.waiting(), [0, 0, 16]);
+        world.steer(&[], &[]);
+        world.connect(16);
+        world.steer(&[], &[]);
+        assert_eq!(world.start(3, 13), 3);
+        assert_eq!(world.waiting(), [0, 0, 0, 16]);
+    }
+
+    #[test]
+    fn the_kernel_can_be_told_of_so_many() {
+        let mut world = World::new();
+        world.start(0, 10);
+        let mut chosen = vec![0];
+        chosen.resize(MOST, 0);
+        world.steered.tell("web", chosen);
+        world.connect(16);
+        assert_eq!(world.waiting(), [16]);
+    }
+
+    #[test]
+    fn two_processes_of_a_worker_have_two_and_the_next_has_the_first_again() {
+        let mut world = World::new();
+        assert_eq!([world.start(0, 10), world.start(0, 11)], [0, 1]);
+        world.steered.ended(WorkerId(0), 10);
+        assert_eq!([world.start(0, 12), world.start(0, 13)], [0, 2]);
+        // One that could not be started has none.
+        world.steered.ended(WorkerId(0), 13);
+        world.steered.take(NAMES, WorkerId(0), false).unwrap();
+        world.steered.launched(WorkerId(0), None);
+        assert_eq!(world.start(1, 14), 2);
+    }
+
+    #[test]
+    fn a_socket_in_which_connections_wait_is_taken_first() {
+        let mut world = World::new();
+        assert_eq!(
+            [(0, 10), (1, 11), (2, 12), (3, 13)].map(|(id, pid)| world.start(id, pid)),
+            [0, 1, 2, 3]
+        );
+        world.steer(&[12], &[]);
+        world.connect(1);
+        let backlog =
+            |world: &World| world.steered.backlog(|_, _| Some(State::Stopping)).collect::<Vec<_>>();
+        assert_eq!(backlog(&world), [(WorkerId(2), Some(12))]);
+        assert_eq!(world.steered.backlog(|_, _| Some(State::Ready)).count(), 0);
+        (0..4).for_each(|worker| world.steered.ended(WorkerId(worker), 10 + worker.cast_signed()));
+        assert_eq!(backlog(&world), []);
+        assert_eq!(world.start(0, 20), 2);
+        // Then its own, and then any.
+        assert_eq!([world.start(1, 21), world.start(7, 27)], [1, 0]);
+        assert_eq!(world.waiting(), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_worker_can_neither_take_the_steering_over_nor_undo_it_for_good() {
+        let mut world = World::new();
+        assert_eq!([world.start(0, 10), world.start(1, 11)], [0, 1]);
+        world.steer(&[10, 11], &[]);
+        for place in world.workers() {
+            let refused = steer(&place.socket, &[0]).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        }
+        let place = world.workers().next().unwrap();
+        forget_steering(&place.socket).unwrap();
+        world.steer(&[11], &[]);
+        world.connect(64);
+        assert_eq!(world.waiting(), [0, 64]);
+    }
+
+    #[test]
+    fn those_that_were_shut_down_listen_again_and_are_told_apart() {
+        let mut world = World::new();
+        for worker in 0..5 {
+            world.start(worker, 10 + worker.cast_signed());
+        }
+        for those in [&[1, 3][..], &[4, 0, 2], &[2], &[0, 1, 2, 3, 4]] {
+            let sockets: Vec<_> = world.workers().map(|place| place.socket.as_raw_fd()).collect();
+            let shut: Vec<_> = those.iter().map(|index| sockets[*index]).collect();
+            shut.iter().for_each(|number| {
+                nix::sys::socket::shutdown(*number, nix::sys::socket::Shutdown::Both).unwrap();
+            });
+            world.steered.listen_again(NAMES, &shut).unwrap();
+            for pid in 10..15 {
+                world.steer(&[pid], &[]);
+                world.connect(8);
+                let of = |place: &Place| place.process() == Some(pid);
+                let expected: Vec<_> =
+                    world.workers().map(|it| if of(it) { 8 } else { 0 }).collect();
+                assert_eq!(world.waiting(), expected, "{pid} after {those:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_keeps_its_socket_and_one_that_is_gone_leaves_it_to_the_next() {
+        let mut world = World::new();
+        world.steered.of_processes = false;
+        let take = |world: &mut World, worker| {
+            world.steered.take(NAMES, WorkerId(worker), false).unwrap().as_raw_fd()
+        };
+        let sockets = [take(&mut world, 0), take(&mut world, 1)];
+        assert_eq!([take(&mut world, 0), take(&mut world, 1)], sockets);
+        let steer = |world: &mut World, states: [Option<State>; 2]| {
+            world.steered.steer(NAMES, false, |id, _| states[id.0 as usize]);
+        };
+        steer(&mut world, [Some(State::Ready), Some(State::Ready)]);
+        world.connect(64);
+        assert!(world.waiting().iter().all(|count| *count > 8));
+        steer(&mut world, [Some(State::Ready), Some(State::Stopping)]);
+        world.connect(16);
+        assert_eq!(world.waiting(), [16, 0]);
+        // Nobody is wanted: they wait in a socket that nobody has yet, and then has.
+        steer(&mut world, [Some(State::Stopping), None]);
+        world.connect(16);
+        steer(&mut world, [None, None]);
+        world.connect(16);
+        assert_eq!(take(&mut world, 0), sockets[1]);
+        assert_eq!(world.waiting(), [0, 32]);
+    }
+}

@@ -1,0 +1,176 @@
+//! Listening sockets that systemd keeps for the next process of the service (`FDSTORE=1`): while none
+//! runs, connections wait in them.
+//!
+//! A process that is told to stop does not know whether it is restarted. So it leaves to systemd what
+//! becomes of them, which closes them at a stop unless the unit says otherwise.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use super::{KeptListener, Listener, Opened, Shared, Sockets, settle};
+use crate::Error;
+use crate::net::{FileIdentity, STORED, stored_sockets};
+use crate::systemd::{Notifier, store_size};
+
+/// The longest name that systemd takes.
+const LONGEST: usize = 255;
+
+/// How long systemd may take to close a socket whose address is needed.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// Takes back what an earlier process of the service has stored. What nobody asks for any more, or is
+/// not what it was, systemd closes too, so that its address is free.
+pub(crate) fn restore<'a>(
+    listeners: impl Iterator<Item = (&'a str, &'a mut Listener)>,
+    systemd: &Notifier,
+) -> Result<(), Error> {
+    let mut stored = stored_sockets()?;
+    let mut names: Vec<_> = stored.iter().map(|(name, _)| name.clone()).collect();
+    for (group, listener) in listeners {
+        let taken = listener.restore(group, &mut stored)?;
+        names.retain(|name| taken.as_ref() != Some(name));
+    }
+    drop(stored);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let closed = names.iter().try_for_each(|name| {
+        tracing::info!(name, "a stored socket is not wanted any more");
+        systemd.remove_stored(name)
+    });
+    if let Err(error) = closed.and_then(|()| systemd.barrier(CLOSE_TIME)) {
+        tracing::warn!(%error, "systemd may still have stored sockets");
+    }
+    Ok(())
+}
+
+/// Has systemd keep the sockets that are open, as far as it says that it has room, and no others
+/// that a version before has stored.
+pub(crate) fn store<'a>(
+    listeners: impl Iterator<Item = (&'a str, &'a mut Listener)>,
+    unwanted: &[KeptListener],
+    systemd: Option<&Notifier>,
+) {
+    let Some((systemd, room)) = systemd.zip(store_size()) else { return };
+    let mut names = Vec::new();
+    for (group, listener) in listeners {
+        let Some(name) = listener.stored_name(group) else { continue };
+        if names.len() == room {
+            let message = "there is no room to store it: raise FileDescriptorStoreMax=";
+            tracing::warn!(listener = listener.name, "{message}");
+            continue;
+        }
+        match listener.store(&name, systemd) {
+            Ok(()) => names.push(name),
+            // Each of the others would wait as long.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return tracing::warn!(%error, "systemd does not listen; no more sockets are stored");
+            }
+            Err(error) => tracing::warn!(listener = listener.name, %error, "it is not stored"),
+        }
+    }
+    for name in unwanted.iter().filter_map(KeptListener::stored_name) {
+        if !names.contains(&name)
+            && let Err(error) = systemd.remove_stored(&name)
+        {
+            tracing::warn!(name, %error, "systemd may still have a stored socket");
+        }
+    }
+}
+
+/// By which name a socket is stored. systemd's names are of printable ASCII without colons.
+fn name_of(key: [&str; 3], file: Option<FileIdentity>) -> Option<String> {
+    let file = file.map(|file| format!("/{file}")).unwrap_or_default();
+    let name = format!("{STORED}{}{file}", key.map(escape).join("/"));
+    (name.len() <= LONGEST).then_some(name)
+}
+
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]@".contains(&byte);
+    let escaped = text.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+impl KeptListener {
+    fn stored_name(&self) -> Option<String> {
+        let [group, name, requested] = &self.key;
+        let is_shared = self.worker.is_none();
+        is_shared.then(|| name_of([group, name, requested], self.file)).flatten()
+    }
+}
+
+impl Listener {
+    /// One socket of each listener is stored, but for those that each worker has for itself.
+    fn stored_name(&self, group: &str) -> Option<String> {
+        match &self.sockets {
+            Sockets::Shared(Shared { opened: Some(Opened { file, .. }), .. }) => {
+                let file = file.as_ref().map(|file| file.file);
+                name_of([group, &self.name, &self.requested], file)
+            }
+            _ => None,
+        }
+    }
+
+    fn store(&mut self, name: &str, systemd: &Notifier) -> io::Result<()> {
+        if let Sockets::Shared(Shared { opened: Some(opened), .. }) = &mut self.sockets {
+            let Opened { socket, file, .. } = opened;
+            systemd.store(name, &[socket.as_fd()])?;
+            // Connections go on to arrive by it when this process has ended.
+            file.iter_mut().for_each(|file| file.stays = true);
+        }
+        Ok(())
+    }
+
+    /// Takes the socket that was stored for this listener, if there is one and it is what is asked for;
+    /// by which name.
+    fn restore(
+        &mut self,
+        group: &str,
+        stored: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<Option<String>, Error> {
+        let Sockets::Shared(shared) = &mut self.sockets else { return Ok(None) };
+        let address = &shared.address;
+        let Some(own) = name_of([group, &self.name, &self.requested], None) else {
+            return Ok(None);
+        };
+        let is_own = |(name, socket): &(String, OwnedFd)| {
+            let file =
+                name.strip_prefix(&own).filter(|file| file.is_empty() || file.starts_with('/'));
+            file.is_some_and(|file| {
+                let file = file.strip_prefix('/').and_then(FileIdentity::parse);
+                address.is_met_by(socket, file)
+            })
+        };
+        let Some(place) = stored.iter().position(is_own) else { return Ok(None) };
+        let (name, socket) = stored.swap_remove(place);
+        let file = name.rsplit('/').next().and_then(FileIdentity::parse);
+        tracing::info!(group, listener = self.name, %address, "listening on, as it was stored");
+        shared.adopt(settle(socket, self.is_blocking)?, file);
+        let file = shared.opened.iter_mut().flat_map(|opened| &mut opened.file);
+        file.for_each(|file| file.stays = true);
+        Ok(Some(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_are_for_in_letters_that_systemd_takes() {
+        let name = name_of(["web", "http", "[::]:80"], None);
+        assert_eq!(name.as_deref(), Some("release-stored/web/http/[%3A%3A]%3A80"));
+        let file = FileIdentity::parse("21-37");
+        assert_eq!(file.map(|file| file.to_string()).as_deref(), Some("21-37"));
+        let name = name_of(["web", "ä/b", "/run/web"], file);
+        assert_eq!(name.as_deref(), Some("release-stored/web/%C3%A4%2Fb/%2Frun%2Fweb/21-37"));
+        assert_eq!(name_of(["web", "http", &"/x".repeat(90)], None), None, "too long");
+        for strange in ["", "1", "-1", "1-", "1-x", "1-2-3"] {
+            assert_eq!(FileIdentity::parse(strange), None, "{strange}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! One worker process: its program, its environment and privileges, its sockets, how it says that it
+//! is ready, what it writes, and its connection.
+
+use std::time::Duration;
+
+pub(crate) mod attach;
+pub(crate) mod child;
+pub(crate) mod connections;
+pub(crate) mod environment;
+pub(crate) mod listeners;
+pub(crate) mod options;
+pub(crate) mod output;
+mod permit;
+pub(crate) mod privileges;
+pub(crate) mod readiness;
+pub(crate) mod stop_signal;
+pub(crate) mod unexecutable;
+pub(crate) mod worker_info;
+
+pub use connections::Connections;
+pub use environment::Environment;
+pub use options::{Resource, WorkerOptions};
+pub use output::{OutputFormat, OutputStream};
+pub use permit::Permit;
+pub use readiness::Readiness;
+pub use stop_signal::StopSignal;
+pub use worker_info::WorkerInfo;
+
+/// Later than this nothing is noticed by a master that runs.
+pub(crate) const HELD_UP: Duration = Duration::from_millis(100);

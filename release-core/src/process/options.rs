@@ -1,0 +1,288 @@
+//! What one worker has for itself: arguments, environment, processors, priority, limits (row P2).
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+
+use nix::sched::CpuSet;
+use nix::sys::resource::Resource as KernelResource;
+use serde::{Deserialize, Serialize};
+
+use super::environment::entry;
+use crate::path::c_string;
+use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
+use crate::{Error, ErrorKind};
+
+/// What one worker gets besides what its group gets: see [`Workers::each`](crate::Workers::each).
+///
+/// The kernel puts processors, priority and limits into effect in the new process, before it gives
+/// up root and before its program begins: a master that runs as root may raise what its workers,
+/// under their own user, can only lower. One that the kernel refuses is a failed start, whose reason
+/// names the call, such as `setpriority: Permission denied`.
+///
+/// # Errors
+///
+/// Checked when the master starts, before it goes into the background, with
+/// [`ErrorKind::Usage`]: a NUL byte in an argument or a variable, a variable
+/// without a name or with `=` in it, a processor that does not exist, no processor at all, a
+/// priority outside of -20 to 19, a soft limit above the hard one.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Resource, WorkerOptions};
+///
+/// let options = WorkerOptions::default()
+///     .argument("--verbose")
+///     .variable("PORT", "8001")
+///     .processors([0, 1])
+///     .nice(-5)
+///     .limit(Resource::CoreSize, 0, 0);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[doc(alias = "rtsOptions")]
+pub struct WorkerOptions {
+    arguments: Vec<OsString>,
+    #[serde(with = "pairs")]
+    variables: BTreeMap<OsString, OsString>,
+    processors: Option<Vec<u32>>,
+    nice: Option<i32>,
+    limits: BTreeMap<Resource, (u64, u64)>,
+}
+
+/// A map in a format whose maps have strings as keys: names need not be text.
+mod pairs {
+    use super::{BTreeMap, OsString};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        map: &BTreeMap<OsString, OsString>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
+        Vec::deserialize(deserializer).map(BTreeMap::from_iter)
+    }
+}
+
+/// What [`WorkerOptions::limit`] limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Resource {
+    /// How many descriptors a process has open: more exactly, each of their numbers is below it.
+    #[doc(alias = "RLIMIT_NOFILE")]
+    OpenFiles,
+    /// The size of the file that a crash leaves, in bytes; 0 for none.
+    #[doc(alias = "RLIMIT_CORE")]
+    CoreSize,
+    /// The address space of a process, in bytes, used or only reserved. Runtimes reserve a lot.
+    #[doc(alias = "RLIMIT_AS")]
+    AddressSpace,
+    /// The processes and threads of the user as a whole, whoever started them.
+    #[doc(alias = "RLIMIT_NPROC")]
+    Processes,
+    /// The size that a process can give a file, in bytes. Going beyond it is `SIGXFSZ`.
+    #[doc(alias = "RLIMIT_FSIZE")]
+    FileSize,
+}
+
+impl Resource {
+    /// A limit that is none.
+    pub const UNLIMITED: u64 = u64::MAX;
+
+    /// The call that is named when the limit is refused, and what the kernel calls the resource.
+    fn in_kernel(self) -> (&'static str, KernelResource) {
+        match self {
+            Self::OpenFiles => (OPEN_FILES, KernelResource::RLIMIT_NOFILE),
+            Self::CoreSize => ("setrlimit(RLIMIT_CORE)", KernelResource::RLIMIT_CORE),
+            Self::AddressSpace => ("setrlimit(RLIMIT_AS)", KernelResource::RLIMIT_AS),
+            Self::Processes => ("setrlimit(RLIMIT_NPROC)", KernelResource::RLIMIT_NPROC),
+            Self::FileSize => ("setrlimit(RLIMIT_FSIZE)", KernelResource::RLIMIT_FSIZE),
+        }
+    }
+}
+
+impl WorkerOptions {
+    /// One more argument, after those of the group. A worker that is the same executable finds it
+    /// in [`std::env::args_os`], after the name that says who it is in `ps`.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets an environment variable, whatever the group's [`Environment`](crate::Environment) says.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// The processors that the worker runs on, by the numbers that the kernel gives them; by default
+    /// those of the master.
+    ///
+    /// One that exists and that the master's container keeps from it makes the start fail.
+    #[must_use]
+    #[doc(alias = "affinity")]
+    pub fn processors(mut self, numbers: impl IntoIterator<Item = u32>) -> Self {
+        self.processors = Some(numbers.into_iter().collect());
+        self
+    }
+
+    /// The priority, from -20, which goes first, to 19; by default that of the master. It does not
+    /// count from the master's. Less than the master's takes root.
+    #[must_use]
+    #[doc(alias = "priority")]
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = Some(nice);
+        self
+    }
+
+    /// The soft limit, which holds, and the hard one, up to which the worker may raise it; by default
+    /// those that the master was started with. A hard limit above the master's takes root.
+    #[must_use]
+    #[doc(alias = "rlimit")]
+    pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        self.limits.insert(resource, (soft, hard));
+        self
+    }
+
+    pub(crate) fn check(self) -> Result<CheckedOptions, Error> {
+        let arguments = self.arguments.into_iter().map(c_string).collect::<Result<_, _>>()?;
+        let variables = self.variables.into_iter().map(|(name, value)| entry(&name, value));
+        let limits = self.limits.into_iter().map(|(resource, (soft, hard))| {
+            if soft > hard {
+                let message =
+                    format!("{resource:?}: the soft limit {soft} is above the hard {hard}");
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+            let (call, resource) = resource.in_kernel();
+            Ok(Limit { call, resource, soft, hard })
+        });
+        let resources = Resources {
+            processors: self.processors.as_deref().map(processor_set).transpose()?,
+            nice: self.nice.map(check_nice).transpose()?,
+            limits: limits.collect::<Result<_, _>>()?,
+        };
+        Ok(CheckedOptions { arguments, variables: variables.collect::<Result<_, _>>()?, resources })
+    }
+}
+
+fn check_nice(nice: i32) -> Result<i32, Error> {
+    // The kernel would take the nearest priority there is without a word.
+    if (-20..=19).contains(&nice) {
+        Ok(nice)
+    } else {
+        let message = format!("priority {nice} does not exist; they go from -20 to 19");
+        Err(Error::new(ErrorKind::Usage, message))
+    }
+}
+
+fn processor_set(numbers: &[u32]) -> Result<CpuSet, Error> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::Usage, message));
+    if numbers.is_empty() {
+        return refuse("no processor to run on".to_owned());
+    }
+    // Where the list is not to be had, what the kernel says to the worker has to do.
+    let online = processors_online().ok();
+    let mut set = CpuSet::new();
+    for number in numbers {
+        let exists = online.as_deref().is_none_or(|online| lists(online, *number));
+        let placed = usize::try_from(*number).is_ok_and(|number| set.set(number).is_ok());
+        if !exists || !placed {
+            let online = online.unwrap_or_else(|| format!("0-{}", CpuSet::count() - 1));
+            return refuse(format!("processor {number} does not exist; there are {online}"));
+        }
+    }
+    Ok(set)
+}
+
+/// Whether a list such as `0-3,8` has this number.
+fn lists(list: &str, number: u32) -> bool {
+    list.split(',').any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let bounds = (first.parse::<u32>(), last.parse::<u32>());
+        matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&number))
+    })
+}
+
+/// What was said about one worker, ready for its start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckedOptions {
+    pub(crate) arguments: Vec<CString>,
+    variables: Vec<CString>,
+    pub(crate) resources: Resources,
+}
+
+impl CheckedOptions {
+    /// The group's environment, with this worker's variables in the place of those of the same name.
+    pub(crate) fn environment(&self, group: &[CString]) -> Vec<CString> {
+        let is_replaced =
+            |entry: &&CString| self.variables.iter().any(|own| name(own) == name(entry));
+        let kept = group.iter().filter(|entry| !is_replaced(entry));
+        kept.chain(&self.variables).cloned().collect()
+    }
+}
+
+fn name(entry: &CString) -> Option<&[u8]> {
+    entry.as_bytes().split(|byte| *byte == b'=').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(options: WorkerOptions) -> String {
+        options.check().unwrap_err().report()
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let options = WorkerOptions::default;
+        assert_eq!(why(options().processors([])), "no processor to run on");
+        for number in [1023, 1024, u32::MAX] {
+            let why = why(options().processors([0, number]));
+            assert!(why.starts_with(&format!("processor {number} does not exist; ")), "{why}");
+        }
+        for nice in [-21, 20] {
+            assert!(why(options().nice(nice)).starts_with(&format!("priority {nice} does not")));
+        }
+        let crossed = options().limit(Resource::FileSize, 2, 1);
+        assert_eq!(why(crossed), "FileSize: the soft limit 2 is above the hard 1");
+        assert!(why(options().argument("a\0b")).contains("NUL"));
+        assert!(why(options().variable("A=B", "")).contains("`A=B`"));
+    }
+
+    #[test]
+    fn what_can_be_is_taken() {
+        let limits = [Resource::UNLIMITED, 0];
+        let options = WorkerOptions::default().nice(-20).nice(19).processors([0, 0]);
+        let options =
+            limits.iter().fold(options, |options, max| options.limit(Resource::OpenFiles, 0, *max));
+        let checked = options.check().unwrap();
+        assert_eq!(checked.resources.nice, Some(19));
+        let [limit] = checked.resources.limits[..] else { panic!("the last one alone") };
+        assert_eq!((limit.soft, limit.hard), (0, 0));
+    }
+
+    #[test]
+    fn a_list_of_processors_is_understood() {
+        let listed = |list| (0..12).filter(|number| lists(list, *number)).collect::<Vec<_>>();
+        assert_eq!(listed("0"), [0]);
+        assert_eq!(listed("0-2,8,10-11"), [0, 1, 2, 8, 10, 11]);
+        assert_eq!(listed(""), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_variable_takes_the_place_of_the_group_s() {
+        let block = ["A=1", "AB=2", "C=3"].map(|entry| CString::new(entry).unwrap());
+        let checked = WorkerOptions::default().variable("A", "x=y").variable("D", "").check();
+        let own = checked.unwrap().environment(&block);
+        assert_eq!(own, ["AB=2", "C=3", "A=x=y", "D="].map(|entry| CString::new(entry).unwrap()));
+    }
+}

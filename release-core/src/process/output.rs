@@ -1,0 +1,178 @@
+//! What workers write to standard output and error, line by line (row S9).
+
+use std::fmt;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+
+use serde::{Deserialize, Serialize};
+
+use super::worker_info::WorkerInfo;
+use crate::Error;
+use crate::ipc::Descriptor;
+use crate::rt::Rt;
+use crate::sys::fds::duplicate_from;
+
+mod format;
+mod pipe;
+mod writer;
+
+pub use format::OutputFormat;
+use pipe::Pipe;
+use writer::Writer;
+
+/// Where a line was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum OutputStream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Error,
+}
+
+/// Takes a line.
+type LineSink = Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>;
+
+/// Where lines go.
+#[derive(Clone)]
+pub(crate) enum Sink {
+    /// A function of the program takes each.
+    Lines(LineSink),
+    /// The standard streams of the master.
+    Streams(OutputFormat),
+}
+
+/// How the output of a group is taken.
+#[derive(Clone)]
+pub(crate) struct Capture {
+    pub(crate) sink: Sink,
+    /// The longest line; what is longer goes on in the next.
+    pub(crate) longest: usize,
+    /// How many lines a process may write in a second before the rest of that second is dropped.
+    pub(crate) rate: Option<u32>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { sink: Sink::Streams(OutputFormat::Plain), longest: 64 * 1024, rate: None }
+    }
+}
+
+impl Capture {
+    /// None where workers write to the same files as the master.
+    pub(crate) fn unless_inherited(self) -> Option<Self> {
+        match self.sink {
+            Sink::Streams(OutputFormat::Inherit) => None,
+            _ => Some(self),
+        }
+    }
+}
+
+/// The two pipes of a process that is about to be started.
+pub(crate) struct Pipes {
+    ours: [PipeReader; 2],
+    theirs: [PipeWriter; 2],
+    capture: Capture,
+}
+
+impl fmt::Debug for Pipes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipes").field("ours", &self.ours).finish_non_exhaustive()
+    }
+}
+
+impl Pipes {
+    pub(crate) fn new(capture: &Capture) -> Result<Self, Error> {
+        let failed = |error| Error::system("cannot make a pipe", error);
+        let (out, their_out) = io::pipe().map_err(failed)?;
+        let (error, their_error) = io::pipe().map_err(failed)?;
+        Ok(Self { ours: [out, error], theirs: [their_out, their_error], capture: capture.clone() })
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (RawFd, BorrowedFd<'_>)> {
+        (1..).zip(self.theirs.iter().map(AsFd::as_fd))
+    }
+
+    /// Keeps the reading ends alone.
+    pub(crate) fn watch(self, rt: &Rt, worker: WorkerInfo) -> io::Result<Output> {
+        let ends = self.ours.map(|end| (Some(OwnedFd::from(end)), Vec::new()));
+        Output::new(rt, worker, &self.capture, ends)
+    }
+}
+
+/// What a running process writes. A clone is the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Output(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    pipes: [Pipe; 2],
+    writer: Writer,
+}
+
+/// An output on its way to the next version of the program: the pipes, and the lines that began.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptOutput([(Option<Descriptor>, Vec<u8>); 2]);
+
+impl KeptOutput {
+    pub(crate) fn thaw(self, rt: &Rt, worker: WorkerInfo, capture: &Capture) -> io::Result<Output> {
+        Output::new(rt, worker, capture, self.0.map(|(end, line)| (end.map(Into::into), line)))
+    }
+}
+
+impl Output {
+    fn new(
+        rt: &Rt,
+        worker: WorkerInfo,
+        capture: &Capture,
+        ends: [(Option<OwnedFd>, Vec<u8>); 2],
+    ) -> io::Result<Self> {
+        let [out, error] = ends;
+        let longest = capture.longest;
+        let pipe = |(end, line): (Option<OwnedFd>, _), stream| {
+            let io = end.map(|end| rt.register(end)).transpose()?;
+            Ok::<_, io::Error>(Pipe::new(io, line, stream, longest))
+        };
+        let pipes = [pipe(out, OutputStream::Out)?, pipe(error, OutputStream::Error)?];
+        let writer = Writer::new(rt, worker, capture);
+        Ok(Self(Arc::new(Mutex::new(State { pipes, writer }))))
+    }
+
+    /// For the next version of the program. Nothing is read afterwards.
+    pub(crate) fn freeze(&self) -> Result<KeptOutput, Error> {
+        let keep = |pipe: &Pipe| {
+            let end = pipe.io().map(|io| duplicate_from(io.as_fd(), 3)).transpose();
+            let end = end.map_err(|error| Error::system("cannot duplicate a pipe", error))?;
+            Ok::<_, Error>((end.map(Into::into), pipe.begun().to_vec()))
+        };
+        let State { pipes: [out, error], .. } = &*self.state();
+        Ok(KeptOutput([keep(out)?, keep(error)?]))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes lines on until `end` is done, and then those that are in the pipes at that moment,
+    /// whether there is room for them or not: processes that the worker leaves behind may hold the pipes
+    /// open for ever.
+    pub(crate) async fn pass_on_until<T>(self, end: impl Future<Output = T>) -> T {
+        let mut end = pin!(end);
+        let ended = std::future::poll_fn(|cx: &mut Context<'_>| {
+            let ended = end.as_mut().poll(cx);
+            if ended.is_pending() {
+                let State { pipes, writer } = &mut *self.state();
+                pipes.iter_mut().for_each(|pipe| pipe.poll(cx, writer));
+            }
+            ended
+        });
+        let ended = ended.await;
+        let State { pipes, writer } = &mut *self.state();
+        pipes.iter_mut().for_each(|pipe| pipe.empty(writer));
+        writer.tell_dropped();
+        ended
+    }
+}

@@ -1,0 +1,47 @@
+//! Readiness as s6 has it: a newline on a descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::unistd::read;
+
+use crate::Error;
+use crate::process::attach::News;
+use crate::rt::{Direction, Progress, Rt};
+
+/// More than this without a newline is no readiness protocol.
+const MOST: usize = 4096;
+
+/// The reading end of a pipe into which a newline is written.
+#[derive(Debug)]
+pub(super) struct Newline(OwnedFd);
+
+impl Newline {
+    /// And the end that the worker gets.
+    pub(super) fn new() -> Result<(Self, OwnedFd), Error> {
+        let (ours, theirs) =
+            io::pipe().map_err(|error| Error::system("cannot make a pipe", error))?;
+        Ok((Self(ours.into()), theirs.into()))
+    }
+
+    /// Waits for the newline. A worker that closes its end instead will never be ready.
+    pub(super) async fn wait(self, rt: &Rt) -> Result<News, Error> {
+        let failed = |error| Error::system("its readiness descriptor", error);
+        let pipe = rt.register(self.0).map_err(failed)?;
+        let mut seen = 0;
+        while seen < MOST {
+            let mut bytes = [0; 256];
+            let reading =
+                pipe.run(Direction::Read, |fd| Ok((read(fd.as_fd(), &mut bytes)?, Progress::More)));
+            let count = reading.await.map_err(failed)?;
+            if bytes[..count].contains(&b'\n') {
+                return Ok(News::Ready);
+            }
+            if count == 0 {
+                return Ok(News::Closed("its readiness descriptor without a newline"));
+            }
+            seen += count;
+        }
+        Err(failed(io::Error::other("other words than a newline")))
+    }
+}

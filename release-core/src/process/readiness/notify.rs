@@ -1,0 +1,131 @@
+//! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
+
+use std::ffi::{OsStr, OsString};
+use std::hash::BuildHasher;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket};
+use nix::sys::stat::{Mode, fchmod};
+
+use super::Sender;
+use super::inbox::Inbox;
+use super::place::{Place, SocketFile};
+use super::words::Words;
+use crate::Error;
+use crate::process::attach::Notify;
+use crate::process::worker_info::WorkerInfo;
+use crate::rt::Rt;
+use crate::sys::rights::Arrived;
+
+/// Between two messages of a worker: one that sends without a pause waits itself.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The longest message; longer ones are cut off, as systemd does it.
+const LONGEST: usize = 4096;
+
+/// How many messages may wait in a socket, or more: `net.unix.max_dgram_qlen`.
+const QUEUE: usize = 1024;
+
+/// A socket that has no name yet.
+fn unnamed() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // Before there is a name that a message could be sent to.
+    setsockopt(&socket, PassCred, &true)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(socket)
+}
+
+/// The socket of one process.
+#[derive(Debug)]
+pub(super) struct Notices {
+    socket: OwnedFd,
+    /// Its name, and the file of this name if it has one.
+    name: OsString,
+    file: Option<SocketFile>,
+    /// Within which time the process is to say that it lives.
+    watchdog: Option<Duration>,
+}
+
+impl Notices {
+    pub(super) fn new(place: &Arc<Place>, watchdog: Option<Duration>) -> Result<Self, Error> {
+        let (socket, file) = place.socket(|path| {
+            let socket = unnamed()?;
+            bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+            Ok(socket)
+        })?;
+        let name = file.path().as_os_str().to_owned();
+        Ok(Self { socket, name, file: Some(file), watchdog })
+    }
+
+    /// An abstract socket. Everybody can send there, and who may is looked at in any case.
+    pub(super) fn without_a_file(watchdog: Option<Duration>) -> Result<Self, Error> {
+        let number = std::hash::RandomState::new().hash_one(std::process::id());
+        let name = format!("release-notify/{number:016x}");
+        let made = unnamed().and_then(|socket| {
+            bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+            Ok(socket)
+        });
+        let socket =
+            made.map_err(|error| Error::system("cannot make an abstract socket", error))?;
+        Ok(Self { socket, name: format!("@{name}").into(), file: None, watchdog })
+    }
+
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Hears messages as long as the process runs.
+    pub(super) async fn listen(
+        self,
+        rt: &Rt,
+        sender: Sender,
+        worker: &WorkerInfo,
+        notify: &Notify,
+    ) -> Result<(), Error> {
+        let failed = |error| Error::system("its NOTIFY_SOCKET", error);
+        let mut inbox = Inbox::new(rt, self.socket).map_err(failed)?;
+        let _file = self.file;
+        let mut words = Words::new(self.watchdog, rt.now());
+        let mut bytes = [0; LONGEST];
+        // Descriptors that come along are closed, which is what the sender of a `BARRIER=1` waits for.
+        let hear = |words: &mut Words, bytes: &[u8], arrived: Arrived| {
+            if arrived.sender.is_some_and(|from| sender.is(from.uid, from.pid))
+                && let message = String::from_utf8_lossy(&bytes[..arrived.bytes])
+                && let Some(line) = words.hear(&message, rt.now())
+            {
+                let line: String = line.chars().take(80).collect();
+                let (id, pid, line) = (worker.id, worker.pid, line.escape_debug());
+                tracing::warn!(
+                    worker = id,
+                    pid,
+                    "`{line}` is not to be understood, nor what follows"
+                );
+            }
+        };
+        loop {
+            if words.deadline().is_some_and(|at| at <= rt.now()) {
+                // What came in time is in time, also when this process is late itself.
+                for _ in 0..QUEUE {
+                    let Ok(arrived) = inbox.try_receive(&mut bytes) else { break };
+                    hear(&mut words, &bytes, arrived);
+                }
+            }
+            words.due(rt.now()).into_iter().for_each(notify);
+            let received = inbox.receive(&mut bytes);
+            let received = match words.deadline() {
+                None => received.await,
+                Some(deadline) => match rt.timeout_at(deadline, received).await {
+                    Ok(received) => received,
+                    Err(_) => continue,
+                },
+            };
+            hear(&mut words, &bytes, received.map_err(failed)?);
+            words.due(rt.now()).into_iter().for_each(notify);
+            rt.sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What a program says at its `NOTIFY_SOCKET`, and when its master hears of it.
+
+use std::time::{Duration, Instant};
+
+use crate::process::HELD_UP;
+use crate::process::attach::News;
+use crate::supervise::Hung;
+use crate::systemd::status_line;
+
+/// How often its master hears of what can be said again and again; the latest counts.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least that somebody who needs more time gets: until the master hears of the next time.
+const LEAST_TIME: Duration = Duration::from_secs(2);
+
+/// What a program has said.
+#[derive(Debug)]
+pub(super) struct Words {
+    /// Within which time it is to say that it lives, each time anew.
+    watchdog: Option<Duration>,
+    /// When it has been silent for so long, once it is ready.
+    silent_at: Option<Instant>,
+    is_ready: bool,
+    is_stopping: bool,
+    /// What its master hears at once, and only once.
+    news: Vec<News>,
+    /// What its master has not heard yet.
+    status: Option<String>,
+    needs_until: Option<Instant>,
+    is_hung: bool,
+    /// The latest status that its master has heard.
+    told: String,
+    /// When its master may hear of such things again.
+    tell_at: Instant,
+    /// Whether anything was not to be understood.
+    was_strange: bool,
+}
+
+impl Words {
+    pub(super) fn new(watchdog: Option<Duration>, now: Instant) -> Self {
+        Self {
+            watchdog,
+            silent_at: None,
+            is_ready: false,
+            is_stopping: false,
+            news: Vec::new(),
+            status: None,
+            needs_until: None,
+            is_hung: false,
+            told: String::new(),
+            tell_at: now,
+            was_strange: false,
+        }
+    }
+
+    /// Takes note of a message: lines `NAME=VALUE`, of which those that are not known here are for
+    /// others. Returns one that cannot be understood, if it is the first.
+    pub(super) fn hear<'a>(&mut self, message: &'a str, now: Instant) -> Option<&'a str> {
+        let mut strange = None;
+        for line in message.lines() {
+            match line.split_once('=') {
+                Some(("READY", "1")) if !self.is_ready => {
+                    self.is_ready = true;
+                    self.news.push(News::Ready);
+                    self.silent_at = self.watchdog.map(|time| now + time);
+                }
+                Some(("WATCHDOG", "1")) if self.is_ready => {
+                    self.silent_at = self.watchdog.map(|time| now + time);
+                }
+                Some(("WATCHDOG", "trigger")) => self.is_hung = true,
+                Some(("STOPPING", "1")) if !self.is_stopping => {
+                    self.is_stopping = true;
+                    self.news.push(News::Stops);
+                }
+                Some(("STATUS", text)) => {
+                    let text = status_line(text);
+                    self.status = Some(text).filter(|text| *text != self.told);
+                }
+                Some(("EXTEND_TIMEOUT_USEC", number)) => match number.parse() {
+                    Ok(micros) => {
+                        let time = Duration::from_micros(micros).max(LEAST_TIME);
+                        // An instant may not go as far; whoever hears it has a limit in any case.
+                        self.needs_until = now.checked_add(time);
+                    }
+                    Err(_) => strange = Some(line),
+                },
+                _ => {}
+            }
+        }
+        strange.filter(|_| !std::mem::replace(&mut self.was_strange, true))
+    }
+
+    /// When [`due`](Words::due) has something to say, if nothing is heard before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.silent_at.into_iter().chain(self.has_more().then_some(self.tell_at)).min()
+    }
+
+    fn has_more(&self) -> bool {
+        self.status.is_some() || self.needs_until.is_some() || self.is_hung
+    }
+
+    /// What its master is to hear now, in this order.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<News> {
+        let mut news = std::mem::take(&mut self.news);
+        if self.has_more() && self.tell_at <= now {
+            let extension = self.needs_until.take();
+            news.extend(extension.map(|until| News::Extend(until.saturating_duration_since(now))));
+            if let Some(text) = self.status.take() {
+                self.told.clone_from(&text);
+                news.push(News::Status(text));
+            }
+            if std::mem::take(&mut self.is_hung) {
+                news.push(News::Hung(Hung::Admitted));
+            }
+            self.tell_at = now + INTERVAL;
+        }
+        if let (Some(at), Some(time)) = (self.silent_at, self.watchdog)
+            && at <= now
+        {
+            // Noticed late: this process was held up, and this program with it, for all that is known.
+            if now <= at + HELD_UP {
+                news.push(News::Hung(Hung::Silent(time)));
+            }
+            self.silent_at = Some(now + time);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn told(words: &mut Words, message: &str, now: Instant) -> Vec<String> {
+        words.hear(message, now);
+        due(words, now)
+    }
+
+    fn due(words: &mut Words, now: Instant) -> Vec<String> {
+        words.due(now).iter().map(|news| format!("{news:?}")).collect()
+    }
+
+    #[test]
+    fn ready_and_stopping_are_told_at_once_and_once() {
+        let now = Instant::now();
+        let mut words = Words::new(None, now);
+        let expected = ["Ready", "Status(\"up\")"];
+        assert_eq!(told(&mut words, "X_OTHER=7\nSTATUS=up\nREADY=1", now), expected);
+        assert_eq!(told(&mut words, "STOPPING=1\nREADY=1", now), ["Stops"]);
+        assert!(told(&mut words, "READY=1\nSTOPPING=1\nREADY=0\n=\nREADY", now).is_empty());
+        assert_eq!(words.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_said_again_and_again_is_told_once_a_second() {
+        let start = Instant::now();
+        let mut words = Words::new(None, start);
+        let mut told = 0;
+        for step in 0..10_000 {
+            let now = start + Duration::from_millis(step);
+            words.hear(&format!("STATUS={step}\nEXTEND_TIMEOUT_USEC=3000000"), now);
+            told += words.due(now).len();
+        }
+        assert_eq!(told, 20);
+        let end = words.deadline().unwrap();
+        assert_eq!(due(&mut words, end)[1], "Status(\"9999\")");
+        words.hear("STATUS=9999", end);
+        assert_eq!(words.deadline(), None, "nothing new");
+    }
+
+    #[test]
+    fn a_status_is_one_short_line() {
+        let now = Instant::now();
+        let mut words = Words::new(None, now);
+        let heard = told(&mut words, &format!("STATUS=a\tb\x1b[2J{}", "\u{e9}".repeat(1000)), now);
+        assert!(heard[0].starts_with("Status(\"a b [2J\u{e9}") && heard[0].len() <= 1034);
+    }
+
+    #[test]
+    fn who_is_silent_once_it_is_ready_hangs() {
+        let start = Instant::now();
+        let mut words = Words::new(Some(seconds(10)), start);
+        words.hear("WATCHDOG=1", start);
+        assert_eq!(words.deadline(), None, "not before it is ready");
+        told(&mut words, "READY=1", start);
+        told(&mut words, "WATCHDOG=1", start + seconds(9));
+        assert_eq!(words.deadline(), Some(start + seconds(19)));
+        told(&mut words, "STATUS=busy", start + seconds(18));
+        assert_eq!(due(&mut words, start + seconds(19)), ["Hung(Silent(10s))"]);
+        assert_eq!(told(&mut words, "WATCHDOG=trigger", start + seconds(20)), ["Hung(Admitted)"]);
+        assert!(due(&mut words, start + seconds(60)).is_empty(), "it stood still as well");
+        assert_eq!(due(&mut words, start + seconds(70)), ["Hung(Silent(10s))"]);
+        let mut other = Words::new(None, start);
+        told(&mut other, "READY=1", start);
+        assert_eq!(other.deadline(), None, "nobody asked for it");
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_said_once() {
+        let now = Instant::now();
+        let mut words = Words::new(None, now);
+        for wrong in ["", "x", "-1", "1.5", "99999999999999999999"] {
+            let line = format!("EXTEND_TIMEOUT_USEC={wrong}");
+            let expected = (wrong.is_empty()).then_some(&*line);
+            assert_eq!(words.hear(&line, now), expected, "{wrong}");
+            assert!(words.due(now).is_empty());
+        }
+        let longest = format!("EXTEND_TIMEOUT_USEC={}", u64::MAX);
+        assert_eq!(words.hear(&longest, now), None);
+        assert!(matches!(words.due(now)[..], [News::Extend(time)] if time > seconds(1 << 40)));
+        words.hear("EXTEND_TIMEOUT_USEC=1", now);
+        let later = words.deadline().unwrap();
+        assert!(matches!(words.due(later)[..], [News::Extend(time)] if time == seconds(1)));
+    }
+}

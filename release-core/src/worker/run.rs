@@ -1,0 +1,203 @@
+//! A worker's main function, run in call mode or plain.
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::enter::no_io;
+use super::greeting::{check_hello, greeted, take_listeners};
+use super::work::Works;
+use super::{Me, PlainMe, Worker};
+use crate::exit::Exit;
+use crate::ipc::hello::{Agreed, Message, Types};
+use crate::ipc::link::{Link, Mode};
+use crate::ipc::plain::Client;
+use crate::ipc::serve::{Word, serve};
+use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
+use crate::rt::{Driver, Rt, Task};
+use crate::signals::Signals;
+use crate::stopping::{Stop, stop_channel};
+use crate::sys::signal::Caught;
+use crate::worker::panics;
+use crate::{Error, ErrorKind};
+
+impl<C> Worker<C> {
+    /// Runs a worker in call mode that answers no requests of its master.
+    ///
+    /// See [`Worker::run_answering`].
+    pub fn run<D, Context, M, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl FnOnce(Me<Context, M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        Context: Serialize + DeserializeOwned,
+        M: Request,
+        C: Codec<M> + Codec<M::Response> + Codec<Never> + Codec<()>,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let refuse = |never: Never| async move { match never {} };
+        self.run_answering(driver, refuse, main)
+    }
+
+    /// Runs a worker in call mode: gives up privileges, is greeted by its master, answers its
+    /// requests with `answer`, and runs `main`, whose end is the end of the process.
+    ///
+    /// `main` calls [`Me::ready`] when it serves, and returns soon after [`Me::stopping`].
+    /// The types must be those of the master's group. Call it first in `main`: no thread may exist.
+    ///
+    /// # Examples
+    ///
+    /// `answer` has neither the runtime nor the [`Me`]. What needs them goes to `main` by a channel,
+    /// here a connection that the master has accepted:
+    ///
+    /// ```no_run
+    /// use std::os::fd::OwnedFd;
+    /// use futures_channel::mpsc;
+    /// use futures_util::StreamExt;
+    /// use release_core::ipc::{Descriptor, Never, Request};
+    /// use release_core::net::Stream;
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, Me, me};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Serve(Descriptor);
+    ///
+    /// impl Request for Serve {
+    ///     type Response = ();
+    /// }
+    ///
+    /// fn worker() -> Exit {
+    ///     let (give, clients) = mpsc::unbounded();
+    ///     let answer = move |Serve(client)| {
+    ///         let given = give.unbounded_send(OwnedFd::from(client));
+    ///         async move { Ok(given?) }
+    ///     };
+    ///     me().descriptors(1).run_answering(Local::new, answer, |me: Me<(), Never>| async move {
+    ///         me.ready()?;
+    ///         let mut clients = clients.take_until(me.stopping());
+    ///         while let Some(client) = clients.next().await {
+    ///             Stream::new(me.rt(), client)?.write_all(b"hello\n").await?;
+    ///         }
+    ///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    ///     })
+    /// }
+    /// # let _ = worker;
+    /// ```
+    pub fn run_answering<D, Context, M, W, H, A, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        answer: H,
+        main: impl FnOnce(Me<Context, M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        Context: Serialize + DeserializeOwned,
+        M: Request,
+        W: Request,
+        C: Codec<M> + Codec<M::Response> + Codec<W> + Codec<W::Response>,
+        H: Fn(W) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<W::Response, Refused>> + Send + 'static,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (codec, limits) = (self.codec.clone(), self.limits);
+        self.in_driver(driver, async |rt: Rt, socket, caught| {
+            let limits = limits.of_worker();
+            let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
+            let hello = greeted(&link).await?;
+            panics::of_worker(hello.worker);
+            let types = Types::of::<M, W, C>(Message::of::<Context>(&Postcard), &codec);
+            let context = check_hello(&hello, &types, Agreed::of(limits))?;
+            let (stop, stopping) = stop_channel();
+            let stop = Arc::new(stop);
+            let signals = watch_signals(&rt, caught, &stop)?;
+            let works = Arc::<Works>::default();
+            let serving = {
+                let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
+                let works = Arc::clone(&works);
+                rt.spawn(async move {
+                    let answer = |request| Ok(answer(request));
+                    let heard = |word| {
+                        if let Word::Pulse = word {
+                            tell_how_it_goes(&link, &works);
+                        }
+                    };
+                    let ended = serve(Arc::clone(&link), codec, answer, heard).await;
+                    tracing::debug!(%ended, "the connection to the master has ended");
+                    stop.now();
+                })
+            };
+            let listeners = take_listeners(hello.listeners)?;
+            let me = Me {
+                id: hello.worker,
+                generation: hello.generation,
+                group: hello.group,
+                context,
+                listeners: Mutex::new(listeners),
+                master: Peer::new(Arc::clone(&link), codec),
+                link,
+                works,
+                stopping,
+                rt,
+                _tasks: [signals, serving],
+            };
+            main(me).await.map_err(program_failed)
+        })
+    }
+
+    /// Runs a worker in plain mode (rows R9, R11): for masters of the OCaml library, and masters in
+    /// other languages.
+    pub fn run_plain<D, M, F, E>(
+        self,
+        driver: impl FnOnce() -> io::Result<D>,
+        main: impl FnOnce(PlainMe<M, C>) -> F,
+    ) -> Exit
+    where
+        D: Driver,
+        M: Request,
+        C: Codec<M> + Codec<M::Response>,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (codec, limits) = (self.codec.clone(), self.limits);
+        self.in_driver(driver, async |rt: Rt, socket, caught| {
+            let (stop, stopping) = stop_channel();
+            let stop = Arc::new(stop);
+            let signals = watch_signals(&rt, caught, &stop)?;
+            let master =
+                Client::with_end(&rt, socket, codec, limits, move || stop.now()).map_err(no_io)?;
+            main(PlainMe { master, stopping, rt, _signals: signals }).await.map_err(program_failed)
+        })
+    }
+}
+
+fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
+}
+
+/// Answers the master's heartbeat; the answer leaves with what else is on its way.
+fn tell_how_it_goes(link: &Link, works: &Works) {
+    let beat = Header::Beat(works.beat(link.rt().now()));
+    // A connection that has ended needs no answer.
+    let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
+}
+
+/// TERM and INT ask a worker to stop.
+fn watch_signals(rt: &Rt, caught: Caught, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
+    let signals = Signals::watch(rt, caught)
+        .map_err(|error| Error::system("cannot watch for signals", error))?;
+    let stop = Arc::clone(stop);
+    Ok(rt.spawn(async move {
+        if signals.next().await.is_ok() {
+            stop.now();
+        }
+        // Caught for as long as the worker lives: a second one must not kill it in its last work.
+        std::future::pending::<()>().await;
+    }))
+}
