@@ -12,7 +12,7 @@ pub(crate) type Number = u32;
 /// What a frame of call mode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
-    /// The master's first frame: who the worker is (see `daemon::hello`).
+    /// The master's first frame: who the worker is (see `ipc::hello`).
     Hello,
     /// The worker serves from now on.
     Ready,
