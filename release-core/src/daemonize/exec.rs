@@ -13,13 +13,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::detach::Daemon;
 use super::launcher::{Detached, Word, complain, hear};
 use super::lock::LockFile;
+use crate::accounts;
 use crate::exit::Exit;
 use crate::path::absolute;
 use crate::path::c_string;
 use crate::process::environment::Environment;
 use crate::process::privileges::Privileges;
 use crate::process::unexecutable::why_not;
-use crate::sys::creds::Credentials;
 use crate::sys::pidfd::{pidfd_open, try_wait};
 use crate::sys::process::{adopt_orphans, exit_now, leave_keyring};
 use crate::sys::signal::{keep_zombies, reset_for_exec};
@@ -115,7 +115,7 @@ impl Exec {
         } else {
             self.program.clone()
         };
-        let credentials = self.user.as_deref().map(Credentials::of_user).transpose();
+        let credentials = self.user.as_deref().map(accounts::credentials).transpose();
         let credentials = credentials.map_err(|error| {
             Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
         })?;

@@ -46,5 +46,5 @@ pub(crate) use header::add_descriptors;
 #[cfg(feature = "fuzzing")]
 pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
-pub(crate) use pulse::{Beat, Beats, Pulse};
+pub(crate) use pulse::{Beat, Pulse};
 pub use shape::Shape;

@@ -7,6 +7,7 @@ pub(crate) mod attach;
 pub(crate) mod child;
 pub(crate) mod connections;
 pub(crate) mod environment;
+mod heartbeat;
 pub(crate) mod listeners;
 pub(crate) mod options;
 pub(crate) mod output;

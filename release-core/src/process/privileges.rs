@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::accounts;
-use crate::sys::creds::{Credentials, enter_root, leave_capabilities};
+use crate::sys::creds::{enter_root, leave_capabilities};
 use crate::sys::image::take_variable;
 use crate::{Error, ErrorKind};
 
@@ -50,7 +50,7 @@ impl Privileges {
         let Some(login) = &self.user else {
             return if as_root { Err(no_user()) } else { self.nothing_to_give() };
         };
-        let mut credentials = Credentials::of_user(login).map_err(|error| {
+        let mut credentials = accounts::credentials(login).map_err(|error| {
             Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
         })?;
         if !as_root {

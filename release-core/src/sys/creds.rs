@@ -1,14 +1,12 @@
 //! Accounts, and giving up privileges for good (row R9).
 
-use std::ffi::{CString, OsString};
-use std::fmt;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid};
 
 use super::process::prctl;
 use super::{Failed, check};
-use crate::accounts;
 
 /// What most accounts are in, and what the kernel lets one be in.
 const FEW_GROUPS: usize = 256;
@@ -23,96 +21,12 @@ pub(crate) struct Credentials {
     pub(crate) groups: Vec<Gid>,
     pub(crate) home: PathBuf,
     /// The name and the shell, unless it is but a number.
-    login: Option<(String, PathBuf)>,
+    pub(crate) login: Option<(String, PathBuf)>,
     /// The way to another root directory is left open: the program goes it, and closes it then.
-    may_change_root: bool,
+    pub(crate) may_change_root: bool,
 }
-
-/// Why an account cannot be used.
-#[derive(Debug)]
-pub(crate) enum AccountError {
-    Unknown(String),
-    /// Root, or an account in root's group: dropping to it would drop nothing.
-    Privileged(String),
-    Lookup(String, nix::errno::Errno),
-}
-
-impl fmt::Display for AccountError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(name) => write!(
-                f,
-                "there is no user `{}`; name an account of this system (`getent passwd` lists them), \
-                 or numbers such as 1000:1000",
-                name.escape_debug()
-            ),
-            Self::Privileged(name) => write!(
-                f,
-                "`{}` has uid 0 or gid 0; name an account without privileges",
-                name.escape_debug()
-            ),
-            Self::Lookup(name, errno) => {
-                write!(f, "cannot look up user `{}`: {}", name.escape_debug(), errno.desc())
-            }
-        }
-    }
-}
-
-impl std::error::Error for AccountError {}
 
 impl Credentials {
-    /// Looks an account up by its login name, with the groups that `initgroups` would give it; or by
-    /// its number. Numbers that nobody has are a user and a group all the same, see
-    /// [`Credentials::of_numbers`].
-    pub(crate) fn of_user(name: &str) -> Result<Self, AccountError> {
-        let unknown = || AccountError::Unknown(name.to_owned());
-        let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
-        if name.contains('\0') {
-            return Err(unknown());
-        }
-        let user = match accounts::user_named(name).map_err(lookup)? {
-            Some(user) => user,
-            None => match Numbers::read(name).ok_or_else(unknown)? {
-                Numbers { uid, gid: Some(gid) } => return Self::of_numbers(name, uid, gid),
-                Numbers { uid, gid: None } => match accounts::user_numbered(uid).map_err(lookup)? {
-                    Some(user) => user,
-                    None => return Self::of_numbers(name, uid, Gid::from_raw(uid.as_raw())),
-                },
-            },
-        };
-        let c_name = CString::new(&*user.name).map_err(|_| unknown())?;
-        let (uid, gid) = (user.uid(), user.gid());
-        let groups = accounts::groups_of(&c_name, gid).map_err(lookup)?;
-        if uid.is_root() || gid.as_raw() == 0 || is_unchanged(uid, gid) {
-            return Err(AccountError::Privileged(name.to_owned()));
-        }
-        Ok(Self {
-            name: name.to_owned(),
-            uid,
-            gid,
-            groups,
-            home: user.home,
-            login: Some((user.name, user.shell)),
-            may_change_root: false,
-        })
-    }
-
-    /// A user and a group by their numbers, in no other groups; with the home and the name of an
-    /// account, where one has this number.
-    fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<Self, AccountError> {
-        if uid.is_root() || gid.as_raw() == 0 {
-            return Err(AccountError::Privileged(name.to_owned()));
-        }
-        let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
-        let account = accounts::user_numbered(uid).map_err(lookup)?;
-        let (home, login) = match account {
-            Some(user) => (user.home, Some((user.name, user.shell))),
-            None => (PathBuf::from("/"), None),
-        };
-        let (name, groups, may_change_root) = (name.to_owned(), vec![gid], false);
-        Ok(Self { name, uid, gid, groups, home, login, may_change_root })
-    }
-
     /// What the environment says of a user, as the account has it. Those without a value have none.
     pub(crate) fn variables(&self) -> [(&'static str, Option<OsString>); 4] {
         let login = self.login.as_ref().map(|(name, _)| OsString::from(name));
@@ -231,11 +145,6 @@ pub(crate) fn leave_capabilities() -> Result<(), Failed> {
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// An id of all ones means "leave unchanged" to setresuid: an account must not have it.
-fn is_unchanged(uid: Uid, gid: Gid) -> bool {
-    uid.as_raw() == u32::MAX || gid.as_raw() == u32::MAX
-}
-
 fn ambient_clear_all() -> libc::c_ulong {
     // The constant is a C int; it is the small number 4.
     libc::c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs())
@@ -254,28 +163,6 @@ fn drop_bounding_set() -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// The numbers of a user and its group, written as `1000` or `1000:1000`.
-struct Numbers {
-    uid: Uid,
-    gid: Option<Gid>,
-}
-
-impl Numbers {
-    fn read(text: &str) -> Option<Self> {
-        let number = |text: &str| {
-            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-            let is_octal = text.len() > 1 && text.starts_with('0');
-            let number = text.parse::<u32>().ok().filter(|_| is_plain && !is_octal);
-            number.filter(|number| *number != u32::MAX)
-        };
-        let (uid, gid) = match text.split_once(':') {
-            Some((uid, gid)) => (uid, Some(Gid::from_raw(number(gid)?))),
-            None => (text, None),
-        };
-        Some(Self { uid: Uid::from_raw(number(uid)?), gid })
-    }
 }
 
 /// The number of `CAP_SYS_CHROOT`.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Workers;
+use crate::accounts;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
 use crate::master::group::{Contact, Group};
@@ -60,7 +61,7 @@ where
                 return Err(Error::new(ErrorKind::Privileges, message));
             }
             (Some(login), _) => {
-                let credentials = Credentials::of_user(login).map_err(|error| {
+                let credentials = accounts::credentials(login).map_err(|error| {
                     let message = format!("worker group `{name}` cannot run as its user");
                     Error::new(ErrorKind::Privileges, message).caused_by(error)
                 })?;

@@ -12,8 +12,9 @@ use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::serve::{Word, serve};
-use crate::ipc::{Beat, Beats, Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
+use crate::ipc::{Beat, Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
 use crate::process::connections::Connections;
+use crate::process::heartbeat::{Beats, ask};
 use crate::process::permit::Permit;
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
@@ -197,5 +198,5 @@ fn listen_to_heart(
     let pulse = link.limits().pulse?;
     let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
     let hangs = move |how| notify(News::Hung(how));
-    Some(link.rt().spawn(async move { pulse.ask(&asked, &beats, hangs).await }))
+    Some(link.rt().spawn(async move { ask(pulse, &asked, &beats, hangs).await }))
 }
