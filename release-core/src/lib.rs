@@ -97,6 +97,8 @@ pub mod net;
 #[cfg(target_os = "linux")]
 mod path;
 #[cfg(target_os = "linux")]
+mod predecessor;
+#[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 pub mod rt;

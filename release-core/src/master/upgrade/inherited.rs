@@ -1,6 +1,6 @@
 //! What this process has from the version before.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -14,11 +14,8 @@ use crate::exit::Exit;
 use crate::exit::program_name;
 use crate::ipc::Postcard;
 use crate::ipc::hello::Message;
-use crate::start_files::Files;
+use crate::predecessor::{Left, left};
 use crate::streams;
-use crate::sys::fds::take_inherited;
-use crate::sys::image::unseal;
-use crate::sys::image::way_back::{self, RETURN, SUCCEED, TRIAL, VARIABLE};
 use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
@@ -28,7 +25,7 @@ pub(crate) enum Heritage {
     /// Nothing: it was started.
     None,
     /// It says whether it could take over.
-    Trial(Box<Summary>, Mutex<Option<OwnedFd>>),
+    Trial(Box<Summary>, &'static Mutex<Option<OwnedFd>>),
     /// It is the master from now on; again, when it `has_returned`.
     Successor {
         summary: Box<Summary>,
@@ -54,38 +51,23 @@ pub(crate) fn heritage() -> Result<&'static Heritage, Error> {
 
 impl Heritage {
     fn read() -> Result<Self, Error> {
-        let Some(value) = way_back::value() else { return Ok(Self::None) };
-        let value = value.to_string_lossy();
-        let mut parts = value.split(':');
-        let word = parts.next().unwrap_or_default();
-        let numbers = parts.map(str::parse).collect::<Result<Vec<RawFd>, _>>();
-        let numbers = numbers.map_err(|error| strange().caused_by(error))?;
-        match (word, numbers.as_slice()) {
-            (TRIAL, [state, answer]) => Self::trial(*state, *answer),
-            (SUCCEED, [state, _]) => Self::successor(*state, None),
-            (RETURN, [state, _, word]) => {
-                let word = way_back::take(*word).map_err(|error| strange().caused_by(error))?;
-                Self::successor(*state, Some(way_back::read_word(&word)))
-            }
-            _ => Err(strange()),
-        }
-    }
-
-    fn trial(state: RawFd, answer: RawFd) -> Result<Self, Error> {
-        let inherited = |number| take_inherited(number).map_err(|error| strange().caused_by(error));
-        let (state, answer) = (inherited(state)?, inherited(answer)?);
-        match read(&state).and_then(|bytes| state::understand(&bytes)) {
-            Ok(summary) => Ok(Self::Trial(Box::new(summary), Mutex::new(Some(answer)))),
-            Err(error) => trial::answer(answer, Err(error.report())),
+        match left()? {
+            Left::Nothing => Ok(Self::None),
+            Left::Trial { state, answer } => match state::understand(state) {
+                Ok(summary) => Ok(Self::Trial(Box::new(summary), answer)),
+                Err(error) => match take(answer) {
+                    Some(answer) => trial::answer(answer, Err(error.report())),
+                    None => Err(error),
+                },
+            },
+            Left::State { state, returned } => Self::successor(state, returned.clone()),
         }
     }
 
     /// The master from now on, or again when the next version has `returned`, which has left signals
     /// and a reason.
-    fn successor(state: RawFd, returned: Option<(Vec<i32>, String)>) -> Result<Self, Error> {
-        let state = way_back::take(state).map_err(|error| strange().caused_by(error))?;
-        let bytes = read(&state)?;
-        let (summary, mut kept) = state::decode(&bytes)?;
+    fn successor(state: &[u8], returned: Option<(Vec<i32>, String)>) -> Result<Self, Error> {
+        let (summary, mut kept) = state::decode(state)?;
         if summary.pid != std::process::id() {
             return Err(Error::new(ErrorKind::Usage, "the state is another master's"));
         }
@@ -100,15 +82,6 @@ impl Heritage {
         }
         let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(Box::new(inheritance))));
         Ok(Self::Successor { summary, inheritance, has_returned })
-    }
-
-    /// What it is to find in files until it is the master.
-    pub(crate) fn files(&self) -> Option<&Files> {
-        match self {
-            Self::None | Self::Trial(..) => None,
-            Self::Successor { summary, has_returned: true, .. } => Some(&summary.files),
-            Self::Successor { summary, .. } => Some(&summary.tried_files),
-        }
     }
 
     /// Whether this version is the master again, which it was already.
@@ -127,8 +100,7 @@ impl Heritage {
     /// What a version before has left to this one, its successor. Taken once.
     pub(crate) fn take(&'static self) -> Option<Before> {
         let Self::Successor { summary, inheritance, .. } = self else { return None };
-        let inheritance = inheritance.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let Inheritance { kept, returned } = *inheritance;
+        let Inheritance { kept, returned } = *take(inheritance)?;
         Some(Before { summary, kept, returned })
     }
 
@@ -138,23 +110,17 @@ impl Heritage {
     }
 }
 
+fn take<T>(once: &Mutex<Option<T>>) -> Option<T> {
+    once.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// In a trial: says how it went, and ends this process.
 pub(crate) fn answer(answer: &Mutex<Option<OwnedFd>>, outcome: Result<(), Error>) -> Exit {
-    match answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    match take(answer) {
         Some(answer) => trial::answer(answer, outcome.map_err(|error| error.report())),
         // A second master in one program.
         None => Exit::success(),
     }
-}
-
-fn strange() -> Error {
-    let name = VARIABLE.to_string_lossy();
-    let message = format!("the variable {name} is only set by a master of this library: unset it");
-    Error::new(ErrorKind::Usage, message)
-}
-
-fn read(state: &OwnedFd) -> Result<Vec<u8>, Error> {
-    unseal(state).map_err(|error| Error::system("cannot read what a master has left", error))
 }
 
 /// What the version before has left with [`Master::hand_over`](crate::Master::hand_over); `None`
