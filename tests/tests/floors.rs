@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
 fn arrows_up(module: &str, text: &str) -> Vec<String> {
     let floor = |name: &str| FLOORS.iter().position(|floor| floor.contains(&name));
     let own = floor(module).unwrap_or_else(|| panic!("`{module}` has no floor: add it"));
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = code.collect::<Vec<_>>().join("\n");
     let mut named = BTreeSet::new();
