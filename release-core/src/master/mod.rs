@@ -7,11 +7,9 @@ pub(crate) mod control;
 pub(crate) mod event_log;
 pub(crate) mod group;
 pub(crate) mod handle;
-
 pub(crate) mod pending;
 pub(crate) mod plan;
 pub(crate) mod reaper;
-
 pub(crate) mod supervisor;
 pub(crate) mod systemd_notifier;
 pub(crate) mod upgrade;
