@@ -61,6 +61,19 @@ pub const WITHOUT_INHERITED: [&str; 4] = [
     "bash",
 ];
 
+/// Has it hear SIGHUP, also where these tests run under `nohup`.
+fn hung_up(command: Command) -> Command {
+    let own = Process(Pid::this().as_raw());
+    let ignored = own.status("SigIgn").expect("a mask");
+    let ignored = u64::from_str_radix(&ignored, 16).expect("a mask");
+    if ignored & 1 == 0 {
+        return command;
+    }
+    let mut env = Command::new("env");
+    env.arg("--default-signal=HUP").arg(command.get_program()).args(command.get_args());
+    env
+}
+
 /// A program to be started, with a directory of its own for sockets, locks and logs.
 #[derive(Debug)]
 pub struct Program {
@@ -89,7 +102,8 @@ impl Program {
         Self::of(command)
     }
 
-    pub(crate) fn of(mut command: Command) -> Self {
+    pub(crate) fn of(command: Command) -> Self {
+        let mut command = hung_up(command);
         let directory = tempfile::tempdir().expect("a temporary directory");
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         Self { command, directory }

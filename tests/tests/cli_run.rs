@@ -4,6 +4,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use release_tests::{
@@ -147,8 +148,10 @@ fn systemd_is_told_what_happens() {
     let systemd = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
     systemd.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let hear = |wanted: &str| {
-        let mut bytes = [0; 4096];
+        let (mut bytes, begun) = ([0; 4096], Instant::now());
         loop {
+            // Signs of life come all the time.
+            assert!(begun.elapsed() < DEADLINE, "{wanted} is not heard");
             let length = systemd.recv(&mut bytes).expect("a message");
             let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
             if text.contains(wanted) {
