@@ -109,6 +109,22 @@ fn an_upgrade_loses_nothing_of_what_nobody_reads() {
 }
 
 #[test]
+fn old_workers_are_heard_where_the_next_version_takes_no_output() {
+    let line = "trap 'echo last words; exit 0' TERM; while :; do sleep 0.05; done";
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(&file, "output = prefixed\n").expect("the file");
+    let path = file.path().to_string_lossy().into_owned();
+    let (mut running, reader) = piped(&["--config", &path], line);
+    running.await_ready(1);
+    fs::write(&file, "output = inherit\n").expect("the file");
+    let reading = thread::spawn(move || std::io::read_to_string(reader).expect("UTF-8"));
+    assert_eq!(control(&running.control(), "upgrade"), "ok");
+    assert_eq!(running.stop(), 0, "{}", running.stderr());
+    // One word from the old worker through the master, and one from the new one.
+    assert_eq!(reading.join().expect("all of it").matches("last words").count(), 2);
+}
+
+#[test]
 fn nobody_who_reads_loses_anything_of_a_burst() {
     let (mut running, reader) = piped(&["--respawn", "never", "--workers", "2"], LINES);
     let text = std::io::read_to_string(reader).expect("UTF-8");

@@ -136,20 +136,20 @@ impl Processes {
         let group = self.group(id);
         let finished = Arc::new(AtomicU64::new(finished));
         let (listener, silence) = self.listen(id, pid, Arc::clone(&finished));
-        let info = group.map(|group| {
-            let group = Arc::clone(&group.name);
-            WorkerInfo { id: id.0, pid, group, generation, rt: self.rt.clone() }
-        });
-        let output = info.as_ref().zip(group).zip(output).and_then(|((info, group), output)| {
-            let output = output.thaw(&self.rt, info.clone(), group.output.as_ref()?);
+        // What it writes is passed on as well when its group is gone, or has no pipes any more.
+        let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
+        let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
+        let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
+        let output = output.and_then(|output| {
+            let output = output.thaw(&self.rt, info.clone(), &capture);
             let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
             output.map_err(lost).ok()
         });
         let contact = group.map(|group| &group.contact);
-        let connection = match (contact.zip(info), link) {
+        let connection = match (contact, link) {
             // It has become ready, or is started again when its time to is over.
-            (Some((Contact::Foreign(_), _)), None) => None,
-            (Some((Contact::Connection(attach), info)), Some(link)) => {
+            (Some(Contact::Foreign(_)), None) => None,
+            (Some(Contact::Connection(attach)), Some(link)) => {
                 let attached = attach.reattach(&self.rt, link, info, listener);
                 let attached = attached.inspect_err(|error| {
                     // It ends, and its exit is the news.
