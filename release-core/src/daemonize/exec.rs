@@ -265,7 +265,7 @@ impl Prepared {
         }
         let name = self.program.to_string_lossy();
         let how = try_wait(&process).ok().flatten();
-        if self.wait.is_zero() && how == Some(supervise::Exit::Code(0)) {
+        if self.wait.is_zero() && how == Some(supervise::ExitStatus::Code(0)) {
             // It has run, and was faster than this.
             return Ok(());
         }

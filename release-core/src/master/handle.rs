@@ -11,7 +11,7 @@ use super::control::{Asking, Waiting};
 use crate::master::pending::Asker;
 use crate::rt::Rt;
 use crate::stopping::Stopping;
-use crate::supervise::{Change, Pool, State, WorkerId};
+use crate::supervise::{Operation, Pool, State, WorkerId};
 use crate::{Error, ErrorKind};
 
 /// The running master. Cheap to clone.
@@ -31,7 +31,7 @@ pub struct MasterHandle {
 #[derive(Debug)]
 pub(crate) enum Command {
     Stop,
-    Change(Change, Asker),
+    Change(Operation, Asker),
     ReopenLogs(oneshot::Sender<Result<(), Error>>),
     /// Somebody who waited for the upgrade in the version before still does.
     Rejoin(Asker),
@@ -140,7 +140,7 @@ impl MasterHandle {
     ///
     /// Dropping the future once it was polled changes nothing: the reload goes on.
     pub async fn reload(&self) -> Result<(), Error> {
-        self.change(Change::Reload).await
+        self.change(Operation::Reload).await
     }
 
     /// Gives a group another number of workers, at most 10,000, and waits until all of them are ready
@@ -160,7 +160,7 @@ impl MasterHandle {
     ///
     /// Dropping the future once it was polled changes nothing: the change goes on.
     pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
-        self.change(Change::Resize { group: group.to_owned(), size: workers }).await
+        self.change(Operation::Resize { group: group.to_owned(), size: workers }).await
     }
 
     /// Tells the number of workers that the configuration of the program wants in a group. It is the one
@@ -190,7 +190,7 @@ impl MasterHandle {
     /// # let _ = reloaded;
     /// ```
     pub async fn configure_size(&self, group: &str, workers: u32) -> Result<(), Error> {
-        self.change(Change::Configure { group: group.to_owned(), size: workers }).await
+        self.change(Operation::Configure { group: group.to_owned(), size: workers }).await
     }
 
     /// Gives one worker a new process of the same generation, and waits until it has taken over.
@@ -204,7 +204,7 @@ impl MasterHandle {
     ///
     /// Dropping the future once it was polled changes nothing: the restart goes on.
     pub async fn restart(&self, worker: u32) -> Result<(), Error> {
-        self.change(Change::Restart { id: WorkerId(worker) }).await
+        self.change(Operation::Restart { id: WorkerId(worker) }).await
     }
 
     /// Puts a new version of the program in the place of this one, as SIGUSR1 does, and waits until
@@ -242,7 +242,7 @@ impl MasterHandle {
         if self.asking.as_ref().is_some_and(|asking| asking.waited) {
             return self.ask(Command::Rejoin).await;
         }
-        self.change(Change::Upgrade).await
+        self.change(Operation::Upgrade).await
     }
 
     /// Opens the log files again that [`Daemon::output`](crate::Daemon::output) and
@@ -268,7 +268,7 @@ impl MasterHandle {
         self.ask(Command::ReopenLogs).await
     }
 
-    async fn change(&self, change: Change) -> Result<(), Error> {
+    async fn change(&self, change: Operation) -> Result<(), Error> {
         self.ask(|asker| Command::Change(change, asker)).await
     }
 

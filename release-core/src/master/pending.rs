@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::guard::Guard;
 use crate::rt::Rt;
-use crate::supervise::{Change, Event, Report, Ticket};
+use crate::supervise::{Event, Operation, Report, Ticket};
 use crate::{Error, ErrorKind};
 
 /// Tells whoever asked for a change how it ended.
@@ -97,7 +97,7 @@ pub(crate) struct Askers {
 }
 
 impl Askers {
-    pub(crate) fn enter(&mut self, change: Change, asker: Asker) -> Event {
+    pub(crate) fn enter(&mut self, change: Operation, asker: Asker) -> Event {
         self.last += 1;
         let ticket = Ticket(self.last);
         self.waiting.insert(ticket, asker);
@@ -113,7 +113,7 @@ impl Askers {
     }
 
     /// Nobody waits for what a signal asks for.
-    pub(crate) fn enter_signal(&mut self, change: Change) -> Event {
+    pub(crate) fn enter_signal(&mut self, change: Operation) -> Event {
         self.last += 1;
         Event::Change { ticket: Ticket(self.last), change }
     }
@@ -122,7 +122,7 @@ impl Askers {
     pub(crate) fn hangup(&mut self) -> Event {
         match std::mem::replace(&mut self.hangup, true) {
             true => Event::Tick,
-            false => self.enter_signal(Change::Reload),
+            false => self.enter_signal(Operation::Reload),
         }
     }
 

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::net::{Read, Stream};
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::claimed::Claimed;
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 use crate::sys::process::has_living_group;
 use crate::sys::spawn::{ASKS, GOES_ON, REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
@@ -42,7 +42,7 @@ struct State {
     /// The signal that it was told to end by, which is also for what it leaves behind.
     told: Option<Signal>,
     /// How it ended, once it was reaped.
-    exit: Option<Exit>,
+    exit: Option<ExitStatus>,
 }
 
 /// A child that is killed when this is dropped, and then waited for.
@@ -155,7 +155,7 @@ impl Child {
     /// Waits for the process to end and reaps it, and for what is left of the process group that it
     /// led: that gets the signal that the process was told to end by, and is killed with it, or where
     /// the process ended of itself. Dropping the future loses nothing.
-    pub(crate) async fn exit(&self) -> io::Result<Exit> {
+    pub(crate) async fn exit(&self) -> io::Result<ExitStatus> {
         let reaped = self.state().exit;
         let exit = match reaped {
             Some(exit) => exit,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Hung, Report, Usage};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub enum Event {
         /// The process.
         pid: i32,
         /// How it ended.
-        exit: Exit,
+        exit: ExitStatus,
     },
     /// The answer to [`Action::Signal`], or found out before: a process cannot be ended. It is waited
     /// for no longer; a start, a reload or a stop that it takes part in has failed.
@@ -131,7 +131,7 @@ pub enum Event {
         /// Who asks: a number that no other change has.
         ticket: Ticket,
         /// What is to change.
-        change: Change,
+        change: Operation,
     },
     /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
     Prepared(Result<(), String>),
@@ -171,7 +171,7 @@ pub struct Ticket(pub u64);
 /// A change of what the pool is to be. One that fails leaves the pool as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Change {
+pub enum Operation {
     /// Every worker gets a new process, of a new generation. Those that come while one is under way
     /// are one more together, which follows.
     Reload,

@@ -19,7 +19,7 @@
 //!   stop deadline.
 //! * A worker that is over one of its group's [`LifeLimits`] gets a new process as if somebody had
 //!   asked for a restart, which is no death.
-//! * [`Change::Reload`] starts a new generation, worker by worker, under the rules of the group's
+//! * [`Operation::Reload`] starts a new generation, worker by worker, under the rules of the group's
 //!   [`ReloadPolicy`]. The first new process of each group is its canary: its old process is told to
 //!   stop, and others are started, when it has been ready for the canary time. Each of the others takes
 //!   over as soon as it is ready. The generation is proven when all its workers are ready. The first
@@ -27,7 +27,7 @@
 //!   generation back: new processes end, workers that were replaced already return to the generation
 //!   before, and every caller is told the reason. A worker that dies before its turn returns as the old generation, because
 //!   that one is known to work. There is one reload at a time, and none during the initial start.
-//! * [`Change::Restart`] replaces one worker when its new process is proven, [`Change::Resize`] starts
+//! * [`Operation::Restart`] replaces one worker when its new process is proven, [`Operation::Resize`] starts
 //!   and stops workers at any time. Each change is answered once; one that fails leaves the pool as it
 //!   was. One that succeeds is true when it is answered: after a reload all workers that serve are of the
 //!   new generation, after a restart another process serves, after a resize all workers are ready.
@@ -50,7 +50,7 @@
 //! ```
 //! use std::time::{Duration, Instant};
 //! use release_core::supervise::{
-//!     Action, Event, Exit, GroupSpec, LifeLimits, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
+//!     Action, Event, ExitStatus, GroupSpec, LifeLimits, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
 //! };
 //!
 //! let group = GroupSpec {
@@ -73,13 +73,13 @@
 //!
 //! // A second later it dies, which is early: the first time it comes back at once.
 //! let death = start + Duration::from_secs(1);
-//! pool.on(Event::Exited { id, pid: 100, exit: Exit::Code(3) }, death, &mut actions);
+//! pool.on(Event::Exited { id, pid: 100, exit: ExitStatus::Code(3) }, death, &mut actions);
 //! assert_eq!(actions.last(), Some(&Action::Spawn { id, generation: 1 }));
 //!
 //! // The second early death in a row is followed by a delay of 100 to 200 milliseconds.
 //! pool.on(Event::Spawned { id, pid: 101 }, death, &mut actions);
 //! pool.on(Event::Ready { id, pid: 101 }, death, &mut actions);
-//! pool.on(Event::Exited { id, pid: 101, exit: Exit::Code(3) }, death, &mut actions);
+//! pool.on(Event::Exited { id, pid: 101, exit: ExitStatus::Code(3) }, death, &mut actions);
 //! let due = pool.deadline().expect("a restart is due");
 //! assert!((100..=200).contains(&(due - death).as_millis()));
 //!
@@ -107,7 +107,7 @@ mod status;
 mod tests;
 mod worker;
 
-pub use event::{Action, Change, Event, Outcome, Signal, Ticket, WorkerId};
+pub use event::{Action, Event, Operation, Outcome, Signal, Ticket, WorkerId};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
 pub use policy::{Exceeded, Respawn, RestartPolicy};
@@ -117,4 +117,4 @@ pub use report::{Hung, KillReason, Report, StopCause};
 pub use rolling::ReloadPolicy;
 pub use status::{State, WorkerStatus};
 
-pub use crate::sys::exit_status::Exit;
+pub use crate::sys::exit_status::ExitStatus;

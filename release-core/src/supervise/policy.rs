@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// Longer than any master runs; keeps `now + duration` from overflowing.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -63,7 +63,7 @@ pub enum Exceeded {
 
 /// Which workers are started again after a process of theirs has ended by itself.
 ///
-/// A worker that is not stays without a process, until a [`Change`](super::Change) asks for one. When
+/// A worker that is not stays without a process, until a [`Operation`](super::Operation) asks for one. When
 /// no worker of the pool is left that has a process or will get one, the pool ends: it has failed
 /// if the last process of some worker did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,10 +81,10 @@ pub enum Respawn {
 impl Respawn {
     /// Whether a process that ended like this is to have a successor; `None` is one that could not
     /// be started.
-    pub(super) fn follows(self, exit: Option<Exit>) -> bool {
+    pub(super) fn follows(self, exit: Option<ExitStatus>) -> bool {
         match self {
             Self::Always => true,
-            Self::OnFailure => exit != Some(Exit::Code(0)),
+            Self::OnFailure => exit != Some(ExitStatus::Code(0)),
             Self::Never => false,
         }
     }

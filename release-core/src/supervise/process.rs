@@ -6,7 +6,7 @@ use super::jitter::Jitter;
 use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
 use super::{Action, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 mod leaving;
 mod words;
@@ -272,7 +272,7 @@ impl Process {
     }
 
     /// The cause of its death, for the one who asks why: not our `SIGKILL` but the reason for it.
-    pub(super) fn cause(&self, exit: Exit) -> String {
+    pub(super) fn cause(&self, exit: ExitStatus) -> String {
         match &self.stage {
             Stage::Killed { reason, .. } => format!("killed: {reason}"),
             _ => exit.to_string(),

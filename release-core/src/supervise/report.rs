@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Excess, Outcome, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub enum Report {
         /// The generation of the process.
         generation: u32,
         /// How it ended.
-        exit: Exit,
+        exit: ExitStatus,
         /// When another process is started in its place, if one is; zero when there is one already.
         restart_in: Option<Duration>,
     },

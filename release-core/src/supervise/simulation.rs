@@ -12,7 +12,7 @@
 //! use std::time::Duration;
 //! use release_core::supervise::simulation::{Life, Simulation};
 //! use release_core::supervise::{
-//!     Change, Exit, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
+//!     Operation, ExitStatus, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
 //! };
 //!
 //! let group = GroupSpec {
@@ -25,13 +25,13 @@
 //! };
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
 //!     match launch.generation {
-//!         2 => Life::good().dies_after(Duration::from_millis(500), Exit::Code(1)),
+//!         2 => Life::good().dies_after(Duration::from_millis(500), ExitStatus::Code(1)),
 //!         _ => Life::good(),
 //!     }
 //! });
 //! world.run(Duration::from_secs(60));
 //!
-//! let reload = world.change(Change::Reload);
+//! let reload = world.change(Operation::Reload);
 //! let mut fewest = 4;
 //! while world.answer(reload).is_none() {
 //!     world.step();
@@ -49,7 +49,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Action, Change, Event, GroupSpec, Pool, Ticket, WorkerId, WorkerStatus};
+use super::{Action, Event, GroupSpec, Operation, Pool, Ticket, WorkerId, WorkerStatus};
 
 pub use life::{Launch, Life};
 
@@ -96,7 +96,7 @@ pub struct Simulation {
     preparation: Result<(), String>,
     trial: Result<(), String>,
     /// The changes that have no answer yet.
-    asked: BTreeMap<Ticket, Change>,
+    asked: BTreeMap<Ticket, Operation>,
     answers: BTreeMap<Ticket, Result<(), String>>,
     tickets: u64,
     history: Vec<(Duration, Action)>,
@@ -177,7 +177,7 @@ impl Simulation {
     }
 
     /// Asks for a change; [`answer`](Self::answer) says what became of it.
-    pub fn change(&mut self, change: Change) -> Ticket {
+    pub fn change(&mut self, change: Operation) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.asked.insert(ticket, change.clone());

@@ -17,11 +17,11 @@ use std::time::Duration;
 use proptest::prelude::ProptestConfig;
 
 use super::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 const FIRST: WorkerId = WorkerId(0);
 const SECOND: WorkerId = WorkerId(1);
-const CRASH: Exit = Exit::Signal { number: 11, core: true };
+const CRASH: ExitStatus = ExitStatus::Signal { number: 11, core: true };
 
 /// A group whose workers say when they are ready, and are proven then.
 fn group(size: u32, restart: RestartPolicy) -> GroupSpec {

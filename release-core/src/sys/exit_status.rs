@@ -9,15 +9,15 @@ use nix::sys::signal::Signal;
 /// # Examples
 ///
 /// ```
-/// use release_core::supervise::Exit;
+/// use release_core::supervise::ExitStatus;
 ///
-/// assert_eq!(Exit::Code(3).to_string(), "exit status 3");
-/// let killed = Exit::Signal { number: 9, core: false };
+/// assert_eq!(ExitStatus::Code(3).to_string(), "exit status 3");
+/// let killed = ExitStatus::Signal { number: 9, core: false };
 /// assert_eq!(killed.to_string(), "signal 9 (SIGKILL)");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
-pub enum Exit {
+pub enum ExitStatus {
     /// It exited with this status.
     Code(i32),
     /// A signal ended it.
@@ -29,7 +29,7 @@ pub enum Exit {
     },
 }
 
-impl fmt::Display for Exit {
+impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Code(status) => write!(f, "exit status {status}"),
@@ -47,12 +47,12 @@ impl fmt::Display for Exit {
 
 #[cfg(test)]
 mod tests {
-    use super::Exit;
+    use super::ExitStatus;
 
     #[test]
     fn exits_are_named_as_the_system_names_them() {
-        let signal = |number, core| Exit::Signal { number, core }.to_string();
-        assert_eq!(Exit::Code(0).to_string(), "exit status 0");
+        let signal = |number, core| ExitStatus::Signal { number, core }.to_string();
+        assert_eq!(ExitStatus::Code(0).to_string(), "exit status 0");
         assert_eq!(signal(15, false), "signal 15 (SIGTERM)");
         assert_eq!(signal(11, true), "signal 11 (SIGSEGV), core dumped");
         assert_eq!(signal(40, false), "signal 40");

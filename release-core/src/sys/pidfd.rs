@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::claimed::is_claimed;
 use super::process::Stat;
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// Opens a descriptor for a process that has not been reaped yet. It is close-on-exec.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
@@ -65,7 +65,7 @@ fn send(pidfd: &impl AsRawFd, signal: i32, flags: libc::c_uint) -> io::Result<()
 ///
 /// By the system call itself: nix reaps a process that a real-time signal ended, and then refuses
 /// to say so.
-pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<Exit>> {
+pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<ExitStatus>> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG)
 }
 
@@ -80,7 +80,11 @@ pub(crate) fn wait(pidfd: &impl AsRawFd) -> io::Result<()> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED).map(drop)
 }
 
-fn wait_id(kind: libc::idtype_t, pidfd: &impl AsRawFd, flags: i32) -> io::Result<Option<Exit>> {
+fn wait_id(
+    kind: libc::idtype_t,
+    pidfd: &impl AsRawFd,
+    flags: i32,
+) -> io::Result<Option<ExitStatus>> {
     let number = libc::id_t::try_from(pidfd.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     let info = waitid(kind, number, flags)?;
@@ -88,8 +92,8 @@ fn wait_id(kind: libc::idtype_t, pidfd: &impl AsRawFd, flags: i32) -> io::Result
     let status = unsafe { info.si_status() };
     Ok(match (info.si_signo, info.si_code) {
         (0, _) => None,
-        (_, libc::CLD_EXITED) => Some(Exit::Code(status)),
-        (_, code) => Some(Exit::Signal { number: status, core: code == libc::CLD_DUMPED }),
+        (_, libc::CLD_EXITED) => Some(ExitStatus::Code(status)),
+        (_, code) => Some(ExitStatus::Signal { number: status, core: code == libc::CLD_DUMPED }),
     })
 }
 

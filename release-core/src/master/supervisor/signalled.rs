@@ -7,7 +7,7 @@ use nix::sys::signal::Signal as Sig;
 use super::Supervisor;
 use super::terminal::Terminal;
 use crate::master::control::Served;
-use crate::supervise::{Change, Event, Report, StopCause};
+use crate::supervise::{Event, Operation, Report, StopCause};
 use crate::{Error, ErrorKind};
 
 /// A request to stop may arrive twice: `timeout` signals its child and then the group, and a terminal
@@ -43,7 +43,7 @@ impl Supervisor {
                 }
                 Event::Tick
             }
-            Sig::SIGUSR1 => self.askers.enter_signal(Change::Upgrade),
+            Sig::SIGUSR1 => self.askers.enter_signal(Operation::Upgrade),
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
@@ -94,7 +94,7 @@ impl Supervisor {
     fn resize(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
         let Some(group) = self.processes.first_group() else { return Event::Tick };
         let size = change(self.master.pool().size(0).unwrap_or_default());
-        self.askers.enter_signal(Change::Resize { group, size })
+        self.askers.enter_signal(Operation::Resize { group, size })
     }
 }
 

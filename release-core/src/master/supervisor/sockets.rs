@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::{Happening, Supervisor};
-use crate::supervise::{Change, Event};
+use crate::supervise::{Event, Operation};
 
 /// How often workers are replaced at most that have a socket which cannot listen any more: the program
 /// may be such that each of its processes shuts its own down.
@@ -24,7 +24,7 @@ impl Supervisor {
         if again.is_none() && !self.master.pool().is_rolling() {
             self.renewed = Some(now);
             for id in outdated {
-                let restart = self.askers.enter_signal(Change::Restart { id });
+                let restart = self.askers.enter_signal(Operation::Restart { id });
                 let _ = self.sender.unbounded_send(Happening::Pool(restart));
             }
         }

@@ -6,7 +6,7 @@ use super::{Pool, refuse, refuse_all};
 use crate::supervise::group::Resize;
 use crate::supervise::process::Process;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Change, Report, Ticket, WorkerId};
+use crate::supervise::{Action, Operation, Report, Ticket, WorkerId};
 
 /// More workers than this in one group are taken for a mistake.
 const MOST: u32 = 10_000;
@@ -15,18 +15,18 @@ impl Pool {
     pub(super) fn change(
         &mut self,
         ticket: Ticket,
-        change: Change,
+        change: Operation,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
         match change {
-            Change::Reload => self.reloads.push(ticket),
-            Change::Upgrade => self.ask_for_upgrade(ticket),
-            Change::Resize { group, size } => self.resize(ticket, &group, size, None, actions),
-            Change::Configure { group, size } => {
+            Operation::Reload => self.reloads.push(ticket),
+            Operation::Upgrade => self.ask_for_upgrade(ticket),
+            Operation::Resize { group, size } => self.resize(ticket, &group, size, None, actions),
+            Operation::Configure { group, size } => {
                 self.resize(ticket, &group, size, Some(size), actions);
             }
-            Change::Restart { id } => self.restart(ticket, id, now, actions),
+            Operation::Restart { id } => self.restart(ticket, id, now, actions),
         }
     }
 

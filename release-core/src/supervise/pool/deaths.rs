@@ -6,7 +6,7 @@ use super::{Pool, shortage};
 use crate::supervise::process::Process;
 use crate::supervise::worker::{Role, Worker};
 use crate::supervise::{Action, Exceeded, Report, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// What becomes of a worker whose serving process has ended.
 enum Verdict {
@@ -58,7 +58,7 @@ impl Pool {
         &mut self,
         index: usize,
         pid: i32,
-        exit: Exit,
+        exit: ExitStatus,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -70,7 +70,7 @@ impl Pool {
         // business of whoever wanted them.
         let follows = self.groups[group].spec.restart.respawn.follows(Some(exit));
         // One that serves and was about to end has said so of itself.
-        let is_orderly = process.is_stopping() && exit == Exit::Code(0);
+        let is_orderly = process.is_stopping() && exit == ExitStatus::Code(0);
         let counts = role == Role::Serving && self.is_running() && follows && !is_orderly;
         let too_fast = counts && self.groups[group].count_death(now);
         let verdict = match role {
@@ -120,7 +120,7 @@ impl Pool {
         &mut self,
         index: usize,
         process: &Process,
-        exit: Option<Exit>,
+        exit: Option<ExitStatus>,
         cause: &str,
         too_fast: bool,
         now: Instant,
@@ -134,7 +134,7 @@ impl Pool {
         let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
         // One that was to be replaced was not the last in any case.
         if !policy.respawn.follows(exit) && !worker.is_outdated(process) {
-            let is_well = exit == Some(Exit::Code(0));
+            let is_well = exit == Some(ExitStatus::Code(0));
             worker.last_end =
                 Some(if is_well { Ok(()) } else { Err(obituary(id, process, cause)) });
             return Verdict::Gone;

@@ -4,7 +4,7 @@
 use super::{Pool, refuse};
 use crate::supervise::process::Stage as At;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Change, Report, Ticket};
+use crate::supervise::{Action, Operation, Report, Ticket};
 
 /// The upgrade that somebody waits for.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub(super) struct Upgrade {
     tickets: Vec<Ticket>,
     stage: Stage,
     /// Changes that came when it was too late for them to be made by this version.
-    held: Vec<(Ticket, Change)>,
+    held: Vec<(Ticket, Operation)>,
     /// How the one ended that made this version the master.
     pub(super) outcome: Option<Result<(), String>>,
 }
@@ -46,8 +46,12 @@ impl Pool {
     }
 
     /// Keeps a change for later, if this is not the time for it; another upgrade is this one.
-    pub(super) fn hold(&mut self, ticket: Ticket, change: Change) -> Option<(Ticket, Change)> {
-        if self.is_handing_over() && change != Change::Upgrade {
+    pub(super) fn hold(
+        &mut self,
+        ticket: Ticket,
+        change: Operation,
+    ) -> Option<(Ticket, Operation)> {
+        if self.is_handing_over() && change != Operation::Upgrade {
             self.upgrade.held.push((ticket, change));
             return None;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::supervise::{Hung, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// A process that is about to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Life {
     pub(super) starts: bool,
     pub(super) is_short: bool,
     pub(super) ready: Option<Duration>,
-    pub(super) death: Option<(Duration, Exit)>,
+    pub(super) death: Option<(Duration, ExitStatus)>,
     pub(super) stop: Option<Duration>,
     pub(super) hang: Option<(Duration, Hung)>,
 }
@@ -65,7 +65,7 @@ impl Life {
 
     /// It ends so long after its start, whatever it is told.
     #[must_use]
-    pub fn dies_after(mut self, time: Duration, exit: Exit) -> Self {
+    pub fn dies_after(mut self, time: Duration, exit: ExitStatus) -> Self {
         self.death = Some((time, exit));
         self
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Launch, Process, Simulation};
-use crate::supervise::{Action, Change, Event, Pool, Signal, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::supervise::{Action, Event, Operation, Pool, Signal, WorkerId};
+use crate::sys::exit_status::ExitStatus;
 
 impl Simulation {
     pub(super) fn obey(&mut self, actions: Vec<Action>) {
@@ -36,8 +36,10 @@ impl Simulation {
                 let Some(process) = self.processes.get_mut(&pid) else { return };
                 process.is_stopping = true;
                 let end = match signal {
-                    Signal::Terminate => process.stop.map(|time| (time, Exit::Code(0))),
-                    Signal::Kill => Some((Duration::ZERO, Exit::Signal { number: 9, core: false })),
+                    Signal::Terminate => process.stop.map(|time| (time, ExitStatus::Code(0))),
+                    Signal::Kill => {
+                        Some((Duration::ZERO, ExitStatus::Signal { number: 9, core: false }))
+                    }
                 };
                 if let Some((time, exit)) = end {
                     self.plan(time, Event::Exited { id, pid, exit });
@@ -77,7 +79,7 @@ impl Simulation {
         self.tell(Event::Start);
         for (ticket, change) in self.asked.clone() {
             self.tell(match change {
-                Change::Upgrade => Event::Rejoin { ticket },
+                Operation::Upgrade => Event::Rejoin { ticket },
                 change => Event::Change { ticket, change },
             });
         }

@@ -61,11 +61,11 @@ fn live(world: &World, who: u8) -> Option<WorkerId> {
     world.model.live.keys().nth(index).copied()
 }
 
-fn exit(amount: u16) -> Exit {
+fn exit(amount: u16) -> ExitStatus {
     match amount % 3 {
-        0 => Exit::Code(0),
-        1 => Exit::Code(3),
-        _ => Exit::Signal { number: 11, core: true },
+        0 => ExitStatus::Code(0),
+        1 => ExitStatus::Code(3),
+        _ => ExitStatus::Signal { number: 11, core: true },
     }
 }
 

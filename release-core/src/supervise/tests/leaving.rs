@@ -38,7 +38,7 @@ fn leaving(world: &Simulation) -> Vec<(WorkerId, i32)> {
 fn the_old_are_told_when_their_time_to_leave_is_over() {
     let mut world = world();
     let old: Vec<_> = world.processes().map(|it| (it.id, it.pid)).collect();
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     while world.answer(ticket).is_none() {
         assert!(world.step());
     }
@@ -53,7 +53,7 @@ fn the_old_are_told_when_their_time_to_leave_is_over() {
 #[test]
 fn who_is_scaled_away_leaves_too() {
     let mut world = world();
-    world.change(Change::Resize { group: "web".to_owned(), size: 1 });
+    world.change(Operation::Resize { group: "web".to_owned(), size: 1 });
     assert_eq!((leaving(&world).len(), told(&world).len()), (1, 0));
     let began = world.time();
     world.run(LEAVING);
@@ -63,7 +63,7 @@ fn who_is_scaled_away_leaves_too() {
 #[test]
 fn a_stop_waits_for_nobody_to_leave() {
     let mut world = world();
-    world.change(Change::Resize { group: "web".to_owned(), size: 1 });
+    world.change(Operation::Resize { group: "web".to_owned(), size: 1 });
     world.tell(Event::Stop);
     assert_eq!(told(&world).len(), 2);
 }
@@ -71,7 +71,7 @@ fn a_stop_waits_for_nobody_to_leave() {
 #[test]
 fn connections_that_wait_are_waited_for_up_to_ten_times() {
     let mut world = world();
-    world.change(Change::Resize { group: "web".to_owned(), size: 1 });
+    world.change(Operation::Resize { group: "web".to_owned(), size: 1 });
     let (waiting, began) = (leaving(&world), world.time());
     let mut last = None;
     while told(&world).is_empty() {
@@ -96,14 +96,14 @@ fn who_was_never_ready_has_nothing_to_wait_for() {
     let spec = GroupSpec { reload, ..super::group(1, RestartPolicy::default()) };
     let mut world = Simulation::new(vec![spec], seconds(10), 1, |_| Life::good().never_ready());
     world.run(seconds(1));
-    world.change(Change::Resize { group: "web".to_owned(), size: 0 });
+    world.change(Operation::Resize { group: "web".to_owned(), size: 0 });
     assert_eq!(told(&world).len(), 1);
 }
 
 #[test]
 fn who_ends_of_itself_meanwhile_is_not_told() {
     let mut world = world();
-    world.change(Change::Resize { group: "web".to_owned(), size: 1 });
+    world.change(Operation::Resize { group: "web".to_owned(), size: 1 });
     let (id, pid) = leaving(&world)[0];
     world.tell(Event::Stops { id, pid });
     world.run(seconds(9));

@@ -105,7 +105,7 @@ fn requests_are_limited_and_small_use_is_not() {
 fn a_new_process_that_fails_is_tried_again_and_the_old_one_serves() {
     let life = LifeLimits::default().max_memory(1000);
     let mut world = world(strict(2, life), |launch| match launch.before {
-        2..5 => Life::good().dies_after(Duration::from_millis(10), Exit::Code(1)),
+        2..5 => Life::good().dies_after(Duration::from_millis(10), ExitStatus::Code(1)),
         _ => Life::good(),
     });
     let before: Vec<_> = world.processes().map(|process| process.pid).collect();
@@ -128,10 +128,10 @@ fn a_restart_and_a_reload_are_answered_whatever_the_limits_are() {
     let reload = ReloadPolicy::default().canary(seconds(2));
     let mut world = world(GroupSpec { reload, ..strict(3, life) }, |_| Life::good());
     world.run(seconds(30));
-    let restart = world.change(Change::Restart { id: FIRST });
+    let restart = world.change(Operation::Restart { id: FIRST });
     world.run(seconds(30));
     assert_eq!(world.answer(restart), Some(&Ok(())));
-    let reload = world.change(Change::Reload);
+    let reload = world.change(Operation::Reload);
     world.run(seconds(30));
     assert_eq!(world.answer(reload), Some(&Ok(())));
 }
@@ -158,7 +158,7 @@ fn who_has_waited_for_a_reload_is_replaced_when_it_has_failed() {
         2 => Life::good().never_ready(),
         _ => Life::good(),
     });
-    let reload = world.change(Change::Reload);
+    let reload = world.change(Operation::Reload);
     world.run(seconds(1));
     weigh(&mut world, 0, 1000);
     let spawns = |world: &Simulation, number| {

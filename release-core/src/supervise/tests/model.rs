@@ -151,7 +151,11 @@ impl Model {
                 if self.live.get(&id).is_some_and(|p| p.pid == pid) {
                     let process = self.live.remove(&id);
                     match self.running() && self.all_ready {
-                        true => self.lost(id, process.as_ref().map(|it| (it, Exit::Code(-1))), now),
+                        true => self.lost(
+                            id,
+                            process.as_ref().map(|it| (it, ExitStatus::Code(-1))),
+                            now,
+                        ),
                         false => self.fail(now),
                     }
                 }
@@ -240,7 +244,7 @@ impl Model {
     }
 
     /// A process ended, or could not be started.
-    fn lost(&mut self, id: WorkerId, ended: Option<(&Process, Exit)>, now: Instant) {
+    fn lost(&mut self, id: WorkerId, ended: Option<(&Process, ExitStatus)>, now: Instant) {
         let running = self.running();
         let (group, memory) = self.workers.get_mut(&id).unwrap();
         (memory.due, memory.delay) = (None, None);
@@ -251,7 +255,7 @@ impl Model {
         let process = ended.map(|(process, _)| process);
         // It has said that it ends, and did so well.
         let is_orderly = ended.is_some_and(|(process, exit)| {
-            process.asked && !process.killed && exit == Exit::Code(0)
+            process.asked && !process.killed && exit == ExitStatus::Code(0)
         });
         let life = process.and_then(|p| p.ready).map(|at| now - at);
         if life.is_some_and(|life| life >= policy.healthy_after) {

@@ -7,7 +7,7 @@ use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
 const CANARY: Duration = Duration::from_secs(1);
-const CRASH: Exit = Exit::Code(1);
+const CRASH: ExitStatus = ExitStatus::Code(1);
 
 fn spec(size: u32) -> GroupSpec {
     let reload = ReloadPolicy::default().surge(1).canary(CANARY);
@@ -43,12 +43,12 @@ fn serving(world: &Simulation) -> Vec<(u32, u32)> {
 }
 
 fn reload(world: &mut Simulation) -> Result<(), String> {
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     finish(world, ticket)
 }
 
 fn resize(world: &mut Simulation, size: u32) -> Ticket {
-    world.change(Change::Resize { group: "web".to_owned(), size })
+    world.change(Operation::Resize { group: "web".to_owned(), size })
 }
 
 fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
@@ -63,7 +63,7 @@ fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
 #[test]
 fn a_reload_replaces_one_after_the_other() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     while world.answer(ticket).is_none() {
         world.step();
         let at_work = serving(&world);
@@ -107,7 +107,7 @@ fn whatever_is_wrong_with_the_new_the_old_serves_on() {
     ];
     for (life, reason) in cases {
         let mut world = world(spec(3), second(life));
-        let ticket = world.change(Change::Reload);
+        let ticket = world.change(Operation::Reload);
         while world.answer(ticket).is_none() {
             world.step();
             let old = serving(&world).iter().filter(|(_, generation)| *generation == 1).count();
@@ -128,7 +128,7 @@ fn workers_that_were_replaced_already_are_restored() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), bad);
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     while world.answer(ticket).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
@@ -169,7 +169,7 @@ fn a_refused_configuration_changes_nothing() {
 #[test]
 fn reloads_that_meet_are_one_more() {
     let mut world = world(spec(2), |_| Life::good());
-    let tickets: Vec<_> = (0..5).map(|_| world.change(Change::Reload)).collect();
+    let tickets: Vec<_> = (0..5).map(|_| world.change(Operation::Reload)).collect();
     assert_eq!(finish(&mut world, tickets[0]), Ok(()));
     assert_eq!(world.pool().generation(), 2);
     assert!(tickets[1..].iter().all(|ticket| world.answer(*ticket).is_none()));
@@ -183,7 +183,7 @@ fn reloads_that_meet_are_one_more() {
 fn a_reload_during_the_initial_start_follows_it() {
     let slow = |_| Life::good().ready_after(seconds(20));
     let mut world = Simulation::new(vec![spec(2)], seconds(10), 1, slow);
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     world.run(seconds(19));
     assert_eq!(spawns(&world), [(0, 1), (1, 1)]);
     assert_eq!(finish(&mut world, ticket), Ok(()));
@@ -226,7 +226,7 @@ fn the_first_of_each_group_is_its_canary() {
     };
     let mut world = Simulation::new(vec![named("web"), named("mail")], seconds(10), 1, script);
     world.run(seconds(60));
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     while world.answer(ticket).is_none() {
         world.step();
         let mail = serving(&world).iter().filter(|(id, g)| *id >= 3 && *g == 1).count();
@@ -272,10 +272,10 @@ fn a_reload_that_waits_too_long_is_taken_back_to_one_generation() {
 #[test]
 fn a_restart_that_meets_a_reload_that_is_taken_back_is_made_all_the_same() {
     let mut world = world(spec(2), second(Life::good().ready_after(seconds(9)).never_ready()));
-    let reloading = world.change(Change::Reload);
+    let reloading = world.change(Operation::Reload);
     world.run(seconds(1));
     let pid = world.status()[0].pid;
-    let restarting = world.change(Change::Restart { id: WorkerId(0) });
+    let restarting = world.change(Operation::Restart { id: WorkerId(0) });
     assert!(finish(&mut world, reloading).is_err());
     assert_eq!(finish(&mut world, restarting), Ok(()));
     assert_ne!(world.status()[0].pid, pid);
@@ -373,7 +373,7 @@ fn no_more_than_two_processes_of_a_worker_drain() {
         assert_eq!(reload(&mut world), Ok(()));
     }
     assert!(world.time() - start < seconds(3));
-    let third = world.change(Change::Reload);
+    let third = world.change(Operation::Reload);
     while world.answer(third).is_none() {
         world.step();
         assert!(world.processes().count() <= 3);
@@ -386,9 +386,9 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
     for event in [Event::Stop, Event::StopNow] {
         let mut world = world(spec(3), |_| Life::good());
         let tickets = [
-            world.change(Change::Reload),
-            world.change(Change::Reload),
-            world.change(Change::Restart { id: WorkerId(1) }),
+            world.change(Operation::Reload),
+            world.change(Operation::Reload),
+            world.change(Operation::Restart { id: WorkerId(1) }),
             resize(&mut world, 5),
         ];
         world.run(Duration::from_millis(20));
@@ -396,7 +396,7 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
         for ticket in tickets {
             assert_eq!(world.answer(ticket), Some(&Err("the pool stops".to_owned())));
         }
-        let late = world.change(Change::Reload);
+        let late = world.change(Operation::Reload);
         assert_eq!(world.answer(late), Some(&Err("the pool does not run".to_owned())));
         world.run(seconds(1));
         assert_eq!(world.processes().count(), 0);
@@ -443,7 +443,7 @@ fn a_new_worker_that_fails_undoes_the_change_of_size() {
 fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
     let mut world = world(spec(2), |_| Life::good());
     let group = "mail".to_owned();
-    let ticket = world.change(Change::Resize { group, size: 3 });
+    let ticket = world.change(Operation::Resize { group, size: 3 });
     let reason = "no group `mail`; there is: [\"web\"]".to_owned();
     assert_eq!(world.answer(ticket), Some(&Err(reason)));
     let ticket = resize(&mut world, 10_001);
@@ -457,7 +457,7 @@ fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
 #[test]
 fn sizes_change_during_a_reload() {
     let mut world = world(spec(2), |_| Life::good());
-    let reload = world.change(Change::Reload);
+    let reload = world.change(Operation::Reload);
     world.run(Duration::from_millis(500));
     let more = resize(&mut world, 4);
     assert_eq!(finish(&mut world, more), Ok(()));
@@ -476,7 +476,7 @@ fn a_failed_reload_does_not_fail_a_change_of_size() {
         (2, _) => Life::good().never_ready(),
         _ => Life::good(),
     });
-    let reload = world.change(Change::Reload);
+    let reload = world.change(Operation::Reload);
     world.run(seconds(1));
     let more = resize(&mut world, 3);
     assert!(finish(&mut world, reload).is_err());
@@ -497,14 +497,14 @@ fn a_worker_that_comes_and_goes_does_not_pile_up() {
 #[test]
 fn one_worker_is_restarted_the_rolling_way() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Change::Restart { id: WorkerId(1) });
+    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
     while world.answer(ticket).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
     }
     assert_eq!(world.answer(ticket), Some(&Ok(())));
     assert_eq!(&spawns(&world)[3..], [(1, 1)]);
-    let ticket = world.change(Change::Restart { id: WorkerId(7) });
+    let ticket = world.change(Operation::Restart { id: WorkerId(7) });
     assert_eq!(world.answer(ticket), Some(&Err("there is no worker 7".to_owned())));
 }
 
@@ -515,7 +515,7 @@ fn a_restart_that_fails_leaves_the_old_one() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), script);
-    let ticket = world.change(Change::Restart { id: WorkerId(1) });
+    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
     let reason = "worker 1 ended before it was ready: killed: not ready within 30s".to_owned();
     assert_eq!(finish(&mut world, ticket), Err(reason));
     world.run(seconds(100));
@@ -543,18 +543,18 @@ fn the_size_is_what_was_said_last() {
         assert_eq!(finish(world, ticket), Ok(()));
         world.pool().size(0).unwrap()
     };
-    let configure = |size| Change::Configure { group: "web".to_owned(), size };
-    let scale = |size| Change::Resize { group: "web".to_owned(), size };
+    let configure = |size| Operation::Configure { group: "web".to_owned(), size };
+    let scale = |size| Operation::Resize { group: "web".to_owned(), size };
     assert_eq!(told(&mut world, configure(4)), 4);
     assert_eq!(told(&mut world, scale(6)), 6);
     assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
-    assert_eq!(told(&mut world, Change::Reload), 6);
+    assert_eq!(told(&mut world, Operation::Reload), 6);
     assert_eq!(told(&mut world, configure(2)), 2);
     // The new version of this world says 2 workers, as the configuration did.
     assert_eq!(told(&mut world, scale(3)), 3);
-    assert_eq!(told(&mut world, Change::Upgrade), 3);
+    assert_eq!(told(&mut world, Operation::Upgrade), 3);
     assert_eq!(told(&mut world, configure(5)), 5);
-    assert_eq!(told(&mut world, Change::Upgrade), 2, "the file says something else than before");
+    assert_eq!(told(&mut world, Operation::Upgrade), 2, "the file says something else than before");
 }
 
 /// It fails, and the same number is tried again later.
@@ -566,7 +566,7 @@ fn a_configured_size_that_fails_is_not_known() {
     };
     let mut world = world(spec(2), bad);
     for is_ok in [false, true] {
-        let ticket = world.change(Change::Configure { group: "web".to_owned(), size: 3 });
+        let ticket = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
         assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
         assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
     }
@@ -584,9 +584,9 @@ fn a_group_that_is_gone_cannot_be_changed() {
     pool.on(Event::Tick, now, &mut actions);
     assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
     let changes = [
-        Change::Resize { group: "web".to_owned(), size: 3 },
-        Change::Configure { group: "web".to_owned(), size: 3 },
-        Change::Restart { id: WorkerId(0) },
+        Operation::Resize { group: "web".to_owned(), size: 3 },
+        Operation::Configure { group: "web".to_owned(), size: 3 },
+        Operation::Restart { id: WorkerId(0) },
     ];
     for (number, change) in (1..).zip(changes) {
         actions.clear();
@@ -613,7 +613,7 @@ fn upgrades_that_meet_are_one() {
         pool.on(event, now, &mut actions);
         actions.clone()
     };
-    let ask = |number| Event::Change { ticket: Ticket(number), change: Change::Upgrade };
+    let ask = |number| Event::Change { ticket: Ticket(number), change: Operation::Upgrade };
     assert!(tell(ask(1)).contains(&Action::TryUpgrade));
     assert!(tell(Event::Tried(Ok(()))).contains(&Action::HandOver));
     assert_eq!(tell(ask(2)), []);
@@ -669,7 +669,7 @@ fn a_configured_size_is_waited_for_by_everybody() {
     for is_ok in [true, false] {
         let size = if is_ok { 3 } else { 5 };
         let tickets =
-            [(); 2].map(|()| world.change(Change::Configure { group: "web".to_owned(), size }));
+            [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
         assert!(tickets.iter().all(|ticket| world.answer(*ticket).is_none()));
         for ticket in tickets {
             assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);

@@ -10,8 +10,8 @@ use super::seconds;
 use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
-const WELL: Exit = Exit::Code(0);
-const BADLY: Exit = Exit::Code(3);
+const WELL: ExitStatus = ExitStatus::Code(0);
+const BADLY: ExitStatus = ExitStatus::Code(3);
 
 fn spec(size: u32, respawn: Respawn, ready: Ready) -> GroupSpec {
     let restart = RestartPolicy::default().respawn(respawn);
@@ -37,7 +37,7 @@ fn outcome(world: &Simulation) -> Option<Outcome> {
     })
 }
 
-fn second(exit: Exit) -> Life {
+fn second(exit: ExitStatus) -> Life {
     Life::good().dies_after(seconds(1), exit)
 }
 
@@ -97,11 +97,11 @@ fn a_new_process_that_dies_in_its_time_leaves_the_old_one() {
     });
     world.run(seconds(10));
     let first = world.processes().next().map(|process| process.pid);
-    let failed = world.change(Change::Reload);
+    let failed = world.change(Operation::Reload);
     world.run(seconds(20));
     assert!(matches!(world.answer(failed), Some(Err(_))));
     assert_eq!(world.processes().next().map(|process| process.pid), first);
-    let works = world.change(Change::Reload);
+    let works = world.change(Operation::Reload);
     world.run(seconds(30));
     assert_eq!(world.answer(works), Some(&Ok(())));
     assert_ne!(world.processes().next().map(|process| process.pid), first);
@@ -113,10 +113,10 @@ fn a_reload_starts_those_again_that_had_ended() {
         Launch { id: WorkerId(0), generation: 1, .. } => second(WELL),
         _ => Life::good(),
     });
-    let ticket = world.change(Change::Reload);
+    let ticket = world.change(Operation::Reload);
     world.run(seconds(100));
     assert_eq!((world.answer(ticket), world.processes().count()), (Some(&Ok(())), 2));
-    let ticket = world.change(Change::Restart { id: WorkerId(0) });
+    let ticket = world.change(Operation::Restart { id: WorkerId(0) });
     world.run(seconds(100));
     assert_eq!((world.answer(ticket), world.processes().count()), (Some(&Ok(())), 2));
 }
@@ -169,16 +169,16 @@ proptest! {
                 // A failed generation is taken back, and that may take processes too.
                 Step::Reload => {
                     most += 8;
-                    tickets.push(world.change(Change::Reload));
+                    tickets.push(world.change(Operation::Reload));
                 }
                 Step::Resize(size) => {
                     most += 4;
                     let group = "web".to_owned();
-                    tickets.push(world.change(Change::Resize { group, size }));
+                    tickets.push(world.change(Operation::Resize { group, size }));
                 }
                 Step::Restart(id) => {
                     most += 1;
-                    tickets.push(world.change(Change::Restart { id: WorkerId(id) }));
+                    tickets.push(world.change(Operation::Restart { id: WorkerId(id) }));
                 }
                 Step::Wait(millis) => world.run(Duration::from_millis(millis)),
             }

@@ -90,9 +90,9 @@ fn early_deaths_wait_longer_each_time_and_a_healthy_life_starts_anew() {
 #[test]
 fn an_unasked_exit_is_a_death_even_with_status_zero() {
     let mut world = one_ready(RestartPolicy::default());
-    world.exit(FIRST, Exit::Code(0));
+    world.exit(FIRST, ExitStatus::Code(0));
     assert_eq!(world.state(FIRST), State::Starting, "the first one is restarted at once");
-    world.exit(FIRST, Exit::Code(0));
+    world.exit(FIRST, ExitStatus::Code(0));
     assert_eq!(world.state(FIRST), State::Waiting);
     world.wait(seconds(1));
     assert_eq!(world.state(FIRST), State::Starting);
@@ -123,7 +123,7 @@ fn a_group_that_dies_too_fast_may_fail_the_master() {
     let reason = "more than 1 deaths within 60s in group web, \
                   the last of worker 0: signal 11 (SIGSEGV), core dumped";
     assert_eq!(failure(&world).as_deref(), Some(reason));
-    world.exit(SECOND, Exit::Code(0));
+    world.exit(SECOND, ExitStatus::Code(0));
     let reason = reason.to_owned();
     assert_eq!(world.log.last(), Some(&Action::Done(Outcome::Failed { reason })));
 }
@@ -138,7 +138,7 @@ fn a_start_that_fails_five_times_in_a_row_ends_the_pool() {
     assert_eq!(failure(&world), None);
     world.spawns_fail = false;
     world.wait(seconds(2));
-    world.exit(FIRST, Exit::Code(3));
+    world.exit(FIRST, ExitStatus::Code(3));
     let reason = "worker 0 of group web failed 5 times before it was ready: exit status 3";
     assert_eq!(failure(&world).as_deref(), Some(reason));
 }
@@ -168,7 +168,7 @@ fn a_worker_that_is_not_ready_in_time_is_killed_and_has_failed() {
     assert_eq!(world.state(FIRST), State::Stopping);
     world.ready(FIRST);
     assert_eq!(world.state(FIRST), State::Stopping);
-    let exit = Exit::Signal { number: 9, core: false };
+    let exit = ExitStatus::Signal { number: 9, core: false };
     world.exit(FIRST, exit);
     let reason =
         "worker 0 of group web failed 1 times before it was ready: killed: not ready within 30s";

@@ -34,7 +34,7 @@ fn stop_asks_everyone_and_waits_for_everyone() {
     let asked = [(FIRST, Signal::Terminate), (SECOND, Signal::Terminate)];
     assert_eq!(signals(&mut world), asked);
     world.send(Event::Stop);
-    world.exit(FIRST, Exit::Code(0));
+    world.exit(FIRST, ExitStatus::Code(0));
     assert_eq!(world.model.done, None);
     world.exit(SECOND, CRASH);
     assert_eq!(world.model.done, Some(Outcome::Stopped));
@@ -53,7 +53,7 @@ fn a_worker_in_back_off_is_simply_gone() {
 fn what_is_left_at_the_deadline_is_killed() {
     let mut world = two();
     world.send(Event::Stop);
-    world.exit(FIRST, Exit::Code(0));
+    world.exit(FIRST, ExitStatus::Code(0));
     world.wait(Duration::from_millis(9_999));
     signals(&mut world);
     world.wait(Duration::from_millis(1));

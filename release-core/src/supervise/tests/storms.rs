@@ -98,9 +98,9 @@ fn life(kind: u8) -> Life {
         5 => Life::good().never_stops(),
         6 => Life::good().never_ready(),
         7 => Life::impossible(),
-        8 => Life::good().dies_after(millis(10), Exit::Code(1)),
-        9 => Life::good().dies_after(millis(120), Exit::Code(0)),
-        10 => Life::good().dies_after(millis(5_000), Exit::Code(2)),
+        8 => Life::good().dies_after(millis(10), ExitStatus::Code(1)),
+        9 => Life::good().dies_after(millis(120), ExitStatus::Code(0)),
+        10 => Life::good().dies_after(millis(5_000), ExitStatus::Code(2)),
         11 => Life::good().hangs_after(millis(3_000), Hung::Stuck(millis(2_000))),
         12 => Life::scarce(),
         _ => Life::never_ready(Life::good()).never_stops(),
@@ -112,7 +112,7 @@ struct World {
     storm: Storm,
     calm: Rc<Cell<bool>>,
     /// What was asked for, and which process the worker and which generation the pool had then.
-    asked: BTreeMap<Ticket, (Change, Option<i32>, u32)>,
+    asked: BTreeMap<Ticket, (Operation, Option<i32>, u32)>,
     ledger: Ledger,
     /// Whether each moment is checked.
     is_watched: bool,
@@ -159,9 +159,9 @@ impl World {
         world
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: Operation) {
         let pid = match change {
-            Change::Restart { id } => self.serving(id).and_then(|worker| worker.pid),
+            Operation::Restart { id } => self.serving(id).and_then(|worker| worker.pid),
             _ => None,
         };
         let generation = self.sim.pool().generation();
@@ -181,24 +181,24 @@ impl World {
     fn check_ok(&self, ticket: Ticket, seen: &[simulation::Seen]) {
         let (change, pid, before) = &self.asked[&ticket];
         match change {
-            Change::Restart { id } => {
+            Operation::Restart { id } => {
                 let worker = seen.iter().find(|worker| worker.id == *id);
                 let worker = worker.expect("a worker that was restarted");
                 assert_eq!(worker.state, State::Ready);
                 assert!(pid.is_none() || worker.pid != *pid, "the old process after a restart");
             }
-            Change::Resize { group, size } => {
+            Operation::Resize { group, size } => {
                 let own = seen.iter().filter(|worker| worker.group == *group);
                 let own: Vec<_> = own.map(|worker| worker.state).collect();
                 assert_eq!(own, vec![State::Ready; usize::try_from(*size).unwrap()]);
             }
             // An operator may have said another size meanwhile.
-            Change::Configure { .. } => {}
-            Change::Reload | Change::Upgrade => {
+            Operation::Configure { .. } => {}
+            Operation::Reload | Operation::Upgrade => {
                 // Whoever has waited over an upgrade may be told when the size changes again, and
                 // old processes leave for that.
                 let is_meant = |worker: &&simulation::Seen| {
-                    worker.state == State::Ready || *change == Change::Reload
+                    worker.state == State::Ready || *change == Operation::Reload
                 };
                 let meant: Vec<_> = seen.iter().filter(is_meant).collect();
                 let generation = meant.first().map_or(u32::MAX, |worker| worker.generation);
@@ -245,21 +245,21 @@ impl World {
         let group = usize::from(who) % 3;
         let id = WorkerId(u32::from(who) % 8);
         match (what % 18, self.victim(who)) {
-            (0 | 1, _) => self.change(Change::Reload),
+            (0 | 1, _) => self.change(Operation::Reload),
             (2, _) => {
                 let size = u32::from(amount) % 7;
-                self.change(Change::Resize { group: group.to_string(), size });
+                self.change(Operation::Resize { group: group.to_string(), size });
             }
             (15, _) if who.is_multiple_of(2) => {
                 let size = u32::from(amount) % 7;
-                self.change(Change::Configure { group: group.to_string(), size });
+                self.change(Operation::Configure { group: group.to_string(), size });
             }
-            (3, _) => self.change(Change::Restart { id }),
-            (11, _) => self.change(Change::Upgrade),
+            (3, _) => self.change(Operation::Restart { id }),
+            (11, _) => self.change(Operation::Upgrade),
             (16 | 17, _) => {
                 let groups = self.storm.next_groups(who, amount);
                 self.sim.next_version_has(groups);
-                self.change(Change::Upgrade);
+                self.change(Operation::Upgrade);
             }
             (12, _) => self.sim.try_with(match amount % 3 {
                 0 => Err("exit status 1".to_owned()),
@@ -274,7 +274,7 @@ impl World {
                 let reason = "a frame of 4 GiB".to_owned();
                 self.tell(Event::Violation { id, pid, reason });
             }
-            (6, Some((id, pid))) => self.tell(Event::Exited { id, pid, exit: Exit::Code(7) }),
+            (6, Some((id, pid))) => self.tell(Event::Exited { id, pid, exit: ExitStatus::Code(7) }),
             (7, _) => {
                 // Of a process that was reaped, or never was.
                 let pid = self.ledger.dead.first().copied().unwrap_or(-1);
@@ -396,8 +396,8 @@ impl World {
 
     fn stop(&mut self, amount: u8) {
         // Sometimes in the middle of something.
-        self.change(Change::Reload);
-        self.change(Change::Restart { id: WorkerId(0) });
+        self.change(Operation::Reload);
+        self.change(Operation::Restart { id: WorkerId(0) });
         self.pass(u16::from(amount % 16));
         self.tell(if amount.is_multiple_of(3) { Event::StopNow } else { Event::Stop });
         assert!(self.are_all_answered(), "nobody waits any more");
@@ -504,10 +504,10 @@ proptest! {
         for (what, who, amount) in &storm.steps {
             let id = WorkerId(u32::from(*who) % size.max(1));
             match what % 4 {
-                0 if size > 0 => world.change(Change::Restart { id }),
+                0 if size > 0 => world.change(Operation::Restart { id }),
                 1 => world.weigh(MEMORY),
-                2 => world.change(Change::Upgrade),
-                _ => world.change(Change::Reload),
+                2 => world.change(Operation::Upgrade),
+                _ => world.change(Operation::Reload),
             }
             for _ in 0..amount % 16 {
                 world.pass(1);

@@ -88,7 +88,7 @@ fn who_ends_of_itself_is_not_told_to_and_comes_back() {
     world.stops(FIRST);
     assert_eq!(world.state(FIRST), State::Stopping);
     world.wait(seconds(5));
-    world.exit(FIRST, Exit::Code(0));
+    world.exit(FIRST, ExitStatus::Code(0));
     assert_eq!(world.state(FIRST), State::Starting, "at once, after such a life");
     let slow = |world: &World| {
         world.log.iter().any(|action| matches!(action, Action::Report(Report::TooFast { .. })))
@@ -97,7 +97,7 @@ fn who_ends_of_itself_is_not_told_to_and_comes_back() {
     world.ready(FIRST);
     world.wait(seconds(20));
     world.stops(FIRST);
-    world.exit(FIRST, Exit::Code(1));
+    world.exit(FIRST, ExitStatus::Code(1));
     assert!(slow(&world), "that was one");
     let signals = world.log.iter().filter(|action| matches!(action, Action::Signal { .. }));
     assert_eq!(signals.count(), 0);
@@ -124,6 +124,6 @@ fn the_words_of_a_worker_are_in_its_status() {
     let groups = vec![group(1, RestartPolicy::default())];
     let pool = Pool::restore(groups, &snapshot, seconds(10), world.now).unwrap();
     assert_eq!(pool.status(world.now)[0].status_text, Some("loading"));
-    world.exit(FIRST, Exit::Code(1));
+    world.exit(FIRST, ExitStatus::Code(1));
     assert_eq!(world.pool.status(world.now)[0].status_text, None);
 }

@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    pub(super) fn exit(&mut self, id: WorkerId, exit: Exit) {
+    pub(super) fn exit(&mut self, id: WorkerId, exit: ExitStatus) {
         if let Some(pid) = self.pid(id) {
             self.dead.push((id, pid));
             self.send(Event::Exited { id, pid, exit });

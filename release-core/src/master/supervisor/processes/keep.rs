@@ -19,7 +19,7 @@ use crate::process::child::Child;
 use crate::process::output::Output;
 use crate::process::worker_info::WorkerInfo;
 use crate::supervise::{Event, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 use crate::sys::fds::duplicate_from;
 
 impl Processes {
@@ -128,7 +128,7 @@ impl Processes {
             Ok(child) => Arc::new(child),
             Err(error) => {
                 tracing::warn!(pid, %error, "the exit status of a worker was lost");
-                let exited = Event::Exited { id, pid, exit: Exit::Code(-1) };
+                let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
                 let _ = self.sender.unbounded_send(Happening::Pool(exited));
                 return;
             }

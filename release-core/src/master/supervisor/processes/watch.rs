@@ -14,7 +14,7 @@ use crate::process::child::Child;
 use crate::process::output::Output;
 use crate::rt::Task;
 use crate::supervise::{Event, WorkerId};
-use crate::sys::exit_status::Exit;
+use crate::sys::exit_status::ExitStatus;
 
 /// How long the connection of a process that has ended may take to be read to its end: something
 /// else may still hold the other end.
@@ -102,7 +102,7 @@ impl Processes {
                 // Somebody else has reaped it: it has ended, and nobody knows how.
                 Err(error) => {
                     tracing::warn!(pid, %error, "the exit status of a worker was lost");
-                    Exit::Code(-1)
+                    ExitStatus::Code(-1)
                 }
             };
             if let Some(silence) = silence {
