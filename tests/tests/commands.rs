@@ -104,6 +104,8 @@ on_every_backend! {
         assert!(has(&format!("EINHORN_MASTER_PID={}", master.pid())) && has("SOME=thing"), "{text}");
         assert!(!text.contains("NOTIFY_SOCKET") && !text.contains("WATCHDOG"), "{text}");
         assert!(!text.contains("LISTEN_PIDFDID"), "{text}");
+        // Not those that a program opens for a moment while it starts.
+        eventually("it has its descriptors", || master.workers()[0].descriptors().len() == 4);
         let passed = master.workers()[0].descriptors();
         let numbers: Vec<_> = passed.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers, [0, 1, 2, 3], "{passed:?}");
