@@ -14,8 +14,8 @@ use crate::{Error, ErrorKind};
 pub(crate) enum Left {
     /// Nothing: it was started.
     Nothing,
-    /// It is tried, and answers whether it can understand the state.
-    Trial { state: Vec<u8>, answer: Mutex<Option<OwnedFd>> },
+    /// It is tried, and answers whether it can read and understand the state.
+    Trial { state: Result<Vec<u8>, String>, answer: Mutex<Option<OwnedFd>> },
     /// It is the master from now on; again, when the next version has `returned`, which has left
     /// signals and a reason.
     State { state: Vec<u8>, returned: Option<(Vec<i32>, String)> },
@@ -41,7 +41,8 @@ impl Left {
         match (word, numbers.as_slice()) {
             (TRIAL, [state, answer]) => {
                 let (state, answer) = (inherited(*state)?, inherited(*answer)?);
-                Ok(Self::Trial { state: read(&state)?, answer: Mutex::new(Some(answer)) })
+                let state = read(&state).map_err(|error| error.report());
+                Ok(Self::Trial { state, answer: Mutex::new(Some(answer)) })
             }
             (SUCCEED, [state, _]) => {
                 Ok(Self::State { state: read(&kept(*state)?)?, returned: None })

@@ -56,7 +56,7 @@ pub struct ClaimedChild {
 /// # Examples
 ///
 /// ```no_run
-/// use release_core::supervise::claim_child;
+/// use release_core::claim_child;
 ///
 /// let mut child = std::process::Command::new("backup").spawn()?;
 /// let claimed = claim_child(child.id());

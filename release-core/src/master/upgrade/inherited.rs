@@ -53,13 +53,19 @@ impl Heritage {
     fn read() -> Result<Self, Error> {
         match left()? {
             Left::Nothing => Ok(Self::None),
-            Left::Trial { state, answer } => match state::understand(state) {
-                Ok(summary) => Ok(Self::Trial(Box::new(summary), answer)),
-                Err(error) => match take(answer) {
-                    Some(answer) => trial::answer(answer, Err(error.report())),
-                    None => Err(error),
-                },
-            },
+            Left::Trial { state, answer } => {
+                let understood = match state {
+                    Ok(state) => state::understand(state).map_err(|error| error.report()),
+                    Err(why) => Err(why.clone()),
+                };
+                match understood {
+                    Ok(summary) => Ok(Self::Trial(Box::new(summary), answer)),
+                    Err(why) => match take(answer) {
+                        Some(answer) => trial::answer(answer, Err(why)),
+                        None => Err(Error::new(ErrorKind::Change, why)),
+                    },
+                }
+            }
             Left::State { state, returned } => Self::successor(state, returned.clone()),
         }
     }
