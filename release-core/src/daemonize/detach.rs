@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
 
 use super::launcher::{Detached, await_ready};
 use super::log_files::LogFiles;
@@ -115,8 +117,10 @@ impl Daemon {
         let (waiting, telling) = UnixStream::pair()
             .map_err(|error| Error::system("cannot make a socket pair", error))?;
         match fork().map_err(|error| Error::system("cannot fork", error))? {
-            Fork::Parent => {
+            Fork::Parent(child) => {
                 drop(telling);
+                // Until it has ended, it is the parent of the daemon, whose exit status it would get.
+                while waitpid(child, None) == Err(Errno::EINTR) {}
                 exit_now(launcher(waiting).into())
             }
             Fork::Child => {
@@ -237,7 +241,7 @@ impl Plan {
         nix::unistd::setsid().map_err(|errno| Error::system("cannot start a session", errno))?;
         // The death of the session's leader, here, would hang up on its child.
         signal::ignore(Signal::SIGHUP).map_err(failed("cannot ignore SIGHUP"))?;
-        if let Fork::Parent = fork().map_err(failed("cannot fork a second time"))? {
+        if let Fork::Parent(_) = fork().map_err(failed("cannot fork a second time"))? {
             exit_now(0);
         }
         umask(self.umask);

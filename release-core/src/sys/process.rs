@@ -62,7 +62,7 @@ pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
 
 /// The two sides of a fork.
 pub(crate) enum Fork {
-    Parent,
+    Parent(Pid),
     Child,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: the only thread there is goes on in the child (counted above; no other thread is
     // left that could start one), so the child may do whatever this process might.
     match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { .. } => Ok(Fork::Parent),
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Fork::Child),
     }
 }
