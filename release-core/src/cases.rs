@@ -6,5 +6,10 @@ use proptest::prelude::ProptestConfig;
 /// waits.
 pub(crate) fn cases(long: u32) -> ProptestConfig {
     let is_long = std::env::var_os("RELEASE_HISTORIES").is_some();
-    ProptestConfig::with_cases(if is_long { long } else { long / 4 })
+    ProptestConfig {
+        cases: if is_long { long } else { long / 4 },
+        // In milliseconds: a case that fails by a deadline may take as long again with each attempt.
+        max_shrink_time: 60_000,
+        ..ProptestConfig::default()
+    }
 }

@@ -53,11 +53,6 @@ impl Arrivals {
         }
     }
 
-    /// How many descriptors they are.
-    pub(super) fn descriptors(&self) -> usize {
-        self.0.iter().map(|arrival| arrival.descriptors.len()).sum()
-    }
-
     /// Puts earlier ones back, which came with some of so many frames before all of these.
     pub(super) fn put_back(&mut self, frames: usize, Self(mut earlier): Self) {
         for arrival in &mut self.0 {

@@ -46,9 +46,7 @@ impl Link {
                     }
                 }
                 Ok(Some((frame, Kind::Incoming))) if state.pause.is_some() => {
-                    let heard = state.heard_in_a_pause(self.mode, &frame);
-                    state.set_aside(&frame);
-                    if let Some(incoming) = heard {
+                    if let Some(incoming) = state.set_aside(self.mode, &frame) {
                         return Poll::Ready(Ok(take(incoming)));
                     }
                 }

@@ -9,8 +9,9 @@ use super::arrivals::Arrivals;
 use super::state::{Reader, State, Wakes};
 use super::{Incoming, Link, Mode, socket};
 use crate::ipc::answers::MAX_IN_FLIGHT;
-use crate::ipc::header::Header;
+use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
+use crate::sys::untrusted::Untrusted;
 
 /// What a paused link has beside its other state.
 #[derive(Debug, Default)]
@@ -27,18 +28,46 @@ pub(super) struct Pause {
 /// Frames of the peer that wait for the end of the pause, before what is in the inbox.
 #[derive(Debug, Default)]
 struct Aside {
-    bytes: Vec<u8>,
-    frames: usize,
-    arrivals: Arrivals,
+    frames: Vec<Held>,
+    bytes: usize,
+    descriptors: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    header: Option<Header>,
+    frame: Vec<u8>,
+    descriptors: Vec<Untrusted>,
+}
+
+impl Aside {
+    fn push(&mut self, held: Held) {
+        self.bytes += held.frame.len();
+        self.descriptors += held.descriptors.len();
+        self.frames.push(held);
+    }
+
+    /// Takes the request out that the peer gives up: for it, the request and its descriptors are
+    /// no longer on their way, and others may follow.
+    fn give_up(&mut self, given_up: Number) -> bool {
+        let is_it = |held: &Held| matches!(held.header, Some(Header::Request { number, .. }) if number == given_up);
+        let Some(index) = self.frames.iter().position(is_it) else {
+            return false;
+        };
+        let held = self.frames.remove(index);
+        self.bytes -= held.frame.len();
+        self.descriptors -= held.descriptors.len();
+        true
+    }
 }
 
 impl Pause {
     fn may_read(&self, limits: Limits) -> bool {
-        let Aside { bytes, frames, arrivals } = &self.aside;
+        let Aside { frames, bytes, descriptors } = &self.aside;
         !self.is_frozen
-            && bytes.len() <= limits.unsent
-            && *frames < MAX_IN_FLIGHT
-            && arrivals.descriptors() <= limits.descriptors
+            && *bytes <= limits.unsent
+            && frames.len() < MAX_IN_FLIGHT
+            && *descriptors <= limits.descriptors
     }
 
     pub(super) fn report(&mut self, unfinished: usize, wakes: &mut Wakes) {
@@ -65,40 +94,47 @@ impl State {
             && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
     }
 
-    /// What the first frame says that begins nothing: a request is given up at once, so that nobody
-    /// waits for its handler, and once more in its place, behind a request that may be set aside.
-    pub(super) fn heard_in_a_pause(
-        &self,
+    /// Keeps the first frame for later, and makes way for answers behind it. One that gives a request
+    /// up is for now: nobody is to wait for its handler, and what was not begun never is.
+    pub(super) fn set_aside(
+        &mut self,
         mode: Mode,
         frame: &Range<usize>,
     ) -> Option<Incoming<'static>> {
-        let header =
-            (mode == Mode::Calls).then(|| Header::parse(self.inbox.payload(frame.clone())));
-        match header.flatten()? {
-            (Header::Cancel { number }, ..) => Some(Incoming::Cancel { number }),
-            _ => None,
-        }
-    }
-
-    /// Keeps the first frame for later, and makes way for answers behind it.
-    pub(super) fn set_aside(&mut self, frame: &Range<usize>) {
+        let payload = self.inbox.payload(frame.clone());
+        let header = (mode == Mode::Calls).then(|| Header::parse(payload)).flatten();
+        let header = header.map(|(header, ..)| header);
+        let mut heard = None;
         if let Some(Pause { aside, .. }) = self.pause.as_deref_mut() {
-            aside.bytes.extend_from_slice(self.inbox.with_header(frame));
-            let descriptors = self.arrivals.take();
-            if !descriptors.is_empty() {
-                aside.arrivals.add(aside.frames, descriptors);
+            match header {
+                Some(Header::Cancel { number }) if aside.give_up(number) => {}
+                Some(Header::Cancel { number }) => heard = Some(Incoming::Cancel { number }),
+                _ => aside.push(Held {
+                    header,
+                    frame: self.inbox.with_header(frame).to_vec(),
+                    descriptors: self.arrivals.take(),
+                }),
             }
-            aside.frames += 1;
         }
         self.consume(frame);
+        heard
     }
 
     /// Puts what was set aside before what came later.
     fn put_back(&mut self) {
         if let Some(pause) = &mut self.pause {
-            let Aside { bytes, frames, arrivals } = mem::take(&mut pause.aside);
+            let mut arrivals = Arrivals::default();
+            let mut bytes = Vec::with_capacity(pause.aside.bytes);
+            let Aside { frames, .. } = mem::take(&mut pause.aside);
+            let count = frames.len();
+            for (index, held) in frames.into_iter().enumerate() {
+                bytes.extend_from_slice(&held.frame);
+                if !held.descriptors.is_empty() {
+                    arrivals.add(index, held.descriptors);
+                }
+            }
             self.inbox.put_back(&bytes);
-            self.arrivals.put_back(frames, arrivals);
+            self.arrivals.put_back(count, arrivals);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a pause lets through and what not.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -110,6 +111,35 @@ fn a_request_that_is_given_up_is_not_waited_for() {
         assert_eq!(master.link.unfinished(), 1);
         drop(call);
         at_rest(&rt, &master.link).await;
+    });
+}
+
+#[test]
+fn requests_that_are_given_up_in_the_pause_leave_room_for_what_follows() {
+    on_local(async |rt| {
+        let (here, there) = UnixStream::pair().unwrap();
+        let seen = Arc::default();
+        let master = Side::new(&rt, link(&rt, here), noting(&seen));
+        let worker = Side::new(&rt, link(&rt, there), noting(&Arc::default()));
+        master.link.pause();
+        at_rest(&rt, &master.link).await;
+        // Three times as many descriptors as may be under way at once.
+        for number in 0..24 {
+            let (peer, null) = (worker.peer.clone(), std::fs::File::open("/dev/null").unwrap());
+            let ask = Ask { descriptors: vec![OwnedFd::from(null).into()], ..Ask::new(number) };
+            let call = rt.spawn(async move { peer.call(&ask).await });
+            some_turns().await;
+            drop(call);
+            some_turns().await;
+        }
+        // An answer comes behind them.
+        assert_eq!(within(&rt, master.peer.call(&Ask::new(7))).await.ok(), Some(7));
+        let new = Link::thaw(&rt, passed_on(master.freeze(&rt).await)).unwrap();
+        drop(master);
+        let new = Side::new(&rt, new, noting(&seen));
+        assert_eq!(within(&rt, worker.peer.call(&Ask::new(50))).await.ok(), Some(50));
+        assert_eq!(*seen.lock().unwrap(), [50], "what was given up is not begun");
+        drop(new);
     });
 }
 
