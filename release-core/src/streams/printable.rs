@@ -16,13 +16,42 @@ pub(crate) fn append(text: &mut Vec<u8>, line: &[u8]) {
         text.extend_from_slice(line);
         return;
     }
-    let line = String::from_utf8_lossy(line);
-    let mut buffer = [0; 4];
-    for letter in line.chars() {
-        if letter.is_control() && letter != '\t' {
-            text.extend(letter.escape_debug().map(|letter| letter as u8));
-        } else {
-            text.extend_from_slice(letter.encode_utf8(&mut buffer).as_bytes());
+    let is_special = |byte: u8| byte.is_ascii_control() && byte != b'\t';
+    append_escaped(text, line, is_special, |text, letter| {
+        text.extend(letter.escape_debug().map(|letter| letter as u8));
+    });
+}
+
+/// Adds a line, run by run: what comes between control characters and special ASCII characters is
+/// copied as it is. `escape` writes the special ones and all control characters; bytes that are not
+/// UTF-8 become the replacement character.
+pub(crate) fn append_escaped(
+    text: &mut Vec<u8>,
+    line: &[u8],
+    is_special: impl Fn(u8) -> bool,
+    escape: impl Fn(&mut Vec<u8>, char),
+) {
+    // The control characters behind ASCII begin with this byte.
+    const BEHIND_ASCII: u8 = 0xc2;
+    for chunk in line.utf8_chunks() {
+        let mut rest = chunk.valid();
+        while let Some(at) = rest.bytes().position(|byte| is_special(byte) || byte == BEHIND_ASCII)
+        {
+            let (run, behind) = rest.split_at(at);
+            text.extend_from_slice(run.as_bytes());
+            let mut letters = behind.chars();
+            match letters.next() {
+                Some(letter) if letter.is_ascii() || letter.is_control() => escape(text, letter),
+                Some(letter) => {
+                    text.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                None => break,
+            }
+            rest = letters.as_str();
+        }
+        text.extend_from_slice(rest.as_bytes());
+        if !chunk.invalid().is_empty() {
+            text.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
 }
@@ -59,6 +88,27 @@ mod tests {
         assert_eq!(safe(b"from Windows\r"), "from Windows");
         assert_eq!(safe(b"a\rb\x1b[2Jc\0\x7f\xc2\x9b"), "a\\rb\\u{1b}[2Jc\\0\\u{7f}\\u{9b}");
         assert_eq!(safe(b"\xff"), "\u{fffd}");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(crate::cases::cases(1000))]
+
+        #[test]
+        fn letter_by_letter_is_the_same(line: Vec<u8>, text: String) {
+            for line in [&line, text.as_bytes()] {
+                let mut safe = Vec::new();
+                append(&mut safe, line);
+                let kept = line.strip_suffix(b"\r").unwrap_or(line);
+                let mut letters = String::new();
+                for letter in String::from_utf8_lossy(kept).chars() {
+                    match letter.is_control() && letter != '\t' {
+                        true => letters.extend(letter.escape_debug()),
+                        false => letters.push(letter),
+                    }
+                }
+                proptest::prop_assert_eq!(String::from_utf8(safe).unwrap(), letters);
+            }
+        }
     }
 
     #[test]

@@ -74,19 +74,16 @@ fn append_json(queue: &mut Vec<u8>, line: &[u8]) {
         queue.extend_from_slice(line);
         return;
     }
-    let mut buffer = [0; 4];
-    for letter in String::from_utf8_lossy(line).chars() {
-        match letter {
-            '"' => queue.extend_from_slice(b"\\\""),
-            '\\' => queue.extend_from_slice(b"\\\\"),
-            '\t' => queue.extend_from_slice(b"\\t"),
-            _ if letter.is_control() => {
-                // A Vec takes everything.
-                let _ = write!(queue, "\\u{:04x}", u32::from(letter));
-            }
-            _ => queue.extend_from_slice(letter.encode_utf8(&mut buffer).as_bytes()),
+    let is_special = |byte: u8| byte.is_ascii_control() || matches!(byte, b'"' | b'\\');
+    printable::append_escaped(queue, line, is_special, |queue, letter| match letter {
+        '"' => queue.extend_from_slice(b"\\\""),
+        '\\' => queue.extend_from_slice(b"\\\\"),
+        '\t' => queue.extend_from_slice(b"\\t"),
+        _ => {
+            // A Vec takes everything.
+            let _ = write!(queue, "\\u{:04x}", u32::from(letter));
         }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -115,5 +112,20 @@ mod tests {
             "{\"worker\":3,\"pid\":77,\"stream\":\"stderr\",\
              \"message\":\"say \\\"a\\\\b\\\"\\u001b[31m é\\u009b\"}\n"
         );
+    }
+
+    proptest::proptest! {
+        #![proptest_config(crate::cases::cases(1000))]
+
+        #[test]
+        fn any_line_is_a_json_string(line: Vec<u8>, text: String) {
+            for line in [&line, text.as_bytes()] {
+                let mut queue = vec![b'"'];
+                append_json(&mut queue, line);
+                queue.push(b'"');
+                let read: String = serde_json::from_slice(&queue).unwrap();
+                proptest::prop_assert_eq!(read, String::from_utf8_lossy(line));
+            }
+        }
     }
 }
