@@ -65,7 +65,14 @@ pub(crate) async fn ask(pulse: Pulse, link: &Link, beats: &Beats, hangs: impl Fn
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::ipc::limits::Limits;
+    use crate::ipc::link::{Incoming, Mode};
+    use crate::rt::local::Local;
+    use crate::rt::{Driver, run};
 
     #[test]
     fn only_the_same_unit_of_work_is_stuck() {
@@ -85,5 +92,63 @@ mod tests {
         assert_eq!(suspicion.confirmed(Some(millis(5100)), every), None);
         assert_eq!(suspicion.confirmed(None, every), None);
         assert_eq!(suspicion.confirmed(Some(millis(9000)), every), None);
+    }
+
+    /// Asks a peer for an hour, which answers so; how often, after how long, it was found to hang.
+    fn asked(answers: impl Fn(u32) -> Option<Beat> + Send + 'static) -> Vec<(Duration, Hung)> {
+        let (here, there) = UnixStream::pair().unwrap();
+        let driver = Local::with_virtual_time().unwrap();
+        let (rt, pulse) = (driver.handle(), Pulse::new(Some(TIMEOUT), false).unwrap());
+        let link = |socket: UnixStream| Link::new(&rt, socket.into(), Mode::Calls, Limits::IPC);
+        let (link, peer) = (link(here).unwrap(), link(there).unwrap());
+        let (beats, found) = (Beats::default(), Mutex::new(Vec::new()));
+        let start = rt.now();
+        run(&driver, async {
+            let hangs = |hung| found.lock().unwrap().push((rt.now() - start, hung));
+            let asking = ask(pulse, &link, &beats, hangs);
+            let answering = async {
+                for number in 0.. {
+                    let heard = |incoming: Incoming<'_>| matches!(incoming, Incoming::Pulse);
+                    let heard = poll_fn(|cx| peer.poll_incoming(cx, 0, &mut { heard })).await;
+                    assert_eq!(heard.ok(), Some(true), "it is asked how it goes");
+                    answers(number).into_iter().for_each(|beat| beats.heard(beat));
+                }
+            };
+            let both = futures_util::future::join(asking, answering);
+            assert!(rt.timeout(Duration::from_secs(3600), both).await.is_err(), "neither ends");
+        });
+        found.into_inner().unwrap()
+    }
+
+    const TIMEOUT: Duration = Duration::from_secs(8);
+
+    #[test]
+    fn a_peer_that_answers_is_not_found_to_hang_in_an_hour() {
+        assert!(asked(|_| Some(Beat::default())).is_empty());
+        // A unit of work may take as long as there is time for it.
+        let busy = Beat { finished: 1, oldest: Some(TIMEOUT - Duration::from_millis(1)) };
+        assert!(asked(move |_| Some(busy)).is_empty());
+    }
+
+    #[test]
+    fn a_silent_peer_is_found_after_its_time_and_not_before() {
+        let found = asked(|_| None);
+        assert!(
+            matches!(found[0], (after, Hung::Silent(TIMEOUT)) if after == TIMEOUT),
+            "{found:?}"
+        );
+        // One that answers three times falls silent later.
+        let found = asked(|number| (number < 3).then(Beat::default));
+        let expected = TIMEOUT + 3 * (TIMEOUT / 4);
+        assert!(matches!(found[0], (after, Hung::Silent(_)) if after == expected), "{found:?}");
+    }
+
+    #[test]
+    fn a_unit_that_takes_too_long_is_found_with_the_second_answer_that_says_so() {
+        let every = TIMEOUT / 4;
+        let found = asked(move |number| Some(Beat { finished: 0, oldest: Some(every * number) }));
+        let (after, hung) = &found[0];
+        assert!(matches!(hung, Hung::Stuck(age) if *age == every * 5), "{hung:?}");
+        assert_eq!(*after, every * 6);
     }
 }

@@ -27,7 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -100,9 +100,45 @@ impl Local {
     ///
     /// When the pipe cannot be made through which other threads wake this one (`EMFILE`, `ENFILE`).
     pub fn new() -> io::Result<Self> {
+        Self::with_clock(None)
+    }
+
+    /// Makes a runtime with a clock of its own, for tests: time stands still while a task can go on or
+    /// a descriptor is ready, and jumps to the next timer when nothing else can happen.
+    ///
+    /// An hour takes no time, and the order of events is the same in each run. Use it where everything
+    /// happens on this runtime: it does not wait for other threads and processes before it jumps.
+    /// [`Rt::now`] shows the time; code that asks [`Instant::now`] sees another one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// let (really, start) = (Instant::now(), rt.now());
+    /// run(&driver, async {
+    ///     let never = std::future::pending::<()>();
+    ///     assert!(rt.timeout(Duration::from_secs(3600), never).await.is_err());
+    ///     assert_eq!(rt.now() - start, Duration::from_secs(3600));
+    /// });
+    /// assert!(really.elapsed() < Duration::from_secs(3600));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn with_virtual_time() -> io::Result<Self> {
+        Self::with_clock(Some(Instant::now()))
+    }
+
+    fn with_clock(virtual_now: Option<Instant>) -> io::Result<Self> {
         let (kicks, kick) = io::pipe()?;
         set_nonblocking(&kicks)?;
-        let shared = Arc::new(Shared::new(kick));
+        let shared = Arc::new(Shared::new(kick, virtual_now));
         Ok(Self {
             rt: Rt::new(shared::Handle(Arc::clone(&shared))),
             shared,

@@ -46,6 +46,10 @@ impl Runtime for Handle {
         });
         Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
     }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
 }
 
 /// Something for the driver to do.
@@ -72,6 +76,8 @@ pub(super) struct State {
     pub(super) timers: BTreeMap<(Instant, u64), Waker>,
     pub(super) sources: BTreeMap<u64, Waiters>,
     last_id: u64,
+    /// What the clock shows, when time is virtual.
+    virtual_now: Option<Instant>,
 }
 
 /// A descriptor and the tasks that wait for it.
@@ -95,8 +101,12 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(kick: PipeWriter) -> Self {
-        Self { state: Mutex::default(), kick }
+    pub(super) fn new(kick: PipeWriter, virtual_now: Option<Instant>) -> Self {
+        Self { state: State { virtual_now, ..State::default() }.into(), kick }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.lock().now()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,14 +148,15 @@ impl Shared {
     /// Lists what poll(2) is to wait for, and how long. Parks in the same breath: a task that
     /// becomes ready from here on sends a kick.
     pub(super) fn begin_wait(&self) -> Waits {
-        let now = Instant::now();
         let mut state = self.lock();
         state.parked = state.ready.is_empty();
         let timeout = if state.parked {
-            state
-                .timers
-                .first_key_value()
-                .map(|((deadline, _), _)| deadline.saturating_duration_since(now))
+            let now = state.now();
+            let first = state.timers.first_key_value().map(|((deadline, _), _)| *deadline);
+            let timeout = first.map(|deadline| deadline.saturating_duration_since(now));
+            // Virtual time does not pass while a descriptor has something to say.
+            timeout
+                .map(|timeout| if state.virtual_now.is_some() { Duration::ZERO } else { timeout })
         } else {
             Some(Duration::ZERO)
         };
@@ -167,7 +178,10 @@ impl Shared {
                 waiters.take(event, &mut woken);
             }
         }
-        let now = Instant::now();
+        if woken.is_empty() && state.ready.is_empty() {
+            state.jump();
+        }
+        let now = state.now();
         while let Some(first) = state.timers.first_entry().filter(|first| first.key().0 <= now) {
             woken.push(first.remove());
         }
@@ -176,6 +190,18 @@ impl Shared {
 }
 
 impl State {
+    fn now(&self) -> Instant {
+        self.virtual_now.unwrap_or_else(Instant::now)
+    }
+
+    /// Nothing can go on before the first timer: virtual time is then.
+    fn jump(&mut self) {
+        let first = self.timers.first_key_value().map(|((deadline, _), _)| *deadline);
+        if let (Some(now), Some(first)) = (&mut self.virtual_now, first) {
+            *now = first.max(*now);
+        }
+    }
+
     fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id

@@ -137,7 +137,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.deadline {
+        if self.shared.now() >= self.deadline {
             return Poll::Ready(());
         }
         self.armed = true;
