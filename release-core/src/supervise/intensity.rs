@@ -1,20 +1,20 @@
 //! Whether the workers of a group die too fast.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
+use super::Moment;
 use super::RestartPolicy;
 
 /// The latest deaths of a group, and whether they were too many.
 #[derive(Debug, Default)]
 pub(super) struct Intensity {
-    pub(super) deaths: VecDeque<Instant>,
+    pub(super) deaths: VecDeque<Moment>,
     pub(super) exceeded: bool,
 }
 
 impl Intensity {
     /// Counts a death. True when it is the one that makes too many: once per episode.
-    pub(super) fn death(&mut self, policy: &RestartPolicy, now: Instant) -> bool {
+    pub(super) fn death(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
         let was_exceeded = self.exceeded(policy, now);
         self.deaths.push_back(now);
         if self.deaths.len() > policy.limit.saturating_add(1) {
@@ -28,8 +28,8 @@ impl Intensity {
 
     /// Whether the episode lasts. It ends at half the limit, not at the limit, or a group that dies
     /// at just that rate would begin a new one with every death.
-    pub(super) fn exceeded(&mut self, policy: &RestartPolicy, now: Instant) -> bool {
-        let recent = |at: &Instant| now.saturating_duration_since(*at) < policy.window;
+    pub(super) fn exceeded(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
+        let recent = |at: &Moment| now - *at < policy.window;
         self.deaths.retain(recent);
         self.exceeded &= self.deaths.len() > policy.limit / 2;
         self.exceeded

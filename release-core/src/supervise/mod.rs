@@ -48,9 +48,9 @@
 //! A worker dies and comes back:
 //!
 //! ```
-//! use std::time::{Duration, Instant};
+//! use std::time::Duration;
 //! use release_core::supervise::{
-//!     Action, Event, ExitStatus, GroupSpec, LifeLimits, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
+//!     Action, Event, ExitStatus, GroupSpec, LifeLimits, Moment, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
 //! };
 //!
 //! let group = GroupSpec {
@@ -62,7 +62,7 @@
 //!     ready: Ready::Message,
 //! };
 //! let mut pool = Pool::new(vec![group], Duration::from_secs(10), 42);
-//! let (id, start) = (WorkerId(0), Instant::now());
+//! let (id, start) = (WorkerId(0), Moment::START);
 //! let mut actions = Vec::new();
 //!
 //! pool.on(Event::Start, start, &mut actions);
@@ -94,8 +94,8 @@
 mod event;
 mod group;
 mod intensity;
-mod jitter;
 mod life;
+mod moment;
 mod policy;
 mod pool;
 mod process;
@@ -105,11 +105,13 @@ pub mod simulation;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod worker;
 
-pub use event::{Action, Event, Operation, Outcome, Signal, Ticket, WorkerId};
+pub use event::{Action, Event, Operation, Outcome, RequestId, Signal, WorkerId};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
+pub use moment::Moment;
 pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub(crate) use pool::Snapshot;

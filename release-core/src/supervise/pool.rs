@@ -9,15 +9,16 @@ mod snapshot;
 mod upgrade;
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::Moment;
 use super::group::Group;
-use super::jitter::Jitter;
 use super::policy::LONGEST;
 use super::process::Process;
+use super::turn::{Jitter, Turn};
 use super::worker::Worker;
 use super::{
-    Action, Event, GroupSpec, KillReason, Outcome, Report, State, Ticket, WorkerId, WorkerStatus,
+    Action, Event, GroupSpec, KillReason, Outcome, Report, RequestId, State, WorkerId, WorkerStatus,
 };
 use rollout::Rollout;
 use shortage::Shortage;
@@ -37,7 +38,7 @@ pub struct Pool {
     /// The reload that is under way.
     rollout: Option<Rollout>,
     /// Who asked for a reload since that one began.
-    reloads: Vec<Ticket>,
+    reloads: Vec<RequestId>,
     upgrade: Upgrade,
     shortage: Shortage,
     /// Whether every worker has been ready once.
@@ -50,6 +51,8 @@ pub struct Pool {
     killed: usize,
     stop_deadline: Duration,
     jitter: Jitter,
+    /// What time it was when an event came the last time.
+    time: Moment,
 }
 
 /// What is wanted of all workers together.
@@ -60,7 +63,7 @@ enum Mode {
     /// Every worker is to have a process.
     Running,
     /// No worker is to have one, in good order.
-    Stopping { kill_at: Instant },
+    Stopping { kill_at: Moment },
     /// No worker is to have one, now.
     Killing(KillReason),
     /// No worker has one, and that has been said.
@@ -91,6 +94,7 @@ impl Pool {
             killed: 0,
             stop_deadline: stop_deadline.min(LONGEST),
             jitter: Jitter::new(seed),
+            time: Moment::START,
         };
         for group in 0..pool.groups.len() {
             pool.enlist(group);
@@ -101,26 +105,29 @@ impl Pool {
     /// Takes note of an event and appends what is to be done about it.
     ///
     /// Every call also does what has become due at `now`.
-    pub fn on(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+    pub fn on(&mut self, event: Event, now: Moment, actions: &mut Vec<Action>) {
         if let Mode::Stopping { kill_at } = self.mode
             && kill_at <= now
         {
             self.mode = Mode::Killing(KillReason::StopDeadline);
         }
+        self.time = now;
         self.shortage.pass(now);
-        self.note(event, now, actions);
+        let turn = &mut Turn::new(now, self.jitter, actions);
+        self.note(event, turn);
         let was_rolling = self.is_rolling();
-        self.converge(now, actions);
-        self.conclude(now, actions);
+        self.converge(turn);
+        self.conclude(turn);
         if was_rolling && !self.is_rolling() && self.is_running() {
             // Those over a limit have waited for this, and for nothing else.
-            self.start_what_is_missing(now, actions);
+            self.start_what_is_missing(turn);
         }
+        self.jitter = turn.jitter;
     }
 
     /// When [`Pool::on`] must be called at the latest, with [`Event::Tick`] if nothing else happens.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         match self.mode {
             Mode::Idle | Mode::Killing(_) | Mode::Done => None,
             Mode::Running => {
@@ -133,6 +140,12 @@ impl Pool {
                 self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
             }
         }
+    }
+
+    /// What time it was when it was told of an event the last time.
+    #[must_use]
+    pub fn time(&self) -> Moment {
+        self.time
     }
 
     /// The index of the group, in the order given to [`Pool::new`], that a worker belongs to.
@@ -156,7 +169,7 @@ impl Pool {
     /// All workers, in the order of their ids. One that was scaled away is listed until its last
     /// process has gone.
     #[must_use]
-    pub fn status(&self, now: Instant) -> Vec<WorkerStatus<'_>> {
+    pub fn status(&self, now: Moment) -> Vec<WorkerStatus<'_>> {
         let listed = self.workers.iter().filter(|worker| self.wants(worker) || !worker.is_gone());
         listed.map(|worker| worker.status(&self.groups[worker.group].spec.name, now)).collect()
     }
@@ -202,17 +215,17 @@ impl Pool {
 
     /// Brings every worker nearer to what is wanted of it. What is not said here is as it should be,
     /// or waits for news.
-    fn converge(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let own = now + self.stop_deadline;
+    fn converge(&mut self, turn: &mut Turn<'_>) {
+        let own = turn.now + self.stop_deadline;
         let kill_at = match self.mode {
             // Also for one that is told late; what another was granted is not for all.
             Mode::Stopping { kill_at } => own.min(kill_at),
             _ => own,
         };
         // Nobody stays for new work when there is none.
-        let leave_at = if self.is_running() { now } else { now + LONGEST };
+        let leave_at = if self.is_running() { turn.now } else { turn.now + LONGEST };
         if self.is_running() {
-            self.age(now, actions);
+            self.age(turn);
         }
         let target = self.target();
         for index in 0..self.workers.len() {
@@ -221,32 +234,32 @@ impl Pool {
             let group = &self.groups[worker.group];
             let reload = &group.spec.reload;
             let (leaving, removal) = (reload.leaving, reload.lingering());
-            let mut killed = worker.kill_overdue(now, actions);
+            let mut killed = worker.kill_overdue(turn);
             if let Mode::Killing(reason) = &self.mode {
-                killed += worker.kill(reason, now, actions);
+                killed += worker.kill(reason, turn);
             }
             if is_wanted {
                 let is_tested =
                     target == Some(worker.generation) && group.is_tested(worker.generation);
-                worker.relieve(is_tested, leaving, now);
+                worker.relieve(is_tested, leaving, turn.now);
             } else {
-                worker.stop(removal, now);
+                worker.stop(removal, turn.now);
             }
-            worker.dismiss(leave_at, kill_at, now, actions);
+            worker.dismiss(leave_at, kill_at, turn);
             self.count_killed(killed);
         }
         if self.is_running() && self.may_start() {
-            self.start_what_is_missing(now, actions);
+            self.start_what_is_missing(turn);
         }
     }
 
     /// Does what time alone does to processes that are wanted.
-    fn age(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn age(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
         for worker in &mut self.workers {
             let group = &mut self.groups[worker.group];
             if group.wants(worker.rank) {
-                worker.age(&group.spec, now, actions);
+                worker.age(&group.spec, turn);
                 if let Some(target) = target.filter(|target| worker.has_proven(*target)) {
                     group.tested = target;
                 }
@@ -256,27 +269,27 @@ impl Pool {
 
     /// Says once that the initial start succeeded, once how every change ended, and once how
     /// everything did.
-    fn conclude(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn conclude(&mut self, turn: &mut Turn<'_>) {
         if self.is_running() && self.is_exhausted() {
-            self.note_last_ends(now, actions);
+            self.note_last_ends(turn);
         }
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         match self.mode {
             Mode::Running => {
                 if !self.all_ready && wanted.all(|it| it.was_ready || it.is_over()) {
                     self.all_ready = true;
-                    actions.push(Action::AllReady);
+                    turn.act(Action::AllReady);
                 }
-                self.conclude_changes(actions);
-                self.conclude_rollout(actions);
-                self.advance_upgrade(actions);
-                self.begin_rollout(actions);
+                self.conclude_changes(turn);
+                self.conclude_rollout(turn);
+                self.advance_upgrade(turn);
+                self.begin_rollout(turn);
             }
             Mode::Stopping { .. } | Mode::Killing(_) => {
-                self.refuse_changes(actions);
+                self.refuse_changes(turn);
                 if self.workers.iter().all(Worker::is_gone) {
                     self.mode = Mode::Done;
-                    actions.push(Action::Done(self.outcome()));
+                    turn.act(Action::Done(self.outcome()));
                 }
             }
             Mode::Idle | Mode::Done => {}
@@ -299,7 +312,7 @@ impl Pool {
     }
 
     /// Until when processes may end, once it stops in order.
-    pub(crate) fn stops_by(&self) -> Option<Instant> {
+    pub(crate) fn stops_by(&self) -> Option<Moment> {
         match self.mode {
             Mode::Stopping { kill_at } => Some(kill_at),
             Mode::Idle | Mode::Running | Mode::Killing(_) | Mode::Done => None,
@@ -318,7 +331,7 @@ impl Pool {
         }
     }
 
-    fn stop(&mut self, now: Instant) {
+    fn stop(&mut self, now: Moment) {
         // Those that are about to end keep the time that they were granted.
         let granted = self.workers.iter().flat_map(Worker::processes).filter_map(Process::kill_at);
         let kill_at = granted.chain([now + self.stop_deadline]).max();
@@ -326,13 +339,13 @@ impl Pool {
     }
 
     /// Stops, unless that is under way, and remembers the first reason to.
-    fn fail(&mut self, reason: String, now: Instant, actions: &mut Vec<Action>) {
+    fn fail(&mut self, reason: String, turn: &mut Turn<'_>) {
         if matches!(self.mode, Mode::Idle | Mode::Running) {
-            self.stop(now);
+            self.stop(turn.now);
         }
         if self.failure.is_none() {
             self.failure = Some(reason.clone());
-            actions.push(Action::Report(Report::Failing { reason }));
+            turn.report(Report::Failing { reason });
         }
     }
 
@@ -341,12 +354,4 @@ impl Pool {
             self.killed += processes;
         }
     }
-}
-
-fn refuse(ticket: Ticket, why: &str, actions: &mut Vec<Action>) {
-    actions.push(Action::Answer { ticket, outcome: Err(why.to_owned()) });
-}
-
-fn refuse_all(tickets: impl IntoIterator<Item = Ticket>, why: &str, actions: &mut Vec<Action>) {
-    tickets.into_iter().for_each(|ticket| refuse(ticket, why, actions));
 }

@@ -47,9 +47,10 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Action, Event, GroupSpec, Operation, Pool, Ticket, WorkerId, WorkerStatus};
+use super::Moment;
+use super::{Action, Event, GroupSpec, Operation, Pool, RequestId, WorkerId, WorkerStatus};
 
 pub use life::{Launch, Life};
 
@@ -86,23 +87,22 @@ pub struct Simulation {
     next_groups: Option<Vec<GroupSpec>>,
     stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
-    start: Instant,
-    now: Instant,
+    now: Moment,
     /// What will happen, in order; what happens at the same moment, in the order of its causes.
-    agenda: BTreeMap<(Instant, u32), Event>,
+    agenda: BTreeMap<(Moment, u32), Event>,
     processes: BTreeMap<i32, Process>,
     launched: u32,
     planned: u32,
     preparation: Result<(), String>,
     trial: Result<(), String>,
     /// The changes that have no answer yet.
-    asked: BTreeMap<Ticket, Operation>,
-    answers: BTreeMap<Ticket, Result<(), String>>,
-    tickets: u64,
+    asked: BTreeMap<RequestId, Operation>,
+    answers: BTreeMap<RequestId, Result<(), String>>,
+    requests: u64,
     history: Vec<(Duration, Action)>,
     /// The workers at the moment of each "ok": which group, process, state and generation.
     #[cfg(test)]
-    pub(super) at_ok: Vec<(Ticket, Vec<Seen>)>,
+    pub(super) at_ok: Vec<(RequestId, Vec<Seen>)>,
 }
 
 /// What a test wants to know of a worker that is wanted.
@@ -135,15 +135,13 @@ impl Simulation {
         seed: u64,
         script: impl FnMut(Launch) -> Life + 'static,
     ) -> Self {
-        let start = Instant::now();
         let mut world = Self {
             pool: Pool::new(groups.clone(), stop_deadline, seed),
             groups,
             next_groups: None,
             stop_deadline,
             script: Box::new(script),
-            start,
-            now: start,
+            now: Moment::START,
             agenda: BTreeMap::new(),
             processes: BTreeMap::new(),
             launched: 0,
@@ -152,7 +150,7 @@ impl Simulation {
             trial: Ok(()),
             asked: BTreeMap::new(),
             answers: BTreeMap::new(),
-            tickets: 0,
+            requests: 0,
             history: Vec::new(),
             #[cfg(test)]
             at_ok: Vec::new(),
@@ -177,18 +175,18 @@ impl Simulation {
     }
 
     /// Asks for a change; [`answer`](Self::answer) says what became of it.
-    pub fn change(&mut self, change: Operation) -> Ticket {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
-        self.asked.insert(ticket, change.clone());
-        self.tell(Event::Change { ticket, change });
-        ticket
+    pub fn change(&mut self, change: Operation) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.asked.insert(request, change.clone());
+        self.tell(Event::Change { request, change });
+        request
     }
 
     /// How a change ended, once it has.
     #[must_use]
-    pub fn answer(&self, ticket: Ticket) -> Option<&Result<(), String>> {
-        self.answers.get(&ticket)
+    pub fn answer(&self, request: RequestId) -> Option<&Result<(), String>> {
+        self.answers.get(&request)
     }
 
     /// How reloads are prepared from now on: an error refuses them.
@@ -235,7 +233,7 @@ impl Simulation {
     pub(super) fn next(&self) -> Option<Duration> {
         let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
         let at = next.into_iter().chain(self.pool.deadline()).min()?;
-        Some(at.max(self.now) - self.start)
+        Some(at.max(self.now) - Moment::START)
     }
 
     /// Lets time pass, and everything happen that happens meanwhile.
@@ -255,12 +253,12 @@ impl Simulation {
     /// The time since the start.
     #[must_use]
     pub fn time(&self) -> Duration {
-        self.now - self.start
+        self.now - Moment::START
     }
 
     /// The moment that it is, as the pool counts it.
     #[must_use]
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> Moment {
         self.now
     }
 

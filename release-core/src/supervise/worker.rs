@@ -2,10 +2,11 @@
 
 mod steps;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::Moment;
 use super::process::Process;
-use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
+use super::{ReloadPolicy, RequestId, State, WorkerId, WorkerStatus};
 
 /// What a process is to its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +28,17 @@ pub(super) struct Worker {
     /// The process that does its job.
     pub(super) serving: Option<Process>,
     /// When the next one is due, if there is none and one is wanted.
-    pub(super) due: Option<Instant>,
+    pub(super) due: Option<Moment>,
     /// Since when there is none; never before the pool was started.
-    pub(super) idle_since: Option<Instant>,
+    pub(super) idle_since: Option<Moment>,
     /// The process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
     /// When a replacement is tried again after one that failed.
-    pub(super) retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Moment>,
     /// Processes that were told to end because they are not wanted any more.
     pub(super) draining: Vec<Process>,
     /// Who waits for a restart of this worker.
-    pub(super) restarting: Vec<Ticket>,
+    pub(super) restarting: Vec<RequestId>,
     /// How its last process ended, when it is to have no other: in words when that was a failure.
     pub(super) last_end: Option<Result<(), String>>,
     /// Whether any of its processes has been ready.
@@ -84,7 +85,7 @@ impl Worker {
         self.processes_mut().find(|process| process.pid() == Some(pid))
     }
 
-    pub(super) fn status<'a>(&'a self, group: &'a str, now: Instant) -> WorkerStatus<'a> {
+    pub(super) fn status<'a>(&'a self, group: &'a str, now: Moment) -> WorkerStatus<'a> {
         let process = self.serving.as_ref().or_else(|| self.draining.last());
         let state = match process {
             Some(process) => process.state(),
@@ -99,7 +100,7 @@ impl Worker {
             generation: process.map_or(self.generation, |process| process.generation),
             state,
             restarts: self.starts.saturating_sub(1),
-            since: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            since: since.map_or(Duration::ZERO, |since| now - since),
             draining: self.draining.len(),
             status_text: process.and_then(|process| process.status_text.as_deref()),
         }
@@ -107,7 +108,7 @@ impl Worker {
 
     /// When the passing of time alone changes something, as long as the pool runs; processes may be
     /// `started` or not.
-    pub(super) fn timer(&self, started: bool) -> Option<Instant> {
+    pub(super) fn timer(&self, started: bool) -> Option<Moment> {
         let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
         self.processes().filter_map(Process::timer).chain(starts).min()
     }
@@ -158,7 +159,7 @@ impl Worker {
     }
 
     /// Since when its process is over a limit, if nothing else is wrong with it.
-    pub(super) fn worn_since(&self) -> Option<Instant> {
+    pub(super) fn worn_since(&self) -> Option<Moment> {
         self.serving.as_ref().filter(|it| !self.is_outdated(it))?.worn_since
     }
 

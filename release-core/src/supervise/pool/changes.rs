@@ -1,32 +1,25 @@
 //! Changes that somebody asks for, and what becomes of them.
 
-use std::time::Instant;
-
-use super::{Pool, refuse, refuse_all};
+use super::Pool;
 use crate::supervise::group::Resize;
 use crate::supervise::process::Process;
+use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Operation, Report, Ticket, WorkerId};
+use crate::supervise::{Operation, Report, RequestId, WorkerId};
 
 /// More workers than this in one group are taken for a mistake.
 const MOST: u32 = 10_000;
 
 impl Pool {
-    pub(super) fn change(
-        &mut self,
-        ticket: Ticket,
-        change: Operation,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn change(&mut self, request: RequestId, change: Operation, turn: &mut Turn<'_>) {
         match change {
-            Operation::Reload => self.reloads.push(ticket),
-            Operation::Upgrade => self.ask_for_upgrade(ticket),
-            Operation::Resize { group, size } => self.resize(ticket, &group, size, None, actions),
+            Operation::Reload => self.reloads.push(request),
+            Operation::Upgrade => self.ask_for_upgrade(request),
+            Operation::Resize { group, size } => self.resize(request, &group, size, None, turn),
             Operation::Configure { group, size } => {
-                self.resize(ticket, &group, size, Some(size), actions);
+                self.resize(request, &group, size, Some(size), turn);
             }
-            Operation::Restart { id } => self.restart(ticket, id, now, actions),
+            Operation::Restart { id } => self.restart(request, id, turn),
         }
     }
 
@@ -34,27 +27,27 @@ impl Pool {
     /// that says the same as before says nothing.
     fn resize(
         &mut self,
-        ticket: Ticket,
+        request: RequestId,
         name: &str,
         size: u32,
         configured: Option<u32>,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let there = self.groups.iter().filter(|group| !group.is_gone);
         let names: Vec<_> = there.map(|group| &group.spec.name).collect();
         // Those that are gone come after all others.
         let Some(index) = names.iter().position(|there| *there == name) else {
-            return refuse(ticket, &format!("no group `{name}`; there is: {names:?}"), actions);
+            return turn.refuse([request], &format!("no group `{name}`; there is: {names:?}"));
         };
         if size > MOST {
-            return refuse(ticket, &format!("more than {MOST} workers are too many"), actions);
+            return turn.refuse([request], &format!("more than {MOST} workers are too many"));
         }
         let group = &mut self.groups[index];
         if configured == Some(group.configured) {
             match &mut group.resize {
                 // Said again while it is made so.
-                Some(resize) if group.spec.size == size => resize.tickets.push(ticket),
-                _ => actions.push(Action::Answer { ticket, outcome: Ok(()) }),
+                Some(resize) if group.spec.size == size => resize.requests.push(request),
+                _ => turn.answer(request, Ok(())),
             }
             return;
         }
@@ -64,19 +57,19 @@ impl Pool {
         if let Some(earlier) = group.resize.take() {
             (before, least) = (earlier.before, least.min(earlier.least));
             known = earlier.configured;
-            refuse_all(earlier.tickets, "another change of the size came after it", actions);
+            turn.refuse(earlier.requests, "another change of the size came after it");
         }
-        let tickets = vec![ticket];
-        group.resize = Some(Resize { tickets, before, configured: known, least });
-        self.set_size(index, size, actions);
+        let requests = vec![request];
+        group.resize = Some(Resize { requests, before, configured: known, least });
+        self.set_size(index, size, turn);
     }
 
-    pub(super) fn set_size(&mut self, group: usize, size: u32, actions: &mut Vec<Action>) {
+    pub(super) fn set_size(&mut self, group: usize, size: u32, turn: &mut Turn<'_>) {
         let spec = &mut self.groups[group].spec;
         let before = std::mem::replace(&mut spec.size, size);
         if before != size {
             let group = spec.name.clone();
-            actions.push(Action::Report(Report::Resized { group, size }));
+            turn.report(Report::Resized { group, size });
         }
         self.enlist(group);
         let generation = self.target().unwrap_or(self.generation);
@@ -97,12 +90,12 @@ impl Pool {
         }
     }
 
-    fn restart(&mut self, ticket: Ticket, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+    fn restart(&mut self, request: RequestId, id: WorkerId, turn: &mut Turn<'_>) {
         let index = self.index(id).filter(|index| self.wants(&self.workers[*index]));
         let Some(index) = index else {
-            return refuse(ticket, &format!("there is no worker {id}"), actions);
+            return turn.refuse([request], &format!("there is no worker {id}"));
         };
-        self.workers[index].restart(ticket, now);
+        self.workers[index].restart(request, turn.now);
     }
 
     /// A process of a worker has ended by itself, or could not be started.
@@ -111,14 +104,14 @@ impl Pool {
         index: usize,
         process: &Process,
         reason: &str,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let worker = &mut self.workers[index];
         if process.generation != worker.generation {
             return;
         }
         if !process.is_stale {
-            refuse_all(worker.give_up_restart(), reason, actions);
+            turn.refuse(worker.give_up_restart(), reason);
         }
         let (index, rank) = (worker.group, worker.rank);
         let group = &mut self.groups[index];
@@ -126,25 +119,25 @@ impl Pool {
             return;
         }
         let Some(resize) = group.resize.take() else { return };
-        let Resize { tickets, before, configured, least } = resize;
+        let Resize { requests, before, configured, least } = resize;
         if rank >= least {
-            refuse_all(tickets, reason, actions);
+            turn.refuse(requests, reason);
             group.configured = configured;
-            self.set_size(index, before, actions);
+            self.set_size(index, before, turn);
         } else {
             // It was there before, and fails whatever the size of the group is.
             let size = group.spec.size;
             let reason = format!("the group has its new size, {size}, but {reason}");
-            refuse_all(tickets, &reason, actions);
+            turn.refuse(requests, &reason);
         }
     }
 
     /// Answers what has come true.
-    pub(super) fn conclude_changes(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn conclude_changes(&mut self, turn: &mut Turn<'_>) {
         let mut done = Vec::new();
         for worker in &mut self.workers {
             if !self.groups[worker.group].wants(worker.rank) {
-                refuse_all(worker.restarting.drain(..), "the worker was scaled away", actions);
+                turn.refuse(worker.restarting.drain(..), "the worker was scaled away");
             } else if worker.is_settled(false) || worker.is_over() {
                 done.append(&mut worker.restarting);
             }
@@ -158,18 +151,18 @@ impl Pool {
                     _ => worker.is_ready() || worker.is_over(),
                 })
             };
-            done.extend(group.resize.take_if(is_made).into_iter().flat_map(|it| it.tickets));
+            done.extend(group.resize.take_if(is_made).into_iter().flat_map(|it| it.requests));
         }
-        actions.extend(done.into_iter().map(|ticket| Action::Answer { ticket, outcome: Ok(()) }));
+        done.into_iter().for_each(|request| turn.answer(request, Ok(())));
     }
 
     /// The pool stops: nobody waits for a change any more.
-    pub(super) fn refuse_changes(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn refuse_changes(&mut self, turn: &mut Turn<'_>) {
         let why = "the pool stops";
-        self.refuse_reloads(why, actions);
-        self.refuse_upgrades(why, actions);
+        self.refuse_reloads(why, turn);
+        self.refuse_upgrades(why, turn);
         let restarting = self.workers.iter_mut().flat_map(|worker| worker.restarting.drain(..));
         let resizing = self.groups.iter_mut().filter_map(|group| group.resize.take());
-        refuse_all(restarting.chain(resizing.flat_map(|resize| resize.tickets)), why, actions);
+        turn.refuse(restarting.chain(resizing.flat_map(|resize| resize.requests)), why);
     }
 }

@@ -1,13 +1,13 @@
 //! What an event changes: what is wanted of the workers, or what is known of one of them.
 
-use std::time::Instant;
-
-use super::{Mode, Pool, refuse};
-use crate::supervise::{Action, Event, Event as E, KillReason, Usage, WorkerId};
+use super::{Mode, Pool};
+use crate::supervise::Moment;
+use crate::supervise::turn::Turn;
+use crate::supervise::{Event, Event as E, KillReason, Usage, WorkerId};
 
 impl Pool {
     /// Events that concern the pool: changes what is wanted.
-    pub(super) fn note(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn note(&mut self, event: Event, turn: &mut Turn<'_>) {
         match (&self.mode, event) {
             (Mode::Done, _) => {}
             (_, E::StopNow) => {
@@ -15,34 +15,34 @@ impl Pool {
                 self.mode = Mode::Killing(KillReason::StopNow);
             }
             (Mode::Idle, E::Start) => self.mode = Mode::Running,
-            (Mode::Idle | Mode::Running, E::Stop) => self.stop(now),
+            (Mode::Idle | Mode::Running, E::Stop) => self.stop(turn.now),
             (Mode::Running, E::TaskFailed { reason }) if self.is_rolling_upgrade() => {
-                self.undo_rollout(&reason, now, actions);
+                self.undo_rollout(&reason, turn);
             }
-            (_, E::Fail { reason } | E::TaskFailed { reason }) => self.fail(reason, now, actions),
-            (Mode::Running, E::Change { ticket, change }) => {
-                if let Some((ticket, change)) = self.hold(ticket, change) {
-                    self.change(ticket, change, now, actions);
+            (_, E::Fail { reason } | E::TaskFailed { reason }) => self.fail(reason, turn),
+            (Mode::Running, E::Change { request, change }) => {
+                if let Some((request, change)) = self.hold(request, change) {
+                    self.change(request, change, turn);
                 }
             }
-            (_, E::Change { ticket, .. }) => refuse(ticket, "the pool does not run", actions),
-            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, actions),
-            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, actions),
+            (_, E::Change { request, .. }) => turn.refuse([request], "the pool does not run"),
+            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, turn),
+            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, turn),
             (Mode::Running, E::NotHandedOver { reason }) => {
-                self.not_handed_over(&reason, now, actions);
+                self.not_handed_over(&reason, turn);
             }
-            (_, E::Rejoin { ticket }) => self.rejoin(ticket, actions),
-            (Mode::Running, E::Measured(usages)) => self.measured(&usages, now, actions),
-            (Mode::Running, E::Backlog(those)) => self.backlog(&those, now),
+            (_, E::Rejoin { request }) => self.rejoin(request, turn),
+            (Mode::Running, E::Measured(usages)) => self.measured(&usages, turn),
+            (Mode::Running, E::Backlog(those)) => self.backlog(&those, turn.now),
             (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
             (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
-            (_, event) => self.note_worker(event, now, actions),
+            (_, event) => self.note_worker(event, turn),
         }
     }
 
     /// Events that concern one worker: changes what is known of it. What its processes do not expect
     /// comes late, twice, or out of nowhere, and is ignored.
-    fn note_worker(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+    fn note_worker(&mut self, event: Event, turn: &mut Turn<'_>) {
         let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
             return;
         };
@@ -50,32 +50,31 @@ impl Pool {
         let spec = &self.groups[worker.group].spec;
         match event {
             E::Spawned { pid, .. } => {
-                worker.spawned(pid, spec, &mut self.jitter, now, actions);
-                self.shortage.relent(now);
+                worker.spawned(pid, spec, turn);
+                self.shortage.relent(turn.now);
             }
             E::SpawnFailed { reason, is_short, .. } => {
-                self.spawn_failed(index, reason, is_short, now, actions);
+                self.spawn_failed(index, reason, is_short, turn);
             }
-            E::Ready { pid, .. } => worker.ready(pid, spec, now, actions),
+            E::Ready { pid, .. } => worker.ready(pid, spec, turn),
             E::Violation { pid, reason, .. } => {
-                let killed = worker.violated(pid, reason, now, actions);
+                let killed = worker.violated(pid, reason, turn);
                 self.count_killed(killed);
             }
-            E::Hung { pid, how, .. } => worker.hung(pid, how, now, actions),
+            E::Hung { pid, how, .. } => worker.hung(pid, how, turn),
             E::Extend { pid, time, .. } => {
                 let (id, deadline) = (worker.id, self.stop_deadline);
                 let process = worker.find(pid);
-                let until =
-                    process.and_then(|it| it.extend(id, time, spec, deadline, now, actions));
+                let until = process.and_then(|it| it.extend(id, time, spec, deadline, turn));
                 if let (Mode::Stopping { kill_at }, Some(until)) = (&mut self.mode, until) {
                     // Each of the others is killed at its own time.
                     *kill_at = until.max(*kill_at);
                 }
             }
             E::Stops { pid, .. } => {
-                let (id, kill_at) = (worker.id, now + self.stop_deadline);
+                let (id, kill_at) = (worker.id, turn.now + self.stop_deadline);
                 if let Some(process) = worker.find(pid) {
-                    process.stops(id, kill_at, now, actions);
+                    process.stops(id, kill_at, turn);
                 }
             }
             E::Status { pid, text, .. } => {
@@ -83,13 +82,13 @@ impl Pool {
                     process.status_text = Some(text);
                 }
             }
-            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, now, actions),
-            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, now, actions),
+            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, turn),
+            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, turn),
             _ => {}
         }
     }
 
-    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Instant) {
+    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Moment) {
         for (id, pid) in those {
             let Some(index) = self.index(*id) else { continue };
             let worker = &mut self.workers[index];
@@ -98,10 +97,10 @@ impl Pool {
         }
     }
 
-    fn measured(&mut self, usages: &[Usage], now: Instant, actions: &mut Vec<Action>) {
+    fn measured(&mut self, usages: &[Usage], turn: &mut Turn<'_>) {
         for usage in usages {
             if let Some(index) = self.index(usage.id) {
-                self.workers[index].measured(usage, now, actions);
+                self.workers[index].measured(usage, turn);
             }
         }
     }

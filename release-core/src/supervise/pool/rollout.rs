@@ -1,16 +1,15 @@
 //! A new generation: started worker by worker, and taken back when it fails.
 
-use std::time::Instant;
-
 use super::Pool;
 use crate::supervise::process::Process;
+use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Report, Ticket};
+use crate::supervise::{Action, Report, RequestId};
 
 /// A reload that is under way.
 #[derive(Debug)]
 pub(super) struct Rollout {
-    pub(super) tickets: Vec<Ticket>,
+    pub(super) requests: Vec<RequestId>,
     /// Whether another version of the program is the reason.
     pub(super) is_upgrade: bool,
     stage: Stage,
@@ -51,25 +50,25 @@ impl Pool {
     }
 
     /// Begins what was asked for, once the pool stands and nothing else is under way.
-    pub(super) fn begin_rollout(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn begin_rollout(&mut self, turn: &mut Turn<'_>) {
         let is_free = self.rollout.is_none() && !self.is_upgrading();
         if self.all_ready && is_free && !self.reloads.is_empty() {
-            let tickets = std::mem::take(&mut self.reloads);
-            self.rollout = Some(Rollout { tickets, is_upgrade: false, stage: Stage::Preparing });
-            actions.push(Action::Prepare);
+            let requests = std::mem::take(&mut self.reloads);
+            self.rollout = Some(Rollout { requests, is_upgrade: false, stage: Stage::Preparing });
+            turn.act(Action::Prepare);
         }
     }
 
     /// The new version has its configuration already.
-    pub(super) fn begin_upgraded_rollout(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn begin_upgraded_rollout(&mut self, turn: &mut Turn<'_>) {
         self.latest = self.latest.saturating_add(1);
         let generation = self.latest;
         let stage = Stage::Rolling { generation };
-        self.rollout = Some(Rollout { tickets: Vec::new(), is_upgrade: true, stage });
-        actions.push(Action::Report(Report::Reloading { generation }));
+        self.rollout = Some(Rollout { requests: Vec::new(), is_upgrade: true, stage });
+        turn.report(Report::Reloading { generation });
     }
 
-    pub(super) fn prepared(&mut self, outcome: Result<(), String>, actions: &mut Vec<Action>) {
+    pub(super) fn prepared(&mut self, outcome: Result<(), String>, turn: &mut Turn<'_>) {
         let Some(Rollout { stage: stage @ Stage::Preparing, .. }) = &mut self.rollout else {
             return;
         };
@@ -78,17 +77,17 @@ impl Pool {
                 self.latest = self.latest.saturating_add(1);
                 let generation = self.latest;
                 *stage = Stage::Rolling { generation };
-                actions.push(Action::Report(Report::Reloading { generation }));
+                turn.report(Report::Reloading { generation });
             }
             Err(reason) => {
-                actions.push(Action::Report(Report::ReloadRefused { reason: reason.clone() }));
-                self.end_rollout(&Err(reason), actions);
+                turn.report(Report::ReloadRefused { reason: reason.clone() });
+                self.end_rollout(&Err(reason), turn);
             }
         }
     }
 
     /// Starts processes where none serves, and beside those that are to be replaced.
-    pub(super) fn start_what_is_missing(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn start_what_is_missing(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
         let mut rooms = self.rooms(target);
         let is_rolling = self.is_rolling();
@@ -103,9 +102,9 @@ impl Pool {
             {
                 room.turns -= 1;
                 worker.last_end = None;
-                worker.turn_to(target, now);
+                worker.turn_to(target, turn.now);
             }
-            worker.fill(&group.spec.reload, now, actions);
+            worker.fill(&group.spec.reload, turn);
         }
         if self.shortage.until().is_some() {
             // Those that are to be replaced serve on.
@@ -124,7 +123,7 @@ impl Pool {
             let room = &mut rooms[worker.group];
             if room.replacements > 0 {
                 room.replacements -= 1;
-                worker.spawn_replacement(now, actions);
+                worker.spawn_replacement(turn);
             }
         }
     }
@@ -160,13 +159,12 @@ impl Pool {
         &mut self,
         process: &Process,
         reason: &str,
-        now: Instant,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         if process.is_proven || self.target() != Some(process.generation) {
             return;
         }
-        self.undo_rollout(reason, now, actions);
+        self.undo_rollout(reason, turn);
     }
 
     /// Whether the workers of another version of the program are being started, or taken back.
@@ -175,33 +173,33 @@ impl Pool {
     }
 
     /// The generation before is restored, unless that is under way.
-    pub(super) fn undo_rollout(&mut self, reason: &str, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn undo_rollout(&mut self, reason: &str, turn: &mut Turn<'_>) {
         let (Some(failed), restored) = (self.target(), self.generation) else { return };
         let reason = reason.to_owned();
         if let Some(rollout) = &mut self.rollout {
             let (generation, why) = (failed, reason.clone());
-            actions.push(Action::Report(match rollout.is_upgrade {
+            turn.report(match rollout.is_upgrade {
                 true => Report::UpgradeRolledBack { generation, reason: why },
                 false => Report::RolledBack { generation, reason: why },
-            }));
+            });
             rollout.stage = Stage::Undoing { reason };
         }
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == failed) {
-            worker.turn_to(restored, now);
+            worker.turn_to(restored, turn.now);
         }
     }
 
     /// The old generation cannot be restored as fast as was hoped: it goes on, but nobody has to
     /// wait for it.
-    pub(super) fn note_failed_restoration(&mut self, why: &str, actions: &mut Vec<Action>) {
+    pub(super) fn note_failed_restoration(&mut self, why: &str, turn: &mut Turn<'_>) {
         if let Some(Rollout { stage: Stage::Undoing { reason }, .. }) = &self.rollout {
             let reason = format!("{reason}; and the workers before it cannot be restored: {why}");
-            self.end_rollout(&Err(reason), actions);
+            self.end_rollout(&Err(reason), turn);
         }
     }
 
     /// Answers when every worker has come to where it was to go.
-    pub(super) fn conclude_rollout(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn conclude_rollout(&mut self, turn: &mut Turn<'_>) {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
         match self.rollout.as_ref().map(|rollout| &rollout.stage) {
@@ -209,15 +207,15 @@ impl Pool {
                 if wanted.all(|it| self.has_arrived(it, generation)) =>
             {
                 self.generation = generation;
-                actions.push(Action::Report(match is_upgrade {
+                turn.report(match is_upgrade {
                     true => Report::Upgraded { generation },
                     false => Report::Reloaded { generation },
-                }));
-                self.end_rollout(&Ok(()), actions);
+                });
+                self.end_rollout(&Ok(()), turn);
             }
             Some(Stage::Undoing { reason }) if wanted.all(|worker| worker.is_at_rest()) => {
                 let reason = reason.clone();
-                self.end_rollout(&Err(reason), actions);
+                self.end_rollout(&Err(reason), turn);
             }
             _ => {}
         }
@@ -229,13 +227,13 @@ impl Pool {
         worker.generation == generation && (worker.is_settled(is_tested) || worker.is_over())
     }
 
-    fn end_rollout(&mut self, outcome: &Result<(), String>, actions: &mut Vec<Action>) {
+    fn end_rollout(&mut self, outcome: &Result<(), String>, turn: &mut Turn<'_>) {
         let Some(rollout) = self.rollout.take() else { return };
         if rollout.is_upgrade {
             self.upgrade.outcome = Some(outcome.clone());
         }
-        for ticket in rollout.tickets {
-            actions.push(Action::Answer { ticket, outcome: outcome.clone() });
+        for request in rollout.requests {
+            turn.answer(request, outcome.clone());
         }
     }
 
@@ -245,10 +243,10 @@ impl Pool {
     }
 
     /// The pool stops: nobody waits for a reload any more.
-    pub(super) fn refuse_reloads(&mut self, why: &str, actions: &mut Vec<Action>) {
-        self.end_rollout(&Err(why.to_owned()), actions);
-        for ticket in self.reloads.drain(..) {
-            super::refuse(ticket, why, actions);
+    pub(super) fn refuse_reloads(&mut self, why: &str, turn: &mut Turn<'_>) {
+        self.end_rollout(&Err(why.to_owned()), turn);
+        for request in self.reloads.drain(..) {
+            turn.refuse([request], why);
         }
     }
 }

@@ -1,16 +1,18 @@
 //! A pool as a value, and a pool from that value in another version of the program.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::wire::Snapshot;
 use super::{Mode, Pool};
+use crate::supervise::Moment;
 use crate::supervise::group::Group;
+use crate::supervise::turn::Turn;
 use crate::supervise::{Action, GroupSpec, Report};
 use crate::{Error, ErrorKind};
 
 impl Pool {
     /// What another version needs to go on, see [`Pool::inherit`].
-    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+    pub(crate) fn snapshot(&self, now: Moment) -> Snapshot {
         Snapshot::of(self, now)
     }
 
@@ -24,9 +26,8 @@ impl Pool {
         groups: Vec<GroupSpec>,
         snapshot: &Snapshot,
         stop_deadline: Duration,
-        now: Instant,
     ) -> Result<Self, Error> {
-        Self::read(groups, snapshot, stop_deadline, now).map(|(pool, _)| pool)
+        Self::read(groups, snapshot, stop_deadline).map(|(pool, _)| pool)
     }
 
     /// The pool of that snapshot, in the new version, whose generation is being started; or in the
@@ -43,11 +44,10 @@ impl Pool {
         groups: Vec<GroupSpec>,
         snapshot: &Snapshot,
         stop_deadline: Duration,
-        now: Instant,
         returned: Option<String>,
     ) -> Result<(Self, Vec<Action>), Error> {
         let configured: Vec<_> = groups.iter().map(|group| group.size).collect();
-        let (mut pool, sizes) = Self::read(groups, snapshot, stop_deadline, now)?;
+        let (mut pool, sizes) = Self::read(groups, snapshot, stop_deadline)?;
         let mut actions = Vec::new();
         if let Some(reason) = returned {
             pool.upgrade.outcome = Some(Err(reason.clone()));
@@ -57,9 +57,10 @@ impl Pool {
         for (group, size) in pool.groups.iter_mut().zip(configured) {
             group.configured = size;
         }
-        pool.begin_upgraded_rollout(&mut actions);
+        let turn = &mut Turn::new(pool.time, pool.jitter, &mut actions);
+        pool.begin_upgraded_rollout(turn);
         for (group, size) in sizes.into_iter().enumerate() {
-            pool.set_size(group, size, &mut actions);
+            pool.set_size(group, size, turn);
         }
         Ok((pool, actions))
     }
@@ -69,7 +70,6 @@ impl Pool {
         groups: Vec<GroupSpec>,
         snapshot: &Snapshot,
         stop_deadline: Duration,
-        now: Instant,
     ) -> Result<(Self, Vec<u32>), Error> {
         let strange =
             || Error::new(ErrorKind::Change, "the state of the running workers makes no sense");
@@ -92,12 +92,12 @@ impl Pool {
                 sizes[index] = saved.size;
             }
             let group = &mut pool.groups[index];
-            (group.spec.size, group.intensity) = (saved.size, saved.intensity(now));
+            (group.spec.size, group.intensity) = (saved.size, saved.intensity());
             group.configured = saved.configured;
             places.push(index);
         }
         for (index, saved) in snapshot.workers.iter().enumerate() {
-            let mut worker = saved.clone().worker(now);
+            let mut worker = saved.clone().worker();
             let is_in_order = usize::try_from(worker.id.0) == Ok(index);
             let place = places.get(worker.group).filter(|_| is_in_order);
             worker.group = *place.ok_or_else(strange)?;
@@ -105,6 +105,7 @@ impl Pool {
         }
         (pool.generation, pool.latest, pool.jitter) =
             (snapshot.generation, snapshot.latest, snapshot.jitter());
+        pool.time = snapshot.time;
         (pool.mode, pool.all_ready) = (Mode::Running, true);
         Ok((pool, sizes))
     }

@@ -1,18 +1,19 @@
 //! Another version of the program takes over: tried first, with nothing else under way, and then
 //! worker by worker.
 
-use super::{Pool, refuse};
+use super::Pool;
 use crate::supervise::process::Stage as At;
+use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Operation, Report, Ticket};
+use crate::supervise::{Action, Operation, Report, RequestId};
 
 /// The upgrade that somebody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Upgrade {
-    tickets: Vec<Ticket>,
+    requests: Vec<RequestId>,
     stage: Stage,
     /// Changes that came when it was too late for them to be made by this version.
-    held: Vec<(Ticket, Operation)>,
+    held: Vec<(RequestId, Operation)>,
     /// How the one ended that made this version the master.
     pub(super) outcome: Option<Result<(), String>>,
 }
@@ -41,35 +42,35 @@ impl Pool {
         matches!(self.upgrade.stage, Stage::Settling | Stage::HandingOver)
     }
 
-    pub(super) fn ask_for_upgrade(&mut self, ticket: Ticket) {
-        self.upgrade.tickets.push(ticket);
+    pub(super) fn ask_for_upgrade(&mut self, request: RequestId) {
+        self.upgrade.requests.push(request);
     }
 
     /// Keeps a change for later, if this is not the time for it; another upgrade is this one.
     pub(super) fn hold(
         &mut self,
-        ticket: Ticket,
+        request: RequestId,
         change: Operation,
-    ) -> Option<(Ticket, Operation)> {
+    ) -> Option<(RequestId, Operation)> {
         if self.is_handing_over() && change != Operation::Upgrade {
-            self.upgrade.held.push((ticket, change));
+            self.upgrade.held.push((request, change));
             return None;
         }
-        Some((ticket, change))
+        Some((request, change))
     }
 
     /// Takes the next step, as soon as what is under way allows it.
-    pub(super) fn advance_upgrade(&mut self, actions: &mut Vec<Action>) {
-        let is_wanted = !self.upgrade.tickets.is_empty();
+    pub(super) fn advance_upgrade(&mut self, turn: &mut Turn<'_>) {
+        let is_wanted = !self.upgrade.requests.is_empty();
         match self.upgrade.stage {
             Stage::Waiting if is_wanted && self.all_ready && self.rollout.is_none() => {
                 self.upgrade.stage = Stage::Trying;
-                actions.push(Action::Report(Report::Upgrading));
-                actions.push(Action::TryUpgrade);
+                turn.report(Report::Upgrading);
+                turn.act(Action::TryUpgrade);
             }
             Stage::Settling if self.is_quiet() => {
                 self.upgrade.stage = Stage::HandingOver;
-                actions.push(Action::HandOver);
+                turn.act(Action::HandOver);
             }
             _ => {}
         }
@@ -99,57 +100,52 @@ impl Pool {
             && processes.all(|process| !matches!(process.stage, At::Spawning))
     }
 
-    pub(super) fn tried(&mut self, outcome: Result<(), String>, actions: &mut Vec<Action>) {
+    pub(super) fn tried(&mut self, outcome: Result<(), String>, turn: &mut Turn<'_>) {
         match (&self.upgrade.stage, outcome) {
             (Stage::Trying, Ok(())) => self.upgrade.stage = Stage::Settling,
-            (Stage::Trying, Err(reason)) => self.refuse_upgrade(&reason, actions),
+            (Stage::Trying, Err(reason)) => self.refuse_upgrade(&reason, turn),
             _ => {}
         }
     }
 
-    pub(super) fn not_handed_over(
-        &mut self,
-        reason: &str,
-        now: std::time::Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn not_handed_over(&mut self, reason: &str, turn: &mut Turn<'_>) {
         if self.upgrade.stage == Stage::HandingOver {
-            self.refuse_upgrade(reason, actions);
-            for (ticket, change) in std::mem::take(&mut self.upgrade.held) {
-                self.change(ticket, change, now, actions);
+            self.refuse_upgrade(reason, turn);
+            for (request, change) in std::mem::take(&mut self.upgrade.held) {
+                self.change(request, change, turn);
             }
         }
     }
 
-    fn refuse_upgrade(&mut self, reason: &str, actions: &mut Vec<Action>) {
+    fn refuse_upgrade(&mut self, reason: &str, turn: &mut Turn<'_>) {
         self.upgrade.stage = Stage::Waiting;
         let reason = reason.to_owned();
-        actions.push(Action::Report(Report::UpgradeRefused { reason: reason.clone() }));
-        for ticket in self.upgrade.tickets.drain(..) {
-            refuse(ticket, &reason, actions);
+        turn.report(Report::UpgradeRefused { reason: reason.clone() });
+        for request in self.upgrade.requests.drain(..) {
+            turn.refuse([request], &reason);
         }
     }
 
     /// Somebody who waited already when the version before was the master.
-    pub(super) fn rejoin(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
+    pub(super) fn rejoin(&mut self, request: RequestId, turn: &mut Turn<'_>) {
         match &mut self.rollout {
-            Some(rollout) if rollout.is_upgrade => rollout.tickets.push(ticket),
+            Some(rollout) if rollout.is_upgrade => rollout.requests.push(request),
             _ => {
                 let unknown = || Err("the upgrade's outcome is not known".to_owned());
                 let outcome = self.upgrade.outcome.clone().unwrap_or_else(unknown);
-                actions.push(Action::Answer { ticket, outcome });
+                turn.answer(request, outcome);
             }
         }
     }
 
     /// The pool stops: nobody waits for an upgrade any more.
-    pub(super) fn refuse_upgrades(&mut self, why: &str, actions: &mut Vec<Action>) {
+    pub(super) fn refuse_upgrades(&mut self, why: &str, turn: &mut Turn<'_>) {
         if self.is_upgrading() {
-            self.refuse_upgrade(why, actions);
+            self.refuse_upgrade(why, turn);
         }
-        let held = self.upgrade.held.drain(..).map(|(ticket, _)| ticket);
-        for ticket in self.upgrade.tickets.drain(..).chain(held) {
-            refuse(ticket, why, actions);
+        let held = self.upgrade.held.drain(..).map(|(request, _)| request);
+        for request in self.upgrade.requests.drain(..).chain(held) {
+            turn.refuse([request], why);
         }
     }
 }

@@ -2,21 +2,24 @@
 //! are, whatever the pool calls its own. A new field may be missing (`serde(default)`), and one that is not
 //! known is passed over.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use crate::supervise::intensity::Intensity;
-use crate::supervise::jitter::Jitter;
 use crate::supervise::life::Own;
 use crate::supervise::process::{Process, Stage};
+use crate::supervise::turn::Jitter;
 use crate::supervise::worker::Worker;
-use crate::supervise::{KillReason, WorkerId};
+use crate::supervise::{KillReason, Moment, WorkerId};
 
 /// All that a pool knows which is quiet: no change is under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
+    /// What time it is for the pool, which goes on from there.
+    pub(super) time: Moment,
     pub(super) generation: u32,
     pub(super) latest: u32,
     pub(super) groups: Vec<GroupState>,
@@ -33,7 +36,7 @@ pub(super) struct GroupState {
     /// The size that it has.
     pub(super) size: u32,
     #[serde(default)]
-    deaths: Vec<Moment>,
+    deaths: VecDeque<Moment>,
     #[serde(default)]
     died_too_fast: bool,
     /// Whether this version does not have it any more.
@@ -96,46 +99,22 @@ struct LimitsState {
     expires: Option<Moment>,
 }
 
-/// A moment, relative to when the snapshot is taken: a clock means nothing elsewhere.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Moment {
-    Ago(Duration),
-    In(Duration),
-}
-
-impl Moment {
-    fn of(moment: Instant, now: Instant) -> Self {
-        match moment.checked_duration_since(now) {
-            Some(time) => Self::In(time),
-            None => Self::Ago(now - moment),
-        }
-    }
-
-    fn after(self, now: Instant) -> Instant {
-        // A clock that cannot go that far has a nearer end.
-        match self {
-            Self::Ago(time) => now.checked_sub(time),
-            Self::In(time) => now.checked_add(time),
-        }
-        .unwrap_or(now)
-    }
-}
-
 impl Snapshot {
-    pub(super) fn of(pool: &Pool, now: Instant) -> Self {
+    pub(super) fn of(pool: &Pool, time: Moment) -> Self {
         let groups = pool.groups.iter().map(|group| GroupState {
             name: group.spec.name.clone(),
             configured: group.configured,
             size: group.spec.size,
-            deaths: group.intensity.deaths.iter().map(|at| Moment::of(*at, now)).collect(),
+            deaths: group.intensity.deaths.clone(),
             died_too_fast: group.intensity.exceeded,
             is_gone: group.is_gone,
         });
         Self {
+            time,
             generation: pool.generation,
             latest: pool.latest,
             groups: groups.collect(),
-            workers: pool.workers.iter().map(|worker| WorkerState::of(worker, now)).collect(),
+            workers: pool.workers.iter().map(WorkerState::of).collect(),
             chance: pool.jitter.0,
         }
     }
@@ -146,29 +125,24 @@ impl Snapshot {
 }
 
 impl GroupState {
-    pub(super) fn intensity(&self, now: Instant) -> Intensity {
-        Intensity {
-            deaths: self.deaths.iter().map(|at| at.after(now)).collect(),
-            exceeded: self.died_too_fast,
-        }
+    pub(super) fn intensity(&self) -> Intensity {
+        Intensity { deaths: self.deaths.clone(), exceeded: self.died_too_fast }
     }
 }
 
 impl WorkerState {
-    fn of(worker: &Worker, now: Instant) -> Self {
-        let relative = |moment: Option<Instant>| moment.map(|moment| Moment::of(moment, now));
-        let process = |process: &Process| ProcessState::of(process, now);
+    fn of(worker: &Worker) -> Self {
         Self {
             id: worker.id.0,
             group: worker.group,
             rank: worker.rank,
             generation: worker.generation,
-            serving: worker.serving.as_ref().map(process),
-            due: relative(worker.due),
-            idle_since: relative(worker.idle_since),
-            replacement: worker.replacement.as_ref().map(process),
-            retry_at: relative(worker.retry_at),
-            draining: worker.draining.iter().map(process).collect(),
+            serving: worker.serving.as_ref().map(ProcessState::of),
+            due: worker.due,
+            idle_since: worker.idle_since,
+            replacement: worker.replacement.as_ref().map(ProcessState::of),
+            retry_at: worker.retry_at,
+            draining: worker.draining.iter().map(ProcessState::of).collect(),
             last_end: worker.last_end.clone(),
             was_ready: worker.was_ready,
             starts: worker.starts,
@@ -177,20 +151,18 @@ impl WorkerState {
         }
     }
 
-    pub(super) fn worker(self, now: Instant) -> Worker {
-        let absolute = |moment: Option<Moment>| moment.map(|moment| moment.after(now));
-        let process = |process: ProcessState| process.process(now);
+    pub(super) fn worker(self) -> Worker {
         Worker {
             id: WorkerId(self.id),
             group: self.group,
             rank: self.rank,
             generation: self.generation,
-            serving: self.serving.map(process),
-            due: absolute(self.due),
-            idle_since: absolute(self.idle_since),
-            replacement: self.replacement.map(process),
-            retry_at: absolute(self.retry_at),
-            draining: self.draining.into_iter().map(process).collect(),
+            serving: self.serving.map(ProcessState::process),
+            due: self.due,
+            idle_since: self.idle_since,
+            replacement: self.replacement.map(ProcessState::process),
+            retry_at: self.retry_at,
+            draining: self.draining.into_iter().map(ProcessState::process).collect(),
             restarting: Vec::new(),
             last_end: self.last_end,
             was_ready: self.was_ready,
@@ -202,63 +174,58 @@ impl WorkerState {
 }
 
 impl ProcessState {
-    fn of(process: &Process, now: Instant) -> Self {
-        let relative = |moment: Option<Instant>| moment.map(|moment| Moment::of(moment, now));
+    fn of(process: &Process) -> Self {
         let Own { age, requests, memory, expires } = process.limits;
         Self {
             generation: process.generation,
-            stage: StageState::of(&process.stage, now),
+            stage: StageState::of(&process.stage),
             is_proven: process.is_proven,
             is_stale: process.is_stale,
-            worn_since: relative(process.worn_since),
+            worn_since: process.worn_since,
             status_text: process.status_text.clone(),
-            limits: LimitsState { age, requests, memory, expires: relative(expires) },
-            since: Moment::of(process.since, now),
-            ready_at: relative(process.ready_at),
+            limits: LimitsState { age, requests, memory, expires },
+            since: process.since,
+            ready_at: process.ready_at,
         }
     }
 
-    fn process(self, now: Instant) -> Process {
-        let absolute = |moment: Option<Moment>| moment.map(|moment| moment.after(now));
+    fn process(self) -> Process {
         let LimitsState { age, requests, memory, expires } = self.limits;
         Process {
             generation: self.generation,
-            stage: self.stage.stage(now),
+            stage: self.stage.stage(),
             is_proven: self.is_proven,
             is_stale: self.is_stale,
-            worn_since: absolute(self.worn_since),
+            worn_since: self.worn_since,
             status_text: self.status_text,
-            limits: Own { age, requests, memory, expires: absolute(expires) },
-            since: self.since.after(now),
-            ready_at: absolute(self.ready_at),
+            limits: Own { age, requests, memory, expires },
+            since: self.since,
+            ready_at: self.ready_at,
         }
     }
 }
 
 impl StageState {
-    fn of(stage: &Stage, now: Instant) -> Self {
-        let moment = |moment: &Instant| Moment::of(*moment, now);
+    fn of(stage: &Stage) -> Self {
         match stage {
             Stage::Spawning => Self::Spawning,
-            Stage::Starting { pid, until } => Self::Starting { pid: *pid, until: moment(until) },
-            Stage::Trial { pid, until } => Self::Trial { pid: *pid, until: moment(until) },
+            Stage::Starting { pid, until } => Self::Starting { pid: *pid, until: *until },
+            Stage::Trial { pid, until } => Self::Trial { pid: *pid, until: *until },
             Stage::Ready { pid } => Self::Ready { pid: *pid },
-            Stage::Leaving { pid, until } => Self::Leaving { pid: *pid, until: moment(until) },
-            Stage::Stopping { pid, kill_at } => {
-                Self::Stopping { pid: *pid, kill_at: moment(kill_at) }
-            }
+            Stage::Leaving { pid, until } => Self::Leaving { pid: *pid, until: *until },
+            Stage::Stopping { pid, kill_at } => Self::Stopping { pid: *pid, kill_at: *kill_at },
             Stage::Killed { pid, reason } => Self::Killed { pid: *pid, reason: reason.clone() },
         }
     }
 
-    fn stage(self, now: Instant) -> Stage {
+    fn stage(self) -> Stage {
         match self {
             Self::Spawning => Stage::Spawning,
-            Self::Starting { pid, until } => Stage::Starting { pid, until: until.after(now) },
-            Self::Trial { pid, until } => Stage::Trial { pid, until: until.after(now) },
+            Self::Starting { pid, until } => Stage::Starting { pid, until },
+            Self::Trial { pid, until } => Stage::Trial { pid, until },
             Self::Ready { pid } => Stage::Ready { pid },
-            Self::Leaving { pid, until } => Stage::Leaving { pid, until: until.after(now) },
-            Self::Stopping { pid, kill_at } => Stage::Stopping { pid, kill_at: kill_at.after(now) },
+            Self::Leaving { pid, until } => Stage::Leaving { pid, until },
+            Self::Stopping { pid, kill_at } => Stage::Stopping { pid, kill_at },
             Self::Killed { pid, reason } => Stage::Killed { pid, reason },
         }
     }

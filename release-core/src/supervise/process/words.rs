@@ -1,10 +1,12 @@
 //! What a process says of itself, beside that it is ready.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{MOST_TIMES, Process, Stage};
+use crate::supervise::Moment;
 use crate::supervise::policy::LONGEST;
-use crate::supervise::{Action, GroupSpec, Ready, Report, WorkerId};
+use crate::supervise::turn::Turn;
+use crate::supervise::{GroupSpec, Ready, Report, WorkerId};
 
 impl Process {
     /// Gives it more time for its start or its end; until when, if that is later than it was.
@@ -14,9 +16,8 @@ impl Process {
         time: Duration,
         spec: &GroupSpec,
         stop_deadline: Duration,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) -> Option<Instant> {
+        turn: &mut Turn<'_>,
+    ) -> Option<Moment> {
         let (pid, until, given) = match &mut self.stage {
             Stage::Starting { pid, until } if spec.ready == Ready::Message => {
                 (*pid, until, spec.restart.ready_timeout)
@@ -25,13 +26,13 @@ impl Process {
             _ => return None,
         };
         let last = self.since + given.saturating_mul(MOST_TIMES).min(LONGEST);
-        let wanted = last.min(now + time.min(LONGEST));
+        let wanted = last.min(turn.now + time.min(LONGEST));
         if wanted <= *until {
             return None;
         }
         *until = wanted;
-        let (generation, time) = (self.generation, wanted - now);
-        actions.push(Action::Report(Report::Extended { id, pid, generation, time }));
+        let (generation, time) = (self.generation, wanted - turn.now);
+        turn.report(Report::Extended { id, pid, generation, time });
         Some(wanted)
     }
 
@@ -39,14 +40,13 @@ impl Process {
     pub(in crate::supervise) fn stops(
         &mut self,
         id: WorkerId,
-        kill_at: Instant,
-        now: Instant,
-        actions: &mut Vec<Action>,
+        kill_at: Moment,
+        turn: &mut Turn<'_>,
     ) {
         if let Some(pid) = self.pid().filter(|_| self.is_alive() && !self.is_stopping()) {
             let generation = self.generation;
-            actions.push(Action::Report(Report::Stops { id, pid, generation }));
-            self.enter(Stage::Stopping { pid, kill_at }, now);
+            turn.report(Report::Stops { id, pid, generation });
+            self.enter(Stage::Stopping { pid, kill_at }, turn.now);
         }
     }
 

@@ -10,7 +10,7 @@ impl Simulation {
     pub(super) fn obey(&mut self, actions: Vec<Action>) {
         #[cfg(test)]
         for action in &actions {
-            if let Action::Answer { ticket, outcome: Ok(()) } = action {
+            if let Action::Answer { request, outcome: Ok(()) } = action {
                 let wanted = self.status().into_iter().filter(|it| self.pool.is_wanted(it.id));
                 let seen = wanted.map(|it| super::Seen {
                     id: it.id,
@@ -20,7 +20,7 @@ impl Simulation {
                     state: it.state,
                 });
                 let seen = seen.collect();
-                self.at_ok.push((*ticket, seen));
+                self.at_ok.push((*request, seen));
             }
         }
         for action in actions {
@@ -50,9 +50,9 @@ impl Simulation {
                 self.plan(Duration::ZERO, Event::Prepared(outcome));
             }
             Action::TryUpgrade => self.plan(Duration::ZERO, Event::Tried(self.trial.clone())),
-            Action::Answer { ticket, outcome } => {
-                self.asked.remove(&ticket);
-                self.answers.insert(ticket, outcome);
+            Action::Answer { request, outcome } => {
+                self.asked.remove(&request);
+                self.answers.insert(request, outcome);
             }
             Action::HandOver => self.take_over(),
             Action::Report(_) | Action::AllReady | Action::Done(_) => {}
@@ -65,7 +65,7 @@ impl Simulation {
             self.groups = groups;
         }
         let (snapshot, groups) = (self.pool.snapshot(self.now), self.groups.clone());
-        let actions = match Pool::inherit(groups, &snapshot, self.stop_deadline, self.now, None) {
+        let actions = match Pool::inherit(groups, &snapshot, self.stop_deadline, None) {
             Ok((pool, actions)) => {
                 self.pool = pool;
                 actions
@@ -77,10 +77,10 @@ impl Simulation {
         };
         self.obey(actions);
         self.tell(Event::Start);
-        for (ticket, change) in self.asked.clone() {
+        for (request, change) in self.asked.clone() {
             self.tell(match change {
-                Operation::Upgrade => Event::Rejoin { ticket },
-                change => Event::Change { ticket, change },
+                Operation::Upgrade => Event::Rejoin { request },
+                change => Event::Change { request, change },
             });
         }
     }
@@ -91,7 +91,7 @@ impl Simulation {
         if self.pool.is_quiet() && !self.pool.is_upgrading() {
             let snapshot = self.pool.snapshot(self.now);
             let groups = self.groups.clone();
-            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline, self.now).unwrap();
+            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline).unwrap();
         }
     }
 

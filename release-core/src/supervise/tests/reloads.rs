@@ -26,12 +26,12 @@ fn second(life: Life) -> impl Fn(Launch) -> Life {
     move |launch| if launch.generation == 2 { life.clone() } else { Life::good() }
 }
 
-fn finish(world: &mut Simulation, ticket: Ticket) -> Result<(), String> {
+fn finish(world: &mut Simulation, request: RequestId) -> Result<(), String> {
     let start = world.time();
-    while world.answer(ticket).is_none() {
+    while world.answer(request).is_none() {
         assert!(world.step() && world.time() < start + seconds(600), "never answered");
     }
-    world.answer(ticket).unwrap().clone()
+    world.answer(request).unwrap().clone()
 }
 
 /// The worker and generation of each process at work.
@@ -43,11 +43,11 @@ fn serving(world: &Simulation) -> Vec<(u32, u32)> {
 }
 
 fn reload(world: &mut Simulation) -> Result<(), String> {
-    let ticket = world.change(Operation::Reload);
-    finish(world, ticket)
+    let request = world.change(Operation::Reload);
+    finish(world, request)
 }
 
-fn resize(world: &mut Simulation, size: u32) -> Ticket {
+fn resize(world: &mut Simulation, size: u32) -> RequestId {
     world.change(Operation::Resize { group: "web".to_owned(), size })
 }
 
@@ -63,15 +63,15 @@ fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
 #[test]
 fn a_reload_replaces_one_after_the_other() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         let at_work = serving(&world);
         assert!(at_work.len() >= 3, "a worker is missing: {at_work:?}");
         let wanted = world.processes().filter(|process| !process.is_stopping).count();
         assert!(wanted <= 4, "more than one at a time: {wanted}");
     }
-    assert_eq!(world.answer(ticket), Some(&Ok(())));
+    assert_eq!(world.answer(request), Some(&Ok(())));
     assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
     assert_eq!(world.pool().generation(), 2);
     // The first is watched for the canary time, the others follow as fast as they are ready.
@@ -107,13 +107,13 @@ fn whatever_is_wrong_with_the_new_the_old_serves_on() {
     ];
     for (life, reason) in cases {
         let mut world = world(spec(3), second(life));
-        let ticket = world.change(Operation::Reload);
-        while world.answer(ticket).is_none() {
+        let request = world.change(Operation::Reload);
+        while world.answer(request).is_none() {
             world.step();
             let old = serving(&world).iter().filter(|(_, generation)| *generation == 1).count();
             assert_eq!(old, 3, "{reason}");
         }
-        assert_eq!(world.answer(ticket), Some(&Err(reason.to_owned())));
+        assert_eq!(world.answer(request), Some(&Err(reason.to_owned())));
         assert_eq!((world.pool().generation(), world.processes().count()), (1, 3));
         // The next one succeeds; its number is its own.
         assert_eq!(reload(&mut world), Ok(()));
@@ -128,13 +128,13 @@ fn workers_that_were_replaced_already_are_restored() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), bad);
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
     }
     let reason = "worker 2 ended before it was ready: exit status 1".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
+    assert_eq!(world.answer(request), Some(&Err(reason)));
     assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
     assert_eq!(&spawns(&world)[3..], [(0, 2), (1, 2), (2, 2), (0, 1), (1, 1)]);
 }
@@ -169,12 +169,12 @@ fn a_refused_configuration_changes_nothing() {
 #[test]
 fn reloads_that_meet_are_one_more() {
     let mut world = world(spec(2), |_| Life::good());
-    let tickets: Vec<_> = (0..5).map(|_| world.change(Operation::Reload)).collect();
-    assert_eq!(finish(&mut world, tickets[0]), Ok(()));
+    let requests: Vec<_> = (0..5).map(|_| world.change(Operation::Reload)).collect();
+    assert_eq!(finish(&mut world, requests[0]), Ok(()));
     assert_eq!(world.pool().generation(), 2);
-    assert!(tickets[1..].iter().all(|ticket| world.answer(*ticket).is_none()));
-    assert_eq!(finish(&mut world, tickets[1]), Ok(()));
-    assert!(tickets.iter().all(|ticket| world.answer(*ticket) == Some(&Ok(()))));
+    assert!(requests[1..].iter().all(|request| world.answer(*request).is_none()));
+    assert_eq!(finish(&mut world, requests[1]), Ok(()));
+    assert!(requests.iter().all(|request| world.answer(*request) == Some(&Ok(()))));
     world.run(seconds(60));
     assert_eq!((world.pool().generation(), spawns(&world).len()), (3, 6));
 }
@@ -183,10 +183,10 @@ fn reloads_that_meet_are_one_more() {
 fn a_reload_during_the_initial_start_follows_it() {
     let slow = |_| Life::good().ready_after(seconds(20));
     let mut world = Simulation::new(vec![spec(2)], seconds(10), 1, slow);
-    let ticket = world.change(Operation::Reload);
+    let request = world.change(Operation::Reload);
     world.run(seconds(19));
     assert_eq!(spawns(&world), [(0, 1), (1, 1)]);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
+    assert_eq!(finish(&mut world, request), Ok(()));
 }
 
 /// Four workers that need a second for their start, with a readiness that is a time.
@@ -226,14 +226,14 @@ fn the_first_of_each_group_is_its_canary() {
     };
     let mut world = Simulation::new(vec![named("web"), named("mail")], seconds(10), 1, script);
     world.run(seconds(60));
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         let mail = serving(&world).iter().filter(|(id, g)| *id >= 3 && *g == 1).count();
         assert_eq!(mail, 3);
     }
     let reason = "worker 3 ended within its canary time: exit status 1".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
+    assert_eq!(world.answer(request), Some(&Err(reason)));
 }
 
 /// Descriptors are short for a while: nothing is taken back, the change waits.
@@ -385,7 +385,7 @@ fn no_more_than_two_processes_of_a_worker_drain() {
 fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
     for event in [Event::Stop, Event::StopNow] {
         let mut world = world(spec(3), |_| Life::good());
-        let tickets = [
+        let requests = [
             world.change(Operation::Reload),
             world.change(Operation::Reload),
             world.change(Operation::Restart { id: WorkerId(1) }),
@@ -393,8 +393,8 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
         ];
         world.run(Duration::from_millis(20));
         world.tell(event);
-        for ticket in tickets {
-            assert_eq!(world.answer(ticket), Some(&Err("the pool stops".to_owned())));
+        for request in requests {
+            assert_eq!(world.answer(request), Some(&Err("the pool stops".to_owned())));
         }
         let late = world.change(Operation::Reload);
         assert_eq!(world.answer(late), Some(&Err("the pool does not run".to_owned())));
@@ -407,21 +407,21 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
 #[test]
 fn more_workers_are_started_and_the_surplus_goes() {
     let mut world = world(spec(2), |_| Life::good());
-    let ticket = resize(&mut world, 4);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
+    let request = resize(&mut world, 4);
+    assert_eq!(finish(&mut world, request), Ok(()));
     assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-    let ticket = resize(&mut world, 1);
-    assert_eq!(world.answer(ticket), None);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
+    let request = resize(&mut world, 1);
+    assert_eq!(world.answer(request), None);
+    assert_eq!(finish(&mut world, request), Ok(()));
     assert_eq!(serving(&world), [(0, 1)]);
     assert_eq!((world.processes().count(), world.status().len()), (1, 1));
     // The same identities come back.
-    let ticket = resize(&mut world, 2);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
+    let request = resize(&mut world, 2);
+    assert_eq!(finish(&mut world, request), Ok(()));
     assert_eq!(serving(&world), [(0, 1), (1, 1)]);
     for size in [0, 0, 1] {
-        let ticket = resize(&mut world, size);
-        assert_eq!(finish(&mut world, ticket), Ok(()));
+        let request = resize(&mut world, size);
+        assert_eq!(finish(&mut world, request), Ok(()));
         assert_eq!(world.processes().count(), usize::try_from(size).unwrap());
     }
 }
@@ -432,9 +432,9 @@ fn a_new_worker_that_fails_undoes_the_change_of_size() {
         WorkerId(3) => Life::good().dies_after(seconds(0), CRASH),
         _ => Life::good(),
     });
-    let ticket = resize(&mut world, 4);
+    let request = resize(&mut world, 4);
     let reason = "worker 3 ended before it was ready: exit status 1".to_owned();
-    assert_eq!(finish(&mut world, ticket), Err(reason));
+    assert_eq!(finish(&mut world, request), Err(reason));
     world.run(seconds(1));
     assert_eq!(serving(&world), [(0, 1), (1, 1)]);
 }
@@ -443,11 +443,11 @@ fn a_new_worker_that_fails_undoes_the_change_of_size() {
 fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
     let mut world = world(spec(2), |_| Life::good());
     let group = "mail".to_owned();
-    let ticket = world.change(Operation::Resize { group, size: 3 });
+    let request = world.change(Operation::Resize { group, size: 3 });
     let reason = "no group `mail`; there is: [\"web\"]".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
-    let ticket = resize(&mut world, 10_001);
-    assert!(world.answer(ticket).is_some_and(Result::is_err));
+    assert_eq!(world.answer(request), Some(&Err(reason)));
+    let request = resize(&mut world, 10_001);
+    assert!(world.answer(request).is_some_and(Result::is_err));
     let (first, second) = (resize(&mut world, 5), resize(&mut world, 3));
     assert!(world.answer(first).is_some_and(Result::is_err));
     assert_eq!(finish(&mut world, second), Ok(()));
@@ -497,15 +497,15 @@ fn a_worker_that_comes_and_goes_does_not_pile_up() {
 #[test]
 fn one_worker_is_restarted_the_rolling_way() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Restart { id: WorkerId(1) });
+    while world.answer(request).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
     }
-    assert_eq!(world.answer(ticket), Some(&Ok(())));
+    assert_eq!(world.answer(request), Some(&Ok(())));
     assert_eq!(&spawns(&world)[3..], [(1, 1)]);
-    let ticket = world.change(Operation::Restart { id: WorkerId(7) });
-    assert_eq!(world.answer(ticket), Some(&Err("there is no worker 7".to_owned())));
+    let request = world.change(Operation::Restart { id: WorkerId(7) });
+    assert_eq!(world.answer(request), Some(&Err("there is no worker 7".to_owned())));
 }
 
 #[test]
@@ -515,9 +515,9 @@ fn a_restart_that_fails_leaves_the_old_one() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), script);
-    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
+    let request = world.change(Operation::Restart { id: WorkerId(1) });
     let reason = "worker 1 ended before it was ready: killed: not ready within 30s".to_owned();
-    assert_eq!(finish(&mut world, ticket), Err(reason));
+    assert_eq!(finish(&mut world, request), Err(reason));
     world.run(seconds(100));
     assert_eq!((serving(&world).len(), spawns(&world).len()), (3, 4));
 }
@@ -539,8 +539,8 @@ fn failed_replacements_are_not_deaths_of_the_group() {
 fn the_size_is_what_was_said_last() {
     let mut world = world(spec(2), |_| Life::good());
     let told = |world: &mut Simulation, change| {
-        let ticket = world.change(change);
-        assert_eq!(finish(world, ticket), Ok(()));
+        let request = world.change(change);
+        assert_eq!(finish(world, request), Ok(()));
         world.pool().size(0).unwrap()
     };
     let configure = |size| Operation::Configure { group: "web".to_owned(), size };
@@ -566,8 +566,8 @@ fn a_configured_size_that_fails_is_not_known() {
     };
     let mut world = world(spec(2), bad);
     for is_ok in [false, true] {
-        let ticket = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
-        assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
+        let request = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
+        assert_eq!(finish(&mut world, request).is_ok(), is_ok);
         assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
     }
 }
@@ -579,7 +579,7 @@ fn a_group_that_is_gone_cannot_be_changed() {
     let now = old.now();
     let snapshot = old.pool().snapshot(now);
     let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
-    let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), now, None).unwrap();
+    let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), None).unwrap();
     let mut actions = Vec::new();
     pool.on(Event::Tick, now, &mut actions);
     assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
@@ -590,7 +590,7 @@ fn a_group_that_is_gone_cannot_be_changed() {
     ];
     for (number, change) in (1..).zip(changes) {
         actions.clear();
-        pool.on(Event::Change { ticket: Ticket(number), change }, now, &mut actions);
+        pool.on(Event::Change { request: RequestId(number), change }, now, &mut actions);
         let [Action::Answer { outcome: Err(reason), .. }] = &actions[..] else {
             panic!("{actions:?}");
         };
@@ -606,14 +606,14 @@ fn a_group_that_is_gone_cannot_be_changed() {
 fn upgrades_that_meet_are_one() {
     let world = world(spec(1), |_| Life::good());
     let snapshot = world.pool().snapshot(world.now());
-    let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10), world.now()).unwrap();
+    let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10)).unwrap();
     let (now, mut actions) = (world.now(), Vec::new());
     let mut tell = |event| {
         actions.clear();
         pool.on(event, now, &mut actions);
         actions.clone()
     };
-    let ask = |number| Event::Change { ticket: Ticket(number), change: Operation::Upgrade };
+    let ask = |number| Event::Change { request: RequestId(number), change: Operation::Upgrade };
     assert!(tell(ask(1)).contains(&Action::TryUpgrade));
     assert!(tell(Event::Tried(Ok(()))).contains(&Action::HandOver));
     assert_eq!(tell(ask(2)), []);
@@ -629,18 +629,18 @@ fn a_task_that_fails_takes_the_new_version_back() {
     let old = world(spec(2), |_| Life::good());
     let now = old.now();
     let snapshot = old.pool().snapshot(now);
-    let (mut pool, _) = Pool::inherit(vec![spec(2)], &snapshot, seconds(10), now, None).unwrap();
+    let (mut pool, _) = Pool::inherit(vec![spec(2)], &snapshot, seconds(10), None).unwrap();
     let mut tell = |event| {
         let mut actions = Vec::new();
         pool.on(event, now, &mut actions);
         actions
     };
-    let (reason, ticket) = ("main failed".to_owned(), Ticket(7));
+    let (reason, request) = ("main failed".to_owned(), RequestId(7));
     let failed = Event::TaskFailed { reason: reason.clone() };
     let back = Report::UpgradeRolledBack { generation: 2, reason: reason.clone() };
     assert_eq!(tell(failed.clone()), [Action::Report(back)]);
     let outcome = Err(reason.clone());
-    assert_eq!(tell(Event::Rejoin { ticket }), [Action::Answer { ticket, outcome }]);
+    assert_eq!(tell(Event::Rejoin { request }), [Action::Answer { request, outcome }]);
     assert!(tell(failed).contains(&Action::Report(Report::Failing { reason })));
 }
 
@@ -651,7 +651,7 @@ fn a_group_that_comes_back_has_its_size() {
     let mut snapshot = world.pool().snapshot(world.now());
     let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
     for (groups, sizes) in [(vec![mail.clone()], [1, 0]), (vec![spec(2), mail], [2, 1])] {
-        let inherited = Pool::inherit(groups, &snapshot, seconds(10), world.now(), None);
+        let inherited = Pool::inherit(groups, &snapshot, seconds(10), None);
         let (pool, _) = inherited.unwrap();
         assert_eq!([0, 1].map(|group| pool.size(group).unwrap()), sizes);
         snapshot = pool.snapshot(world.now());
@@ -668,11 +668,11 @@ fn a_configured_size_is_waited_for_by_everybody() {
     let mut world = world(spec(2), bad);
     for is_ok in [true, false] {
         let size = if is_ok { 3 } else { 5 };
-        let tickets =
+        let requests =
             [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
-        assert!(tickets.iter().all(|ticket| world.answer(*ticket).is_none()));
-        for ticket in tickets {
-            assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
+        assert!(requests.iter().all(|request| world.answer(*request).is_none()));
+        for request in requests {
+            assert_eq!(finish(&mut world, request).is_ok(), is_ok);
         }
         let ready = world.processes().filter(|process| process.is_serving()).count();
         assert_eq!((world.pool().size(0), ready), (Some(3), 3));
