@@ -1,23 +1,9 @@
 //! What the pool is told and what it asks for.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Hung, Report, Usage};
+use super::{Hung, Report, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
-
-/// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(clippy::exhaustive_structs)]
-pub struct WorkerId(pub u32);
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What happened.
 ///

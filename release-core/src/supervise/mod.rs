@@ -102,21 +102,20 @@ mod process;
 mod report;
 mod rolling;
 pub mod simulation;
-mod status;
 #[cfg(test)]
 mod tests;
 mod turn;
 mod worker;
 
-pub use event::{Action, Event, Operation, Outcome, RequestId, Signal, WorkerId};
+pub use event::{Action, Event, Operation, Outcome, RequestId, Signal};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
 pub use moment::Moment;
 pub use policy::{Exceeded, Respawn, RestartPolicy};
 pub use pool::Pool;
 pub(crate) use pool::Snapshot;
-pub use report::{Hung, KillReason, Report, StopCause};
+pub use report::{KillReason, Report, StopCause, WorkerStatus};
 pub use rolling::ReloadPolicy;
-pub use status::{State, WorkerStatus};
 
 pub use crate::sys::exit_status::ExitStatus;
+pub use crate::worker_types::{Hung, State, WorkerId};
