@@ -85,7 +85,7 @@ impl Plan {
                 let gone = daemon.return_to();
                 before.never_fails(gone)?;
             }
-            _ => {}
+            (Some(_) | None, _) => {}
         }
         Ok(self)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hung, Report, Usage, WorkerId};
+use super::{Hung, Outcome, Report, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 /// What happened.
@@ -243,22 +243,4 @@ pub enum Signal {
     Terminate,
     /// `SIGKILL`.
     Kill,
-}
-
-/// How the pool ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// It was stopped, and every worker went by itself.
-    Stopped,
-    /// It was stopped, and workers had to be killed.
-    Killed {
-        /// How many.
-        workers: usize,
-    },
-    /// Something failed, or the workers did.
-    Failed {
-        /// What, in words for the log.
-        reason: String,
-    },
 }

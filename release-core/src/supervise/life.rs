@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Moment;
 use super::WorkerId;
+use super::jitter::Jitter;
 use super::policy::LONGEST;
-use super::turn::Jitter;
 
 /// How long the processes of a group live at most: by time, by work, by memory. No limits by default.
 ///

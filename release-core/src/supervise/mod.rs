@@ -93,29 +93,27 @@
 
 mod event;
 mod group;
-mod intensity;
+mod jitter;
 mod life;
 mod moment;
 mod policy;
 mod pool;
 mod process;
 mod report;
-mod rolling;
 pub mod simulation;
 #[cfg(test)]
 mod tests;
 mod turn;
 mod worker;
 
-pub use event::{Action, Event, Operation, Outcome, RequestId, Signal};
+pub use event::{Action, Event, Operation, RequestId, Signal};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
 pub use moment::Moment;
-pub use policy::{Exceeded, Respawn, RestartPolicy};
+pub use policy::{Exceeded, ReloadPolicy, Respawn, RestartPolicy};
 pub use pool::Pool;
-pub(crate) use pool::Snapshot;
-pub use report::{KillReason, Report, StopCause, WorkerStatus};
-pub use rolling::ReloadPolicy;
+pub(crate) use pool::snapshot::Snapshot;
+pub use report::{KillReason, Outcome, Report, StopCause, WorkerStatus};
 
 pub use crate::sys::exit_status::ExitStatus;
 pub use crate::worker_types::{Hung, State, WorkerId};

@@ -2,28 +2,22 @@
 
 mod changes;
 mod deaths;
-mod note;
-mod rollout;
-mod shortage;
-mod snapshot;
-mod upgrade;
-mod wire;
+pub(super) mod snapshot;
+mod underway;
 
 use std::time::Duration;
 
-use super::Moment;
 use super::group::Group;
+use super::jitter::Jitter;
 use super::policy::LONGEST;
 use super::process::Process;
-use super::turn::{Jitter, Turn};
+use super::turn::Turn;
 use super::worker::Worker;
 use super::{
-    Action, Event, GroupSpec, KillReason, Outcome, Report, RequestId, State, WorkerId, WorkerStatus,
+    Action, Event, Event as E, GroupSpec, KillReason, Moment, Outcome, Report, RequestId, State,
+    Usage, WorkerId, WorkerStatus,
 };
-use rollout::Rollout;
-use shortage::Shortage;
-use upgrade::Upgrade;
-pub(crate) use wire::Snapshot;
+use underway::{Rollout, Shortage, Upgrade};
 
 /// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
 #[derive(Debug)]
@@ -170,7 +164,8 @@ impl Pool {
     /// process has gone.
     #[must_use]
     pub fn status(&self, now: Moment) -> Vec<WorkerStatus<'_>> {
-        let listed = self.workers.iter().filter(|worker| self.wants(worker) || !worker.is_gone());
+        let listed =
+            self.workers.iter().filter(|worker| self.wants(worker) || !worker.is_removed());
         listed.map(|worker| worker.status(&self.groups[worker.group].spec.name, now)).collect()
     }
 
@@ -194,7 +189,7 @@ impl Pool {
         let worker = &self.workers[self.index(id)?];
         match self.wants(worker) {
             true => Some(State::Ready),
-            false => (!worker.is_gone()).then_some(State::Stopping),
+            false => (!worker.is_removed()).then_some(State::Stopping),
         }
     }
 
@@ -241,11 +236,11 @@ impl Pool {
             if is_wanted {
                 let is_tested =
                     target == Some(worker.generation) && group.is_tested(worker.generation);
-                worker.relieve(is_tested, leaving, turn.now);
+                worker.replace_current(is_tested, leaving, turn.now);
             } else {
                 worker.stop(removal, turn.now);
             }
-            worker.dismiss(leave_at, kill_at, turn);
+            worker.terminate_leaving(leave_at, kill_at, turn);
             self.count_killed(killed);
         }
         if self.is_running() && self.may_start() {
@@ -276,7 +271,7 @@ impl Pool {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         match self.mode {
             Mode::Running => {
-                if !self.all_ready && wanted.all(|it| it.was_ready || it.is_over()) {
+                if !self.all_ready && wanted.all(|it| it.was_ready || it.is_finished()) {
                     self.all_ready = true;
                     turn.act(Action::AllReady);
                 }
@@ -287,7 +282,7 @@ impl Pool {
             }
             Mode::Stopping { .. } | Mode::Killing(_) => {
                 self.refuse_changes(turn);
-                if self.workers.iter().all(Worker::is_gone) {
+                if self.workers.iter().all(Worker::is_removed) {
                     self.mode = Mode::Done;
                     turn.act(Action::Done(self.outcome()));
                 }
@@ -353,5 +348,152 @@ impl Pool {
         if !self.is_running() {
             self.killed += processes;
         }
+    }
+
+    /// Events that concern the pool: changes what is wanted.
+    fn note(&mut self, event: Event, turn: &mut Turn<'_>) {
+        match (&self.mode, event) {
+            (Mode::Done, _) => {}
+            (_, E::StopNow) => {
+                self.is_forced = true;
+                self.mode = Mode::Killing(KillReason::StopNow);
+            }
+            (Mode::Idle, E::Start) => self.mode = Mode::Running,
+            (Mode::Idle | Mode::Running, E::Stop) => self.stop(turn.now),
+            (Mode::Running, E::TaskFailed { reason }) if self.is_rolling_upgrade() => {
+                self.undo_rollout(&reason, turn);
+            }
+            (_, E::Fail { reason } | E::TaskFailed { reason }) => self.fail(reason, turn),
+            (Mode::Running, E::Change { request, change }) => {
+                if let Some((request, change)) = self.hold(request, change) {
+                    self.change(request, change, turn);
+                }
+            }
+            (_, E::Change { request, .. }) => turn.refuse([request], "the pool does not run"),
+            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, turn),
+            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, turn),
+            (Mode::Running, E::NotHandedOver { reason }) => {
+                self.not_handed_over(&reason, turn);
+            }
+            (_, E::Rejoin { request }) => self.rejoin(request, turn),
+            (Mode::Running, E::Measured(usages)) => self.measured(&usages, turn),
+            (Mode::Running, E::Backlog(those)) => self.backlog(&those, turn.now),
+            (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
+            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
+            (_, event) => self.note_worker(event, turn),
+        }
+    }
+
+    /// Events that concern one worker: changes what is known of it. What its processes do not expect
+    /// comes late, twice, or out of nowhere, and is ignored.
+    fn note_worker(&mut self, event: Event, turn: &mut Turn<'_>) {
+        let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
+            return;
+        };
+        let worker = &mut self.workers[index];
+        let spec = &self.groups[worker.group].spec;
+        match event {
+            E::Spawned { pid, .. } => {
+                worker.spawned(pid, spec, turn);
+                self.shortage.relent(turn.now);
+            }
+            E::SpawnFailed { reason, is_short, .. } => {
+                self.spawn_failed(index, reason, is_short, turn);
+            }
+            E::Ready { pid, .. } => worker.ready(pid, spec, turn),
+            E::Violation { pid, reason, .. } => {
+                let killed = worker.violated(pid, reason, turn);
+                self.count_killed(killed);
+            }
+            E::Hung { pid, how, .. } => worker.hung(pid, how, turn),
+            E::Extend { pid, time, .. } => self.extend(index, pid, time, turn),
+            E::Stops { pid, .. } => {
+                let (id, kill_at) = (worker.id, turn.now + self.stop_deadline);
+                if let Some(process) = worker.find(pid) {
+                    process.stops(id, kill_at, turn);
+                }
+            }
+            E::Status { pid, text, .. } => {
+                if let Some(process) = worker.find(pid) {
+                    process.status_text = Some(text);
+                }
+            }
+            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, turn),
+            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, turn),
+            // Of the pool, not of a worker.
+            E::Start
+            | E::Stop
+            | E::StopNow
+            | E::Change { .. }
+            | E::Prepared(_)
+            | E::Tried(_)
+            | E::NotHandedOver { .. }
+            | E::Rejoin { .. }
+            | E::Measured(_)
+            | E::Backlog(_)
+            | E::Fail { .. }
+            | E::TaskFailed { .. }
+            | E::Tick => {}
+        }
+    }
+
+    fn extend(&mut self, index: usize, pid: i32, time: Duration, turn: &mut Turn<'_>) {
+        let (now, deadline) = (turn.now, self.stop_deadline);
+        let worker = &mut self.workers[index];
+        let (id, spec) = (worker.id, &self.groups[worker.group].spec);
+        let Some(process) = worker.find(pid) else { return };
+        let Some(until) = process.extend(time, spec, deadline, now) else { return };
+        let (generation, time) = (process.generation, until - now);
+        turn.report(Report::Extended { id, pid, generation, time });
+        if let Mode::Stopping { kill_at } = &mut self.mode {
+            // Each of the others is killed at its own time.
+            *kill_at = until.max(*kill_at);
+        }
+    }
+
+    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Moment) {
+        for (id, pid) in those {
+            let Some(index) = self.index(*id) else { continue };
+            let worker = &mut self.workers[index];
+            let leaving = self.groups[worker.group].spec.reload.lingering();
+            worker.find(*pid).into_iter().for_each(|process| process.linger(leaving, now));
+        }
+    }
+
+    fn measured(&mut self, usages: &[Usage], turn: &mut Turn<'_>) {
+        for usage in usages {
+            if let Some(index) = self.index(usage.id) {
+                self.workers[index].measured(usage, turn);
+            }
+        }
+    }
+}
+
+/// The worker that an event is about.
+fn subject(event: &Event) -> Option<WorkerId> {
+    match *event {
+        E::Spawned { id, .. }
+        | E::SpawnFailed { id, .. }
+        | E::Ready { id, .. }
+        | E::Exited { id, .. }
+        | E::Unended { id, .. }
+        | E::Violation { id, .. }
+        | E::Hung { id, .. }
+        | E::Extend { id, .. }
+        | E::Stops { id, .. }
+        | E::Status { id, .. } => Some(id),
+        E::Start
+        | E::Stop
+        | E::StopNow
+        | E::Change { .. }
+        | E::Prepared(_)
+        | E::Tried(_)
+        | E::NotHandedOver { .. }
+        | E::Rejoin { .. }
+        | E::Measured(_)
+        | E::Backlog(_)
+        | E::Fail { .. }
+        | E::TaskFailed { .. }
+        | E::Tick => None,
     }
 }

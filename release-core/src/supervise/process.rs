@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use super::Moment;
 use super::life::{Excess, Own, Usage};
 use super::policy::LONGEST;
 use super::turn::Turn;
-use super::{Action, GroupSpec, KillReason, Ready, Report, Signal, State, WorkerId};
+use super::{Action, GroupSpec, KillReason, Moment, Ready, Report, Signal, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
-
-mod leaving;
-mod words;
 
 /// How many times as long as it is given a process may take that needs more time, whatever it says:
 /// a start or a stop comes to its end.
@@ -24,9 +20,9 @@ pub(super) struct Process {
     /// Whether it has been ready for the canary time.
     pub(super) is_proven: bool,
     /// Whether somebody asked for another process in its place, of the same generation.
-    pub(super) is_stale: bool,
+    pub(super) needs_replacement: bool,
     /// Since when it is over one of its limits, and another process is to take its place.
-    pub(super) worn_since: Option<Moment>,
+    pub(super) over_limit_since: Option<Moment>,
     /// How it is, in its own words.
     pub(super) status_text: Option<String>,
     pub(super) limits: Own,
@@ -59,8 +55,8 @@ impl Process {
             generation,
             stage: Stage::Spawning,
             is_proven: false,
-            is_stale: false,
-            worn_since: None,
+            needs_replacement: false,
+            over_limit_since: None,
             status_text: None,
             limits: Own::default(),
             since: now,
@@ -139,7 +135,7 @@ impl Process {
             | Stage::Trial { until, .. }
             | Stage::Leaving { until, .. } => Some(until),
             Stage::Stopping { kill_at, .. } => Some(kill_at),
-            Stage::Ready { .. } if self.worn_since.is_none() => self.limits.expires(),
+            Stage::Ready { .. } if self.over_limit_since.is_none() => self.limits.expires(),
             Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,
         }
     }
@@ -200,21 +196,29 @@ impl Process {
                 self.is_proven = true;
                 self.stage = Stage::Ready { pid };
             }
-            _ => {}
+            Stage::Spawning
+            | Stage::Starting { .. }
+            | Stage::Trial { .. }
+            | Stage::Ready { .. }
+            | Stage::Leaving { .. }
+            | Stage::Stopping { .. }
+            | Stage::Killed { .. } => {}
         }
-        self.wear(id, self.limits.at(turn.now), turn);
+        self.check_limits(id, self.limits.at(turn.now), turn);
     }
 
     /// Compares what it has used with its limits.
     pub(super) fn measure(&mut self, id: WorkerId, usage: &Usage, turn: &mut Turn<'_>) {
-        self.wear(id, self.limits.after(usage), turn);
+        self.check_limits(id, self.limits.after(usage), turn);
     }
 
     /// One that is not proven yet has its time to be: somebody may wait to hear how it does.
-    fn wear(&mut self, id: WorkerId, excess: Option<Excess>, turn: &mut Turn<'_>) {
-        if let (Some(excess), Stage::Ready { pid }, None) = (excess, &self.stage, self.worn_since) {
+    fn check_limits(&mut self, id: WorkerId, excess: Option<Excess>, turn: &mut Turn<'_>) {
+        if let (Some(excess), Stage::Ready { pid }, None) =
+            (excess, &self.stage, self.over_limit_since)
+        {
             let (pid, generation) = (*pid, self.generation);
-            self.worn_since = Some(turn.now);
+            self.over_limit_since = Some(turn.now);
             turn.report(Report::OverLimit { id, pid, generation, excess });
         }
     }
@@ -240,5 +244,64 @@ impl Process {
             Stage::Killed { reason, .. } => format!("killed: {reason}"),
             _ => exit.to_string(),
         }
+    }
+
+    /// It is not wanted any more. One that was at work has this time for what it was given last.
+    pub(super) fn leave(&mut self, time: Duration, now: Moment) {
+        if let Some(pid) = self.pid().filter(|_| self.is_in_service()) {
+            let until = if self.was_ready() { now + time } else { now };
+            self.enter(Stage::Leaving { pid, until }, now);
+        }
+    }
+
+    /// It has the time to leave anew, but not for ever.
+    pub(super) fn linger(&mut self, time: Duration, now: Moment) {
+        if let Stage::Leaving { until, .. } = &mut self.stage {
+            let last = self.since + time.saturating_mul(MOST_TIMES).min(LONGEST);
+            *until = last.min(now + time).max(*until);
+        }
+    }
+
+    /// Whether it was to leave at that time, or before.
+    pub(super) fn has_left(&self, at: Moment) -> bool {
+        matches!(self.stage, Stage::Leaving { until, .. } if until <= at)
+    }
+
+    /// Gives it more time for its start or its end; until when, if that is later than it was.
+    pub(super) fn extend(
+        &mut self,
+        time: Duration,
+        spec: &GroupSpec,
+        stop_deadline: Duration,
+        now: Moment,
+    ) -> Option<Moment> {
+        let (until, given) = match &mut self.stage {
+            Stage::Starting { until, .. } if spec.ready == Ready::Message => {
+                (until, spec.restart.ready_timeout)
+            }
+            Stage::Stopping { kill_at, .. } => (kill_at, stop_deadline),
+            _ => return None,
+        };
+        let last = self.since + given.saturating_mul(MOST_TIMES).min(LONGEST);
+        let wanted = last.min(now + time.min(LONGEST));
+        if wanted <= *until {
+            return None;
+        }
+        *until = wanted;
+        Some(wanted)
+    }
+
+    /// It ends of itself: nobody has to tell it to.
+    pub(super) fn stops(&mut self, id: WorkerId, kill_at: Moment, turn: &mut Turn<'_>) {
+        if let Some(pid) = self.pid().filter(|_| self.is_alive() && !self.is_stopping()) {
+            let generation = self.generation;
+            turn.report(Report::Stops { id, pid, generation });
+            self.enter(Stage::Stopping { pid, kill_at }, turn.now);
+        }
+    }
+
+    /// Whether it has been about to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { .. })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Excess, Hung, Outcome, State, WorkerId};
+use super::{Excess, Hung, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 /// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
@@ -247,4 +247,22 @@ pub struct WorkerStatus<'a> {
     pub draining: usize,
     /// What its process says of itself in words, if it does.
     pub status_text: Option<&'a str>,
+}
+
+/// How the pool ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was stopped, and every worker went by itself.
+    Stopped,
+    /// It was stopped, and workers had to be killed.
+    Killed {
+        /// How many.
+        workers: usize,
+    },
+    /// Something failed, or the workers did.
+    Failed {
+        /// What, in words for the log.
+        reason: String,
+    },
 }

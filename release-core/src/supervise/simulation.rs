@@ -42,17 +42,101 @@
 //! assert_eq!((fewest, world.pool().generation()), (4, 1));
 //! ```
 
-mod life;
-mod world;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::Moment;
-use super::{Action, Event, GroupSpec, Operation, Pool, RequestId, WorkerId, WorkerStatus};
+use super::{
+    Action, Event, ExitStatus, GroupSpec, Hung, Moment, Operation, Pool, RequestId, Signal,
+    WorkerId, WorkerStatus,
+};
 
-pub use life::{Launch, Life};
+/// A process that is about to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Launch {
+    /// The worker.
+    pub id: WorkerId,
+    /// The generation of the process.
+    pub generation: u32,
+    /// How many processes the world has had before, whoever's they were.
+    pub before: u32,
+}
+
+/// How a process behaves.
+#[derive(Clone, Debug)]
+pub struct Life {
+    starts: bool,
+    is_short: bool,
+    ready: Option<Duration>,
+    death: Option<(Duration, ExitStatus)>,
+    stop: Option<Duration>,
+    hang: Option<(Duration, Hung)>,
+}
+
+impl Life {
+    /// It says ready after 50 ms, lives, and ends 50 ms after it was told to.
+    #[must_use]
+    pub fn good() -> Self {
+        let moment = Duration::from_millis(50);
+        let (ready, stop) = (Some(moment), Some(moment));
+        Self { starts: true, is_short: false, ready, death: None, stop, hang: None }
+    }
+
+    /// The system refuses to start it.
+    #[must_use]
+    pub fn impossible() -> Self {
+        Self { starts: false, ..Self::good() }
+    }
+
+    /// The system is too short of descriptors, processes or memory to start it.
+    #[must_use]
+    pub fn scarce() -> Self {
+        Self { is_short: true, ..Self::impossible() }
+    }
+
+    /// It says ready so long after its start.
+    #[must_use]
+    pub fn ready_after(mut self, time: Duration) -> Self {
+        self.ready = Some(time);
+        self
+    }
+
+    /// It never says that it is ready.
+    #[must_use]
+    pub fn never_ready(mut self) -> Self {
+        self.ready = None;
+        self
+    }
+
+    /// It ends so long after its start, whatever it is told.
+    #[must_use]
+    pub fn dies_after(mut self, time: Duration, exit: ExitStatus) -> Self {
+        self.death = Some((time, exit));
+        self
+    }
+
+    /// It is found to hang so long after its start.
+    #[must_use]
+    pub fn hangs_after(mut self, time: Duration, how: Hung) -> Self {
+        self.hang = Some((time, how));
+        self
+    }
+
+    /// It ends so long after it was told to.
+    #[must_use]
+    pub fn stops_after(mut self, time: Duration) -> Self {
+        self.stop = Some(time);
+        self
+    }
+
+    /// It does not listen when it is told to stop.
+    #[must_use]
+    pub fn never_stops(mut self) -> Self {
+        self.stop = None;
+        self
+    }
+}
 
 /// A process that was started and has not been reaped.
 #[derive(Clone, Debug)]
@@ -161,13 +245,12 @@ impl Simulation {
 
     /// Tells the pool, now.
     pub fn tell(&mut self, event: Event) {
-        match event {
-            Event::Ready { pid, .. } => {
-                self.processes.get_mut(&pid).into_iter().for_each(|it| it.is_ready = true);
-            }
-            // A script may let a process end more than once.
-            Event::Exited { pid, .. } if self.processes.remove(&pid).is_none() => return,
-            _ => {}
+        if let Event::Ready { pid, .. } = event {
+            self.processes.get_mut(&pid).into_iter().for_each(|it| it.is_ready = true);
+        }
+        // A script may let a process end more than once.
+        if matches!(event, Event::Exited { pid, .. } if self.processes.remove(&pid).is_none()) {
+            return;
         }
         let mut actions = Vec::new();
         self.pool.on(event, self.now, &mut actions);
@@ -283,5 +366,122 @@ impl Simulation {
     #[must_use]
     pub fn history(&self) -> &[(Duration, Action)] {
         &self.history
+    }
+
+    fn obey(&mut self, actions: Vec<Action>) {
+        #[cfg(test)]
+        for action in &actions {
+            if let Action::Answer { request, outcome: Ok(()) } = action {
+                let wanted = self.status().into_iter().filter(|it| self.pool.is_wanted(it.id));
+                let seen = wanted.map(|it| Seen {
+                    id: it.id,
+                    group: it.group.to_owned(),
+                    pid: it.pid,
+                    generation: it.generation,
+                    state: it.state,
+                });
+                let seen = seen.collect();
+                self.at_ok.push((*request, seen));
+            }
+        }
+        for action in actions {
+            self.history.push((self.time(), action.clone()));
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn { id, generation } => self.launch(id, generation),
+            Action::Signal { id, pid, signal } => {
+                let Some(process) = self.processes.get_mut(&pid) else { return };
+                process.is_stopping = true;
+                let end = match signal {
+                    Signal::Terminate => process.stop.map(|time| (time, ExitStatus::Code(0))),
+                    Signal::Kill => {
+                        Some((Duration::ZERO, ExitStatus::Signal { number: 9, core: false }))
+                    }
+                };
+                if let Some((time, exit)) = end {
+                    self.plan(time, Event::Exited { id, pid, exit });
+                }
+            }
+            Action::Prepare => {
+                let outcome = self.preparation.clone();
+                self.plan(Duration::ZERO, Event::Prepared(outcome));
+            }
+            Action::TryUpgrade => self.plan(Duration::ZERO, Event::Tried(self.trial.clone())),
+            Action::Answer { request, outcome } => {
+                self.asked.remove(&request);
+                self.answers.insert(request, outcome);
+            }
+            Action::HandOver => self.take_over(),
+            Action::Report(_) | Action::AllReady | Action::Done(_) => {}
+        }
+    }
+
+    /// The new version is the same with another pool. Whoever waits asks it again.
+    fn take_over(&mut self) {
+        if let Some(groups) = self.next_groups.take() {
+            self.groups = groups;
+        }
+        let (snapshot, groups) = (self.pool.snapshot(self.now), self.groups.clone());
+        let actions = match Pool::inherit(groups, &snapshot, self.stop_deadline, None) {
+            Ok((pool, actions)) => {
+                self.pool = pool;
+                actions
+            }
+            Err(error) => {
+                let reason = error.report();
+                return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
+            }
+        };
+        self.obey(actions);
+        self.tell(Event::Start);
+        for (request, change) in self.asked.clone() {
+            self.tell(match change {
+                Operation::Upgrade => Event::Rejoin { request },
+                change => Event::Change { request, change },
+            });
+        }
+    }
+
+    /// Lets the pool go through a snapshot, if no change is under way.
+    #[cfg(test)]
+    pub(super) fn restore(&mut self) {
+        if self.pool.is_quiet() && !self.pool.is_upgrading() {
+            let snapshot = self.pool.snapshot(self.now);
+            let groups = self.groups.clone();
+            self.pool = Pool::restore(groups, &snapshot, self.stop_deadline).unwrap();
+        }
+    }
+
+    fn launch(&mut self, id: WorkerId, generation: u32) {
+        let life = (self.script)(Launch { id, generation, before: self.launched });
+        self.launched += 1;
+        if !life.starts {
+            let reason = "no more processes".to_owned();
+            let is_short = life.is_short;
+            return self.plan(Duration::ZERO, Event::SpawnFailed { id, reason, is_short });
+        }
+        let pid = i32::try_from(self.launched).unwrap_or(i32::MAX);
+        let (is_ready, is_stopping, stop) = (false, false, life.stop);
+        let process = Process { id, pid, generation, is_ready, is_stopping, stop };
+        self.processes.insert(pid, process);
+        self.plan(Duration::ZERO, Event::Spawned { id, pid });
+        if let Some(time) = life.ready {
+            self.plan(time, Event::Ready { id, pid });
+        }
+        if let Some((time, how)) = life.hang {
+            self.plan(time, Event::Hung { id, pid, how });
+        }
+        if let Some((time, exit)) = life.death {
+            self.plan(time, Event::Exited { id, pid, exit });
+        }
+    }
+
+    fn plan(&mut self, time: Duration, event: Event) {
+        self.planned += 1;
+        self.agenda.insert((self.now + time, self.planned), event);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Pool, shortage};
+use super::Pool;
+use super::underway::PAUSE;
 use crate::supervise::process::Process;
 use crate::supervise::turn::Turn;
 use crate::supervise::worker::{Role, Worker};
@@ -55,7 +56,7 @@ impl Pool {
         let end = End { index, role, process, exit: None, cause, too_fast: false };
         let verdict = self.judge(&end, turn);
         let retry_in = match role {
-            Role::Replacement if is_borne => Some(shortage::PAUSE),
+            Role::Replacement if is_borne => Some(PAUSE),
             Role::Serving | Role::Replacement | Role::Draining => verdict.delay(),
         };
         let why = format!("worker {id} cannot be started: {reason}");
@@ -151,8 +152,8 @@ impl Pool {
     pub(super) fn is_exhausted(&self) -> bool {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker)).peekable();
         wanted.peek().is_some()
-            && wanted.all(Worker::is_over)
-            && self.workers.iter().all(Worker::is_gone)
+            && wanted.all(Worker::is_finished)
+            && self.workers.iter().all(Worker::is_removed)
             && !self.is_reloading()
     }
 
@@ -186,7 +187,7 @@ impl Pool {
         let is_outdated = worker
             .serving
             .as_ref()
-            .is_some_and(|it| worker.is_outdated(it) || it.worn_since.is_some());
+            .is_some_and(|it| worker.is_outdated(it) || it.over_limit_since.is_some());
         if end.role == Role::Replacement && is_outdated && process.generation == worker.generation {
             let delay = self.groups[worker.group].spec.restart.max;
             let at = turn.now + turn.jitter.apply(delay);

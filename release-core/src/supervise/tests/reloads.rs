@@ -1,4 +1,4 @@
-//! The rules of reloads, restarts and changes of size, one by one.
+//! The rules of reloads and restarts, one by one.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use super::seconds;
 use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
-const CANARY: Duration = Duration::from_secs(1);
-const CRASH: ExitStatus = ExitStatus::Code(1);
+pub(super) const CANARY: Duration = Duration::from_secs(1);
+pub(super) const CRASH: ExitStatus = ExitStatus::Code(1);
 
-fn spec(size: u32) -> GroupSpec {
+pub(super) fn spec(size: u32) -> GroupSpec {
     let reload = ReloadPolicy::default().surge(1).canary(CANARY);
     GroupSpec { reload, ..super::group(size, RestartPolicy::default()) }
 }
 
 /// A group that serves for a minute already.
-fn world(spec: GroupSpec, script: impl Fn(Launch) -> Life + 'static) -> Simulation {
+pub(super) fn world(spec: GroupSpec, script: impl Fn(Launch) -> Life + 'static) -> Simulation {
     let mut world = Simulation::new(vec![spec], seconds(10), 1, script);
     world.run(seconds(60));
     world
 }
 
 /// Generation 2 lives so, all others well.
-fn second(life: Life) -> impl Fn(Launch) -> Life {
+pub(super) fn second(life: Life) -> impl Fn(Launch) -> Life {
     move |launch| if launch.generation == 2 { life.clone() } else { Life::good() }
 }
 
-fn finish(world: &mut Simulation, request: RequestId) -> Result<(), String> {
+pub(super) fn finish(world: &mut Simulation, request: RequestId) -> Result<(), String> {
     let start = world.time();
     while world.answer(request).is_none() {
         assert!(world.step() && world.time() < start + seconds(600), "never answered");
@@ -35,23 +35,23 @@ fn finish(world: &mut Simulation, request: RequestId) -> Result<(), String> {
 }
 
 /// The worker and generation of each process at work.
-fn serving(world: &Simulation) -> Vec<(u32, u32)> {
+pub(super) fn serving(world: &Simulation) -> Vec<(u32, u32)> {
     let processes = world.processes().filter(|process| process.is_serving());
     let mut all: Vec<_> = processes.map(|process| (process.id.0, process.generation)).collect();
     all.sort_unstable();
     all
 }
 
-fn reload(world: &mut Simulation) -> Result<(), String> {
+pub(super) fn reload(world: &mut Simulation) -> Result<(), String> {
     let request = world.change(Operation::Reload);
     finish(world, request)
 }
 
-fn resize(world: &mut Simulation, size: u32) -> RequestId {
+pub(super) fn resize(world: &mut Simulation, size: u32) -> RequestId {
     world.change(Operation::Resize { group: "web".to_owned(), size })
 }
 
-fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
+pub(super) fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
     let actions = world.history().iter();
     let spawns = actions.filter_map(|(_, action)| match action {
         Action::Spawn { id, generation } => Some((id.0, *generation)),
@@ -282,37 +282,6 @@ fn a_restart_that_meets_a_reload_that_is_taken_back_is_made_all_the_same() {
     assert_eq!(serving(&world), [(0, 1), (1, 1)]);
 }
 
-/// One change of the size after the other: "ok" comes when all are ready that the last one wants.
-#[test]
-fn a_size_is_reached_when_all_are_ready() {
-    let slow = |launch: Launch| match launch.id {
-        WorkerId(1) => Life::good().ready_after(seconds(3)),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(1), slow);
-    let first = resize(&mut world, 2);
-    let second = resize(&mut world, 3);
-    assert!(world.answer(first).is_some_and(Result::is_err));
-    assert_eq!(finish(&mut world, second), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
-}
-
-/// It would fail with any size, and a size that cannot be had is not a smaller one.
-#[test]
-fn a_worker_that_was_there_before_does_not_undo_a_size() {
-    let bad = |launch: Launch| match (launch.id, launch.before) {
-        (WorkerId(0), 3..) => Life::good().dies_after(seconds(0), CRASH),
-        (WorkerId(0), _) => Life::good().dies_after(seconds(60), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(3), bad);
-    world.run(seconds(10));
-    let fewer = resize(&mut world, 2);
-    let reason = finish(&mut world, fewer).unwrap_err();
-    assert!(reason.starts_with("the group has its new size, 2, but worker 0 ended"), "{reason}");
-    assert_eq!(world.pool().size(0), Some(2));
-}
-
 /// A worker that dies before its turn comes back in the generation that is known to be good.
 #[test]
 fn deaths_during_a_reload_are_restarted_as_what_they_were() {
@@ -405,96 +374,6 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
 }
 
 #[test]
-fn more_workers_are_started_and_the_surplus_goes() {
-    let mut world = world(spec(2), |_| Life::good());
-    let request = resize(&mut world, 4);
-    assert_eq!(finish(&mut world, request), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-    let request = resize(&mut world, 1);
-    assert_eq!(world.answer(request), None);
-    assert_eq!(finish(&mut world, request), Ok(()));
-    assert_eq!(serving(&world), [(0, 1)]);
-    assert_eq!((world.processes().count(), world.status().len()), (1, 1));
-    // The same identities come back.
-    let request = resize(&mut world, 2);
-    assert_eq!(finish(&mut world, request), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
-    for size in [0, 0, 1] {
-        let request = resize(&mut world, size);
-        assert_eq!(finish(&mut world, request), Ok(()));
-        assert_eq!(world.processes().count(), usize::try_from(size).unwrap());
-    }
-}
-
-#[test]
-fn a_new_worker_that_fails_undoes_the_change_of_size() {
-    let mut world = world(spec(2), |launch| match launch.id {
-        WorkerId(3) => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    });
-    let request = resize(&mut world, 4);
-    let reason = "worker 3 ended before it was ready: exit status 1".to_owned();
-    assert_eq!(finish(&mut world, request), Err(reason));
-    world.run(seconds(1));
-    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
-}
-
-#[test]
-fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
-    let mut world = world(spec(2), |_| Life::good());
-    let group = "mail".to_owned();
-    let request = world.change(Operation::Resize { group, size: 3 });
-    let reason = "no group `mail`; there is: [\"web\"]".to_owned();
-    assert_eq!(world.answer(request), Some(&Err(reason)));
-    let request = resize(&mut world, 10_001);
-    assert!(world.answer(request).is_some_and(Result::is_err));
-    let (first, second) = (resize(&mut world, 5), resize(&mut world, 3));
-    assert!(world.answer(first).is_some_and(Result::is_err));
-    assert_eq!(finish(&mut world, second), Ok(()));
-    assert_eq!(serving(&world).len(), 3);
-}
-
-#[test]
-fn sizes_change_during_a_reload() {
-    let mut world = world(spec(2), |_| Life::good());
-    let reload = world.change(Operation::Reload);
-    world.run(Duration::from_millis(500));
-    let more = resize(&mut world, 4);
-    assert_eq!(finish(&mut world, more), Ok(()));
-    assert_eq!(world.answer(reload), None);
-    let fewer = resize(&mut world, 3);
-    assert_eq!(finish(&mut world, fewer), Ok(()));
-    assert_eq!(finish(&mut world, reload), Ok(()));
-    assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
-}
-
-/// The new worker comes in the generation that goes on.
-#[test]
-fn a_failed_reload_does_not_fail_a_change_of_size() {
-    let mut world = world(spec(2), |launch| match (launch.generation, launch.id) {
-        (2, WorkerId(2)) => Life::good().dies_after(seconds(0), CRASH),
-        (2, _) => Life::good().never_ready(),
-        _ => Life::good(),
-    });
-    let reload = world.change(Operation::Reload);
-    world.run(seconds(1));
-    let more = resize(&mut world, 3);
-    assert!(finish(&mut world, reload).is_err());
-    assert_eq!(finish(&mut world, more), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
-}
-
-#[test]
-fn a_worker_that_comes_and_goes_does_not_pile_up() {
-    let mut world = world(spec(1), |_| Life::good().never_stops());
-    for size in [2, 1].into_iter().cycle().take(40) {
-        resize(&mut world, size);
-        world.run(Duration::from_millis(200));
-        assert!(world.processes().count() <= 4);
-    }
-}
-
-#[test]
 fn one_worker_is_restarted_the_rolling_way() {
     let mut world = world(spec(3), |_| Life::good());
     let request = world.change(Operation::Restart { id: WorkerId(1) });
@@ -532,149 +411,4 @@ fn failed_replacements_are_not_deaths_of_the_group() {
     assert_eq!(reload(&mut world), Ok(()));
     let is_slow = |action: &Action| matches!(action, Action::Report(Report::TooFast { .. }));
     assert!(!world.history().iter().any(|(_, action)| is_slow(action)));
-}
-
-/// What an operator or the configuration has said last holds.
-#[test]
-fn the_size_is_what_was_said_last() {
-    let mut world = world(spec(2), |_| Life::good());
-    let told = |world: &mut Simulation, change| {
-        let request = world.change(change);
-        assert_eq!(finish(world, request), Ok(()));
-        world.pool().size(0).unwrap()
-    };
-    let configure = |size| Operation::Configure { group: "web".to_owned(), size };
-    let scale = |size| Operation::Resize { group: "web".to_owned(), size };
-    assert_eq!(told(&mut world, configure(4)), 4);
-    assert_eq!(told(&mut world, scale(6)), 6);
-    assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
-    assert_eq!(told(&mut world, Operation::Reload), 6);
-    assert_eq!(told(&mut world, configure(2)), 2);
-    // The new version of this world says 2 workers, as the configuration did.
-    assert_eq!(told(&mut world, scale(3)), 3);
-    assert_eq!(told(&mut world, Operation::Upgrade), 3);
-    assert_eq!(told(&mut world, configure(5)), 5);
-    assert_eq!(told(&mut world, Operation::Upgrade), 2, "the file says something else than before");
-}
-
-/// It fails, and the same number is tried again later.
-#[test]
-fn a_configured_size_that_fails_is_not_known() {
-    let bad = |launch: Launch| match launch.before {
-        2 => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(2), bad);
-    for is_ok in [false, true] {
-        let request = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
-        assert_eq!(finish(&mut world, request).is_ok(), is_ok);
-        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
-    }
-}
-
-/// A group that the new version does not have drains, and nothing brings it back.
-#[test]
-fn a_group_that_is_gone_cannot_be_changed() {
-    let old = world(spec(2), |_| Life::good());
-    let now = old.now();
-    let snapshot = old.pool().snapshot(now);
-    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
-    let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), None).unwrap();
-    let mut actions = Vec::new();
-    pool.on(Event::Tick, now, &mut actions);
-    assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
-    let changes = [
-        Operation::Resize { group: "web".to_owned(), size: 3 },
-        Operation::Configure { group: "web".to_owned(), size: 3 },
-        Operation::Restart { id: WorkerId(0) },
-    ];
-    for (number, change) in (1..).zip(changes) {
-        actions.clear();
-        pool.on(Event::Change { request: RequestId(number), change }, now, &mut actions);
-        let [Action::Answer { outcome: Err(reason), .. }] = &actions[..] else {
-            panic!("{actions:?}");
-        };
-        let is_told =
-            reason == "no group `web`; there is: [\"mail\"]" || reason == "there is no worker 0";
-        assert!(is_told, "{reason}");
-    }
-    assert_eq!(pool.size(1), Some(0));
-}
-
-/// Also when the new version cannot take over after all.
-#[test]
-fn upgrades_that_meet_are_one() {
-    let world = world(spec(1), |_| Life::good());
-    let snapshot = world.pool().snapshot(world.now());
-    let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10)).unwrap();
-    let (now, mut actions) = (world.now(), Vec::new());
-    let mut tell = |event| {
-        actions.clear();
-        pool.on(event, now, &mut actions);
-        actions.clone()
-    };
-    let ask = |number| Event::Change { request: RequestId(number), change: Operation::Upgrade };
-    assert!(tell(ask(1)).contains(&Action::TryUpgrade));
-    assert!(tell(Event::Tried(Ok(()))).contains(&Action::HandOver));
-    assert_eq!(tell(ask(2)), []);
-    let failed = tell(Event::NotHandedOver { reason: "busy".to_owned() });
-    let answers = failed.iter().filter(|it| matches!(it, Action::Answer { outcome: Err(_), .. }));
-    assert_eq!(answers.count(), 2);
-    assert!(!failed.contains(&Action::TryUpgrade), "a second one begins");
-}
-
-/// Until the upgrade is over; then it is the failure of the pool.
-#[test]
-fn a_task_that_fails_takes_the_new_version_back() {
-    let old = world(spec(2), |_| Life::good());
-    let now = old.now();
-    let snapshot = old.pool().snapshot(now);
-    let (mut pool, _) = Pool::inherit(vec![spec(2)], &snapshot, seconds(10), None).unwrap();
-    let mut tell = |event| {
-        let mut actions = Vec::new();
-        pool.on(event, now, &mut actions);
-        actions
-    };
-    let (reason, request) = ("main failed".to_owned(), RequestId(7));
-    let failed = Event::TaskFailed { reason: reason.clone() };
-    let back = Report::UpgradeRolledBack { generation: 2, reason: reason.clone() };
-    assert_eq!(tell(failed.clone()), [Action::Report(back)]);
-    let outcome = Err(reason.clone());
-    assert_eq!(tell(Event::Rejoin { request }), [Action::Answer { request, outcome }]);
-    assert!(tell(failed).contains(&Action::Report(Report::Failing { reason })));
-}
-
-/// A group that was left out by one version has the size that the version after that gives it.
-#[test]
-fn a_group_that_comes_back_has_its_size() {
-    let world = world(spec(2), |_| Life::good());
-    let mut snapshot = world.pool().snapshot(world.now());
-    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
-    for (groups, sizes) in [(vec![mail.clone()], [1, 0]), (vec![spec(2), mail], [2, 1])] {
-        let inherited = Pool::inherit(groups, &snapshot, seconds(10), None);
-        let (pool, _) = inherited.unwrap();
-        assert_eq!([0, 1].map(|group| pool.size(group).unwrap()), sizes);
-        snapshot = pool.snapshot(world.now());
-    }
-}
-
-/// The number is said by a reload and by whoever has asked for it: both wait until it is so.
-#[test]
-fn a_configured_size_is_waited_for_by_everybody() {
-    let bad = |launch: Launch| match launch.before {
-        4 => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(2), bad);
-    for is_ok in [true, false] {
-        let size = if is_ok { 3 } else { 5 };
-        let requests =
-            [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
-        assert!(requests.iter().all(|request| world.answer(*request).is_none()));
-        for request in requests {
-            assert_eq!(finish(&mut world, request).is_ok(), is_ok);
-        }
-        let ready = world.processes().filter(|process| process.is_serving()).count();
-        assert_eq!((world.pool().size(0), ready), (Some(3), 3));
-    }
 }

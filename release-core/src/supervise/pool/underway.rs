@@ -1,9 +1,51 @@
-//! What the system is short of, and for how long changes wait for it.
+//! What may be under way in a pool, whatever its workers do.
 
 use std::time::Duration;
 
-use crate::supervise::Moment;
-use crate::supervise::RestartPolicy;
+use crate::supervise::{Moment, Operation, RequestId, RestartPolicy};
+
+/// A reload that is under way.
+#[derive(Debug)]
+pub(super) struct Rollout {
+    pub(super) requests: Vec<RequestId>,
+    /// Whether another version of the program is the reason.
+    pub(super) is_upgrade: bool,
+    pub(super) stage: RolloutStage,
+}
+
+#[derive(Debug)]
+pub(super) enum RolloutStage {
+    /// The configuration is being read.
+    Preparing,
+    /// Worker by worker is turned to this generation.
+    Rolling { generation: u32 },
+    /// The generation before is being restored, for this reason.
+    Undoing { reason: String },
+}
+
+/// The upgrade that somebody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Upgrade {
+    pub(super) requests: Vec<RequestId>,
+    pub(super) stage: UpgradeStage,
+    /// Changes that came when it was too late for them to be made by this version.
+    pub(super) held: Vec<(RequestId, Operation)>,
+    /// How the one ended that made this version the master.
+    pub(super) outcome: Option<Result<(), String>>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) enum UpgradeStage {
+    /// Nothing is done about it yet.
+    #[default]
+    Waiting,
+    /// The new version is tried; everything else goes on.
+    Trying,
+    /// What is under way is finished, and nothing is begun any more.
+    Settling,
+    /// The new version is about to take over.
+    HandingOver,
+}
 
 /// How long no process is started beside another one after that has failed.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
