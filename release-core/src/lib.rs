@@ -122,6 +122,8 @@ pub mod systemd;
 mod trusted;
 #[cfg(target_os = "linux")]
 mod worker;
+#[cfg(target_os = "linux")]
+mod worker_types;
 
 #[cfg(target_os = "linux")]
 pub use daemonize::{Daemon, Detached, Exec};

@@ -6,18 +6,23 @@ use std::path::Path;
 
 /// From the ground up. Modules of one line do not import each other.
 const FLOORS: &[&[&str]] = &[
-    &["sys", "guard", "seldom", "stopping"],
+    &["sys", "guard", "seldom", "stopping", "worker_types"],
     &["error"],
     &["path", "predecessor", "systemd", "rt"],
     &["signals", "start_files", "streams"],
     &["accounts", "exit", "log", "trusted"],
     &["config", "net"],
-    &["buffer", "ipc", "supervise"],
+    &["buffer", "ipc"],
     &["bytes", "process"],
     &["daemonize"],
     &["worker"],
+    // The pool knows nothing of processes, and of the rooms only the master knows it.
+    &["supervise"],
     &["master"],
 ];
+
+/// All that the pool has from elsewhere.
+const FOR_THE_POOL: &[&str] = &["supervise", "error", "sys", "worker_types", "Error", "ErrorKind"];
 
 /// The arrows that run up, if any.
 fn arrows_up(module: &str, text: &str) -> Vec<String> {
@@ -37,7 +42,10 @@ fn arrows_up(module: &str, text: &str) -> Vec<String> {
         let first = |name: &str| name.trim().split("::").next().unwrap_or_default().to_owned();
         named.extend(names.split(',').map(first));
     }
-    let is_up = |name: &&String| floor(name).is_some_and(|other| other >= own && *name != module);
+    let is_up = |name: &&String| match module {
+        "supervise" => !FOR_THE_POOL.contains(&name.as_str()),
+        _ => floor(name).is_some_and(|other| other >= own && *name != module),
+    };
     named.iter().filter(is_up).map(|name| format!("{module} -> {name}")).collect()
 }
 
@@ -69,4 +77,9 @@ fn an_arrow_that_runs_up_is_found() {
     assert_eq!(arrows_up("ipc", "use crate::{Error, master};"), ["ipc -> master"]);
     assert_eq!(arrows_up("sys", "fn a() {\n    crate::rt::b();\n}"), ["sys -> rt"]);
     assert!(arrows_up("master", "use crate::process::Child; // crate::lib").is_empty());
+    for room in ["ipc", "process", "worker", "daemonize"] {
+        let found = arrows_up(room, "use crate::supervise::WorkerId;");
+        assert_eq!(found, [format!("{room} -> supervise")]);
+    }
+    assert_eq!(arrows_up("supervise", "use crate::rt::Rt;"), ["supervise -> rt"]);
 }

@@ -20,10 +20,11 @@ use crate::path::c_string;
 use crate::process::environment::Environment;
 use crate::process::privileges::Privileges;
 use crate::process::unexecutable::why_not;
+use crate::sys::exit_status::ExitStatus;
 use crate::sys::pidfd::{pidfd_open, try_wait};
 use crate::sys::process::{adopt_orphans, exit_now, leave_keyring};
 use crate::sys::signal::{keep_zombies, reset_for_exec};
-use crate::{Error, ErrorKind, supervise};
+use crate::{Error, ErrorKind};
 
 /// Longer than anybody waits, and no longer than a clock goes.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
@@ -265,7 +266,7 @@ impl Prepared {
         }
         let name = self.program.to_string_lossy();
         let how = try_wait(&process).ok().flatten();
-        if self.wait.is_zero() && how == Some(supervise::ExitStatus::Code(0)) {
+        if self.wait.is_zero() && how == Some(ExitStatus::Code(0)) {
             // It has run, and was faster than this.
             return Ok(());
         }

@@ -4,15 +4,38 @@
 use std::time::{Duration, Instant};
 
 use crate::process::HELD_UP;
+use crate::supervise::Moment;
 
 /// How long the news of that time may take to come in.
 const NEWS_TIME: Duration = Duration::from_millis(500);
 
+/// Which moment of the pool's an instant is: the one place where the two meet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch {
+    instant: Instant,
+    moment: Moment,
+}
+
+impl Epoch {
+    pub(crate) fn new(instant: Instant, moment: Moment) -> Self {
+        Self { instant, moment }
+    }
+
+    pub(crate) fn moment(self, instant: Instant) -> Moment {
+        self.moment + instant.saturating_duration_since(self.instant)
+    }
+
+    fn instant(self, moment: Moment) -> Instant {
+        self.instant + (moment - self.moment)
+    }
+}
+
 /// Stands still after the master was held up, until the news have come in, and goes on from there.
 #[derive(Debug)]
 pub(crate) struct Clock {
+    epoch: Epoch,
     /// What it said last.
-    latest: Instant,
+    latest: Moment,
     /// Until when it stands still.
     until: Option<Instant>,
     /// How far it is behind.
@@ -20,24 +43,25 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { latest: now, until: None, lost: Duration::ZERO }
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self { epoch, latest: epoch.moment, until: None, lost: Duration::ZERO }
     }
 
     /// What time it is for the pool.
-    pub(crate) fn read(&mut self, now: Instant) -> Instant {
+    pub(crate) fn read(&mut self, now: Instant) -> Moment {
         match self.until {
             Some(until) if now < until => return self.latest,
-            Some(_) => (self.lost, self.until) = (now.duration_since(self.latest), None),
+            Some(_) => (self.lost, self.until) = (self.epoch.moment(now) - self.latest, None),
             None => {}
         }
-        self.latest = self.latest.max(now.checked_sub(self.lost).unwrap_or(now));
+        let read = now.checked_sub(self.lost).map(|now| self.epoch.moment(now));
+        self.latest = self.latest.max(read.unwrap_or(self.latest));
         self.latest
     }
 
     /// When this moment of the pool's is.
-    pub(crate) fn real(&self, moment: Instant) -> Instant {
-        moment + self.lost
+    pub(crate) fn real(&self, moment: Moment) -> Instant {
+        self.epoch.instant(moment) + self.lost
     }
 
     /// When the supervisor is to look again, that has this deadline.
@@ -61,18 +85,19 @@ mod tests {
     fn stands_still_for_as_long_as_news_take() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut clock = Clock::new(start);
+        let moment = |millis| Moment::START + Duration::from_millis(millis);
+        let mut clock = Clock::new(Epoch::new(start, Moment::START));
         clock.noticed(at(50), at(100));
-        assert_eq!(clock.read(at(100)), at(100));
+        assert_eq!(clock.read(at(100)), moment(100));
         clock.noticed(at(200), at(5000));
-        assert_eq!(clock.read(at(5000)), at(100));
+        assert_eq!(clock.read(at(5000)), moment(100));
         assert_eq!(clock.deadline(Some(at(200))), Some(at(5500)));
         // Whatever is late by now is no reason to wait again.
         clock.noticed(at(200), at(5499));
-        assert_eq!(clock.read(at(5499)), at(100));
-        assert_eq!(clock.read(at(5500)), at(100));
-        assert_eq!(clock.read(at(5600)), at(200));
-        assert_eq!(clock.real(at(200)), at(5600));
+        assert_eq!(clock.read(at(5499)), moment(100));
+        assert_eq!(clock.read(at(5500)), moment(100));
+        assert_eq!(clock.read(at(5600)), moment(200));
+        assert_eq!(clock.real(moment(200)), at(5600));
         assert_eq!(clock.deadline(None), None);
     }
 }

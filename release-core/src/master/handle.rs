@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use super::clock::Epoch;
 use super::control::{Asking, Waiting};
-use crate::master::pending::Asker;
+use crate::master::pending::Caller;
 use crate::rt::Rt;
 use crate::stopping::Stopping;
 use crate::supervise::{Operation, Pool, State, WorkerId};
@@ -19,6 +20,7 @@ use crate::{Error, ErrorKind};
 pub struct MasterHandle {
     rt: Rt,
     pool: Arc<Mutex<Pool>>,
+    epoch: Epoch,
     send: Arc<dyn Fn(Command) + Send + Sync>,
     stopping: Stopping,
     /// Whether anybody has asked for `stopping`.
@@ -31,10 +33,10 @@ pub struct MasterHandle {
 #[derive(Debug)]
 pub(crate) enum Command {
     Stop,
-    Change(Operation, Asker),
+    Change(Operation, Caller),
     ReopenLogs(oneshot::Sender<Result<(), Error>>),
     /// Somebody who waited for the upgrade in the version before still does.
-    Rejoin(Asker),
+    Rejoin(Caller),
 }
 
 /// What one worker does at the moment; see [`MasterHandle::status`].
@@ -76,8 +78,9 @@ impl MasterHandle {
         stopping: Stopping,
         send: impl Fn(Command) + Send + Sync + 'static,
     ) -> Self {
-        let (pool, send) = (Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt: rt.clone(), pool, send, stopping, is_stop_heard: Arc::default(), asking: None }
+        let epoch = Epoch::new(rt.now(), pool.time());
+        let (rt, pool, send) = (rt.clone(), Arc::new(Mutex::new(pool)), Arc::new(send));
+        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), asking: None }
     }
 
     /// The handle for the handler of a request on a control socket.
@@ -101,7 +104,7 @@ impl MasterHandle {
     #[must_use]
     pub fn status(&self) -> Vec<WorkerState> {
         let pool = self.pool();
-        let status = pool.status(self.rt.now());
+        let status = pool.status(self.epoch.moment(self.rt.now()));
         status
             .into_iter()
             .map(|worker| WorkerState {
@@ -269,14 +272,14 @@ impl MasterHandle {
     }
 
     async fn change(&self, change: Operation) -> Result<(), Error> {
-        self.ask(|asker| Command::Change(change, asker)).await
+        self.ask(|caller| Command::Change(change, caller)).await
     }
 
-    async fn ask(&self, command: impl FnOnce(Asker) -> Command) -> Result<(), Error> {
+    async fn ask(&self, command: impl FnOnce(Caller) -> Command) -> Result<(), Error> {
         // A change that has not begun when a new version takes over is asked for there.
         let _waiting = self.wait_for_upgrade();
-        let (asker, answer) = oneshot::channel();
-        (self.send)(command(asker));
+        let (caller, answer) = oneshot::channel();
+        (self.send)(command(caller));
         let ended = |_| Err(Error::new(ErrorKind::Change, "the master has ended"));
         answer.await.unwrap_or_else(ended)
     }
@@ -298,6 +301,10 @@ impl MasterHandle {
     /// Stops in order, as SIGTERM does.
     pub fn stop(&self) {
         (self.send)(Command::Stop);
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {

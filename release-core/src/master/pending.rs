@@ -8,11 +8,11 @@ use futures_util::future::BoxFuture;
 
 use crate::guard::Guard;
 use crate::rt::Rt;
-use crate::supervise::{Event, Operation, Report, Ticket};
+use crate::supervise::{Event, Operation, Report, RequestId};
 use crate::{Error, ErrorKind};
 
 /// Tells whoever asked for a change how it ended.
-pub(crate) type Asker = oneshot::Sender<Result<(), Error>>;
+pub(crate) type Caller = oneshot::Sender<Result<(), Error>>;
 
 const ON_RELOAD: Guard = Guard::new("on_reload");
 const ON_ROLLBACK: Guard = Guard::new("on_rollback");
@@ -89,33 +89,33 @@ impl Hooks {
 
 /// Those who wait for a change.
 #[derive(Debug, Default)]
-pub(crate) struct Askers {
-    waiting: HashMap<Ticket, Asker>,
+pub(crate) struct PendingRequests {
+    waiting: HashMap<RequestId, Caller>,
     last: u64,
     /// Whether a signal has asked for a reload that has not begun.
     hangup: bool,
 }
 
-impl Askers {
-    pub(crate) fn enter(&mut self, change: Operation, asker: Asker) -> Event {
+impl PendingRequests {
+    pub(crate) fn enter(&mut self, change: Operation, caller: Caller) -> Event {
         self.last += 1;
-        let ticket = Ticket(self.last);
-        self.waiting.insert(ticket, asker);
-        Event::Change { ticket, change }
+        let request = RequestId(self.last);
+        self.waiting.insert(request, caller);
+        Event::Change { request, change }
     }
 
     /// Somebody waits for a change that was asked for in the version before.
-    pub(crate) fn rejoin(&mut self, asker: Asker) -> Event {
+    pub(crate) fn rejoin(&mut self, caller: Caller) -> Event {
         self.last += 1;
-        let ticket = Ticket(self.last);
-        self.waiting.insert(ticket, asker);
-        Event::Rejoin { ticket }
+        let request = RequestId(self.last);
+        self.waiting.insert(request, caller);
+        Event::Rejoin { request }
     }
 
     /// Nobody waits for what a signal asks for.
     pub(crate) fn enter_signal(&mut self, change: Operation) -> Event {
         self.last += 1;
-        Event::Change { ticket: Ticket(self.last), change }
+        Event::Change { request: RequestId(self.last), change }
     }
 
     /// Signals that come while one waits for its turn ask for nothing more.
@@ -130,10 +130,10 @@ impl Askers {
         self.hangup = false;
     }
 
-    pub(crate) fn answer(&mut self, ticket: Ticket, outcome: Result<(), String>) {
-        if let Some(asker) = self.waiting.remove(&ticket) {
+    pub(crate) fn answer(&mut self, request: RequestId, outcome: Result<(), String>) {
+        if let Some(caller) = self.waiting.remove(&request) {
             // Whoever has gone meanwhile does not want to know.
-            let _ = asker.send(outcome.map_err(|why| Error::new(ErrorKind::Change, why)));
+            let _ = caller.send(outcome.map_err(|why| Error::new(ErrorKind::Change, why)));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -85,7 +85,7 @@ impl Plan {
                 let gone = daemon.return_to();
                 before.never_fails(gone)?;
             }
-            _ => {}
+            (Some(_) | None, _) => {}
         }
         Ok(self)
     }
@@ -135,8 +135,8 @@ impl Plan {
             None => ((Pool::new(specs, self.stop_deadline, seed()), Vec::new()), &mut nothing),
             Some(before) => {
                 let (pool, stop_deadline) = (&before.summary.pool, self.stop_deadline);
-                let (now, returned) = (Instant::now(), before.returned.take());
-                (Pool::inherit(specs, pool, stop_deadline, now, returned)?, &mut before.kept)
+                let returned = before.returned.take();
+                (Pool::inherit(specs, pool, stop_deadline, returned)?, &mut before.kept)
             }
         };
         ground.take_lock(self.lock_file.as_deref(), kept.lock.take(), is_return)?;

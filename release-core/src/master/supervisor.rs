@@ -21,7 +21,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::clock::Clock;
 use super::event_log::log;
-use super::pending::{Askers, Hooks};
+use super::pending::{Hooks, PendingRequests};
 use super::systemd_notifier::Service;
 use crate::daemonize::log_files::LogFiles;
 use crate::guard::Guard;
@@ -68,7 +68,7 @@ pub(crate) enum Finish {
     CutOff(&'static str),
 }
 
-impl Happening {
+impl MasterEvent {
     fn caught(signal: std::io::Result<Sig>) -> Self {
         signal.map_or_else(
             |error| Self::Failed(Error::system("cannot catch signals", error)),
@@ -79,7 +79,7 @@ impl Happening {
 
 /// What wakes the supervisor.
 #[derive(Debug)]
-enum Happening {
+enum MasterEvent {
     Pool(Event),
     Command(Command),
     Launched(Wish, Result<Box<Launched>, Error>),
@@ -119,7 +119,7 @@ pub(crate) struct Supervisor {
     terminal: Option<Terminal>,
     estate: Estate,
     upgrade: Option<Upgrading>,
-    askers: Askers,
+    requests: PendingRequests,
     /// Reads a new configuration.
     preparing: Option<Task<()>>,
     stop: Stop,
@@ -137,8 +137,8 @@ pub(crate) struct Supervisor {
     measured: u32,
     /// For how long functions of the application had kept this thread busy when it was looked at last.
     told_busy: Duration,
-    sender: UnboundedSender<Happening>,
-    happenings: UnboundedReceiver<Happening>,
+    sender: UnboundedSender<MasterEvent>,
+    events: UnboundedReceiver<MasterEvent>,
 }
 
 impl Supervisor {
@@ -173,47 +173,49 @@ impl Supervisor {
                 self.report(&Report::Finished { outcome: outcome.clone() });
                 return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
             }
-            let happening = self.next().await;
-            event = self.happened(happening);
+            let next = self.next().await;
+            event = self.handle_event(next);
         }
     }
 
     /// What the pool is told about it.
-    fn happened(&mut self, happening: Happening) -> Event {
-        match happening {
-            Happening::Pool(event) => event,
-            Happening::Command(Command::Stop) => {
+    fn handle_event(&mut self, event: MasterEvent) -> Event {
+        match event {
+            MasterEvent::Pool(event) => event,
+            MasterEvent::Command(Command::Stop) => {
                 self.report(&Report::Stopping { cause: StopCause::Program });
                 self.stop_asked_at.get_or_insert_with(|| self.rt.now());
                 Event::Stop
             }
-            Happening::Command(Command::Change(change, asker)) => self.askers.enter(change, asker),
-            Happening::Command(Command::Rejoin(asker)) => self.askers.rejoin(asker),
-            Happening::Command(Command::ReopenLogs(asker)) => {
-                let _ = asker.send(self.reopen_logs());
+            MasterEvent::Command(Command::Change(change, caller)) => {
+                self.requests.enter(change, caller)
+            }
+            MasterEvent::Command(Command::Rejoin(caller)) => self.requests.rejoin(caller),
+            MasterEvent::Command(Command::ReopenLogs(caller)) => {
+                let _ = caller.send(self.reopen_logs());
                 Event::Tick
             }
-            Happening::Launched(wish, outcome) => {
+            MasterEvent::Launched(wish, outcome) => {
                 let fail = outcome.as_ref().err().and_then(|error| self.hopeless(error));
                 let launched = self.processes.adopt(wish, outcome);
                 match fail {
                     None => launched,
                     Some(fail) => {
-                        let _ = self.sender.unbounded_send(Happening::Pool(launched));
+                        let _ = self.sender.unbounded_send(MasterEvent::Pool(launched));
                         fail
                     }
                 }
             }
-            Happening::Failed(error) => Event::Fail { reason: error.report() },
-            Happening::TaskFailed(error) => {
+            MasterEvent::Failed(error) => Event::Fail { reason: error.report() },
+            MasterEvent::TaskFailed(error) => {
                 let reason = error.report();
                 tracing::error!(reason, "a task of the master has failed");
                 Event::TaskFailed { reason }
             }
-            Happening::ShutDown(sockets) => self.look_at_sockets(&sockets),
-            Happening::AtRest { in_time } => self.at_rest(in_time),
-            Happening::Tried(tried) => self.tried(*tried),
-            Happening::Signal(signal) => {
+            MasterEvent::ShutDown(sockets) => self.look_at_sockets(&sockets),
+            MasterEvent::AtRest { in_time } => self.at_rest(in_time),
+            MasterEvent::Tried(tried) => self.tried(*tried),
+            MasterEvent::Signal(signal) => {
                 tracing::info!(signal = signal.as_str(), "a signal arrived");
                 self.signalled(signal)
             }
@@ -222,22 +224,22 @@ impl Supervisor {
 
     /// Lets the program read its configuration before a new generation is started.
     fn prepare(&mut self) {
-        self.askers.reload_begins();
+        self.requests.reload_begins();
         if let Err(reason) = self.processes.prove_rights() {
             let prepared = Event::Prepared(Err(reason));
-            let _ = self.sender.unbounded_send(Happening::Pool(prepared));
+            let _ = self.sender.unbounded_send(MasterEvent::Pool(prepared));
             return;
         }
         let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
-            let _ = sender.unbounded_send(Happening::Pool(prepared.await));
+            let _ = sender.unbounded_send(MasterEvent::Pool(prepared.await));
         }));
     }
 
     fn report(&mut self, report: &Report) {
         log(report);
         if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
-            let _ = self.sender.unbounded_send(Happening::Signal(Sig::SIGHUP));
+            let _ = self.sender.unbounded_send(MasterEvent::Signal(Sig::SIGHUP));
         }
         self.hooks.observed(report);
         if let Some(service) = &mut self.service {
@@ -331,7 +333,7 @@ impl Supervisor {
                 }
                 Action::TryUpgrade => self.try_upgrade(),
                 Action::HandOver => self.begin_handover(),
-                Action::Answer { ticket, outcome } => self.askers.answer(ticket, outcome),
+                Action::Answer { request, outcome } => self.requests.answer(request, outcome),
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {
                     self.report(&Report::AllReady);
@@ -398,7 +400,7 @@ impl Supervisor {
             });
             // Its failure is in the queue before it ends.
             let signal = pin!(self.signals.next());
-            let news = select(select(self.happenings.next(), signal), beat);
+            let news = select(select(self.events.next(), signal), beat);
             let news = match select(news, main.as_mut()).await {
                 Either::Left((Either::Left((news, _)), _)) => Either::Left(news),
                 Either::Left((Either::Right(_), _)) => continue,
@@ -406,7 +408,7 @@ impl Supervisor {
             };
             match news {
                 Either::Left(Either::Left((
-                    Some(Happening::TaskFailed(error) | Happening::Failed(error)),
+                    Some(MasterEvent::TaskFailed(error) | MasterEvent::Failed(error)),
                     _,
                 ))) => return Finish::Failed(error),
                 Either::Left(Either::Right((Ok(signal), _)))
@@ -426,8 +428,8 @@ impl Supervisor {
     async fn begin(&mut self, has_begun: Option<oneshot::Receiver<()>>) -> Event {
         if let Some(has_begun) = has_begun.filter(|_| self.master.pool().is_rolling()) {
             let _ = self.rt.timeout(FIRST_TURN, has_begun).await;
-            if let Ok(happening) = self.happenings.try_recv() {
-                return self.happened(happening);
+            if let Ok(event) = self.events.try_recv() {
+                return self.handle_event(event);
             }
         }
         Event::Start
@@ -466,7 +468,7 @@ impl Supervisor {
                 // The words of the program's error are its own, too.
                 let said = MAIN.call(|| error.report());
                 let error = said.map_or_else(failed, |_| error);
-                let _ = sender.unbounded_send(Happening::TaskFailed(error));
+                let _ = sender.unbounded_send(MasterEvent::TaskFailed(error));
             }
         });
         (running, has_begun)

@@ -58,39 +58,39 @@ impl Service {
     }
 
     pub(crate) fn told(&mut self, report: &Report, pool: &Pool, now: Instant) {
-        self.tell(report, pool, now);
+        self.tell(report, pool);
         self.send(now);
     }
 
-    fn tell(&mut self, report: &Report, pool: &Pool, now: Instant) {
+    fn tell(&mut self, report: &Report, pool: &Pool) {
         match (report, self.phase) {
             (Report::AllReady, Phase::Starting) => {
                 self.say(Kind::MainPid, format!("MAINPID={}", std::process::id()));
-                self.serves(Kind::Started, pool, now, "");
+                self.serves(Kind::Started, pool, "");
             }
             (Report::Reloading { .. } | Report::Upgrading, Phase::Serving) => {
                 self.phase = Phase::Changing;
                 self.reloading();
             }
-            (Report::Reloaded { .. } | Report::Upgraded { .. }, _) => self.changed(pool, now, ""),
+            (Report::Reloaded { .. } | Report::Upgraded { .. }, _) => self.changed(pool, ""),
             (
                 Report::RolledBack { reason, .. }
                 | Report::ReloadRefused { reason }
                 | Report::UpgradeRefused { reason }
                 | Report::UpgradeRolledBack { reason, .. },
                 _,
-            ) => self.changed(pool, now, &format!("; as before, since {reason}")),
+            ) => self.changed(pool, &format!("; as before, since {reason}")),
             (
                 Report::Stopping { .. } | Report::Failing { .. } | Report::Finished { .. },
                 Phase::Starting | Phase::Serving | Phase::Changing,
-            ) => self.stops(pool, now),
+            ) => self.stops(pool),
             // While it serves, this would be about how long it may run at all.
             (
                 Report::Extended { time, .. },
                 Phase::Starting | Phase::Changing | Phase::Stopping,
             ) => self.extend(*time),
             (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
-                self.status(pool, now, "");
+                self.status(pool, "");
             }
             // Said already, in a phase that does not ask for it, or not worth telling.
             (
@@ -119,41 +119,41 @@ impl Service {
 
     /// The service stops, whoever asked for it or whatever failed: it has the time that its processes
     /// have, some of which were granted more.
-    fn stops(&mut self, pool: &Pool, now: Instant) {
+    fn stops(&mut self, pool: &Pool) {
         self.phase = Phase::Stopping;
         self.say(Kind::Stopping, "STOPPING=1".to_owned());
-        let granted = pool.stops_by().map(|at| at.saturating_duration_since(now));
+        let granted = pool.stops_by().map(|at| at - pool.time());
         self.extend(granted.unwrap_or_default().max(self.stop_deadline));
     }
 
     /// No worker is left, and the main task finishes. Systemd may not have heard that anything stops.
     pub(crate) fn finishes(&mut self, pool: &Pool, now: Instant) {
         if self.phase != Phase::Stopping {
-            self.stops(pool, now);
+            self.stops(pool);
             self.send(now);
         }
     }
 
     /// A change has ended, also one that was refused before anything was changed: systemd waits for
     /// a beginning and an end whoever asked.
-    fn changed(&mut self, pool: &Pool, now: Instant, why: &str) {
+    fn changed(&mut self, pool: &Pool, why: &str) {
         match self.phase {
             Phase::Serving => self.reloading(),
             Phase::Changing => {}
             Phase::Starting | Phase::Stopping => return,
         }
-        self.serves(Kind::Ready, pool, now, why);
+        self.serves(Kind::Ready, pool, why);
     }
 
-    fn serves(&mut self, kind: Kind, pool: &Pool, now: Instant, why: &str) {
+    fn serves(&mut self, kind: Kind, pool: &Pool, why: &str) {
         self.phase = Phase::Serving;
         // Before, so that whoever waits for the end of the change sees it.
-        self.status(pool, now, why);
+        self.status(pool, why);
         self.say(kind, "READY=1".to_owned());
     }
 
-    fn status(&mut self, pool: &Pool, now: Instant, why: &str) {
-        let line = status_line(&state(pool, now, why));
+    fn status(&mut self, pool: &Pool, why: &str) {
+        let line = status_line(&state(pool, why));
         self.say(Kind::Status, format!("STATUS={line}"));
     }
 
@@ -203,7 +203,7 @@ impl Service {
             *at = now + *interval;
             is_due = true;
             let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
-            if is_under_way || is_well(pool, now) {
+            if is_under_way || is_well(pool) {
                 self.say(Kind::Watchdog, "WATCHDOG=1".to_owned());
             }
         }
@@ -213,16 +213,16 @@ impl Service {
     }
 }
 
-fn state(pool: &Pool, now: Instant, why: &str) -> String {
-    let workers = pool.status(now);
+fn state(pool: &Pool, why: &str) -> String {
+    let workers = pool.status(pool.time());
     let ready = workers.iter().filter(|worker| worker.state == State::Ready).count();
     let (all, generation) = (workers.len(), pool.generation());
     format!("{ready} of {all} workers ready, generation {generation}{why}")
 }
 
 /// Whether every group that has workers has one that serves, or is about to.
-fn is_well(pool: &Pool, now: Instant) -> bool {
-    let workers = pool.status(now);
+fn is_well(pool: &Pool) -> bool {
+    let workers = pool.status(pool.time());
     let is_up = |state| matches!(state, State::Ready | State::Starting);
     let serves =
         |group: &str| workers.iter().any(|other| other.group == group && is_up(other.state));

@@ -13,7 +13,7 @@ use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::rt::{Rt, Task};
-use crate::supervise::Hung;
+use crate::worker_types::Hung;
 
 mod calls;
 mod plain;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ipc::link::Link;
 use crate::ipc::{Beat, Header, Pulse, SendError};
-use crate::supervise::Hung;
+use crate::worker_types::Hung;
 
 /// The latest answer, until it is looked at.
 #[derive(Debug, Default)]

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::ipc::Descriptor;
 use crate::net::{AnyAddress, FileIdentity, Inet, ListenOn, Unix};
-use crate::supervise::{State, WorkerId};
 use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
 use crate::sys::socket::is_listening;
+use crate::worker_types::{State, WorkerId};
 
 mod open;
 mod shared;

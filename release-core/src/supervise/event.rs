@@ -1,23 +1,9 @@
 //! What the pool is told and what it asks for.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Hung, Report, Usage};
+use super::{Hung, Outcome, Report, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
-
-/// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(clippy::exhaustive_structs)]
-pub struct WorkerId(pub u32);
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What happened.
 ///
@@ -126,10 +112,10 @@ pub enum Event {
     Stop,
     /// The pool is to stop at once: workers are killed.
     StopNow,
-    /// The pool is to change; [`Action::Answer`] with this ticket says how that ended.
+    /// The pool is to change; [`Action::Answer`] with this request says how that ended.
     Change {
         /// Who asks: a number that no other change has.
-        ticket: Ticket,
+        request: RequestId,
         /// What is to change.
         change: Operation,
     },
@@ -145,7 +131,7 @@ pub enum Event {
     /// Somebody who asked for the upgrade before the new version took over still waits for its end.
     Rejoin {
         /// Who asks: a number that no change has.
-        ticket: Ticket,
+        request: RequestId,
     },
     /// A task of the master's own has failed, which ends the pool like [`Event::Fail`]; but while the
     /// workers of another version of the program are being started, that version has failed, and the
@@ -166,7 +152,7 @@ pub enum Event {
 /// Who asked for a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(clippy::exhaustive_structs)]
-pub struct Ticket(pub u64);
+pub struct RequestId(pub u64);
 
 /// A change of what the pool is to be. One that fails leaves the pool as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +225,7 @@ pub enum Action {
     /// A change has been made, or not for this reason. Comes once for each [`Event::Change`].
     Answer {
         /// Who asked for it.
-        ticket: Ticket,
+        request: RequestId,
         /// How it ended.
         outcome: Result<(), String>,
     },
@@ -257,22 +243,4 @@ pub enum Signal {
     Terminate,
     /// `SIGKILL`.
     Kill,
-}
-
-/// How the pool ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// It was stopped, and every worker went by itself.
-    Stopped,
-    /// It was stopped, and workers had to be killed.
-    Killed {
-        /// How many.
-        workers: usize,
-    },
-    /// Something failed, or the workers did.
-    Failed {
-        /// What, in words for the log.
-        reason: String,
-    },
 }

@@ -1,9 +1,10 @@
 //! The groups that a pool consists of.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::intensity::Intensity;
-use super::{LifeLimits, ReloadPolicy, RestartPolicy, Ticket};
+use super::Moment;
+use super::{LifeLimits, ReloadPolicy, RequestId, RestartPolicy};
 
 /// A number of workers that run the same program under the same rules.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub(super) struct Group {
 /// A change of a group's size.
 #[derive(Debug)]
 pub(super) struct Resize {
-    pub(super) tickets: Vec<Ticket>,
+    pub(super) requests: Vec<RequestId>,
     /// The size that the group goes back to when a new worker fails.
     pub(super) before: u32,
     /// The one that the configuration asked for until then.
@@ -94,7 +95,7 @@ impl Group {
     }
 
     /// Counts the death of a process. True when it is the one that makes too many.
-    pub(super) fn count_death(&mut self, now: Instant) -> bool {
+    pub(super) fn count_death(&mut self, now: Moment) -> bool {
         self.intensity.death(&self.spec.restart, now)
     }
 
@@ -109,8 +110,39 @@ impl Group {
     }
 
     /// The nominal delay before a worker is started again.
-    pub(super) fn delay(&mut self, early_deaths: u32, now: Instant) -> Duration {
+    pub(super) fn delay(&mut self, early_deaths: u32, now: Moment) -> Duration {
         let policy = &self.spec.restart;
         if self.intensity.exceeded(policy, now) { policy.max } else { policy.delay(early_deaths) }
+    }
+}
+
+/// The latest deaths of a group, and whether they were too many.
+#[derive(Debug, Default)]
+pub(super) struct Intensity {
+    pub(super) deaths: VecDeque<Moment>,
+    pub(super) exceeded: bool,
+}
+
+impl Intensity {
+    /// Counts a death. True when it is the one that makes too many: once per episode.
+    pub(super) fn death(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
+        let was_exceeded = self.exceeded(policy, now);
+        self.deaths.push_back(now);
+        if self.deaths.len() > policy.limit.saturating_add(1) {
+            // One more than the limit is all that the rule needs to know.
+            self.deaths.pop_front();
+        }
+        let too_many = self.deaths.len() > policy.limit;
+        self.exceeded |= too_many;
+        too_many && !was_exceeded
+    }
+
+    /// Whether the episode lasts. It ends at half the limit, not at the limit, or a group that dies
+    /// at just that rate would begin a new one with every death.
+    pub(super) fn exceeded(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
+        let recent = |at: &Moment| now - *at < policy.window;
+        self.deaths.retain(recent);
+        self.exceeded &= self.deaths.len() > policy.limit / 2;
+        self.exceeded
     }
 }

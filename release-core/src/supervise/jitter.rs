@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A splitmix64 generator. Nothing secret depends on it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Jitter(pub(super) u64);
 
 impl Jitter {

@@ -1,8 +1,9 @@
 //! When a process is replaced although nothing is wrong with it.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::Moment;
 use super::WorkerId;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
@@ -86,22 +87,22 @@ pub(super) struct Own {
     pub(super) age: Option<Duration>,
     pub(super) requests: Option<u64>,
     pub(super) memory: Option<u64>,
-    pub(super) expires: Option<Instant>,
+    pub(super) expires: Option<Moment>,
 }
 
 impl Own {
     /// Its work begins.
-    pub(super) fn begin(&mut self, now: Instant) {
+    pub(super) fn begin(&mut self, now: Moment) {
         self.expires = self.age.map(|age| now + age);
     }
 
     /// When it is too old.
-    pub(super) fn expires(&self) -> Option<Instant> {
+    pub(super) fn expires(&self) -> Option<Moment> {
         self.expires
     }
 
     /// Whether it is too old.
-    pub(super) fn at(&self, now: Instant) -> Option<Excess> {
+    pub(super) fn at(&self, now: Moment) -> Option<Excess> {
         let age = self.age.filter(|_| self.expires.is_some_and(|at| at <= now))?;
         Some(Excess::Age(age))
     }

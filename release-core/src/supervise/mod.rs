@@ -48,9 +48,9 @@
 //! A worker dies and comes back:
 //!
 //! ```
-//! use std::time::{Duration, Instant};
+//! use std::time::Duration;
 //! use release_core::supervise::{
-//!     Action, Event, ExitStatus, GroupSpec, LifeLimits, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
+//!     Action, Event, ExitStatus, GroupSpec, LifeLimits, Moment, Pool, Ready, ReloadPolicy, RestartPolicy, WorkerId,
 //! };
 //!
 //! let group = GroupSpec {
@@ -62,7 +62,7 @@
 //!     ready: Ready::Message,
 //! };
 //! let mut pool = Pool::new(vec![group], Duration::from_secs(10), 42);
-//! let (id, start) = (WorkerId(0), Instant::now());
+//! let (id, start) = (WorkerId(0), Moment::START);
 //! let mut actions = Vec::new();
 //!
 //! pool.on(Event::Start, start, &mut actions);
@@ -93,28 +93,27 @@
 
 mod event;
 mod group;
-mod intensity;
 mod jitter;
 mod life;
+mod moment;
 mod policy;
 mod pool;
 mod process;
 mod report;
-mod rolling;
 pub mod simulation;
-mod status;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod worker;
 
-pub use event::{Action, Event, Operation, Outcome, Signal, Ticket, WorkerId};
+pub use event::{Action, Event, Operation, RequestId, Signal};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
-pub use policy::{Exceeded, Respawn, RestartPolicy};
+pub use moment::Moment;
+pub use policy::{Exceeded, ReloadPolicy, Respawn, RestartPolicy};
 pub use pool::Pool;
-pub(crate) use pool::Snapshot;
-pub use report::{Hung, KillReason, Report, StopCause};
-pub use rolling::ReloadPolicy;
-pub use status::{State, WorkerStatus};
+pub(crate) use pool::snapshot::Snapshot;
+pub use report::{KillReason, Outcome, Report, StopCause, WorkerStatus};
 
 pub use crate::sys::exit_status::ExitStatus;
+pub use crate::worker_types::{Hung, State, WorkerId};

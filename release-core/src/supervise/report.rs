@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Excess, Outcome, WorkerId};
+use super::{Excess, Hung, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 /// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
@@ -197,28 +197,6 @@ pub enum StopCause {
     Program,
 }
 
-/// What shows that a worker does not get on with its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Hung {
-    /// It has not answered its master for so long: its executor is blocked, or it is stopped.
-    Silent(Duration),
-    /// A unit of its work has not been finished for so long.
-    Stuck(Duration),
-    /// It says so itself.
-    Admitted,
-}
-
-impl fmt::Display for Hung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Silent(time) => write!(f, "no answer to the heartbeat for {time:.1?}"),
-            Self::Stuck(age) => write!(f, "a unit of work was not finished after {age:.1?}"),
-            Self::Admitted => f.write_str("it says so itself"),
-        }
-    }
-}
-
 /// Why the pool kills a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -245,4 +223,46 @@ impl fmt::Display for KillReason {
             Self::StopNow => f.write_str("stopped at once"),
         }
     }
+}
+
+/// A worker as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus<'a> {
+    /// The worker.
+    pub id: WorkerId,
+    /// The name of its group.
+    pub group: &'a str,
+    /// Its process, if it has one.
+    pub pid: Option<i32>,
+    /// The generation of this process, or of the next one.
+    pub generation: u32,
+    /// What it is doing.
+    pub state: State,
+    /// How many processes it has had before the present or latest one.
+    pub restarts: u32,
+    /// For how long it has been in this state.
+    pub since: Duration,
+    /// How many earlier processes are still finishing what they have in hand.
+    pub draining: usize,
+    /// What its process says of itself in words, if it does.
+    pub status_text: Option<&'a str>,
+}
+
+/// How the pool ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was stopped, and every worker went by itself.
+    Stopped,
+    /// It was stopped, and workers had to be killed.
+    Killed {
+        /// How many.
+        workers: usize,
+    },
+    /// Something failed, or the workers did.
+    Failed {
+        /// What, in words for the log.
+        reason: String,
+    },
 }

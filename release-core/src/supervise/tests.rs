@@ -7,8 +7,10 @@ mod model;
 mod reloads;
 mod respawn;
 mod restarts;
+mod sizes;
 mod stopping;
 mod storms;
+mod upgrades;
 mod words;
 mod world;
 

@@ -1,11 +1,13 @@
 //! One worker: what it is, which generation it is to run, and how it stands with its processes.
 
-mod steps;
+use std::time::Duration;
 
-use std::time::{Duration, Instant};
-
-use super::process::Process;
-use super::{ReloadPolicy, State, Ticket, WorkerId, WorkerStatus};
+use super::process::{Process, Stage};
+use super::turn::Turn;
+use super::{
+    Action, GroupSpec, Hung, KillReason, Moment, ReloadPolicy, RequestId, RestartPolicy, State,
+    Usage, WorkerId, WorkerStatus,
+};
 
 /// What a process is to its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +29,17 @@ pub(super) struct Worker {
     /// The process that does its job.
     pub(super) serving: Option<Process>,
     /// When the next one is due, if there is none and one is wanted.
-    pub(super) due: Option<Instant>,
+    pub(super) due: Option<Moment>,
     /// Since when there is none; never before the pool was started.
-    pub(super) idle_since: Option<Instant>,
+    pub(super) idle_since: Option<Moment>,
     /// The process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
     /// When a replacement is tried again after one that failed.
-    pub(super) retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Moment>,
     /// Processes that were told to end because they are not wanted any more.
     pub(super) draining: Vec<Process>,
     /// Who waits for a restart of this worker.
-    pub(super) restarting: Vec<Ticket>,
+    pub(super) restarting: Vec<RequestId>,
     /// How its last process ended, when it is to have no other: in words when that was a failure.
     pub(super) last_end: Option<Result<(), String>>,
     /// Whether any of its processes has been ready.
@@ -84,7 +86,7 @@ impl Worker {
         self.processes_mut().find(|process| process.pid() == Some(pid))
     }
 
-    pub(super) fn status<'a>(&'a self, group: &'a str, now: Instant) -> WorkerStatus<'a> {
+    pub(super) fn status<'a>(&'a self, group: &'a str, now: Moment) -> WorkerStatus<'a> {
         let process = self.serving.as_ref().or_else(|| self.draining.last());
         let state = match process {
             Some(process) => process.state(),
@@ -99,7 +101,7 @@ impl Worker {
             generation: process.map_or(self.generation, |process| process.generation),
             state,
             restarts: self.starts.saturating_sub(1),
-            since: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            since: since.map_or(Duration::ZERO, |since| now - since),
             draining: self.draining.len(),
             status_text: process.and_then(|process| process.status_text.as_deref()),
         }
@@ -107,18 +109,18 @@ impl Worker {
 
     /// When the passing of time alone changes something, as long as the pool runs; processes may be
     /// `started` or not.
-    pub(super) fn timer(&self, started: bool) -> Option<Instant> {
+    pub(super) fn timer(&self, started: bool) -> Option<Moment> {
         let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
         self.processes().filter_map(Process::timer).chain(starts).min()
     }
 
     /// Whether it has neither a process nor the wish for one.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_removed(&self) -> bool {
         self.due.is_none() && self.processes().next().is_none()
     }
 
     /// Whether it has no process that serves, and is not to get one.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.last_end.is_some() && self.serving.is_none() && self.replacement.is_none()
     }
 
@@ -129,7 +131,7 @@ impl Worker {
         self.serving.as_ref().is_some_and(|process| {
             process.may_take_over(is_tested)
                 && !self.is_outdated(process)
-                && (self.replacement.is_none() || process.worn_since.is_some())
+                && (self.replacement.is_none() || process.over_limit_since.is_some())
         })
     }
 
@@ -138,7 +140,7 @@ impl Worker {
     }
 
     /// Whether nothing of another generation serves or is being started.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.replacement.is_none()
             && self.serving.as_ref().is_none_or(|process| {
                 process.generation == self.generation && process.state() != State::Starting
@@ -150,7 +152,7 @@ impl Worker {
     /// One that is over a limit waits while everybody is replaced anyway.
     pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy, is_rolling: bool) -> bool {
         let is_due =
-            |it: &Process| self.is_outdated(it) || (it.worn_since.is_some() && !is_rolling);
+            |it: &Process| self.is_outdated(it) || (it.over_limit_since.is_some() && !is_rolling);
         self.replacement.is_none()
             && self.retry_at.is_none()
             && self.draining.len() < policy.draining
@@ -158,8 +160,8 @@ impl Worker {
     }
 
     /// Since when its process is over a limit, if nothing else is wrong with it.
-    pub(super) fn worn_since(&self) -> Option<Instant> {
-        self.serving.as_ref().filter(|it| !self.is_outdated(it))?.worn_since
+    pub(super) fn over_limit_since(&self) -> Option<Moment> {
+        self.serving.as_ref().filter(|it| !self.is_outdated(it))?.over_limit_since
     }
 
     /// Whether a process of this generation has been ready for the canary time.
@@ -169,6 +171,231 @@ impl Worker {
     }
 
     pub(super) fn is_outdated(&self, process: &Process) -> bool {
-        process.is_stale || process.generation != self.generation
+        process.needs_replacement || process.generation != self.generation
+    }
+
+    /// The next process is not started before this.
+    pub(super) fn wait_until(&mut self, due: Moment) {
+        self.due = Some(due);
+    }
+
+    /// Takes a process out that has ended; without a pid, the one that could not be started.
+    pub(super) fn remove(&mut self, pid: Option<i32>, now: Moment) -> Option<(Role, Process)> {
+        let is_it = |process: &mut Process| process.pid() == pid;
+        let removed = if let Some(process) = self.serving.take_if(is_it) {
+            (Role::Serving, process)
+        } else if let Some(process) = self.replacement.take_if(is_it) {
+            (Role::Replacement, process)
+        } else {
+            let index = self.draining.iter_mut().position(is_it)?;
+            (Role::Draining, self.draining.remove(index))
+        };
+        if self.serving.is_none() {
+            self.idle_since = Some(now);
+        }
+        Some(removed)
+    }
+
+    /// It is to run this generation from now on; without delay if it waits.
+    pub(super) fn set_generation(&mut self, generation: u32, now: Moment) {
+        self.generation = generation;
+        self.cancel_backoff(now);
+    }
+
+    /// Ends a back-off.
+    fn cancel_backoff(&mut self, now: Moment) {
+        self.retry_at = None;
+        self.due = self.due.map(|due| due.min(now));
+    }
+
+    /// A process that is started from now on is to take over.
+    pub(super) fn restart(&mut self, request: RequestId, now: Moment) {
+        self.restarting.push(request);
+        self.last_end = None;
+        self.cancel_backoff(now);
+        // Also when it is being replaced: that may be taken back, and this is not.
+        if let Some(process) = &mut self.serving {
+            process.needs_replacement = process.pid().is_some();
+        }
+    }
+
+    /// The process that serves is to go on; who waited for another one.
+    pub(super) fn give_up_restart(&mut self) -> Vec<RequestId> {
+        if let Some(process) = &mut self.serving {
+            process.needs_replacement = false;
+        }
+        std::mem::take(&mut self.restarting)
+    }
+
+    /// Starts a process when none serves and the time has come.
+    pub(super) fn fill(&mut self, policy: &ReloadPolicy, turn: &mut Turn<'_>) {
+        if self.serving.is_none() && self.due.is_none() {
+            self.serving = self.replacement.take();
+        }
+        self.due = self.due.filter(|due| turn.now < *due);
+        // Only a worker that is scaled away and back all the time has more than that draining.
+        let is_crowded = self.draining.len() > policy.draining;
+        let is_finished = self.last_end.is_some();
+        if self.serving.is_none() && self.due.is_none() && !is_finished && !is_crowded {
+            self.serving = Some(self.wish(turn));
+        }
+    }
+
+    pub(super) fn spawn_replacement(&mut self, turn: &mut Turn<'_>) {
+        self.replacement = Some(self.wish(turn));
+    }
+
+    fn wish(&self, turn: &mut Turn<'_>) -> Process {
+        let (id, generation) = (self.id, self.generation);
+        turn.act(Action::Spawn { id, generation });
+        Process::wished(generation, turn.now)
+    }
+
+    pub(super) fn spawned(&mut self, pid: i32, spec: &GroupSpec, turn: &mut Turn<'_>) {
+        let id = self.id;
+        let mut current = self.serving.iter_mut().chain(&mut self.replacement);
+        let Some(wish) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
+        wish.spawned(id, pid, spec, turn);
+        let is_ready = wish.was_ready();
+        self.starts = self.starts.saturating_add(1);
+        if is_ready {
+            self.note_ready();
+        }
+    }
+
+    pub(super) fn ready(&mut self, pid: i32, spec: &GroupSpec, turn: &mut Turn<'_>) {
+        let id = self.id;
+        let Some(process) = self.find(pid) else { return };
+        if matches!(process.stage, Stage::Starting { .. }) {
+            process.ready(id, spec, turn);
+            self.note_ready();
+        }
+    }
+
+    /// Takes note of what the process has used that does its job.
+    pub(super) fn measured(&mut self, usage: &Usage, turn: &mut Turn<'_>) {
+        let id = self.id;
+        let serving = self.serving.iter_mut().filter(|it| it.pid() == Some(usage.pid));
+        serving.for_each(|process| process.measure(id, usage, turn));
+    }
+
+    fn note_ready(&mut self) {
+        self.was_ready = true;
+        self.failed_starts = 0;
+    }
+
+    /// Does what time alone does to processes that were not told to end.
+    pub(super) fn age(&mut self, spec: &GroupSpec, turn: &mut Turn<'_>) {
+        let mut is_ready = false;
+        for process in self.serving.iter_mut().chain(&mut self.replacement) {
+            let was_ready = process.was_ready();
+            process.age(self.id, spec, turn);
+            is_ready |= process.was_ready() && !was_ready;
+        }
+        if is_ready {
+            self.note_ready();
+        }
+        self.retry_at = self.retry_at.filter(|at| turn.now < *at);
+    }
+
+    /// A proven replacement takes over, or a ready one when its generation `is_tested`; one of a
+    /// generation that is not wanted any more goes.
+    pub(super) fn replace_current(&mut self, is_tested: bool, leaving: Duration, now: Moment) {
+        let wanted = self.generation;
+        let is_due = |it: &mut Process| {
+            it.may_take_over(is_tested) || (it.is_in_service() && it.generation != wanted)
+        };
+        let Some(replacement) = self.replacement.take_if(is_due) else { return };
+        let other = if replacement.generation == wanted {
+            self.serving.replace(replacement)
+        } else {
+            Some(replacement)
+        };
+        self.drain(other, leaving, now);
+    }
+
+    /// Wants no process.
+    pub(super) fn stop(&mut self, leaving: Duration, now: Moment) {
+        if self.due.take().is_some() {
+            self.idle_since = Some(now);
+        }
+        self.retry_at = None;
+        let serving = self.serving.take_if(|process| process.is_in_service());
+        let replacement = self.replacement.take_if(|process| process.is_in_service());
+        self.drain(serving, leaving, now);
+        self.drain(replacement, leaving, now);
+    }
+
+    fn drain(&mut self, process: Option<Process>, leaving: Duration, now: Moment) {
+        if let Some(mut process) = process {
+            process.leave(leaving, now);
+            self.draining.push(process);
+        }
+    }
+
+    /// Tells those to end whose time to leave is over at that moment.
+    pub(super) fn terminate_leaving(
+        &mut self,
+        leave_at: Moment,
+        kill_at: Moment,
+        turn: &mut Turn<'_>,
+    ) {
+        for process in self.draining.iter_mut().filter(|it| it.has_left(leave_at)) {
+            process.terminate(self.id, kill_at, turn);
+        }
+    }
+
+    /// Kills what is not dying yet; how many those were.
+    pub(super) fn kill(&mut self, reason: &KillReason, turn: &mut Turn<'_>) -> usize {
+        self.kill_those(Process::is_alive, reason, turn)
+    }
+
+    /// Kills what was told to end and is still there when its time is over; how many those were.
+    pub(super) fn kill_overdue(&mut self, turn: &mut Turn<'_>) -> usize {
+        let now = turn.now;
+        let overdue = |process: &Process| process.is_overdue(now);
+        self.kill_those(overdue, &KillReason::StopDeadline, turn)
+    }
+
+    /// Kills a process that broke the protocol; how many those are.
+    pub(super) fn violated(&mut self, pid: i32, what: String, turn: &mut Turn<'_>) -> usize {
+        let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
+        self.kill_those(it, &KillReason::Violation(what), turn)
+    }
+
+    /// Kills a process that does not get on. One that starts, or was told to end, has its time to.
+    pub(super) fn hung(&mut self, pid: i32, how: Hung, turn: &mut Turn<'_>) {
+        let it = |process: &Process| {
+            process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
+        };
+        self.kill_those(it, &KillReason::Hung(how), turn);
+    }
+
+    fn kill_those(
+        &mut self,
+        which: impl Fn(&Process) -> bool,
+        reason: &KillReason,
+        turn: &mut Turn<'_>,
+    ) -> usize {
+        let id = self.id;
+        let those = self.processes_mut().filter(|process| which(process));
+        those.map(|process| process.kill(id, reason.clone(), turn)).count()
+    }
+
+    /// A replacement failed, and another one is still wanted.
+    pub(super) fn retry_replacement(&mut self, at: Moment) {
+        self.retry_at = Some(at);
+    }
+
+    /// Counts the end of a process, or of the attempt to start one.
+    pub(super) fn count_death(&mut self, process: &Process, policy: &RestartPolicy, now: Moment) {
+        match process.life(now) {
+            Some(life) if life >= policy.healthy_after => self.early_deaths = 0,
+            Some(_) => self.early_deaths = self.early_deaths.saturating_add(1),
+            None => {
+                self.early_deaths = self.early_deaths.saturating_add(1);
+                self.failed_starts = self.failed_starts.saturating_add(1);
+            }
+        }
     }
 }

@@ -8,8 +8,8 @@ use super::exit::program_name;
 use crate::ipc::Postcard;
 use crate::ipc::limits::Limits;
 use crate::process::privileges::Privileges;
-use crate::supervise::WorkerId;
 use crate::sys::socket::is_worker_s;
+use crate::worker_types::WorkerId;
 
 mod enter;
 mod greeting;

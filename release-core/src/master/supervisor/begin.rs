@@ -8,11 +8,11 @@ use super::super::clock::Clock;
 use super::processes::Processes;
 use super::terminal::Terminal;
 use super::wait::MEASURE_EVERY;
-use super::{Happening, Supervisor, upgrade};
+use super::{MasterEvent, Supervisor, upgrade};
 use crate::daemonize::log_files::LogFiles;
 use crate::master::group::Group;
 use crate::master::handle::MasterHandle;
-use crate::master::pending::{Askers, Hooks};
+use crate::master::pending::{Hooks, PendingRequests};
 use crate::master::systemd_notifier::Service;
 use crate::master::upgrade::{Estate, Kept};
 use crate::rt::Rt;
@@ -46,11 +46,11 @@ impl Supervisor {
     ) -> Self {
         let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
             around;
-        let (sender, happenings) = unbounded();
+        let (sender, events) = unbounded();
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
-            let _ = commands.unbounded_send(Happening::Command(command));
+            let _ = commands.unbounded_send(MasterEvent::Command(command));
         });
         let service = systemd.map(|systemd| {
             let (watchdog, is_change) = (systemd::watchdog_time(), kept.is_some());
@@ -67,7 +67,7 @@ impl Supervisor {
         };
         let mut supervisor = Self {
             rt: rt.clone(),
-            clock: Clock::new(rt.now()),
+            clock: Clock::new(master.epoch()),
             measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
             measured: 0,
             told_busy: crate::guard::told_busy(),
@@ -83,7 +83,7 @@ impl Supervisor {
             terminal: Terminal::of_this_process(),
             estate,
             upgrade: None,
-            askers: Askers::default(),
+            requests: PendingRequests::default(),
             preparing: None,
             stop,
             stop_by: None,
@@ -92,7 +92,7 @@ impl Supervisor {
             looking: None,
             forwards,
             sender,
-            happenings,
+            events,
         };
         for action in actions {
             if let Action::Report(report) = action {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
-use super::Happening;
+use super::MasterEvent;
 use crate::master::group::{Group, Particulars};
 use crate::master::handle::MasterHandle;
 use crate::process::attach::Attached;
@@ -74,7 +74,7 @@ pub(super) struct Processes {
     forwarded: Option<Sig>,
     /// How often this process has got another standard output and error.
     outputs: u64,
-    sender: UnboundedSender<Happening>,
+    sender: UnboundedSender<MasterEvent>,
     /// Sees that a listening socket is shut down.
     watch: Option<Watch>,
 }
@@ -83,7 +83,7 @@ impl Processes {
     pub(super) fn new(
         groups: Vec<Group>,
         master: MasterHandle,
-        sender: UnboundedSender<Happening>,
+        sender: UnboundedSender<MasterEvent>,
     ) -> Self {
         let rt = master.rt().clone();
         let watched = rt.clone();
@@ -277,9 +277,9 @@ fn no_group(id: WorkerId) -> Error {
     Error::new(ErrorKind::Worker, message)
 }
 
-fn watch(rt: &Rt, sender: &UnboundedSender<Happening>) -> Option<Watch> {
+fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     let sender = sender.clone();
-    let shut = move |sockets| drop(sender.unbounded_send(Happening::ShutDown(sockets)));
+    let shut = move |sockets| drop(sender.unbounded_send(MasterEvent::ShutDown(sockets)));
     let failed = |error: &io::Error| {
         tracing::warn!(%error, "listening sockets are only looked at when a worker starts");
     };

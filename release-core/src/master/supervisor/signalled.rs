@@ -35,7 +35,7 @@ impl Supervisor {
             }
             Sig::SIGHUP => {
                 self.estate.controls.iter().for_each(Served::look);
-                self.askers.hangup()
+                self.requests.hangup()
             }
             Sig::SIGUSR2 => {
                 if let Err(error) = self.reopen_logs() {
@@ -43,7 +43,7 @@ impl Supervisor {
                 }
                 Event::Tick
             }
-            Sig::SIGUSR1 => self.askers.enter_signal(Operation::Upgrade),
+            Sig::SIGUSR1 => self.requests.enter_signal(Operation::Upgrade),
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
             // The last one is not for a signal to take.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
@@ -94,7 +94,7 @@ impl Supervisor {
     fn resize(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
         let Some(group) = self.processes.first_group() else { return Event::Tick };
         let size = change(self.master.pool().size(0).unwrap_or_default());
-        self.askers.enter_signal(Operation::Resize { group, size })
+        self.requests.enter_signal(Operation::Resize { group, size })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::{Happening, Supervisor};
+use super::{MasterEvent, Supervisor};
 use crate::supervise::{Event, Operation};
 
 /// How often workers are replaced at most that have a socket which cannot listen any more: the program
@@ -24,15 +24,15 @@ impl Supervisor {
         if again.is_none() && !self.master.pool().is_rolling() {
             self.renewed = Some(now);
             for id in outdated {
-                let restart = self.askers.enter_signal(Operation::Restart { id });
-                let _ = self.sender.unbounded_send(Happening::Pool(restart));
+                let restart = self.requests.enter_signal(Operation::Restart { id });
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(restart));
             }
         }
         // One that takes over meanwhile may have the former, too.
         let again = again.unwrap_or(now + RENEW_EVERY);
         self.looking = Some(self.rt.spawn(async move {
             rt.sleep_until(again).await;
-            let _ = sender.unbounded_send(Happening::ShutDown(Vec::new()));
+            let _ = sender.unbounded_send(MasterEvent::ShutDown(Vec::new()));
         }));
         Event::Tick
     }

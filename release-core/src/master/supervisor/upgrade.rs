@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join;
 use nix::sys::signal::Signal as Sig;
 
-use super::{Happening, Supervisor};
+use super::{MasterEvent, Supervisor};
 use crate::ipc::link::Link;
 use crate::master::control::Served;
 use crate::master::upgrade::{Blocked, Tried, Version};
@@ -71,15 +71,15 @@ impl Supervisor {
                 let waiting = self.rt.spawn(async move {
                     let outcome = trial.end(rt).await;
                     let _ = sender.unbounded_send(match outcome {
-                        Ok(tried) => Happening::Tried(Box::new(tried)),
-                        Err(why) => Happening::Pool(Event::Tried(Err(why))),
+                        Ok(tried) => MasterEvent::Tried(Box::new(tried)),
+                        Err(why) => MasterEvent::Pool(Event::Tried(Err(why))),
                     });
                 });
                 self.upgrade = Some(Upgrading { version, tried: None, waiting, paused: None });
             }
             Err(error) => {
                 let tried = Event::Tried(Err(error.report()));
-                let _ = self.sender.unbounded_send(Happening::Pool(tried));
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(tried));
             }
         }
     }
@@ -115,15 +115,15 @@ impl Supervisor {
                 }
             };
             let in_time = rt.timeout(REST_TIME, join(at_rest, closed)).await.is_ok();
-            let _ = sender.unbounded_send(Happening::AtRest { in_time });
+            let _ = sender.unbounded_send(MasterEvent::AtRest { in_time });
         });
     }
 
     /// Hands over, now that nothing is being answered; what happened meanwhile comes first.
     pub(super) fn at_rest(&mut self, in_time: bool) -> Event {
-        if let Ok(earlier) = self.happenings.try_recv() {
-            let _ = self.sender.unbounded_send(Happening::AtRest { in_time });
-            return self.happened(earlier);
+        if let Ok(earlier) = self.events.try_recv() {
+            let _ = self.sender.unbounded_send(MasterEvent::AtRest { in_time });
+            return self.handle_event(earlier);
         }
         let Some(Upgrading { version, tried: Some(tried), paused: Some(paused), .. }) =
             self.upgrade.take()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 
-use super::{Happening, Supervisor};
+use super::{MasterEvent, Supervisor};
 use crate::guard::{BUSY_TIME, told_busy};
 use crate::master::systemd_notifier::Service;
 use crate::supervise::Event;
@@ -16,7 +16,7 @@ pub(super) const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Waits for what happens next, if only that something has become due.
-    pub(super) async fn next(&mut self) -> Happening {
+    pub(super) async fn next(&mut self) -> MasterEvent {
         let now = self.rt.now();
         if let Some(service) = &mut self.service {
             service.beat(&self.master.pool(), now);
@@ -26,7 +26,7 @@ impl Supervisor {
             self.noticed(at, now);
             self.measure_at = Some(now + MEASURE_EVERY);
             self.measured = self.measured.wrapping_add(1);
-            return Happening::Pool(self.processes.measure(self.measured));
+            return MasterEvent::Pool(self.processes.measure(self.measured));
         }
         let (of_pool, is_handing_over) = {
             let pool = self.master.pool();
@@ -36,35 +36,33 @@ impl Supervisor {
         let of_pool = self.clock.deadline(of_pool);
         let deadline = of_pool.into_iter().chain(self.measure_at).chain(beats_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
-            return Happening::Signal(self.deferred.remove(0));
+            return MasterEvent::Signal(self.deferred.remove(0));
         }
-        let happening = self.happening_until(deadline).await;
+        let event = self.event_until(deadline).await;
         if let Some(deadline) = deadline {
             self.noticed(deadline, self.rt.now());
         }
-        happening
+        event
     }
 
-    async fn happening_until(&mut self, deadline: Option<Instant>) -> Happening {
-        let signal = pin!(async { Happening::caught(self.signals.next().await) });
-        let either = select(self.happenings.next(), signal);
-        let happening = match deadline {
+    async fn event_until(&mut self, deadline: Option<Instant>) -> MasterEvent {
+        let signal = pin!(async { MasterEvent::caught(self.signals.next().await) });
+        let either = select(self.events.next(), signal);
+        let event = match deadline {
             None => Either::Left(either.await),
             Some(deadline) => {
                 let timer = pin!(self.rt.sleep_until(deadline));
                 match select(either, timer).await {
-                    Either::Left((happening, _)) => Either::Left(happening),
+                    Either::Left((event, _)) => Either::Left(event),
                     Either::Right(_) => Either::Right(()),
                 }
             }
         };
-        match happening {
-            Either::Left(Either::Left((Some(happening), _)) | Either::Right((happening, _))) => {
-                happening
-            }
+        match event {
+            Either::Left(Either::Left((Some(event), _)) | Either::Right((event, _))) => event,
             // This side holds a sender, so the channel does not end: nothing means time has passed.
             Either::Left(Either::Left((None, _))) | Either::Right(()) => {
-                Happening::Pool(Event::Tick)
+                MasterEvent::Pool(Event::Tick)
             }
         }
     }

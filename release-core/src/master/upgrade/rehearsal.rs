@@ -1,7 +1,6 @@
 //! What the new version finds out about itself in its trial, where it is not the master.
 
 use std::io;
-use std::time::Instant;
 
 use super::Summary;
 use crate::daemonize::lock::LockFile;
@@ -32,8 +31,7 @@ impl Plan {
             }
         }
         let specs = self.groups.iter().map(Group::spec).collect();
-        let now = Instant::now();
-        Pool::inherit(specs, &before.pool, self.stop_deadline, now, None)?;
+        Pool::inherit(specs, &before.pool, self.stop_deadline, None)?;
         // What is new is tried, and gone again before this returns.
         let new_lock =
             self.lock_file.take().filter(|path| before.lock.as_deref() != Some(path.as_ref()));

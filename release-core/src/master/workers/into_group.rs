@@ -15,7 +15,7 @@ use crate::path::c_string;
 use crate::process::listeners::Listener;
 use crate::process::privileges;
 use crate::process::privileges::ROOT;
-use crate::process::readiness::{Foreign, of_the_master};
+use crate::process::readiness::{Foreign, Readiness, of_the_master};
 use crate::start_files::looked_up;
 use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
@@ -91,8 +91,7 @@ where
                 let count = self.listeners.len();
                 let foreign = Foreign::new(readiness, self.heartbeat, count, credentials.as_ref())
                     .map_err(|error| about("its readiness").caused_by(error))?;
-                let ready = foreign.ready();
-                (Contact::Foreign(foreign), ready)
+                (Contact::Foreign(foreign), ready_by(readiness))
             }
             (true, Some(_)) => return Err(about("a command has no requests to be answered")),
             (false, Some(attach)) => {
@@ -196,6 +195,15 @@ impl Place {
         let start =
             if directory.is_absolute() { directory } else { absolute(&here?.join(directory))? };
         Ok(Self { directory: Some(start.clone()), start, root })
+    }
+}
+
+/// How the pool learns that a program is ready.
+fn ready_by(readiness: Readiness) -> Ready {
+    match readiness {
+        Readiness::After(Duration::ZERO) => Ready::AtOnce,
+        Readiness::After(time) => Ready::After(time),
+        Readiness::Notify | Readiness::Acknowledge | Readiness::Newline(_) => Ready::Message,
     }
 }
 

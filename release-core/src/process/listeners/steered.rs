@@ -12,8 +12,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use super::open::{BACKLOG, Common, SHUT_DOWN, listen_again};
 use crate::Error;
 use crate::net::Socket;
-use crate::supervise::{State, WorkerId};
 use crate::sys::socket::{accept, is_listening, is_readable, steer};
+use crate::worker_types::{State, WorkerId};
 
 /// A program for more sockets is larger than what `net.core.optmem_max` has long allowed by default,
 /// 20 KiB.

@@ -4,8 +4,8 @@ use std::ffi::{CString, OsStr};
 
 use crate::Error;
 use crate::process::environment::entry;
-use crate::supervise::WorkerId;
 use crate::sys::spawn::FIRST_PASSED;
+use crate::worker_types::WorkerId;
 
 /// Whether a variable is about the master itself: a worker would take it for its own.
 pub(crate) fn of_the_master(name: &OsStr) -> bool {

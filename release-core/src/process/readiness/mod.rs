@@ -19,9 +19,9 @@ use nix::unistd::{Pid, Uid, getpgid};
 use super::attach::{Attached, News, Notify};
 use super::worker_info::WorkerInfo;
 use crate::rt::Rt;
-use crate::supervise::{Ready, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::FIRST_PASSED;
+use crate::worker_types::WorkerId;
 use crate::{Error, ErrorKind};
 use ack::Acknowledgement;
 pub(crate) use environment::of_the_master;
@@ -141,14 +141,6 @@ impl Foreign {
         }
         let owner = credentials.map(|credentials| credentials.uid);
         Ok(Self { readiness, watchdog, place: OnceLock::new(), owner })
-    }
-
-    pub(crate) fn ready(&self) -> Ready {
-        match self.readiness {
-            Readiness::After(Duration::ZERO) => Ready::AtOnce,
-            Readiness::After(time) => Ready::After(time),
-            Readiness::Notify | Readiness::Acknowledge | Readiness::Newline(_) => Ready::Message,
-        }
     }
 
     /// The variables in which a process finds its own number.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::process::HELD_UP;
 use crate::process::attach::News;
-use crate::supervise::Hung;
 use crate::systemd::status_line;
+use crate::worker_types::Hung;
 
 /// How often its master hears of what can be said again and again; the latest counts.
 const INTERVAL: Duration = Duration::from_secs(1);

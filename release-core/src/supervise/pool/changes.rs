@@ -1,32 +1,36 @@
-//! Changes that somebody asks for, and what becomes of them.
+//! Changes that somebody asks for, and what becomes of them: another size, a restart, a new generation, which
+//! is started worker by worker and taken back when it fails, and another version of the program.
 
-use std::time::Instant;
-
-use super::{Pool, refuse, refuse_all};
+use super::Pool;
+use super::underway::{Rollout, RolloutStage, UpgradeStage};
 use crate::supervise::group::Resize;
-use crate::supervise::process::Process;
+use crate::supervise::process::{Process, Stage};
+use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
-use crate::supervise::{Action, Operation, Report, Ticket, WorkerId};
+use crate::supervise::{Action, Operation, Report, RequestId, WorkerId};
 
 /// More workers than this in one group are taken for a mistake.
 const MOST: u32 = 10_000;
 
+/// How many more workers of a group may be in the middle of a replacement.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Workers that may be turned to another generation.
+    turns: u32,
+    /// Workers that may get a process beside the one they have.
+    replacements: u32,
+}
+
 impl Pool {
-    pub(super) fn change(
-        &mut self,
-        ticket: Ticket,
-        change: Operation,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn change(&mut self, request: RequestId, change: Operation, turn: &mut Turn<'_>) {
         match change {
-            Operation::Reload => self.reloads.push(ticket),
-            Operation::Upgrade => self.ask_for_upgrade(ticket),
-            Operation::Resize { group, size } => self.resize(ticket, &group, size, None, actions),
+            Operation::Reload => self.reloads.push(request),
+            Operation::Upgrade => self.ask_for_upgrade(request),
+            Operation::Resize { group, size } => self.resize(request, &group, size, None, turn),
             Operation::Configure { group, size } => {
-                self.resize(ticket, &group, size, Some(size), actions);
+                self.resize(request, &group, size, Some(size), turn);
             }
-            Operation::Restart { id } => self.restart(ticket, id, now, actions),
+            Operation::Restart { id } => self.restart(request, id, turn),
         }
     }
 
@@ -34,27 +38,27 @@ impl Pool {
     /// that says the same as before says nothing.
     fn resize(
         &mut self,
-        ticket: Ticket,
+        request: RequestId,
         name: &str,
         size: u32,
         configured: Option<u32>,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let there = self.groups.iter().filter(|group| !group.is_gone);
         let names: Vec<_> = there.map(|group| &group.spec.name).collect();
         // Those that are gone come after all others.
         let Some(index) = names.iter().position(|there| *there == name) else {
-            return refuse(ticket, &format!("no group `{name}`; there is: {names:?}"), actions);
+            return turn.refuse([request], &format!("no group `{name}`; there is: {names:?}"));
         };
         if size > MOST {
-            return refuse(ticket, &format!("more than {MOST} workers are too many"), actions);
+            return turn.refuse([request], &format!("more than {MOST} workers are too many"));
         }
         let group = &mut self.groups[index];
         if configured == Some(group.configured) {
             match &mut group.resize {
                 // Said again while it is made so.
-                Some(resize) if group.spec.size == size => resize.tickets.push(ticket),
-                _ => actions.push(Action::Answer { ticket, outcome: Ok(()) }),
+                Some(resize) if group.spec.size == size => resize.requests.push(request),
+                _ => turn.answer(request, Ok(())),
             }
             return;
         }
@@ -64,19 +68,19 @@ impl Pool {
         if let Some(earlier) = group.resize.take() {
             (before, least) = (earlier.before, least.min(earlier.least));
             known = earlier.configured;
-            refuse_all(earlier.tickets, "another change of the size came after it", actions);
+            turn.refuse(earlier.requests, "another change of the size came after it");
         }
-        let tickets = vec![ticket];
-        group.resize = Some(Resize { tickets, before, configured: known, least });
-        self.set_size(index, size, actions);
+        let requests = vec![request];
+        group.resize = Some(Resize { requests, before, configured: known, least });
+        self.set_size(index, size, turn);
     }
 
-    pub(super) fn set_size(&mut self, group: usize, size: u32, actions: &mut Vec<Action>) {
+    pub(super) fn set_size(&mut self, group: usize, size: u32, turn: &mut Turn<'_>) {
         let spec = &mut self.groups[group].spec;
         let before = std::mem::replace(&mut spec.size, size);
         if before != size {
             let group = spec.name.clone();
-            actions.push(Action::Report(Report::Resized { group, size }));
+            turn.report(Report::Resized { group, size });
         }
         self.enlist(group);
         let generation = self.target().unwrap_or(self.generation);
@@ -97,12 +101,12 @@ impl Pool {
         }
     }
 
-    fn restart(&mut self, ticket: Ticket, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+    fn restart(&mut self, request: RequestId, id: WorkerId, turn: &mut Turn<'_>) {
         let index = self.index(id).filter(|index| self.wants(&self.workers[*index]));
         let Some(index) = index else {
-            return refuse(ticket, &format!("there is no worker {id}"), actions);
+            return turn.refuse([request], &format!("there is no worker {id}"));
         };
-        self.workers[index].restart(ticket, now);
+        self.workers[index].restart(request, turn.now);
     }
 
     /// A process of a worker has ended by itself, or could not be started.
@@ -111,14 +115,14 @@ impl Pool {
         index: usize,
         process: &Process,
         reason: &str,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let worker = &mut self.workers[index];
         if process.generation != worker.generation {
             return;
         }
-        if !process.is_stale {
-            refuse_all(worker.give_up_restart(), reason, actions);
+        if !process.needs_replacement {
+            turn.refuse(worker.give_up_restart(), reason);
         }
         let (index, rank) = (worker.group, worker.rank);
         let group = &mut self.groups[index];
@@ -126,26 +130,26 @@ impl Pool {
             return;
         }
         let Some(resize) = group.resize.take() else { return };
-        let Resize { tickets, before, configured, least } = resize;
+        let Resize { requests, before, configured, least } = resize;
         if rank >= least {
-            refuse_all(tickets, reason, actions);
+            turn.refuse(requests, reason);
             group.configured = configured;
-            self.set_size(index, before, actions);
+            self.set_size(index, before, turn);
         } else {
             // It was there before, and fails whatever the size of the group is.
             let size = group.spec.size;
             let reason = format!("the group has its new size, {size}, but {reason}");
-            refuse_all(tickets, &reason, actions);
+            turn.refuse(requests, &reason);
         }
     }
 
     /// Answers what has come true.
-    pub(super) fn conclude_changes(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn conclude_changes(&mut self, turn: &mut Turn<'_>) {
         let mut done = Vec::new();
         for worker in &mut self.workers {
             if !self.groups[worker.group].wants(worker.rank) {
-                refuse_all(worker.restarting.drain(..), "the worker was scaled away", actions);
-            } else if worker.is_settled(false) || worker.is_over() {
+                turn.refuse(worker.restarting.drain(..), "the worker was scaled away");
+            } else if worker.is_settled(false) || worker.is_finished() {
                 done.append(&mut worker.restarting);
             }
         }
@@ -154,22 +158,358 @@ impl Pool {
             let mut workers = self.workers.iter().filter(|worker| worker.group == index);
             let is_made = |_: &mut Resize| {
                 workers.all(|worker| match worker.rank {
-                    rank if rank >= size => worker.is_gone(),
-                    _ => worker.is_ready() || worker.is_over(),
+                    rank if rank >= size => worker.is_removed(),
+                    _ => worker.is_ready() || worker.is_finished(),
                 })
             };
-            done.extend(group.resize.take_if(is_made).into_iter().flat_map(|it| it.tickets));
+            done.extend(group.resize.take_if(is_made).into_iter().flat_map(|it| it.requests));
         }
-        actions.extend(done.into_iter().map(|ticket| Action::Answer { ticket, outcome: Ok(()) }));
+        done.into_iter().for_each(|request| turn.answer(request, Ok(())));
     }
 
     /// The pool stops: nobody waits for a change any more.
-    pub(super) fn refuse_changes(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn refuse_changes(&mut self, turn: &mut Turn<'_>) {
         let why = "the pool stops";
-        self.refuse_reloads(why, actions);
-        self.refuse_upgrades(why, actions);
+        self.refuse_reloads(why, turn);
+        self.refuse_upgrades(why, turn);
         let restarting = self.workers.iter_mut().flat_map(|worker| worker.restarting.drain(..));
         let resizing = self.groups.iter_mut().filter_map(|group| group.resize.take());
-        refuse_all(restarting.chain(resizing.flat_map(|resize| resize.tickets)), why, actions);
+        turn.refuse(restarting.chain(resizing.flat_map(|resize| resize.requests)), why);
+    }
+
+    /// The generation that workers are being turned to.
+    pub(super) fn target(&self) -> Option<u32> {
+        match self.rollout.as_ref()?.stage {
+            RolloutStage::Rolling { generation } => Some(generation),
+            RolloutStage::Preparing | RolloutStage::Undoing { .. } => None,
+        }
+    }
+
+    /// Whether workers are being replaced because of a reload.
+    pub(crate) fn is_rolling(&self) -> bool {
+        let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
+        matches!(stage, Some(RolloutStage::Rolling { .. } | RolloutStage::Undoing { .. }))
+    }
+
+    /// Begins what was asked for, once the pool stands and nothing else is under way.
+    pub(super) fn begin_rollout(&mut self, turn: &mut Turn<'_>) {
+        let is_free = self.rollout.is_none() && !self.is_upgrading();
+        if self.all_ready && is_free && !self.reloads.is_empty() {
+            let requests = std::mem::take(&mut self.reloads);
+            self.rollout =
+                Some(Rollout { requests, is_upgrade: false, stage: RolloutStage::Preparing });
+            turn.act(Action::Prepare);
+        }
+    }
+
+    /// The new version has its configuration already.
+    pub(super) fn begin_upgraded_rollout(&mut self, turn: &mut Turn<'_>) {
+        self.latest = self.latest.saturating_add(1);
+        let generation = self.latest;
+        let stage = RolloutStage::Rolling { generation };
+        self.rollout = Some(Rollout { requests: Vec::new(), is_upgrade: true, stage });
+        turn.report(Report::Reloading { generation });
+    }
+
+    pub(super) fn prepared(&mut self, outcome: Result<(), String>, turn: &mut Turn<'_>) {
+        let Some(Rollout { stage: stage @ RolloutStage::Preparing, .. }) = &mut self.rollout else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                self.latest = self.latest.saturating_add(1);
+                let generation = self.latest;
+                *stage = RolloutStage::Rolling { generation };
+                turn.report(Report::Reloading { generation });
+            }
+            Err(reason) => {
+                turn.report(Report::ReloadRefused { reason: reason.clone() });
+                self.end_rollout(&Err(reason), turn);
+            }
+        }
+    }
+
+    /// Starts processes where none serves, and beside those that are to be replaced.
+    pub(super) fn start_what_is_missing(&mut self, turn: &mut Turn<'_>) {
+        let target = self.target();
+        let mut rooms = self.rooms(target);
+        let is_rolling = self.is_rolling();
+        for worker in &mut self.workers {
+            let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
+            if !group.wants(worker.rank) {
+                continue;
+            }
+            if let Some(target) = target
+                && worker.generation != target
+                && room.turns > 0
+            {
+                room.turns -= 1;
+                worker.last_end = None;
+                worker.set_generation(target, turn.now);
+            }
+            worker.fill(&group.spec.reload, turn);
+        }
+        if self.shortage.until().is_some() {
+            // Those that are to be replaced serve on.
+            return;
+        }
+        let groups = &self.groups;
+        let awaits_replacement = |worker: &&mut Worker| {
+            let group = &groups[worker.group];
+            group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
+        };
+        let mut due: Vec<_> = self.workers.iter_mut().filter(awaits_replacement).collect();
+        // What somebody asked for comes first. Of those over a limit, whoever has waited longest: one
+        // that is over it again and again leaves room for the others.
+        due.sort_by_key(|worker| worker.over_limit_since());
+        for worker in due {
+            let room = &mut rooms[worker.group];
+            if room.replacements > 0 {
+                room.replacements -= 1;
+                worker.spawn_replacement(turn);
+            }
+        }
+    }
+
+    fn rooms(&self, target: Option<u32>) -> Vec<Room> {
+        let all = self.groups.iter().map(|group| {
+            let surge = group.surge();
+            // The first one is the canary of all others.
+            let is_tested = target.is_none_or(|target| group.is_tested(target));
+            Room { turns: if is_tested { surge } else { 1 }, replacements: surge }
+        });
+        let mut rooms: Vec<_> = all.collect();
+        for worker in &self.workers {
+            let room = &mut rooms[worker.group];
+            let is_tested = self.groups[worker.group].is_tested(worker.generation);
+            let is_turning = target == Some(worker.generation)
+                && !worker.is_settled(is_tested)
+                && !worker.is_finished();
+            let is_replaced = worker.replacement.is_some();
+            if self.wants(worker) && (is_turning || is_replaced) {
+                room.turns = room.turns.saturating_sub(1);
+            }
+            if is_replaced {
+                room.replacements = room.replacements.saturating_sub(1);
+            }
+        }
+        rooms
+    }
+
+    /// A process that nobody told to end has ended, or could not be started. One of the generation
+    /// that is being started, and not proven yet, takes that generation with it.
+    pub(super) fn note_failed_generation(
+        &mut self,
+        process: &Process,
+        reason: &str,
+        turn: &mut Turn<'_>,
+    ) {
+        if process.is_proven || self.target() != Some(process.generation) {
+            return;
+        }
+        self.undo_rollout(reason, turn);
+    }
+
+    /// Whether the workers of another version of the program are being started, or taken back.
+    pub(super) fn is_rolling_upgrade(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade)
+    }
+
+    /// The generation before is restored, unless that is under way.
+    pub(super) fn undo_rollout(&mut self, reason: &str, turn: &mut Turn<'_>) {
+        let (Some(failed), restored) = (self.target(), self.generation) else { return };
+        let reason = reason.to_owned();
+        if let Some(rollout) = &mut self.rollout {
+            let (generation, why) = (failed, reason.clone());
+            turn.report(match rollout.is_upgrade {
+                true => Report::UpgradeRolledBack { generation, reason: why },
+                false => Report::RolledBack { generation, reason: why },
+            });
+            rollout.stage = RolloutStage::Undoing { reason };
+        }
+        for worker in self.workers.iter_mut().filter(|worker| worker.generation == failed) {
+            worker.set_generation(restored, turn.now);
+        }
+    }
+
+    /// The old generation cannot be restored as fast as was hoped: it goes on, but nobody has to
+    /// wait for it.
+    pub(super) fn note_failed_restoration(&mut self, why: &str, turn: &mut Turn<'_>) {
+        if let Some(Rollout { stage: RolloutStage::Undoing { reason }, .. }) = &self.rollout {
+            let reason = format!("{reason}; and the workers before it cannot be restored: {why}");
+            self.end_rollout(&Err(reason), turn);
+        }
+    }
+
+    /// Answers when every worker has come to where it was to go.
+    pub(super) fn conclude_rollout(&mut self, turn: &mut Turn<'_>) {
+        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
+        let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
+        match self.rollout.as_ref().map(|rollout| &rollout.stage) {
+            Some(&RolloutStage::Rolling { generation })
+                if wanted.all(|it| self.has_arrived(it, generation)) =>
+            {
+                self.generation = generation;
+                turn.report(match is_upgrade {
+                    true => Report::Upgraded { generation },
+                    false => Report::Reloaded { generation },
+                });
+                self.end_rollout(&Ok(()), turn);
+            }
+            Some(RolloutStage::Undoing { reason }) if wanted.all(|worker| worker.is_idle()) => {
+                let reason = reason.clone();
+                self.end_rollout(&Err(reason), turn);
+            }
+            Some(
+                RolloutStage::Preparing
+                | RolloutStage::Rolling { .. }
+                | RolloutStage::Undoing { .. },
+            )
+            | None => {}
+        }
+    }
+
+    /// Whether a worker does its job as this generation.
+    fn has_arrived(&self, worker: &Worker, generation: u32) -> bool {
+        let is_tested = self.groups[worker.group].is_tested(generation);
+        worker.generation == generation && (worker.is_settled(is_tested) || worker.is_finished())
+    }
+
+    fn end_rollout(&mut self, outcome: &Result<(), String>, turn: &mut Turn<'_>) {
+        let Some(rollout) = self.rollout.take() else { return };
+        if rollout.is_upgrade {
+            self.upgrade.outcome = Some(outcome.clone());
+        }
+        for request in rollout.requests {
+            turn.answer(request, outcome.clone());
+        }
+    }
+
+    /// Whether a reload is under way or asked for.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.rollout.is_some() || !self.reloads.is_empty()
+    }
+
+    /// The pool stops: nobody waits for a reload any more.
+    pub(super) fn refuse_reloads(&mut self, why: &str, turn: &mut Turn<'_>) {
+        self.end_rollout(&Err(why.to_owned()), turn);
+        turn.refuse(self.reloads.drain(..), why);
+    }
+
+    /// Whether an upgrade is under way in this version.
+    pub(crate) fn is_upgrading(&self) -> bool {
+        self.upgrade.stage != UpgradeStage::Waiting
+    }
+
+    /// Whether nothing is begun any more, because the new version is about to take over.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        matches!(self.upgrade.stage, UpgradeStage::Settling | UpgradeStage::HandingOver)
+    }
+
+    pub(super) fn ask_for_upgrade(&mut self, request: RequestId) {
+        self.upgrade.requests.push(request);
+    }
+
+    /// Keeps a change for later, if this is not the time for it; another upgrade is this one.
+    pub(super) fn hold(
+        &mut self,
+        request: RequestId,
+        change: Operation,
+    ) -> Option<(RequestId, Operation)> {
+        if self.is_handing_over() && change != Operation::Upgrade {
+            self.upgrade.held.push((request, change));
+            return None;
+        }
+        Some((request, change))
+    }
+
+    /// Takes the next step, as soon as what is under way allows it.
+    pub(super) fn advance_upgrade(&mut self, turn: &mut Turn<'_>) {
+        let is_wanted = !self.upgrade.requests.is_empty();
+        match self.upgrade.stage {
+            UpgradeStage::Waiting if is_wanted && self.all_ready && self.rollout.is_none() => {
+                self.upgrade.stage = UpgradeStage::Trying;
+                turn.report(Report::Upgrading);
+                turn.act(Action::TryUpgrade);
+            }
+            UpgradeStage::Settling if self.is_quiet() => {
+                self.upgrade.stage = UpgradeStage::HandingOver;
+                turn.act(Action::HandOver);
+            }
+            UpgradeStage::Waiting
+            | UpgradeStage::Trying
+            | UpgradeStage::Settling
+            | UpgradeStage::HandingOver => {}
+        }
+    }
+
+    /// Whether processes may be started. For the upgrade only what is under way is finished.
+    pub(super) fn may_start(&self) -> bool {
+        match self.upgrade.stage {
+            UpgradeStage::Waiting | UpgradeStage::Trying => true,
+            UpgradeStage::Settling => self.is_changing(),
+            UpgradeStage::HandingOver => false,
+        }
+    }
+
+    fn is_changing(&self) -> bool {
+        self.rollout.is_some()
+            || self.groups.iter().any(|group| group.resize.is_some())
+            || self.workers.iter().any(|worker| !worker.restarting.is_empty())
+    }
+
+    /// Whether no change is under way and no process is about to be started.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut processes = self.workers.iter().flat_map(Worker::processes);
+        self.is_running()
+            && self.all_ready
+            && !self.is_changing()
+            && processes.all(|process| !matches!(process.stage, Stage::Spawning))
+    }
+
+    pub(super) fn tried(&mut self, outcome: Result<(), String>, turn: &mut Turn<'_>) {
+        if self.upgrade.stage == UpgradeStage::Trying {
+            match outcome {
+                Ok(()) => self.upgrade.stage = UpgradeStage::Settling,
+                Err(reason) => self.refuse_upgrade(&reason, turn),
+            }
+        }
+    }
+
+    pub(super) fn not_handed_over(&mut self, reason: &str, turn: &mut Turn<'_>) {
+        if self.upgrade.stage == UpgradeStage::HandingOver {
+            self.refuse_upgrade(reason, turn);
+            for (request, change) in std::mem::take(&mut self.upgrade.held) {
+                self.change(request, change, turn);
+            }
+        }
+    }
+
+    fn refuse_upgrade(&mut self, reason: &str, turn: &mut Turn<'_>) {
+        self.upgrade.stage = UpgradeStage::Waiting;
+        let reason = reason.to_owned();
+        turn.report(Report::UpgradeRefused { reason: reason.clone() });
+        turn.refuse(self.upgrade.requests.drain(..), &reason);
+    }
+
+    /// Somebody who waited already when the version before was the master.
+    pub(super) fn rejoin(&mut self, request: RequestId, turn: &mut Turn<'_>) {
+        match &mut self.rollout {
+            Some(rollout) if rollout.is_upgrade => rollout.requests.push(request),
+            _ => {
+                let unknown = || Err("the upgrade's outcome is not known".to_owned());
+                let outcome = self.upgrade.outcome.clone().unwrap_or_else(unknown);
+                turn.answer(request, outcome);
+            }
+        }
+    }
+
+    /// The pool stops: nobody waits for an upgrade any more.
+    pub(super) fn refuse_upgrades(&mut self, why: &str, turn: &mut Turn<'_>) {
+        if self.is_upgrading() {
+            self.refuse_upgrade(why, turn);
+        }
+        let held = self.upgrade.held.drain(..).map(|(request, _)| request);
+        turn.refuse(self.upgrade.requests.drain(..).chain(held), why);
     }
 }

@@ -1,11 +1,13 @@
 //! What follows the end of a process, or of the attempt to start one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Pool, shortage};
+use super::Pool;
+use super::underway::PAUSE;
 use crate::supervise::process::Process;
+use crate::supervise::turn::Turn;
 use crate::supervise::worker::{Role, Worker};
-use crate::supervise::{Action, Exceeded, Report, WorkerId};
+use crate::supervise::{Exceeded, Report, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 /// What becomes of a worker whose serving process has ended.
@@ -24,47 +26,51 @@ impl Verdict {
     }
 }
 
+/// The end of a process, or of the attempt to start one.
+struct End {
+    /// The index of its worker, and what it was to it.
+    index: usize,
+    role: Role,
+    process: Process,
+    /// Its exit status, if it had one.
+    exit: Option<ExitStatus>,
+    cause: String,
+    /// Whether it is the death that makes too many.
+    too_fast: bool,
+}
+
 impl Pool {
     pub(super) fn spawn_failed(
         &mut self,
         index: usize,
         reason: String,
         is_short: bool,
-        now: Instant,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let worker = &mut self.workers[index];
         let (id, group) = (worker.id, worker.group);
-        let Some((role, process)) = worker.remove(None, now) else { return };
+        let Some((role, process)) = worker.remove(None, turn.now) else { return };
         let policy = &self.groups[group].spec.restart;
-        let is_borne = is_short && self.shortage.bears(policy, now);
-        let verdict = match role {
-            Role::Serving => self.judge(index, &process, None, &reason, false, now),
-            Role::Replacement | Role::Draining => Verdict::Gone,
-        };
+        let is_borne = is_short && self.shortage.bears(policy, turn.now);
+        let cause = reason.clone();
+        let end = End { index, role, process, exit: None, cause, too_fast: false };
+        let verdict = self.judge(&end, turn);
         let retry_in = match role {
-            Role::Replacement if is_borne => Some(shortage::PAUSE),
-            _ => verdict.delay(),
+            Role::Replacement if is_borne => Some(PAUSE),
+            Role::Serving | Role::Replacement | Role::Draining => verdict.delay(),
         };
         let why = format!("worker {id} cannot be started: {reason}");
-        actions.push(Action::Report(Report::SpawnFailed { id, reason, retry_in }));
-        self.carry_out(verdict, index, now, actions);
+        turn.report(Report::SpawnFailed { id, reason, retry_in });
+        self.carry_out(verdict, index, turn);
         if !is_borne {
-            self.blame(index, role, &process, &why, now, actions);
+            self.blame(&end, &why, turn);
         }
     }
 
-    pub(super) fn exited(
-        &mut self,
-        index: usize,
-        pid: i32,
-        exit: ExitStatus,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn exited(&mut self, index: usize, pid: i32, exit: ExitStatus, turn: &mut Turn<'_>) {
         let worker = &mut self.workers[index];
         let (id, group) = (worker.id, worker.group);
-        let Some((role, process)) = worker.remove(Some(pid), now) else { return };
+        let Some((role, process)) = worker.remove(Some(pid), turn.now) else { return };
         let cause = process.cause(exit);
         // Deaths while the pool stops are what was asked for, and those of replacements are the
         // business of whoever wanted them.
@@ -72,81 +78,63 @@ impl Pool {
         // One that serves and was about to end has said so of itself.
         let is_orderly = process.is_stopping() && exit == ExitStatus::Code(0);
         let counts = role == Role::Serving && self.is_running() && follows && !is_orderly;
-        let too_fast = counts && self.groups[group].count_death(now);
-        let verdict = match role {
-            Role::Serving => self.judge(index, &process, Some(exit), &cause, too_fast, now),
-            Role::Replacement | Role::Draining => Verdict::Gone,
-        };
-        let (generation, restart_in) = (process.generation, verdict.delay());
-        actions.push(Action::Report(Report::Died { id, pid, generation, exit, restart_in }));
+        let too_fast = counts && self.groups[group].count_death(turn.now);
+        let end = End { index, role, process, exit: Some(exit), cause, too_fast };
+        let verdict = self.judge(&end, turn);
+        let (generation, restart_in) = (end.process.generation, verdict.delay());
+        turn.report(Report::Died { id, pid, generation, exit, restart_in });
         if too_fast {
             let group = self.groups[group].spec.name.clone();
-            actions.push(Action::Report(Report::TooFast { group }));
+            turn.report(Report::TooFast { group });
         }
-        self.carry_out(verdict, index, now, actions);
-        let why = obituary(id, &process, &cause);
-        self.blame(index, role, &process, &why, now, actions);
+        self.carry_out(verdict, index, turn);
+        let why = end.reason(id);
+        self.blame(&end, &why, turn);
     }
 
     /// A process that cannot be ended is out of the pool's hands.
-    pub(super) fn unended(
-        &mut self,
-        index: usize,
-        pid: i32,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn unended(&mut self, index: usize, pid: i32, reason: String, turn: &mut Turn<'_>) {
         let worker = &mut self.workers[index];
         let (id, group) = (worker.id, worker.group);
-        let Some((role, process)) = worker.remove(Some(pid), now) else { return };
+        let Some((role, process)) = worker.remove(Some(pid), turn.now) else { return };
         let why = format!("process {pid} of worker {id} cannot be ended: {reason}");
         let generation = process.generation;
-        actions.push(Action::Report(Report::LeftBehind { id, pid, generation, reason }));
-        let verdict = match role {
-            _ if !self.all_ready || !self.is_running() => Verdict::FailPool(why.clone()),
-            Role::Serving => {
-                let too_fast = self.groups[group].count_death(now);
-                self.judge(index, &process, None, &why, too_fast, now)
-            }
-            Role::Replacement | Role::Draining => Verdict::Gone,
-        };
-        self.carry_out(verdict, index, now, actions);
-        self.blame(index, role, &process, &why, now, actions);
+        turn.report(Report::LeftBehind { id, pid, generation, reason });
+        let is_up = self.all_ready && self.is_running();
+        let too_fast = is_up && role == Role::Serving && self.groups[group].count_death(turn.now);
+        let end = End { index, role, process, exit: None, cause: why.clone(), too_fast };
+        let verdict = if is_up { self.judge(&end, turn) } else { Verdict::FailPool(why.clone()) };
+        self.carry_out(verdict, index, turn);
+        self.blame(&end, &why, turn);
     }
 
     /// The rules of the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest first.
-    fn judge(
-        &mut self,
-        index: usize,
-        process: &Process,
-        exit: Option<ExitStatus>,
-        cause: &str,
-        too_fast: bool,
-        now: Instant,
-    ) -> Verdict {
+    fn judge(&mut self, end: &End, turn: &mut Turn<'_>) -> Verdict {
+        let End { process, exit, cause, .. } = end;
+        if end.role != Role::Serving {
+            return Verdict::Gone;
+        }
         let is_running = self.is_running();
-        let worker = &mut self.workers[index];
+        let worker = &mut self.workers[end.index];
         let group = &mut self.groups[worker.group];
         if !is_running || !group.wants(worker.rank) {
             return Verdict::Gone;
         }
         let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
         // One that was to be replaced was not the last in any case.
-        if !policy.respawn.follows(exit) && !worker.is_outdated(process) {
-            let is_well = exit == Some(ExitStatus::Code(0));
-            worker.last_end =
-                Some(if is_well { Ok(()) } else { Err(obituary(id, process, cause)) });
+        if !policy.respawn.follows(*exit) && !worker.is_outdated(process) {
+            let is_well = *exit == Some(ExitStatus::Code(0));
+            worker.last_end = Some(if is_well { Ok(()) } else { Err(end.reason(id)) });
             return Verdict::Gone;
         }
-        worker.count_death(process, policy, now);
+        worker.count_death(process, policy, turn.now);
         let attempts = worker.failed_starts;
         if !self.all_ready && attempts >= policy.start_attempts {
             return Verdict::FailPool(format!(
                 "worker {id} of group {name} failed {attempts} times before it was ready: {cause}"
             ));
         }
-        if too_fast && policy.exceeded == Exceeded::FailMaster {
+        if end.too_fast && policy.exceeded == Exceeded::FailMaster {
             let (limit, window) = (policy.limit, policy.window);
             return Verdict::FailPool(format!(
                 "more than {limit} deaths within {window:?} in group {name}, \
@@ -156,77 +144,67 @@ impl Pool {
         if worker.replacement.is_some() {
             return Verdict::Retry(Duration::ZERO);
         }
-        let nominal = group.delay(worker.early_deaths, now);
-        Verdict::Retry(self.jitter.apply(nominal))
+        let nominal = group.delay(worker.early_deaths, turn.now);
+        Verdict::Retry(turn.jitter.apply(nominal))
     }
 
     /// Whether no worker has a process or will get one, by the rules of its group alone.
     pub(super) fn is_exhausted(&self) -> bool {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker)).peekable();
         wanted.peek().is_some()
-            && wanted.all(Worker::is_over)
-            && self.workers.iter().all(Worker::is_gone)
+            && wanted.all(Worker::is_finished)
+            && self.workers.iter().all(Worker::is_removed)
             && !self.is_reloading()
     }
 
     /// The pool ends with its last worker, and has failed if a worker has.
-    pub(super) fn note_last_ends(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn note_last_ends(&mut self, turn: &mut Turn<'_>) {
         let mut ends = self.workers.iter().filter_map(|worker| worker.last_end.as_ref());
         match ends.find_map(|end| end.as_ref().err()).cloned() {
-            Some(reason) => self.fail(reason, now, actions),
-            None => self.stop(now),
+            Some(reason) => self.fail(reason, turn),
+            None => self.stop(turn.now),
         }
     }
 
-    fn carry_out(
-        &mut self,
-        verdict: Verdict,
-        index: usize,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn carry_out(&mut self, verdict: Verdict, index: usize, turn: &mut Turn<'_>) {
         match verdict {
             // What takes its place is on its way already, or not wanted.
             Verdict::Retry(Duration::ZERO) | Verdict::Gone => {}
-            Verdict::Retry(delay) => self.workers[index].wait_until(now + delay),
-            Verdict::FailPool(reason) => self.fail(reason, now, actions),
+            Verdict::Retry(delay) => self.workers[index].wait_until(turn.now + delay),
+            Verdict::FailPool(reason) => self.fail(reason, turn),
         }
     }
 
     /// Tells whoever waits for a process that it has failed.
-    fn blame(
-        &mut self,
-        index: usize,
-        role: Role,
-        process: &Process,
-        why: &str,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        if role == Role::Draining || !self.is_running() {
+    fn blame(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
+        let (index, process) = (end.index, &end.process);
+        if end.role == Role::Draining || !self.is_running() {
             return;
         }
-        self.note_failed_generation(process, why, now, actions);
-        self.note_failed_change(index, process, why, actions);
+        self.note_failed_generation(process, why, turn);
+        self.note_failed_change(index, process, why, turn);
         let worker = &self.workers[index];
         let is_outdated = worker
             .serving
             .as_ref()
-            .is_some_and(|it| worker.is_outdated(it) || it.worn_since.is_some());
-        if role == Role::Replacement && is_outdated && process.generation == worker.generation {
+            .is_some_and(|it| worker.is_outdated(it) || it.over_limit_since.is_some());
+        if end.role == Role::Replacement && is_outdated && process.generation == worker.generation {
             let delay = self.groups[worker.group].spec.restart.max;
-            let at = now + self.jitter.apply(delay);
+            let at = turn.now + turn.jitter.apply(delay);
             self.workers[index].retry_replacement(at);
-            self.note_failed_restoration(why, actions);
+            self.note_failed_restoration(why, turn);
         }
     }
 }
 
-fn obituary(id: WorkerId, process: &Process, cause: &str) -> String {
-    let when = match (process.was_ready(), process.is_proven) {
-        (false, _) => " before it was ready",
-        (true, false) => " within its canary time",
-        (true, true) => "",
-    };
-    format!("worker {id} ended{when}: {cause}")
+impl End {
+    /// Why the process of this worker ended, in words.
+    fn reason(&self, id: WorkerId) -> String {
+        let when = match (self.process.was_ready(), self.process.is_proven) {
+            (false, _) => " before it was ready",
+            (true, false) => " within its canary time",
+            (true, true) => "",
+        };
+        format!("worker {id} ended{when}: {}", self.cause)
+    }
 }

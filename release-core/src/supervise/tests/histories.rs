@@ -1,6 +1,6 @@
 //! Thousands of random histories.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -219,7 +219,7 @@ proptest! {
         world.send(Event::Start);
         world.ready(FIRST);
         world.wait(Duration::from_secs(60));
-        let mut starts: Vec<Instant> = Vec::new();
+        let mut starts: Vec<Moment> = Vec::new();
         for _ in 0..12 {
             world.exit(FIRST, CRASH);
             if let Some(due) = world.pool.deadline().filter(|_| world.pid(FIRST).is_none()) {

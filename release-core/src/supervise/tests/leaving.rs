@@ -38,8 +38,8 @@ fn leaving(world: &Simulation) -> Vec<(WorkerId, i32)> {
 fn the_old_are_told_when_their_time_to_leave_is_over() {
     let mut world = world();
     let old: Vec<_> = world.processes().map(|it| (it.id, it.pid)).collect();
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         assert!(world.step());
     }
     assert_eq!(leaving(&world), old, "the new ones have taken over");

@@ -3,19 +3,19 @@
 mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::supervise::*;
 
 /// A process that was started and has not been reaped.
 pub(super) struct Process {
     pub(super) pid: i32,
-    started: Instant,
+    started: Moment,
     /// When it is killed if it is not ready.
-    ready_by: Instant,
+    ready_by: Moment,
     /// When it was told to end, or said that it does, and when it is killed if it has not.
-    ends: Option<(Instant, Instant)>,
-    pub(super) ready: Option<Instant>,
+    ends: Option<(Moment, Moment)>,
+    pub(super) ready: Option<Moment>,
     violated: bool,
     hung: bool,
     asked: bool,
@@ -24,7 +24,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Whether it had its time to end.
-    fn is_late(&self, now: Instant) -> bool {
+    fn is_late(&self, now: Moment) -> bool {
         self.ends.is_some_and(|(_, kill_by)| kill_by <= now)
     }
 
@@ -42,7 +42,7 @@ struct Memory {
     failed_starts: u32,
     was_ready: bool,
     /// The earliest and the latest moment of the next start.
-    due: Option<(Instant, Instant)>,
+    due: Option<(Moment, Moment)>,
     /// The bounds of the delay that the next report must name.
     delay: Option<(Duration, Duration)>,
 }
@@ -50,7 +50,7 @@ struct Memory {
 /// The deaths of a group.
 #[derive(Default)]
 struct Deaths {
-    at: Vec<Instant>,
+    at: Vec<Moment>,
     slow: bool,
     /// Whether the pool has yet to say that they became too many.
     unsaid: bool,
@@ -64,7 +64,7 @@ pub(super) struct Model {
     workers: BTreeMap<WorkerId, (usize, Memory)>,
     deaths: Vec<Deaths>,
     started: bool,
-    kill_at: Option<Instant>,
+    kill_at: Option<Moment>,
     forced: bool,
     failed: bool,
     all_ready: bool,
@@ -107,7 +107,7 @@ impl Model {
     }
 
     /// What an event makes true. The pool is told afterwards.
-    pub(super) fn note(&mut self, event: &Event, now: Instant) {
+    pub(super) fn note(&mut self, event: &Event, now: Moment) {
         match *event {
             _ if self.done.is_some() => {}
             Event::Start => self.started |= !self.stopping(),
@@ -179,7 +179,7 @@ impl Model {
     }
 
     /// Nobody gets less time than before, nor more than ten times what there is.
-    fn extend(&mut self, id: WorkerId, pid: i32, time: Duration, now: Instant) {
+    fn extend(&mut self, id: WorkerId, pid: i32, time: Duration, now: Moment) {
         let Some(&(group, _)) = self.workers.get(&id) else { return };
         let (timeout, is_message) = {
             let spec = &self.specs[group];
@@ -199,7 +199,7 @@ impl Model {
         }
     }
 
-    fn stop(&mut self, now: Instant) {
+    fn stop(&mut self, now: Moment) {
         if !self.stopping() {
             let granted = self.live.values().filter(|it| !it.killed);
             let granted = granted.filter_map(|it| it.ends).map(|(_, kill_by)| kill_by);
@@ -207,7 +207,7 @@ impl Model {
         }
     }
 
-    fn fail(&mut self, now: Instant) {
+    fn fail(&mut self, now: Moment) {
         self.stop(now);
         self.failed = true;
     }
@@ -218,7 +218,7 @@ impl Model {
         memory.failed_starts = 0;
     }
 
-    fn spawned(&mut self, id: WorkerId, pid: i32, now: Instant) {
+    fn spawned(&mut self, id: WorkerId, pid: i32, now: Moment) {
         if !self.spawning.remove(&id) {
             return;
         }
@@ -244,7 +244,7 @@ impl Model {
     }
 
     /// A process ended, or could not be started.
-    fn lost(&mut self, id: WorkerId, ended: Option<(&Process, ExitStatus)>, now: Instant) {
+    fn lost(&mut self, id: WorkerId, ended: Option<(&Process, ExitStatus)>, now: Moment) {
         let running = self.running();
         let (group, memory) = self.workers.get_mut(&id).unwrap();
         (memory.due, memory.delay) = (None, None);
@@ -267,7 +267,7 @@ impl Model {
             memory.failed_starts += 1;
         }
         let deaths = &mut self.deaths[*group];
-        let recent = |at: &&Instant| now - **at < policy.window;
+        let recent = |at: &&Moment| now - **at < policy.window;
         if deaths.at.iter().filter(recent).count() <= policy.limit / 2 {
             deaths.slow = false;
         }

@@ -1,4 +1,4 @@
-//! The rules of reloads, restarts and changes of size, one by one.
+//! The rules of reloads and restarts, one by one.
 
 use std::time::Duration;
 
@@ -6,52 +6,52 @@ use super::seconds;
 use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
-const CANARY: Duration = Duration::from_secs(1);
-const CRASH: ExitStatus = ExitStatus::Code(1);
+pub(super) const CANARY: Duration = Duration::from_secs(1);
+pub(super) const CRASH: ExitStatus = ExitStatus::Code(1);
 
-fn spec(size: u32) -> GroupSpec {
+pub(super) fn spec(size: u32) -> GroupSpec {
     let reload = ReloadPolicy::default().surge(1).canary(CANARY);
     GroupSpec { reload, ..super::group(size, RestartPolicy::default()) }
 }
 
 /// A group that serves for a minute already.
-fn world(spec: GroupSpec, script: impl Fn(Launch) -> Life + 'static) -> Simulation {
+pub(super) fn world(spec: GroupSpec, script: impl Fn(Launch) -> Life + 'static) -> Simulation {
     let mut world = Simulation::new(vec![spec], seconds(10), 1, script);
     world.run(seconds(60));
     world
 }
 
 /// Generation 2 lives so, all others well.
-fn second(life: Life) -> impl Fn(Launch) -> Life {
+pub(super) fn second(life: Life) -> impl Fn(Launch) -> Life {
     move |launch| if launch.generation == 2 { life.clone() } else { Life::good() }
 }
 
-fn finish(world: &mut Simulation, ticket: Ticket) -> Result<(), String> {
+pub(super) fn finish(world: &mut Simulation, request: RequestId) -> Result<(), String> {
     let start = world.time();
-    while world.answer(ticket).is_none() {
+    while world.answer(request).is_none() {
         assert!(world.step() && world.time() < start + seconds(600), "never answered");
     }
-    world.answer(ticket).unwrap().clone()
+    world.answer(request).unwrap().clone()
 }
 
 /// The worker and generation of each process at work.
-fn serving(world: &Simulation) -> Vec<(u32, u32)> {
+pub(super) fn serving(world: &Simulation) -> Vec<(u32, u32)> {
     let processes = world.processes().filter(|process| process.is_serving());
     let mut all: Vec<_> = processes.map(|process| (process.id.0, process.generation)).collect();
     all.sort_unstable();
     all
 }
 
-fn reload(world: &mut Simulation) -> Result<(), String> {
-    let ticket = world.change(Operation::Reload);
-    finish(world, ticket)
+pub(super) fn reload(world: &mut Simulation) -> Result<(), String> {
+    let request = world.change(Operation::Reload);
+    finish(world, request)
 }
 
-fn resize(world: &mut Simulation, size: u32) -> Ticket {
+pub(super) fn resize(world: &mut Simulation, size: u32) -> RequestId {
     world.change(Operation::Resize { group: "web".to_owned(), size })
 }
 
-fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
+pub(super) fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
     let actions = world.history().iter();
     let spawns = actions.filter_map(|(_, action)| match action {
         Action::Spawn { id, generation } => Some((id.0, *generation)),
@@ -63,15 +63,15 @@ fn spawns(world: &Simulation) -> Vec<(u32, u32)> {
 #[test]
 fn a_reload_replaces_one_after_the_other() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         let at_work = serving(&world);
         assert!(at_work.len() >= 3, "a worker is missing: {at_work:?}");
         let wanted = world.processes().filter(|process| !process.is_stopping).count();
         assert!(wanted <= 4, "more than one at a time: {wanted}");
     }
-    assert_eq!(world.answer(ticket), Some(&Ok(())));
+    assert_eq!(world.answer(request), Some(&Ok(())));
     assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
     assert_eq!(world.pool().generation(), 2);
     // The first is watched for the canary time, the others follow as fast as they are ready.
@@ -107,13 +107,13 @@ fn whatever_is_wrong_with_the_new_the_old_serves_on() {
     ];
     for (life, reason) in cases {
         let mut world = world(spec(3), second(life));
-        let ticket = world.change(Operation::Reload);
-        while world.answer(ticket).is_none() {
+        let request = world.change(Operation::Reload);
+        while world.answer(request).is_none() {
             world.step();
             let old = serving(&world).iter().filter(|(_, generation)| *generation == 1).count();
             assert_eq!(old, 3, "{reason}");
         }
-        assert_eq!(world.answer(ticket), Some(&Err(reason.to_owned())));
+        assert_eq!(world.answer(request), Some(&Err(reason.to_owned())));
         assert_eq!((world.pool().generation(), world.processes().count()), (1, 3));
         // The next one succeeds; its number is its own.
         assert_eq!(reload(&mut world), Ok(()));
@@ -128,13 +128,13 @@ fn workers_that_were_replaced_already_are_restored() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), bad);
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
     }
     let reason = "worker 2 ended before it was ready: exit status 1".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
+    assert_eq!(world.answer(request), Some(&Err(reason)));
     assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
     assert_eq!(&spawns(&world)[3..], [(0, 2), (1, 2), (2, 2), (0, 1), (1, 1)]);
 }
@@ -169,12 +169,12 @@ fn a_refused_configuration_changes_nothing() {
 #[test]
 fn reloads_that_meet_are_one_more() {
     let mut world = world(spec(2), |_| Life::good());
-    let tickets: Vec<_> = (0..5).map(|_| world.change(Operation::Reload)).collect();
-    assert_eq!(finish(&mut world, tickets[0]), Ok(()));
+    let requests: Vec<_> = (0..5).map(|_| world.change(Operation::Reload)).collect();
+    assert_eq!(finish(&mut world, requests[0]), Ok(()));
     assert_eq!(world.pool().generation(), 2);
-    assert!(tickets[1..].iter().all(|ticket| world.answer(*ticket).is_none()));
-    assert_eq!(finish(&mut world, tickets[1]), Ok(()));
-    assert!(tickets.iter().all(|ticket| world.answer(*ticket) == Some(&Ok(()))));
+    assert!(requests[1..].iter().all(|request| world.answer(*request).is_none()));
+    assert_eq!(finish(&mut world, requests[1]), Ok(()));
+    assert!(requests.iter().all(|request| world.answer(*request) == Some(&Ok(()))));
     world.run(seconds(60));
     assert_eq!((world.pool().generation(), spawns(&world).len()), (3, 6));
 }
@@ -183,10 +183,10 @@ fn reloads_that_meet_are_one_more() {
 fn a_reload_during_the_initial_start_follows_it() {
     let slow = |_| Life::good().ready_after(seconds(20));
     let mut world = Simulation::new(vec![spec(2)], seconds(10), 1, slow);
-    let ticket = world.change(Operation::Reload);
+    let request = world.change(Operation::Reload);
     world.run(seconds(19));
     assert_eq!(spawns(&world), [(0, 1), (1, 1)]);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
+    assert_eq!(finish(&mut world, request), Ok(()));
 }
 
 /// Four workers that need a second for their start, with a readiness that is a time.
@@ -226,14 +226,14 @@ fn the_first_of_each_group_is_its_canary() {
     };
     let mut world = Simulation::new(vec![named("web"), named("mail")], seconds(10), 1, script);
     world.run(seconds(60));
-    let ticket = world.change(Operation::Reload);
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Reload);
+    while world.answer(request).is_none() {
         world.step();
         let mail = serving(&world).iter().filter(|(id, g)| *id >= 3 && *g == 1).count();
         assert_eq!(mail, 3);
     }
     let reason = "worker 3 ended within its canary time: exit status 1".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
+    assert_eq!(world.answer(request), Some(&Err(reason)));
 }
 
 /// Descriptors are short for a while: nothing is taken back, the change waits.
@@ -280,37 +280,6 @@ fn a_restart_that_meets_a_reload_that_is_taken_back_is_made_all_the_same() {
     assert_eq!(finish(&mut world, restarting), Ok(()));
     assert_ne!(world.status()[0].pid, pid);
     assert_eq!(serving(&world), [(0, 1), (1, 1)]);
-}
-
-/// One change of the size after the other: "ok" comes when all are ready that the last one wants.
-#[test]
-fn a_size_is_reached_when_all_are_ready() {
-    let slow = |launch: Launch| match launch.id {
-        WorkerId(1) => Life::good().ready_after(seconds(3)),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(1), slow);
-    let first = resize(&mut world, 2);
-    let second = resize(&mut world, 3);
-    assert!(world.answer(first).is_some_and(Result::is_err));
-    assert_eq!(finish(&mut world, second), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
-}
-
-/// It would fail with any size, and a size that cannot be had is not a smaller one.
-#[test]
-fn a_worker_that_was_there_before_does_not_undo_a_size() {
-    let bad = |launch: Launch| match (launch.id, launch.before) {
-        (WorkerId(0), 3..) => Life::good().dies_after(seconds(0), CRASH),
-        (WorkerId(0), _) => Life::good().dies_after(seconds(60), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(3), bad);
-    world.run(seconds(10));
-    let fewer = resize(&mut world, 2);
-    let reason = finish(&mut world, fewer).unwrap_err();
-    assert!(reason.starts_with("the group has its new size, 2, but worker 0 ended"), "{reason}");
-    assert_eq!(world.pool().size(0), Some(2));
 }
 
 /// A worker that dies before its turn comes back in the generation that is known to be good.
@@ -385,7 +354,7 @@ fn no_more_than_two_processes_of_a_worker_drain() {
 fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
     for event in [Event::Stop, Event::StopNow] {
         let mut world = world(spec(3), |_| Life::good());
-        let tickets = [
+        let requests = [
             world.change(Operation::Reload),
             world.change(Operation::Reload),
             world.change(Operation::Restart { id: WorkerId(1) }),
@@ -393,8 +362,8 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
         ];
         world.run(Duration::from_millis(20));
         world.tell(event);
-        for ticket in tickets {
-            assert_eq!(world.answer(ticket), Some(&Err("the pool stops".to_owned())));
+        for request in requests {
+            assert_eq!(world.answer(request), Some(&Err("the pool stops".to_owned())));
         }
         let late = world.change(Operation::Reload);
         assert_eq!(world.answer(late), Some(&Err("the pool does not run".to_owned())));
@@ -405,107 +374,17 @@ fn a_stop_during_a_reload_ends_everything_and_answers_everybody() {
 }
 
 #[test]
-fn more_workers_are_started_and_the_surplus_goes() {
-    let mut world = world(spec(2), |_| Life::good());
-    let ticket = resize(&mut world, 4);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-    let ticket = resize(&mut world, 1);
-    assert_eq!(world.answer(ticket), None);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
-    assert_eq!(serving(&world), [(0, 1)]);
-    assert_eq!((world.processes().count(), world.status().len()), (1, 1));
-    // The same identities come back.
-    let ticket = resize(&mut world, 2);
-    assert_eq!(finish(&mut world, ticket), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
-    for size in [0, 0, 1] {
-        let ticket = resize(&mut world, size);
-        assert_eq!(finish(&mut world, ticket), Ok(()));
-        assert_eq!(world.processes().count(), usize::try_from(size).unwrap());
-    }
-}
-
-#[test]
-fn a_new_worker_that_fails_undoes_the_change_of_size() {
-    let mut world = world(spec(2), |launch| match launch.id {
-        WorkerId(3) => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    });
-    let ticket = resize(&mut world, 4);
-    let reason = "worker 3 ended before it was ready: exit status 1".to_owned();
-    assert_eq!(finish(&mut world, ticket), Err(reason));
-    world.run(seconds(1));
-    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
-}
-
-#[test]
-fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
-    let mut world = world(spec(2), |_| Life::good());
-    let group = "mail".to_owned();
-    let ticket = world.change(Operation::Resize { group, size: 3 });
-    let reason = "no group `mail`; there is: [\"web\"]".to_owned();
-    assert_eq!(world.answer(ticket), Some(&Err(reason)));
-    let ticket = resize(&mut world, 10_001);
-    assert!(world.answer(ticket).is_some_and(Result::is_err));
-    let (first, second) = (resize(&mut world, 5), resize(&mut world, 3));
-    assert!(world.answer(first).is_some_and(Result::is_err));
-    assert_eq!(finish(&mut world, second), Ok(()));
-    assert_eq!(serving(&world).len(), 3);
-}
-
-#[test]
-fn sizes_change_during_a_reload() {
-    let mut world = world(spec(2), |_| Life::good());
-    let reload = world.change(Operation::Reload);
-    world.run(Duration::from_millis(500));
-    let more = resize(&mut world, 4);
-    assert_eq!(finish(&mut world, more), Ok(()));
-    assert_eq!(world.answer(reload), None);
-    let fewer = resize(&mut world, 3);
-    assert_eq!(finish(&mut world, fewer), Ok(()));
-    assert_eq!(finish(&mut world, reload), Ok(()));
-    assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
-}
-
-/// The new worker comes in the generation that goes on.
-#[test]
-fn a_failed_reload_does_not_fail_a_change_of_size() {
-    let mut world = world(spec(2), |launch| match (launch.generation, launch.id) {
-        (2, WorkerId(2)) => Life::good().dies_after(seconds(0), CRASH),
-        (2, _) => Life::good().never_ready(),
-        _ => Life::good(),
-    });
-    let reload = world.change(Operation::Reload);
-    world.run(seconds(1));
-    let more = resize(&mut world, 3);
-    assert!(finish(&mut world, reload).is_err());
-    assert_eq!(finish(&mut world, more), Ok(()));
-    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
-}
-
-#[test]
-fn a_worker_that_comes_and_goes_does_not_pile_up() {
-    let mut world = world(spec(1), |_| Life::good().never_stops());
-    for size in [2, 1].into_iter().cycle().take(40) {
-        resize(&mut world, size);
-        world.run(Duration::from_millis(200));
-        assert!(world.processes().count() <= 4);
-    }
-}
-
-#[test]
 fn one_worker_is_restarted_the_rolling_way() {
     let mut world = world(spec(3), |_| Life::good());
-    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
-    while world.answer(ticket).is_none() {
+    let request = world.change(Operation::Restart { id: WorkerId(1) });
+    while world.answer(request).is_none() {
         world.step();
         assert!(serving(&world).len() >= 3);
     }
-    assert_eq!(world.answer(ticket), Some(&Ok(())));
+    assert_eq!(world.answer(request), Some(&Ok(())));
     assert_eq!(&spawns(&world)[3..], [(1, 1)]);
-    let ticket = world.change(Operation::Restart { id: WorkerId(7) });
-    assert_eq!(world.answer(ticket), Some(&Err("there is no worker 7".to_owned())));
+    let request = world.change(Operation::Restart { id: WorkerId(7) });
+    assert_eq!(world.answer(request), Some(&Err("there is no worker 7".to_owned())));
 }
 
 #[test]
@@ -515,9 +394,9 @@ fn a_restart_that_fails_leaves_the_old_one() {
         _ => Life::good(),
     };
     let mut world = world(spec(3), script);
-    let ticket = world.change(Operation::Restart { id: WorkerId(1) });
+    let request = world.change(Operation::Restart { id: WorkerId(1) });
     let reason = "worker 1 ended before it was ready: killed: not ready within 30s".to_owned();
-    assert_eq!(finish(&mut world, ticket), Err(reason));
+    assert_eq!(finish(&mut world, request), Err(reason));
     world.run(seconds(100));
     assert_eq!((serving(&world).len(), spawns(&world).len()), (3, 4));
 }
@@ -532,149 +411,4 @@ fn failed_replacements_are_not_deaths_of_the_group() {
     assert_eq!(reload(&mut world), Ok(()));
     let is_slow = |action: &Action| matches!(action, Action::Report(Report::TooFast { .. }));
     assert!(!world.history().iter().any(|(_, action)| is_slow(action)));
-}
-
-/// What an operator or the configuration has said last holds.
-#[test]
-fn the_size_is_what_was_said_last() {
-    let mut world = world(spec(2), |_| Life::good());
-    let told = |world: &mut Simulation, change| {
-        let ticket = world.change(change);
-        assert_eq!(finish(world, ticket), Ok(()));
-        world.pool().size(0).unwrap()
-    };
-    let configure = |size| Operation::Configure { group: "web".to_owned(), size };
-    let scale = |size| Operation::Resize { group: "web".to_owned(), size };
-    assert_eq!(told(&mut world, configure(4)), 4);
-    assert_eq!(told(&mut world, scale(6)), 6);
-    assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
-    assert_eq!(told(&mut world, Operation::Reload), 6);
-    assert_eq!(told(&mut world, configure(2)), 2);
-    // The new version of this world says 2 workers, as the configuration did.
-    assert_eq!(told(&mut world, scale(3)), 3);
-    assert_eq!(told(&mut world, Operation::Upgrade), 3);
-    assert_eq!(told(&mut world, configure(5)), 5);
-    assert_eq!(told(&mut world, Operation::Upgrade), 2, "the file says something else than before");
-}
-
-/// It fails, and the same number is tried again later.
-#[test]
-fn a_configured_size_that_fails_is_not_known() {
-    let bad = |launch: Launch| match launch.before {
-        2 => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(2), bad);
-    for is_ok in [false, true] {
-        let ticket = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
-        assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
-        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
-    }
-}
-
-/// A group that the new version does not have drains, and nothing brings it back.
-#[test]
-fn a_group_that_is_gone_cannot_be_changed() {
-    let old = world(spec(2), |_| Life::good());
-    let now = old.now();
-    let snapshot = old.pool().snapshot(now);
-    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
-    let (mut pool, _) = Pool::inherit(vec![mail], &snapshot, seconds(10), now, None).unwrap();
-    let mut actions = Vec::new();
-    pool.on(Event::Tick, now, &mut actions);
-    assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
-    let changes = [
-        Operation::Resize { group: "web".to_owned(), size: 3 },
-        Operation::Configure { group: "web".to_owned(), size: 3 },
-        Operation::Restart { id: WorkerId(0) },
-    ];
-    for (number, change) in (1..).zip(changes) {
-        actions.clear();
-        pool.on(Event::Change { ticket: Ticket(number), change }, now, &mut actions);
-        let [Action::Answer { outcome: Err(reason), .. }] = &actions[..] else {
-            panic!("{actions:?}");
-        };
-        let is_told =
-            reason == "no group `web`; there is: [\"mail\"]" || reason == "there is no worker 0";
-        assert!(is_told, "{reason}");
-    }
-    assert_eq!(pool.size(1), Some(0));
-}
-
-/// Also when the new version cannot take over after all.
-#[test]
-fn upgrades_that_meet_are_one() {
-    let world = world(spec(1), |_| Life::good());
-    let snapshot = world.pool().snapshot(world.now());
-    let mut pool = Pool::restore(vec![spec(1)], &snapshot, seconds(10), world.now()).unwrap();
-    let (now, mut actions) = (world.now(), Vec::new());
-    let mut tell = |event| {
-        actions.clear();
-        pool.on(event, now, &mut actions);
-        actions.clone()
-    };
-    let ask = |number| Event::Change { ticket: Ticket(number), change: Operation::Upgrade };
-    assert!(tell(ask(1)).contains(&Action::TryUpgrade));
-    assert!(tell(Event::Tried(Ok(()))).contains(&Action::HandOver));
-    assert_eq!(tell(ask(2)), []);
-    let failed = tell(Event::NotHandedOver { reason: "busy".to_owned() });
-    let answers = failed.iter().filter(|it| matches!(it, Action::Answer { outcome: Err(_), .. }));
-    assert_eq!(answers.count(), 2);
-    assert!(!failed.contains(&Action::TryUpgrade), "a second one begins");
-}
-
-/// Until the upgrade is over; then it is the failure of the pool.
-#[test]
-fn a_task_that_fails_takes_the_new_version_back() {
-    let old = world(spec(2), |_| Life::good());
-    let now = old.now();
-    let snapshot = old.pool().snapshot(now);
-    let (mut pool, _) = Pool::inherit(vec![spec(2)], &snapshot, seconds(10), now, None).unwrap();
-    let mut tell = |event| {
-        let mut actions = Vec::new();
-        pool.on(event, now, &mut actions);
-        actions
-    };
-    let (reason, ticket) = ("main failed".to_owned(), Ticket(7));
-    let failed = Event::TaskFailed { reason: reason.clone() };
-    let back = Report::UpgradeRolledBack { generation: 2, reason: reason.clone() };
-    assert_eq!(tell(failed.clone()), [Action::Report(back)]);
-    let outcome = Err(reason.clone());
-    assert_eq!(tell(Event::Rejoin { ticket }), [Action::Answer { ticket, outcome }]);
-    assert!(tell(failed).contains(&Action::Report(Report::Failing { reason })));
-}
-
-/// A group that was left out by one version has the size that the version after that gives it.
-#[test]
-fn a_group_that_comes_back_has_its_size() {
-    let world = world(spec(2), |_| Life::good());
-    let mut snapshot = world.pool().snapshot(world.now());
-    let mail = GroupSpec { name: "mail".to_owned(), ..spec(1) };
-    for (groups, sizes) in [(vec![mail.clone()], [1, 0]), (vec![spec(2), mail], [2, 1])] {
-        let inherited = Pool::inherit(groups, &snapshot, seconds(10), world.now(), None);
-        let (pool, _) = inherited.unwrap();
-        assert_eq!([0, 1].map(|group| pool.size(group).unwrap()), sizes);
-        snapshot = pool.snapshot(world.now());
-    }
-}
-
-/// The number is said by a reload and by whoever has asked for it: both wait until it is so.
-#[test]
-fn a_configured_size_is_waited_for_by_everybody() {
-    let bad = |launch: Launch| match launch.before {
-        4 => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(2), bad);
-    for is_ok in [true, false] {
-        let size = if is_ok { 3 } else { 5 };
-        let tickets =
-            [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
-        assert!(tickets.iter().all(|ticket| world.answer(*ticket).is_none()));
-        for ticket in tickets {
-            assert_eq!(finish(&mut world, ticket).is_ok(), is_ok);
-        }
-        let ready = world.processes().filter(|process| process.is_serving()).count();
-        assert_eq!((world.pool().size(0), ready), (Some(3), 3));
-    }
 }

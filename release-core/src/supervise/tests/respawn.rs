@@ -113,12 +113,12 @@ fn a_reload_starts_those_again_that_had_ended() {
         Launch { id: WorkerId(0), generation: 1, .. } => second(WELL),
         _ => Life::good(),
     });
-    let ticket = world.change(Operation::Reload);
+    let request = world.change(Operation::Reload);
     world.run(seconds(100));
-    assert_eq!((world.answer(ticket), world.processes().count()), (Some(&Ok(())), 2));
-    let ticket = world.change(Operation::Restart { id: WorkerId(0) });
+    assert_eq!((world.answer(request), world.processes().count()), (Some(&Ok(())), 2));
+    let request = world.change(Operation::Restart { id: WorkerId(0) });
     world.run(seconds(100));
-    assert_eq!((world.answer(ticket), world.processes().count()), (Some(&Ok(())), 2));
+    assert_eq!((world.answer(request), world.processes().count()), (Some(&Ok(())), 2));
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,7 @@ proptest! {
             if stubborn { life.never_stops() } else { life }
         };
         let mut world = Simulation::new(vec![spec(size, respawn, ready)], seconds(10), 1, script);
-        let (mut tickets, mut most) = (Vec::new(), size as usize);
+        let (mut requests, mut most) = (Vec::new(), size as usize);
         for step in steps {
             if outcome(&world).is_some() {
                 break;
@@ -169,22 +169,22 @@ proptest! {
                 // A failed generation is taken back, and that may take processes too.
                 Step::Reload => {
                     most += 8;
-                    tickets.push(world.change(Operation::Reload));
+                    requests.push(world.change(Operation::Reload));
                 }
                 Step::Resize(size) => {
                     most += 4;
                     let group = "web".to_owned();
-                    tickets.push(world.change(Operation::Resize { group, size }));
+                    requests.push(world.change(Operation::Resize { group, size }));
                 }
                 Step::Restart(id) => {
                     most += 1;
-                    tickets.push(world.change(Operation::Restart { id: WorkerId(id) }));
+                    requests.push(world.change(Operation::Restart { id: WorkerId(id) }));
                 }
                 Step::Wait(millis) => world.run(Duration::from_millis(millis)),
             }
         }
         world.run(seconds(3600));
-        prop_assert!(tickets.iter().all(|ticket| world.answer(*ticket).is_some()));
+        prop_assert!(requests.iter().all(|request| world.answer(*request).is_some()));
         prop_assert!(spawns(&world) <= most, "{} of {most}", spawns(&world));
         prop_assert_eq!(outcome(&world), Some(Outcome::Stopped));
     }

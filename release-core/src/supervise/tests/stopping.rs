@@ -1,6 +1,6 @@
 //! The rules of the end, one by one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::world::World;
 use super::{CRASH, FIRST, SECOND, group, seconds};
@@ -113,7 +113,7 @@ fn a_pool_that_was_not_started_is_done_at_once_and_stays_so() {
 #[test]
 fn without_a_stop_deadline_workers_are_asked_and_killed_at_the_next_tick() {
     let specs = vec![group(1, RestartPolicy::default())];
-    let (mut pool, now, id, pid) = (Pool::new(specs, Duration::ZERO, 0), Instant::now(), FIRST, 9);
+    let (mut pool, now, id, pid) = (Pool::new(specs, Duration::ZERO, 0), Moment::START, FIRST, 9);
     let mut actions = Vec::new();
     pool.on(Event::Start, now, &mut actions);
     pool.on(Event::Spawned { id, pid }, now, &mut actions);
@@ -139,7 +139,7 @@ fn a_process_that_appears_after_the_end_came_is_told_to_end() {
     ];
     for (end, told) in answers {
         let specs = vec![group(1, RestartPolicy::default())];
-        let (mut pool, now, id, pid) = (Pool::new(specs, seconds(1), 0), Instant::now(), FIRST, 9);
+        let (mut pool, now, id, pid) = (Pool::new(specs, seconds(1), 0), Moment::START, FIRST, 9);
         let mut actions = Vec::new();
         pool.on(Event::Start, now, &mut actions);
         pool.on(end, now, &mut actions);

@@ -112,7 +112,7 @@ struct World {
     storm: Storm,
     calm: Rc<Cell<bool>>,
     /// What was asked for, and which process the worker and which generation the pool had then.
-    asked: BTreeMap<Ticket, (Operation, Option<i32>, u32)>,
+    asked: BTreeMap<RequestId, (Operation, Option<i32>, u32)>,
     ledger: Ledger,
     /// Whether each moment is checked.
     is_watched: bool,
@@ -128,7 +128,7 @@ struct Ledger {
     /// Those that have been ready, and since when nobody gives them new work.
     at_work: BTreeMap<i32, Option<Duration>>,
     dead: BTreeSet<i32>,
-    answered: BTreeSet<Ticket>,
+    answered: BTreeSet<RequestId>,
     rolling: Option<u32>,
     generation: u32,
     is_done: bool,
@@ -165,8 +165,8 @@ impl World {
             _ => None,
         };
         let generation = self.sim.pool().generation();
-        let ticket = self.sim.change(change.clone());
-        self.asked.insert(ticket, (change, pid, generation));
+        let request = self.sim.change(change.clone());
+        self.asked.insert(request, (change, pid, generation));
         self.check();
     }
 
@@ -178,8 +178,8 @@ impl World {
     }
 
     /// What "ok" says must be true at that moment.
-    fn check_ok(&self, ticket: Ticket, seen: &[simulation::Seen]) {
-        let (change, pid, before) = &self.asked[&ticket];
+    fn check_ok(&self, request: RequestId, seen: &[simulation::Seen]) {
+        let (change, pid, before) = &self.asked[&request];
         match change {
             Operation::Restart { id } => {
                 let worker = seen.iter().find(|worker| worker.id == *id);
@@ -350,9 +350,9 @@ impl World {
         ledger.read = sim.history().len();
         assert_eq!(sim.pool().generation(), ledger.generation);
         let ok = std::mem::take(&mut sim.at_ok);
-        ok.iter().for_each(|(ticket, seen)| self.check_ok(*ticket, seen));
+        ok.iter().for_each(|(request, seen)| self.check_ok(*request, seen));
         let Self { sim, ledger, .. } = self;
-        assert!(ledger.answered.iter().all(|ticket| self.asked.contains_key(ticket)));
+        assert!(ledger.answered.iter().all(|request| self.asked.contains_key(request)));
 
         let (mut of_group, mut of_worker) = (BTreeMap::<_, u32>::new(), BTreeMap::<_, u32>::new());
         let known = sim.processes().filter(|it| ledger.alive.contains_key(&it.pid));
@@ -422,8 +422,8 @@ impl Ledger {
                 assert!(is_more, "{signal:?} after {sent:?}");
                 *sent = Some(*signal);
             }
-            Action::Answer { ticket, .. } => {
-                assert!(self.answered.insert(*ticket), "answered twice");
+            Action::Answer { request, .. } => {
+                assert!(self.answered.insert(*request), "answered twice");
             }
             Action::Done(_) => self.is_done = true,
             Action::Report(report) => self.read(report),

@@ -122,7 +122,7 @@ fn the_words_of_a_worker_are_in_its_status() {
     world.ready(FIRST);
     let snapshot = world.pool.snapshot(world.now);
     let groups = vec![group(1, RestartPolicy::default())];
-    let pool = Pool::restore(groups, &snapshot, seconds(10), world.now).unwrap();
+    let pool = Pool::restore(groups, &snapshot, seconds(10)).unwrap();
     assert_eq!(pool.status(world.now)[0].status_text, Some("loading"));
     world.exit(FIRST, ExitStatus::Code(1));
     assert_eq!(world.pool.status(world.now)[0].status_text, None);

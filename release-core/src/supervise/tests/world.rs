@@ -1,7 +1,7 @@
 //! A small world that carries actions out without processes, and holds the pool to its promises.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::model::Model;
 use crate::supervise::*;
@@ -9,7 +9,7 @@ use crate::supervise::*;
 pub(super) struct World {
     pub(super) pool: Pool,
     pub(super) model: Model,
-    pub(super) now: Instant,
+    pub(super) now: Moment,
     /// Whether the system refuses to start processes.
     pub(super) spawns_fail: bool,
     /// Everything that the pool asked for.
@@ -25,7 +25,7 @@ impl World {
         Self {
             pool: Pool::new(specs.clone(), stop_deadline, seed),
             model: Model::new(specs, stop_deadline),
-            now: Instant::now(),
+            now: Moment::START,
             spawns_fail: false,
             log: Vec::new(),
             dead: Vec::new(),

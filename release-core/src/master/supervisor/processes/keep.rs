@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
-use super::{Happening, Process, Processes, Wish};
+use super::{MasterEvent, Process, Processes, Wish};
 use crate::Error;
 use crate::ipc::link::Link;
 use crate::ipc::link::frozen::Frozen;
@@ -95,7 +95,7 @@ impl Processes {
     pub(in crate::master::supervisor) fn inherit(
         groups: Vec<Group>,
         master: MasterHandle,
-        sender: UnboundedSender<Happening>,
+        sender: UnboundedSender<MasterEvent>,
         kept: &mut Kept,
     ) -> Self {
         let mut processes = Self::new(groups, master, sender);
@@ -129,7 +129,7 @@ impl Processes {
             Err(error) => {
                 tracing::warn!(pid, %error, "the exit status of a worker was lost");
                 let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
-                let _ = self.sender.unbounded_send(Happening::Pool(exited));
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
                 return;
             }
         };

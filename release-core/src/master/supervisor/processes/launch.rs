@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::sys::signal::Signal as Sig;
 
-use super::{Happening, Process, Processes, Wish, no_group, send_outputs};
+use super::{MasterEvent, Process, Processes, Wish, no_group, send_outputs};
 use crate::ipc::hello::{Agreed, Hello, PROTOCOL, Types};
 use crate::master::group::{Contact, Group, Particulars};
 use crate::process::attach::Attach;
@@ -72,7 +72,7 @@ impl Processes {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
             let outcome =
                 outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
-            let _ = sender.unbounded_send(Happening::Launched(wish, outcome));
+            let _ = sender.unbounded_send(MasterEvent::Launched(wish, outcome));
         });
         self.launching.insert(id, launching);
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_channel::mpsc::UnboundedSender;
 use futures_channel::oneshot;
 
-use super::{EXIT_TIME, Happening, Processes};
+use super::{EXIT_TIME, MasterEvent, Processes};
 use crate::guard::Guard;
 use crate::process::attach::News;
 use crate::process::child::Child;
@@ -39,8 +39,8 @@ impl Processes {
     ) -> (Box<dyn Fn(News) + Send + Sync>, Silence) {
         let (heard, silence) = oneshot::channel();
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
-        let send = move |sender: &UnboundedSender<Happening>, event| {
-            let _ = sender.unbounded_send(Happening::Pool(event));
+        let send = move |sender: &UnboundedSender<MasterEvent>, event| {
+            let _ = sender.unbounded_send(MasterEvent::Pool(event));
         };
         let master = self.master.clone();
         let listener = move |news| match news {
@@ -108,7 +108,7 @@ impl Processes {
             if let Some(silence) = silence {
                 let _ = rt.timeout(LAST_WORDS_TIME, silence).await;
             }
-            let _ = sender.unbounded_send(Happening::Pool(Event::Exited { id, pid, exit }));
+            let _ = sender.unbounded_send(MasterEvent::Pool(Event::Exited { id, pid, exit }));
         })
     }
 }

@@ -1,13 +1,11 @@
 //! What the pool may do, and what must hold afterwards.
 
-use std::time::Instant;
-
 use super::{Memory, Model, Process};
 use crate::supervise::*;
 
 impl Model {
     /// Whether the pool may ask for this now.
-    pub(in crate::supervise::tests) fn accept(&mut self, action: &Action, now: Instant) {
+    pub(in crate::supervise::tests) fn accept(&mut self, action: &Action, now: Moment) {
         assert!(self.done.is_none(), "{action:?} after Done");
         match *action {
             Action::Spawn { id, .. } => {
@@ -38,7 +36,7 @@ impl Model {
         }
     }
 
-    fn signalled(&mut self, id: WorkerId, pid: i32, signal: Signal, now: Instant) {
+    fn signalled(&mut self, id: WorkerId, pid: i32, signal: Signal, now: Moment) {
         let (stopping, kill_at) = (self.stopping(), self.kill_at);
         let process = self.live.get_mut(&id).expect("a signal to nobody");
         assert_eq!(process.pid, pid);
@@ -56,7 +54,7 @@ impl Model {
         }
     }
 
-    fn reported(&mut self, report: &Report, now: Instant) {
+    fn reported(&mut self, report: &Report, now: Moment) {
         match report {
             Report::Died { id, restart_in, .. }
             | Report::SpawnFailed { id, retry_in: restart_in, .. } => {
@@ -100,7 +98,7 @@ impl Model {
     }
 
     /// What must hold when everything has been carried out.
-    pub(in crate::supervise::tests) fn check(&self, pool: &Pool, now: Instant) {
+    pub(in crate::supervise::tests) fn check(&self, pool: &Pool, now: Moment) {
         assert_eq!(self.said_all_ready, self.all_ready);
         assert_eq!(self.said_failing, self.failed);
         assert!(self.deaths.iter().all(|deaths| !deaths.unsaid));
@@ -126,7 +124,7 @@ impl Model {
         self.check_deadline(pool.deadline(), now);
     }
 
-    fn state(&self, id: WorkerId, now: Instant) -> State {
+    fn state(&self, id: WorkerId, now: Moment) -> State {
         match self.live.get(&id) {
             Some(process) if process.is_doomed() => State::Stopping,
             Some(process) if process.ready.is_some() => State::Ready,
@@ -145,7 +143,7 @@ impl Model {
     }
 
     /// The deadline is the earliest of what is timed, which is never overdue.
-    fn check_deadline(&self, deadline: Option<Instant>, now: Instant) {
+    fn check_deadline(&self, deadline: Option<Moment>, now: Moment) {
         let timer = |(id, (_, memory)): (&WorkerId, &(usize, Memory))| match self.live.get(id) {
             Some(process) if process.killed => None,
             Some(Process { ends: Some((_, kill_by)), .. }) => Some(*kill_by),

@@ -1,0 +1,188 @@
+//! Another number of workers.
+
+use std::time::Duration;
+
+use super::reloads::*;
+use super::seconds;
+use crate::supervise::simulation::{Launch, Life, Simulation};
+use crate::supervise::*;
+
+/// One change of the size after the other: "ok" comes when all are ready that the last one wants.
+#[test]
+fn a_size_is_reached_when_all_are_ready() {
+    let slow = |launch: Launch| match launch.id {
+        WorkerId(1) => Life::good().ready_after(seconds(3)),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(1), slow);
+    let first = resize(&mut world, 2);
+    let second = resize(&mut world, 3);
+    assert!(world.answer(first).is_some_and(Result::is_err));
+    assert_eq!(finish(&mut world, second), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
+}
+
+/// It would fail with any size, and a size that cannot be had is not a smaller one.
+#[test]
+fn a_worker_that_was_there_before_does_not_undo_a_size() {
+    let bad = |launch: Launch| match (launch.id, launch.before) {
+        (WorkerId(0), 3..) => Life::good().dies_after(seconds(0), CRASH),
+        (WorkerId(0), _) => Life::good().dies_after(seconds(60), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(3), bad);
+    world.run(seconds(10));
+    let fewer = resize(&mut world, 2);
+    let reason = finish(&mut world, fewer).unwrap_err();
+    assert!(reason.starts_with("the group has its new size, 2, but worker 0 ended"), "{reason}");
+    assert_eq!(world.pool().size(0), Some(2));
+}
+
+#[test]
+fn more_workers_are_started_and_the_surplus_goes() {
+    let mut world = world(spec(2), |_| Life::good());
+    let request = resize(&mut world, 4);
+    assert_eq!(finish(&mut world, request), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+    let request = resize(&mut world, 1);
+    assert_eq!(world.answer(request), None);
+    assert_eq!(finish(&mut world, request), Ok(()));
+    assert_eq!(serving(&world), [(0, 1)]);
+    assert_eq!((world.processes().count(), world.status().len()), (1, 1));
+    // The same identities come back.
+    let request = resize(&mut world, 2);
+    assert_eq!(finish(&mut world, request), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
+    for size in [0, 0, 1] {
+        let request = resize(&mut world, size);
+        assert_eq!(finish(&mut world, request), Ok(()));
+        assert_eq!(world.processes().count(), usize::try_from(size).unwrap());
+    }
+}
+
+#[test]
+fn a_new_worker_that_fails_undoes_the_change_of_size() {
+    let mut world = world(spec(2), |launch| match launch.id {
+        WorkerId(3) => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    });
+    let request = resize(&mut world, 4);
+    let reason = "worker 3 ended before it was ready: exit status 1".to_owned();
+    assert_eq!(finish(&mut world, request), Err(reason));
+    world.run(seconds(1));
+    assert_eq!(serving(&world), [(0, 1), (1, 1)]);
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_and_overtaken_ones_are_told() {
+    let mut world = world(spec(2), |_| Life::good());
+    let group = "mail".to_owned();
+    let request = world.change(Operation::Resize { group, size: 3 });
+    let reason = "no group `mail`; there is: [\"web\"]".to_owned();
+    assert_eq!(world.answer(request), Some(&Err(reason)));
+    let request = resize(&mut world, 10_001);
+    assert!(world.answer(request).is_some_and(Result::is_err));
+    let (first, second) = (resize(&mut world, 5), resize(&mut world, 3));
+    assert!(world.answer(first).is_some_and(Result::is_err));
+    assert_eq!(finish(&mut world, second), Ok(()));
+    assert_eq!(serving(&world).len(), 3);
+}
+
+#[test]
+fn sizes_change_during_a_reload() {
+    let mut world = world(spec(2), |_| Life::good());
+    let reload = world.change(Operation::Reload);
+    world.run(Duration::from_millis(500));
+    let more = resize(&mut world, 4);
+    assert_eq!(finish(&mut world, more), Ok(()));
+    assert_eq!(world.answer(reload), None);
+    let fewer = resize(&mut world, 3);
+    assert_eq!(finish(&mut world, fewer), Ok(()));
+    assert_eq!(finish(&mut world, reload), Ok(()));
+    assert_eq!(serving(&world), [(0, 2), (1, 2), (2, 2)]);
+}
+
+/// The new worker comes in the generation that goes on.
+#[test]
+fn a_failed_reload_does_not_fail_a_change_of_size() {
+    let mut world = world(spec(2), |launch| match (launch.generation, launch.id) {
+        (2, WorkerId(2)) => Life::good().dies_after(seconds(0), CRASH),
+        (2, _) => Life::good().never_ready(),
+        _ => Life::good(),
+    });
+    let reload = world.change(Operation::Reload);
+    world.run(seconds(1));
+    let more = resize(&mut world, 3);
+    assert!(finish(&mut world, reload).is_err());
+    assert_eq!(finish(&mut world, more), Ok(()));
+    assert_eq!(serving(&world), [(0, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn a_worker_that_comes_and_goes_does_not_pile_up() {
+    let mut world = world(spec(1), |_| Life::good().never_stops());
+    for size in [2, 1].into_iter().cycle().take(40) {
+        resize(&mut world, size);
+        world.run(Duration::from_millis(200));
+        assert!(world.processes().count() <= 4);
+    }
+}
+
+/// What an operator or the configuration has said last holds.
+#[test]
+fn the_size_is_what_was_said_last() {
+    let mut world = world(spec(2), |_| Life::good());
+    let told = |world: &mut Simulation, change| {
+        let request = world.change(change);
+        assert_eq!(finish(world, request), Ok(()));
+        world.pool().size(0).unwrap()
+    };
+    let configure = |size| Operation::Configure { group: "web".to_owned(), size };
+    let scale = |size| Operation::Resize { group: "web".to_owned(), size };
+    assert_eq!(told(&mut world, configure(4)), 4);
+    assert_eq!(told(&mut world, scale(6)), 6);
+    assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
+    assert_eq!(told(&mut world, Operation::Reload), 6);
+    assert_eq!(told(&mut world, configure(2)), 2);
+    // The new version of this world says 2 workers, as the configuration did.
+    assert_eq!(told(&mut world, scale(3)), 3);
+    assert_eq!(told(&mut world, Operation::Upgrade), 3);
+    assert_eq!(told(&mut world, configure(5)), 5);
+    assert_eq!(told(&mut world, Operation::Upgrade), 2, "the file says something else than before");
+}
+
+/// It fails, and the same number is tried again later.
+#[test]
+fn a_configured_size_that_fails_is_not_known() {
+    let bad = |launch: Launch| match launch.before {
+        2 => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(2), bad);
+    for is_ok in [false, true] {
+        let request = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
+        assert_eq!(finish(&mut world, request).is_ok(), is_ok);
+        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
+    }
+}
+
+/// The number is said by a reload and by whoever has asked for it: both wait until it is so.
+#[test]
+fn a_configured_size_is_waited_for_by_everybody() {
+    let bad = |launch: Launch| match launch.before {
+        4 => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(2), bad);
+    for is_ok in [true, false] {
+        let size = if is_ok { 3 } else { 5 };
+        let requests =
+            [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
+        assert!(requests.iter().all(|request| world.answer(*request).is_none()));
+        for request in requests {
+            assert_eq!(finish(&mut world, request).is_ok(), is_ok);
+        }
+        let ready = world.processes().filter(|process| process.is_serving()).count();
+        assert_eq!((world.pool().size(0), ready), (Some(3), 3));
+    }
+}
