@@ -5,13 +5,14 @@
 // kill -HUP PID; ps -ef | grep '[w]orker greeter'     # worker greeter id=0, worker greeter id=1
 // ```
 //
-// SIGHUP stays what it is everywhere, a reload: workers that run get new processes, and the hook that
-// would read the configuration asks for one worker more. To start one without replacing the others,
+// SIGHUP stays what it is everywhere, a reload: workers that run get new processes, and what
+// observes it asks for one worker more. To start one without replacing the others,
 // send TTIN; TTOU stops one.
 
 use futures_channel::mpsc::unbounded;
 use futures_util::StreamExt;
 use release::ipc::Never;
+use release::supervise::Report;
 use release::{Error, Exit, Master, Me, Workers, driver, is_worker, log, me};
 use serde::{Deserialize, Serialize};
 
@@ -39,10 +40,11 @@ fn master() -> Exit {
     let (hang_up, mut hang_ups) = unbounded();
     Master::new()
         .workers(workers)
-        .on_reload(move || {
-            // Fails when the master ends.
-            let _ = hang_up.unbounded_send(());
-            async { Ok::<(), Error>(()) }
+        .observe(move |report| {
+            if let Report::Reloaded { .. } = report {
+                // Fails when the master ends.
+                let _ = hang_up.unbounded_send(());
+            }
         })
         .main(|master| async move {
             while let Some(()) = hang_ups.next().await {

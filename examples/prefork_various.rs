@@ -10,19 +10,13 @@
 // changes nothing, and the log says why.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
-use futures_channel::mpsc::{UnboundedReceiver, unbounded};
-use futures_util::StreamExt;
 use release::config::validation::{duration_in_range, int_in_range, utf8};
 use release::config::{Live, Spec, key};
 use release::ipc::Never;
-use release::supervise::Report;
-use release::{
-    Error, Exit, Master, MasterHandle, Me, WorkerOptions, Workers, driver, is_worker, log, me,
-};
+use release::{Error, Exit, Master, Me, WorkerOptions, Workers, driver, is_worker, log, me};
 use serde::{Deserialize, Serialize};
 
 /// Workers of different kinds, as a file describes them; SIGHUP reads it again.
@@ -40,20 +34,20 @@ struct Options {
 }
 
 /// The file.
-#[derive(Clone, Debug, Deserialize)]
-struct Settings {
+#[derive(Debug, Deserialize)]
+struct Wanted {
     greeter: Greeter,
     clock: Clock,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Greeter {
     workers: u32,
     nice: Option<i32>,
     text: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Clock {
     workers: u32,
     nice: Option<i32>,
@@ -67,37 +61,6 @@ enum Job {
     Tick { every: Duration },
 }
 
-/// What the file says about one group.
-struct Wanted {
-    workers: u32,
-    job: Job,
-    options: WorkerOptions,
-}
-
-/// Where the file speaks of a group.
-type Group = fn(&Settings) -> Wanted;
-
-const GROUPS: [(&str, Group); 2] = [("greeter", Settings::greeter), ("clock", Settings::clock)];
-
-impl Settings {
-    fn greeter(&self) -> Wanted {
-        let Greeter { workers, nice, text } = self.greeter.clone();
-        let options = with_nice(nice).argument(format!("--text={text}"));
-        Wanted { workers, job: Job::Greet { text }, options }
-    }
-
-    fn clock(&self) -> Wanted {
-        let Clock { workers, nice, every } = self.clock;
-        let options = with_nice(nice).variable("TZ", "UTC");
-        Wanted { workers, job: Job::Tick { every }, options }
-    }
-}
-
-fn with_nice(nice: Option<i32>) -> WorkerOptions {
-    let options = WorkerOptions::default();
-    if let Some(nice) = nice { options.nice(nice) } else { options }
-}
-
 fn spec() -> Spec {
     let workers = || key("workers").default(0).check(int_in_range(0..=64));
     let nice = || key("nice").optional().check(int_in_range(0..=19));
@@ -107,43 +70,18 @@ fn spec() -> Spec {
     Spec::new()
         .section("greeter", [workers(), nice(), text])
         .section("clock", [workers(), nice(), every])
-        .fits::<Settings>()
+        .fits::<Wanted>()
 }
 
-/// The workers that there are to be.
-struct Desired {
-    file: Live,
-    /// Now, and before the last reload, which may fail.
-    settings: Mutex<[Settings; 2]>,
-}
+type Settings = release::Settings<Wanted>;
 
-impl Desired {
-    fn load(path: PathBuf) -> Result<Self, Error> {
-        let file = Live::load(path, spec())?;
-        let now: Settings = file.current().deserialize()?;
-        Ok(Self { file, settings: Mutex::new([now.clone(), now]) })
-    }
-
-    fn of(&self, group: Group) -> Wanted {
-        group(&self.settings()[0])
-    }
-
-    fn read(&self) -> Result<(), Error> {
-        self.file.reload()?;
-        let new = self.file.current().deserialize()?;
-        let mut settings = self.settings();
-        settings.swap(0, 1);
-        settings[0] = new;
-        Ok(())
-    }
-
-    fn restore(&self) {
-        self.settings().swap(0, 1);
-    }
-
-    fn settings(&self) -> MutexGuard<'_, [Settings; 2]> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn load(path: PathBuf) -> Result<Settings, Error> {
+    let file = Live::load(path, spec())?;
+    let first = file.current().deserialize()?;
+    Ok(Settings::new(first, move |_| -> Result<Wanted, Error> {
+        file.reload()?;
+        Ok(file.current().deserialize()?)
+    }))
 }
 
 fn main() -> Exit {
@@ -151,49 +89,31 @@ fn main() -> Exit {
         return me().run(driver, worker);
     }
     log::stderr()
-        .and_then(|()| Desired::load(Options::parse().file))
-        .map_or_else(Exit::failure, |desired| master(&Arc::new(desired)))
+        .and_then(|()| load(Options::parse().file))
+        .map_or_else(Exit::failure, |settings| master(&settings))
 }
 
-fn master(desired: &Arc<Desired>) -> Exit {
-    let [read, restore, resized] = [(); 3].map(|()| Arc::clone(desired));
-    let (serves, reloaded) = unbounded();
-    let mut master = Master::new()
-        .on_reload(move || std::future::ready(read.read()))
-        .on_rollback(move || restore.restore())
-        .observe(move |report| {
-            if let Report::Reloaded { .. } = report {
-                // Fails when the master ends.
-                let _ = serves.unbounded_send(());
-            }
-        })
-        .main(|master| resize(master, resized, reloaded));
-    for (name, group) in GROUPS {
-        let [told, options] = [(); 2].map(|()| Arc::clone(desired));
-        let workers = Workers::same_executable(name, desired.of(group).workers)
-            .user("nobody") // when the master is root
-            .context(move |_| told.of(group).job)
-            .each(move |id| options.of(group).options.variable("WORKER", id.to_string()))
-            .answer(|_, never: Never| async move { match never {} });
-        master = master.workers(workers);
-    }
-    master.run(driver)
+fn master(settings: &Settings) -> Exit {
+    let greeters = Workers::same_executable("greeter", 0)
+        .size_from(settings, |now| now.greeter.workers)
+        .context_from(settings, |now, _| Job::Greet { text: now.greeter.text.clone() })
+        .worker_options_from(settings, |Wanted { greeter, .. }, id| {
+            options(greeter.nice, id).argument(format!("--text={}", greeter.text))
+        });
+    let clocks = Workers::same_executable("clock", 0)
+        .size_from(settings, |now| now.clock.workers)
+        .context_from(settings, |now, _| Job::Tick { every: now.clock.every })
+        .worker_options_from(settings, |now, id| options(now.clock.nice, id).variable("TZ", "UTC"));
+    let groups = [greeters, clocks].into_iter().fold(Master::new(), |master, workers| {
+        let workers = workers.user("nobody"); // when the master is root
+        master.workers(workers.answer(|_, never: Never| async move { match never {} }))
+    });
+    groups.run(driver)
 }
 
-/// Gives each group its new size, where the file has changed it, when the new generation serves.
-async fn resize(
-    master: MasterHandle,
-    desired: Arc<Desired>,
-    mut reloaded: UnboundedReceiver<()>,
-) -> Result<(), Error> {
-    while let Some(()) = reloaded.next().await {
-        for (name, group) in GROUPS {
-            if let Err(error) = master.configure_size(name, desired.of(group).workers).await {
-                tracing::error!(group = name, reason = error.report(), "its size stays");
-            }
-        }
-    }
-    Ok(())
+fn options(nice: Option<i32>, id: u32) -> WorkerOptions {
+    let options = WorkerOptions::default().variable("WORKER", id.to_string());
+    if let Some(nice) = nice { options.nice(nice) } else { options }
 }
 
 async fn worker(me: Me<Job>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -37,6 +37,9 @@ impl Guard {
     /// A function that may block.
     pub(crate) const BLOCKING: Self = Self { hook: "unblock", is_measured: false };
 
+    /// The program's settings, which are made on another thread.
+    pub(crate) const SETTINGS: Self = Self { hook: "settings", is_measured: false };
+
     /// Of a function of the master that is known by this name.
     pub(crate) const fn new(hook: &'static str) -> Self {
         Self { hook, is_measured: true }

@@ -8,8 +8,8 @@ use futures_util::future::{Either, select};
 use release::ipc::{CallError, Refused, Request};
 use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
-    ControlSocket, Exit, Master, MasterHandle, Me, Permit, WorkerInfo, WorkerOptions, Workers, driver,
-    is_worker, log, me,
+    ControlSocket, Exit, Master, MasterHandle, Me, Permit, Settings, WorkerInfo, WorkerOptions, Workers,
+    driver, is_worker, log, me,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -36,6 +36,16 @@ fn trap(hook: &str) {
 
 fn is_told(hook: &str) -> bool {
     std::fs::read_to_string("hooks").is_ok_and(|told| told == hook)
+}
+
+/// What the file says; one that says so panics when it is dropped.
+#[derive(Default)]
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        assert!(self.0 != "taken back", "in taken back");
+    }
 }
 
 /// Panics when it is dropped, if that is what it is to do.
@@ -74,17 +84,25 @@ async fn control(master: MasterHandle, words: String) -> String {
 }
 
 fn workers() -> Workers {
+    let settings = Settings::new(Told::default(), |_| {
+        trap("settings");
+        std::fs::read_to_string("hooks").map(Told)
+    });
     let policy = RestartPolicy::default().backoff(Duration::from_millis(10), Duration::from_millis(50));
     Workers::same_executable("hooks", 1)
+        .size_from(&settings, |_| {
+            trap("size_from");
+            1
+        })
         .user("nobody")
         .restart(policy)
         .reload(ReloadPolicy::default().canary(Duration::from_millis(10)))
-        .context(|_| {
+        .context_from(&settings, |told, _| {
             trap("context");
-            std::fs::read_to_string("hooks").unwrap_or_default()
+            told.0.clone()
         })
-        .each(|_| {
-            trap("each");
+        .worker_options(|_| {
+            trap("worker_options");
             WorkerOptions::default()
         })
         .output(|_, _, _| trap("output"))
@@ -107,14 +125,6 @@ fn master() -> Exit {
     }
     Master::new()
         .workers(workers())
-        .on_reload(|| {
-            trap("on_reload at once");
-            async {
-                trap("on_reload");
-                Ok::<(), std::io::Error>(())
-            }
-        })
-        .on_rollback(|| trap("on_rollback"))
         .observe(|_| trap("observe"))
         .hand_over(|| trap("hand_over"))
         .control(ControlSocket::new("control"), |master, _, words: String| {
@@ -140,7 +150,7 @@ fn master() -> Exit {
 
 /// Asks and writes until it is told to stop.
 async fn work(me: Me<String, Ask>) -> Result<(), Box<dyn StdError + Send + Sync>> {
-    if me.context() == "on_rollback" {
+    if me.context() == "taken back" {
         return Err("on purpose".into());
     }
     me.ready()?;

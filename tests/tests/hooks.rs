@@ -34,10 +34,10 @@ const HOOKS: [(&str, &str, &str); 16] = [
     ("decode", "", "a message made this side's codec or guard panic"),
     ("observe", "kill", "the observer panicked panic=\"in observe\""),
     ("context", "reload", "`context` panicked: in context"),
-    ("each", "reload", "`each` panicked: in each"),
-    ("on_reload", "reload", "`on_reload` panicked: in on_reload"),
-    ("on_reload at once", "reload", "`on_reload` panicked: in on_reload at once"),
-    ("on_rollback", "reload", "reason=`on_rollback` panicked: in on_rollback"),
+    ("worker_options", "reload", "`worker_options` panicked: in worker_options"),
+    ("settings", "reload", "`settings` panicked: in settings"),
+    ("size_from", "reload", "`size_from` panicked: in size_from"),
+    ("taken back", "reload", "reason=`settings` panicked: in taken back"),
     ("hand_over", "upgrade", "`hand_over` panicked: in hand_over"),
     ("spawn", "spawn", "panic=\"in spawn\""),
     ("unblock", "unblock", "in unblock"),
@@ -102,7 +102,7 @@ on_every_backend! {
     }
 
     fn hooks_that_panic_at_the_start_refuse_it(backend: Backend) {
-        for hook in ["each", "driver"] {
+        for hook in ["worker_options", "size_from", "driver"] {
             let program = Program::new(backend, "hooks");
             tell(&program.path("hooks"), hook);
             let (code, log) = program.run();

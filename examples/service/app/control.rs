@@ -3,18 +3,15 @@
 use release::{Connections, Error, MasterHandle};
 use serde::Serialize;
 
-use super::reload::Reloads;
-
 pub(crate) async fn answer(
     master: &MasterHandle,
     connections: &Connections<String>,
-    reloads: &Reloads,
     request: &str,
 ) -> String {
     match request.split_once(' ').unwrap_or((request, "")) {
         ("ping", "") => "pong".to_owned(),
         ("status", "") => status(master),
-        ("reload", "") => outcome(reloads.reload(master).await),
+        ("reload", "") => outcome(master.reload().await),
         ("reopen", "") => outcome(master.reopen_logs().await),
         ("upgrade", "") => outcome(master.upgrade().await),
         ("scale", number) => match number.parse() {

@@ -3,7 +3,6 @@
 mod control;
 mod http;
 mod options;
-mod reload;
 mod worker;
 
 use std::io;
@@ -17,8 +16,7 @@ use release::rt::Driver;
 use release::{ControlSocket, Daemon, Error, Exit, Master, Workers, handed_over, is_worker};
 use serde::{Deserialize, Serialize};
 
-use options::{Configuration, Log, Options};
-use reload::Reloads;
+use options::{Configuration, Log, Options, Reloaded};
 
 /// The name of the workers' group.
 const GROUP: &str = "http";
@@ -65,9 +63,9 @@ fn master<D: Driver>(
     // The numbers stay unique when a new version takes over.
     let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
     let left = Arc::clone(&counter);
-    let (reloads, sizes) = Reloads::new(configuration, &settings);
-    let told = reloads.clone();
+    let reloaded = release::Settings::new(settings.reloaded(), move |_| configuration.reload());
     let workers = Workers::same_executable(GROUP, settings.workers)
+        .size_from(&reloaded, |now| now.workers)
         .requests::<String>()
         .life(settings.life())
         .heartbeat(HEARTBEAT)
@@ -77,25 +75,19 @@ fn master<D: Driver>(
         true => workers.listen_each("http", settings.listen),
         false => workers.listen("http", settings.listen),
     };
-    let workers = workers.context(move |_| told.told()).answer(move |_, Next| {
+    let has_access_log = settings.access_log.is_some();
+    let told = move |now: &Reloaded, _| Told { log: now.log, has_access_log };
+    let workers = workers.context_from(&reloaded, told).answer(move |_, Next| {
         let number = counter.fetch_add(1, Ordering::Relaxed);
         async move { Ok(number) }
     });
     let connections = workers.connections();
 
-    let (read, restore, asked) = (reloads.clone(), reloads.clone(), reloads.clone());
     let mut master = Master::new()
         .systemd()
         .stop_deadline(settings.stop_deadline)
         .workers(workers)
-        .hand_over(move || left.load(Ordering::Relaxed))
-        .on_reload(move || std::future::ready(read.read()))
-        .on_rollback(move || restore.restore())
-        .observe(move |report| reloads.see(report))
-        .main(|master| async move {
-            reload::resize(master, sizes).await;
-            Ok::<(), Error>(())
-        });
+        .hand_over(move || left.load(Ordering::Relaxed));
     if let Some(path) = settings.access_log {
         master = master.output(path);
     }
@@ -107,8 +99,8 @@ fn master<D: Driver>(
     }
     if let Some(path) = settings.control {
         master = master.control(ControlSocket::new(path), move |master, _, request: String| {
-            let (connections, reloads) = (connections.clone(), asked.clone());
-            async move { Ok(control::answer(&master, &connections, &reloads, &request).await) }
+            let connections = connections.clone();
+            async move { Ok(control::answer(&master, &connections, &request).await) }
         });
     }
     if settings.background {

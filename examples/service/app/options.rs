@@ -105,6 +105,13 @@ pub(super) struct Settings {
     pub(super) stop_deadline: Duration,
 }
 
+/// What a reload puts in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reloaded {
+    pub(super) workers: u32,
+    pub(super) log: Log,
+}
+
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,6 +130,10 @@ impl Log {
 }
 
 impl Settings {
+    pub(super) fn reloaded(&self) -> Reloaded {
+        Reloaded { workers: self.workers, log: self.log }
+    }
+
     /// How long workers live at most.
     pub(super) fn life(&self) -> LifeLimits {
         let mut life = LifeLimits::default();
@@ -187,12 +198,12 @@ impl Configuration {
     }
 
     /// Reads the file again. What cannot change while the service runs is said to wait.
-    pub(super) fn reload(&self) -> Result<Settings, Error> {
+    pub(super) fn reload(&self) -> Result<Reloaded, Error> {
         let changes = self.file.as_ref().map_or(Ok(Vec::new()), Live::reload)?;
         for change in changes.iter().filter(|change| !RELOADED.contains(&change.key.as_str())) {
             tracing::warn!(key = change.key, "changed; in force when the service starts again");
         }
-        self.settings()
+        Ok(self.settings()?.reloaded())
     }
 }
 

@@ -6,7 +6,6 @@ use release_core::{ControlSocket, Error, ErrorKind, MasterHandle, look_up_to_sta
 
 use super::GROUP;
 use super::ends::Ends;
-use super::reload::Reloads;
 use crate::status::{Status, Worker};
 
 /// Who may use the control socket, beside root and the user that this runs as.
@@ -87,7 +86,6 @@ impl Levels {
 pub(super) async fn answer(
     master: &MasterHandle,
     ends: &Ends,
-    reloads: &Reloads,
     level: Level,
     request: String,
 ) -> String {
@@ -103,7 +101,7 @@ pub(super) async fn answer(
     match (word, argument) {
         ("ping", "") => "pong".to_owned(),
         ("status", "") => status(master, ends),
-        ("reload", "") => outcome(reloads.reload(master).await),
+        ("reload", "") => outcome(master.reload().await),
         ("scale", number) => match number.parse() {
             Ok(workers) => outcome(master.scale(GROUP, workers).await),
             Err(_) => "error: say how many workers: `scale N`".to_owned(),

@@ -26,7 +26,7 @@ use crate::output;
 use crate::variables::Variables;
 use control::Access;
 use ends::Ends;
-use reload::Reloads;
+use reload::Reloaded;
 use values::{Listen, OutputKind};
 
 /// The name of the workers' group.
@@ -228,8 +228,7 @@ fn program(options: &Options) -> Result<&OsString, Error> {
 }
 
 fn prepare(options: Options) -> Result<Master, Error> {
-    let (reloads, sizes) = Reloads::new(options)?;
-    let options = reloads.options();
+    let (options, settings) = reload::load(options)?;
     if options.syslog {
         log::syslog("release")?
     } else {
@@ -241,7 +240,6 @@ fn prepare(options: Options) -> Result<Master, Error> {
     } else if geteuid().is_root() {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
-    let each = reloads.clone();
     let mut restart = RestartPolicy::default().respawn(options.respawn.unwrap_or_default());
     if let Some(time) = options.start_timeout {
         restart = restart.ready_timeout(time);
@@ -256,9 +254,10 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if let Some(drain) = options.drain {
         policy = policy.draining(usize::try_from(drain).unwrap_or(usize::MAX));
     }
-    let mut workers = Workers::command(GROUP, options.workers.unwrap_or(1), program, [""; 0])
+    let mut workers = Workers::command(GROUP, 0, program, [""; 0])
+        .size_from(&settings, Reloaded::workers)
         .environment(options.variables.base(options.user.is_some()))
-        .each(move |_| each.worker_options())
+        .worker_options_from(&settings, |now, _| now.worker_options())
         .restart(restart)
         .reload(policy)
         .readiness(options.ready.unwrap_or_default())
@@ -306,18 +305,11 @@ fn prepare(options: Options) -> Result<Master, Error> {
     }
     let stop_timeout = options.stop_timeout.unwrap_or(Duration::from_secs(10));
     let ends = Ends::default();
-    let (seen, read) = (ends.clone(), reloads.clone());
-    let (restore, asked) = (reloads.clone(), reloads.clone());
+    let seen = ends.clone();
     let mut master = Master::new()
         .workers(workers)
         .stop_deadline(stop_timeout)
-        .observe(move |report| {
-            seen.see(report);
-            reloads.see(report);
-        })
-        .on_reload(move || std::future::ready(read.read()))
-        .on_rollback(move || restore.restore())
-        .main(|master| reload::resize(master, sizes))
+        .observe(move |report| seen.see(report))
         .systemd();
     if let Some(path) = options.out {
         master = master.output(path);
@@ -337,8 +329,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if let Some(path) = options.control {
         master =
             master.control(access.socket(ControlSocket::new(path)), move |master, peer, text| {
-                let (level, ends, reloads) = (access.of(peer.uid), ends.clone(), asked.clone());
-                async move { Ok(control::answer(&master, &ends, &reloads, level, text).await) }
+                let (level, ends) = (access.of(peer.uid), ends.clone());
+                async move { Ok(control::answer(&master, &ends, level, text).await) }
             });
     }
     if options.background {

@@ -37,10 +37,10 @@ mod run;
 /// |---|---|
 /// | [`main`](Master::main) | stops the master in order; its exit status is 1. During an upgrade, the old workers go on |
 /// | [`control`](Master::control) | closes the connection of that request |
-/// | [`on_reload`](Master::on_reload) | refuses the reload |
-/// | [`on_rollback`](Master::on_rollback), [`observe`](Master::observe) | is logged |
+/// | [`Settings::new`](crate::Settings::new), [`Workers::size_from`] | refuses the reload |
+/// | [`observe`](Master::observe) | is logged |
 /// | [`hand_over`](Master::hand_over) | refuses the upgrade |
-/// | [`Workers::context`], [`Workers::each`] | fails this start of the worker, as if it could not be spawned; at the start of the master, refuses that |
+/// | [`Workers::context`], [`Workers::worker_options`] | fails this start of the worker, as if it could not be spawned; at the start of the master, refuses that |
 /// | [`Workers::answer`] | refuses the request |
 /// | the state or the rule of [`Workers::answer_permitted`], [`Workers::plain`], a codec | ends and replaces the worker that asked |
 /// | [`Workers::output`] | loses that line |

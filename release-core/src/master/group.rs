@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::settings::Generations;
 use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::hello::{Message, Types};
@@ -28,7 +29,11 @@ mod program;
 
 pub(crate) use program::Program;
 
-const EACH: Guard = Guard::new("each");
+const SIZE: Guard = Guard::new("size_from");
+const OPTIONS: Guard = Guard::new("worker_options");
+/// Before any generation is tried: the value of settings is the one in force.
+pub(crate) const FIRST: u32 = 0;
+
 const CONTEXT: Guard = Guard::new("context");
 
 /// A group that is checked and ready to be run.
@@ -47,7 +52,10 @@ pub(crate) struct Group {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) context: Context,
-    pub(crate) options: Option<Each>,
+    pub(crate) options: Option<Options>,
+    /// What its settings say about its size, and all that anything of it is made from.
+    pub(crate) sizes: Option<Sizes>,
+    pub(crate) settings: Vec<Arc<dyn Generations>>,
 }
 
 impl Contact {
@@ -86,8 +94,11 @@ impl fmt::Debug for Group {
     }
 }
 
-/// The options of one worker, made from its identity.
-pub(crate) type Each = Box<dyn Fn(u32) -> WorkerOptions + Send + Sync>;
+/// The number of workers, made from their generation.
+pub(crate) type Sizes = Box<dyn Fn(u32) -> u32 + Send + Sync>;
+
+/// The options of one worker, made from its generation and identity.
+pub(crate) type Options = Box<dyn Fn(u32, u32) -> WorkerOptions + Send + Sync>;
 
 /// What all processes of a worker in a generation have in common, and no other worker has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -124,10 +135,10 @@ impl Group {
     }
 
     /// What is told to one worker alone: its context, and how its processes are started.
-    pub(crate) fn particulars(&self, id: WorkerId) -> Result<Particulars, Error> {
-        let given = self.given_options(id)?;
+    pub(crate) fn particulars(&self, id: WorkerId, generation: u32) -> Result<Particulars, Error> {
+        let given = self.given_options(id, generation)?;
         Ok(Particulars {
-            context: self.encoded_context(id)?,
+            context: self.encoded_context(id, generation)?,
             context_type: self.context.message.clone(),
             options: check(given.clone(), &self.name, id)?,
             given,
@@ -140,17 +151,19 @@ impl Group {
         let after = first.saturating_add(self.spec.size);
         (first..after)
             .map(WorkerId)
-            .try_for_each(|id| check(self.given_options(id)?, &self.name, id).map(drop))?;
+            .try_for_each(|id| check(self.given_options(id, FIRST)?, &self.name, id).map(drop))?;
         Ok(after)
     }
 
-    fn given_options(&self, id: WorkerId) -> Result<WorkerOptions, Error> {
-        let Some(each) = &self.options else { return Ok(WorkerOptions::default()) };
-        EACH.call(|| each(id.0)).map_err(|panicked| self.no_particulars(id, panicked))
+    fn given_options(&self, id: WorkerId, generation: u32) -> Result<WorkerOptions, Error> {
+        let Some(options) = &self.options else { return Ok(WorkerOptions::default()) };
+        OPTIONS
+            .call(|| options(generation, id.0))
+            .map_err(|panicked| self.no_particulars(id, panicked))
     }
 
-    fn encoded_context(&self, id: WorkerId) -> Result<Vec<u8>, Error> {
-        let encoded = CONTEXT.call(|| (self.context.encode)(id.0));
+    fn encoded_context(&self, id: WorkerId, generation: u32) -> Result<Vec<u8>, Error> {
+        let encoded = CONTEXT.call(|| (self.context.encode)(generation, id.0));
         encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
     }
 
@@ -336,19 +349,30 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
     })
 }
 
+/// What the settings of a generation say about the number of workers, if they do.
+pub(crate) fn configured_size(
+    sizes: Option<&Sizes>,
+    generation: u32,
+) -> Result<Option<u32>, Error> {
+    let size = sizes.map(|size| SIZE.call(|| size(generation))).transpose();
+    size.map_err(|panicked| {
+        Error::new(ErrorKind::Program, "the number of workers is not known").caused_by(panicked)
+    })
+}
+
 /// How the context of a worker is made, and its type.
 pub(crate) struct Context {
-    encode: Box<dyn Fn(u32) -> Result<Vec<u8>, Error> + Send + Sync>,
+    encode: Box<dyn Fn(u32, u32) -> Result<Vec<u8>, Error> + Send + Sync>,
     message: Message,
 }
 
 impl Context {
     pub(crate) fn new<T: Serialize + DeserializeOwned>(
-        context: impl Fn(u32) -> T + Send + Sync + 'static,
+        context: impl Fn(u32, u32) -> T + Send + Sync + 'static,
     ) -> Self {
-        let encode = move |id| {
+        let encode = move |generation, id| {
             let mut payload = Vec::new();
-            Postcard.encode(&context(id), &mut payload).map_err(|error| {
+            Postcard.encode(&context(generation, id), &mut payload).map_err(|error| {
                 let message = format!("the context of worker {id} cannot be encoded");
                 Error::new(ErrorKind::Usage, message).caused_by(error)
             })?;

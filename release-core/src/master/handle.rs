@@ -127,17 +127,18 @@ impl MasterHandle {
         self.pool().generation()
     }
 
-    /// Gives every worker a new process, as SIGHUP does, and waits until all are replaced.
+    /// Gives every worker a new process, as SIGHUP does, and waits until all are replaced and each group
+    /// has the size that its settings ask for.
     ///
-    /// [`Master::on_reload`](crate::Master::on_reload) comes first. Then each worker is replaced
-    /// under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy); old processes may still be
+    /// New values of the [`Settings`](crate::Settings) come first. Then each worker is replaced under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy); old processes may still be
     /// finishing their last work afterwards. When one reload meets another, it follows that one, and
     /// all that meet it in the same way are one.
     ///
     /// # Errors
     ///
     /// With the reason, when the reload was refused, when a new process failed and the generation
-    /// before goes on, or when the master stops.
+    /// before goes on, when the new generation serves but a group cannot be given the size that its
+    /// settings ask for, or when the master stops.
     ///
     /// # Cancel safety
     ///
@@ -150,7 +151,7 @@ impl MasterHandle {
     /// and the surplus has gone: the workers with the highest identities.
     ///
     /// This number holds, also after reloads and upgrades, until somebody asks for another one or the
-    /// configuration of the program changes it ([`configure_size`](Self::configure_size)).
+    /// settings of the program change it ([`Workers::size_from`](crate::Workers::size_from)).
     ///
     /// # Errors
     ///
@@ -164,36 +165,6 @@ impl MasterHandle {
     /// Dropping the future once it was polled changes nothing: the change goes on.
     pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
         self.change(Operation::Resize { group: group.to_owned(), size: workers }).await
-    }
-
-    /// Tells the number of workers that the configuration of the program wants in a group. It is the one
-    /// given to [`Workers`](crate::Workers) at first; call this after each reload with the number that the
-    /// configuration has then.
-    ///
-    /// [`Scales`](Self::scale) the group if this number differs from the one before. Otherwise it changes
-    /// nothing, but waits while the group is given this number: a number that somebody has asked for meanwhile stays as long as the configuration does.
-    /// An upgrade follows the same rule with the number that the new version gives to its `Workers`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`scale`](Self::scale). The number is then tried again when it is told again.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future once it was polled changes nothing: the change goes on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{Error, MasterHandle};
-    ///
-    /// async fn reloaded(master: &MasterHandle, workers_in_file: u32) -> Result<(), Error> {
-    ///     master.configure_size("web", workers_in_file).await
-    /// }
-    /// # let _ = reloaded;
-    /// ```
-    pub async fn configure_size(&self, group: &str, workers: u32) -> Result<(), Error> {
-        self.change(Operation::Configure { group: group.to_owned(), size: workers }).await
     }
 
     /// Gives one worker a new process of the same generation, and waits until it has taken over.

@@ -1,11 +1,13 @@
 //! Changes of the running master: who waits for them, and what happens before a reload.
 
 use std::collections::HashMap;
+use std::ptr::addr_eq;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use futures_util::future::BoxFuture;
 
+use super::settings::{Generations, Made};
 use crate::guard::Guard;
 use crate::rt::Rt;
 use crate::supervise::{Event, Operation, Report, RequestId};
@@ -14,23 +16,16 @@ use crate::{Error, ErrorKind};
 /// Tells whoever asked for a change how it ended.
 pub(crate) type Caller = oneshot::Sender<Result<(), Error>>;
 
-const ON_RELOAD: Guard = Guard::new("on_reload");
-const ON_ROLLBACK: Guard = Guard::new("on_rollback");
 const OBSERVE: Guard = Guard::new("observe");
-
-/// Reads a new configuration.
-type Read = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
 /// Is told of all that happens.
 type Observe = Box<dyn Fn(&Report) + Send + Sync>;
 
 /// What the program does before and after its workers are reloaded.
 pub(crate) struct Hooks {
-    /// Reads the configuration of a new generation.
-    pub(crate) reload: Option<Read>,
-    /// Puts the configuration of the generation before back.
-    pub(crate) rollback: Option<Box<dyn Fn() + Send + Sync>>,
-    /// How long the configuration may take to be read.
+    /// Settings of which each generation has a value.
+    pub(crate) settings: Vec<Arc<dyn Generations>>,
+    /// How long their next values may take.
     pub(crate) reload_timeout: Duration,
     /// Sees all that is reported.
     pub(crate) observe: Option<Observe>,
@@ -39,7 +34,7 @@ pub(crate) struct Hooks {
 impl Default for Hooks {
     fn default() -> Self {
         let reload_timeout = Duration::from_secs(30);
-        Self { reload: None, rollback: None, reload_timeout, observe: None }
+        Self { settings: Vec::new(), reload_timeout, observe: None }
     }
 }
 
@@ -50,24 +45,37 @@ impl std::fmt::Debug for Hooks {
 }
 
 impl Hooks {
-    /// The answer to the pool's wish to begin a reload.
-    pub(crate) fn prepare(&self, rt: &Rt) -> impl Future<Output = Event> + Send + 'static {
-        let reading = self.reload.as_ref().map(|reload| {
-            let reading = reload();
-            // The words of the program's error are its own, too.
-            ON_RELOAD.run(|| async { reading.await.map_err(|error| error.report()) })
-        });
-        let (rt, time) = (rt.clone(), self.reload_timeout);
-        async move {
-            Event::Prepared(match reading {
-                None => Ok(()),
-                Some(reading) => match rt.timeout(time, reading).await {
-                    Ok(Ok(outcome)) => outcome,
-                    Ok(Err(panicked)) => Err(format!("its preparation failed: {panicked}")),
-                    Err(_) => Err(format!("its preparation was not done within {time:?}")),
-                },
-            })
+    /// These settings, too.
+    pub(crate) fn add(&mut self, settings: &Arc<dyn Generations>) {
+        if !self.settings.iter().any(|known| addr_eq(Arc::as_ptr(known), Arc::as_ptr(settings))) {
+            self.settings.push(Arc::clone(settings));
         }
+    }
+
+    /// Makes the values of this generation, all or none.
+    pub(crate) fn prepare(
+        &self,
+        rt: &Rt,
+        generation: u32,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let (rt, time, settings) = (rt.clone(), self.reload_timeout, self.settings.clone());
+        async move {
+            if settings.is_empty() {
+                return Ok(());
+            }
+            let making = rt.unblock(move || settings.into_iter().map(make).collect());
+            let made: Result<Vec<Made>, _> = match rt.timeout(time, making).await {
+                Ok(made) => made.map_err(|error| error.report()).flatten(),
+                Err(_) => Err(format!("its preparation was not done within {time:?}")),
+            };
+            made?.into_iter().for_each(|made| made(generation));
+            Ok(())
+        }
+    }
+
+    /// This generation serves, and no other is tried any more.
+    pub(crate) fn settle(&self, serving: u32) {
+        self.settings.iter().for_each(|settings| settings.settle(serving));
     }
 
     /// An observer that panics is no reason to lose the workers.
@@ -77,14 +85,12 @@ impl Hooks {
             tracing::error!(panic = panicked.message(), ?report, "the observer panicked");
         }
     }
+}
 
-    /// The reload is taken back in any case.
-    pub(crate) fn rolled_back(&self) {
-        let Some(rollback) = &self.rollback else { return };
-        if let Err(panicked) = ON_ROLLBACK.call(rollback) {
-            tracing::error!(reason = %panicked, "the program did not put its configuration back");
-        }
-    }
+fn make(settings: Arc<dyn Generations>) -> Result<Made, String> {
+    // The words of the program's error are its own, too.
+    let made = Guard::SETTINGS.call(|| settings.make().map_err(|error| error.report()));
+    made.map_err(|panicked| format!("its preparation failed: {panicked}")).flatten()
 }
 
 /// Those who wait for a change.

@@ -84,6 +84,8 @@ enum MasterEvent {
     Command(Command),
     Launched(Wish, Result<Box<Launched>, Error>),
     Signal(Sig),
+    /// The settings of this generation are there, or not for this reason.
+    Prepared(u32, Result<(), String>),
     /// Somebody has shut these listening sockets down, in this order.
     ShutDown(Vec<RawFd>),
     /// Nothing is being answered any more, or it took too long.
@@ -120,7 +122,7 @@ pub(crate) struct Supervisor {
     estate: Estate,
     upgrade: Option<Upgrading>,
     requests: PendingRequests,
-    /// Reads a new configuration.
+    /// Makes new settings.
     preparing: Option<Task<()>>,
     stop: Stop,
     /// Until when the master's main task may go on, once the master is to stop.
@@ -206,6 +208,9 @@ impl Supervisor {
                     }
                 }
             }
+            MasterEvent::Prepared(generation, outcome) => {
+                Event::Prepared(outcome.and_then(|()| self.processes.sizes(generation)))
+            }
             MasterEvent::Failed(error) => Event::Fail { reason: error.report() },
             MasterEvent::TaskFailed(error) => {
                 let reason = error.report();
@@ -222,7 +227,7 @@ impl Supervisor {
         }
     }
 
-    /// Lets the program read its configuration before a new generation is started.
+    /// Makes the settings of a new generation before that is started.
     fn prepare(&mut self) {
         self.requests.reload_begins();
         if let Err(reason) = self.processes.prove_rights() {
@@ -230,9 +235,10 @@ impl Supervisor {
             let _ = self.sender.unbounded_send(MasterEvent::Pool(prepared));
             return;
         }
-        let (prepared, sender) = (self.hooks.prepare(&self.rt), self.sender.clone());
+        let generation = self.master.pool().next_generation();
+        let (prepared, sender) = (self.hooks.prepare(&self.rt, generation), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
-            let _ = sender.unbounded_send(MasterEvent::Pool(prepared.await));
+            let _ = sender.unbounded_send(MasterEvent::Prepared(generation, prepared.await));
         }));
     }
 
@@ -241,13 +247,19 @@ impl Supervisor {
         if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
             let _ = self.sender.unbounded_send(MasterEvent::Signal(Sig::SIGHUP));
         }
+        if matches!(
+            report,
+            Report::Reloaded { .. } | Report::RolledBack { .. } | Report::ReloadRefused { .. }
+        ) {
+            self.hooks.settle(self.master.generation());
+        }
         self.hooks.observed(report);
         if let Some(service) = &mut self.service {
             service.told(report, &self.master.pool(), self.rt.now());
         }
         match report {
-            Report::RolledBack { .. } => self.hooks.rolled_back(),
-            Report::Reloaded { .. }
+            Report::RolledBack { .. }
+            | Report::Reloaded { .. }
             | Report::Upgraded { .. }
             | Report::UpgradeRolledBack { .. } => {}
             Report::Starting

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Context, Each, Program};
+use super::group::{Context, Options, Program, Sizes};
+use super::settings::Generations;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
 use crate::process::attach::Attach;
@@ -58,6 +59,10 @@ pub(crate) use into_group::IntoGroup;
 pub struct Workers<W = Never, C = Postcard> {
     name: String,
     size: u32,
+    /// What its settings say about that.
+    sizes: Option<Sizes>,
+    /// Those that anything of it is made from.
+    settings: Vec<Arc<dyn Generations>>,
     program: Program,
     /// A program that knows nothing of this library.
     is_command: bool,
@@ -77,7 +82,7 @@ pub struct Workers<W = Never, C = Postcard> {
     limits: Limits,
     listeners: Vec<Listener>,
     context: Context,
-    options: Option<Each>,
+    options: Option<Options>,
     codec: C,
     attach: Option<Arc<dyn Attach>>,
     connections: Connections<W, C>,
@@ -110,7 +115,7 @@ impl Workers {
     /// # fn mail() -> Exit { Exit::success() }
     /// # fn master() -> Exit { Exit::success() }
     /// fn group(name: &'static str, size: u32) -> Workers {
-    ///     Workers::same_executable(name, size).each(move |_| WorkerOptions::default().argument(name))
+    ///     Workers::same_executable(name, size).worker_options(move |_| WorkerOptions::default().argument(name))
     /// }
     ///
     /// fn main() -> Exit {
@@ -147,6 +152,8 @@ impl Workers {
         Self {
             name,
             size,
+            sizes: None,
+            settings: Vec::new(),
             program,
             is_command: false,
             has_blocking_listeners: false,
@@ -164,7 +171,7 @@ impl Workers {
             heartbeat: None,
             limits: Limits::IPC,
             listeners: Vec::new(),
-            context: Context::new(|_| ()),
+            context: Context::new(|_, _| ()),
             options: None,
             codec: Postcard,
             attach: None,
@@ -179,6 +186,8 @@ impl<W, C> Workers<W, C> {
         Workers {
             name: self.name,
             size: self.size,
+            sizes: self.sizes,
+            settings: self.settings,
             program: self.program,
             is_command: self.is_command,
             has_blocking_listeners: self.has_blocking_listeners,

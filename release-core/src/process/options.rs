@@ -12,7 +12,7 @@ use crate::path::c_string;
 use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
 use crate::{Error, ErrorKind};
 
-/// What one worker gets besides what its group gets: see [`Workers::each`](crate::Workers::each).
+/// What one worker gets besides what its group gets: see [`Workers::worker_options`](crate::Workers::worker_options).
 ///
 /// The kernel puts processors, priority and limits into effect in the new process, before it gives
 /// up root and before its program begins: a master that runs as root may raise what its workers,

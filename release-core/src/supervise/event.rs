@@ -120,7 +120,11 @@ pub enum Event {
         change: Operation,
     },
     /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
-    Prepared(Result<(), String>),
+    ///
+    /// The configuration of the new generation wants this many workers in each group, in the order given
+    /// to [`Pool::new`](super::Pool::new); `None`, or no entry, when it says nothing. A number that
+    /// differs from the one that it wanted before is in force when the new generation serves.
+    Prepared(Result<Vec<Option<u32>>, String>),
     /// The answer to [`Action::TryUpgrade`]: the new version can take over, or not for this reason.
     Tried(Result<(), String>),
     /// The answer to [`Action::HandOver`], if there is one: nothing was handed over, for this reason.
@@ -168,14 +172,6 @@ pub enum Operation {
     /// A group is to have so many workers. It replaces a change of the group's size that is under
     /// way, which has then failed.
     Resize {
-        /// The name of the group.
-        group: String,
-        /// How many.
-        size: u32,
-    },
-    /// The configuration of the program wants this many workers in a group: a [`Resize`](Self::Resize)
-    /// if it has wanted another number before, and nothing otherwise.
-    Configure {
         /// The name of the group.
         group: String,
         /// How many.

@@ -56,6 +56,8 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Resize {
     pub(super) requests: Vec<RequestId>,
+    /// Whether the reload that is under way waits for it.
+    pub(super) is_of_reload: bool,
     /// The size that the group goes back to when a new worker fails.
     pub(super) before: u32,
     /// The one that the configuration asked for until then.

@@ -113,8 +113,8 @@ impl Pool {
         self.converge(turn);
         self.conclude(turn);
         if was_rolling && !self.is_rolling() && self.is_running() {
-            // Those over a limit have waited for this, and for nothing else.
-            self.start_what_is_missing(turn);
+            // Those over a limit have waited for this, and groups may have new sizes.
+            self.converge(turn);
         }
         self.jitter = turn.jitter;
     }
@@ -152,6 +152,11 @@ impl Pool {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// The number that the next generation gets.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.latest.saturating_add(1)
     }
 
     /// How many workers a group, given by its index, is to have.

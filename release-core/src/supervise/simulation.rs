@@ -177,7 +177,7 @@ pub struct Simulation {
     processes: BTreeMap<i32, Process>,
     launched: u32,
     planned: u32,
-    preparation: Result<(), String>,
+    preparation: Result<Vec<Option<u32>>, String>,
     trial: Result<(), String>,
     /// The changes that have no answer yet.
     asked: BTreeMap<RequestId, Operation>,
@@ -230,7 +230,7 @@ impl Simulation {
             processes: BTreeMap::new(),
             launched: 0,
             planned: 0,
-            preparation: Ok(()),
+            preparation: Ok(Vec::new()),
             trial: Ok(()),
             asked: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -272,8 +272,9 @@ impl Simulation {
         self.answers.get(&request)
     }
 
-    /// How reloads are prepared from now on: an error refuses them.
-    pub fn prepare_with(&mut self, outcome: Result<(), String>) {
+    /// How reloads are prepared from now on: with these sizes of the groups, see [`Event::Prepared`]; an
+    /// error refuses them.
+    pub fn prepare_with(&mut self, outcome: Result<Vec<Option<u32>>, String>) {
         self.preparation = outcome;
     }
 

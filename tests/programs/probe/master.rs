@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,7 +11,7 @@ use release::rt::Rt;
 use release::claim_child;
 use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy};
 use release::{
-    ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Workers, driver, log,
+    ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Settings, Workers, driver, log,
 };
 use serde::{Deserialize, Serialize};
 
@@ -102,23 +101,11 @@ pub(crate) fn run(options: Options) -> Exit {
     if options.thread {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
     }
-    let configuration = Configuration::new(&options.configuration);
-    let (read, restore) = (configuration.clone(), configuration.clone());
+    let settings = settings(&options.configuration);
     let mut master = Master::new()
         .systemd()
         .stop_deadline(Duration::from_millis(options.stop_deadline))
-        .workers(workers(&options, configuration))
-        .on_reload(move || {
-            let outcome = read.read();
-            let hangs = read.texts().0.starts_with("hangs");
-            async move {
-                if hangs {
-                    std::future::pending::<()>().await;
-                }
-                outcome
-            }
-        })
-        .on_rollback(move || restore.restore())
+        .workers(workers(&options, &settings))
         .observe({
             let what = options.observer.clone();
             move |report| observe(&what, report)
@@ -163,39 +150,25 @@ async fn answer(master: &MasterHandle, words: &str) -> String {
     changed.map_or_else(|error| error.report(), |()| "ok".to_owned())
 }
 
-/// What the workers are told, and what they were told before.
-#[derive(Clone)]
-struct Configuration {
-    path: PathBuf,
-    texts: Arc<Mutex<(String, String)>>,
+/// What the workers are told: the content of a file. One that begins with a number wants so many of them.
+fn settings(path: &Path) -> Settings<String> {
+    let path = std::path::absolute(path).unwrap_or_default();
+    let first = std::fs::read_to_string(&path).unwrap_or_default();
+    Settings::new(first, move |_| {
+        let text = std::fs::read_to_string(&path)?;
+        if text.starts_with("hangs") {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+        assert!(!text.starts_with("panics"), "on purpose");
+        Ok::<_, io::Error>(text)
+    })
 }
 
-impl Configuration {
-    fn new(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_default();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        Self { path, texts: Arc::new(Mutex::new((text, String::new()))) }
-    }
-
-    fn texts(&self) -> MutexGuard<'_, (String, String)> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self) -> io::Result<()> {
-        let text = std::fs::read_to_string(&self.path)?;
-        let mut texts = self.texts();
-        let before = std::mem::replace(&mut texts.0, text);
-        texts.1 = before;
-        Ok(())
-    }
-
-    fn restore(&self) {
-        let mut texts = self.texts();
-        texts.0 = texts.1.clone();
-    }
-}
-
-fn workers(options: &Options, configuration: Configuration) -> Workers {
+fn workers(options: &Options, settings: &Settings<String>) -> Workers {
+    let fixed = options.workers;
+    let wanted = move |text: &String| {
+        text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(fixed)
+    };
     let path = std::path::absolute(&options.behaviour).unwrap_or_default();
     let options_file = std::path::absolute(&options.options).unwrap_or_default();
     let patience = Duration::from_millis(options.ready_timeout);
@@ -207,8 +180,9 @@ fn workers(options: &Options, configuration: Configuration) -> Workers {
         .environment(Environment::keep(options.keep.clone()))
         .restart(RestartPolicy::default().ready_timeout(patience))
         .reload(ReloadPolicy::default().surge(1).canary(Duration::from_millis(options.canary)))
-        .context(move |_| configuration.texts().0.clone())
-        .each(move |id| crate::options::of(id, &options_file))
+        .size_from(settings, wanted)
+        .context_from(settings, |text, _| text.clone())
+        .worker_options(move |id| crate::options::of(id, &options_file))
         .answer(move |_, Order| {
             let behaviour = std::fs::read_to_string(&path).unwrap_or_default();
             async move { Ok(behaviour) }

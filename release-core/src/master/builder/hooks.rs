@@ -1,70 +1,35 @@
 //! What the program does when the master reloads, and what it sees of everything that happens.
 
-use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Master;
+use crate::Settings;
 use crate::supervise::Report;
-use crate::{Error, ErrorKind};
 
 impl Master {
-    /// What comes before a reload: the program reads its configuration, checks it, and keeps it for
-    /// the contexts of the workers to come. An error refuses the reload, with its reason for whoever
-    /// asked; nothing has changed then. It has the [`reload_timeout`](Master::reload_timeout).
+    /// Makes a new value of these settings at each reload, see [`Settings`]. This is only needed when no
+    /// group of workers is made from them: groups bring their settings along.
     ///
     /// # Examples
     ///
     /// ```
-    /// use std::sync::{Arc, Mutex};
-    /// use release_core::{Master, Workers};
+    /// use release_core::{Master, Settings};
     ///
-    /// let greeting = Arc::new(Mutex::new("hello".to_owned()));
-    /// let (read, tell) = (Arc::clone(&greeting), greeting);
-    /// let workers = Workers::same_executable("greeter", 2)
-    ///     .context(move |_| tell.lock().map(|text| text.clone()).unwrap_or_default());
-    /// let master = Master::new().on_reload(move || {
-    ///     let read = Arc::clone(&read);
-    ///     async move {
-    ///         let text = std::fs::read_to_string("/etc/greeting")?;
-    ///         if let Ok(mut greeting) = read.lock() {
-    ///             *greeting = text;
-    ///         }
-    ///         Ok::<(), std::io::Error>(())
-    ///     }
-    /// });
-    /// # let _ = (workers, master);
+    /// // A reload is refused when there is no such file; the control socket tells what is in it.
+    /// let settings = Settings::new(String::new(), |_| std::fs::read_to_string("/etc/motto"));
+    /// let master = Master::new().settings(&settings);
+    /// # let _ = master;
     /// ```
     #[must_use]
+    #[doc(alias = "on_reload")]
     #[doc(alias = "onUpdateConfig")]
-    pub fn on_reload<F, E>(mut self, read: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let read = Arc::new(read);
-        self.hooks.reload = Some(Box::new(move || {
-            let read = Arc::clone(&read);
-            Box::pin(async move {
-                read().await.map_err(|error| {
-                    Error::new(ErrorKind::Program, "no new configuration").caused_by(error)
-                })
-            })
-        }));
+    pub fn settings<T: Send + Sync + 'static>(mut self, settings: &Settings<T>) -> Self {
+        self.hooks.add(&settings.shared());
         self
     }
 
-    /// What follows the failure of a reload that [`on_reload`](Master::on_reload) has allowed: the
-    /// program puts the configuration back that it had before. Workers that are started again get
-    /// the context that they had in any case; this one is for workers that are new.
-    #[must_use]
-    pub fn on_rollback(mut self, restore: impl Fn() + Send + Sync + 'static) -> Self {
-        self.hooks.rollback = Some(Box::new(restore));
-        self
-    }
-
-    /// How long [`on_reload`](Master::on_reload) may take; 30 s by default. Then the reload is refused,
-    /// with that reason, and the next one can have its turn.
+    /// Sets how long the new values of all [`Settings`] may take; 30 s by default. Then the reload is
+    /// refused, with that reason, and the next one can have its turn.
     #[must_use]
     pub fn reload_timeout(mut self, time: Duration) -> Self {
         self.hooks.reload_timeout = time;
@@ -86,7 +51,7 @@ impl Master {
     /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
     /// | on finish | [`Report::Finished`] |
     /// | on child finished, clean up child | [`Report::Died`], with what follows |
-    /// | update config | [`on_reload`](Master::on_reload), and [`on_rollback`](Master::on_rollback) |
+    /// | update config | [`Settings`] |
     /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
     ///
     /// [`StopCause::Terminate`]: crate::supervise::StopCause::Terminate

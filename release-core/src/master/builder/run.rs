@@ -88,6 +88,8 @@ impl Master {
             _ => own_files,
         };
         self.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
+        let mut hooks = self.hooks;
+        groups.iter().flat_map(|group| &group.settings).for_each(|settings| hooks.add(settings));
         Ok(Plan {
             log_files,
             systemd: if self.systemd { Notifier::from_env()? } else { None },
@@ -97,7 +99,7 @@ impl Master {
             groups,
             controls: self.controls,
             main: self.main,
-            hooks: self.hooks,
+            hooks,
             stop_deadline: self.stop_deadline,
             exit_with_signal: self.exit_with_signal,
             forward_signals: self.forward_signals,

@@ -15,7 +15,7 @@ use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
 use super::MasterEvent;
-use crate::master::group::{Group, Particulars};
+use crate::master::group::{Group, Particulars, configured_size};
 use crate::master::handle::MasterHandle;
 use crate::process::attach::Attached;
 use crate::process::child::Child;
@@ -153,6 +153,13 @@ impl Processes {
         Some(self.groups.first()?.name.to_string())
     }
 
+    /// How many workers the settings of this generation want in each group, if they say so.
+    pub(super) fn sizes(&self, generation: u32) -> Result<Vec<Option<u32>>, String> {
+        let sizes =
+            self.groups.iter().map(|group| configured_size(group.sizes.as_ref(), generation));
+        sizes.collect::<Result<_, _>>().map_err(|error| error.report())
+    }
+
     /// No process of another generation is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
         self.particulars.retain(|wish, _| wish.generation == generation);
@@ -165,7 +172,7 @@ impl Processes {
             return Ok(particulars.clone());
         }
         let group = self.group(wish.id).ok_or_else(|| no_group(wish.id))?;
-        let particulars = group.particulars(wish.id)?;
+        let particulars = group.particulars(wish.id, wish.generation)?;
         self.particulars.insert(wish, particulars.clone());
         Ok(particulars)
     }

@@ -8,7 +8,7 @@ use super::Workers;
 use crate::accounts;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Pulse, Request};
-use crate::master::group::{Contact, Group};
+use crate::master::group::{Contact, FIRST, Group, configured_size};
 use crate::master::upgrade::working_directory;
 use crate::path::absolute;
 use crate::path::c_string;
@@ -126,12 +126,13 @@ where
         let program = if self.is_command { self.program.find(root)? } else { self.program };
         let program = program.resolve(&place.start)?;
         let c_path = |path: PathBuf| c_string(path.into_os_string());
+        let size = configured_size(self.sizes.as_ref(), FIRST).map(|its| its.unwrap_or(self.size));
         Ok(Group {
             directory: place.directory.map(c_path).transpose()?,
             root: place.root.filter(|_| !enters_itself).map(c_path).transpose()?,
             spec: GroupSpec {
                 name: name.clone(),
-                size: self.size,
+                size: size.map_err(|error| about("its size").caused_by(error))?,
                 restart: self.restart,
                 reload: self.reload,
                 life: self.life,
@@ -146,6 +147,8 @@ where
             program,
             credentials,
             listeners: self.listeners,
+            sizes: self.sizes,
+            settings: self.settings,
             context: self.context,
             options: self.options,
         })

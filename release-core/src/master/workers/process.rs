@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Workers;
 use crate::master::group::Context;
-use crate::{Environment, WorkerOptions};
+use crate::{Environment, Settings, WorkerOptions};
 
 impl<W, C> Workers<W, C> {
     /// The login name that workers run as when the master is root. A master that is not root can
@@ -82,22 +82,83 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// The typed context that each worker is sent at its start, made from its identity.
+    /// Makes the number of workers a function of [`Settings`]; the number that the group was created with
+    /// is not used then.
+    ///
+    /// The number is in force when the new generation serves, and the reload is answered when the group has
+    /// it. Of the settings and [`MasterHandle::scale`](crate::MasterHandle::scale) (or TTIN, TTOU) the one
+    /// that changed the number last holds, also after reloads and upgrades. A new worker that fails before
+    /// it is ready fails the reload with that reason: the new generation serves then, with as many workers
+    /// as before, and the next reload tries the number again. More than 10,000 workers refuse the reload.
+    ///
+    /// # Panics
+    ///
+    /// A panic in `size` refuses the reload, or the start of the master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Settings, Workers};
+    ///
+    /// let settings = Settings::new(4, |size| Ok::<u32, Error>(size + 1));
+    /// let workers = Workers::same_executable("http", 4).size_from(&settings, |size| *size);
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn size_from<S: Send + Sync + 'static>(
+        mut self,
+        settings: &Settings<S>,
+        size: impl Fn(&S) -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.push(settings.shared());
+        let settings = settings.clone();
+        self.sizes = Some(Box::new(move |generation| size(&settings.of(generation))));
+        self
+    }
+
+    /// Sets the typed context that each worker is sent at its start, made from its identity.
     ///
     /// It is made once for each worker and generation, at the first start: a worker that dies comes
-    /// back as it was, and one of a new generation sees what has changed, such as a configuration
-    /// that [`Master::on_reload`](crate::Master::on_reload) has read.
+    /// back as it was, and one of a new generation sees what has changed. A context that depends on the
+    /// configuration of the program belongs into [`context_from`](Workers::context_from).
     #[must_use]
     pub fn context<T: Serialize + DeserializeOwned>(
         mut self,
         context: impl Fn(u32) -> T + Send + Sync + 'static,
     ) -> Self {
-        self.context = Context::new(context);
+        self.context = Context::new(move |_, id| context(id));
         self
     }
 
-    /// What is different from worker to worker: arguments, environment, processors, priority and
-    /// limits, made from a worker's identity (rows P2, P8). By default no worker has any.
+    /// Sets the typed context that each worker is sent at its start, made from the [`Settings`] of its own
+    /// generation and its identity.
+    ///
+    /// Like [`context`](Workers::context), it is made once for each worker and generation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Settings, Workers};
+    ///
+    /// let settings = Settings::new(String::new(), |_| std::fs::read_to_string("/etc/motto"));
+    /// let workers = Workers::same_executable("motto", 4)
+    ///     .context_from(&settings, |motto, id| format!("{motto}, worker {id}"));
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn context_from<S: Send + Sync + 'static, T: Serialize + DeserializeOwned>(
+        mut self,
+        settings: &Settings<S>,
+        context: impl Fn(&S, u32) -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.push(settings.shared());
+        let settings = settings.clone();
+        self.context = Context::new(move |generation, id| context(&settings.of(generation), id));
+        self
+    }
+
+    /// Sets what is different from worker to worker: arguments, environment, processors, priority and
+    /// limits, made from a worker's identity. By default no worker has any.
     ///
     /// Like the [`context`](Workers::context), they are made once for each worker and generation;
     /// those of the first workers once more before anything is started, to be checked. A worker
@@ -108,7 +169,7 @@ impl<W, C> Workers<W, C> {
     /// ```
     /// use release_core::{Resource, WorkerOptions, Workers};
     ///
-    /// let workers = Workers::same_executable("http", 4).each(|id| {
+    /// let workers = Workers::same_executable("http", 4).worker_options(|id| {
     ///     WorkerOptions::default()
     ///         .argument(format!("--port={}", 8000 + id))
     ///         .variable("SHARD", id.to_string())
@@ -120,8 +181,37 @@ impl<W, C> Workers<W, C> {
     /// ```
     #[must_use]
     #[doc(alias = "rtsOptions")]
-    pub fn each(mut self, options: impl Fn(u32) -> WorkerOptions + Send + Sync + 'static) -> Self {
-        self.options = Some(Box::new(options));
+    #[doc(alias = "each")]
+    pub fn worker_options(
+        mut self,
+        options: impl Fn(u32) -> WorkerOptions + Send + Sync + 'static,
+    ) -> Self {
+        self.options = Some(Box::new(move |_, id| options(id)));
+        self
+    }
+
+    /// Sets what is different from worker to worker, made from the [`Settings`] of its own generation and
+    /// its identity; see [`worker_options`](Workers::worker_options).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Settings, WorkerOptions, Workers};
+    ///
+    /// let settings = Settings::new(5, |_| Ok::<i32, Error>(10));
+    /// let workers = Workers::same_executable("batch", 4)
+    ///     .worker_options_from(&settings, |nice, _| WorkerOptions::default().nice(*nice));
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn worker_options_from<S: Send + Sync + 'static>(
+        mut self,
+        settings: &Settings<S>,
+        options: impl Fn(&S, u32) -> WorkerOptions + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.push(settings.shared());
+        let settings = settings.clone();
+        self.options = Some(Box::new(move |generation, id| options(&settings.of(generation), id)));
         self
     }
 }

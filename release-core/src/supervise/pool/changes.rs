@@ -12,6 +12,10 @@ use crate::supervise::{Action, Operation, Report, RequestId, WorkerId};
 /// More workers than this in one group are taken for a mistake.
 const MOST: u32 = 10_000;
 
+fn check_size(size: u32) -> Result<(), String> {
+    if size > MOST { Err(format!("more than {MOST} workers are too many")) } else { Ok(()) }
+}
+
 /// How many more workers of a group may be in the middle of a replacement.
 #[derive(Clone, Copy)]
 struct Room {
@@ -26,53 +30,70 @@ impl Pool {
         match change {
             Operation::Reload => self.reloads.push(request),
             Operation::Upgrade => self.ask_for_upgrade(request),
-            Operation::Resize { group, size } => self.resize(request, &group, size, None, turn),
-            Operation::Configure { group, size } => {
-                self.resize(request, &group, size, Some(size), turn);
-            }
+            Operation::Resize { group, size } => self.resize(request, &group, size, turn),
             Operation::Restart { id } => self.restart(request, id, turn),
         }
     }
 
-    /// Of what an operator and a configuration `configured` say, the latest holds; a configuration
-    /// that says the same as before says nothing.
-    fn resize(
-        &mut self,
-        request: RequestId,
-        name: &str,
-        size: u32,
-        configured: Option<u32>,
-        turn: &mut Turn<'_>,
-    ) {
+    fn resize(&mut self, request: RequestId, name: &str, size: u32, turn: &mut Turn<'_>) {
         let there = self.groups.iter().filter(|group| !group.is_gone);
         let names: Vec<_> = there.map(|group| &group.spec.name).collect();
         // Those that are gone come after all others.
         let Some(index) = names.iter().position(|there| *there == name) else {
             return turn.refuse([request], &format!("no group `{name}`; there is: {names:?}"));
         };
-        if size > MOST {
-            return turn.refuse([request], &format!("more than {MOST} workers are too many"));
+        if let Err(why) = check_size(size) {
+            return turn.refuse([request], &why);
         }
-        let group = &mut self.groups[index];
-        if configured == Some(group.configured) {
-            match &mut group.resize {
-                // Said again while it is made so.
-                Some(resize) if group.spec.size == size => resize.requests.push(request),
-                _ => turn.answer(request, Ok(())),
-            }
-            return;
+        let configured = self.groups[index].configured;
+        self.begin_resize(index, size, Some(request), configured, turn);
+    }
+
+    /// Of what an operator and the configuration say, the latest holds; a configuration that says the
+    /// same as before says nothing.
+    fn configure(&mut self, index: usize, size: u32, turn: &mut Turn<'_>) {
+        let Some(group) = self.groups.get_mut(index).filter(|group| !group.is_gone) else { return };
+        let before = std::mem::replace(&mut group.configured, size);
+        if before != size {
+            return self.begin_resize(index, size, None, before, turn);
         }
-        let mut known = group.configured;
-        group.configured = configured.unwrap_or(known);
-        let (mut before, mut least) = (group.spec.size, group.spec.size.min(size));
-        if let Some(earlier) = group.resize.take() {
-            (before, least) = (earlier.before, least.min(earlier.least));
-            known = earlier.configured;
-            turn.refuse(earlier.requests, "another change of the size came after it");
+        let is_made_so = group.spec.size == size;
+        if let Some(resize) = group.resize.as_mut().filter(|_| is_made_so) {
+            resize.is_of_reload = true;
         }
-        let requests = vec![request];
-        group.resize = Some(Resize { requests, before, configured: known, least });
+    }
+
+    /// For whoever has made the request, or else for the reload; `configured` is what the configuration
+    /// wanted before.
+    fn begin_resize(
+        &mut self,
+        index: usize,
+        size: u32,
+        request: Option<RequestId>,
+        mut configured: u32,
+        turn: &mut Turn<'_>,
+    ) {
+        let mut before = self.groups[index].spec.size;
+        let mut least = before.min(size);
+        let later = "another change of the size came after it";
+        if let Some(earlier) = self.fail_resize(index, later, turn) {
+            (before, configured) = (earlier.before, earlier.configured);
+            least = least.min(earlier.least);
+        }
+        let (is_of_reload, requests) = (request.is_none(), request.into_iter().collect());
+        let resize = Resize { requests, is_of_reload, before, configured, least };
+        self.groups[index].resize = Some(resize);
         self.set_size(index, size, turn);
+    }
+
+    /// Tells those who wait for it, the reload among them.
+    fn fail_resize(&mut self, index: usize, why: &str, turn: &mut Turn<'_>) -> Option<Resize> {
+        let mut resize = self.groups[index].resize.take()?;
+        turn.refuse(resize.requests.drain(..), why);
+        if resize.is_of_reload {
+            self.end_sizing(why, turn);
+        }
+        Some(resize)
     }
 
     pub(super) fn set_size(&mut self, group: usize, size: u32, turn: &mut Turn<'_>) {
@@ -129,17 +150,16 @@ impl Pool {
         if process.was_ready() || worker.is_ready() || !group.wants(rank) {
             return;
         }
-        let Some(resize) = group.resize.take() else { return };
-        let Resize { requests, before, configured, least } = resize;
+        let Some(&Resize { before, configured, least, .. }) = group.resize.as_ref() else { return };
         if rank >= least {
-            turn.refuse(requests, reason);
             group.configured = configured;
+            self.fail_resize(index, reason, turn);
             self.set_size(index, before, turn);
         } else {
             // It was there before, and fails whatever the size of the group is.
             let size = group.spec.size;
             let reason = format!("the group has its new size, {size}, but {reason}");
-            turn.refuse(requests, &reason);
+            self.fail_resize(index, &reason, turn);
         }
     }
 
@@ -181,7 +201,9 @@ impl Pool {
     pub(super) fn target(&self) -> Option<u32> {
         match self.rollout.as_ref()?.stage {
             RolloutStage::Rolling { generation } => Some(generation),
-            RolloutStage::Preparing | RolloutStage::Undoing { .. } => None,
+            RolloutStage::Preparing
+            | RolloutStage::Sizing { .. }
+            | RolloutStage::Undoing { .. } => None,
         }
     }
 
@@ -196,30 +218,40 @@ impl Pool {
         let is_free = self.rollout.is_none() && !self.is_upgrading();
         if self.all_ready && is_free && !self.reloads.is_empty() {
             let requests = std::mem::take(&mut self.reloads);
-            self.rollout =
-                Some(Rollout { requests, is_upgrade: false, stage: RolloutStage::Preparing });
+            let (sizes, stage) = (Vec::new(), RolloutStage::Preparing);
+            self.rollout = Some(Rollout { requests, is_upgrade: false, sizes, stage });
             turn.act(Action::Prepare);
         }
     }
 
     /// The new version has its configuration already.
     pub(super) fn begin_upgraded_rollout(&mut self, turn: &mut Turn<'_>) {
-        self.latest = self.latest.saturating_add(1);
-        let generation = self.latest;
+        let generation = self.next_generation();
+        self.latest = generation;
         let stage = RolloutStage::Rolling { generation };
-        self.rollout = Some(Rollout { requests: Vec::new(), is_upgrade: true, stage });
+        let (requests, sizes) = (Vec::new(), Vec::new());
+        self.rollout = Some(Rollout { requests, is_upgrade: true, sizes, stage });
         turn.report(Report::Reloading { generation });
     }
 
-    pub(super) fn prepared(&mut self, outcome: Result<(), String>, turn: &mut Turn<'_>) {
-        let Some(Rollout { stage: stage @ RolloutStage::Preparing, .. }) = &mut self.rollout else {
+    /// A new generation begins, whose configuration wants groups of these sizes, or none.
+    pub(super) fn prepared(
+        &mut self,
+        outcome: Result<Vec<Option<u32>>, String>,
+        turn: &mut Turn<'_>,
+    ) {
+        let generation = self.next_generation();
+        let Some(rollout @ Rollout { stage: RolloutStage::Preparing, .. }) = &mut self.rollout
+        else {
             return;
         };
-        match outcome {
-            Ok(()) => {
-                self.latest = self.latest.saturating_add(1);
-                let generation = self.latest;
-                *stage = RolloutStage::Rolling { generation };
+        let checked = outcome.and_then(|sizes| {
+            sizes.iter().flatten().try_for_each(|size| check_size(*size)).map(|()| sizes)
+        });
+        match checked {
+            Ok(sizes) => {
+                (rollout.sizes, rollout.stage) = (sizes, RolloutStage::Rolling { generation });
+                self.latest = generation;
                 turn.report(Report::Reloading { generation });
             }
             Err(reason) => {
@@ -354,6 +386,11 @@ impl Pool {
                     true => Report::Upgraded { generation },
                     false => Report::Reloaded { generation },
                 });
+                self.begin_sizing(generation, turn);
+            }
+            Some(&RolloutStage::Sizing { generation })
+                if wanted.all(|it| self.has_arrived(it, generation)) && !self.is_sizing() =>
+            {
                 self.end_rollout(&Ok(()), turn);
             }
             Some(RolloutStage::Undoing { reason }) if wanted.all(|worker| worker.is_idle()) => {
@@ -363,9 +400,36 @@ impl Pool {
             Some(
                 RolloutStage::Preparing
                 | RolloutStage::Rolling { .. }
+                | RolloutStage::Sizing { .. }
                 | RolloutStage::Undoing { .. },
             )
             | None => {}
+        }
+    }
+
+    /// The new generation serves: now its sizes hold.
+    fn begin_sizing(&mut self, generation: u32, turn: &mut Turn<'_>) {
+        let Some(rollout) = &mut self.rollout else { return };
+        rollout.stage = RolloutStage::Sizing { generation };
+        let sizes = std::mem::take(&mut rollout.sizes);
+        for (group, size) in sizes.into_iter().enumerate() {
+            size.into_iter().for_each(|size| self.configure(group, size, turn));
+        }
+        // Groups that have these sizes already are not waited for.
+        self.conclude_changes(turn);
+        self.conclude_rollout(turn);
+    }
+
+    /// Whether groups are given the sizes that a reload has for them.
+    fn is_sizing(&self) -> bool {
+        let mut resizes = self.groups.iter().filter_map(|group| group.resize.as_ref());
+        resizes.any(|resize| resize.is_of_reload)
+    }
+
+    /// A group is not given its size, or a worker fails meanwhile: nobody has to wait any longer.
+    pub(super) fn end_sizing(&mut self, why: &str, turn: &mut Turn<'_>) {
+        if let Some(Rollout { stage: RolloutStage::Sizing { .. }, .. }) = &self.rollout {
+            self.end_rollout(&Err(format!("the new generation serves, but {why}")), turn);
         }
     }
 
@@ -377,6 +441,8 @@ impl Pool {
 
     fn end_rollout(&mut self, outcome: &Result<(), String>, turn: &mut Turn<'_>) {
         let Some(rollout) = self.rollout.take() else { return };
+        let resizes = self.groups.iter_mut().filter_map(|group| group.resize.as_mut());
+        resizes.for_each(|resize| resize.is_of_reload = false);
         if rollout.is_upgrade {
             self.upgrade.outcome = Some(outcome.clone());
         }

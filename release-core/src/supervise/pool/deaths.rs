@@ -183,6 +183,9 @@ impl Pool {
         }
         self.note_failed_generation(process, why, turn);
         self.note_failed_change(index, process, why, turn);
+        if !process.was_ready() && !self.workers[index].is_ready() {
+            self.end_sizing(why, turn);
+        }
         let worker = &self.workers[index];
         let is_outdated = worker
             .serving

@@ -10,6 +10,8 @@ pub(super) struct Rollout {
     pub(super) requests: Vec<RequestId>,
     /// Whether another version of the program is the reason.
     pub(super) is_upgrade: bool,
+    /// How many workers the configuration wants in each group, if it says so.
+    pub(super) sizes: Vec<Option<u32>>,
     pub(super) stage: RolloutStage,
 }
 
@@ -19,6 +21,8 @@ pub(super) enum RolloutStage {
     Preparing,
     /// Worker by worker is turned to this generation.
     Rolling { generation: u32 },
+    /// That generation serves, and groups are given the sizes that it has for them.
+    Sizing { generation: u32 },
     /// The generation before is being restored, for this reason.
     Undoing { reason: String },
 }

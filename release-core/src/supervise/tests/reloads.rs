@@ -161,7 +161,7 @@ fn a_refused_configuration_changes_nothing() {
     world.prepare_with(Err("line 3: what?".to_owned()));
     assert_eq!(reload(&mut world), Err("line 3: what?".to_owned()));
     assert_eq!((spawns(&world).len(), world.pool().generation()), (2, 1));
-    world.prepare_with(Ok(()));
+    world.prepare_with(Ok(Vec::new()));
     assert_eq!(reload(&mut world), Ok(()));
     assert_eq!(world.pool().generation(), 2);
 }

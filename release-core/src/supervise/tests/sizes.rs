@@ -132,52 +132,70 @@ fn a_worker_that_comes_and_goes_does_not_pile_up() {
 #[test]
 fn the_size_is_what_was_said_last() {
     let mut world = world(spec(2), |_| Life::good());
-    let told = |world: &mut Simulation, change| {
+    let told = |world: &mut Simulation, (size, change): (Option<u32>, _)| {
+        if size.is_some() {
+            world.prepare_with(Ok(vec![size]));
+        }
         let request = world.change(change);
         assert_eq!(finish(world, request), Ok(()));
         world.pool().size(0).unwrap()
     };
-    let configure = |size| Operation::Configure { group: "web".to_owned(), size };
-    let scale = |size| Operation::Resize { group: "web".to_owned(), size };
+    let configure = |size| (Some(size), Operation::Reload);
+    let scale = |size| (None, Operation::Resize { group: "web".to_owned(), size });
     assert_eq!(told(&mut world, configure(4)), 4);
     assert_eq!(told(&mut world, scale(6)), 6);
     assert_eq!(told(&mut world, configure(4)), 6, "the configuration has not changed");
-    assert_eq!(told(&mut world, Operation::Reload), 6);
+    assert_eq!(told(&mut world, (None, Operation::Reload)), 6);
     assert_eq!(told(&mut world, configure(2)), 2);
     // The new version of this world says 2 workers, as the configuration did.
     assert_eq!(told(&mut world, scale(3)), 3);
-    assert_eq!(told(&mut world, Operation::Upgrade), 3);
+    assert_eq!(told(&mut world, (None, Operation::Upgrade)), 3);
     assert_eq!(told(&mut world, configure(5)), 5);
-    assert_eq!(told(&mut world, Operation::Upgrade), 2, "the file says something else than before");
+    assert_eq!(
+        told(&mut world, (None, Operation::Upgrade)),
+        2,
+        "the file says something else than before"
+    );
 }
 
 /// It fails, and the same number is tried again later.
 #[test]
 fn a_configured_size_that_fails_is_not_known() {
-    let bad = |launch: Launch| match launch.before {
-        2 => Life::good().dies_after(seconds(0), CRASH),
-        _ => Life::good(),
-    };
-    let mut world = world(spec(2), bad);
-    for is_ok in [false, true] {
-        let request = world.change(Operation::Configure { group: "web".to_owned(), size: 3 });
-        assert_eq!(finish(&mut world, request).is_ok(), is_ok);
-        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
-    }
-}
-
-/// The number is said by a reload and by whoever has asked for it: both wait until it is so.
-#[test]
-fn a_configured_size_is_waited_for_by_everybody() {
+    // The first two serve, and the next two are their reload.
     let bad = |launch: Launch| match launch.before {
         4 => Life::good().dies_after(seconds(0), CRASH),
         _ => Life::good(),
     };
     let mut world = world(spec(2), bad);
+    world.prepare_with(Ok(vec![Some(3)]));
+    for (generation, is_ok) in [(2, false), (3, true)] {
+        let request = world.change(Operation::Reload);
+        let outcome = finish(&mut world, request);
+        assert_eq!(world.pool().generation(), generation, "the new generation serves");
+        match outcome {
+            Ok(()) => assert!(is_ok),
+            Err(why) => assert!(
+                !is_ok && why.starts_with("the new generation serves, but worker 2 ended"),
+                "{why}"
+            ),
+        }
+        assert_eq!(world.pool().size(0), Some(if is_ok { 3 } else { 2 }));
+    }
+}
+
+/// Whoever has asked for the reload that brings it waits until it is so.
+#[test]
+fn a_configured_size_is_waited_for_by_everybody() {
+    // Two, their reload, the third; the reload of three, the fourth.
+    let bad = |launch: Launch| match launch.before {
+        8 => Life::good().dies_after(seconds(0), CRASH),
+        _ => Life::good(),
+    };
+    let mut world = world(spec(2), bad);
     for is_ok in [true, false] {
         let size = if is_ok { 3 } else { 5 };
-        let requests =
-            [(); 2].map(|()| world.change(Operation::Configure { group: "web".to_owned(), size }));
+        world.prepare_with(Ok(vec![Some(size)]));
+        let requests = [world.change(Operation::Reload)];
         assert!(requests.iter().all(|request| world.answer(*request).is_none()));
         for request in requests {
             assert_eq!(finish(&mut world, request).is_ok(), is_ok);
@@ -185,4 +203,35 @@ fn a_configured_size_is_waited_for_by_everybody() {
         let ready = world.processes().filter(|process| process.is_serving()).count();
         assert_eq!((world.pool().size(0), ready), (Some(3), 3));
     }
+}
+
+/// "ok" comes when every group has the size that the new generation wants, and a number that is too great
+/// refuses the reload before anything has happened.
+#[test]
+fn a_reload_brings_its_sizes() {
+    let groups = vec![spec(2), GroupSpec { name: "mail".to_owned(), ..spec(3) }];
+    let mut world = Simulation::new(groups, seconds(10), 1, |_| Life::good());
+    world.run(seconds(5));
+    for (sizes, expected) in [
+        (vec![Some(4), Some(1)], [4, 1]),
+        (vec![None, Some(0)], [4, 0]),
+        (vec![Some(4)], [4, 0]),
+        (vec![Some(1), Some(2)], [1, 2]),
+    ] {
+        world.prepare_with(Ok(sizes));
+        let request = world.change(Operation::Reload);
+        assert_eq!(finish(&mut world, request), Ok(()));
+        let own = |name| world.status().into_iter().filter(move |worker| worker.group == name);
+        assert_eq!(["web", "mail"].map(|name| own(name).count()), expected.map(|it: usize| it));
+        let generation = world.pool().generation();
+        let is_right =
+            |it: WorkerStatus<'_>| it.generation == generation && it.state == State::Ready;
+        assert!(world.status().into_iter().all(is_right));
+    }
+    let generation = world.pool().generation();
+    world.prepare_with(Ok(vec![None, Some(10_001)]));
+    let request = world.change(Operation::Reload);
+    let refused = Err("more than 10000 workers are too many".to_owned());
+    assert_eq!(finish(&mut world, request), refused);
+    assert_eq!(world.pool().generation(), generation);
 }

@@ -192,8 +192,6 @@ impl World {
                 let own: Vec<_> = own.map(|worker| worker.state).collect();
                 assert_eq!(own, vec![State::Ready; usize::try_from(*size).unwrap()]);
             }
-            // An operator may have said another size meanwhile.
-            Operation::Configure { .. } => {}
             Operation::Reload | Operation::Upgrade => {
                 // Whoever has waited over an upgrade may be told when the size changes again, and
                 // old processes leave for that.
@@ -252,7 +250,9 @@ impl World {
             }
             (15, _) if who.is_multiple_of(2) => {
                 let size = u32::from(amount) % 7;
-                self.change(Operation::Configure { group: group.to_string(), size });
+                let sizes = (0..3).map(|index| (index == group).then_some(size));
+                self.sim.prepare_with(Ok(sizes.collect()));
+                self.change(Operation::Reload);
             }
             (3, _) => self.change(Operation::Restart { id }),
             (11, _) => self.change(Operation::Upgrade),
@@ -268,7 +268,7 @@ impl World {
             (13, _) => self.restore(),
             (4, _) => self.sim.prepare_with(match amount % 3 {
                 0 => Err("bad configuration".to_owned()),
-                _ => Ok(()),
+                _ => Ok(Vec::new()),
             }),
             (5, Some((id, pid))) => {
                 let reason = "a frame of 4 GiB".to_owned();

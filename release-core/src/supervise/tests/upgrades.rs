@@ -18,7 +18,6 @@ fn a_group_that_is_gone_cannot_be_changed() {
     assert_eq!(pool.status(now).iter().filter(|it| it.group == "web").count(), 2, "they drain");
     let changes = [
         Operation::Resize { group: "web".to_owned(), size: 3 },
-        Operation::Configure { group: "web".to_owned(), size: 3 },
         Operation::Restart { id: WorkerId(0) },
     ];
     for (number, change) in (1..).zip(changes) {
