@@ -183,7 +183,7 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 
 /// Answers the master's heartbeat; the answer leaves with what else is on its way.
 fn tell_how_it_goes(link: &Link, works: &Works) {
-    let beat = Header::Beat(works.beat(link.rt().now()));
+    let beat = Header::Beat { beat: works.beat(link.rt().now()) };
     // A connection that has ended needs no answer.
     let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
 }

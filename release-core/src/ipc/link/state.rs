@@ -197,7 +197,7 @@ pub(super) fn incoming(mode: Mode, payload: Body<'_>) -> Option<Incoming<'_>> {
                 Header::Notice => Some(Incoming::Notice(body)),
                 Header::Cancel { number } => Some(Incoming::Cancel { number }),
                 Header::Pulse => Some(Incoming::Pulse),
-                Header::Beat(beat) => Some(Incoming::Beat(beat)),
+                Header::Beat { beat } => Some(Incoming::Beat(beat)),
                 Header::Outputs => Some(Incoming::Outputs(body.descriptors)),
                 Header::Answer { .. } | Header::Refusal { .. } => None,
             }

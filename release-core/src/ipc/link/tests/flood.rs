@@ -25,7 +25,7 @@ fn who_sends_nothing_that_means_something_is_not_kept() {
         (Header::Answer { number: 7 }, &[0; 10][..]),
         (Header::Answer { number: 7 }, &[0; 100_000]),
         (Header::Refusal { number: 0 }, b"no"),
-        (Header::Beat(beat), b""),
+        (Header::Beat { beat }, b""),
         (Header::Pulse, b""),
         (Header::Ready, b""),
         (Header::Cancel { number: 3 }, b""),
