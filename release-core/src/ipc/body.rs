@@ -13,7 +13,7 @@ pub(crate) struct Size {
 }
 
 /// A message that has come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) descriptors: Vec<Untrusted>,
