@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pulse::Beat;
+use super::heartbeat::HeartbeatReply;
 
 /// The number of a request on its connection, given by the side that asks.
 pub(crate) type Number = u32;
@@ -48,6 +48,9 @@ macro_rules! kinds {
             }
 
             #[cfg(test)]
+            const NUMBERS: &[u8] = &[$($number),+];
+
+            #[cfg(test)]
             fn any() -> impl proptest::strategy::Strategy<Value = Self> {
                 use proptest::strategy::{Just, Strategy, Union};
                 Union::new([$(
@@ -76,9 +79,9 @@ kinds! {
     /// The caller no longer waits for the answer to that request.
     7 = Cancel { number: Number }, descriptors: 0,
     /// How does the work go?
-    8 = Pulse, descriptors: 0,
+    8 = Heartbeat, descriptors: 0,
     /// The answer to that.
-    9 = Beat { beat: Beat }, descriptors: 0,
+    9 = HeartbeatReply { reply: HeartbeatReply }, descriptors: 0,
     /// Two descriptors, for the worker's standard output and standard error.
     10 = Outputs, descriptors: 2,
 }
@@ -115,7 +118,7 @@ impl Field for Option<Duration> {
     }
 }
 
-impl Field for Beat {
+impl Field for HeartbeatReply {
     fn write(self, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&self.finished.to_be_bytes());
         self.oldest.write(payload);
@@ -176,7 +179,7 @@ mod tests {
         }
     }
 
-    impl Any for Beat {
+    impl Any for HeartbeatReply {
         fn any() -> BoxedStrategy<Self> {
             let fields = (any::<u64>(), <Option<Duration> as Any>::any());
             fields.prop_map(|(finished, oldest)| Self { finished, oldest }).boxed()
@@ -204,7 +207,7 @@ mod tests {
                 Header::Request { .. } | Header::Answer { .. } | Header::Notice => true,
                 Header::Outputs => count == 2,
                 Header::Hello | Header::Ready | Header::Refusal { .. } => false,
-                Header::Cancel { .. } | Header::Pulse | Header::Beat { .. } => false,
+                Header::Cancel { .. } | Header::Heartbeat | Header::HeartbeatReply { .. } => false,
             };
             let expected = (may_have && count > 0).then_some((header, count, &body[..]));
             prop_assert_eq!(Header::parse(&payload[6..]), expected);
@@ -214,6 +217,18 @@ mod tests {
         fn any_bytes_give_a_header_or_none(payload: Vec<u8>) {
             let _ = Header::parse(&payload);
         }
+    }
+
+    #[test]
+    fn the_documented_kinds_are_those_of_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, rows) =
+            text.split_once("| kind (1 byte) | then | then |\n|---|---|---|\n").unwrap();
+        let rows = rows.lines().take_while(|line| line.starts_with('|'));
+        let number = |row: &str| row.split([' ', '|']).find_map(|word| word.parse().ok());
+        let documented: Vec<u8> = rows.map(|row| number(row).unwrap()).collect();
+        assert_eq!(documented, Header::NUMBERS);
     }
 
     #[test]

@@ -4,19 +4,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ipc::link::Link;
-use crate::ipc::{Beat, Header, Pulse, SendError};
+use crate::ipc::{Header, Heartbeat, HeartbeatReply, SendError};
 use crate::worker_types::Hung;
 
 /// The latest answer, until it is looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Beats(Mutex<Option<Beat>>);
+pub(crate) struct LatestReply(Mutex<Option<HeartbeatReply>>);
 
-impl Beats {
-    pub(crate) fn heard(&self, beat: Beat) {
+impl LatestReply {
+    pub(crate) fn heard(&self, beat: HeartbeatReply) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
     }
 
-    fn take(&self) -> Option<Beat> {
+    fn take(&self) -> Option<HeartbeatReply> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -36,18 +36,18 @@ impl Suspicion {
 }
 
 /// Asks for as long as it is polled, and says when the peer is found to hang.
-pub(crate) async fn ask(pulse: Pulse, link: &Link, beats: &Beats, hangs: impl Fn(Hung)) {
+pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, hangs: impl Fn(Hung)) {
     let (mut misses, mut suspicion) = (0, Suspicion::default());
     loop {
         if misses == 0 {
             // When the connection has ended, others say so.
-            let _ = link.queue(Some(Header::Pulse), |_| Ok::<(), SendError>(()));
+            let _ = link.queue(Some(Header::Heartbeat), |_| Ok::<(), SendError>(()));
             link.flush_now();
         }
         let asked_at = link.rt().now();
         link.rt().sleep(pulse.every).await;
         let passed = link.rt().now().saturating_duration_since(asked_at);
-        let beat = beats.take();
+        let beat = latest.take();
         // What it answers to a link that stands still is not heard.
         misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
         let Some(timeout) = pulse.timeout else { continue };

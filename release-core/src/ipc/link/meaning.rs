@@ -78,10 +78,10 @@ impl Meaning {
                 return Ok(());
             }
             Header::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
-            Header::Beat { .. } => (take_one(&mut self.beats), WORDS),
+            Header::HeartbeatReply { .. } => (take_one(&mut self.beats), WORDS),
             Header::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
             // Only a master wants to know.
-            Header::Pulse => (limits.takes_outputs, WORDS),
+            Header::Heartbeat => (limits.takes_outputs, WORDS),
             // These end the connection where nobody waits for them, or are counted where they are
             // found to mean nothing.
             Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
@@ -141,7 +141,7 @@ mod tests {
     fn each_request_is_given_up_once_and_each_pulse_answered_once() {
         let (mut meaning, now, limits) = (Meaning::default(), Instant::now(), Limits::IPC);
         meaning.asked_for_a_beat();
-        let beat = Header::Beat { beat: crate::ipc::Beat::default() };
+        let beat = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
         let mut say = |header| {
             let before = meaning.meaningless;
             meaning.heard(header, limits, || now).unwrap();
@@ -149,6 +149,6 @@ mod tests {
         };
         assert!(!say(beat) && say(beat));
         assert!(!say(Header::Ready) && say(Header::Ready));
-        assert!(say(Header::Cancel { number: 1 }) && say(Header::Pulse));
+        assert!(say(Header::Cancel { number: 1 }) && say(Header::Heartbeat));
     }
 }

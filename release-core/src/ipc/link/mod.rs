@@ -150,7 +150,7 @@ impl Link {
             return Err(ended.clone().into());
         }
         self.push(&mut state, header, encode)?;
-        if header == Some(Header::Pulse) {
+        if header == Some(Header::Heartbeat) {
             state.meaning.asked_for_a_beat();
         }
         Ok(())

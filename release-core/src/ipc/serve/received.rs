@@ -36,8 +36,8 @@ impl<R> Received<R> {
             Header::Cancel { number } => Self::Cancel { number },
             Header::Outputs => Self::Outputs(body.descriptors),
             Header::Ready => Self::Word(Word::Ready),
-            Header::Pulse => Self::Word(Word::Pulse),
-            Header::Beat { beat } => Self::Word(Word::Beat(beat)),
+            Header::Heartbeat => Self::Word(Word::Heartbeat),
+            Header::HeartbeatReply { reply } => Self::Word(Word::HeartbeatReply(reply)),
             Header::Hello => Self::Untimely("a greeting at the wrong time"),
             Header::Answer { .. } | Header::Refusal { .. } => {
                 Self::Untimely("an answer at the wrong time")
