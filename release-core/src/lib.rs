@@ -47,7 +47,7 @@
 //! | describe and run a master | [`Master`], [`Workers`], [`WorkerOptions`] |
 //! | be a worker | [`is_worker`], [`me`], [`Me`] |
 //! | command what runs | [`MasterHandle`], [`ControlSocket`] |
-//! | talk | [`ipc`], [`Permit`] |
+//! | talk | [`ipc`], [`Decision`] |
 //! | say who runs when, and try it | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
 //! | read a configuration | [`config`] |
@@ -91,6 +91,8 @@ pub mod ipc;
 #[cfg(target_os = "linux")]
 pub mod log;
 #[cfg(target_os = "linux")]
+mod log_throttle;
+#[cfg(target_os = "linux")]
 mod master;
 #[cfg(target_os = "linux")]
 pub mod net;
@@ -102,8 +104,6 @@ mod predecessor;
 mod process;
 #[cfg(target_os = "linux")]
 pub mod rt;
-#[cfg(target_os = "linux")]
-mod seldom;
 #[cfg(target_os = "linux")]
 mod signals;
 #[cfg(target_os = "linux")]
@@ -140,8 +140,8 @@ pub use master::{
 pub use net::Credentials;
 #[cfg(target_os = "linux")]
 pub use process::{
-    Connections, Environment, OutputFormat, OutputStream, Permit, Readiness, Resource, StopSignal,
-    WorkerInfo, WorkerOptions,
+    Connections, Decision, Environment, OutputFormat, OutputStream, Readiness, Resource,
+    StopSignal, WorkerInfo, WorkerOptions,
 };
 #[cfg(target_os = "linux")]
 pub use start_files::{look_up_to_start, read_to_start};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use release::ipc::{Descriptor, Refused, Request, Text};
 use release::{
-    Connections, ControlSocket, Exit, Master, MasterHandle, Me, Permit, WorkerInfo, Workers,
+    Connections, ControlSocket, Exit, Master, MasterHandle, Me, Decision, WorkerInfo, Workers,
     driver, is_worker, me,
 };
 use serde::{Deserialize, Serialize};
@@ -63,17 +63,17 @@ struct Offence {
     first: AtomicBool,
 }
 
-fn permit(offence: &Offence, ask: &Ask) -> Permit {
+fn permit(offence: &Offence, ask: &Ask) -> Decision {
     match ask {
         Ask::Once => {
             let first_time = !offence.once.swap(true, Ordering::Relaxed);
-            Permit::only_if(first_time, "what may be asked once, again")
+            Decision::only_if(first_time, "what may be asked once, again")
         }
         Ask::Second => {
-            Permit::only_if(offence.first.load(Ordering::Relaxed), "the second before the first")
+            Decision::only_if(offence.first.load(Ordering::Relaxed), "the second before the first")
         }
-        Ask::Forbidden => Permit::Denied("what may never be asked"),
-        _ => Permit::Granted,
+        Ask::Forbidden => Decision::Deny("what may never be asked"),
+        _ => Decision::Allow,
     }
 }
 

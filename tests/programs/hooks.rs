@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use release::ipc::{CallError, Refused, Request};
 use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
-    ControlSocket, Exit, Master, MasterHandle, Me, Permit, Settings, WorkerInfo, WorkerOptions, Workers,
+    ControlSocket, Decision, Exit, Master, MasterHandle, Me, Settings, WorkerInfo, WorkerOptions, Workers,
     driver, is_worker, log, me,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -110,7 +110,7 @@ fn workers() -> Workers {
             |_| trap("state"),
             |(), _: &Ask| {
                 trap("rule");
-                Permit::Granted
+                Decision::Allow
             },
             |worker, _, Ask { number }| {
                 trap("answer at once");

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Codec, CodecError, places};
+use super::{Codec, CodecError, fd_slots};
 use crate::sys::untrusted::Untrusted;
 
 /// What a message costs the one who keeps it.
@@ -13,7 +13,7 @@ pub(crate) struct Size {
 }
 
 /// A message that has come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) descriptors: Vec<Untrusted>,
@@ -29,7 +29,7 @@ impl Body<'_> {
         if self.descriptors.is_empty() {
             return codec.decode(self.bytes);
         }
-        places::decoding(self.descriptors, || codec.decode(self.bytes))
+        fd_slots::decoding(self.descriptors, || codec.decode(self.bytes))
     }
 }
 
@@ -61,7 +61,7 @@ impl<'a> Draft<'a> {
             // Once more, to have the reason in words if it was a descriptor.
             self.bytes.truncate(start);
         }
-        self.descriptors = places::encoding(self.room, || codec.encode(message, self.bytes))?;
+        self.descriptors = fd_slots::encoding(self.room, || codec.encode(message, self.bytes))?;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde::de::{Error as _, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::places;
+use super::fd_slots;
 use crate::sys::untrusted::Untrusted;
 
 /// An open file, socket, pipe or the like, anywhere inside a request, an answer or a notice.
@@ -129,7 +129,7 @@ impl AsFd for Descriptor {
 
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let place = places::put(self.as_fd()).map_err(S::Error::custom)?;
+        let place = fd_slots::put(self.as_fd()).map_err(S::Error::custom)?;
         serializer.serialize_newtype_struct(NAME, &place)
     }
 }
@@ -154,6 +154,6 @@ impl<'de> Visitor<'de> for Place {
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Descriptor, D::Error> {
         let place = u32::deserialize(inner)?;
-        places::take(place).map_err(D::Error::custom)
+        fd_slots::take(place).map_err(D::Error::custom)
     }
 }

@@ -2,48 +2,134 @@
 
 use std::time::Duration;
 
-use byteorder::{BigEndian, ByteOrder};
-
-use super::pulse::Beat;
+use super::heartbeat::HeartbeatReply;
 
 /// The number of a request on its connection, given by the side that asks.
 pub(crate) type Number = u32;
 
-/// What a frame of call mode is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Header {
-    /// The master's first frame: who the worker is (see `ipc::hello`).
-    Hello,
-    /// The worker serves from now on.
-    Ready,
-    /// A question; `patience` is how long the asker waits for the answer, if not for ever.
-    Request { number: Number, patience: Option<Duration> },
-    /// The answer to the request of that number.
-    Answer { number: Number },
-    /// The request of that number was refused; the body is the reason in UTF-8.
-    Refusal { number: Number },
-    /// A message that wants no answer.
-    Notice,
-    /// The asker no longer waits for the answer to that request.
-    Cancel { number: Number },
-    /// How does the work go?
-    Pulse,
-    /// The answer to that.
-    Beat(Beat),
-    /// Two descriptors, for the worker's standard output and standard error.
-    Outputs,
+/// Makes the kinds of frames, their writer, their reader and the strategy of the property tests from
+/// one table. The compiler refuses a number that is there twice.
+macro_rules! kinds {
+    ($($(#[$doc:meta])+ $number:literal = $kind:ident $({ $($field:ident: $type:ty),+ })?,
+        descriptors: $descriptors:pat,)+) => {
+        /// What a frame of call mode is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Header {
+            $($(#[$doc])+ $kind $({ $($field: $type),+ })?,)+
+        }
+
+        impl Header {
+            /// Appends the header: a byte for the kind, then its fields.
+            pub(crate) fn write(self, payload: &mut Vec<u8>) {
+                match self {
+                    $(Self::$kind $({ $($field),+ })? => {
+                        payload.push($number);
+                        $($($field.write(payload);)+)?
+                    })+
+                }
+            }
+
+            /// The header of this kind, and the body behind its fields.
+            fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
+                match kind {
+                    $($number => {
+                        $($(let ($field, rest) = <$type>::read(rest)?;)+)?
+                        Some((Self::$kind $({ $($field),+ })?, rest))
+                    })+
+                    _ => None,
+                }
+            }
+
+            /// Whether a frame of this kind may have so many descriptors.
+            fn may_have(self, count: u8) -> bool {
+                match self {
+                    $(Self::$kind { .. } => matches!(count, $descriptors),)+
+                }
+            }
+
+            #[cfg(test)]
+            const NUMBERS: &[u8] = &[$($number),+];
+
+            #[cfg(test)]
+            fn any() -> impl proptest::strategy::Strategy<Value = Self> {
+                use proptest::strategy::{Just, Strategy, Union};
+                Union::new([$(
+                    (Just(()), $($(<$type as tests::Any>::any()),+)?)
+                        .prop_map(|((), $($($field),+)?)| Self::$kind $({ $($field),+ })?)
+                        .boxed()
+                ),+])
+            }
+        }
+    };
 }
 
-const HELLO: u8 = 1;
-const READY: u8 = 2;
-const REQUEST: u8 = 3;
-const ANSWER: u8 = 4;
-const REFUSAL: u8 = 5;
-const NOTICE: u8 = 6;
-const CANCEL: u8 = 7;
-const PULSE: u8 = 8;
-const BEAT: u8 = 9;
-const OUTPUTS: u8 = 10;
+kinds! {
+    /// The master's first frame: who the worker is (see `ipc::hello`).
+    1 = Hello, descriptors: 0,
+    /// The worker serves from now on.
+    2 = Ready, descriptors: 0,
+    /// A question; `patience` is how long the caller waits for the answer, if not for ever.
+    3 = Request { number: Number, patience: Option<Duration> }, descriptors: 1..,
+    /// The answer to the request of that number.
+    4 = Answer { number: Number }, descriptors: 1..,
+    /// The request of that number was refused; the body is the reason in UTF-8.
+    5 = Refusal { number: Number }, descriptors: 0,
+    /// A message that wants no answer.
+    6 = Notice, descriptors: 1..,
+    /// The caller no longer waits for the answer to that request.
+    7 = Cancel { number: Number }, descriptors: 0,
+    /// How does the work go?
+    8 = Heartbeat, descriptors: 0,
+    /// The answer to that.
+    9 = HeartbeatReply { reply: HeartbeatReply }, descriptors: 0,
+    /// Two descriptors, for the worker's standard output and standard error.
+    10 = Outputs, descriptors: 2,
+}
+
+/// A field of a header. Integers are big-endian.
+trait Field: Sized {
+    fn write(self, payload: &mut Vec<u8>);
+    /// The field and what is behind it; `None` when it is cut short.
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])>;
+}
+
+impl Field for Number {
+    fn write(self, payload: &mut Vec<u8>) {
+        payload.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        Some((Self::from_be_bytes(*number), rest))
+    }
+}
+
+/// In milliseconds, 0 for none; never 0 for a time that there is, and at most 49 days.
+impl Field for Option<Duration> {
+    fn write(self, payload: &mut Vec<u8>) {
+        let most = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.map_or(0, most).write(payload);
+    }
+
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (milliseconds, rest) = u32::read(bytes)?;
+        let time = (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
+        Some((time, rest))
+    }
+}
+
+impl Field for HeartbeatReply {
+    fn write(self, payload: &mut Vec<u8>) {
+        payload.extend_from_slice(&self.finished.to_be_bytes());
+        self.oldest.write(payload);
+    }
+
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (finished, rest) = bytes.split_first_chunk()?;
+        let (oldest, rest) = Field::read(rest)?;
+        Some((Self { finished: u64::from_be_bytes(*finished), oldest }, rest))
+    }
+}
 
 /// Added to the kind of a frame with descriptors; their number is in the byte behind it.
 const WITH_DESCRIPTORS: u8 = 0x80;
@@ -56,39 +142,6 @@ pub(crate) fn add_descriptors(payload: &mut Vec<u8>, start: usize, count: usize)
 }
 
 impl Header {
-    /// Appends the header: a byte for the kind; a number where there is one; for a request the
-    /// patience in milliseconds, 0 for unlimited; for a beat the units finished, in 8 bytes, and the
-    /// age of the oldest other one in milliseconds, 0 for none. Other integers are 4 bytes; all are
-    /// big-endian.
-    pub(crate) fn write(self, payload: &mut Vec<u8>) {
-        let (kind, number) = match self {
-            Self::Hello => (HELLO, None),
-            Self::Ready => (READY, None),
-            Self::Request { number, .. } => (REQUEST, Some(number)),
-            Self::Answer { number } => (ANSWER, Some(number)),
-            Self::Refusal { number } => (REFUSAL, Some(number)),
-            Self::Notice => (NOTICE, None),
-            Self::Cancel { number } => (CANCEL, Some(number)),
-            Self::Pulse => (PULSE, None),
-            Self::Beat(_) => (BEAT, None),
-            Self::Outputs => (OUTPUTS, None),
-        };
-        payload.push(kind);
-        if let Some(number) = number {
-            payload.extend_from_slice(&number.to_be_bytes());
-        }
-        match self {
-            Self::Request { patience, .. } => {
-                payload.extend_from_slice(&milliseconds(patience).to_be_bytes());
-            }
-            Self::Beat(Beat { finished, oldest }) => {
-                payload.extend_from_slice(&finished.to_be_bytes());
-                payload.extend_from_slice(&milliseconds(oldest).to_be_bytes());
-            }
-            _ => {}
-        }
-    }
-
     /// The header, how many descriptors the frame says it has, and the body behind; `None` when
     /// there is no such kind, it is cut short, or it has descriptors that its kind never has.
     #[inline]
@@ -102,48 +155,6 @@ impl Header {
         let (header, body) = Self::parse_kind(kind & !WITH_DESCRIPTORS, rest)?;
         (header.may_have(count) && count > 0).then_some((header, count, body))
     }
-
-    /// Whether a frame of this kind may have so many descriptors.
-    fn may_have(self, count: u8) -> bool {
-        match self {
-            Self::Request { .. } | Self::Answer { .. } | Self::Notice => true,
-            Self::Outputs => count == 2,
-            _ => false,
-        }
-    }
-
-    fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
-        let numbered = || Some((BigEndian::read_u32(rest.get(..4)?), &rest[4..]));
-        Some(match kind {
-            HELLO => (Self::Hello, rest),
-            READY => (Self::Ready, rest),
-            NOTICE => (Self::Notice, rest),
-            OUTPUTS => (Self::Outputs, rest),
-            REQUEST => {
-                let (number, rest) = numbered()?;
-                let milliseconds = BigEndian::read_u32(rest.get(..4)?);
-                let patience =
-                    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
-                (Self::Request { number, patience }, &rest[4..])
-            }
-            ANSWER => numbered().map(|(number, body)| (Self::Answer { number }, body))?,
-            REFUSAL => numbered().map(|(number, body)| (Self::Refusal { number }, body))?,
-            CANCEL => numbered().map(|(number, body)| (Self::Cancel { number }, body))?,
-            PULSE => (Self::Pulse, rest),
-            BEAT => {
-                let finished = BigEndian::read_u64(rest.get(..8)?);
-                let milliseconds = BigEndian::read_u32(rest.get(8..12)?);
-                let oldest = (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
-                (Self::Beat(Beat { finished, oldest }), &rest[12..])
-            }
-            _ => return None,
-        })
-    }
-}
-
-/// Never 0 for a time that there is, and at most 49 days.
-fn milliseconds(time: Option<Duration>) -> u32 {
-    time.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1))
 }
 
 #[cfg(test)]
@@ -151,28 +162,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn headers() -> impl Strategy<Value = Header> {
-        prop_oneof![
-            Just(Header::Hello),
-            Just(Header::Ready),
-            Just(Header::Notice),
-            Just(Header::Outputs),
-            (any::<u32>(), prop::option::of(1_u64..1_000_000)).prop_map(|(number, patience)| {
-                Header::Request { number, patience: patience.map(Duration::from_millis) }
-            }),
-            any::<u32>().prop_map(|number| Header::Answer { number }),
-            any::<u32>().prop_map(|number| Header::Refusal { number }),
-            any::<u32>().prop_map(|number| Header::Cancel { number }),
-            Just(Header::Pulse),
-            (any::<u64>(), prop::option::of(1_u64..1_000_000)).prop_map(|(finished, oldest)| {
-                Header::Beat(Beat { finished, oldest: oldest.map(Duration::from_millis) })
-            }),
-        ]
+    /// Values of a field that the wire can hold exactly.
+    pub(super) trait Any: Sized {
+        fn any() -> BoxedStrategy<Self>;
+    }
+
+    impl Any for Number {
+        fn any() -> BoxedStrategy<Self> {
+            any::<Self>().boxed()
+        }
+    }
+
+    impl Any for Option<Duration> {
+        fn any() -> BoxedStrategy<Self> {
+            prop::option::of((1..=u64::from(u32::MAX)).prop_map(Duration::from_millis)).boxed()
+        }
+    }
+
+    impl Any for HeartbeatReply {
+        fn any() -> BoxedStrategy<Self> {
+            let fields = (any::<u64>(), <Option<Duration> as Any>::any());
+            fields.prop_map(|(finished, oldest)| Self { finished, oldest }).boxed()
+        }
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(header in headers(), body: Vec<u8>) {
+        fn what_is_written_is_read(header in Header::any(), body: Vec<u8>) {
             let mut payload = Vec::new();
             header.write(&mut payload);
             payload.extend_from_slice(&body);
@@ -181,7 +197,7 @@ mod tests {
 
         #[test]
         fn a_count_of_descriptors_is_read_where_there_may_be_any(
-            header in headers(), count: u8, body: Vec<u8>,
+            header in Header::any(), count: u8, body: Vec<u8>,
         ) {
             let mut payload = b"before".to_vec();
             header.write(&mut payload);
@@ -190,7 +206,8 @@ mod tests {
             let may_have = match header {
                 Header::Request { .. } | Header::Answer { .. } | Header::Notice => true,
                 Header::Outputs => count == 2,
-                _ => false,
+                Header::Hello | Header::Ready | Header::Refusal { .. } => false,
+                Header::Cancel { .. } | Header::Heartbeat | Header::HeartbeatReply { .. } => false,
             };
             let expected = (may_have && count > 0).then_some((header, count, &body[..]));
             prop_assert_eq!(Header::parse(&payload[6..]), expected);
@@ -203,8 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_kinds_are_those_of_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, rows) =
+            text.split_once("| kind (1 byte) | then | then |\n|---|---|---|\n").unwrap();
+        let rows = rows.lines().take_while(|line| line.starts_with('|'));
+        let number = |row: &str| row.split([' ', '|']).find_map(|word| word.parse().ok());
+        let documented: Vec<u8> = rows.map(|row| number(row).unwrap()).collect();
+        assert_eq!(documented, Header::NUMBERS);
+    }
+
+    #[test]
     fn a_sub_millisecond_patience_is_not_unlimited() {
-        assert_eq!(milliseconds(Some(Duration::from_micros(3))), 1);
-        assert_eq!(milliseconds(None), 0);
+        let written = |patience: Option<Duration>| {
+            let mut bytes = Vec::new();
+            patience.write(&mut bytes);
+            bytes
+        };
+        assert_eq!(written(Some(Duration::from_micros(3))), [0, 0, 0, 1]);
+        assert_eq!(written(Some(Duration::MAX)), [255; 4]);
+        assert_eq!(written(None), [0; 4]);
     }
 }

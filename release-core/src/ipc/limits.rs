@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::pulse::Pulse;
+use super::heartbeat::Heartbeat;
 
 /// How many frames a task handles before others have their turn: a peer that sends without end
 /// must not have the executor for itself.
@@ -30,7 +30,7 @@ pub(crate) struct Limits {
     /// How long a caller looks for its answer before it sleeps.
     pub(crate) spin: Duration,
     /// How the peer is asked whether its work goes on, if it is.
-    pub(crate) pulse: Option<Pulse>,
+    pub(crate) pulse: Option<Heartbeat>,
 }
 
 /// How many descriptors may have come in answers that their callers have not looked at yet.

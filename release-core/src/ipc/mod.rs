@@ -19,19 +19,19 @@ mod body;
 mod codec;
 mod descriptor;
 mod error;
+mod fd_slots;
 mod frame;
 mod header;
+mod heartbeat;
 pub(crate) mod hello;
 pub(crate) mod limits;
 pub(crate) mod link;
 mod outbox;
-pub(crate) mod parcel;
 mod peer;
-mod places;
 pub mod plain;
-mod pulse;
 pub(crate) mod serve;
 pub(crate) mod shape;
+pub(crate) mod state_blob;
 mod timer;
 
 pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
@@ -43,8 +43,8 @@ pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
 pub(crate) use header::Header;
 #[cfg(feature = "fuzzing")]
 pub(crate) use header::add_descriptors;
+pub(crate) use heartbeat::{Heartbeat, HeartbeatReply};
 #[cfg(feature = "fuzzing")]
 pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
-pub(crate) use pulse::{Beat, Pulse};
 pub use shape::Shape;

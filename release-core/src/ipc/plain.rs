@@ -102,12 +102,9 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
         self.in_a_row += 1;
         let codec = &self.codec;
-        let mut decode = |incoming: Incoming<'_>| match incoming {
-            Incoming::Request { body, .. } => {
-                see(body.bytes);
-                body.decode(codec)
-            }
-            _ => Err(CodecError::new("not a request")),
+        let mut decode = |Incoming { body, .. }: Incoming<'_>| {
+            see(body.bytes);
+            body.decode(codec)
         };
         let link = &self.link;
         let read = poll_fn(|cx| link.poll_incoming(cx, 0, &mut decode));

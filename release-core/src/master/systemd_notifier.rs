@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 use crate::supervise::{Pool, Report, State};
 use crate::systemd::{Kind, Notifier, Unsent, reloading, status_line};
 
@@ -29,7 +29,7 @@ pub(crate) struct Service {
     /// When what is unsent is tried again.
     again: Option<Instant>,
     /// When to say again that systemd does not hear.
-    unheard: Seldom,
+    unheard: LogThrottle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Service {
         let phase = if is_change { Phase::Changing } else { Phase::Starting };
         // Twice in the time, as is the custom.
         let watchdog = watchdog.map(|time| ((time / 2).max(SHORTEST_BEAT), now));
-        let (unsent, unheard) = (Unsent::default(), Seldom::default());
+        let (unsent, unheard) = (Unsent::default(), LogThrottle::default());
         Self { notifier, stop_deadline, watchdog, phase, unsent, again: None, unheard }
     }
 

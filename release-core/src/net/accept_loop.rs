@@ -15,8 +15,8 @@ use futures_util::{FutureExt, StreamExt};
 
 use super::{Active, Address, Passive, Socket};
 use crate::guard::panic_message;
+use crate::log_throttle::LogThrottle;
 use crate::rt::{BoxFuture, Rt, Task};
-use crate::seldom::Seldom;
 
 /// Accepts connections and runs a handler for each, made by [`Socket::accept_loop`].
 ///
@@ -197,13 +197,13 @@ struct Handlers {
     running: FuturesUnordered<Task<Result<(), String>>>,
     served: Served,
     /// A client can make a handler fail as often as it connects.
-    warnings: Seldom,
+    warnings: LogThrottle,
 }
 
 impl Handlers {
     fn new(rt: &Rt) -> Self {
         let (running, served) = (FuturesUnordered::new(), Served::default());
-        Self { rt: rt.clone(), running, served, warnings: Seldom::default() }
+        Self { rt: rt.clone(), running, served, warnings: LogThrottle::default() }
     }
 
     /// Waits until a handler ends, for ever when none is running.

@@ -11,8 +11,8 @@ use nix::sys::socket::{SockType, getsockname, getsockopt};
 use super::socket::not_the_socket;
 use super::{AcceptLoop, Active, Address, Socket, Stream};
 use crate::Error;
+use crate::log_throttle::LogThrottle;
 use crate::rt::{Direction, Io, Progress, Rt, give_way};
-use crate::seldom::Seldom;
 use crate::sys::fds::set_cloexec;
 use crate::sys::socket::accept;
 
@@ -40,7 +40,7 @@ pub struct Passive {
     /// Connections that failed, and waits, since the last that was accepted.
     failures: usize,
     waits: usize,
-    warnings: Seldom,
+    warnings: LogThrottle,
 }
 
 impl AsFd for Passive {
@@ -103,7 +103,7 @@ impl<A: Address> Socket<Passive, A> {
             in_a_row: 0,
             failures: 0,
             waits: 0,
-            warnings: Seldom::default(),
+            warnings: LogThrottle::default(),
         }))
     }
 

@@ -24,11 +24,11 @@ pub(crate) use calls::{Calls, Rules};
 pub(crate) use plain::Plain;
 
 /// What the supervisor hears from a connection.
-pub(crate) type Notify = Box<dyn Fn(News) + Send + Sync>;
+pub(crate) type Notify = Box<dyn Fn(WorkerEvent) + Send + Sync>;
 
-/// News of a worker that comes over its connection.
+/// Something that a worker says, in call mode or by a readiness protocol, or that its connection shows.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum WorkerEvent {
     Ready,
     /// How many units of work it has finished.
     Finished(u64),

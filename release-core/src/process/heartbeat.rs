@@ -4,19 +4,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ipc::link::Link;
-use crate::ipc::{Beat, Header, Pulse, SendError};
+use crate::ipc::{Header, Heartbeat, HeartbeatReply, SendError};
 use crate::worker_types::Hung;
 
 /// The latest answer, until it is looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Beats(Mutex<Option<Beat>>);
+pub(crate) struct LatestReply(Mutex<Option<HeartbeatReply>>);
 
-impl Beats {
-    pub(crate) fn heard(&self, beat: Beat) {
+impl LatestReply {
+    pub(crate) fn heard(&self, beat: HeartbeatReply) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
     }
 
-    fn take(&self) -> Option<Beat> {
+    fn take(&self) -> Option<HeartbeatReply> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -36,18 +36,18 @@ impl Suspicion {
 }
 
 /// Asks for as long as it is polled, and says when the peer is found to hang.
-pub(crate) async fn ask(pulse: Pulse, link: &Link, beats: &Beats, hangs: impl Fn(Hung)) {
+pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, hangs: impl Fn(Hung)) {
     let (mut misses, mut suspicion) = (0, Suspicion::default());
     loop {
         if misses == 0 {
             // When the connection has ended, others say so.
-            let _ = link.queue(Some(Header::Pulse), |_| Ok::<(), SendError>(()));
+            let _ = link.queue(Some(Header::Heartbeat), |_| Ok::<(), SendError>(()));
             link.flush_now();
         }
         let asked_at = link.rt().now();
         link.rt().sleep(pulse.every).await;
         let passed = link.rt().now().saturating_duration_since(asked_at);
-        let beat = beats.take();
+        let beat = latest.take();
         // What it answers to a link that stands still is not heard.
         misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
         let Some(timeout) = pulse.timeout else { continue };
@@ -95,20 +95,23 @@ mod tests {
     }
 
     /// Asks a peer for an hour, which answers so; how often, after how long, it was found to hang.
-    fn asked(answers: impl Fn(u32) -> Option<Beat> + Send + 'static) -> Vec<(Duration, Hung)> {
+    fn asked(
+        answers: impl Fn(u32) -> Option<HeartbeatReply> + Send + 'static,
+    ) -> Vec<(Duration, Hung)> {
         let (here, there) = UnixStream::pair().unwrap();
         let driver = Local::with_virtual_time().unwrap();
-        let (rt, pulse) = (driver.handle(), Pulse::new(Some(TIMEOUT), false).unwrap());
+        let (rt, pulse) = (driver.handle(), Heartbeat::new(Some(TIMEOUT), false).unwrap());
         let link = |socket: UnixStream| Link::new(&rt, socket.into(), Mode::Calls, Limits::IPC);
         let (link, peer) = (link(here).unwrap(), link(there).unwrap());
-        let (beats, found) = (Beats::default(), Mutex::new(Vec::new()));
+        let (beats, found) = (LatestReply::default(), Mutex::new(Vec::new()));
         let start = rt.now();
         run(&driver, async {
             let hangs = |hung| found.lock().unwrap().push((rt.now() - start, hung));
             let asking = ask(pulse, &link, &beats, hangs);
             let answering = async {
                 for number in 0.. {
-                    let heard = |incoming: Incoming<'_>| matches!(incoming, Incoming::Pulse);
+                    let heard =
+                        |incoming: Incoming<'_>| matches!(incoming.header, Header::Heartbeat);
                     let heard = poll_fn(|cx| peer.poll_incoming(cx, 0, &mut { heard })).await;
                     assert_eq!(heard.ok(), Some(true), "it is asked how it goes");
                     answers(number).into_iter().for_each(|beat| beats.heard(beat));
@@ -124,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_peer_that_answers_is_not_found_to_hang_in_an_hour() {
-        assert!(asked(|_| Some(Beat::default())).is_empty());
+        assert!(asked(|_| Some(HeartbeatReply::default())).is_empty());
         // A unit of work may take as long as there is time for it.
-        let busy = Beat { finished: 1, oldest: Some(TIMEOUT - Duration::from_millis(1)) };
+        let busy = HeartbeatReply { finished: 1, oldest: Some(TIMEOUT - Duration::from_millis(1)) };
         assert!(asked(move |_| Some(busy)).is_empty());
     }
 
@@ -138,7 +141,7 @@ mod tests {
             "{found:?}"
         );
         // One that answers three times falls silent later.
-        let found = asked(|number| (number < 3).then(Beat::default));
+        let found = asked(|number| (number < 3).then(HeartbeatReply::default));
         let expected = TIMEOUT + 3 * (TIMEOUT / 4);
         assert!(matches!(found[0], (after, Hung::Silent(_)) if after == expected), "{found:?}");
     }
@@ -146,7 +149,8 @@ mod tests {
     #[test]
     fn a_unit_that_takes_too_long_is_found_with_the_second_answer_that_says_so() {
         let every = TIMEOUT / 4;
-        let found = asked(move |number| Some(Beat { finished: 0, oldest: Some(every * number) }));
+        let found =
+            asked(move |number| Some(HeartbeatReply { finished: 0, oldest: Some(every * number) }));
         let (after, hung) = &found[0];
         assert!(matches!(hung, Hung::Stuck(age) if *age == every * 5), "{hung:?}");
         assert_eq!(*after, every * 6);

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ipc::hello::{Agreed, Hello, Types};
 use crate::ipc::link::{Incoming, Link};
-use crate::ipc::{Codec, Postcard};
+use crate::ipc::{Codec, Header, Postcard};
 use crate::sys::{fds, spawn};
 use crate::{Error, ErrorKind};
 
@@ -16,8 +16,8 @@ use crate::{Error, ErrorKind};
 const GREETING_TIME: Duration = Duration::from_secs(30);
 
 pub(crate) async fn greeted(link: &Link) -> Result<Hello, Error> {
-    let mut take = |incoming: Incoming<'_>| match incoming {
-        Incoming::Hello(body) => Hello::decode(body),
+    let mut take = |Incoming { header, body }: Incoming<'_>| match header {
+        Header::Hello => Hello::decode(body.bytes),
         other => Err(format!("it began with {other:?}")),
     };
     let greeting = std::future::poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::work::{Work, Works};
+use super::in_flight::{InFlight, Work};
 use crate::ipc::link::Link;
 use crate::ipc::plain::Client;
 use crate::ipc::{Ended, Header, Never, Peer, Postcard, SendError};
@@ -25,7 +25,7 @@ pub struct Me<Context = (), M = Never, C = Postcard> {
     pub(crate) listeners: Mutex<Vec<(String, OwnedFd)>>,
     pub(crate) master: Peer<M, C>,
     pub(crate) link: Arc<Link>,
-    pub(crate) works: Arc<Works>,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) stopping: Stopping,
     pub(crate) rt: Rt,
     pub(crate) _tasks: [Task<()>; 2],
@@ -124,7 +124,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # let _ = answer;
     /// ```
     pub fn begin_work(&self) -> Work {
-        self.works.begin(self.rt.now())
+        self.in_flight.begin(self.rt.now())
     }
 
     /// Done when this worker is to stop: it was told to, or its master has gone.

@@ -13,13 +13,13 @@ use crate::worker_types::WorkerId;
 
 mod enter;
 mod greeting;
+mod in_flight;
 mod me;
 pub(crate) mod panics;
 mod run;
-mod work;
 
+pub use in_flight::Work;
 pub use me::{Me, PlainMe};
-pub use work::Work;
 
 /// What the command line of a worker says between the program and its identity.
 const ROLE: &str = ": worker ";

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::enter::no_io;
 use super::greeting::{check_hello, greeted, take_listeners};
-use super::work::Works;
+use super::in_flight::InFlight;
 use super::{Me, PlainMe, Worker};
 use crate::exit::Exit;
 use crate::ipc::hello::{Agreed, Message, Types};
@@ -117,15 +117,15 @@ impl<C> Worker<C> {
             let (stop, stopping) = stop_channel();
             let stop = Arc::new(stop);
             let signals = watch_signals(&rt, caught, &stop)?;
-            let works = Arc::<Works>::default();
+            let in_flight = Arc::<InFlight>::default();
             let serving = {
                 let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
-                let works = Arc::clone(&works);
+                let in_flight = Arc::clone(&in_flight);
                 rt.spawn(async move {
                     let answer = |request| Ok(answer(request));
                     let heard = |word| {
-                        if let Word::Pulse = word {
-                            tell_how_it_goes(&link, &works);
+                        if let Word::Heartbeat = word {
+                            tell_how_it_goes(&link, &in_flight);
                         }
                     };
                     let ended = serve(Arc::clone(&link), codec, answer, heard).await;
@@ -142,7 +142,7 @@ impl<C> Worker<C> {
                 listeners: Mutex::new(listeners),
                 master: Peer::new(Arc::clone(&link), codec),
                 link,
-                works,
+                in_flight,
                 stopping,
                 rt,
                 _tasks: [signals, serving],
@@ -182,8 +182,8 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 }
 
 /// Answers the master's heartbeat; the answer leaves with what else is on its way.
-fn tell_how_it_goes(link: &Link, works: &Works) {
-    let beat = Header::Beat(works.beat(link.rt().now()));
+fn tell_how_it_goes(link: &Link, in_flight: &InFlight) {
+    let beat = Header::HeartbeatReply { reply: in_flight.beat(link.rt().now()) };
     // A connection that has ended needs no answer.
     let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
 }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::state::{Kind, State, UNKNOWN_FRAME, Wakes, incoming};
+use super::state::{Kind, State, Wakes};
 use super::{Incoming, Link};
 use crate::ipc::Ended;
 use crate::ipc::body::Body;
@@ -45,21 +45,18 @@ impl Link {
                         self.end_locked(state, why, wakes);
                     }
                 }
-                Ok(Some((frame, Kind::Incoming))) if state.pause.is_some() => {
-                    if let Some(incoming) = state.set_aside(self.mode, &frame) {
+                Ok(Some((frame, Kind::Incoming { header, .. }))) if state.pause.is_some() => {
+                    if let Some(incoming) = state.set_aside(header, &frame) {
                         return Poll::Ready(Ok(take(incoming)));
                     }
                 }
-                Ok(Some((frame, Kind::Incoming))) => {
-                    let payload = Body {
-                        bytes: state.inbox.payload(frame.clone()),
+                Ok(Some((frame, Kind::Incoming { header, body }))) => {
+                    let body = Body {
+                        bytes: state.inbox.payload(body),
                         descriptors: state.arrivals.take(),
                     };
-                    let incoming = incoming(self.mode, payload).ok_or(UNKNOWN_FRAME);
-                    let heard = incoming.and_then(|incoming| {
-                        let (meaning, now) = (&mut state.meaning, || self.rt.now());
-                        meaning.heard(&incoming, self.limits, now).map(|()| take(incoming))
-                    });
+                    let heard = state.meaning.heard(header, self.limits, || self.rt.now());
+                    let heard = heard.map(|()| take(Incoming { header, body }));
                     match heard {
                         Ok(taken) => {
                             state.consume(&frame);

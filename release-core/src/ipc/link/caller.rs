@@ -115,7 +115,7 @@ impl Link {
                         self.end_locked(state, why, wakes);
                     }
                 }
-                Ok(Some((_, Kind::Incoming))) => {
+                Ok(Some((_, Kind::Incoming { .. }))) => {
                     state.reader = Reader::Background;
                     state.wake_background(wakes);
                     return Poll::Pending;

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Incoming;
 use crate::ipc::Ended;
+use crate::ipc::header::Header;
 use crate::ipc::limits::Limits;
 
 /// How many such frames a peer may send at once, those of 64 bytes and more counted by their size.
@@ -68,21 +68,24 @@ impl Meaning {
     /// Something that the peer says by itself.
     pub(super) fn heard(
         &mut self,
-        incoming: &Incoming<'_>,
+        header: Header,
         limits: Limits,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), Ended> {
-        let (is_meant, why) = match incoming {
-            Incoming::Request { .. } => {
+        let (is_meant, why) = match header {
+            Header::Request { .. } => {
                 self.requests += 1;
                 return Ok(());
             }
-            Incoming::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
-            Incoming::Beat(_) => (take_one(&mut self.beats), WORDS),
-            Incoming::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
+            Header::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
+            Header::HeartbeatReply { .. } => (take_one(&mut self.beats), WORDS),
+            Header::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
             // Only a master wants to know.
-            Incoming::Pulse => (limits.takes_outputs, WORDS),
-            Incoming::Hello(_) | Incoming::Notice(_) | Incoming::Outputs(_) => return Ok(()),
+            Header::Heartbeat => (limits.takes_outputs, WORDS),
+            // These end the connection where nobody waits for them, or are counted where they are
+            // found to mean nothing.
+            Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
+            Header::Answer { .. } | Header::Refusal { .. } => return Ok(()),
         };
         if is_meant { Ok(()) } else { self.count(0, now(), why) }
     }
@@ -138,14 +141,14 @@ mod tests {
     fn each_request_is_given_up_once_and_each_pulse_answered_once() {
         let (mut meaning, now, limits) = (Meaning::default(), Instant::now(), Limits::IPC);
         meaning.asked_for_a_beat();
-        let beat = Incoming::Beat(crate::ipc::Beat::default());
-        let mut say = |incoming: &Incoming<'_>| {
+        let beat = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
+        let mut say = |header| {
             let before = meaning.meaningless;
-            meaning.heard(incoming, limits, || now).unwrap();
+            meaning.heard(header, limits, || now).unwrap();
             meaning.meaningless > before
         };
-        assert!(!say(&beat) && say(&beat));
-        assert!(!say(&Incoming::Ready) && say(&Incoming::Ready));
-        assert!(say(&Incoming::Cancel { number: 1 }) && say(&Incoming::Pulse));
+        assert!(!say(beat) && say(beat));
+        assert!(!say(Header::Ready) && say(Header::Ready));
+        assert!(say(Header::Cancel { number: 1 }) && say(Header::Heartbeat));
     }
 }

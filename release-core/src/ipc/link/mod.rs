@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,12 +17,11 @@ use self::readable::Readable;
 pub(crate) use self::room::Place;
 use self::state::{State, Wakes};
 use super::body::{Body, Draft};
-use super::header::{self, Header, Number};
+use super::header::{self, Header};
 use super::limits::Limits;
-use super::{Beat, Ended, FrameTooLong, SendError};
+use super::{Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
 use crate::sys::rights;
-use crate::sys::untrusted::Untrusted;
 
 mod arrivals;
 mod background;
@@ -50,24 +49,11 @@ pub(crate) enum Mode {
     PlainServer,
 }
 
-/// A frame that is not an answer to this side.
+/// A frame that is not an answer to this side. Plain frames are requests or, for a client, notices.
 #[derive(Debug)]
-pub(crate) enum Incoming<'a> {
-    Hello(&'a [u8]),
-    Ready,
-    Request {
-        number: Number,
-        patience: Option<Duration>,
-        body: Body<'a>,
-    },
-    Notice(Body<'a>),
-    Cancel {
-        number: Number,
-    },
-    /// What is to be this process's standard output and error.
-    Outputs(Vec<Untrusted>),
-    Pulse,
-    Beat(Beat),
+pub(crate) struct Incoming<'a> {
+    pub(crate) header: Header,
+    pub(crate) body: Body<'a>,
 }
 
 #[derive(Debug)]
@@ -164,7 +150,7 @@ impl Link {
             return Err(ended.clone().into());
         }
         self.push(&mut state, header, encode)?;
-        if header == Some(Header::Pulse) {
+        if header == Some(Header::Heartbeat) {
             state.meaning.asked_for_a_beat();
         }
         Ok(())

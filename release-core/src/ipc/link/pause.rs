@@ -7,8 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::arrivals::Arrivals;
 use super::state::{Reader, State, Wakes};
-use super::{Incoming, Link, Mode, socket};
+use super::{Incoming, Link, socket};
 use crate::ipc::answers::MAX_IN_FLIGHT;
+use crate::ipc::body::Body;
 use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
 use crate::sys::untrusted::Untrusted;
@@ -35,7 +36,7 @@ struct Aside {
 
 #[derive(Debug)]
 struct Held {
-    header: Option<Header>,
+    header: Header,
     frame: Vec<u8>,
     descriptors: Vec<Untrusted>,
 }
@@ -50,7 +51,7 @@ impl Aside {
     /// Takes the request out that the peer gives up: for it, the request and its descriptors are
     /// no longer on their way, and others may follow.
     fn give_up(&mut self, given_up: Number) -> bool {
-        let is_it = |held: &Held| matches!(held.header, Some(Header::Request { number, .. }) if number == given_up);
+        let is_it = |held: &Held| matches!(held.header, Header::Request { number, .. } if number == given_up);
         let Some(index) = self.frames.iter().position(is_it) else {
             return false;
         };
@@ -98,17 +99,16 @@ impl State {
     /// up is for now: nobody is to wait for its handler, and what was not begun never is.
     pub(super) fn set_aside(
         &mut self,
-        mode: Mode,
+        header: Header,
         frame: &Range<usize>,
     ) -> Option<Incoming<'static>> {
-        let payload = self.inbox.payload(frame.clone());
-        let header = (mode == Mode::Calls).then(|| Header::parse(payload)).flatten();
-        let header = header.map(|(header, ..)| header);
         let mut heard = None;
         if let Some(Pause { aside, .. }) = self.pause.as_deref_mut() {
             match header {
-                Some(Header::Cancel { number }) if aside.give_up(number) => {}
-                Some(Header::Cancel { number }) => heard = Some(Incoming::Cancel { number }),
+                Header::Cancel { number } if aside.give_up(number) => {}
+                Header::Cancel { .. } => {
+                    heard = Some(Incoming { header, body: Body::default() });
+                }
                 _ => aside.push(Held {
                     header,
                     frame: self.inbox.with_header(frame).to_vec(),

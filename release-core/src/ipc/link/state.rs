@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::Mode;
 use super::arrivals::Arrivals;
 use super::meaning::Meaning;
 use super::pause::Pause;
 use super::room::Room;
-use super::{Incoming, Mode};
 use crate::ipc::Ended;
 use crate::ipc::answers::{Answer, Answers, Delivery};
 use crate::ipc::body::Body;
@@ -64,14 +64,14 @@ impl Wakes {
     }
 }
 
-pub(super) const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
+const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 
 const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame says");
 
 /// What the first frame is, as far as routing needs to know.
 pub(super) enum Kind {
     Answer { number: Number, body: Range<usize>, refused: bool },
-    Incoming,
+    Incoming { header: Header, body: Range<usize> },
 }
 
 impl State {
@@ -99,10 +99,13 @@ impl State {
             return Ok(None);
         };
         let kind = match mode {
-            Mode::PlainServer => Kind::Incoming,
+            Mode::PlainServer => {
+                let header = Header::Request { number: 0, patience: None };
+                Kind::Incoming { header, body: frame.clone() }
+            }
             Mode::PlainClient => match self.answers.first_in_turn() {
                 Some(number) => Kind::Answer { number, body: frame.clone(), refused: false },
-                None => Kind::Incoming,
+                None => Kind::Incoming { header: Header::Notice, body: frame.clone() },
             },
             Mode::Calls => {
                 let payload = self.inbox.payload(frame.clone());
@@ -114,7 +117,7 @@ impl State {
                 match header {
                     Header::Answer { number } => Kind::Answer { number, body, refused: false },
                     Header::Refusal { number } => Kind::Answer { number, body, refused: true },
-                    _ => Kind::Incoming,
+                    header => Kind::Incoming { header, body },
                 }
             }
         };
@@ -173,34 +176,5 @@ impl State {
             pause.ended(wakes);
         }
         self.answers.wake_all(&mut wakes.callers);
-    }
-}
-
-/// The meaning of a frame that is not an answer; `None` if it has none.
-pub(super) fn incoming(mode: Mode, payload: Body<'_>) -> Option<Incoming<'_>> {
-    let Body { bytes, descriptors } = payload;
-    match mode {
-        Mode::PlainServer => {
-            let body = Body { bytes, descriptors };
-            Some(Incoming::Request { number: 0, patience: None, body })
-        }
-        Mode::PlainClient => Some(Incoming::Notice(Body { bytes, descriptors })),
-        Mode::Calls => {
-            let (header, _, bytes) = Header::parse(bytes)?;
-            let body = Body { bytes, descriptors };
-            match header {
-                Header::Hello => Some(Incoming::Hello(bytes)),
-                Header::Ready => Some(Incoming::Ready),
-                Header::Request { number, patience } => {
-                    Some(Incoming::Request { number, patience, body })
-                }
-                Header::Notice => Some(Incoming::Notice(body)),
-                Header::Cancel { number } => Some(Incoming::Cancel { number }),
-                Header::Pulse => Some(Incoming::Pulse),
-                Header::Beat(beat) => Some(Incoming::Beat(beat)),
-                Header::Outputs => Some(Incoming::Outputs(body.descriptors)),
-                Header::Answer { .. } | Header::Refusal { .. } => None,
-            }
-        }
     }
 }

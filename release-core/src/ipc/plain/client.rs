@@ -129,10 +129,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
 async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
     let mut dropped = false;
     loop {
-        let mut take = |incoming: Incoming<'_>| match incoming {
-            Incoming::Notice(body) => body.bytes.to_vec(),
-            _ => Vec::new(),
-        };
+        let mut take = |incoming: Incoming<'_>| incoming.body.bytes.to_vec();
         let read = poll_fn(|cx| link.poll_incoming(cx, 0, &mut take));
         let Ok(message) = within_deadlines(&link, read).await else {
             return;

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::link::{EndOnDrop, Link};
 use super::timer::Timer;
-use super::{Beat, Codec, Ended, Refused, Request};
+use super::{Codec, Ended, HeartbeatReply, Refused, Request};
 
 mod held;
 mod received;
@@ -80,6 +80,6 @@ where
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Word {
     Ready,
-    Pulse,
-    Beat(Beat),
+    Heartbeat,
+    HeartbeatReply(HeartbeatReply),
 }

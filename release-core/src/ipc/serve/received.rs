@@ -5,7 +5,7 @@ use super::held::Asked;
 use crate::ipc::Codec;
 use crate::ipc::body::Body;
 use crate::ipc::body::Size;
-use crate::ipc::header::Number;
+use crate::ipc::header::{Header, Number};
 use crate::ipc::link::Incoming;
 use crate::sys::untrusted::Untrusted;
 
@@ -19,28 +19,29 @@ pub(super) enum Received<R> {
         number: Number,
     },
     Word(Word),
-    Hello,
     Outputs(Vec<Untrusted>),
+    /// A frame that may not come now.
+    Untimely(&'static str),
 }
 
 impl<R> Received<R> {
-    pub(super) fn decode<C: Codec<R>>(codec: &C, incoming: Incoming<'_>) -> Self {
+    pub(super) fn decode<C: Codec<R>>(codec: &C, Incoming { header, body }: Incoming<'_>) -> Self {
+        let size = body.size();
         let decode = |body: Body<'_>| body.decode(codec).map_err(|error| error.to_string());
-        match incoming {
-            Incoming::Request { number, patience, body } => {
-                let size = body.size();
+        match header {
+            Header::Request { number, patience } => {
                 Self::Asked(Asked { number, patience, request: decode(body), size })
             }
-            Incoming::Notice(body) => {
-                let size = body.size();
-                Self::Notice(decode(body), size)
+            Header::Notice => Self::Notice(decode(body), size),
+            Header::Cancel { number } => Self::Cancel { number },
+            Header::Outputs => Self::Outputs(body.descriptors),
+            Header::Ready => Self::Word(Word::Ready),
+            Header::Heartbeat => Self::Word(Word::Heartbeat),
+            Header::HeartbeatReply { reply } => Self::Word(Word::HeartbeatReply(reply)),
+            Header::Hello => Self::Untimely("a greeting at the wrong time"),
+            Header::Answer { .. } | Header::Refusal { .. } => {
+                Self::Untimely("an answer at the wrong time")
             }
-            Incoming::Cancel { number } => Self::Cancel { number },
-            Incoming::Outputs(files) => Self::Outputs(files),
-            Incoming::Ready => Self::Word(Word::Ready),
-            Incoming::Pulse => Self::Word(Word::Pulse),
-            Incoming::Beat(beat) => Self::Word(Word::Beat(beat)),
-            Incoming::Hello(_) => Self::Hello,
         }
     }
 }

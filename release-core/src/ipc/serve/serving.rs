@@ -62,7 +62,9 @@ where
             let unfinished = self.running.len() + self.held.requests.len();
             let incoming =
                 self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
-                    Incoming::Request { body, .. } if !asked.have_room(self.link, body.size()) => {
+                    Incoming { header: Header::Request { .. }, body }
+                        if !asked.have_room(self.link, body.size()) =>
+                    {
                         Received::TooMuch
                     }
                     incoming => Received::decode(codec, incoming),
@@ -111,7 +113,7 @@ where
             Received::Word(word) => heard(word),
             Received::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(files),
             Received::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
-            Received::Hello => self.link.end(Ended::Violation("a greeting at the wrong time")),
+            Received::Untimely(why) => self.link.end(Ended::Violation(why)),
         }
     }
 

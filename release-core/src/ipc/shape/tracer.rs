@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::reader::Reader;
 use super::{Body, Field, Kind, Named, Shape, Variant};
 use crate::ipc::codec::{Depth, NO_KINDS};
-use crate::ipc::{CodecError, places};
+use crate::ipc::{CodecError, fd_slots};
 
 mod variants;
 mod written;
@@ -181,7 +181,7 @@ impl Tracer {
     fn value<T: Serialize + DeserializeOwned>(&mut self, kind: &mut Kind) -> Result<(), Stop> {
         self.run = Run::default();
         let made = catch_unwind(AssertUnwindSafe(|| {
-            let value = places::tracing(|| T::deserialize(Reader::new(self, kind)))?;
+            let value = fd_slots::tracing(|| T::deserialize(Reader::new(self, kind)))?;
             writes_what_it_reads(&value, &self.run.given)
         }));
         made.unwrap_or_else(|panic| {

@@ -15,9 +15,9 @@ use super::seats::{Asking, Seat, Seats};
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, Refused, Request, Text};
+use crate::log_throttle::LogThrottle;
 use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
-use crate::seldom::Seldom;
 use crate::sys::rights::discard;
 
 /// A control socket that listens. Dropping it removes the socket file, if it is still its own.
@@ -100,7 +100,7 @@ impl<C> BoundControlSocket<C> {
                 }
             }
         }
-        let mut refusals = Seldom::default();
+        let mut refusals = LogThrottle::default();
         loop {
             let socket = self.seats.accept(&mut listener).await?;
             let Ok(credentials) = Credentials::of_peer(&socket) else {

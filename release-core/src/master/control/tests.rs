@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
-use crate::ipc::parcel;
+use crate::ipc::state_blob;
 use crate::net::Credentials;
 use crate::net::FileIdentity;
 use crate::rt::local::Local;
@@ -54,9 +54,9 @@ impl Image {
         self.served.pause(rt.now());
         at_rest(rt, &self.served).await;
         let frozen = self.served.freeze().unwrap();
-        let (bytes, descriptors) = parcel::pack(&frozen).unwrap();
+        let (bytes, descriptors) = state_blob::pack(&frozen).unwrap();
         drop(frozen);
-        parcel::unpack(&bytes, descriptors).unwrap()
+        state_blob::unpack(&bytes, descriptors).unwrap()
     }
 }
 

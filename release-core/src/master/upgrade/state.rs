@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ipc::Descriptor;
 use crate::ipc::hello::{Message, PROTOCOL, Types};
 use crate::ipc::link::frozen::Frozen;
-use crate::ipc::parcel::{pack, unpack};
+use crate::ipc::state_blob::{pack, unpack};
 use crate::master::control::FrozenControl;
 use crate::master::group::Particulars;
 use crate::process::listeners::KeptListener;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::Workers;
-use crate::Permit;
+use crate::Decision;
 use crate::WorkerInfo;
 use crate::ipc::hello::{Message, Types};
 use crate::ipc::{Codec, Postcard, Refused, Request};
@@ -45,7 +45,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     {
         let rules = Rules {
             state: |_: &WorkerInfo| (),
-            permit: |(): &(), _: &R| Permit::Granted,
+            permit: |(): &(), _: &R| Decision::Allow,
             handler: move |worker, _: Arc<()>, request| handler(worker, request),
         };
         self.attach_calls(rules)
@@ -69,7 +69,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     ///
     /// ```
     /// use std::sync::atomic::{AtomicBool, Ordering};
-    /// use release_core::{Permit, Workers};
+    /// use release_core::{Decision, Workers};
     /// use release_core::ipc::Request;
     /// use serde::{Deserialize, Serialize};
     ///
@@ -94,12 +94,12 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     ///     |session, ask| match ask {
     ///         Ask::LogIn { .. } => {
     ///             let first = !session.tried.swap(true, Ordering::Relaxed);
-    ///             Permit::only_if(first, "a second login")
+    ///             Decision::only_if(first, "a second login")
     ///         }
     ///         Ask::ReadMail => {
-    ///             Permit::only_if(session.is_in.load(Ordering::Relaxed), "mail before the login")
+    ///             Decision::only_if(session.is_in.load(Ordering::Relaxed), "mail before the login")
     ///         }
-    ///         Ask::Reboot => Permit::Denied("a worker never reboots"),
+    ///         Ask::Reboot => Decision::Deny("a worker never reboots"),
     ///     },
     ///     |_worker, session, ask| async move {
     ///         if let Ask::LogIn { password } = &ask {
@@ -114,7 +114,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
     pub fn answer_permitted<R, S, H, F>(
         self,
         state: impl Fn(&WorkerInfo) -> S + Send + Sync + 'static,
-        permit: impl Fn(&S, &R) -> Permit + Send + Sync + 'static,
+        permit: impl Fn(&S, &R) -> Decision + Send + Sync + 'static,
         handler: H,
     ) -> Self
     where
@@ -133,7 +133,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         C: Codec<R> + Codec<R::Response>,
         N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
         S: Send + Sync + 'static,
-        P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+        P: Fn(&S, &R) -> Decision + Send + Sync + 'static,
         H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Workers;
 use crate::accounts;
 use crate::ipc::limits::Limits;
-use crate::ipc::{Codec, Pulse, Request};
+use crate::ipc::{Codec, Heartbeat, Request};
 use crate::master::group::{Contact, FIRST, Group, configured_size};
 use crate::master::upgrade::working_directory;
 use crate::path::absolute;
@@ -46,7 +46,7 @@ where
         }
         // Commands have another way to show that they live.
         let heartbeat = self.heartbeat.filter(|_| !self.is_command);
-        let pulse = Pulse::new(heartbeat, self.life.counts_requests());
+        let pulse = Heartbeat::new(heartbeat, self.life.counts_requests());
         let is_plain = self.attach.as_ref().is_none_or(|attach| !attach.says_ready());
         if pulse.is_some() && is_plain {
             let message = "a heartbeat and a limit of requests need call mode; workers in plain mode \

@@ -5,17 +5,19 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, News, Notify, cannot_watch, thaw};
+use super::{Attach, Attached, Listed, Notify, WorkerEvent, cannot_watch, thaw};
 use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::serve::{Word, serve};
-use crate::ipc::{Beat, Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
+use crate::ipc::{
+    Codec, Ended, Header, HeartbeatReply, Peer, Postcard, Refused, Request, SendError,
+};
 use crate::process::connections::Connections;
-use crate::process::heartbeat::{Beats, ask};
-use crate::process::permit::Permit;
+use crate::process::decision::Decision;
+use crate::process::heartbeat::{LatestReply, ask};
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
 use crate::{Error, ErrorKind};
@@ -61,7 +63,7 @@ where
     C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
     N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
     S: Send + Sync + 'static,
-    P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+    P: Fn(&S, &R) -> Decision + Send + Sync + 'static,
     H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
@@ -122,7 +124,7 @@ where
     C: Codec<W> + Codec<W::Response> + Codec<R> + Codec<R::Response>,
     N: Fn(&WorkerInfo) -> S + Send + Sync + 'static,
     S: Send + Sync + 'static,
-    P: Fn(&S, &R) -> Permit + Send + Sync + 'static,
+    P: Fn(&S, &R) -> Decision + Send + Sync + 'static,
     H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
@@ -131,47 +133,47 @@ where
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         let weak = Arc::downgrade(&link);
-        let notify: Arc<dyn Fn(News) + Send + Sync> = notify.into();
+        let notify: Arc<dyn Fn(WorkerEvent) + Send + Sync> = notify.into();
         let serving = rt.spawn(async move {
             let _listed = listed;
-            let beats = Arc::<Beats>::default();
-            let _beating = listen_to_heart(&link, &beats, &notify);
+            let latest = Arc::<LatestReply>::default();
+            let _beating = listen_to_heart(&link, &latest, &notify);
             let mut is_ready = false;
             let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
                 Word::Ready if !std::mem::replace(&mut is_ready, true) => {
                     // What it did not answer while it started is not held against it.
-                    beats.heard(Beat::default());
-                    notify(News::Ready);
+                    latest.heard(HeartbeatReply::default());
+                    notify(WorkerEvent::Ready);
                 }
-                Word::Beat(beat) => {
-                    notify(News::Finished(beat.finished));
-                    beats.heard(beat);
+                Word::HeartbeatReply(reply) => {
+                    notify(WorkerEvent::Finished(reply.finished));
+                    latest.heard(reply);
                 }
-                Word::Ready | Word::Pulse => {}
+                Word::Ready | Word::Heartbeat => {}
             };
             let state = match STATE.call(|| Arc::new((rules.state)(&worker))) {
                 Ok(state) => state,
                 Err(panicked) => {
                     link.end(Ended::Here);
-                    return notify(News::Violation(panicked.to_string()));
+                    return notify(WorkerEvent::Violation(panicked.to_string()));
                 }
             };
             let (rules, worker, state) = (&*rules, &worker, &state);
             let answer = |request| match permitted(rules, state, &request) {
-                Permit::Granted => Ok(async move {
+                Decision::Allow => Ok(async move {
                     let handling = || (rules.handler)(worker.clone(), Arc::clone(state), request);
                     ANSWER.run(handling).await.unwrap_or_else(|panicked| {
                         tracing::error!(worker = worker.id, pid = worker.pid, reason = %panicked, "a request's handler panicked");
                         Err(Refused::new("the handler panicked"))
                     })
                 }),
-                Permit::Denied(why) => Err(why),
+                Decision::Deny(why) => Err(why),
             };
             let serving = serve(Arc::clone(&link), codec, answer, heard);
             notify(match serving.await {
-                Ended::Closed | Ended::Here => News::Closed("its connection"),
-                ended => News::Violation(crate::error::chain(&ended)),
+                Ended::Closed | Ended::Here => WorkerEvent::Closed("its connection"),
+                ended => WorkerEvent::Violation(crate::error::chain(&ended)),
             });
         });
         Attached { link: weak, serving }
@@ -179,24 +181,24 @@ where
 }
 
 /// A rule that panics has permitted nothing.
-fn permitted<N, S, P, H, R>(rules: &Rules<N, P, H>, state: &S, request: &R) -> Permit
+fn permitted<N, S, P, H, R>(rules: &Rules<N, P, H>, state: &S, request: &R) -> Decision
 where
-    P: Fn(&S, &R) -> Permit,
+    P: Fn(&S, &R) -> Decision,
 {
     PERMIT.call(|| (rules.permit)(state, request)).unwrap_or_else(|panicked| {
         tracing::error!(reason = %panicked, "a request was not permitted");
-        Permit::Denied("the rule of `answer_permitted` panicked")
+        Decision::Deny("the rule of `answer_permitted` panicked")
     })
 }
 
 /// Asks a worker how its work goes, if its group wants that.
 fn listen_to_heart(
     link: &Arc<Link>,
-    beats: &Arc<Beats>,
-    notify: &Arc<dyn Fn(News) + Send + Sync>,
+    latest: &Arc<LatestReply>,
+    notify: &Arc<dyn Fn(WorkerEvent) + Send + Sync>,
 ) -> Option<Task<()>> {
     let pulse = link.limits().pulse?;
-    let (asked, beats, notify) = (Arc::clone(link), Arc::clone(beats), Arc::clone(notify));
-    let hangs = move |how| notify(News::Hung(how));
-    Some(link.rt().spawn(async move { ask(pulse, &asked, &beats, hangs).await }))
+    let (asked, latest, notify) = (Arc::clone(link), Arc::clone(latest), Arc::clone(notify));
+    let hangs = move |how| notify(WorkerEvent::Hung(how));
+    Some(link.rt().spawn(async move { ask(pulse, &asked, &latest, hangs).await }))
 }

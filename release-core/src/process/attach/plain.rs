@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, News, Notify, cannot_watch, thaw};
+use super::{Attach, Attached, Listed, Notify, WorkerEvent, cannot_watch, thaw};
 use crate::Error;
 use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
@@ -97,12 +97,12 @@ where
             match serving {
                 // A program that does not speak to its master is free to close its input.
                 Ok(Ok(()) | Err(ReadError::Ended(Ended::Here))) => {}
-                Ok(Err(error)) => notify(News::Violation(crate::error::chain(&error))),
+                Ok(Err(error)) => notify(WorkerEvent::Violation(crate::error::chain(&error))),
                 // The worker waits for an answer, and a plain stream has no way to refuse one.
                 Err(panicked) => {
                     let message = panicked.message();
                     let why = format!("its request's handler panicked: {message} (`plain`)");
-                    notify(News::Violation(why));
+                    notify(WorkerEvent::Violation(why));
                 }
             }
         });

@@ -12,8 +12,8 @@ use crate::ipc::hello::Agreed;
 use crate::ipc::hello::Message;
 use crate::ipc::plain::Client;
 use crate::ipc::serve::serve;
-use crate::ipc::{Header, Postcard, Refused, SendError, parcel};
-use crate::process::permit::Permit;
+use crate::ipc::{Header, Postcard, Refused, SendError, state_blob};
+use crate::process::decision::Decision;
 use crate::rt::local::Local;
 use crate::rt::{Driver, give_way, run};
 
@@ -48,7 +48,7 @@ fn calls(name: &'static str, connections: &Connections<String, Postcard>) -> imp
         ready(Ok(format!("{name} {seen}: {text}")))
     };
     let state = |_: &WorkerInfo| Mutex::new(0);
-    let permit = |_: &Mutex<u32>, text: &String| Permit::only_if(text != "bad", "bad");
+    let permit = |_: &Mutex<u32>, text: &String| Decision::only_if(text != "bad", "bad");
     let rules = Rules { state, permit, handler };
     Calls::<String, _, _, _, _, String>::new(types(), Postcard, rules, connections.clone())
 }
@@ -77,11 +77,11 @@ async fn hand_over(rt: &Rt, old: Attached) -> Frozen {
     link.pause();
     within(rt, poll_fn(|cx| link.poll_at_rest(cx))).await;
     let frozen = link.freeze(None).unwrap().unwrap();
-    let (bytes, descriptors) = parcel::pack(&frozen).unwrap();
+    let (bytes, descriptors) = state_blob::pack(&frozen).unwrap();
     drop(frozen);
     drop((old, link));
     some_turns().await;
-    parcel::unpack(&bytes, descriptors).unwrap()
+    state_blob::unpack(&bytes, descriptors).unwrap()
 }
 
 fn on_local<F: Future>(test: impl FnOnce(Rt) -> F) -> F::Output {
@@ -103,7 +103,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let link = Arc::new(Link::new(&rt, there.into(), Mode::Calls, limits).unwrap());
         let mut greetings = 0;
         let mut take = |incoming: crate::ipc::link::Incoming<'_>| {
-            greetings += u32::from(matches!(incoming, crate::ipc::link::Incoming::Hello(_)));
+            greetings += u32::from(matches!(incoming.header, Header::Hello));
         };
         within(&rt, poll_fn(|cx| link.poll_incoming(cx, 0, &mut take))).await.unwrap();
         assert_eq!(greetings, 1);

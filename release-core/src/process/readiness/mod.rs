@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::unistd::{Pid, Uid, getpgid};
 
-use super::attach::{Attached, News, Notify};
+use super::attach::{Attached, Notify, WorkerEvent};
 use super::worker_info::WorkerInfo;
 use crate::rt::Rt;
 use crate::sys::creds::Credentials;
@@ -26,7 +26,7 @@ use crate::{Error, ErrorKind};
 use ack::Acknowledgement;
 pub(crate) use environment::of_the_master;
 use newline::Newline;
-use notify::Notices;
+use notify::NotifySocket;
 use place::{Place, sweep};
 
 /// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
@@ -92,23 +92,23 @@ pub(crate) struct Foreign {
 
 /// What the master keeps of a process that is about to be started.
 #[derive(Debug)]
-pub(crate) struct Awaited {
-    waits_for: Option<Sign>,
+pub(crate) struct PendingReadiness {
+    waits_for: Option<ReadinessSignal>,
     /// Who may give the sign.
     uid: Uid,
 }
 
 /// What a process gets.
 #[derive(Debug)]
-pub(crate) struct Given {
+pub(crate) struct ChildResources {
     pub(crate) environment: Vec<CString>,
     descriptors: Vec<(RawFd, OwnedFd)>,
 }
 
 /// What makes it ready.
 #[derive(Debug)]
-enum Sign {
-    Notices(Notices),
+enum ReadinessSignal {
+    NotifySocket(NotifySocket),
     Acknowledgement(Acknowledgement),
     Newline(Newline),
 }
@@ -181,8 +181,8 @@ impl Foreign {
         &self,
         id: WorkerId,
         listeners: &[String],
-    ) -> Result<(Given, Awaited), Error> {
-        let mut given = Given {
+    ) -> Result<(ChildResources, PendingReadiness), Error> {
+        let mut given = ChildResources {
             environment: environment::of_a_worker(id, listeners)?,
             descriptors: vec![(0, open_nothing()?)],
         };
@@ -190,38 +190,38 @@ impl Foreign {
         let waits_for = match self.readiness {
             Readiness::Notify => {
                 let notices = match self.place() {
-                    Ok(place) => Notices::new(place, self.watchdog)
-                        .or_else(|_| Notices::without_a_file(self.watchdog))?,
-                    Err(_) => Notices::without_a_file(self.watchdog)?,
+                    Ok(place) => NotifySocket::new(place, self.watchdog)
+                        .or_else(|_| NotifySocket::without_a_file(self.watchdog))?,
+                    Err(_) => NotifySocket::without_a_file(self.watchdog)?,
                 };
                 given.tell("NOTIFY_SOCKET", notices.name())?;
                 if let Some(time) = self.watchdog {
                     given.tell("WATCHDOG_USEC", time.as_micros().to_string())?;
                 }
-                Some(Sign::Notices(notices))
+                Some(ReadinessSignal::NotifySocket(notices))
             }
             Readiness::Acknowledge => {
                 let (acknowledgement, theirs) = Acknowledgement::new(self.place()?)?;
                 given.tell("EINHORN_SOCK_PATH", acknowledgement.path())?;
                 given.tell("EINHORN_SOCK_FD", next.to_string())?;
                 given.descriptors.push((next, theirs));
-                Some(Sign::Acknowledgement(acknowledgement))
+                Some(ReadinessSignal::Acknowledgement(acknowledgement))
             }
             Readiness::Newline(number) => {
                 let number = number.unwrap_or(next);
                 let (newline, theirs) = Newline::new()?;
                 given.tell("NOTIFY_FD", number.to_string())?;
                 given.descriptors.push((number, theirs));
-                Some(Sign::Newline(newline))
+                Some(ReadinessSignal::Newline(newline))
             }
             Readiness::After(_) => None,
         };
         let uid = self.owner.unwrap_or_else(nix::unistd::geteuid);
-        Ok((given, Awaited { waits_for, uid }))
+        Ok((given, PendingReadiness { waits_for, uid }))
     }
 }
 
-impl Given {
+impl ChildResources {
     pub(crate) fn stdin(descriptor: OwnedFd) -> Self {
         Self { environment: Vec::new(), descriptors: vec![(0, descriptor)] }
     }
@@ -236,7 +236,7 @@ impl Given {
     }
 }
 
-impl Awaited {
+impl PendingReadiness {
     /// Listens to the process until what is returned is dropped.
     pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
         let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
@@ -244,13 +244,13 @@ impl Awaited {
         let serving = rt.spawn(async move {
             let heard = match self.waits_for {
                 None => return,
-                Some(Sign::Notices(notices)) => {
+                Some(ReadinessSignal::NotifySocket(notices)) => {
                     notices.listen(&timer, sender, &worker, &notify).await
                 }
-                Some(Sign::Acknowledgement(acknowledgement)) => {
-                    acknowledgement.wait(&timer, sender).await.map(|()| notify(News::Ready))
+                Some(ReadinessSignal::Acknowledgement(acknowledgement)) => {
+                    acknowledgement.wait(&timer, sender).await.map(|()| notify(WorkerEvent::Ready))
                 }
-                Some(Sign::Newline(newline)) => newline.wait(&timer).await.map(&notify),
+                Some(ReadinessSignal::Newline(newline)) => newline.wait(&timer).await.map(&notify),
             };
             if let Err(error) = heard {
                 let reason = crate::error::chain(&error);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::unistd::read;
 
 use crate::Error;
-use crate::process::attach::News;
+use crate::process::attach::WorkerEvent;
 use crate::rt::{Direction, Progress, Rt};
 
 /// More than this without a newline is no readiness protocol.
@@ -25,7 +25,7 @@ impl Newline {
     }
 
     /// Waits for the newline. A worker that closes its end instead will never be ready.
-    pub(super) async fn wait(self, rt: &Rt) -> Result<News, Error> {
+    pub(super) async fn wait(self, rt: &Rt) -> Result<WorkerEvent, Error> {
         let failed = |error| Error::system("its readiness descriptor", error);
         let pipe = rt.register(self.0).map_err(failed)?;
         let mut seen = 0;
@@ -35,10 +35,10 @@ impl Newline {
                 pipe.run(Direction::Read, |fd| Ok((read(fd.as_fd(), &mut bytes)?, Progress::More)));
             let count = reading.await.map_err(failed)?;
             if bytes[..count].contains(&b'\n') {
-                return Ok(News::Ready);
+                return Ok(WorkerEvent::Ready);
             }
             if count == 0 {
-                return Ok(News::Closed("its readiness descriptor without a newline"));
+                return Ok(WorkerEvent::Closed("its readiness descriptor without a newline"));
             }
             seen += count;
         }

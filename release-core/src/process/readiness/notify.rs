@@ -41,7 +41,7 @@ fn unnamed() -> nix::Result<OwnedFd> {
 
 /// The socket of one process.
 #[derive(Debug)]
-pub(super) struct Notices {
+pub(super) struct NotifySocket {
     socket: OwnedFd,
     /// Its name, and the file of this name if it has one.
     name: OsString,
@@ -50,7 +50,7 @@ pub(super) struct Notices {
     watchdog: Option<Duration>,
 }
 
-impl Notices {
+impl NotifySocket {
     pub(super) fn new(place: &Arc<Place>, watchdog: Option<Duration>) -> Result<Self, Error> {
         let (socket, file) = place.socket(|path| {
             let socket = unnamed()?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::process::HELD_UP;
-use crate::process::attach::News;
+use crate::process::attach::WorkerEvent;
 use crate::systemd::status_line;
 use crate::worker_types::Hung;
 
@@ -23,7 +23,7 @@ pub(super) struct Words {
     is_ready: bool,
     is_stopping: bool,
     /// What its master hears at once, and only once.
-    news: Vec<News>,
+    news: Vec<WorkerEvent>,
     /// What its master has not heard yet.
     status: Option<String>,
     needs_until: Option<Instant>,
@@ -61,7 +61,7 @@ impl Words {
             match line.split_once('=') {
                 Some(("READY", "1")) if !self.is_ready => {
                     self.is_ready = true;
-                    self.news.push(News::Ready);
+                    self.news.push(WorkerEvent::Ready);
                     self.silent_at = self.watchdog.map(|time| now + time);
                 }
                 Some(("WATCHDOG", "1")) if self.is_ready => {
@@ -70,7 +70,7 @@ impl Words {
                 Some(("WATCHDOG", "trigger")) => self.is_hung = true,
                 Some(("STOPPING", "1")) if !self.is_stopping => {
                     self.is_stopping = true;
-                    self.news.push(News::Stops);
+                    self.news.push(WorkerEvent::Stops);
                 }
                 Some(("STATUS", text)) => {
                     let text = status_line(text);
@@ -100,17 +100,19 @@ impl Words {
     }
 
     /// What its master is to hear now, in this order.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<News> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<WorkerEvent> {
         let mut news = std::mem::take(&mut self.news);
         if self.has_more() && self.tell_at <= now {
             let extension = self.needs_until.take();
-            news.extend(extension.map(|until| News::Extend(until.saturating_duration_since(now))));
+            news.extend(
+                extension.map(|until| WorkerEvent::Extend(until.saturating_duration_since(now))),
+            );
             if let Some(text) = self.status.take() {
                 self.told.clone_from(&text);
-                news.push(News::Status(text));
+                news.push(WorkerEvent::Status(text));
             }
             if std::mem::take(&mut self.is_hung) {
-                news.push(News::Hung(Hung::Admitted));
+                news.push(WorkerEvent::Hung(Hung::Admitted));
             }
             self.tell_at = now + INTERVAL;
         }
@@ -119,7 +121,7 @@ impl Words {
         {
             // Noticed late: this process was held up, and this program with it, for all that is known.
             if now <= at + HELD_UP {
-                news.push(News::Hung(Hung::Silent(time)));
+                news.push(WorkerEvent::Hung(Hung::Silent(time)));
             }
             self.silent_at = Some(now + time);
         }
@@ -211,9 +213,11 @@ mod tests {
         }
         let longest = format!("EXTEND_TIMEOUT_USEC={}", u64::MAX);
         assert_eq!(words.hear(&longest, now), None);
-        assert!(matches!(words.due(now)[..], [News::Extend(time)] if time > seconds(1 << 40)));
+        assert!(
+            matches!(words.due(now)[..], [WorkerEvent::Extend(time)] if time > seconds(1 << 40))
+        );
         words.hear("EXTEND_TIMEOUT_USEC=1", now);
         let later = words.deadline().unwrap();
-        assert!(matches!(words.due(later)[..], [News::Extend(time)] if time == seconds(1)));
+        assert!(matches!(words.due(later)[..], [WorkerEvent::Extend(time)] if time == seconds(1)));
     }
 }

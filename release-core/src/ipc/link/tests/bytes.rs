@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::task::Poll;
 
+use super::super::Incoming;
 use super::super::arrivals::Arrivals;
 use super::super::socket::{Received, receive, transmit};
 use super::*;
@@ -179,8 +180,8 @@ fn a_link_that_goes_on_after_all_has_lost_nothing() {
 
 /// The background task's turns, until it sleeps.
 async fn take(link: &Link, seen: &Arc<Mutex<Vec<(u32, usize)>>>) {
-    let mut take = |incoming: crate::ipc::link::Incoming<'_>| match incoming {
-        crate::ipc::link::Incoming::Request { number, body, .. } => {
+    let mut take = |Incoming { header, body }: Incoming<'_>| match header {
+        Header::Request { number, .. } => {
             let Body { bytes, descriptors } = body;
             assert_eq!(bytes, b"body");
             seen.lock().unwrap().push((number, descriptors.len()));

@@ -20,13 +20,13 @@ fn frame(header: Header, body: &[u8]) -> Vec<u8> {
 
 #[test]
 fn who_sends_nothing_that_means_something_is_not_kept() {
-    let beat = crate::ipc::Beat::default();
+    let reply = crate::ipc::HeartbeatReply::default();
     for (header, body) in [
         (Header::Answer { number: 7 }, &[0; 10][..]),
         (Header::Answer { number: 7 }, &[0; 100_000]),
         (Header::Refusal { number: 0 }, b"no"),
-        (Header::Beat(beat), b""),
-        (Header::Pulse, b""),
+        (Header::HeartbeatReply { reply }, b""),
+        (Header::Heartbeat, b""),
         (Header::Ready, b""),
         (Header::Cancel { number: 3 }, b""),
         (Header::Notice, b"\xff"),

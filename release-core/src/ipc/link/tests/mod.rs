@@ -17,7 +17,7 @@ use super::frozen::Frozen;
 use super::{Link, Mode};
 use crate::ipc::limits::Limits;
 use crate::ipc::serve::serve;
-use crate::ipc::{Descriptor, Ended, Peer, Postcard, Refused, Request, parcel};
+use crate::ipc::{Descriptor, Ended, Peer, Postcard, Refused, Request, state_blob};
 use crate::rt::local::Local;
 use crate::rt::{Driver, Rt, Task, run};
 
@@ -75,9 +75,9 @@ fn link(rt: &Rt, socket: UnixStream) -> Link {
 
 /// What another image of the process gets.
 fn passed_on(frozen: Frozen) -> Frozen {
-    let (bytes, descriptors) = parcel::pack(&frozen).unwrap();
+    let (bytes, descriptors) = state_blob::pack(&frozen).unwrap();
     drop(frozen);
-    parcel::unpack(&bytes, descriptors).unwrap()
+    state_blob::unpack(&bytes, descriptors).unwrap()
 }
 
 async fn at_rest(rt: &Rt, link: &Link) {

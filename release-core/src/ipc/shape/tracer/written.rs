@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Stop;
 use crate::ipc::codec::encode;
-use crate::ipc::{Codec, Postcard, places};
+use crate::ipc::{Codec, Postcard, fd_slots};
 
 /// Whether a value writes the bytes that it was made of, or others that come back as themselves: a
 /// type may take more than it gives.
@@ -18,7 +18,7 @@ pub(super) fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     if bytes == given {
         return Ok(());
     }
-    let again = places::decoding(files, || Codec::<T>::decode(&Postcard, &bytes));
+    let again = fd_slots::decoding(files, || Codec::<T>::decode(&Postcard, &bytes));
     match again.ok().map(|again| write(&again)).transpose()?.flatten() {
         Some((second, _)) if second == bytes => Ok(()),
         _ => Err(Stop::Unwritten(UNEQUAL.to_owned())),
@@ -30,7 +30,7 @@ type Written = (Vec<u8>, Vec<OwnedFd>);
 /// The encoding of a value; none if the value itself refuses.
 fn write<T: Serialize>(value: &T) -> Result<Option<Written>, Stop> {
     let (mut bytes, mut fault) = (Vec::new(), None);
-    let written = places::encoding(usize::MAX, || {
+    let written = fd_slots::encoding(usize::MAX, || {
         encode(value, &mut bytes).map_err(|error| fault.insert(error).error().clone())
     });
     match (written, fault) {

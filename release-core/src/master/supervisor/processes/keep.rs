@@ -14,7 +14,7 @@ use crate::ipc::link::frozen::Frozen;
 use crate::master::group::{Contact, Group};
 use crate::master::handle::MasterHandle;
 use crate::master::upgrade::{Kept, KeptWorker, own_image};
-use crate::process::attach::News;
+use crate::process::attach::WorkerEvent;
 use crate::process::child::Child;
 use crate::process::output::Output;
 use crate::process::worker_info::WorkerInfo;
@@ -160,7 +160,7 @@ impl Processes {
                 attached.ok()
             }
             (_, None) => {
-                listener(News::Closed("its connection"));
+                listener(WorkerEvent::Closed("its connection"));
                 None
             }
             // Its group is gone, and the end of the connection tells it to stop.

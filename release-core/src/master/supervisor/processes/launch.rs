@@ -18,7 +18,7 @@ use crate::master::group::{Contact, Group, Particulars};
 use crate::process::attach::Attach;
 use crate::process::child::{Bound, Child};
 use crate::process::output::Pipes;
-use crate::process::readiness::{Awaited, Given};
+use crate::process::readiness::{ChildResources, PendingReadiness};
 use crate::process::unexecutable::why_not;
 use crate::process::worker_info::WorkerInfo;
 use crate::supervise::{Event, WorkerId};
@@ -42,7 +42,7 @@ pub(in crate::master::supervisor) struct Launched {
 #[derive(Debug)]
 enum Ours {
     Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
-    Foreign(Awaited),
+    Foreign(PendingReadiness),
 }
 
 impl Processes {
@@ -197,7 +197,7 @@ fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<
 }
 
 /// The two ends of what connects master and worker.
-fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Error> {
+fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, ChildResources), Error> {
     match &group.contact {
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
@@ -205,7 +205,7 @@ fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, Given), Er
             mark_as_worker_s(&theirs);
             let hello = hello(group, wish, its);
             let attach = Arc::clone(attach);
-            Ok((Ours::Connection { attach, socket, hello }, Given::stdin(theirs)))
+            Ok((Ours::Connection { attach, socket, hello }, ChildResources::stdin(theirs)))
         }
         Contact::Foreign(foreign) => {
             let (given, awaited) = foreign.prepare(wish.id, &group.listener_names())?;

@@ -9,7 +9,7 @@ use futures_channel::oneshot;
 
 use super::{EXIT_TIME, MasterEvent, Processes};
 use crate::guard::Guard;
-use crate::process::attach::News;
+use crate::process::attach::WorkerEvent;
 use crate::process::child::Child;
 use crate::process::output::Output;
 use crate::rt::Task;
@@ -36,7 +36,7 @@ impl Processes {
         id: WorkerId,
         pid: i32,
         finished: Arc<AtomicU64>,
-    ) -> (Box<dyn Fn(News) + Send + Sync>, Silence) {
+    ) -> (Box<dyn Fn(WorkerEvent) + Send + Sync>, Silence) {
         let (heard, silence) = oneshot::channel();
         let (sender, rt) = (self.sender.clone(), self.rt.clone());
         let send = move |sender: &UnboundedSender<MasterEvent>, event| {
@@ -44,17 +44,17 @@ impl Processes {
         };
         let master = self.master.clone();
         let listener = move |news| match news {
-            News::Ready => send(&sender, Event::Ready { id, pid }),
-            News::Finished(count) => finished.store(count, Ordering::Relaxed),
-            News::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
-            News::Extend(time) => send(&sender, Event::Extend { id, pid, time }),
-            News::Stops => send(&sender, Event::Stops { id, pid }),
-            News::Status(text) => send(&sender, Event::Status { id, pid, text }),
-            News::Violation(reason) => {
+            WorkerEvent::Ready => send(&sender, Event::Ready { id, pid }),
+            WorkerEvent::Finished(count) => finished.store(count, Ordering::Relaxed),
+            WorkerEvent::Hung(how) => send(&sender, Event::Hung { id, pid, how }),
+            WorkerEvent::Extend(time) => send(&sender, Event::Extend { id, pid, time }),
+            WorkerEvent::Stops => send(&sender, Event::Stops { id, pid }),
+            WorkerEvent::Status(text) => send(&sender, Event::Status { id, pid, text }),
+            WorkerEvent::Violation(reason) => {
                 let reason = one_line(&reason);
                 send(&sender, Event::Violation { id, pid, reason });
             }
-            News::Closed(what) => {
+            WorkerEvent::Closed(what) => {
                 let (sender, later, master) = (sender.clone(), rt.clone(), master.clone());
                 rt.spawn(async move {
                     later.sleep(EXIT_TIME).await;

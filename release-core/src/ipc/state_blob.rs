@@ -4,14 +4,14 @@ use std::os::fd::OwnedFd;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CodecError, places};
+use super::{CodecError, fd_slots};
 
 /// The JSON of a value, and duplicates of the [`Descriptor`](super::Descriptor)s in it, in the
 /// order of the places that the bytes name.
 pub(crate) fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError> {
     let mut bytes = Vec::new();
     let encode = || serde_json::to_writer(&mut bytes, value).map_err(CodecError::new);
-    let descriptors = places::encoding(usize::MAX, encode)?;
+    let descriptors = fd_slots::encoding(usize::MAX, encode)?;
     Ok((bytes, descriptors))
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn unpack<T: DeserializeOwned>(
     descriptors: Vec<OwnedFd>,
 ) -> Result<T, CodecError> {
     let decode = || serde_json::from_slice(bytes).map_err(CodecError::new);
-    places::decoding_some(descriptors, decode).map(|(value, _)| value)
+    fd_slots::decoding_some(descriptors, decode).map(|(value, _)| value)
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
         }
 
         #[test]
-        fn a_parcel_with_a_changed_byte_gives_a_value_or_an_error(
+        fn a_blob_with_a_changed_byte_gives_a_value_or_an_error(
             at in any::<prop::sample::Index>(), byte: u8,
         ) {
             let (reader, writer) = pipe().unwrap();

@@ -5,17 +5,17 @@
 /// [`Workers::answer_permitted`]: crate::Workers::answer_permitted
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
-pub enum Permit {
+pub enum Decision {
     /// It may.
-    Granted,
+    Allow,
     /// It may not: the worker is killed, and these words are in the log.
-    Denied(&'static str),
+    Deny(&'static str),
 }
 
-impl Permit {
-    /// Granted if this is so, and denied with these words if not.
+impl Decision {
+    /// Allows the request if `so` holds, and denies it with the words of `otherwise` if not.
     #[must_use]
     pub fn only_if(so: bool, otherwise: &'static str) -> Self {
-        if so { Self::Granted } else { Self::Denied(otherwise) }
+        if so { Self::Allow } else { Self::Deny(otherwise) }
     }
 }

@@ -1,4 +1,4 @@
-//! `Seldom`: when to say again what may come true many times a second.
+//! `LogThrottle`: when to say again what may come true many times a second.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whoever can make a daemon log as fast as they like fills its disk.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom {
+pub(crate) struct LogThrottle {
     said: Option<Instant>,
     unsaid: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// Whether to say it now; if so, how many times it was not said since the last.
     pub(crate) fn now(&mut self, now: Instant) -> Option<u64> {
         if self.said.is_some_and(|said| now < said + INTERVAL) {
@@ -30,12 +30,12 @@ mod tests {
 
     #[test]
     fn a_storm_is_two_lines() {
-        let mut seldom = Seldom::default();
+        let mut throttle = LogThrottle::default();
         let start = Instant::now();
-        assert_eq!(seldom.now(start), Some(0));
+        assert_eq!(throttle.now(start), Some(0));
         for millisecond in 1..10_000 {
-            assert_eq!(seldom.now(start + Duration::from_millis(millisecond)), None);
+            assert_eq!(throttle.now(start + Duration::from_millis(millisecond)), None);
         }
-        assert_eq!(seldom.now(start + INTERVAL), Some(9_999));
+        assert_eq!(throttle.now(start + INTERVAL), Some(9_999));
     }
 }

@@ -13,7 +13,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// How the peer is asked, and what follows.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     pub(crate) every: Duration,
     /// How long it may be silent, and be busy with one thing.
     pub(crate) timeout: Option<Duration>,
@@ -21,14 +21,14 @@ pub(crate) struct Pulse {
 
 /// How the work of a process goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Beat {
+pub(crate) struct HeartbeatReply {
     /// How many units it has finished.
     pub(crate) finished: u64,
     /// The age of the oldest one that it has not.
     pub(crate) oldest: Option<Duration>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// A peer that does not get on for this time is found to hang; its numbers may be wanted too.
     pub(crate) fn new(timeout: Option<Duration>, counts: bool) -> Option<Self> {
         let every = timeout.map(|timeout| timeout / MISSES).into_iter();

@@ -1,0 +1,80 @@
+//! The units of work that a worker has in hand, for its master's heartbeat and limits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::ipc::HeartbeatReply;
+
+/// All units of work of this process.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    begun: u64,
+    finished: u64,
+    /// When those began that are not finished, in the order of their numbers.
+    open: BTreeMap<u64, Instant>,
+}
+
+/// A unit of work in hand, such as a request; dropping it says that the unit is finished.
+///
+/// See [`Me::begin_work`](super::Me::begin_work).
+#[derive(Debug)]
+#[must_use = "dropping it says that the work is finished"]
+pub struct Work {
+    in_flight: Arc<InFlight>,
+    number: u64,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut counts = self.in_flight.lock();
+        counts.open.remove(&self.number);
+        counts.finished += 1;
+    }
+}
+
+impl InFlight {
+    pub(crate) fn begin(self: &Arc<Self>, now: Instant) -> Work {
+        let mut counts = self.lock();
+        counts.begun += 1;
+        let number = counts.begun;
+        counts.open.insert(number, now);
+        Work { in_flight: Arc::clone(self), number }
+    }
+
+    /// How it goes.
+    pub(crate) fn beat(&self, now: Instant) -> HeartbeatReply {
+        let counts = self.lock();
+        let oldest = counts.open.first_key_value();
+        let oldest = oldest.map(|(_, begun)| now.saturating_duration_since(*begun));
+        HeartbeatReply { finished: counts.finished, oldest }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_unfinished_unit_counts() {
+        let (in_flight, start) = (Arc::<InFlight>::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let beat = |seconds| in_flight.beat(start + second * seconds);
+        assert_eq!(beat(9), HeartbeatReply { finished: 0, oldest: None });
+        let (first, next) = (in_flight.begin(start), in_flight.begin(start + second));
+        assert_eq!(beat(3), HeartbeatReply { finished: 0, oldest: Some(second * 3) });
+        drop(first);
+        assert_eq!(beat(3), HeartbeatReply { finished: 1, oldest: Some(second * 2) });
+        drop(next);
+        assert_eq!(beat(3), HeartbeatReply { finished: 2, oldest: None });
+    }
+}
