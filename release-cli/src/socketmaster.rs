@@ -1,4 +1,4 @@
-//! `socketmaster`: one program behind sockets that outlive it (rows S1 to S9).
+//! `socketmaster`: one program behind sockets that outlive it.
 
 use std::ffi::OsString;
 use std::process::{ExitCode, Termination};

@@ -1,4 +1,4 @@
-//! `Buffer` (row R15): bytes with a size that was set aside and a length that is in use.
+//! `Buffer`: bytes with a size that was set aside and a length that is in use.
 
 use std::error::Error;
 use std::fmt;

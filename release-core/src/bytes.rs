@@ -1,4 +1,4 @@
-//! Integers as bytes (row R18): 8 to 128 bits, signed and unsigned, in both byte orders.
+//! Integers as bytes: 8 to 128 bits, signed and unsigned, in both byte orders.
 //!
 //! The type of the value says which integer is meant, [`BigEndian`] or [`LittleEndian`] says in
 //! which order its bytes stand:

@@ -1,10 +1,10 @@
 //! Runtime-agnostic framework for multi-process daemons on Unix.
 //!
-//! A privileged master binds sockets, holds secrets and supervises; unprivileged workers do the work
-//! and talk to it in types. A program uses one of the backend crates (`release-tokio`,
-//! `release-smol`, `release-async-std`), each of which is all of this and a `driver`: there, the name
-//! of that crate stands for `release_core` in these examples. Here it is [`rt::local`], the runtime
-//! that is always there:
+//! A privileged master process binds sockets, keeps secrets and supervises a pool of unprivileged workers.
+//! Master and workers exchange typed messages. Use one of the backend crates (`release-tokio`,
+//! `release-smol`, `release-async-std`): each contains all of this crate and a `driver`, and its name takes
+//! the place of `release_core` in these examples. They run on [`rt::local`], the runtime that is always
+//! available:
 //!
 //! ```no_run
 //! use release_core::ipc::{CallError, Request};
@@ -54,9 +54,9 @@
 //! | be a daemon without workers | [`Daemon`] |
 //! | bring another executor | [`rt`] |
 //!
-//! Rows, such as "row R4", are those of `docs/FEATURES.md`: what each feature is, where it is, and the
-//! tests that hold it. The OCaml library is where the ideas of the R rows and the wire format come
-//! from: its programs and these understand each other.
+//! `docs/FEATURES.md` lists every feature, its place in the code, and its tests. The wire format and many
+//! of the ideas come from the OCaml library Release; its programs and programs of this library can talk to
+//! each other.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

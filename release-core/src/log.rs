@@ -1,4 +1,4 @@
-//! Log destinations that are ready to use, for master and worker alike (row R21).
+//! Log destinations that are ready to use, for master and worker alike.
 //!
 //! The library itself only emits `tracing` events, with fields such as `worker` and `pid`; a
 //! program that has a subscriber of its own needs nothing of this module.

@@ -1,4 +1,4 @@
-//! The accept loop on every backend (row R17): limits, failures, and its end.
+//! The accept loop on every backend: limits, failures, and its end.
 
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn};

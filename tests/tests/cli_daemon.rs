@@ -1,4 +1,4 @@
-//! `release daemon`: any program in the background (rows D1, D2, D5).
+//! `release daemon`: any program in the background.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

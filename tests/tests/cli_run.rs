@@ -1,4 +1,4 @@
-//! `release run`: its options, its control socket and its place among processes (rows S1 to S6, E).
+//! `release run`: its options, its control socket and its place among processes.
 
 use std::io::Read;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! `socketmaster`, as its manual has it (rows S1 to S9).
+//! `socketmaster`, as its manual has it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

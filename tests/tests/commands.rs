@@ -1,4 +1,4 @@
-//! Workers that are any program (rows S1 to S9, E): how they get their sockets, how they become
+//! Workers that are any program: how they get their sockets, how they become
 //! ready, how they end, and what becomes of what they write.
 
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Files, sockets and pipes inside messages, both ways (row F), on every backend.
+//! Files, sockets and pipes inside messages, both ways, on every backend.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -1,4 +1,4 @@
-//! Plain connections and streams as a program uses them (rows R11, R12, R14, R16), in this process.
+//! Plain connections and streams as a program uses them, in this process.
 
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;

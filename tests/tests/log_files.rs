@@ -1,5 +1,5 @@
 //! Log files that somebody moves away while workers without privileges write to them, as logrotate
-//! does: every line is in one of the files, once (rows D1 to D3, D5).
+//! does: every line is in one of the files, once.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,4 @@
-//! Plain mode is for everybody: Python on either side of it, and the bytes of the OCaml programs
-//! (rows R11, R14).
+//! Plain mode is for everybody: Python on either side of it, and the bytes of the OCaml programs.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

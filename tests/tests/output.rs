@@ -1,5 +1,5 @@
 //! What workers write: nothing of it is lost while somebody reads, and nobody waits for a reader but the
-//! worker that writes (rows S9, D1).
+//! worker that writes.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! Sockets of every kind on every backend: addresses, options, binding, connecting (row R17), and
-//! buffers that are read from them and written to them (row R15).
+//! Sockets of every kind on every backend: addresses, options, binding, connecting, and
+//! buffers that are read from them and written to them.
 
 use std::fs;
 use std::io::{ErrorKind as Io, Read as _, Write as _};

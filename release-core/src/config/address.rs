@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// An address as a configuration names it (row R19).
+/// An address as a configuration names it.
 ///
 /// # Examples
 ///

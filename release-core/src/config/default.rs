@@ -1,4 +1,4 @@
-//! Helpers for the defaults of keys (row R19), to be given to [`Key::default`](super::Key::default).
+//! Helpers for the defaults of keys, to be given to [`Key::default`](super::Key::default).
 //!
 //! Most kinds convert by themselves: `key("port").default(80)`. Helpers say it in words, and
 //! keywords, regular expressions and sizes need them.

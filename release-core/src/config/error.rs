@@ -9,7 +9,7 @@ use crate::ErrorKind;
 /// After so many errors the rest is only counted.
 const SHOWN: usize = 100;
 
-/// Everything that is wrong with a configuration (row R19), in the order of the file.
+/// Everything that is wrong with a configuration, in the order of the file.
 ///
 /// Printed, each error begins a line with `file:line:column`, as compilers do and editors
 /// understand, followed by the line of the file and a caret. After 100 errors the rest is counted.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::{Config, Errors, Spec};
 use crate::Exit;
 
-/// The configuration in force, which [`reload`](Live::reload) replaces as a whole (row R19).
+/// The configuration in force, which [`reload`](Live::reload) replaces as a whole.
 ///
 /// Share it in an `Arc`. Who needs several values that belong together takes them from one
 /// [`current`](Live::current).

@@ -13,7 +13,7 @@ use super::source::{Place, Source};
 use super::{Spec, Value, de, read};
 use crate::start_files::accepted;
 
-/// A configuration that fulfils its [`Spec`] (row R19): a value for every key, from the file or by
+/// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by
 /// default.
 ///
 /// # Examples

@@ -1,4 +1,4 @@
-//! Configuration files: `key = value` in sections, held against a specification (row R19).
+//! Configuration files: `key = value` in sections, held against a specification.
 //!
 //! ```text
 //! # Who the workers are

@@ -16,7 +16,7 @@ const SIZE_LIMIT: usize = 1024 * 1024;
 /// How deep groups may be nested: the compiler recurses.
 const NEST_LIMIT: u32 = 100;
 
-/// A regular expression, compiled by the `regex` crate: matching takes linear time (row R19).
+/// A regular expression, compiled by the `regex` crate: matching takes linear time.
 ///
 /// In a file it stands between slashes. A slash within is written `\/`; a line break vanishes
 /// together with the blanks that follow it, so a long one may be laid out over several lines.

@@ -13,7 +13,7 @@ use super::{Config, Value, parse};
 /// The largest file that is read, unless [`Spec::size_limit`] says otherwise.
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
-/// What a configuration file may hold and has to hold (row R19).
+/// What a configuration file may hold and has to hold.
 ///
 /// It is part of the program, so a mistake in it (a key that is there twice, a name or default that
 /// could not be written in a file) is reported by everything that uses it.

@@ -7,7 +7,7 @@ use super::number::{write_duration, write_size};
 use super::printable::{is_hidden, shortened};
 use super::{Address, Regexp};
 
-/// A value of a configuration file (row R19).
+/// A value of a configuration file.
 ///
 /// [`Display`](fmt::Display) writes it as the file would have it.
 ///

@@ -1,4 +1,4 @@
-//! Becoming a daemon (row R1): away from the terminal, with the outcome told to the launcher.
+//! Becoming a daemon: away from the terminal, with the outcome told to the launcher.
 
 use std::fs::File;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Another program as a daemon (row D1): nothing of this one stays in front of it.
+//! Another program as a daemon: nothing of this one stays in front of it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::AsFd;

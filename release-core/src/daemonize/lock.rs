@@ -1,4 +1,4 @@
-//! The lock file (row R6): the lock decides who runs, the number in the file is information.
+//! The lock file: the lock decides who runs, the number in the file is information.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Log files of a master or daemon (row D1): what its standard output and error are appended to.
+//! Log files of a master or daemon: what its standard output and error are appended to.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! How a message becomes a payload: the codec trait, serde with postcard, and text (row R11).
+//! How a message becomes a payload: the codec trait, serde with postcard, and text.
 
 use std::fmt::{self, Display, Write as _};
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! `Descriptor`: an open file, socket or pipe as a part of a message (row F).
+//! `Descriptor`: an open file, socket or pipe as a part of a message.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The wire (row R14): a 4-byte big-endian length, then the payload. Bytes in, frames out; no I/O
+//! The wire: a 4-byte big-endian length, then the payload. Bytes in, frames out; no I/O
 //! here.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! How master and workers talk: one wire, two ways to use it (rows R11, R12, R14).
+//! How master and workers talk: one wire, two ways to use it.
 //!
 //! On the wire a message is a 4-byte big-endian length and a payload, nothing else.
 //!

@@ -18,7 +18,7 @@ use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
 use crate::rt::{Rt, Task};
 
-/// The other process, to ask it requests of type `R` (rows R11, R12).
+/// The other process, to ask it requests of type `R`.
 ///
 /// Cheap to clone; all clones share one connection. Many tasks may call at once, answers come in
 /// any order, and each caller gets its own. A caller that gives up, by a timeout or by dropping the

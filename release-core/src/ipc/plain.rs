@@ -1,4 +1,4 @@
-//! Plain mode (rows R11, R12, R14): what the OCaml library, control sockets and scripts speak.
+//! Plain mode: what the OCaml library, control sockets and scripts speak.
 
 use std::fmt;
 use std::future::{Future, poll_fn};

@@ -1,4 +1,4 @@
-//! `Master`: what a daemon's `main` describes and runs (rows R2 to R8, R10).
+//! `Master`: what a daemon's `main` describes and runs.
 
 use std::fmt;
 use std::future::Future;
@@ -159,7 +159,7 @@ impl Master {
         self
     }
 
-    /// `true` needs root, `false` refuses root (row R10); by default both are fine.
+    /// `true` needs root, `false` refuses root; by default both are fine.
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = Some(privileged);
@@ -187,7 +187,7 @@ impl Master {
         self
     }
 
-    /// Listens on a Unix socket and answers requests there (row R4).
+    /// Listens on a Unix socket and answers requests there.
     ///
     /// A handler that blocks holds up the whole master, see [`Workers::answer`].
     ///
@@ -241,13 +241,13 @@ impl Master {
         self
     }
 
-    /// The master's own main task, beside the workers (row R5). Its end is not the master's end,
+    /// The master's own main task, beside the workers. Its end is not the master's end,
     /// but its failure is: an error, or a panic. When it fails before the upgrade that has started it is
     /// answered ([`MasterHandle::upgrade`]), the old workers go on, without a main task.
     ///
     /// A main task that blocks holds up the whole master, see [`Workers::answer`].
     ///
-    /// It is the place for what has to be done at a stop (row D3): a task that waits for
+    /// It is the place for what has to be done at a stop: a task that waits for
     /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.
     ///
     /// # Examples
@@ -323,7 +323,7 @@ impl Master {
     }
 
     /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
-    /// [`stop_signal`](Workers::stop_signal) (row S8). Each further one is sent to those that are left;
+    /// [`stop_signal`](Workers::stop_signal). Each further one is sent to those that are left;
     /// only the stop deadline kills.
     #[must_use]
     pub fn forward_signals(mut self) -> Self {

@@ -173,7 +173,7 @@ impl Group {
         Error::new(ErrorKind::Program, message).caused_by(panicked)
     }
 
-    /// The command line of one worker; its identity shows in `ps` (row P8).
+    /// The command line of one worker; its identity shows in `ps`.
     pub(crate) fn command(
         &self,
         id: WorkerId,

@@ -1,4 +1,4 @@
-//! `Workers`: a group of workers, as the master's program describes it (rows R2, P1, P7).
+//! `Workers`: a group of workers, as the master's program describes it.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! Listening sockets that this process was started with: systemd's socket activation, and numbers
-//! that somebody names (row S1).
+//! that somebody names.
 
 use std::os::fd::{OwnedFd, RawFd};
 

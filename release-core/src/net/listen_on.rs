@@ -1,4 +1,4 @@
-//! Addresses to listen on, as URIs and with what belongs to them (row S1).
+//! Addresses to listen on, as URIs and with what belongs to them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};

@@ -1,4 +1,4 @@
-//! Sockets on any runtime, written once over readiness (rows R16, R17).
+//! Sockets on any runtime, written once over readiness.
 //!
 //! A [`Socket`] carries its state and the kind of its address in its type, so that nobody can
 //! accept on a socket that does not listen:

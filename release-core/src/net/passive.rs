@@ -31,7 +31,7 @@ const WAITS: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
-/// The state of a [`Socket`] that listens. Several processes may accept on the same one (row P7).
+/// The state of a [`Socket`] that listens. Several processes may accept on the same one.
 #[derive(Debug)]
 pub struct Passive {
     io: Io,

@@ -16,7 +16,7 @@ use super::{Active, Address, Inet, Passive, Unix};
 use crate::rt::Rt;
 use crate::{Error, ErrorKind};
 
-/// A stream socket (row R17). `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or
+/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or
 /// [`Active`]; `A` the kind of its address: [`Unix`] or [`Inet`].
 ///
 /// The [module](super) shows all states at work, and what does not compile. Every socket is closed
@@ -168,7 +168,7 @@ impl Socket<Unconnected, Inet> {
     }
 
     /// Whether other sockets of this user may have the same address; the system then spreads
-    /// connections over them (row P7).
+    /// connections over them.
     ///
     /// # Errors
     ///

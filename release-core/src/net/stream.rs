@@ -1,4 +1,4 @@
-//! `Stream`: a connected stream socket, and the reads and writes of row R16.
+//! `Stream`: a connected stream socket, with its reads and writes.
 
 use std::fmt;
 use std::io::{self, IoSlice};

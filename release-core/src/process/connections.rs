@@ -1,4 +1,4 @@
-//! The running workers' connections, for the master to ask and to broadcast (row R5).
+//! The running workers' connections, for the master to ask and to broadcast.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What a worker finds in its environment (row R3).
+//! What a worker finds in its environment.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};

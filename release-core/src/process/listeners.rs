@@ -1,4 +1,4 @@
-//! Listening sockets of a group: what the program asks for, and what the master opens (row P7).
+//! Listening sockets of a group: what the program asks for, and what the master opens.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

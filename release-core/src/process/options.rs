@@ -1,4 +1,4 @@
-//! What one worker has for itself: arguments, environment, processors, priority, limits (row P2).
+//! What one worker has for itself: arguments, environment, processors, priority, limits.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};

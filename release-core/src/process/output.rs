@@ -1,4 +1,4 @@
-//! What workers write to standard output and error, line by line (row S9).
+//! What workers write to standard output and error, line by line.
 
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};

@@ -1,4 +1,4 @@
-//! Giving up root in the worker itself (row R9).
+//! Giving up root in the worker itself.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The door to the executor (row R20): what this library asks of an async runtime, and what it
+//! The door to the executor: what this library asks of an async runtime, and what it
 //! builds on the answer.
 //!
 //! Three traits with six methods are all that a backend supplies: spawn a task, wake at an instant,

@@ -1,4 +1,4 @@
-//! Accounts, and giving up privileges for good (row R9).
+//! Accounts, and giving up privileges for good.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

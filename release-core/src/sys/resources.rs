@@ -1,4 +1,4 @@
-//! What a new process may use: processors, priority, limits (row P2).
+//! What a new process may use: processors, priority, limits.
 
 use std::io;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! `me`: the worker's entry, and what a worker knows (rows R9, P1).
+//! `me`: the worker's entry, and what a worker knows.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(crate) fn argument(group: &str, id: WorkerId) -> String {
     format!("{}{ROLE}{group} id={id}", program_name())
 }
 
-/// Whether this process was started as a worker by a master that is the same executable (row P1).
+/// Whether this process was started as a worker by a master that is the same executable.
 ///
 /// Its command line says so, and, should something in between have changed that, its standard input.
 ///

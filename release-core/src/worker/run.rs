@@ -151,7 +151,7 @@ impl<C> Worker<C> {
         })
     }
 
-    /// Runs a worker in plain mode (rows R9, R11): for masters of the OCaml library, and masters in
+    /// Runs a worker in plain mode: for masters of the OCaml library, and masters in
     /// other languages.
     pub fn run_plain<D, M, F, E>(
         self,

@@ -1,4 +1,4 @@
-//! What a value has to be (row R19): validations, to be given to [`Key::check`](super::Key::check).
+//! What a value has to be: validations, to be given to [`Key::check`](super::Key::check).
 //!
 //! Each looks at the value and nothing else; a key may have several, and all have to hold. They
 //! compose: `list_of(string().and(existing_user()))`, `int().or(keyword("auto"))`. One of your own

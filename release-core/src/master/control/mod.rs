@@ -1,4 +1,4 @@
-//! Control sockets (rows R4, R13): a Unix socket where scripts and people ask a daemon.
+//! Control sockets: a Unix socket where scripts and people ask a daemon.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Upgrade in place (row D4): a new version of the program becomes the master by exec, and keeps its
+//! Upgrade in place: a new version of the program becomes the master by exec, and keeps its
 //! process number, lock, sockets, workers and connections.
 //!
 //! The new version is tried first, as a child. Then everything that the master has to know goes into

@@ -8,7 +8,7 @@ use crate::{Environment, Readiness, StopSignal};
 
 impl Workers {
     /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
-    /// for none of them (rows S2, E). A name without a slash is looked for in `PATH`.
+    /// for none of them. A name without a slash is looked for in `PATH`.
     ///
     /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
     ///   blocking, unless [`nonblocking`](Workers::nonblocking) is said. They are named by `LISTEN_FDS`,

@@ -33,7 +33,7 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Messages between master and workers may hold descriptors (row F), of type
+    /// Messages between master and workers may hold descriptors, of type
     /// [`Descriptor`](crate::ipc::Descriptor): so many each, at most 253, and so many in all
     /// unanswered requests of one side together, which further ones wait for. None by default.
     ///

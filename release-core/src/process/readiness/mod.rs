@@ -1,5 +1,5 @@
 //! Workers that are any program: nothing of this library is in them, so they are reached by what
-//! the environment, descriptors and signals can say (rows S1 to S9, E).
+//! the environment, descriptors and signals can say.
 
 mod ack;
 mod environment;
