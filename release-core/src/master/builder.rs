@@ -1,4 +1,4 @@
-//! `Master`: what a daemon's `main` describes and runs.
+//! `Master`: describes a daemon and runs it.
 
 use std::fmt;
 use std::future::Future;
@@ -30,8 +30,8 @@ mod run;
 ///
 /// # Panics
 ///
-/// A function of yours that panics does not end the master, except for its main task. The log names
-/// the function; what follows is what follows its error:
+/// A panic in one of your functions does not end the master, except in its main task. The log names the
+/// function, and the panic has the consequences of an error of that function:
 ///
 /// | function | a panic |
 /// |---|---|
@@ -72,7 +72,7 @@ mod run;
 #[doc(alias = "master_slaves")]
 pub struct Master {
     background: Option<Daemon>,
-    /// Where standard output and error are appended to.
+    /// Files to which standard output and standard error are appended.
     files: [Option<PathBuf>; 2],
     privileged: Option<bool>,
     lock_file: Option<PathBuf>,
@@ -104,7 +104,7 @@ impl Default for Master {
 }
 
 impl Master {
-    /// A master in the foreground, without lock file, control socket or workers.
+    /// Creates a master in the foreground, without lock file, control socket or workers.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -124,19 +124,19 @@ impl Master {
         }
     }
 
-    /// Runs in the background as a daemon; the process that was started exits with status 0 when
-    /// every worker is ready, or with the reason of the failure.
+    /// Runs in the background as a daemon. The process that you started exits with status 0 when every
+    /// worker is ready, or prints the reason of the failure and exits with another status.
     #[must_use]
     pub fn background(mut self, daemon: Daemon) -> Self {
         self.background = Some(daemon);
         self
     }
 
-    /// Appends standard output, and what workers write there, to a file, which is made with mode 0640 if
-    /// there is none: like [`Daemon::output`], and also for a master in the foreground.
+    /// Appends standard output, including the output of workers, to a file, which is created with mode
+    /// 0640 if it does not exist. Like [`Daemon::output`], and also for a master in the foreground.
     ///
-    /// The file is opened once everything else is in place, so the reason why a master cannot start is
-    /// still printed where it was started. SIGUSR2 and
+    /// The file is opened as the last step of the start, so that the reason of a failed start is still
+    /// printed on the terminal. SIGUSR2 and
     /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs) open the file again.
     ///
     /// # Examples
@@ -151,7 +151,7 @@ impl Master {
         self
     }
 
-    /// Appends standard error, and what workers write there, to a file, which may be the same one: see
+    /// Appends standard error, including that of workers, to a file, which may be the same file: see
     /// [`output`](Master::output).
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
@@ -159,24 +159,26 @@ impl Master {
         self
     }
 
-    /// `true` needs root, `false` refuses root; by default both are fine.
+    /// Requires root if `true`, refuses root if `false`; by default both are accepted.
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = Some(privileged);
         self
     }
 
-    /// One master at a time: the file is locked while it runs, and holds its pid.
+    /// Allows one master at a time: the file is locked while the master runs, and contains its process
+    /// id.
     ///
-    /// Root refuses a file, or a directory above it, that belongs to somebody else or that others can
-    /// write to, unless the directory is sticky as `/tmp`: they could write another pid.
+    /// A root master refuses a file, or a directory above it, that belongs to another account or that
+    /// others can write to, unless the directory is sticky as `/tmp`: they could write another process
+    /// id.
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.lock_file = Some(path.into());
         self
     }
 
-    /// A group of workers.
+    /// Adds a group of workers.
     #[must_use]
     pub fn workers<W, C>(mut self, workers: Workers<W, C>) -> Self
     where
@@ -189,11 +191,11 @@ impl Master {
 
     /// Listens on a Unix socket and answers requests there.
     ///
-    /// A handler that blocks holds up the whole master, see [`Workers::answer`].
+    /// A handler that blocks stops the whole master, see [`Workers::answer`].
     ///
-    /// Plain mode knows answers only: where `handler` returns an error, or panics, the connection is
-    /// closed, and the client is told no reason. What it should read, a command that does not exist
-    /// or a change that failed, is an answer: `Ok(error.report())`.
+    /// Plain mode has answers only: if `handler` returns an error, or panics, the connection is closed
+    /// without a reason. Return everything that the client should read, such as an unknown command or a
+    /// failed change, as an answer: `Ok(error.report())`.
     ///
     /// # Examples
     ///
@@ -241,14 +243,15 @@ impl Master {
         self
     }
 
-    /// The master's own main task, beside the workers. Its end is not the master's end,
-    /// but its failure is: an error, or a panic. When it fails before the upgrade that has started it is
-    /// answered ([`MasterHandle::upgrade`]), the old workers go on, without a main task.
+    /// Sets the master's own main task, which runs beside the workers. The master continues when the
+    /// task returns `Ok`, and stops when it returns an error or panics. If the task fails before the
+    /// upgrade that started it is answered ([`MasterHandle::upgrade`]), the old workers keep running,
+    /// without a main task.
     ///
-    /// A main task that blocks holds up the whole master, see [`Workers::answer`].
+    /// A main task that blocks stops the whole master, see [`Workers::answer`].
     ///
-    /// It is the place for what has to be done at a stop: a task that waits for
-    /// [`MasterHandle::stopping`] has until the [`stop_deadline`](Master::stop_deadline) to finish.
+    /// Use it for work at shutdown: a task that waits for [`MasterHandle::stopping`] has until the
+    /// [`stop_deadline`](Master::stop_deadline) to finish.
     ///
     /// # Examples
     ///
@@ -279,36 +282,36 @@ impl Master {
         self
     }
 
-    /// How long workers may take to stop before they are killed; 10 s by default. A command that says
-    /// that it needs more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times
-    /// that.
+    /// Sets the time after which stopping workers are killed; 10 s by default. A command that requests
+    /// more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times as long.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = time;
         self
     }
 
-    /// Exits with 128 + n after signal n asked for the stop, as the OCaml library does, instead of 0.
+    /// Exits with status 128 + n, in place of 0, after signal n requested the stop, as the OCaml
+    /// library does.
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
         self.exit_with_signal = true;
         self
     }
 
-    /// Tells systemd how the service is, if it was started with a `NOTIFY_SOCKET`: a unit with
-    /// `Type=notify` or `Type=notify-reload`.
+    /// Notifies systemd of the state of the service, if it was started with a `NOTIFY_SOCKET`: in a
+    /// unit with `Type=notify` or `Type=notify-reload`.
     ///
-    /// It hears `READY=1` when all workers are ready, begin and end of each reload and upgrade, also
-    /// of those that fail, and `STOPPING=1` with the time that the stop may take. Its status line says
-    /// how many workers are ready, and why a change was refused. With `WatchdogSec=` it gets a sign of
-    /// life for as long as the master is at work and each group has a worker that is ready or starts.
+    /// Sends `READY=1` when all workers are ready, the begin and end of each reload and upgrade,
+    /// including failed ones, and `STOPPING=1` with the maximum duration of the stop. The status line
+    /// shows the number of ready workers, and the reason of a refused change. With `WatchdogSec=` the
+    /// watchdog is fed while the master works and each group has a worker that is ready or starting.
     ///
-    /// With `FileDescriptorStoreMax=` it keeps the sockets of [`Workers::listen`] while no process of the
-    /// service runs: after a crash, a `kill -9` or `systemctl restart` the next one takes them back
-    /// where it asks for the same address, and the connections that have waited in them are
-    /// answered. Their socket files stay at a stop; whoever starts the service next replaces them. Sockets
-    /// of [`listen_each`](Workers::listen_each) are opened anew. systemd before version 254 does
-    /// not say that it keeps any: there, `Environment=FDSTORE=16` in the unit has to.
+    /// With `FileDescriptorStoreMax=` systemd keeps the sockets of [`Workers::listen`] while no process
+    /// of the service runs: after a crash, a `kill -9` or `systemctl restart` the next master takes
+    /// back the sockets whose addresses it asks for, and the connections that waited in them are
+    /// answered. Their socket files stay at a stop; the next start of the service replaces them.
+    /// Sockets of [`listen_each`](Workers::listen_each) are opened again. systemd before version 254
+    /// does not announce that it keeps sockets: set `Environment=FDSTORE=16` in the unit there.
     ///
     /// # Examples
     ///
@@ -322,8 +325,8 @@ impl Master {
         self
     }
 
-    /// Stops workers by the very signal that stops the master, INT, TERM or QUIT, whatever their
-    /// [`stop_signal`](Workers::stop_signal). Each further one is sent to those that are left;
+    /// Stops workers by the signal that stops the master, INT, TERM or QUIT, in place of their
+    /// [`stop_signal`](Workers::stop_signal). Each further signal is sent to the remaining workers;
     /// only the stop deadline kills.
     #[must_use]
     pub fn forward_signals(mut self) -> Self {
@@ -331,13 +334,13 @@ impl Master {
         self
     }
 
-    /// What the next version of the program gets from this one in an upgrade
-    /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: a state that
+    /// Sets the state that the next version of the program receives in an upgrade
+    /// ([`MasterHandle::upgrade`]), where [`handed_over`](crate::handed_over) returns it: state that
     /// the master has beside its workers.
     ///
-    /// It is taken when no request is being answered any more, right before the new version takes
-    /// over, and once before for its trial. Both versions must have the same fields and variants in
-    /// the type, but for variants at the end that are new.
+    /// The function is called when no request is in flight any more, right before the new version takes
+    /// over, and once before for its trial. Both versions must have the same fields and variants in the
+    /// type, except for new variants at the end.
     ///
     /// # Examples
     ///

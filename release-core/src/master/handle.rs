@@ -15,7 +15,7 @@ use crate::stopping::Stopping;
 use crate::supervise::{Operation, Pool, State, WorkerId};
 use crate::{Error, ErrorKind};
 
-/// The running master. Cheap to clone.
+/// Commands and observes the running master. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterHandle {
     rt: Rt,
@@ -23,44 +23,44 @@ pub struct MasterHandle {
     epoch: Epoch,
     send: Arc<dyn Fn(Command) + Send + Sync>,
     stopping: Stopping,
-    /// Whether anybody has asked for `stopping`.
+    /// Whether a task has called `stopping`.
     is_stop_heard: Arc<AtomicBool>,
     /// The request of a control socket whose handler has this handle.
     asking: Option<Asking>,
 }
 
-/// What the supervisor is told to do.
+/// A command for the supervisor.
 #[derive(Debug)]
 pub(crate) enum Command {
     Stop,
     Change(Operation, Caller),
     ReopenLogs(oneshot::Sender<Result<(), Error>>),
-    /// Somebody who waited for the upgrade in the version before still does.
+    /// A caller that waited for the upgrade in the previous version still waits.
     Rejoin(Caller),
 }
 
-/// What one worker does at the moment; see [`MasterHandle::status`].
+/// The state of one worker; see [`MasterHandle::status`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerState {
-    /// Its identity.
+    /// Worker id, unique in the master and stable across restarts.
     pub id: u32,
-    /// The name of its group.
+    /// Name of its group.
     pub group: String,
-    /// Its process, if it has one.
+    /// Process id, if the worker has a process.
     pub pid: Option<i32>,
-    /// The generation of this process, or of the next one.
+    /// Generation of this process, or of the next one.
     pub generation: u32,
-    /// Where it is between start and end.
+    /// Stage between start and end.
     pub state: State,
-    /// How often it was started again.
+    /// Number of restarts.
     pub restarts: u32,
-    /// How long its process has run; without one, how long it has been in its state.
+    /// Run time of its process; without a process, the time in its current state.
     pub uptime: Duration,
-    /// How many earlier processes of it are still finishing what they have in hand.
+    /// Number of older processes of this worker that are still draining.
     pub draining: usize,
-    /// How its process is, in its own words: what it has said by `STATUS=` at its `NOTIFY_SOCKET`, for
-    /// one of [`Workers::command`](crate::Workers::command) with
+    /// Status text of the process: the latest `STATUS=` that it sent to its `NOTIFY_SOCKET`, for
+    /// workers of [`Workers::command`](crate::Workers::command) with
     /// [`Readiness::Notify`](crate::Readiness::Notify).
     pub status_text: Option<String>,
 }
@@ -88,19 +88,19 @@ impl MasterHandle {
         Self { asking: Some(asking), ..self.clone() }
     }
 
-    /// Has the request that this handle belongs to, if there is one, wait for an upgrade for as long
-    /// as the result is kept: it is begun anew in the next image of this process.
+    /// Keeps the request of this handle, if there is one, waiting for an upgrade while the result is
+    /// kept: it begins again in the next image of this process.
     pub(crate) fn wait_for_upgrade(&self) -> Option<Waiting> {
         self.asking.as_ref().map(Asking::wait_for_upgrade)
     }
 
-    /// The runtime that the master runs on.
+    /// Returns the runtime that the master runs on.
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
     }
 
-    /// All workers, in the order of their identities.
+    /// Returns the state of all workers, ordered by id.
     #[must_use]
     pub fn status(&self) -> Vec<WorkerState> {
         let pool = self.pool();
@@ -121,97 +121,104 @@ impl MasterHandle {
             .collect()
     }
 
-    /// The generation of workers that serves; the first one is number 1.
+    /// Returns the generation of workers that serves; the first one is number 1.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.pool().generation()
     }
 
-    /// Gives every worker a new process, as SIGHUP does, and waits until all are replaced and each group
-    /// has the size that its settings ask for.
+    /// Replaces every worker with a new process, like SIGHUP, and waits until the new generation serves
+    /// and each group has the size that its settings ask for.
     ///
-    /// New values of the [`Settings`](crate::Settings) come first. Then each worker is replaced under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy); old processes may still be
-    /// finishing their last work afterwards. When one reload meets another, it follows that one, and
-    /// all that meet it in the same way are one.
+    /// First makes the new values of the [`Settings`](crate::Settings), any of which may refuse the
+    /// reload. Then replaces the workers of each group according to its
+    /// [`ReloadPolicy`](crate::supervise::ReloadPolicy). Old processes may still be draining when this
+    /// method returns.
+    ///
+    /// If a reload is already running, another one starts after it. All calls that arrive in the
+    /// meantime share that second reload.
     ///
     /// # Errors
     ///
-    /// With the reason, when the reload was refused, when a new process failed and the generation
-    /// before goes on, when the new generation serves but a group cannot be given the size that its
-    /// settings ask for, or when the master stops.
+    /// Returns an error with the reason if the settings refused the reload, if a new process failed and
+    /// the reload was rolled back, if the new generation serves but a group cannot have the size that
+    /// its settings ask for, or if the master is shutting down.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future once it was polled changes nothing: the reload goes on.
+    /// Dropping the future after its first poll does not cancel the reload.
     pub async fn reload(&self) -> Result<(), Error> {
         self.change(Operation::Reload).await
     }
 
-    /// Gives a group another number of workers, at most 10,000, and waits until all of them are ready
-    /// and the surplus has gone: the workers with the highest identities.
+    /// Sets the number of workers in a group, up to 10,000, and waits: when growing, until all new
+    /// workers are ready; when shrinking, until the workers with the highest ids have exited.
     ///
-    /// This number holds, also after reloads and upgrades, until somebody asks for another one or the
+    /// The number stays in force, also after reloads and upgrades, until the next call or until the
     /// settings of the program change it ([`Workers::size_from`](crate::Workers::size_from)).
     ///
     /// # Errors
     ///
-    /// With the reason, when there is no such group, when a new worker fails before it is ready (the
-    /// group then has the size it had before), when one that was there before does (the group then has
-    /// its new size, and the message says so), when another change of the size comes after this one, or
-    /// when the master stops.
+    /// Returns an error with the reason if the group does not exist, if a new worker fails before it is
+    /// ready (the previous size is restored), if an earlier worker does (the group has its new size,
+    /// and the message says so), if a later call changes the size again, or if the master is shutting
+    /// down.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future once it was polled changes nothing: the change goes on.
+    /// Dropping the future after its first poll does not cancel the change.
     pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
         self.change(Operation::Resize { group: group.to_owned(), size: workers }).await
     }
 
-    /// Gives one worker a new process of the same generation, and waits until it has taken over.
+    /// Replaces one worker with a new process of the same generation, and waits until it has taken
+    /// over.
     ///
     /// # Errors
     ///
-    /// With the reason, when there is no such worker (any more), when the new process fails and the
-    /// old one goes on, or when the master stops.
+    /// Returns an error with the reason if the worker does not exist (any more), if the new process
+    /// fails and the old one keeps running, or if the master is shutting down.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future once it was polled changes nothing: the restart goes on.
+    /// Dropping the future after its first poll does not cancel the restart.
     pub async fn restart(&self, worker: u32) -> Result<(), Error> {
         self.change(Operation::Restart { id: WorkerId(worker) }).await
     }
 
-    /// Puts a new version of the program in the place of this one, as SIGUSR1 does, and waits until
-    /// its workers serve.
+    /// Upgrades the running program to the version now installed at the path that it was started from,
+    /// like SIGUSR1, and waits until the new workers serve.
     ///
-    /// The file at the path that this process was started by is tried first: it is started as a child,
-    /// with the same arguments, environment and working directory, and says in
-    /// [`Master::run`](crate::Master::run) whether it could take over; a path through a symbolic link
-    /// leads where the link points now. Then it becomes the master by exec: process number, lock
-    /// file, control sockets, sockets of [`Workers::listen`](crate::Workers::listen), workers and
-    /// their connections with what is asked on them all stay. At last every worker is replaced by one
-    /// of the new version, under its group's [`ReloadPolicy`](crate::supervise::ReloadPolicy).
+    /// The upgrade has three steps:
     ///
-    /// The future that waits ends with this version of the program, and so does every other task of
-    /// the master; the main task begins anew in the next. A request on a control socket whose
-    /// handler waits here is answered all the same: the new version calls its handler for the same
-    /// request again, and there this method waits for the end of the upgrade that is under way. What
-    /// a handler does before it calls this is done twice.
+    /// 1. **Check.** The new executable is started as a child process, with the same arguments, environment and
+    ///    working directory, and reports in [`Master::run`](crate::Master::run) whether it can take over. A path
+    ///    through a symbolic link leads to the link's present target.
+    /// 2. **Take over.** The master replaces itself using `exec`. Its process id, lock file, control sockets,
+    ///    sockets of [`Workers::listen`](crate::Workers::listen), workers and their connections are kept.
+    /// 3. **Roll out.** Each worker is replaced according to its group's
+    ///    [`ReloadPolicy`](crate::supervise::ReloadPolicy).
     ///
-    /// Upgrades that meet before the new version has taken over are one. One that comes later follows. When
-    /// the file is replaced before that, all of them are refused, and whoever asks again gets the newer one.
+    /// Tasks of the master do not survive step 2, including the task that awaits this future; the main
+    /// task begins again in the new version. If you call `upgrade` in a control handler, the new
+    /// version runs that handler again for the same request, so make everything before the call
+    /// idempotent.
+    ///
+    /// Calls that arrive before the new version has taken over share one upgrade; a later call starts
+    /// another one. If the file is replaced in between, all of them are refused, and the next call
+    /// takes the newer file.
     ///
     /// # Errors
     ///
-    /// With the reason. The master is as it was, with its version and workers, when the new version
-    /// cannot be started, is no version of this program, hangs for 10 seconds, or says that it cannot
-    /// take over; when a handler is not done within 5 seconds; when exec fails; when the new version
-    /// ends in its `main`, or cannot start, before it is the master; when the master stops. When the new version's workers
-    /// or its main task fail before this is answered, the old workers go on, under the new master.
+    /// Returns an error with the reason. Nothing has changed if the new version cannot be started, is
+    /// not a version of this program, hangs for 10 seconds, or reports that it cannot take over; if a
+    /// handler does not finish within 5 seconds; if `exec` fails; if the new version ends before it is
+    /// the master; or if the master is shutting down. If the new version's workers or its main task
+    /// fail before the answer, the old workers keep running under the new master.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future once it was polled changes nothing: the upgrade goes on.
+    /// Dropping the future after its first poll does not cancel the upgrade.
     pub async fn upgrade(&self) -> Result<(), Error> {
         if self.asking.as_ref().is_some_and(|asking| asking.waited) {
             return self.ask(Command::Rejoin).await;
@@ -219,25 +226,24 @@ impl MasterHandle {
         self.change(Operation::Upgrade).await
     }
 
-    /// Opens the log files again that [`Daemon::output`](crate::Daemon::output) and
-    /// [`Daemon::error`](crate::Daemon::error) name, as SIGUSR2 does: a program such as logrotate
+    /// Opens the log files of [`Daemon::output`](crate::Daemon::output) and
+    /// [`Daemon::error`](crate::Daemon::error) again, like SIGUSR2, after a program such as logrotate
     /// has moved them away.
     ///
-    /// The master opens them, and hands them to its workers over their connections: workers need
-    /// no right to open files there. No line is lost: everybody writes to the old file until they have
-    /// the new one. Only what workers in plain mode, workers that are other programs and whose
-    /// output the master does not read, and further processes of workers write stays in the old one,
-    /// until they are started again.
+    /// The master opens the files and sends them to its workers over their connections: workers need no
+    /// permission to open files there. No line is lost: every process writes to the old file until it
+    /// has the new one. Only workers in plain mode, other programs whose output the master does not
+    /// read, and further processes of workers keep writing to the old file until they are restarted.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Usage`] when there are no log files; otherwise with the path and the
-    /// reason, when a file cannot be opened or the master is being upgraded: all go on where they
-    /// were.
+    /// Returns [`ErrorKind::Usage`] if there are no log files. Otherwise returns an error with the path
+    /// and the reason if a file cannot be opened or the master is being upgraded; all processes then
+    /// keep their files.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future once it was polled changes nothing: the files are opened.
+    /// Dropping the future after its first poll does not cancel the call: the files are opened.
     pub async fn reopen_logs(&self) -> Result<(), Error> {
         self.ask(Command::ReopenLogs).await
     }
@@ -255,10 +261,11 @@ impl MasterHandle {
         answer.await.unwrap_or_else(ended)
     }
 
-    /// Done when the master is to stop, for the task given to [`Master::main`](crate::Master::main).
+    /// Completes when the master should shut down; for the task given to
+    /// [`Master::main`](crate::Master::main).
     ///
-    /// A main task that has asked for it is waited for until the stop deadline, beside the workers;
-    /// one that has not is dropped when the last worker has gone.
+    /// The master waits for a main task that has called `stopping` until the stop deadline, as it waits
+    /// for the workers. A main task that has not is dropped when the last worker has exited.
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.is_stop_heard.store(true, Ordering::Relaxed);
@@ -269,7 +276,7 @@ impl MasterHandle {
         self.is_stop_heard.load(Ordering::Relaxed)
     }
 
-    /// Stops in order, as SIGTERM does.
+    /// Starts a graceful shutdown, like SIGTERM.
     pub fn stop(&self) {
         (self.send)(Command::Stop);
     }
