@@ -1,4 +1,4 @@
-//! `Workers`: a group of workers, as the master's program describes it.
+//! `Workers`: describes a group of workers.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -30,13 +30,13 @@ mod supervision;
 
 pub(crate) use into_group::IntoGroup;
 
-/// A group of workers: which program, how many, under which user, and what the master answers them.
+/// A group of workers: their program, number and user, and the answers of the master to their requests.
 ///
-/// `W` is what the master may ask the workers. Workers speak call mode unless
-/// [`plain`](Workers::plain) says otherwise.
+/// `W` is the type of the master's requests to the workers. Workers use call mode unless
+/// [`plain`](Workers::plain) is called.
 ///
-/// A master that is kept from being killed when memory runs out (`OOMScoreAdjust=-1000`) does not
-/// pass that on: the `oom_score_adj` of its workers is 0 then.
+/// If the master is exempt from the out-of-memory killer (`OOMScoreAdjust=-1000`), its workers are not:
+/// their `oom_score_adj` is 0 then.
 ///
 /// # Examples
 ///
@@ -59,12 +59,12 @@ pub(crate) use into_group::IntoGroup;
 pub struct Workers<W = Never, C = Postcard> {
     name: String,
     size: u32,
-    /// What its settings say about that.
+    /// The size that its settings set.
     sizes: Option<Sizes>,
-    /// Those that anything of it is made from.
+    /// The settings from which anything of it is made.
     settings: Vec<Arc<dyn Generations>>,
     program: Program,
-    /// A program that knows nothing of this library.
+    /// Whether it is a program without this library.
     is_command: bool,
     has_blocking_listeners: bool,
     readiness: Option<Readiness>,
@@ -99,12 +99,12 @@ impl<W, C> fmt::Debug for Workers<W, C> {
 }
 
 impl Workers {
-    /// Workers that run this very executable again; [`is_worker`](crate::is_worker) tells the
-    /// processes apart.
+    /// Creates a group whose workers run the same executable as the master;
+    /// [`is_worker`](crate::is_worker) tells the processes apart.
     ///
-    /// Workers of several groups with types of their own need to know which they are before they run:
-    /// say so by an argument. Where the types are the same, [`Me::group`](crate::Me::group) or a
-    /// [`context`](Workers::context) will do.
+    /// If several groups have their own types, a worker must know its group before it runs: tell it by
+    /// an argument. If the types are the same, [`Me::group`](crate::Me::group) or a
+    /// [`context`](Workers::context) is enough.
     ///
     /// # Examples
     ///
@@ -131,9 +131,10 @@ impl Workers {
         Self::new(name.into(), size, Program::ThisExecutable)
     }
 
-    /// Workers that run another program, given by its path; the first argument it gets is its path.
+    /// Creates a group whose workers run another program, given by its path, which is also its first
+    /// argument.
     ///
-    /// Its standard input is the IPC socket.
+    /// The standard input of the program is the IPC socket.
     #[must_use]
     pub fn program<A: Into<OsString>>(
         name: impl Into<String>,
@@ -181,7 +182,7 @@ impl Workers {
 }
 
 impl<W, C> Workers<W, C> {
-    /// The same group with other message types; before anything depends on them.
+    /// Returns the same group with other message types; before anything depends on them.
     fn with_types<V, D>(self, codec: D) -> Workers<V, D> {
         Workers {
             name: self.name,

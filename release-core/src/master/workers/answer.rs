@@ -1,4 +1,4 @@
-//! How the master answers their requests, and which it permits.
+//! Answers to the workers' requests, and the requests that are permitted.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::ipc::{Codec, Postcard, Refused, Request};
 use crate::process::attach::{Calls, Plain, Rules};
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
-    /// How the master answers these workers' requests, many at a time.
+    /// Sets the handler of these workers' requests, many of which may be in flight.
     ///
-    /// Handlers run on the threads of the master's runtime, which for tokio's and smol's driver is
-    /// one: a handler that blocks (name lookups, PAM, slow files) keeps the master from other requests,
-    /// signals and the deaths of workers. The log says so from a second on: "the master was busy for
-    /// 3.0 s". Put what blocks into [`Rt::unblock`](crate::rt::Rt::unblock).
+    /// Handlers run on the threads of the master's runtime. tokio's and smol's drivers have one thread:
+    /// a handler that blocks (name lookups, PAM, slow files) keeps the master from other requests,
+    /// signals and the deaths of workers. From one second on the log reports it: "the master was busy
+    /// for 3.0 s". Run blocking code in [`Rt::unblock`](crate::rt::Rt::unblock).
     ///
     /// A handler that panics refuses its request.
     ///
@@ -51,19 +51,20 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self.attach_calls(rules)
     }
 
-    /// [`answer`](Workers::answer), and which requests are permitted: now, once, or never.
+    /// Sets the handler, like [`answer`](Workers::answer), and decides which requests are permitted:
+    /// now, once, or never.
     ///
-    /// A worker that was taken over asks what the program that ran in it would not. Every process gets
-    /// a state of its own from `state`; `permit` looks at it before `handler` is called, for requests
-    /// and notices alike, and the handler changes it as it likes. A worker that asks what is not
-    /// permitted is killed and replaced, with the reason in the log, and gets no answer. A handler's
-    /// refusal, in contrast, is an answer like others.
+    /// A compromised worker sends requests that its program would not send. Every process has its own
+    /// state, from `state`; `permit` checks that state before `handler` is called, for requests and
+    /// notices alike, and the handler may change it. A worker that sends a request that is not
+    /// permitted is killed and replaced, with the reason in the log, and receives no answer. A refusal
+    /// of the handler, in contrast, is an ordinary answer.
     ///
-    /// In plain mode a handler that refuses has the same effect.
+    /// In plain mode a refusal of the handler has the same effect as a request that is not permitted.
     ///
-    /// When the master upgrades itself in place, the state of every process begins anew: what was
-    /// permitted once is so once more, and what a login has opened is closed. Keep in the worker's
-    /// requests, or in a file, what has to outlive it.
+    /// When the master upgrades itself in place, the state of every process starts again: a request
+    /// that was permitted once is permitted once more, and a login is forgotten. Keep state that must
+    /// outlive the upgrade in the worker's requests, or in a file.
     ///
     /// # Examples
     ///
@@ -143,8 +144,8 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self
     }
 
-    /// Workers that speak plain frames, one request at a time, like those of the OCaml library and
-    /// scripts in other languages. They count as ready as soon as they run.
+    /// Sets the handler of workers that use plain frames, one request at a time, such as workers of the
+    /// OCaml library and scripts in other languages. They count as ready as soon as they run.
     #[must_use]
     pub fn plain<R, H, F>(mut self, handler: H) -> Self
     where
@@ -159,7 +160,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self
     }
 
-    /// What these workers ask, and are asked.
+    /// Types of the requests in both directions.
     fn types<R>(&self) -> Types
     where
         R: Request,

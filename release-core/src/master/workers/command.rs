@@ -1,4 +1,4 @@
-//! Groups of workers that are any program, and what only those need to be told.
+//! Groups of workers that run any program, and their own settings.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,22 +7,22 @@ use super::Workers;
 use crate::{Environment, Readiness, StopSignal};
 
 impl Workers {
-    /// Workers that are any program: one that was written for systemd, einhorn, socketmaster or s6, or
-    /// for none of them. A name without a slash is looked for in `PATH`.
+    /// Creates a group whose workers run any program: a program written for systemd, einhorn,
+    /// socketmaster or s6, or for none of them. A name without a slash is searched in `PATH`.
     ///
-    /// * Standard input is `/dev/null`. Listeners are its descriptors from 3 on, in their order and
-    ///   blocking, unless [`nonblocking`](Workers::nonblocking) is said. They are named by `LISTEN_FDS`,
+    /// * Standard input is `/dev/null`. Listeners are the descriptors from 3 on, in their order and
+    ///   blocking, unless [`nonblocking`](Workers::nonblocking) is called. They are announced by `LISTEN_FDS`,
     ///   `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`, and by `EINHORN_FD_COUNT` and
     ///   `EINHORN_FD_0`, `EINHORN_FD_1`...
-    /// * The environment is that of the master, unless [`environment`](Workers::environment) says
-    ///   otherwise, less what is about the master itself, such as `NOTIFY_SOCKET`.
-    /// * When it is ready is for [`readiness`](Workers::readiness) to say; by default, after a second.
+    /// * The environment is the master's, unless [`environment`](Workers::environment) sets another one, without
+    ///   variables about the master itself, such as `NOTIFY_SOCKET`.
+    /// * [`readiness`](Workers::readiness) sets when it is ready; by default, after a second.
     /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
-    ///   session, and so a process group. What is left of that when it has ended gets the same signal,
-    ///   has the rest of the time and is waited for, as in a start script that does not `exec`; where it
-    ///   ended without being told to, it is killed.
-    /// * There is nothing to ask or answer. It may run as root, who then keeps all capabilities, where
-    ///   no [`user`](Workers::user) is named.
+    ///   session, and so a process group. Processes of that group that remain after its end receive the same
+    ///   signal, have the rest of the time and are awaited, as for a start script that does not `exec`. If it
+    ///   ended without having been told to, they are killed.
+    /// * It has no requests and no answers. Without a [`user`](Workers::user) it may run as root, with all
+    ///   capabilities.
     ///
     /// # Examples
     ///
@@ -59,28 +59,28 @@ impl Workers {
 }
 
 impl<W, C> Workers<W, C> {
-    /// How the programs of [`command`](Workers::command) become ready; [`Readiness::After`] a second
-    /// by default. Other workers say so to their master.
+    /// Sets how the programs of [`command`](Workers::command) become ready; [`Readiness::After`] one
+    /// second by default. Other workers tell their master.
     #[must_use]
     pub fn readiness(mut self, readiness: Readiness) -> Self {
         self.readiness = Some(readiness);
         self
     }
 
-    /// Has the programs of [`command`](Workers::command) find their listeners non-blocking
-    /// (`O_NONBLOCK`), as workers of this library always do.
+    /// Makes the listeners of the programs of [`command`](Workers::command) non-blocking
+    /// (`O_NONBLOCK`), as they always are for workers of this library.
     ///
-    /// Some servers wait for readiness and take for granted that what they inherit is so, such as
-    /// nginx: with a blocking listener one waits in accept(2), deaf to everything else, whenever another
-    /// worker was faster. Programs that only accept need blocking ones.
+    /// Some servers, such as nginx, wait for readiness and expect inherited sockets to be non-blocking:
+    /// with a blocking listener such a server waits in accept(2), and reacts to nothing else, whenever
+    /// another worker was faster. Programs that only accept need blocking listeners.
     #[must_use]
     pub fn nonblocking(mut self) -> Self {
         self.has_blocking_listeners = false;
         self
     }
 
-    /// The signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. One of this
-    /// library knows no other.
+    /// Sets the signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. Workers
+    /// of this library know no other signal.
     #[must_use]
     pub fn stop_signal(mut self, signal: StopSignal) -> Self {
         self.stop_signal = signal;

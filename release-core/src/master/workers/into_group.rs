@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a group, looked up and checked.
+//! Looks up and checks the settings of a group.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
 
-/// How long new connections are kept from a program before it is told to stop: for it to take and read
-/// those that are on their way.
+/// The time without new connections before a program is told to stop: in it the program accepts and
+/// reads the connections that are on their way.
 const LEAVING: Duration = Duration::from_millis(250);
 
-/// What [`Master::workers`](crate::Master::workers) accepts: [`Workers`] of any types.
+/// Accepted by [`Master::workers`](crate::Master::workers): [`Workers`] of any types.
 pub(crate) trait IntoGroup {
     fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error>;
 }
@@ -155,9 +155,9 @@ where
     }
 }
 
-/// Where workers are in the file system.
+/// The place of workers in the file system.
 struct Place {
-    /// Where relative paths begin.
+    /// Start of relative paths.
     start: PathBuf,
     directory: Option<PathBuf>,
     root: Option<PathBuf>,
@@ -210,7 +210,8 @@ fn ready_by(readiness: Readiness) -> Ready {
     }
 }
 
-/// Root's workers run with this group; others have it already, or cannot.
+/// Replaces the primary group of a root master's workers; other masters have that group already, or
+/// fail.
 fn replace_group(
     credentials: Option<Credentials>,
     name: &str,

@@ -1,4 +1,4 @@
-//! The sockets that they listen on.
+//! Listening sockets of a group.
 
 use std::os::fd::OwnedFd;
 
@@ -7,14 +7,15 @@ use crate::net::{Inet, ListenOn};
 use crate::process::listeners::Listener;
 
 impl<W, C> Workers<W, C> {
-    /// A listening socket that all workers of the group share, opened by the master as it starts,
-    /// as root if need be; they find it by its name with [`Me::listener`](crate::Me::listener).
+    /// Adds a listening socket that all workers of the group share. The master opens it at the start,
+    /// as root if necessary; a worker gets it by its name with [`Me::listener`](crate::Me::listener).
     ///
-    /// An address that cannot be had is a failure of the start, with the reason for whoever started
-    /// the master. A socket file has mode 0600, unless [`ListenOn`] says otherwise, and is removed at the
-    /// end. If somebody removes it before, it is made again at the next start of a worker, and a reload
-    /// gives it to all of them. A socket that a worker shuts down is made to listen again: see
-    /// [`listen_each`](Workers::listen_each). TCP sockets have `TCP_NODELAY`, which connections inherit. For other settings of the socket see [`listener`](Workers::listener).
+    /// If the address is not available, the start fails and reports the reason. A socket file has mode
+    /// 0600, unless [`ListenOn`] sets another one, and is removed at the end. If it is removed before,
+    /// it is created again at the next start of a worker, and a reload gives it to all workers. If a
+    /// worker shuts the socket down, it listens again: see [`listen_each`](Workers::listen_each). TCP
+    /// sockets have `TCP_NODELAY`, which connections inherit. For other settings of the socket see
+    /// [`listener`](Workers::listener).
     ///
     /// # Examples
     ///
@@ -36,33 +37,35 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// A listening socket for each worker, all with the same address (`SO_REUSEPORT`): the system
-    /// gives each connection to one of them, and no worker is woken for the connections of others.
+    /// Gives each worker its own listening socket on the same address, using `SO_REUSEPORT`. The kernel
+    /// distributes new connections among the sockets, so a connection wakes exactly one worker.
     ///
-    /// The master opens them, and keeps a worker's socket while it is started again or replaced:
-    /// connections wait there for its next process. That is also the price: they wait though other
-    /// workers are idle. A worker that is scaled away gets no new connections for a quarter of a second,
-    /// and for up to 2.5 s while connections wait that it has not accepted; then it is told to stop. The
-    /// address stays the group's when it has no workers: connections wait for the next one.
+    /// The master opens the sockets and keeps them across restarts: connections wait in them for the
+    /// worker's next process. The drawback: connections queued for a busy worker wait even if others
+    /// are idle. A worker that is removed by scaling down receives no new connections for a quarter of
+    /// a second, and for up to 2.5 s while connections wait that it has not accepted; then it is told
+    /// to stop. The address stays the group's even without workers: connections wait for the next
+    /// worker.
     ///
-    /// In a group of [commands](Workers::command) each *process* has one, and new connections go to the
-    /// processes that are ready: one that is about to be replaced is left alone as one that is scaled
-    /// away. That is for programs that lose what they have just accepted when they are told to stop, as
-    /// uvicorn does. What still waits when a process ends is for the next one that is started.
+    /// In a group of [commands](Workers::command) each *process* has its own socket, and only ready
+    /// processes receive new connections. A process that is about to be replaced receives none for the
+    /// same time as a worker that is removed. Use it for programs that lose connections that they have
+    /// just accepted when they are told to stop, such as uvicorn. Connections that still wait when a
+    /// process ends are served by the next process.
     ///
-    /// At a stop of the whole pool nobody waits. Of more than 800 sockets 800 get connections. Where the
-    /// kernel cannot be told which socket gets them, the log says so, and connections that a worker has
-    /// not accepted are lost when it is scaled away.
+    /// At a stop of the whole pool there is no such wait. Of more than 800 sockets 800 receive
+    /// connections. If the kernel cannot steer connections between the sockets, the log says so, and
+    /// connections that a worker has not accepted are lost when the worker is removed by scaling down.
     ///
     /// # What the workers can do to each other
     ///
-    /// All processes that have a socket can shut it down (`shutdown(2)`), in a shared one for all of
-    /// them. The connections that wait in it are lost. The master notices at once: a TCP socket listens
-    /// again, and for a Unix socket another one is opened and the workers that have the former are
-    /// replaced. A worker cannot take the connections of others: the filters of its socket are locked.
-    /// It can have the kernel forget what the master has said (`SO_DETACH_REUSEPORT_BPF`) until the next
-    /// event of a worker; connections go to all sockets meanwhile. Programs of the master's user can open
-    /// sockets at the same port, and disturb it.
+    /// Every process with a socket can shut it down (`shutdown(2)`); a shared socket is then shut down
+    /// for all of them. The connections that wait in it are lost. The master notices at once: a TCP
+    /// socket listens again, and for a Unix socket another one is opened and the workers with the
+    /// former socket are replaced. A worker cannot take the connections of others: the filters of its
+    /// socket are locked. It can remove the steering program from the group (`SO_DETACH_REUSEPORT_BPF`)
+    /// until the next event of a worker; meanwhile connections go to all sockets. Programs of the
+    /// master's user can open sockets at the same port, and disturb it.
     ///
     /// # Examples
     ///
@@ -82,8 +85,9 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// A listening socket that the program has opened itself and all workers of the group share; they
-    /// find it by its name. [`listen`](Workers::listen) has the master open it.
+    /// Adds a listening socket that your program has opened itself and that all workers of the group
+    /// share; a worker gets it by its name. With [`listen`](Workers::listen) the master opens the
+    /// socket.
     #[must_use]
     pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Self {
         self.listeners.push(Listener::given(name.into(), socket.into()));

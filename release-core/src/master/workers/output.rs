@@ -1,4 +1,4 @@
-//! What becomes of the lines that workers write.
+//! The way of the lines that workers write.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::process::output::{OutputFormat, OutputStream, Sink};
 const OUTPUT: Guard = Guard::new("output");
 
 impl<W, C> Workers<W, C> {
-    /// Sets how the lines that workers write to standard output and error are passed on to those of the
-    /// master; [`OutputFormat::Plain`] by default.
+    /// Sets how lines on the standard output and standard error of workers are passed on to those of
+    /// the master; [`OutputFormat::Plain`] by default.
     ///
-    /// As many lines as the master's reader takes are passed on, and none is lost: a worker that writes
-    /// more waits until there is room. What a process wrote before its end is passed on in any case, up
-    /// to what its pipe holds, and before its end is noticed.
+    /// No line is lost: a worker that writes faster than the master's output is read waits until there
+    /// is room. The last output of a process is passed on in any case, up to the capacity of its pipe,
+    /// before its end is reported.
     ///
     /// # Examples
     ///
@@ -33,12 +33,12 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Calls `sink` with each line that workers write to standard output and error, without the line
-    /// end, instead of passing it on to the standard streams of the master.
+    /// Calls `sink` with each line on the standard output and standard error of workers, without the
+    /// line end, in place of passing it on to the standard streams of the master.
     ///
-    /// What a process wrote before its end is taken before its end is noticed. `sink` is called by the
-    /// master's supervisor and must not block: as long as it does, nothing else is done. A panic in it is
-    /// logged, and the next line is passed on.
+    /// The last output of a process is read before its end is reported. The master's supervisor calls
+    /// `sink`, which must not block: nothing else happens meanwhile. A panic in it is logged, and the
+    /// next line is passed on.
     ///
     /// # Examples
     ///
@@ -76,8 +76,8 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Limits how many lines a process may write in a second; there is no limit by default. The rest of
-    /// that second is dropped, and the log says how many lines that were.
+    /// Limits the lines of a process in each second; there is no limit by default. Further lines of
+    /// that second are dropped, and the log contains their number.
     #[must_use]
     pub fn line_rate(mut self, lines: u32) -> Self {
         self.output.rate = Some(lines);

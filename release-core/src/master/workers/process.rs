@@ -1,4 +1,4 @@
-//! What their processes start with: as whom, and with which environment, context and options.
+//! Start of the processes: user, environment, context and options.
 
 use std::path::PathBuf;
 
@@ -9,39 +9,39 @@ use crate::master::group::Context;
 use crate::{Environment, Settings, WorkerOptions};
 
 impl<W, C> Workers<W, C> {
-    /// The login name that workers run as when the master is root. A master that is not root can
-    /// give away nothing: its workers run as itself.
+    /// Sets the account of the workers, by its login name, for a root master. The workers of a master
+    /// that is not root run as the master's user.
     ///
-    /// Groups are those of that user, exactly; root cannot be regained, and that is verified.
+    /// Groups are exactly those of the account. A worker cannot become root again, which is verified.
     ///
     /// Numbers are accepted, too, for containers and images without accounts: `1000:1001` is that user
-    /// and that group, in no other groups; `1000` is the account of that number with its groups, or else
-    /// the user and the group 1000. Without an account the home is `/`, and the user has no name.
+    /// and that group, without other groups; `1000` is the account of that number with its groups, or
+    /// else the user and the group 1000. Without an account the home is `/`, and the user has no name.
     ///
-    /// A root master that has few capabilities needs `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL` for workers
-    /// of another user. That it can end them is found out before each of them runs its program.
+    /// A root master with few capabilities needs `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL` for workers
+    /// of another user. Before each of them runs its program, the master checks that it can end it.
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
         self
     }
 
-    /// The group that workers run as instead of the primary one of their [`user`](Workers::user);
-    /// they keep the others of that user.
+    /// Replaces the primary group of the workers' [`user`](Workers::user); they keep the other groups
+    /// of that account.
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.primary_group = Some(name.into());
         self
     }
 
-    /// Sets the working directory of the workers: by default that of the master, and for a
-    /// [`command`](Workers::command) the one that it was started in, by the name that the shell had for
-    /// it (`PWD`).
+    /// Sets the working directory of the workers. By default it is the master's, and for a
+    /// [`command`](Workers::command) the directory that the master was started in, under its name in
+    /// the shell (`PWD`).
     ///
-    /// The path is resolved anew for each process: where a part of it is a symbolic link that a
-    /// deployment turns to another release, a reload starts workers there. Programs whose path is
-    /// relative are looked for in this directory, in the same way. A relative path begins where the
-    /// master was started.
+    /// The path is resolved again for each process: if a deployment points a symbolic link in it to
+    /// another release, a reload starts workers there. Relative paths of programs are resolved in this
+    /// directory, in the same way. A relative directory begins at the directory that the master was
+    /// started in.
     ///
     /// # Examples
     ///
@@ -60,36 +60,38 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Makes a directory the root of the file system for the workers of a root master. Needs
-    /// [`user`](Workers::user), whose account is looked up before, outside of it, as the time zone is.
+    /// Makes a directory the root of the file system for the workers of a root master. Requires
+    /// [`user`](Workers::user), whose account is looked up before, outside the directory, as is the
+    /// time zone.
     ///
-    /// The directory and all above it must belong to root and be writable by nobody else. Other
-    /// programs than the master's own must be inside, with all that they load: their path is one of
-    /// the new root. Workers of the [same executable](Workers::same_executable) are started before they
-    /// enter it, and need nothing there; they do so when they call [`me`](crate::me), and until
-    /// then have the capability to do so.
+    /// The directory and all above it must belong to root and must not be writable by others. Programs
+    /// other than the master's own must be inside, with all the files that they load: their path is a
+    /// path in the new root. Workers of the [same executable](Workers::same_executable) start before
+    /// they enter it, and need nothing there; they enter it when they call [`me`](crate::me), and have
+    /// the capability for it until then.
     #[must_use]
     pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
         self.root = Some(directory.into());
         self
     }
 
-    /// What is in the workers' environment: [`Environment::default`] unless this is said, and what the
-    /// master has for a [`command`](Workers::command).
+    /// Sets the workers' environment. The default is [`Environment::default`], and the master's
+    /// environment for a [`command`](Workers::command).
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
         self
     }
 
-    /// Makes the number of workers a function of [`Settings`]; the number that the group was created with
-    /// is not used then.
+    /// Makes the number of workers a function of [`Settings`]; the number in the constructor of the
+    /// group is not used then.
     ///
-    /// The number is in force when the new generation serves, and the reload is answered when the group has
-    /// it. Of the settings and [`MasterHandle::scale`](crate::MasterHandle::scale) (or TTIN, TTOU) the one
-    /// that changed the number last holds, also after reloads and upgrades. A new worker that fails before
-    /// it is ready fails the reload with that reason: the new generation serves then, with as many workers
-    /// as before, and the next reload tries the number again. More than 10,000 workers refuse the reload.
+    /// The number is in force when the new generation serves, and the reload is answered when the group
+    /// has it. Of the settings and [`MasterHandle::scale`](crate::MasterHandle::scale) (or TTIN, TTOU)
+    /// the last change of the number wins, also after reloads and upgrades. A new worker that fails
+    /// before it is ready fails the reload with that reason: the new generation serves then, with as
+    /// many workers as before, and the next reload tries the number again. More than 10,000 workers
+    /// refuse the reload.
     ///
     /// # Panics
     ///
@@ -116,11 +118,12 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Sets the typed context that each worker is sent at its start, made from its identity.
+    /// Sets the typed context that each worker receives at its start, made from its id.
     ///
-    /// It is made once for each worker and generation, at the first start: a worker that dies comes
-    /// back as it was, and one of a new generation sees what has changed. A context that depends on the
-    /// configuration of the program belongs into [`context_from`](Workers::context_from).
+    /// It is made once for each worker and generation, at the first start: a worker that dies is
+    /// restarted with the same context, and a worker of a new generation receives a new one. Use
+    /// [`context_from`](Workers::context_from) for a context that depends on the configuration of your
+    /// program.
     #[must_use]
     pub fn context<T: Serialize + DeserializeOwned>(
         mut self,
@@ -130,8 +133,8 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Sets the typed context that each worker is sent at its start, made from the [`Settings`] of its own
-    /// generation and its identity.
+    /// Sets the typed context that each worker receives at its start, made from the [`Settings`] of its
+    /// own generation and its id.
     ///
     /// Like [`context`](Workers::context), it is made once for each worker and generation.
     ///
@@ -157,12 +160,12 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Sets what is different from worker to worker: arguments, environment, processors, priority and
-    /// limits, made from a worker's identity. By default no worker has any.
+    /// Sets the options of each worker: arguments, environment, processors, priority and limits, made
+    /// from the worker's id. By default a worker has no options.
     ///
-    /// Like the [`context`](Workers::context), they are made once for each worker and generation;
-    /// those of the first workers once more before anything is started, to be checked. A worker
-    /// whose options are wrong later on is not started, with the reason in the log.
+    /// Like the [`context`](Workers::context), options are made once for each worker and generation.
+    /// The options of the first workers are made once more before anything is started, to be checked. A
+    /// worker whose options are invalid later on is not started, and the log contains the reason.
     ///
     /// # Examples
     ///
@@ -190,8 +193,8 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Sets what is different from worker to worker, made from the [`Settings`] of its own generation and
-    /// its identity; see [`worker_options`](Workers::worker_options).
+    /// Sets the options of each worker, made from the [`Settings`] of its own generation and its id;
+    /// see [`worker_options`](Workers::worker_options).
     ///
     /// # Examples
     ///

@@ -1,30 +1,30 @@
-//! When their processes are started again, replaced, or ended because they hang or have lived enough.
+//! Restarts, replacement and limits of the processes.
 
 use std::time::Duration;
 
 use super::Workers;
 use crate::supervise::{LifeLimits, ReloadPolicy, RestartPolicy};
 
-/// What a heartbeat may be: an executor has other things to do, and instants do not overflow.
+/// Bounds of a heartbeat: an executor has other tasks, and instants must not overflow.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl<W, C> Workers<W, C> {
-    /// When workers that die are started again.
+    /// Sets when workers that die are restarted.
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
         self.restart = policy;
         self
     }
 
-    /// How their processes are replaced when the master reloads.
+    /// Sets how the processes are replaced in a reload.
     #[must_use]
     pub fn reload(mut self, policy: ReloadPolicy) -> Self {
         self.reload = policy;
         self
     }
 
-    /// How long their processes live at most, by time, by work and by memory.
+    /// Sets the limits of a process: by time, by requests and by memory.
     #[must_use]
     #[doc(alias = "max_requests")]
     pub fn life(mut self, limits: LifeLimits) -> Self {
@@ -32,19 +32,19 @@ impl<W, C> Workers<W, C> {
         self
     }
 
-    /// Kills a worker that hangs, and starts it again under its [`restart`](Workers::restart) policy:
-    /// one whose executor has not answered the master for this time, because something blocks it, or
-    /// that has not finished a unit of work ([`Me::begin_work`](crate::Me::begin_work)) for this time.
-    /// None by default, and at least 20 ms.
+    /// Kills a worker that hangs, and restarts it under its [`restart`](Workers::restart) policy. A
+    /// worker hangs if its executor has not answered the master for this time, because something blocks
+    /// it, or if it has not finished a request ([`Me::begin_work`](crate::Me::begin_work)) for this
+    /// time. There is no heartbeat by default; the minimum is 20 ms.
     ///
-    /// The master asks at least four times in this time, so what hangs is found after one and a half
-    /// of it at the latest. It does so from the moment that the worker is ready until it is told to
-    /// stop. An executor with several threads, such as that of async-std, answers as long as one of
-    /// them is free: units of work show what hangs on the others.
+    /// The master sends at least four heartbeats in this time, so a hanging worker is found after one
+    /// and a half times this time at the latest. Heartbeats are sent from the moment that the worker is
+    /// ready until it is told to stop. An executor with several threads, such as async-std's, answers
+    /// while one of them is free: requests in flight show blocked work on the others.
     ///
-    /// A [`command`](Workers::command) answers unasked: from its `READY=1` on it says `WATCHDOG=1` at its
-    /// `NOTIFY_SOCKET` within this time, which `WATCHDOG_USEC` tells it, as systemd's services do. That
-    /// needs [`Readiness::Notify`](crate::Readiness::Notify).
+    /// A [`command`](Workers::command) reports unasked: from its `READY=1` on it must send `WATCHDOG=1`
+    /// to its `NOTIFY_SOCKET` within this time, which `WATCHDOG_USEC` tells it, as systemd services do.
+    /// This requires [`Readiness::Notify`](crate::Readiness::Notify).
     ///
     /// # Examples
     ///
