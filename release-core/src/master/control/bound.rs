@@ -1,4 +1,4 @@
-//! A control socket that listens: who is let in, and how its connections are served.
+//! A listening control socket: its access check, and its connections.
 
 use std::future::Future;
 use std::io;
@@ -20,11 +20,11 @@ use crate::net::{Credentials, FileIdentity, Passive, Socket, Unix};
 use crate::rt::Rt;
 use crate::sys::rights::discard;
 
-/// A control socket that listens. Dropping it removes the socket file, if it is still its own.
+/// A listening control socket. Dropping it removes the socket file, if it is still the socket's own.
 #[derive(Debug)]
 pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
-    /// Which file it is: another one when that has been made anew.
+    /// Identity of the file, which changes when the file is created again.
     pub(super) file: Arc<Mutex<FileIdentity>>,
     pub(super) settings: ControlSocket<C>,
     pub(super) seats: Arc<Seats>,
@@ -54,12 +54,12 @@ impl<C> BoundControlSocket<C> {
 
     /// Answers requests, one after the other on each connection, until the future is dropped.
     ///
-    /// A handler that refuses ends its connection, and so does a request that does not decode:
-    /// plain frames have no other way to say so. A handler that panics does the same.
+    /// A refusal or panic of the handler, and a request that does not decode, end the connection: plain
+    /// frames have no error answer.
     ///
     /// # Errors
     ///
-    /// Only what ends every accept on the socket.
+    /// Returns only errors that end every accept on the socket.
     #[doc(alias = "control_socket")]
     pub async fn serve<R, H, F>(self, rt: &Rt, handler: H) -> io::Result<()>
     where
@@ -153,7 +153,7 @@ impl<C> BoundControlSocket<C> {
         rt.spawn(Abortable::new(serving, registration)).detach();
     }
 
-    /// The mode of the socket file is one line of defence, this is the other.
+    /// Checks the peer's user: the second line of defence beside the mode of the socket file.
     fn admits(&self, uid: u32) -> bool {
         uid == 0
             || uid == geteuid().as_raw()

@@ -11,7 +11,7 @@ use crate::ipc::{Codec, ReadError, Refused, Request, SendError};
 use crate::net::Credentials;
 use crate::rt::Rt;
 
-/// The handler of requests; and the codec, which is the application's, too.
+/// The handler of requests, and the codec, which is the application's, too.
 const CONTROL: Guard = Guard::new("control");
 
 pub(super) struct Connection<R, C> {
@@ -68,7 +68,7 @@ where
         }
     }
 
-    /// Sends the answer, or that there is one which cannot be sent.
+    /// Sends the answer, or the failure of an answer that cannot be sent.
     async fn send(&mut self, response: R::Response) -> Result<(), String> {
         let failed = |error| crate::error::chain(&error);
         let sent = self.server.write_response(&response).await;

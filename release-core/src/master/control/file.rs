@@ -1,4 +1,4 @@
-//! The file of a control socket, which is made as the master starts, and again when it is removed.
+//! The file of a control socket, created at the start, and again if it was removed.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,10 +13,10 @@ use crate::sys::rights;
 use crate::trusted::{Writers, check_path};
 use crate::{Error, ErrorKind};
 
-/// How many connections may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// Where it is, and who may connect.
+/// Its place and its access rights.
 #[derive(Clone, Debug)]
 pub(super) struct SocketFile {
     pub(super) path: PathBuf,
@@ -25,7 +25,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// A socket that listens there.
+    /// Returns a socket that listens there.
     pub(super) fn make(&self) -> Result<(OwnedFd, FileIdentity), Error> {
         check_path(&self.path, Writers::Nobody).map_err(|why| {
             self.cannot_make(Error::new(
@@ -55,7 +55,7 @@ impl SocketFile {
             .map_err(|errno| self.cannot_make(Error::system("cannot set its mode", errno)))
     }
 
-    /// Whether nothing is at the path any more.
+    /// Returns whether the path is free.
     pub(super) fn is_missing(&self) -> bool {
         let found = std::fs::symlink_metadata(&self.path);
         found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)

@@ -17,13 +17,13 @@ use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
 use crate::net::{Credentials, FileIdentity};
 
-/// A control socket as its master sees it, who may hand it over.
+/// A control socket as its master sees it, which may hand it over.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     place: SocketFile,
     file: Arc<Mutex<FileIdentity>>,
     seats: Arc<Seats>,
-    /// Whether it was said that the file is not there.
+    /// Whether the log has reported the missing file.
     is_told: Arc<AtomicBool>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct FrozenControl {
     file: FileIdentity,
     listener: Descriptor,
     connections: Vec<FrozenConnection>,
-    /// Whether it is as good as it is, in the version that has left it.
+    /// Whether it was in place in the version before.
     #[serde(skip)]
     pub(crate) is_to_stay: bool,
 }
@@ -65,8 +65,8 @@ impl Served {
         self.place.path()
     }
 
-    /// Makes the socket anew if its file was removed; connections go on. What somebody else has put
-    /// there stays.
+    /// Creates the socket again if its file was removed; connections stay open. A foreign file at the
+    /// path stays.
     pub(crate) fn look(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.place.path();
@@ -93,30 +93,29 @@ impl Served {
         }
     }
 
-    /// Nobody is connected, and no request begun, from now on. Requests that were begun are
-    /// answered; one that waits for the upgrade goes on waiting, and one that has not been answered
-    /// for a minute is given up.
+    /// Accepts no connection and begins no request from now on. Requests in flight are answered; a
+    /// request that waits for the upgrade keeps waiting, and one without an answer for a minute is
+    /// cancelled.
     pub(crate) fn pause(&self, now: Instant) {
         self.seats.pause(now);
     }
 
-    /// Waits until no request is being answered but those that wait for the upgrade. One task at a
-    /// time may wait.
+    /// Waits until only requests that wait for the upgrade are in flight. One task at a time may wait.
     pub(crate) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.seats.poll_at_rest(cx)
     }
 
-    /// How many connections have to be waited for.
+    /// Returns the number of connections with requests in flight.
     pub(crate) fn unfinished(&self) -> usize {
         self.seats.unfinished()
     }
 
-    /// Takes everything out, while it is paused and at rest. It stands still then until
-    /// [`Served::resume`], which is to be called after an error as well.
+    /// Takes the state out, while the socket is paused and at rest. It stands still then until
+    /// [`Served::resume`], which must be called after an error as well.
     ///
     /// # Errors
     ///
-    /// When a request is being answered, or there are no descriptors left.
+    /// Returns an error if a request is in flight, or no descriptors are left.
     pub(crate) fn freeze(&self) -> Result<FrozenControl, Error> {
         let (listener, connections) = self.seats.freeze().map_err(|error| {
             let path = self.place.path().display();
@@ -128,7 +127,7 @@ impl Served {
         Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
     }
 
-    /// The same for a trial, without a pause and without the socket itself.
+    /// Returns the state for a trial, without a pause and without the socket itself.
     pub(crate) fn sample(&self) -> Result<FrozenControl, Error> {
         let nothing = std::fs::File::open("/dev/null")
             .map_err(|error| Error::system("cannot open /dev/null", error))?;
@@ -138,7 +137,7 @@ impl Served {
         Ok(FrozenControl { path, file, listener, connections, is_to_stay: false })
     }
 
-    /// Goes on, as if there had been no pause.
+    /// Continues as if there had been no pause.
     pub(crate) fn resume(&self) {
         self.seats.resume();
     }
@@ -162,8 +161,8 @@ impl FrozenControl {
     }
 }
 
-/// Which earlier control socket each of these follows: the one at its path, else the first one whose
-/// path no longer has any. What is left has no successor, and is to be given up.
+/// Returns the earlier control socket that each of these follows: the one at its path, or else the
+/// first one whose path no longer has a socket. The rest have no successor, and must be given up.
 pub(crate) fn successors(
     paths: &[&Path],
     mut earlier: Vec<FrozenControl>,
@@ -181,7 +180,7 @@ pub(crate) fn successors(
 }
 
 impl<C> ControlSocket<C> {
-    /// Takes the place of an earlier socket: its connections go on, and it keeps listening if its
+    /// Takes the place of an earlier socket: its connections stay open, and it keeps listening if its
     /// path is the same. Otherwise this one is bound before the other is removed.
     pub(crate) fn follow(self, earlier: FrozenControl) -> Result<BoundControlSocket<C>, Error> {
         let mut bound = if earlier.is_to_stay {
@@ -204,7 +203,7 @@ impl<C> ControlSocket<C> {
 }
 
 impl<C> BoundControlSocket<C> {
-    /// The socket as its master sees it.
+    /// Returns the socket as its master sees it.
     pub(crate) fn served(&self) -> Served {
         let (place, file) = (self.settings.file(), Arc::clone(&self.file));
         Served { place, file, seats: Arc::clone(&self.seats), is_told: Arc::default() }

@@ -1,4 +1,4 @@
-//! Control sockets: a Unix socket where scripts and people ask a daemon.
+//! Control sockets: Unix sockets on which scripts and people send commands to a daemon.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,9 +22,9 @@ use file::SocketFile;
 pub(crate) use handover::{FrozenControl, Served, successors};
 pub(crate) use seats::{Asking, Waiting};
 
-/// A Unix socket that speaks plain frames, text by default.
+/// A Unix socket with plain frames, text by default.
 ///
-/// What it grants its peers, documented because it is part of the promise:
+/// The limits of its peers are part of the documented behaviour:
 ///
 /// | limit | value |
 /// |---|---|
@@ -58,7 +58,7 @@ pub struct ControlSocket<C = Text> {
 }
 
 impl ControlSocket {
-    /// A control socket at a path, speaking text.
+    /// Creates a control socket at a path, with text messages.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -81,50 +81,50 @@ impl ControlSocket {
 }
 
 impl<C> ControlSocket<C> {
-    /// The mode of the socket file, set before anybody can see it.
+    /// Sets the mode of the socket file, which is in force before other processes can see the file.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The owner and group of the socket file (ids), who may then connect.
+    /// Sets the owner and group of the socket file (ids), who may then connect.
     #[must_use]
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         self.owner = Some((uid, gid));
         self
     }
 
-    /// One more user who may connect. The socket's mode must let them, too.
+    /// Allows another user to connect. The mode of the socket file must allow it, too.
     #[must_use]
     pub fn allow_user(mut self, uid: u32) -> Self {
         self.users.push(uid);
         self
     }
 
-    /// Sets the longest request, in bytes. An answer may have 16 MiB, or as much as a request if that is
-    /// more.
+    /// Sets the maximum length of a request, in bytes. The maximum of an answer is 16 MiB, or that of a
+    /// request if it is larger.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes;
         self
     }
 
-    /// How many connections may be open at a time.
+    /// Sets the maximum number of open connections.
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.max(1);
         self
     }
 
-    /// How long a connection may be without a request.
+    /// Sets the time after which a connection without a request is closed.
     #[must_use]
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.idle_time = time;
         self
     }
 
-    /// Another codec than text.
+    /// Sets another codec than text.
     #[must_use]
     pub fn codec<D>(self, codec: D) -> ControlSocket<D> {
         ControlSocket {
@@ -149,24 +149,23 @@ impl<C> ControlSocket<C> {
         Ok(())
     }
 
-    /// Binds the socket: nobody else can have it, and its mode is right from the first moment.
+    /// Binds the socket. Its mode is right from the first moment.
     ///
-    /// A socket file that nobody answers on, left by a daemon that was killed, is replaced. Root makes
-    /// none in a directory that belongs to somebody else or that others can write to, unless it is
-    /// sticky as `/tmp`: they could put a socket of their own in its place.
+    /// A stale socket file of a daemon that was killed is replaced. Root creates no socket in a
+    /// directory that belongs to another account or that others can write to, unless it is sticky as
+    /// `/tmp`: they could replace the socket by their own.
     ///
-    /// A [`Master`](crate::Master) makes it again at the next start of a worker, or reload, if somebody
-    /// has removed it.
+    /// A [`Master`](crate::Master) creates the file again at the next start of a worker, or reload, if
+    /// it was removed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyRunning`] when somebody answers on the path, whose socket stays
-    /// untouched; [`ErrorKind::Usage`] when something other than a socket is there, the path is too
-    /// long, or is not safe for root; [`ErrorKind::System`] for what bind(2) and its neighbours refuse.
+    /// Returns [`ErrorKind::AlreadyRunning`] if a process answers on the path, whose socket stays
+    /// untouched; [`ErrorKind::Usage`] if the path is taken by another kind of file, too long, or not
+    /// safe for root; [`ErrorKind::System`] for errors of bind(2) and related calls.
     ///
-    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
-    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
-    /// [`ErrorKind::System`]: crate::ErrorKind::System
+    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning [`ErrorKind::Usage`]:
+    /// crate::ErrorKind::Usage [`ErrorKind::System`]: crate::ErrorKind::System
     pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
         let (socket, file) = self.file().make()?;
         Ok(BoundControlSocket::new(socket, file, self))

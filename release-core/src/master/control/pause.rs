@@ -1,4 +1,4 @@
-//! The pause of a control socket: nobody is connected, nothing begun, until it goes on.
+//! The pause of a control socket: no connection is accepted and no request begun until it continues.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +29,7 @@ pub(super) struct Pause {
     accepting: Option<Waker>,
     /// A duplicate of the listening socket, which the accepting task leaves when it has stopped.
     listener: Option<io::Result<OwnedFd>>,
-    /// Who waits until all is at rest.
+    /// Waker of the task that waits until all is at rest.
     pub(super) waiter: Option<Waker>,
 }
 
@@ -44,7 +44,7 @@ impl Taken {
         self.seats.values().filter_map(Occupant::link).collect()
     }
 
-    /// Those that have not ended, each written down with the request that waits for the upgrade.
+    /// The open connections, each with its request that waits for the upgrade.
     fn connections(
         &self,
         freeze: impl Fn(&Link, Option<&[u8]>) -> Result<Option<Frozen>, Error>,

@@ -1,4 +1,4 @@
-//! The connections of a control socket: how many there may be, and who makes room for whom.
+//! Admission of connections to a control socket: their limit, and the connection that gives way.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -31,16 +31,16 @@ const SEAT_TIME: Duration = Duration::from_millis(50);
 /// and to an upgrade.
 const BUSY_TIME: Duration = Duration::from_secs(60);
 
-/// Who is connected, and who goes first when there is no room.
+/// The open connections, and the one that gives way when there is no room.
 #[derive(Default)]
 pub(super) struct Seats {
     taken: Mutex<Taken>,
 }
 
-/// What a newcomer finds.
+/// The result for a new connection.
 enum Offer {
     Seat(Seat, AbortRegistration),
-    /// All seats are taken by connections that may still be about to ask: until this moment, or until
+    /// All seats are taken by connections that may still send a request: until this moment, or until
     /// they do, which changes this number.
     Later(Instant, u64),
     AllBusy,
@@ -49,9 +49,9 @@ enum Offer {
 #[derive(Default)]
 pub(super) struct Taken {
     last: u64,
-    /// How often somebody has asked or gone.
+    /// Counts requests and closed connections.
     changes: u64,
-    /// Who waits for a seat.
+    /// Waker of the accepting task that waits for a seat.
     newcomer: Option<Waker>,
     was_full: bool,
     pub(super) seats: HashMap<u64, Occupant>,
@@ -63,7 +63,7 @@ pub(super) struct Taken {
 pub(super) struct Occupant {
     abort: AbortHandle,
     uid: u32,
-    /// How many requests it has made.
+    /// Number of its requests.
     pub(super) asked: u64,
     busy: bool,
     since: Instant,
@@ -72,11 +72,11 @@ pub(super) struct Occupant {
     pub(super) request: Vec<u8>,
     /// Whether its next request was begun in an earlier image of this process.
     waited: bool,
-    /// How many times the handler of that request waits for an upgrade.
+    /// Number of waits of that request's handler for an upgrade.
     pub(super) waits: usize,
 }
 
-/// Who sits there.
+/// The user of the connection.
 pub(super) struct Connected {
     /// Gone with the connection, before its seat.
     pub(super) link: Weak<Link>,
@@ -84,8 +84,8 @@ pub(super) struct Connected {
 }
 
 impl Seats {
-    /// A seat for a connection of this user, if need be that of another one; `None` when all are
-    /// busy. Whoever connects faster than connections can ask waits in the kernel's queue.
+    /// Returns a seat for a connection of this user, taken from another connection if necessary; `None`
+    /// when all are busy. Clients that connect faster than requests arrive wait in the kernel's queue.
     pub(super) async fn wait_for_one(
         self: &Arc<Self>,
         uid: u32,
@@ -136,8 +136,8 @@ impl Seats {
         Poll::Pending
     }
 
-    /// A seat for a connection that had one in an earlier image of this process, which may have let
-    /// more connect than this one does.
+    /// Returns a seat for a connection that had one in an earlier image of this process, which may have
+    /// allowed more connections than this one does.
     pub(super) fn keep(
         self: &Arc<Self>,
         uid: u32,
@@ -176,7 +176,7 @@ impl Seats {
 }
 
 impl Taken {
-    /// Who gives way to a newcomer of this user, when there is no room.
+    /// Returns the connection that gives way to a new one of this user, when there is no room.
     fn first_to_go(&self, uid: u32, now: Instant) -> Option<u64> {
         let mut held = HashMap::<u32, usize>::new();
         self.seats.values().for_each(|occupant| *held.entry(occupant.uid).or_default() += 1);
@@ -195,13 +195,13 @@ impl Taken {
         idle.or_else(stuck).or_else(latest).map(|(&number, _)| number)
     }
 
-    /// Who is to look again whether there is a seat.
+    /// Returns the waker of the connection that waits for a free seat.
     fn change(&mut self) -> Option<Waker> {
         self.changes += 1;
         self.newcomer.take()
     }
 
-    /// Ends the connections whose request nobody can wait for.
+    /// Ends the connections whose handler is stuck.
     pub(super) fn give_up_stuck(&mut self, now: Instant) {
         for (_, occupant) in
             self.seats.extract_if(|_, occupant| occupant.waits == 0 && occupant.is_stuck(now))
