@@ -34,7 +34,7 @@ impl Epoch {
 #[derive(Debug)]
 pub(crate) struct Clock {
     epoch: Epoch,
-    /// What it said last.
+    /// The time that it returned last.
     latest: Moment,
     /// Until when it stands still.
     until: Option<Instant>,
@@ -47,7 +47,7 @@ impl Clock {
         Self { epoch, latest: epoch.moment, until: None, lost: Duration::ZERO }
     }
 
-    /// What time it is for the pool.
+    /// Returns the time of the pool.
     pub(crate) fn read(&mut self, now: Instant) -> Moment {
         match self.until {
             Some(until) if now < until => return self.latest,
@@ -64,7 +64,7 @@ impl Clock {
         self.epoch.instant(moment) + self.lost
     }
 
-    /// When the supervisor is to look again, that has this deadline.
+    /// Returns when the supervisor must look again for this deadline.
     pub(crate) fn deadline(&self, deadline: Option<Instant>) -> Option<Instant> {
         deadline.map(|deadline| self.until.unwrap_or(deadline))
     }

@@ -1,4 +1,4 @@
-//! What the pool reports, as lines of the log.
+//! Reports of the pool, as lines of the log.
 
 use crate::supervise::{KillReason, Report, StopCause};
 

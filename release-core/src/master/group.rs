@@ -53,7 +53,7 @@ pub(crate) struct Group {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) context: Context,
     pub(crate) options: Option<Options>,
-    /// What its settings say about its size, and all that anything of it is made from.
+    /// The size that its settings set, and all settings that anything of it is made from.
     pub(crate) sizes: Option<Sizes>,
     pub(crate) settings: Vec<Arc<dyn Generations>>,
 }
@@ -66,7 +66,7 @@ impl Contact {
         }
     }
 
-    /// What the two tell each other.
+    /// The messages between master and workers.
     fn types(&self) -> Types {
         match self {
             Self::Connection(attach) => attach.types().clone(),
@@ -100,7 +100,7 @@ pub(crate) type Sizes = Box<dyn Fn(u32) -> u32 + Send + Sync>;
 /// The options of one worker, made from its generation and identity.
 pub(crate) type Options = Box<dyn Fn(u32, u32) -> WorkerOptions + Send + Sync>;
 
-/// What all processes of a worker in a generation have in common, and no other worker has.
+/// Context and options of a worker: shared by all its processes of a generation, and by no other worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Particulars {
     pub(crate) context: Vec<u8>,
@@ -111,7 +111,7 @@ pub(crate) struct Particulars {
 }
 
 impl Particulars {
-    /// Those of a worker that the version of the program before has started.
+    /// The setup of a worker that the previous version of the program has started.
     pub(crate) fn checked(mut self) -> Result<Self, Error> {
         self.options = self.given.clone().check()?;
         Ok(self)
@@ -134,7 +134,7 @@ impl Group {
         life.counts_requests() || life.weighs_memory() || self.limits.pulse.is_some()
     }
 
-    /// What is told to one worker alone: its context, and how its processes are started.
+    /// Returns the setup of one worker: its context, and the options of its processes.
     pub(crate) fn particulars(&self, id: WorkerId, generation: u32) -> Result<Particulars, Error> {
         let given = self.given_options(id, generation)?;
         Ok(Particulars {
@@ -260,7 +260,7 @@ impl Group {
         self.listeners.iter().flat_map(Listener::all)
     }
 
-    /// What was launched for a worker is this process, or nothing.
+    /// The launch for a worker has resulted in this process, or in none.
     pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
         self.steered().for_each(|steered| steered.launched(id, pid));
     }
@@ -270,7 +270,7 @@ impl Group {
         self.steered().for_each(|steered| steered.ended(id, pid));
     }
 
-    /// Has new connections go to those processes that are to get them, or to those workers.
+    /// Steers new connections to the processes, or workers, that should receive them.
     pub(crate) fn settle_listeners(
         &mut self,
         state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
@@ -296,7 +296,7 @@ impl Group {
         self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// What workers and master tell each other.
+    /// Types of the messages between workers and master.
     pub(crate) fn spoken(&self) -> GroupTypes {
         GroupTypes {
             name: self.name.to_string(),
@@ -305,7 +305,7 @@ impl Group {
         }
     }
 
-    /// Which sockets the group listens on: one that is not open is not handed over.
+    /// The sockets that the group listens on: a closed one is not handed over.
     pub(crate) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
         let open = self.listeners.iter().filter(|listener| listener.is_open());
         open.filter_map(|listener| listener.key(&self.name))
@@ -349,7 +349,7 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
     })
 }
 
-/// What the settings of a generation say about the number of workers, if they do.
+/// The number of workers that the settings of a generation set, if any.
 pub(crate) fn configured_size(
     sizes: Option<&Sizes>,
     generation: u32,

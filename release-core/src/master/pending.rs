@@ -1,4 +1,4 @@
-//! Changes of the running master: who waits for them, and what happens before a reload.
+//! Changes of the running master: the callers that wait for them, and the preparation of a reload.
 
 use std::collections::HashMap;
 use std::ptr::addr_eq;
@@ -13,7 +13,7 @@ use crate::rt::Rt;
 use crate::supervise::{Event, Operation, Report, RequestId};
 use crate::{Error, ErrorKind};
 
-/// Tells whoever asked for a change how it ended.
+/// Tells the caller of a change how it ended.
 pub(crate) type Caller = oneshot::Sender<Result<(), Error>>;
 
 const OBSERVE: Guard = Guard::new("observe");
@@ -21,7 +21,7 @@ const OBSERVE: Guard = Guard::new("observe");
 /// Is told of all that happens.
 type Observe = Box<dyn Fn(&Report) + Send + Sync>;
 
-/// What the program does before and after its workers are reloaded.
+/// Hooks of the program before and after a reload.
 pub(crate) struct Hooks {
     /// Settings of which each generation has a value.
     pub(crate) settings: Vec<Arc<dyn Generations>>,
@@ -93,7 +93,7 @@ fn make(settings: Arc<dyn Generations>) -> Result<Made, String> {
     made.map_err(|panicked| format!("its preparation failed: {panicked}")).flatten()
 }
 
-/// Those who wait for a change.
+/// The callers that wait for a change.
 #[derive(Debug, Default)]
 pub(crate) struct PendingRequests {
     waiting: HashMap<RequestId, Caller>,
@@ -118,7 +118,7 @@ impl PendingRequests {
         Event::Rejoin { request }
     }
 
-    /// Nobody waits for what a signal asks for.
+    /// Enters a change that a signal requests, without a caller.
     pub(crate) fn enter_signal(&mut self, change: Operation) -> Event {
         self.last += 1;
         Event::Change { request: RequestId(self.last), change }

@@ -1,4 +1,4 @@
-//! What a master does with its checked settings, from the background to its end.
+//! The course of a master with its checked settings, from the background to its end.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -44,7 +44,7 @@ pub(crate) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Sen
 /// Starts a task of the master's own beside the supervisor.
 pub(crate) type Start = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
 
-/// A control socket to be bound, or to follow one of an earlier image of this process.
+/// A control socket that is bound, or follows a socket of an earlier image of this process.
 pub(crate) struct Control {
     pub(crate) path: PathBuf,
     pub(crate) bind: Bind,
@@ -241,7 +241,7 @@ fn missed(error: &Error) {
     tracing::error!(reason = error.report(), "going on without it");
 }
 
-/// What only one master may have. Dropped after the last worker has gone.
+/// Resources that only one master may hold. Dropped after the last worker has exited.
 #[derive(Default)]
 struct Ground {
     is_background: bool,
@@ -249,7 +249,7 @@ struct Ground {
     lock: Option<Arc<LockFile>>,
     starts: Vec<Start>,
     controls: Vec<Served>,
-    /// What the version before had and this one does not want: given up when this one has all else.
+    /// Resources of the previous version that this one does not need: given up when this one has all others.
     unwanted_lock: Option<LockFile>,
     unwanted_listeners: Vec<KeptListener>,
     unwanted_controls: Vec<FrozenControl>,

@@ -77,7 +77,7 @@ impl MasterEvent {
     }
 }
 
-/// What wakes the supervisor.
+/// Wakes the supervisor.
 #[derive(Debug)]
 enum MasterEvent {
     Pool(Event),
@@ -92,7 +92,7 @@ enum MasterEvent {
     AtRest {
         in_time: bool,
     },
-    /// What the new version has turned out to be.
+    /// The result of the new version's trial.
     Tried(Box<Tried>),
     Failed(Error),
     /// A task of the master's own.
@@ -108,7 +108,7 @@ pub(crate) struct Supervisor {
     processes: Processes,
     hooks: Hooks,
     log_files: LogFiles,
-    /// Somebody who wants to know how the service is.
+    /// The caller that asks for the state of the service.
     service: Option<Service>,
     signals: Signals,
     /// Signals to be dealt with when it is clear which version of the program is the master.
@@ -125,7 +125,7 @@ pub(crate) struct Supervisor {
     /// Makes new settings.
     preparing: Option<Task<()>>,
     stop: Stop,
-    /// Until when the master's main task may go on, once the master is to stop.
+    /// Deadline of the master's main task during a stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
     /// When workers were replaced because of their listening sockets, the last time.
@@ -180,7 +180,7 @@ impl Supervisor {
         }
     }
 
-    /// What the pool is told about it.
+    /// Returns the event for the pool.
     fn handle_event(&mut self, event: MasterEvent) -> Event {
         match event {
             MasterEvent::Pool(event) => event,

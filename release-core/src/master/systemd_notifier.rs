@@ -1,4 +1,4 @@
-//! What systemd is told: the reports of a master as its messages.
+//! Notifications to systemd: the reports of a master as its messages.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -220,7 +220,7 @@ fn state(pool: &Pool, why: &str) -> String {
     format!("{ready} of {all} workers ready, generation {generation}{why}")
 }
 
-/// Whether every group that has workers has one that serves, or is about to.
+/// Returns whether every group with workers has a worker that serves, or will soon.
 fn is_well(pool: &Pool) -> bool {
     let workers = pool.status(pool.time());
     let is_up = |state| matches!(state, State::Ready | State::Starting);

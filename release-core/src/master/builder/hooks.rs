@@ -1,4 +1,4 @@
-//! What the program does when the master reloads, and what it sees of everything that happens.
+//! Hooks of the program: settings at a reload, and an observer of all events.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Master {
     /// It is called by the supervisor itself, which waits for it: it must be quick, and leave what
     /// takes time to a task. It may ask a [`MasterHandle`](crate::MasterHandle). A panic in it is logged.
     ///
-    /// The hooks of other libraries, and what they are here:
+    /// The hooks of other libraries, and their counterparts:
     ///
     /// | hook | here |
     /// |---|---|

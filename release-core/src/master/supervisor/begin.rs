@@ -21,7 +21,7 @@ use crate::stopping::stop_channel;
 use crate::supervise::{Action, Pool};
 use crate::systemd::{self, Notifier};
 
-/// What a master has beside its groups.
+/// Parts of a master beside its groups.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) hooks: Hooks,

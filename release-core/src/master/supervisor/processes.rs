@@ -64,7 +64,7 @@ pub(super) struct Processes {
     rt: Rt,
     groups: Vec<Group>,
     master: MasterHandle,
-    /// What each worker has for itself: the same for all its processes of a generation.
+    /// Setup of each worker: the same for all its processes of a generation.
     particulars: HashMap<Wish, Particulars>,
     /// The executable of a generation that an earlier version of the program has started.
     image: Option<(u32, Arc<OwnedFd>)>,
@@ -166,7 +166,7 @@ impl Processes {
         self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
-    /// What a process of this worker and generation has for itself.
+    /// Returns the setup of a process of this worker and generation.
     fn particulars(&mut self, wish: Wish) -> Result<Particulars, Error> {
         if let Some(particulars) = self.particulars.get(&wish) {
             return Ok(particulars.clone());
@@ -177,7 +177,7 @@ impl Processes {
         Ok(particulars)
     }
 
-    /// Closes what only workers had that are not wanted any more, and says who gets new connections.
+    /// Closes the sockets of removed workers, and steers new connections.
     pub(super) fn settle_listeners(&mut self) {
         let pool = self.master.pool();
         if pool.is_stopping() {
@@ -188,7 +188,7 @@ impl Processes {
         }
     }
 
-    /// For whom connections still wait that are to be told to stop, if there are any.
+    /// Returns the stopping processes for which connections still wait, if there are any.
     pub(super) fn backlog(&mut self) -> Option<Event> {
         let pool = self.master.pool();
         let mut waiting = Vec::new();
@@ -238,7 +238,7 @@ impl Processes {
         }
     }
 
-    /// How its group stops a worker; one of a group that this version does not have, as most do.
+    /// Returns the stop signal of the worker's group; the default one for a group that this version does not have.
     fn stop_signal(&self, id: WorkerId) -> Option<Sig> {
         let group = self.group(id);
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
@@ -293,7 +293,7 @@ fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     Watch::new(rt, shut).inspect_err(failed).ok()
 }
 
-/// What a process of a group does, or one of its workers.
+/// An event of a process of a group, or of one of its workers.
 fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option<State> {
     match pid {
         Some(pid) => pool.state_of(id, pid),

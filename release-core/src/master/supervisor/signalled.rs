@@ -1,4 +1,4 @@
-//! What signals ask of a master.
+//! Signals to a master, and their requests.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind};
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// What a signal asks for.
+    /// Returns the request of a signal.
     pub(super) fn signalled(&mut self, signal: Sig) -> Event {
         match signal {
             Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2

@@ -119,7 +119,7 @@ impl Supervisor {
         });
     }
 
-    /// Hands over, now that nothing is being answered; what happened meanwhile comes first.
+    /// Hands over, now that no request is in flight; events that happened meanwhile come first.
     pub(super) fn at_rest(&mut self, in_time: bool) -> Event {
         if let Ok(earlier) = self.events.try_recv() {
             let _ = self.sender.unbounded_send(MasterEvent::AtRest { in_time });
@@ -141,7 +141,7 @@ impl Supervisor {
         Event::NotHandedOver { reason: refused.report() }
     }
 
-    /// Who has not come to rest.
+    /// Names the connections that are not at rest.
     fn restless(&self, paused: &Paused) -> Error {
         let links = paused.links.iter().filter(|link| link.unfinished() > 0);
         let workers = links.map(|link| match self.processes.worker_of(link) {

@@ -15,7 +15,7 @@ use crate::supervise::Event;
 pub(super) const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Waits for what happens next, if only that something has become due.
+    /// Waits for the next event, which may be a deadline.
     pub(super) async fn next(&mut self) -> MasterEvent {
         let now = self.rt.now();
         if let Some(service) = &mut self.service {

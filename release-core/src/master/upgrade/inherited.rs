@@ -1,4 +1,4 @@
-//! What this process has from the version before.
+//! State that this process has from the previous version.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::streams;
 use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
-/// What this process is to the version before.
+/// Role of this process for the previous version.
 #[derive(Debug)]
 pub(crate) enum Heritage {
     /// Nothing: it was started.
@@ -34,7 +34,7 @@ pub(crate) enum Heritage {
     },
 }
 
-/// What the master has taken over, or has back.
+/// State that the master has taken over, or has back.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     kept: Kept,
@@ -103,7 +103,7 @@ impl Heritage {
         }
     }
 
-    /// What a version before has left to this one, its successor. Taken once.
+    /// Takes the state that the previous version has left to this one. Taken once.
     pub(crate) fn take(&'static self) -> Option<Before> {
         let Self::Successor { summary, inheritance, .. } = self else { return None };
         let Inheritance { kept, returned } = *take(inheritance)?;

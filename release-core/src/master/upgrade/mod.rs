@@ -48,7 +48,7 @@ pub(crate) use way_back::{Before, stay, turn_back};
 
 const HAND_OVER: Guard = Guard::new("hand_over");
 
-/// What the program leaves to its next version.
+/// State that the program leaves to its next version.
 pub(crate) struct HandOver {
     message: Message,
     encode: Box<dyn Fn() -> Result<Vec<u8>, Error> + Send>,
@@ -86,7 +86,7 @@ impl HandOver {
     }
 }
 
-/// What the master has beside its workers, and leaves to the next version.
+/// Parts of the master beside its workers, which it leaves to the next version.
 pub(crate) struct Estate {
     pub(crate) origin: Origin,
     pub(crate) is_background: bool,
@@ -218,7 +218,7 @@ pub(crate) fn own_image() -> Result<OwnedFd, Error> {
     opened.map(OwnedFd::from).map_err(failed)
 }
 
-/// The working directory, until the one of the start is left again.
+/// The working directory, until the directory of the start is left again.
 struct Here(OwnedFd);
 
 impl Here {

@@ -19,7 +19,7 @@ pub(crate) struct Version {
     changed: (i64, i64),
 }
 
-/// What the program found when [`Master::run`](crate::Master::run) began.
+/// Circumstances of the program when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(super) arguments: Vec<CString>,
@@ -98,7 +98,7 @@ impl Place {
         opened.map(OwnedFd::from).map_err(failed)
     }
 
-    /// What tells one file at the executable's path from another one.
+    /// Identity of a file at the executable's path.
     pub(super) fn version(&self) -> Result<Version, Error> {
         let file = std::fs::metadata(&self.executable).map_err(|error| {
             let path = self.executable.display();

@@ -1,4 +1,4 @@
-//! What the new version finds out about itself in its trial, where it is not the master.
+//! Checks of the new version by itself in its trial, where it is not the master.
 
 use std::io;
 

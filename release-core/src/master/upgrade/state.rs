@@ -1,4 +1,4 @@
-//! What one version of a master leaves to the next.
+//! State that one version of a master leaves to the next.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,12 +24,12 @@ use crate::{Error, ErrorKind};
 /// field that may be missing, nor for one that may be passed over.
 const VERSION: u32 = 1;
 
-/// What the next version can understand without being the master yet.
+/// The part that the next version can read before it is the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// The master.
     pub(crate) pid: u32,
-    /// What its workers speak.
+    /// Message types of its workers.
     pub(super) protocol: u16,
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
@@ -44,16 +44,16 @@ pub(crate) struct Summary {
     pub(crate) groups: Vec<GroupTypes>,
     /// How the way back to this version is written down.
     pub(super) way_back: String,
-    /// What the program itself has left, and its type.
+    /// The program's own state, and its type.
     pub(crate) left: Option<(Message, Vec<u8>)>,
-    /// What this version has read to start, for the way back; and what the next one has in its trial.
+    /// Files that this version has read to start, for the way back, and that the next version has read in its trial.
     #[serde(default)]
     pub(super) files: Files,
     #[serde(default)]
     pub(super) tried_files: Files,
 }
 
-/// What the workers of a group and their master tell each other.
+/// Message types of the workers of a group and their master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct GroupTypes {
     pub(crate) name: String,
@@ -69,7 +69,7 @@ pub(crate) struct Kept {
     pub(crate) listeners: Vec<KeptListener>,
     pub(crate) controls: Vec<FrozenControl>,
     pub(crate) workers: Vec<KeptWorker>,
-    /// What the processes of the generation that serves have for themselves, and their executable.
+    /// Setup of the processes of the generation that serves, and their executable.
     pub(crate) particulars: Vec<(u32, Particulars)>,
     pub(crate) image: Option<(u32, Descriptor)>,
     /// Signals that nobody has dealt with, and where the numbers of later ones are.
@@ -103,7 +103,7 @@ pub(super) struct State {
     pub(super) kept: Kept,
 }
 
-/// What tells one version of the format from another, before anything else is read.
+/// Version of the format, read before anything else.
 #[derive(Deserialize)]
 struct Versions {
     version: u32,

@@ -24,7 +24,7 @@ use crate::{Error, ErrorKind};
 /// How long the new version may take to say that it could take over.
 const TIME: Duration = Duration::from_secs(10);
 
-/// How much of what it writes to standard error may be a part of the reason.
+/// Maximum length of its standard error in the reason.
 const TAIL: usize = 1024;
 
 /// A trial that was begun; whether the program could be run is found out later.
@@ -81,7 +81,7 @@ impl Trial {
         Ok(Self { started, answer: answer.into(), output: output.into(), path, missed })
     }
 
-    /// Waits for what it says. Dropping the future ends the trial.
+    /// Waits for its report. Dropping the future ends the trial.
     pub(crate) async fn end(self, rt: Rt) -> Result<Tried, String> {
         let (path, _missed) = (self.path, self.missed);
         let child = Child::launched(&rt, self.started).await;
@@ -112,7 +112,7 @@ fn cannot_start(path: &str, error: sys::spawn::SpawnError) -> Error {
     Error::new(ErrorKind::Change, format!("cannot start {path}")).caused_by(error)
 }
 
-/// The end of what is written, on one line.
+/// Returns the end of its output, on one line.
 async fn tail(mut output: Stream) -> String {
     let (mut tail, mut chunk) = (Vec::new(), vec![0; 4096]);
     while let Ok(read @ 1..) = AsyncReadExt::read(&mut output, &mut chunk).await {

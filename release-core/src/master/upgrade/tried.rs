@@ -28,7 +28,7 @@ const ANSWER: usize = 4096;
 pub(crate) struct Tried {
     pub(super) image: Image,
     pub(super) directory: OwnedFd,
-    /// What it has read on its way to [`Master::run`](crate::Master::run).
+    /// Files that it has read on its way to [`Master::run`](crate::Master::run).
     pub(super) files: Files,
 }
 

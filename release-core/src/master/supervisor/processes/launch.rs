@@ -38,7 +38,7 @@ pub(in crate::master::supervisor) struct Launched {
     sockets: u64,
 }
 
-/// What the master keeps of a process that is being started.
+/// The master's state of a process that is being started.
 #[derive(Debug)]
 enum Ours {
     Connection { attach: Arc<dyn Attach>, socket: OwnedFd, hello: Hello },
@@ -167,7 +167,7 @@ fn is_shortage(error: &Error) -> bool {
     })
 }
 
-/// What to say when the process of a command could not be started.
+/// Returns the reason why the process of a command could not be started.
 ///
 /// The files of another account may be on a file system of its own, which answers when it likes: the
 /// master does not look at them.
@@ -196,7 +196,7 @@ fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<
     }
 }
 
-/// The two ends of what connects master and worker.
+/// The two ends of the connection between master and worker.
 fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, ChildResources), Error> {
     match &group.contact {
         Contact::Connection(attach) => {

@@ -1,4 +1,4 @@
-//! What a worker's process says and how it ends, as events of the pool.
+//! Messages and the end of a worker's process, as events of the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
