@@ -238,7 +238,7 @@ impl Processes {
         }
     }
 
-    /// Returns the stop signal of the worker's group; the default one for a group that this version does not have.
+    /// Returns the stop signal of the worker's group, or the default one if this version has no such group.
     fn stop_signal(&self, id: WorkerId) -> Option<Sig> {
         let group = self.group(id);
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())

@@ -46,7 +46,7 @@ pub(crate) struct Summary {
     pub(super) way_back: String,
     /// The program's own state, and its type.
     pub(crate) left: Option<(Message, Vec<u8>)>,
-    /// Files that this version has read to start, for the way back, and that the next version has read in its trial.
+    /// Files read to start: by this version, for the way back, and by the next one in its trial.
     #[serde(default)]
     pub(super) files: Files,
     #[serde(default)]
