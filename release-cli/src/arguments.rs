@@ -54,7 +54,7 @@ pub fn release() -> ExitCode {
     }
 }
 
-/// Somebody who named the program without `--` is told where it stands.
+/// Returns a hint for a command line with the program but without `--`.
 fn explained(mut error: clap::Error) -> clap::Error {
     let is_program = match (error.get(ContextKind::InvalidArg), error.get(ContextKind::Usage)) {
         (Some(ContextValue::String(argument)), Some(ContextValue::StyledStr(usage))) => {

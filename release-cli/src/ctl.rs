@@ -1,4 +1,4 @@
-//! `release ctl`: what a running service is asked and told.
+//! `release ctl`: status and commands of a running service.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// The control socket of the service
     #[arg(long, value_name = "PATH", env = "RELEASE_CONTROL", global = true)]
     control: Option<PathBuf>,
-    /// Print JSON: what the service says, or whether it is done and why not
+    /// Print JSON: the status, or the result of the command and the reason of a failure
     #[arg(long, global = true)]
     json: bool,
     /// Give up after this time, such as 5, 500ms, 2m; the service goes on with what it was told
@@ -129,7 +129,7 @@ pub(crate) fn run(options: Options) -> ExitCode {
     status
 }
 
-/// The exit status of what was done, and has shown that the service is not as it should be.
+/// Exit status of a command that has shown that the service is not healthy.
 const UNWELL: u8 = 3;
 
 /// Standard output may be full, or nobody's any more.
@@ -139,7 +139,7 @@ fn say(text: &str) -> Result<(), String> {
     said.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
-/// Shows the status; what is wrong with it is returned.
+/// Prints the status, and returns its problems.
 fn status(client: &Client, json: bool) -> Result<Option<String>, String> {
     let (text, status) = client.status()?;
     if json {

@@ -1,4 +1,4 @@
-//! What is made from the parser: manual pages and completions.
+//! Files generated from the parser: manual pages and completions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Man {
     }
 }
 
-/// The page of a command, and those of the commands below it.
+/// The page of a command, and the pages of its subcommands.
 fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
     let mut commands = command.get_subcommands().filter(|command| !command.is_hide_set());
     commands.try_for_each(|command| write_pages(command, directory))?;
@@ -70,7 +70,7 @@ fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
     std::fs::write(directory.join(man.get_filename()), page)
 }
 
-/// What `--help` says behind the options, as sections: examples, notes, and the exit status.
+/// The part of `--help` behind the options, as sections: examples, notes, and the exit status.
 fn closing_sections(text: &str) -> Roff {
     let mut page = Roff::new();
     let mut is_in_notes = false;

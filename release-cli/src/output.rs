@@ -1,4 +1,4 @@
-//! What workers write, on its way to the log.
+//! Output of workers, on its way to the log.
 
 use release_core::{OutputStream, WorkerInfo};
 
@@ -15,7 +15,7 @@ pub(crate) fn to_log(
     }
 }
 
-/// What a worker or a service may write to somebody's terminal: control characters are said in
+/// Text of a worker or a service, made safe for a terminal: control characters are escaped in
 /// letters, so that nothing of the log can be overwritten or forged.
 pub(crate) fn printable(line: &[u8]) -> String {
     let mut text = String::new();

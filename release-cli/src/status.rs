@@ -1,10 +1,10 @@
-//! What the control socket's `status` says: one shape for the side that tells and the one that reads.
+//! The `status` of the control socket: one shape for the writer and the reader.
 
 use serde::{Deserialize, Serialize};
 
 /// A master and its workers.
 ///
-/// Read from services of any version: what they do not say is 0, empty or absent here.
+/// Read from services of any version: a missing field is 0, empty or absent here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {

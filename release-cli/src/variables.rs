@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::Args;
 use release_core::{Environment, Error, ErrorKind, check_for_root, look_up_to_start};
 
-/// What the program has in its environment.
+/// The program's environment.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Variables {
     /// A variable for the program: NAME=VALUE, or NAME as it is here, also where nothing else is kept
@@ -50,7 +50,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 impl Variables {
-    /// What there is before [`pairs`](Variables::pairs), for a program that runs as another user or not.
+    /// The environment before [`pairs`](Variables::pairs), for a program that runs as another user or not.
     pub(crate) fn base(&self, has_user: bool) -> Environment {
         match (self.env_clear, has_user) {
             (false, _) => Environment::inherit(),
@@ -59,7 +59,7 @@ impl Variables {
         }
     }
 
-    /// What is set: what comes later goes before what came earlier.
+    /// Returns the variables; a later one replaces an earlier one.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, OsString)>, Error> {
         let files = self.env_file.iter().map(|path| read(path));
         let files = files.collect::<Result<Vec<_>, _>>()?;

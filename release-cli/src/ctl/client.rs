@@ -1,4 +1,4 @@
-//! Asking a control socket, and what its failures mean for the one who asks.
+//! Client of a control socket, and the meaning of its failures.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
@@ -18,7 +18,7 @@ use crate::status::Status;
 /// How often to look whether a service has gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a service may take to let somebody connect before it counts as one that is there.
+/// Time after which a service that accepts no connection counts as running.
 const DOOR: Duration = Duration::from_millis(100);
 
 /// A control socket, and how long an answer may take. Every failure is the reason in words.
@@ -35,7 +35,7 @@ impl Client {
         Self { path, owner, patience }
     }
 
-    /// What the service says of itself, in its own words and understood.
+    /// The status of the service, as text and parsed.
     pub(super) fn status(&self) -> Result<(String, Status), String> {
         let text = self.ask("status")?;
         if let Some(why) = text.strip_prefix("error: ") {
@@ -54,7 +54,7 @@ impl Client {
         }
     }
 
-    /// Stops the service, and waits until its process has gone. What did not end in order is said.
+    /// Stops the service, and waits until its process has gone. Reports a stop that was not graceful.
     pub(super) fn stop(&self) -> Result<Option<String>, String> {
         let deadline = Instant::now() + self.patience;
         // By its own word it may be another: in a container it has another number than here.
@@ -82,7 +82,7 @@ impl Client {
         Ok(killed.map(|killed| format!("{} and had to be killed", words(killed))))
     }
 
-    /// Whether somebody has the socket, who may be too busy to let anybody connect.
+    /// Returns whether a process has the socket; it may be too busy to accept a connection.
     fn is_there(&self) -> Result<bool, String> {
         let connected = on_a_runtime(async |rt| self.connect(rt, DOOR).await.map(drop))?;
         Ok(connected.map_or_else(|error| error.kind() == ErrorKind::TimedOut, |()| true))

@@ -34,7 +34,7 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 
-/// How many characters are shown of what a worker says; `--json` has all.
+/// Maximum number of characters of a worker's status text; `--json` prints all of it.
 const LONGEST_STATUS: usize = 60;
 
 type Value = fn(&Worker) -> Option<String>;

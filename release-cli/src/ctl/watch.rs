@@ -133,7 +133,7 @@ impl Drop for Screen {
     }
 }
 
-/// What ends the watching: a signal, or the key q.
+/// Ends the watching: a signal, or the key q.
 struct End {
     signals: SignalFd,
     has_keys: bool,

@@ -1,4 +1,4 @@
-//! The words that the control socket understands, and who may say them.
+//! Commands of the control socket, and the users that may send them.
 
 use clap::Args;
 use nix::unistd::{User, geteuid};
@@ -8,7 +8,7 @@ use super::GROUP;
 use super::ends::Ends;
 use crate::status::{Status, Worker};
 
-/// Who may use the control socket, beside root and the user that this runs as.
+/// Users of the control socket, beside root and the user that this runs as.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Access {
     /// An account that may ask for the status
@@ -22,7 +22,7 @@ pub(super) struct Access {
     allow_administer: Vec<String>,
 }
 
-/// What somebody may do, each more than those before.
+/// Rights of a user, each including the ones before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Read,

@@ -21,7 +21,7 @@ struct Known {
     killed: HashMap<i32, KillReason>,
     /// How many were killed since the service was told to stop.
     killed_at_stop: Option<usize>,
-    /// Those who wait for the end of all.
+    /// Callers that wait for the end of all workers.
     waiting: Vec<Waker>,
 }
 

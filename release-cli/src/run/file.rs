@@ -10,7 +10,7 @@ use super::Options;
 use super::values::{self, Listen, OutputKind};
 use crate::variables::Pair;
 
-/// What a value is, and whether it is one.
+/// Kind and check of a value.
 type Text = (&'static str, &'static str, fn(&str) -> Result<(), String>);
 
 /// Options with one value, as on the command line.
@@ -45,7 +45,7 @@ const LISTS: [Text; 3] = [
     ("command", "the program or an argument", |_| Ok(())),
 ];
 
-/// Where workers are, and what is in their environment.
+/// Directory and environment of workers.
 const PLACES: [Text; 2] =
     [("chdir", "an absolute path", path), ("env-file", "an absolute path", path)];
 
@@ -86,7 +86,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// What the command line says, and below it what the file says; the file has passed its checks.
+/// Merges the command line with the file, which has passed its checks; the command line wins.
 pub(super) fn merge(options: &Options, file: &Config) -> Options {
     let one = |name: &str| file.value(name).and_then(text);
     let list = |name: &str| {

@@ -165,10 +165,10 @@ pub(crate) struct Options {
     /// How lines of workers are passed on: prefixed, raw, json or inherit, see below [default: prefixed]
     #[arg(long, value_name = "HOW")]
     output: Option<OutputKind>,
-    /// Append standard output, and what workers write there, to a file
+    /// Append standard output, including that of workers, to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Append standard error, with the log and what workers write there, to a file
+    /// Append standard error, with the log and that of workers, to a file
     #[arg(long, value_name = "FILE")]
     err: Option<PathBuf>,
     /// The longest line of a worker in bytes; longer ones are split [default: 65536]
@@ -178,11 +178,11 @@ pub(crate) struct Options {
     /// [default: no limit]
     #[arg(long, value_name = "N", value_parser = values::log_limit)]
     log_limit: Option<u32>,
-    /// Log to syslog, and what workers write, too, unless --output says how it is passed on
+    /// Log to syslog, including the output of workers, unless --output is given
     #[arg(long)]
     syslog: bool,
-    /// Run in the background; done with status 0 when all workers are ready. What workers write until
-    /// then is printed; afterwards that and the log are lost but for --out, --err and --syslog
+    /// Run in the background; exits with status 0 when all workers are ready. Output of workers is printed
+    /// until then; later output and the log are lost without --out, --err or --syslog
     #[arg(long)]
     background: bool,
     /// A file with settings

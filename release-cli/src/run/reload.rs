@@ -1,4 +1,4 @@
-//! What HUP changes beside the workers' processes.
+//! Settings that HUP changes, beside the workers' processes.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use release_core::{Error, Settings, WorkerOptions};
 
 use super::{Options, file, program};
 
-/// What a reload puts in force.
+/// Settings that a reload puts in force.
 pub(super) struct Reloaded {
     workers: u32,
     command: Vec<OsString>,
@@ -25,7 +25,7 @@ impl Reloaded {
         self.workers
     }
 
-    /// What a worker of this generation gets.
+    /// Returns the options of a worker of this generation.
     pub(super) fn worker_options(&self) -> WorkerOptions {
         let arguments = self.command.iter().skip(1);
         let options = arguments.fold(WorkerOptions::default(), WorkerOptions::argument);
@@ -33,7 +33,7 @@ impl Reloaded {
     }
 }
 
-/// The options in force at the start, and what changes with each reload.
+/// The options in force at the start, and the settings that change with each reload.
 pub(super) fn load(command_line: Options) -> Result<(Options, Settings<Reloaded>), Error> {
     let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
     let file = file.transpose()?;
@@ -43,7 +43,7 @@ pub(super) fn load(command_line: Options) -> Result<(Options, Settings<Reloaded>
     Ok((first, Settings::new(reloaded, reload)))
 }
 
-/// Reads the files again. What cannot change while this runs is said to wait.
+/// Reads the files again. Logs changes that need a restart.
 fn read(command_line: &Options, file: Option<&Live>, now: &Reloaded) -> Result<Reloaded, Error> {
     for change in file.map(Live::reload).transpose()?.into_iter().flatten() {
         if !["workers", "env", "env-file", "command"].contains(&change.key.as_str()) {
