@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use nix::unistd::User;
+use release_core::ControlCommand;
 
 use self::client::Client;
 use crate::run::values::duration;
@@ -103,11 +104,11 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let json = options.json;
     let done = match options.request {
         Request::Status => status(&client, json),
-        Request::Reload => client.tell("reload").map(|()| None),
-        Request::Scale { workers } => client.tell(&format!("scale {workers}")).map(|()| None),
-        Request::Restart { id } => client.tell(&format!("restart {id}")).map(|()| None),
-        Request::Reopen => client.tell("reopen").map(|()| None),
-        Request::Upgrade => client.tell("upgrade").map(|()| None),
+        Request::Reload => client.tell(ControlCommand::Reload).map(|()| None),
+        Request::Scale { workers } => client.tell(ControlCommand::Scale(workers)).map(|()| None),
+        Request::Restart { id } => client.tell(ControlCommand::Restart(id)).map(|()| None),
+        Request::Reopen => client.tell(ControlCommand::Reopen).map(|()| None),
+        Request::Upgrade => client.tell(ControlCommand::Upgrade).map(|()| None),
         Request::Stop => client.stop(),
         Request::Watch => watch::run(&client, json).map(|()| None),
     };

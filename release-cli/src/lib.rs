@@ -12,7 +12,6 @@ mod generated;
 mod output;
 mod run;
 mod socketmaster;
-mod status;
 mod variables;
 
 pub use arguments::release;

@@ -133,8 +133,9 @@ pub use error::{Error, ErrorKind};
 pub use exit::Exit;
 #[cfg(target_os = "linux")]
 pub use master::{
-    BoundControlSocket, ClaimedChild, ControlSocket, Master, MasterHandle, Settings, WorkerState,
-    Workers, claim_child, handed_over,
+    BoundControlSocket, ClaimedChild, CommandError, ControlCommand, ControlSocket, Master,
+    MasterHandle, Settings, StatusReport, WorkerReport, WorkerState, Workers, claim_child,
+    handed_over,
 };
 #[cfg(target_os = "linux")]
 pub use net::Credentials;

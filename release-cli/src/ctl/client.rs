@@ -11,9 +11,9 @@ use release_core::ipc::{CallError, Ended, Text};
 use release_core::net::{Active, Credentials, Socket, Unix};
 use release_core::rt::local::Local;
 use release_core::rt::{Driver, Rt, run};
+use release_core::{ControlCommand, StatusReport};
 
 use crate::output::printable;
-use crate::status::Status;
 
 /// How often to look whether a service has gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -36,8 +36,8 @@ impl Client {
     }
 
     /// The status of the service, as text and parsed.
-    pub(super) fn status(&self) -> Result<(String, Status), String> {
-        let text = self.ask("status")?;
+    pub(super) fn status(&self) -> Result<(String, StatusReport), String> {
+        let text = self.ask(ControlCommand::Status)?;
         if let Some(why) = text.strip_prefix("error: ") {
             return Err(words(why));
         }
@@ -47,8 +47,8 @@ impl Client {
     }
 
     /// Has the service do something, and waits until it is done.
-    pub(super) fn tell(&self, request: &str) -> Result<(), String> {
-        match self.ask(request)?.as_str() {
+    pub(super) fn tell(&self, command: ControlCommand) -> Result<(), String> {
+        match self.ask(command)?.as_str() {
             "ok" => Ok(()),
             answer => Err(words(answer.strip_prefix("error: ").unwrap_or(answer))),
         }
@@ -63,7 +63,7 @@ impl Client {
             connected.and_then(|socket| socket.credentials())
         })?;
         let master = master.map_err(|error| self.unreachable(&error))?.pid;
-        let answer = self.ask("stop");
+        let answer = self.ask(ControlCommand::Stop);
         let killed = answer.as_ref().ok().and_then(|answer| answer.strip_prefix("killed: "));
         match &answer {
             Ok(answer) if answer == "ok" || killed.is_some() => {}
@@ -105,8 +105,8 @@ impl Client {
         )))
     }
 
-    fn ask(&self, request: &str) -> Result<String, String> {
-        on_a_runtime(async |rt| self.ask_on(rt, request).await)?
+    fn ask(&self, command: ControlCommand) -> Result<String, String> {
+        on_a_runtime(async |rt| self.ask_on(rt, &command.to_string()).await)?
     }
 
     async fn ask_on(&self, rt: &Rt, request: &str) -> Result<String, String> {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use crate::status::{Status, Worker};
+use release_core::{StatusReport, WorkerReport};
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const RED: &str = "31";
 /// Maximum number of characters of a worker's status text; `--json` prints all of it.
 const LONGEST_STATUS: usize = 60;
 
-type Value = fn(&Worker) -> Option<String>;
+type Value = fn(&WorkerReport) -> Option<String>;
 
 struct Column {
     title: &'static str,
@@ -73,7 +73,7 @@ const COLUMNS: [Column; 11] = [
 
 impl Column {
     /// The title and the values below it, as wide as the widest of them; `None` where it says nothing.
-    fn cells(&self, workers: &[Worker], style: Style) -> Option<Vec<String>> {
+    fn cells(&self, workers: &[WorkerReport], style: Style) -> Option<Vec<String>> {
         let values: Vec<_> = workers.iter().map(self.value).collect();
         if self.is_optional && values.iter().all(Option::is_none) {
             return None;
@@ -96,7 +96,7 @@ impl Column {
 }
 
 /// A line about the master, and a table of the workers.
-pub(super) fn table(status: &Status, style: Style) -> String {
+pub(super) fn table(status: &StatusReport, style: Style) -> String {
     let workers = &status.workers;
     let ready = status.ready();
     let mut text = format!(
@@ -159,18 +159,18 @@ fn memory(kib: u64) -> String {
 mod tests {
     use super::*;
 
-    fn status() -> Status {
-        let worker = |id, state: &str, uptime_s| Worker {
+    fn status() -> StatusReport {
+        let worker = |id, state: &str, uptime_s| WorkerReport {
             id,
             pid: Some(100 + i32::try_from(id).unwrap()),
             state: state.to_owned(),
             generation: 3,
             uptime_s,
-            ..Worker::default()
+            ..WorkerReport::default()
         };
-        let waiting = Worker { pid: None, restarts: 12, ..worker(10, "waiting", 0.9) };
+        let waiting = WorkerReport { pid: None, restarts: 12, ..worker(10, "waiting", 0.9) };
         let workers = vec![worker(1, "ready", 8000.0), waiting];
-        Status { master: 99, generation: 3, workers }
+        StatusReport { master: 99, generation: 3, workers }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use clap::Args;
 use nix::unistd::{User, geteuid};
-use release_core::{ControlSocket, Error, ErrorKind, MasterHandle, look_up_to_start};
+use release_core::{
+    ControlCommand, ControlSocket, Error, ErrorKind, MasterHandle, StatusReport, look_up_to_start,
+};
 
 use super::GROUP;
 use super::ends::Ends;
-use crate::status::{Status, Worker};
 
 /// Users of the control socket, beside root and the user that this runs as.
 #[derive(Clone, Debug, Default, Args)]
@@ -89,30 +90,25 @@ pub(super) async fn answer(
     level: Level,
     request: String,
 ) -> String {
-    let (word, argument) = request.split_once(' ').unwrap_or((&request, ""));
-    let needed = match word {
-        "reload" | "scale" | "restart" | "reopen" => Level::Operate,
-        "upgrade" | "stop" => Level::Administer,
-        _ => Level::Read,
+    let command = match request.parse() {
+        Ok(command) => command,
+        Err(error) => return format!("error: {error}"),
+    };
+    let needed = match command {
+        ControlCommand::Ping | ControlCommand::Status => Level::Read,
+        ControlCommand::Reload
+        | ControlCommand::Scale(_)
+        | ControlCommand::Restart(_)
+        | ControlCommand::Reopen => Level::Operate,
+        ControlCommand::Upgrade | ControlCommand::Stop => Level::Administer,
     };
     if level < needed {
+        let word = request.split(' ').next().unwrap_or_default();
         return format!("error: permission denied: {word} is not for this account");
     }
-    match (word, argument) {
-        ("ping", "") => "pong".to_owned(),
-        ("status", "") => status(master, ends),
-        ("reload", "") => outcome(master.reload().await),
-        ("scale", number) => match number.parse() {
-            Ok(workers) => outcome(master.scale(GROUP, workers).await),
-            Err(_) => "error: say how many workers: `scale N`".to_owned(),
-        },
-        ("restart", id) => match id.parse() {
-            Ok(id) => outcome(master.restart(id).await),
-            Err(_) => "error: say which worker: `restart ID`".to_owned(),
-        },
-        ("reopen", "") => outcome(master.reopen_logs().await),
-        ("upgrade", "") => outcome(master.upgrade().await),
-        ("stop", "") => {
+    match command {
+        ControlCommand::Status => status(master, ends).to_string(),
+        ControlCommand::Stop => {
             master.stop();
             match ends.all(master).await {
                 0 => "ok".to_owned(),
@@ -120,42 +116,17 @@ pub(super) async fn answer(
                 killed => format!("killed: {killed} processes did not stop in time"),
             }
         }
-        (word, _) => {
-            // The answer is a frame too: it does not grow with the question.
-            let start: String = word.chars().take(40).collect();
-            format!(
-                "error: unknown command `{}`; there is: ping, status, reload, scale N, restart ID, \
-                 reopen, upgrade, stop",
-                start.escape_debug()
-            )
-        }
+        _ => command.carry_out(master, GROUP).await,
     }
 }
 
-fn outcome(changed: Result<(), Error>) -> String {
-    changed.map_or_else(|error| format!("error: {}", error.report()), |()| "ok".to_owned())
-}
-
-fn status(master: &MasterHandle, ends: &Ends) -> String {
-    let workers = master.status().into_iter().map(|worker| Worker {
-        id: worker.id,
-        group: None,
-        pid: worker.pid,
-        state: worker.state.to_string(),
-        generation: worker.generation,
-        restarts: worker.restarts,
-        uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
-        draining: worker.draining,
-        memory_kb: worker.pid.and_then(memory),
-        last_exit: ends.of(worker.id),
-        status_text: worker.status_text,
-    });
-    let status = Status {
-        master: std::process::id(),
-        generation: master.generation(),
-        workers: workers.collect(),
-    };
-    serde_json::to_string(&status).unwrap_or_else(|error| format!("error: {error}"))
+fn status(master: &MasterHandle, ends: &Ends) -> StatusReport {
+    let mut report = StatusReport::of(master);
+    for worker in &mut report.workers {
+        worker.memory_kb = worker.pid.and_then(memory);
+        worker.last_exit = ends.of(worker.id);
+    }
+    report
 }
 
 /// The memory that a process has for itself, in KiB.

@@ -17,7 +17,9 @@ pub(crate) mod upgrade;
 pub(crate) mod workers;
 
 pub use builder::Master;
-pub use control::{BoundControlSocket, ControlSocket};
+pub use control::{
+    BoundControlSocket, CommandError, ControlCommand, ControlSocket, StatusReport, WorkerReport,
+};
 pub use handle::{MasterHandle, WorkerState};
 pub use reaper::{ClaimedChild, claim_child};
 pub use settings::Settings;

@@ -9,18 +9,22 @@ use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
 use crate::path::absolute;
 
 mod bound;
+mod command;
 mod connection;
 mod file;
 mod handover;
 mod pause;
 mod seats;
+mod status;
 #[cfg(test)]
 mod tests;
 
 pub use bound::BoundControlSocket;
+pub use command::{CommandError, ControlCommand};
 use file::SocketFile;
 pub(crate) use handover::{FrozenControl, Served, successors};
 pub(crate) use seats::{Asking, Waiting};
+pub use status::{StatusReport, WorkerReport};
 
 /// A Unix socket with plain frames, text by default.
 ///

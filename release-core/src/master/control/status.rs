@@ -1,0 +1,133 @@
+//! `StatusReport`: the status of a service as JSON, for its writer and its readers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::MasterHandle;
+
+/// A master and its workers, as the answer to the command `status` of a control socket: JSON with these
+/// names.
+///
+/// You can read the report of a service of any version: a missing field is 0, empty or absent, and an
+/// unknown field is ignored.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::StatusReport;
+///
+/// let report = r#"{"master":7,"generation":1,"workers":[{"id":0,"pid":8,"state":"ready"}]}"#;
+/// let report: StatusReport = serde_json::from_str(report)?;
+/// assert_eq!((report.ready(), report.workers[0].pid), (1, Some(8)));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusReport {
+    /// Process id of the master.
+    pub master: u32,
+    /// Generation of workers that serves.
+    pub generation: u32,
+    /// The workers, ordered by id.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// One worker of a [`StatusReport`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerReport {
+    /// Worker id, unique in the master and stable across restarts.
+    pub id: u32,
+    /// Name of its group, in a master with several groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Process id; `null` without a process.
+    pub pid: Option<i32>,
+    /// State, such as `starting`, `ready`, `draining`.
+    pub state: String,
+    /// Generation of its process.
+    pub generation: u32,
+    /// Number of restarts.
+    pub restarts: u32,
+    /// Run time of its process, in seconds.
+    pub uptime_s: f64,
+    /// Number of older processes of this worker that are still draining.
+    pub draining: usize,
+    /// Private memory of its process, in KiB, if the service reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_kb: Option<u64>,
+    /// End of its previous process, in words, if the service reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+    /// Status text of the process: see [`WorkerState::status_text`](crate::WorkerState::status_text).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_text: Option<String>,
+}
+
+impl StatusReport {
+    /// Returns the report of the running master, without memory and exits of its workers.
+    #[must_use]
+    pub fn of(master: &MasterHandle) -> Self {
+        let states = master.status();
+        let has_one_group = states.windows(2).all(|two| two[0].group == two[1].group);
+        let workers = states.into_iter().map(|worker| WorkerReport {
+            id: worker.id,
+            group: (!has_one_group).then(|| worker.group.to_string()),
+            pid: worker.pid,
+            state: worker.state.to_string(),
+            generation: worker.generation,
+            restarts: worker.restarts,
+            uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
+            draining: worker.draining,
+            memory_kb: None,
+            last_exit: None,
+            status_text: worker.status_text,
+        });
+        let workers = workers.collect();
+        Self { master: std::process::id(), generation: master.generation(), workers }
+    }
+
+    /// Returns the number of ready workers.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.state == "ready").count()
+    }
+}
+
+/// Formats the report as one line of JSON.
+impl fmt::Display for StatusReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_does_not_say_is_absent() {
+        let said =
+            r#"{"master":7,"workers":[{"id":1,"pid":null,"state":"ready","more":[]}],"x":1}"#;
+        let status: StatusReport = serde_json::from_str(said).unwrap();
+        let worker = WorkerReport { id: 1, state: "ready".to_owned(), ..WorkerReport::default() };
+        assert_eq!(status, StatusReport { master: 7, generation: 0, workers: vec![worker] });
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_read() {
+        let worker = WorkerReport {
+            group: Some("web".to_owned()),
+            pid: Some(3),
+            memory_kb: Some(100),
+            last_exit: Some("killed by SIGKILL".to_owned()),
+            status_text: Some("serving".to_owned()),
+            ..WorkerReport::default()
+        };
+        let status = StatusReport { master: 1, generation: 2, workers: vec![worker] };
+        let text = status.to_string();
+        assert_eq!(serde_json::from_str::<StatusReport>(&text).unwrap(), status);
+    }
+}
