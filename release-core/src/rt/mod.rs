@@ -62,8 +62,8 @@ static BLOCKING: Threads = Threads::new("blocking", 1);
 /// [`Driver`] does): tasks that hold the runtime would keep their own executor alive.
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// Runs a task to completion concurrently with the caller, never inside this call. The driver
-    /// must notice the task even if it sleeps and another thread calls. A task spawned after the
-    /// driver's end is dropped.
+    /// must notice the task even if it sleeps and another thread calls. After the driver's end the
+    /// task is dropped.
     ///
     /// The task's waker may outlive the driver; it then does nothing.
     ///

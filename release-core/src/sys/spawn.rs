@@ -48,8 +48,8 @@ pub(crate) struct Command {
 pub(crate) enum Identity {
     /// The same as this process, with all its rights.
     Same,
-    /// The same user. Capabilities of a process that is not root may have been given to it: they
-    /// are kept.
+    /// The same user, without capabilities: any that a master other than root was given are for the
+    /// master only.
     Powerless,
     Other(Credentials),
 }
