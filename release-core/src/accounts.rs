@@ -1,5 +1,5 @@
-//! Accounts of this system. What a program asks to start is asked once: a version that is the master again
-//! goes on with what it knows.
+//! Accounts of this system. Each lookup at the start is made once: a version that becomes master
+//! again continues with its earlier answers.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::start_files::looked_up;
 use crate::sys::creds::Credentials;
 
-/// What there is to know of one.
+/// The data of one account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) name: String,
@@ -52,14 +52,14 @@ pub(crate) fn group_named(name: &str) -> Result<Option<Gid>, Errno> {
     looked_up(&format!("group:{name}"), number).map(|gid| gid.map(Gid::from_raw))
 }
 
-/// The groups that an account is in, beside its own.
+/// Returns the groups of an account, besides its primary group.
 pub(crate) fn groups_of(name: &CStr, own: Gid) -> Result<Vec<Gid>, Errno> {
     let numbers = || Ok(getgrouplist(name, own)?.into_iter().map(Gid::as_raw).collect());
     let groups: Vec<u32> = looked_up(&format!("groups:{own}:{}", name.to_string_lossy()), numbers)?;
     Ok(groups.into_iter().map(Gid::from_raw).collect())
 }
 
-/// Why an account cannot be used.
+/// The reason why an account cannot be used.
 #[derive(Debug)]
 pub(crate) enum AccountError {
     Unknown(String),
@@ -91,9 +91,8 @@ impl fmt::Display for AccountError {
 
 impl std::error::Error for AccountError {}
 
-/// Looks an account up by its login name, with the groups that `initgroups` would give it; or by
-/// its number. Numbers that nobody has are a user and a group all the same, see
-/// [`of_numbers`].
+/// Looks up an account by its login name, with the groups that `initgroups` would set, or by its
+/// number. Numbers without an account are accepted as a user and a group, see [`of_numbers`].
 pub(crate) fn credentials(name: &str) -> Result<Credentials, AccountError> {
     let unknown = || AccountError::Unknown(name.to_owned());
     let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
@@ -127,8 +126,8 @@ pub(crate) fn credentials(name: &str) -> Result<Credentials, AccountError> {
     })
 }
 
-/// A user and a group by their numbers, in no other groups; with the home and the name of an
-/// account, where one has this number.
+/// Returns a user and a group by their numbers, without other groups. If an account has this
+/// number, its home and name are included.
 fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<Credentials, AccountError> {
     if uid.is_root() || gid.as_raw() == 0 {
         return Err(AccountError::Privileged(name.to_owned()));

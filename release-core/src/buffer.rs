@@ -1,4 +1,4 @@
-//! `Buffer`: bytes with a size that was set aside and a length that is in use.
+//! `Buffer`: bytes with a reserved size and a length in use.
 
 use std::error::Error;
 use std::fmt;
@@ -12,18 +12,18 @@ use ::bytes::BytesMut;
 
 use crate::net::Stream;
 
-/// How much is received at once: room for it is made ready anew for each try.
+/// Number of bytes received at once: room for it is prepared anew for each attempt.
 const MOST_AT_ONCE: usize = 64 * 1024;
 
-/// Bytes that are not there were to be read or written.
+/// The error of a read or write outside the available bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutOfRange {
-    /// Where the bytes should have begun.
+    /// The offset of the requested bytes.
     pub offset: usize,
-    /// How many were wanted.
+    /// Number of requested bytes.
     pub count: usize,
-    /// How many there are, from offset 0 on.
+    /// Number of available bytes, from offset 0 on.
     pub available: usize,
 }
 
@@ -36,14 +36,14 @@ impl fmt::Display for OutOfRange {
 
 impl Error for OutOfRange {}
 
-/// For calls that may fail for both reasons; [`io::ErrorKind::InvalidInput`].
+/// Converts into [`io::ErrorKind::InvalidInput`], for calls that may fail for both reasons.
 impl From<OutOfRange> for io::Error {
     fn from(error: OutOfRange) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }
 
-/// The range of `count` bytes at `offset`, if `available` bytes contain it.
+/// Returns the range of `count` bytes at `offset`, if it lies within `available` bytes.
 pub(crate) fn range(
     offset: usize,
     count: usize,
@@ -57,10 +57,10 @@ pub(crate) fn range(
 
 /// A growing sequence of bytes that is filled at its end or at any offset.
 ///
-/// The *length* is one more than the highest offset that was ever written; the *size* is how many
-/// bytes have been set aside. Adding to the end makes both grow. What names an offset must stay
-/// within: reads within the length, writes within the size; everything else is [`OutOfRange`]. A
-/// gap that is left between the old end and a write beyond it holds zeros.
+/// The *length* is one more than the highest offset ever written; the *size* is the number of
+/// reserved bytes. Appending grows both. Operations with an offset must stay in range: reads within
+/// the length, writes within the size; otherwise they return [`OutOfRange`]. A gap between the old
+/// end and a write beyond it is filled with zeros.
 ///
 /// All numbers are in bytes.
 ///
@@ -81,7 +81,7 @@ pub(crate) fn range(
 #[derive(Clone, Default)]
 pub struct Buffer {
     bytes: BytesMut,
-    /// Kept here because the allocation may be larger than what was asked for.
+    /// Stored here because the allocation may be larger than requested.
     size: usize,
 }
 
@@ -92,21 +92,21 @@ impl fmt::Debug for Buffer {
 }
 
 impl Buffer {
-    /// An empty buffer of a size.
+    /// Creates an empty buffer of a size.
     ///
     /// # Panics
     ///
-    /// When the size is more than `isize::MAX`: check sizes that came from a peer first.
+    /// Panics if the size is more than `isize::MAX`: check sizes received from a peer first.
     #[must_use]
     pub fn create(size: usize) -> Self {
         Self { bytes: BytesMut::with_capacity(size), size }
     }
 
-    /// A full buffer of `size` times the same byte.
+    /// Creates a full buffer with `size` copies of a byte.
     ///
     /// # Panics
     ///
-    /// When the size is more than `isize::MAX`.
+    /// Panics if the size is more than `isize::MAX`.
     #[must_use]
     pub fn make(size: usize, byte: u8) -> Self {
         let mut buffer = Self::create(size);
@@ -114,7 +114,7 @@ impl Buffer {
         buffer
     }
 
-    /// A full buffer with a copy of these bytes.
+    /// Creates a full buffer with a copy of these bytes.
     #[must_use]
     pub fn of_string(text: impl AsRef<[u8]>) -> Self {
         let mut buffer = Self::default();
@@ -122,39 +122,39 @@ impl Buffer {
         buffer
     }
 
-    /// How many bytes are set aside.
+    /// Returns the number of reserved bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How many bytes are in use.
+    /// Returns the number of bytes in use.
     #[must_use]
     pub fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The bytes in use.
+    /// Returns the bytes in use.
     #[must_use]
     pub fn contents(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The bytes in use as text.
+    /// Returns the bytes in use as text.
     ///
     /// # Errors
     ///
-    /// When they are not UTF-8.
+    /// Returns an error if they are not UTF-8.
     #[doc(alias = "to_string")]
     pub fn to_str(&self) -> Result<&str, Utf8Error> {
         std::str::from_utf8(&self.bytes)
     }
 
-    /// The byte at an offset.
+    /// Returns the byte at an offset.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] from the length on.
+    /// Returns [`OutOfRange`] if the offset is not below the length.
     pub fn get(&self, offset: usize) -> Result<u8, OutOfRange> {
         Ok(self.sub(offset, 1)?[0])
     }
@@ -163,52 +163,53 @@ impl Buffer {
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] from the size on.
+    /// Returns [`OutOfRange`] if the offset is not below the size.
     pub fn set(&mut self, offset: usize, byte: u8) -> Result<(), OutOfRange> {
         self.put(offset, &[byte])
     }
 
-    /// The offset of the first such byte.
+    /// Returns the offset of the first occurrence of a byte.
     #[must_use]
     pub fn index(&self, byte: u8) -> Option<usize> {
         self.index_from(0, byte)
     }
 
-    /// The offset of the first such byte at or after an offset; `None` also when that is beyond
-    /// the end.
+    /// Returns the offset of the first occurrence of a byte at or after an offset, or `None`, also
+    /// if that offset is beyond the end.
     #[must_use]
     pub fn index_from(&self, offset: usize, byte: u8) -> Option<usize> {
         let found = self.bytes.get(offset..)?.iter().position(|known| *known == byte)?;
         Some(offset + found)
     }
 
-    /// Adds a byte to the end.
+    /// Appends a byte.
     pub fn add_char(&mut self, byte: u8) {
         self.add_bytes([byte]);
     }
 
-    /// Adds bytes or text to the end.
+    /// Appends bytes or text.
     ///
     /// # Panics
     ///
-    /// When the length would be more than `isize::MAX`.
+    /// Panics if the length would exceed `isize::MAX`.
     #[doc(alias = "add_string")]
     pub fn add_bytes(&mut self, bytes: impl AsRef<[u8]>) {
         self.bytes.extend_from_slice(bytes.as_ref());
         self.size = self.size.max(self.bytes.len());
     }
 
-    /// Adds what another buffer holds to the end.
+    /// Appends the content of another buffer.
     pub fn add_buffer(&mut self, other: &Self) {
         self.add_bytes(other);
     }
 
-    /// Copies `count` bytes from `offset` on into another buffer, over those at `to_offset`.
+    /// Copies `count` bytes, starting at `offset`, into another buffer, over the bytes at
+    /// `to_offset`.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] when they are not all within this buffer's length and the other's size; then
-    /// nothing has changed.
+    /// Returns [`OutOfRange`] if the bytes are not all within this buffer's length and the other's
+    /// size. Nothing is then changed.
     pub fn blit(
         &self,
         offset: usize,
@@ -219,26 +220,26 @@ impl Buffer {
         to.put(to_offset, self.sub(offset, count)?)
     }
 
-    /// The `count` bytes from `offset` on, which are not copied.
+    /// Returns the `count` bytes that start at `offset`, without copying them.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] when they are not all within the length.
+    /// Returns [`OutOfRange`] if they are not all within the length.
     pub fn sub(&self, offset: usize, count: usize) -> Result<&[u8], OutOfRange> {
         Ok(&self.bytes[range(offset, count, self.length())?])
     }
 
-    /// Receives what is there, at most `count` bytes, and puts it at `offset`. Returns how many
-    /// bytes there were; 0 is the end of file (or a `count` of 0).
+    /// Receives the available bytes, at most `count`, and writes them at `offset`. Returns the
+    /// number of bytes; 0 is the end of file (or a `count` of 0).
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] as an [`io::ErrorKind::InvalidInput`] when they do not fit within the size;
-    /// otherwise those of [`Stream::read_once`].
+    /// Returns [`OutOfRange`] as an [`io::ErrorKind::InvalidInput`] if the bytes do not fit within
+    /// the size, and otherwise the errors of [`Stream::read_once`].
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has read nothing and changed nothing.
+    /// A call that is dropped has read nothing and changed nothing.
     ///
     /// # Examples
     ///
@@ -274,7 +275,7 @@ impl Buffer {
         wanted.end = wanted.end.min(offset + MOST_AT_ONCE);
         let length = self.length();
         poll_fn(|cx| {
-            // Longer only while the kernel writes, whatever becomes of this future.
+            // Longer only while the kernel writes, even if this future is dropped.
             self.bytes.resize(length.max(wanted.end), 0);
             let polled = stream.poll_receive(cx, &mut self.bytes[wanted.clone()]);
             let end = match polled {
@@ -287,18 +288,18 @@ impl Buffer {
         .await
     }
 
-    /// Sends at most `count` of the bytes from `offset` on, and says how many.
+    /// Sends at most `count` bytes, starting at `offset`. Returns the number of bytes sent.
     ///
     /// [`Stream::write_all`] sends all of a buffer's [`contents`](Self::contents).
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] as an [`io::ErrorKind::InvalidInput`] when they are not all within the
-    /// length; otherwise those of [`Stream::write_all`].
+    /// Returns [`OutOfRange`] as an [`io::ErrorKind::InvalidInput`] if the bytes are not all within
+    /// the length, and otherwise the errors of [`Stream::write_all`].
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has sent nothing.
+    /// A call that is dropped has sent nothing.
     pub async fn write(&self, stream: &Stream, offset: usize, count: usize) -> io::Result<usize> {
         let bytes = self.sub(offset, count)?;
         poll_fn(|cx| stream.poll_send(cx, &[IoSlice::new(bytes)])).await
@@ -307,7 +308,7 @@ impl Buffer {
     /// Writes at an offset, within the size.
     fn put(&mut self, offset: usize, bytes: &[u8]) -> Result<(), OutOfRange> {
         let range = range(offset, bytes.len(), self.size)?;
-        // To put nothing beyond the end makes nothing longer.
+        // Writing zero bytes beyond the end does not extend the length.
         if !bytes.is_empty() {
             self.bytes.resize(self.length().max(range.end), 0);
             self.bytes[range].copy_from_slice(bytes);

@@ -1,7 +1,7 @@
 //! Integers as bytes: 8 to 128 bits, signed and unsigned, in both byte orders.
 //!
-//! The type of the value says which integer is meant, [`BigEndian`] or [`LittleEndian`] says in
-//! which order its bytes stand:
+//! The type of the value selects the integer; [`BigEndian`] or [`LittleEndian`] selects the byte
+//! order:
 //!
 //! | in the OCaml library | here |
 //! |---|---|
@@ -41,16 +41,16 @@ pub use byteorder::{BigEndian, LittleEndian};
 pub use crate::buffer::OutOfRange;
 use crate::buffer::{Buffer, range};
 
-/// An integer of a fixed number of bytes: `u8` to `u128` and `i8` to `i128`.
+/// An integer of fixed size: `u8` to `u128` and `i8` to `i128`.
 pub trait Integer: Copy + fmt::Debug + private::Coded {
-    /// How many bytes it takes.
+    /// The size in bytes.
     const SIZE: usize;
 }
 
 mod private {
     use byteorder::ByteOrder;
 
-    /// Seals `Integer`. Both methods are given exactly as many bytes as the integer takes.
+    /// Seals `Integer`. Both methods receive exactly as many bytes as the integer has.
     #[allow(unnameable_types)]
     pub trait Coded {
         fn decode<O: ByteOrder>(bytes: &[u8]) -> Self;
@@ -89,16 +89,16 @@ integers! {
     i128: O::read_i128, O::write_i128;
 }
 
-/// Room for the largest integer.
+/// Size of the largest integer.
 const LARGEST: usize = size_of::<u128>();
 
-/// Reading and writing integers in one byte order; see the [module](self) for the whole table.
+/// Reads and writes integers in one byte order; see the [module](self) for the whole table.
 pub trait Endian: ByteOrder {
-    /// The integer whose first byte is at `offset` (in bytes, from 0).
+    /// Reads the integer that begins at `offset` (in bytes, from 0).
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] when the bytes end before the integer does.
+    /// Returns [`OutOfRange`] if the integer extends past the end of the bytes.
     ///
     /// # Examples
     ///
@@ -116,11 +116,11 @@ pub trait Endian: ByteOrder {
         Ok(I::decode::<Self>(&bytes[range]))
     }
 
-    /// The integer at the beginning.
+    /// Reads the integer at the beginning.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] when the bytes end before the integer does.
+    /// Returns [`OutOfRange`] if the integer extends past the end of the bytes.
     ///
     /// # Examples
     ///
@@ -136,7 +136,7 @@ pub trait Endian: ByteOrder {
         Self::read_at(bytes, 0)
     }
 
-    /// Adds an integer to the end of a buffer, which grows as needed.
+    /// Appends an integer to a buffer, which grows as needed.
     ///
     /// # Examples
     ///
@@ -158,7 +158,7 @@ pub trait Endian: ByteOrder {
         buffer.add_bytes(bytes);
     }
 
-    /// Adds the lowest 8 bits of an integer to the end of a buffer.
+    /// Appends the lowest 8 bits of an integer to a buffer.
     ///
     /// # Examples
     ///
@@ -178,16 +178,16 @@ pub trait Endian: ByteOrder {
         buffer.add_char(bytes[0]);
     }
 
-    /// Writes an integer over the bytes at `offset` (in bytes, from 0).
+    /// Overwrites the bytes at `offset` (in bytes, from 0) with an integer.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] when the integer does not fit between the offset and the end; then nothing
-    /// has changed.
+    /// Returns [`OutOfRange`] if the integer does not fit between the offset and the end. Nothing
+    /// is then changed.
     ///
     /// # Examples
     ///
-    /// A length that is known only when the rest has been written:
+    /// A length that is known only after the rest has been written:
     ///
     /// ```
     /// use release_core::buffer::Buffer;

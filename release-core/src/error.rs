@@ -1,4 +1,4 @@
-//! The error of everything that starts, runs and stops processes.
+//! The error type for starting, running and stopping processes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::sys::resources::in_words;
 
-/// What failed, in words for the person who reads the log, and for what kind of reason.
+/// An error message for the reader of the log, and the kind of the error.
 ///
 /// [`Display`](fmt::Display) prints one level; [`Error::report`] prints the whole chain of causes.
 ///
@@ -30,38 +30,38 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of reason that a caller may want to tell apart.
+/// The kinds of errors, for callers that distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The program asks for something that cannot be: fix the program or its arguments.
+    /// The program's request is impossible: fix the program or its arguments.
     Usage,
-    /// The configuration file cannot be read or has errors; the message lists all of them.
+    /// The configuration file cannot be read or has errors. The message lists all of them.
     Configuration,
     /// Another instance holds the lock file, or answers on the control socket.
     AlreadyRunning,
-    /// A user, group or privilege is missing or is not what was asked for.
+    /// A user, group or privilege is missing or differs from the requested one.
     Privileges,
-    /// A worker could not be started, or kept failing.
+    /// A worker could not be started, or failed repeatedly.
     Worker,
-    /// A change of the running master was refused or undone: it is as before.
+    /// A change of the running master was refused or rolled back: the previous state remains.
     Change,
-    /// The master and its worker do not speak the same protocol.
+    /// The master and its worker use different protocols.
     Protocol,
-    /// The operating system refused; the source is the [`io::Error`].
+    /// The operating system reported an error. The source is the [`io::Error`].
     System,
-    /// The daemon's own code (its `main`, a worker's function) returned an error.
+    /// Your daemon's code (its `main`, a worker's function) returned an error.
     Program,
 }
 
 impl Error {
-    /// An error with a message of its own.
+    /// Creates an error with your message.
     #[cold]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), source: None }))
     }
 
-    /// The same error with the cause behind it.
+    /// Adds the cause of the error.
     #[cold]
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -69,13 +69,13 @@ impl Error {
         self
     }
 
-    /// A refused system call: `message` says what was being done.
+    /// Creates the error of a failed system call. `message` describes the attempted operation.
     #[cold]
     pub(crate) fn system(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::new(ErrorKind::System, message).caused_by(source.into())
     }
 
-    /// [`system`](Self::system) for a file that was to be made: says so when it has no directory.
+    /// Like [`system`](Self::system), for a file to be created. Reports a missing directory.
     #[cold]
     pub(crate) fn making(message: String, path: &Path, source: impl Into<io::Error>) -> Self {
         let source = source.into();
@@ -87,20 +87,20 @@ impl Error {
         Self::system(message + &hint, source)
     }
 
-    /// The kind of reason.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The message and all causes behind it, on one line, separated by `: `.
+    /// Returns the message and all its causes on one line, separated by `: `.
     #[must_use]
     pub fn report(&self) -> String {
         chain(self)
     }
 }
 
-/// An error and its causes on one line.
+/// Returns an error and its causes on one line.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

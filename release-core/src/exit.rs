@@ -1,12 +1,12 @@
-//! How a master or worker ends, as its `main` returns it to the system.
+//! The result of a master or worker, as returned by its `main`.
 
 use std::error::Error as StdError;
 use std::process::{ExitCode, Termination};
 
 use crate::{Error, ErrorKind};
 
-/// The end of a master, a worker or a daemon: an exit status, and on failure the reason, which is
-/// printed to standard error when `main` returns it.
+/// The result of a master, a worker or a daemon: an exit status, and on failure the reason, which
+/// is printed to standard error when your `main` returns it.
 ///
 /// | status | meaning |
 /// |---|---|
@@ -27,13 +27,13 @@ pub struct Exit {
 const KILLED: u8 = 3;
 
 impl Exit {
-    /// Everything went as asked.
+    /// Returns the result of a successful run.
     pub fn success() -> Self {
         Self { code: 0, error: None }
     }
 
-    /// Failed, with the reason, which may be any error: what `main` has tried before there was a
-    /// master can end in the same way.
+    /// Returns a failure with its reason, which may be any error. Your `main` can also use it for
+    /// errors before the master exists.
     ///
     /// # Examples
     ///
@@ -68,13 +68,13 @@ impl Exit {
         Self { code, error: None }
     }
 
-    /// The exit status.
+    /// Returns the exit status.
     #[must_use]
     pub fn code(&self) -> u8 {
         self.code
     }
 
-    /// Why it is not 0, if there is a reason to print.
+    /// Returns the reason of a failure, if there is one to print.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
@@ -98,14 +98,14 @@ impl Termination for Exit {
         if let Some(error) = &self.error {
             let name = program_name();
             crate::sys::image::way_back::say(&error.report());
-            // Whether somebody hears it changes nothing about the exit status.
+            // The exit status does not depend on whether the message is read.
             crate::streams::last_words(&format!("{name}: {}\n", error.report()));
         }
         ExitCode::from(self.code)
     }
 }
 
-/// The name this program was started by, without its directory.
+/// Returns the name of this program as it was started, without its directory.
 pub(crate) fn program_name() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&path).file_name().unwrap_or(&path);

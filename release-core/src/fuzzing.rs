@@ -1,6 +1,6 @@
-//! What fuzzers feed: every function takes any bytes at all, and panics only for a defect.
+//! Entry points for fuzzers: every function accepts arbitrary bytes, and panics only for a defect.
 //!
-//! Not part of the API. The targets in `fuzz/` and the test `fuzz` call these.
+//! Not part of the API. Called by the targets in `fuzz/` and the test `fuzz`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,14 +13,15 @@ use crate::ipc::{
     Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Shape, Text, add_descriptors,
 };
 
-/// The limit of the connections here: small, so that fuzzers find it.
+/// The frame limit of the connections here: small, so that fuzzers reach it.
 const LIMIT: u32 = 4096;
 
-/// Cuts bytes into frames however they arrive; each piece's length is in the byte before it.
+/// Splits bytes into frames regardless of how they arrive. Each piece's length is in the byte
+/// before it.
 ///
 /// # Panics
 ///
-/// When a frame depends on how the bytes were cut, or one over the limit gets through.
+/// Panics if a frame depends on the splits, or if one over the limit is accepted.
 pub fn frames(data: &[u8]) {
     let (mut pieces, mut whole) = (Inbox::new(LIMIT), Inbox::new(LIMIT));
     let (mut cut, mut stream) = (Vec::new(), Vec::new());
@@ -40,7 +41,7 @@ pub fn frames(data: &[u8]) {
     resend(&cut, &stream);
 }
 
-/// What came in as frames goes out as the same bytes.
+/// Encodes received frames again, which must give the same bytes.
 fn resend(payloads: &[Vec<u8>], stream: &[u8]) {
     let mut outbox = Outbox::new(LIMIT);
     for payload in payloads {
@@ -53,7 +54,7 @@ fn resend(payloads: &[Vec<u8>], stream: &[u8]) {
     assert!(stream.starts_with(outbox.unsent()), "not the bytes that came");
 }
 
-/// Every read is taken for one with descriptors, as a hostile peer may send them.
+/// Treats every read as one with descriptors, as a hostile peer may send them.
 fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let space = inbox.space();
@@ -68,7 +69,7 @@ fn feed(inbox: &mut Inbox, mut bytes: &[u8]) {
     }
 }
 
-/// Where the frame begins that has so many others in front of it, all of which are there.
+/// Returns the offset of a frame that is preceded by this many other complete frames.
 fn skip(bytes: &[u8], frames: usize) -> usize {
     (0..frames).fold(0, |begins, _| {
         let (header, rest) = bytes[begins..].split_first_chunk().expect("a header");
@@ -89,11 +90,11 @@ fn take_all(inbox: &mut Inbox, payloads: &mut Vec<Vec<u8>>) -> Result<(), FrameT
     Ok(())
 }
 
-/// Reads the header of call mode, which must be written again as it was read.
+/// Reads the header of call mode. Writing it again must give the same bytes.
 ///
 /// # Panics
 ///
-/// When it is not.
+/// Panics if the bytes differ.
 pub fn header(payload: &[u8]) {
     let Some((header, count, body)) = Header::parse(payload) else { return };
     let mut again = Vec::new();
@@ -105,7 +106,7 @@ pub fn header(payload: &[u8]) {
     assert_eq!(again, payload, "{header:?}");
 }
 
-/// A type with everything that a message may hold.
+/// A type with every element that a message may contain.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Message {
     Unit,
@@ -117,11 +118,11 @@ enum Message {
     Character(char, bool),
 }
 
-/// Decodes a payload as messages; what decodes must survive another round.
+/// Decodes a payload as messages. A decoded message must survive another round trip.
 ///
 /// # Panics
 ///
-/// When it does not.
+/// Panics if a message does not survive.
 pub fn codecs(payload: &[u8]) {
     // Compared by their bytes: a float may be NaN.
     round::<Postcard, Message>(&Postcard, payload);
@@ -146,10 +147,10 @@ fn round<C: Codec<T>, T: Debug>(codec: &C, payload: &[u8]) {
     }
 }
 
-/// Elements that take no bytes: what they are is bounded by nothing else than the decoder.
+/// Elements of zero bytes: only the decoder limits their number.
 type Empty = (Vec<Vec<()>>, BTreeMap<(), ()>, Option<Vec<[(); 3]>>, Vec<(Vec<()>, u8)>);
 
-/// What decodes here does so in the crate of the format, as the same value, and the other way round.
+/// A payload decodes here exactly if it does in the format's crate, with the same value.
 fn like_postcard<T: Debug + Serialize + DeserializeOwned>(payload: &[u8]) {
     let theirs = postcard::take_from_bytes::<T>(payload).ok().filter(|(_, rest)| rest.is_empty());
     let ours: Option<T> = Postcard.decode(payload).ok();
@@ -168,7 +169,7 @@ fn like_postcard<T: Debug + Serialize + DeserializeOwned>(payload: &[u8]) {
 ///
 /// # Panics
 ///
-/// When a shape differs from itself.
+/// Panics if a shape differs from itself.
 pub fn shapes(payload: &[u8]) {
     round::<Postcard, Shape>(&Postcard, payload);
     let Ok(shape) = Codec::<Shape>::decode(&Postcard, payload) else { return };
@@ -179,11 +180,11 @@ pub fn shapes(payload: &[u8]) {
     }
 }
 
-/// Decodes the greeting that a worker gets.
+/// Decodes a worker's greeting.
 ///
 /// # Panics
 ///
-/// When what decodes does not survive another round.
+/// Panics if a decoded greeting does not survive another round trip.
 pub fn hello(payload: &[u8]) {
     round::<Postcard, Hello>(&Postcard, payload);
 }
@@ -192,25 +193,25 @@ pub fn hello(payload: &[u8]) {
 ///
 /// # Panics
 ///
-/// When an error has no place in the file.
+/// Panics if an error has no position in the file.
 pub fn config(text: &[u8]) {
     crate::config::fuzz::parse(text);
 }
 
-/// Writes what a configuration file says, and reads it again.
+/// Dumps a configuration file, and reads the dump again.
 ///
 /// # Panics
 ///
-/// When it says something else then.
+/// Panics if the values differ.
 pub fn config_dump(text: &[u8]) {
     crate::config::fuzz::dump(text);
 }
 
-/// A payload of each kind, for fuzzers to begin with.
+/// Returns a payload of each kind, as seeds for fuzzers.
 ///
 /// # Panics
 ///
-/// When one does not encode.
+/// Panics if a payload cannot be encoded.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![b"\x09\0\0\0\x05hello\x04\0\0\0\0\x04\xff\xff\xff\xff".to_vec()];

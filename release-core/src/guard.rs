@@ -1,4 +1,4 @@
-//! `Guard`: the one way in which this library calls a function that the application has given it.
+//! `Guard`: the only way in which this library calls functions of the application.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -13,34 +13,33 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// From this time on the log says that a function kept the master from its work.
+/// Duration from which on the log reports that a function blocked the master.
 pub(crate) const BUSY_TIME: Duration = Duration::from_secs(1);
 
-/// Calls the application's functions: a panic becomes an error that names the hook, and the log says
-/// which hook kept the thread for long.
+/// Calls the application's functions. A panic becomes an error that names the hook, and the log
+/// reports hooks that blocked the thread for long.
 ///
-/// Panics are caught by unwinding, hence nothing of this works in a program that is built with
-/// `panic = "abort"`.
+/// Panics are caught by unwinding, so none of this works in a program built with `panic = "abort"`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard {
     hook: &'static str,
     is_measured: bool,
 }
 
-/// What a function of the application panicked with.
+/// The payload of a panic in a function of the application.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
 impl Guard {
-    /// The tasks of a program, which may be a worker.
+    /// Guards the tasks of a program, which may be a worker.
     pub(crate) const TASK: Self = Self { hook: "a task", is_measured: false };
 
-    /// A function that may block.
+    /// Guards a function that may block.
     pub(crate) const BLOCKING: Self = Self { hook: "unblock", is_measured: false };
 
-    /// The program's settings, which are made on another thread.
+    /// Guards the program's settings, which are created on another thread.
     pub(crate) const SETTINGS: Self = Self { hook: "settings", is_measured: false };
 
-    /// Of a function of the master that is known by this name.
+    /// Guards a function of the master, known by this name.
     pub(crate) const fn new(hook: &'static str) -> Self {
         Self { hook, is_measured: true }
     }
@@ -49,17 +48,17 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When it panics.
+    /// Returns an error if it panics.
     pub(crate) fn call<T>(self, function: impl FnOnce() -> T) -> Result<T, Panicked> {
         self.attempt(function).map_err(|payload| Panicked::new(self.hook, payload))
     }
 
-    /// Calls a function that returns a future, and runs that to its end: polling and dropping it are
-    /// guarded, too.
+    /// Calls a function that returns a future, and runs the future to completion. Polling and
+    /// dropping it are guarded, too.
     ///
     /// # Errors
     ///
-    /// When one of them panics.
+    /// Returns an error if the function or its future panics.
     pub(crate) async fn run<F: Future>(
         self,
         function: impl FnOnce() -> F,
@@ -68,7 +67,7 @@ impl Guard {
         running.await.map_err(|payload| Panicked::new(self.hook, payload))
     }
 
-    /// [`run`](Self::run) of a future, with what it panics with.
+    /// Like [`run`](Self::run), for a future, with the panic payload.
     pub(crate) async fn run_to_end<F: Future>(self, future: F) -> Result<F::Output, Payload> {
         let mut running = pin!(Some(future));
         let outcome = poll_fn(|cx| {
@@ -106,21 +105,21 @@ impl Guard {
 }
 
 thread_local! {
-    /// For how long this thread was busy in all, as the log says.
+    /// Total time that this thread was blocked, as logged.
     static TOLD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// For how long functions of the application have kept this thread busy, as far as the log says so.
+/// Returns the total time that functions of the application have blocked this thread, as logged.
 pub(crate) fn told_busy() -> Duration {
     TOLD.get()
 }
 
-/// A clock of a few milliseconds, which costs next to nothing.
+/// Returns the time of a clock with a resolution of a few milliseconds, at almost no cost.
 fn coarse_now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
 }
 
-/// A function of the application has panicked.
+/// A panic in a function of the application.
 #[derive(Debug)]
 pub(crate) struct Panicked {
     hook: &'static str,
@@ -130,7 +129,7 @@ pub(crate) struct Panicked {
 impl Panicked {
     fn new(hook: &'static str, payload: Payload) -> Self {
         let message = panic_message(&*payload).to_owned();
-        // Whatever a program panics with may panic itself when it is dropped.
+        // Any panic payload may itself panic when it is dropped.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             let _ = ManuallyDrop::new(payload);
         }
@@ -139,7 +138,7 @@ impl Panicked {
 }
 
 impl Panicked {
-    /// What it said.
+    /// Returns the panic message.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -153,7 +152,7 @@ impl fmt::Display for Panicked {
 
 impl StdError for Panicked {}
 
-/// The text of a panic, as far as it has one.
+/// Returns the text of a panic, as far as it has one.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

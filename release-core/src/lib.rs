@@ -46,13 +46,13 @@
 //! |---|---|
 //! | describe and run a master | [`Master`], [`Workers`], [`WorkerOptions`] |
 //! | be a worker | [`is_worker`], [`me`], [`Me`] |
-//! | command what runs | [`MasterHandle`], [`ControlSocket`] |
-//! | talk | [`ipc`], [`Decision`] |
-//! | say who runs when, and try it | [`supervise`], [`supervise::simulation`] |
+//! | control a running master | [`MasterHandle`], [`ControlSocket`] |
+//! | exchange messages | [`ipc`], [`Decision`] |
+//! | set supervision policies, and simulate them | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
 //! | read a configuration | [`config`] |
 //! | be a daemon without workers | [`Daemon`] |
-//! | bring another executor | [`rt`] |
+//! | use another executor | [`rt`] |
 //!
 //! `docs/FEATURES.md` lists every feature, its place in the code, and its tests. The wire format and many
 //! of the ideas come from the OCaml library Release; its programs and programs of this library can talk to

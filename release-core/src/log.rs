@@ -1,7 +1,7 @@
-//! Log destinations that are ready to use, for master and worker alike.
+//! Ready-to-use log destinations, for masters and workers.
 //!
-//! The library itself only emits `tracing` events, with fields such as `worker` and `pid`; a
-//! program that has a subscriber of its own needs nothing of this module.
+//! The library only emits `tracing` events, with fields such as `worker` and `pid`. If your program
+//! has its own subscriber, you do not need this module.
 
 use std::io::{self, IsTerminal, Write};
 use tracing::Level;
@@ -16,18 +16,19 @@ mod syslog;
 use fields::Fields;
 use syslog::Syslog;
 
-/// Sends the log to standard error, a line an event, from level `info` on.
+/// Sends the log to standard error, one line per event, from level `info` on.
 ///
-/// Lines are coloured on a terminal, unless the environment has a `NO_COLOR` or `TERM` is `dumb`. Control
-/// characters in messages and values are escaped. A text of several lines is printed as such, and each but
-/// the first begins with blanks: none can be taken for another event.
+/// Lines are coloured on a terminal, unless the environment contains `NO_COLOR` or `TERM` is
+/// `dumb`. Control characters in messages and values are escaped. Text of several lines is kept,
+/// with each line but the first indented by blanks, so that no line can be mistaken for another
+/// event.
 ///
-/// A reader that is slow or has stopped holds nobody up, nor does a terminal whose output is suspended:
-/// up to 2 MiB wait for it. What is more than that is lost, and the number of lost lines is the next line.
+/// A slow or stopped reader never blocks the process, nor does a terminal with suspended output. Up
+/// to 2 MiB are queued. Lines beyond that are lost, and the next line reports their number.
 ///
 /// # Errors
 ///
-/// When the process has a log already.
+/// Returns an error if the process already has a log.
 ///
 /// # Examples
 ///
@@ -42,21 +43,23 @@ pub fn stderr() -> Result<(), Error> {
         .with_target(false)
         .with_ansi(has_colours())
         .fmt_fields(Fields)
-        // It would say on standard error that it cannot write there, and panic because it cannot.
+        // Otherwise it would report to standard error that it cannot write there, and panic because
+        // it cannot.
         .log_internal_errors(false)
         .with_writer(|| Stderr)
         .finish();
     subscriber.try_init().map_err(twice)
 }
 
-/// Sends the log to syslog as a daemon's, under the given name and with the pid.
+/// Sends the log to syslog with the daemon facility, under the given name and with the pid.
 ///
-/// It is the datagram socket `/dev/log`. A log daemon that restarts is found again. One that has stopped, or is not there, holds nobody up:
-/// what it has no room for is lost, and counted in the first message that it takes again.
+/// Uses the datagram socket `/dev/log`, and reconnects after the log daemon restarts. A log daemon
+/// that is stopped or missing never blocks the process: messages without room are lost, and counted
+/// in the first message that is accepted again.
 ///
 /// # Errors
 ///
-/// When the process has a log already, or the name is none.
+/// Returns an error if the process already has a log, or if the name is invalid.
 pub fn syslog(name: &str) -> Result<(), Error> {
     if name.is_empty()
         || name.contains(|letter: char| letter.is_control() || " :[]".contains(letter))
@@ -68,7 +71,7 @@ pub fn syslog(name: &str) -> Result<(), Error> {
         .with_max_level(Level::INFO)
         .with_target(false)
         .with_ansi(false)
-        // syslog has its own.
+        // syslog adds its own.
         .with_level(false)
         .without_time()
         .fmt_fields(Fields)
@@ -78,18 +81,18 @@ pub fn syslog(name: &str) -> Result<(), Error> {
     subscriber.try_init().map_err(twice)
 }
 
-/// Whether standard error is a terminal with colours, and nobody has asked for none.
+/// Returns whether standard error is a terminal with colours, and they are not disabled.
 fn has_colours() -> bool {
     let says = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let can = says("TERM").is_some_and(|term| term != "dumb") && says("NO_COLOR").is_none();
     can && io::stderr().is_terminal()
 }
 
-/// Standard error, which takes each event as it is.
+/// Standard error, which receives each event unchanged.
 struct Stderr;
 
 impl Write for Stderr {
-    /// Whether it was written is nothing that a program could act upon.
+    /// The program cannot act on the outcome of a write.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         streams::error().push(event);
         Ok(event.len())

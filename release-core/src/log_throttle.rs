@@ -1,11 +1,11 @@
-//! `LogThrottle`: when to say again what may come true many times a second.
+//! `LogThrottle`: limits how often a repeated condition is logged.
 
 use std::time::{Duration, Instant};
 
-/// How often at most.
+/// Minimum interval between messages.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whoever can make a daemon log as fast as they like fills its disk.
+/// A peer that can trigger log messages at will could fill the disk.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     said: Option<Instant>,
@@ -13,7 +13,7 @@ pub(crate) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// Whether to say it now; if so, how many times it was not said since the last.
+    /// Returns the number of messages suppressed since the last one, or `None` to suppress this one.
     pub(crate) fn now(&mut self, now: Instant) -> Option<u64> {
         if self.said.is_some_and(|said| now < said + INTERVAL) {
             self.unsaid += 1;

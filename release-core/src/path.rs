@@ -1,4 +1,4 @@
-//! Paths and arguments, as the system takes them.
+//! Paths and arguments in the form that the system takes.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;

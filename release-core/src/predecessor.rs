@@ -1,5 +1,5 @@
-//! What the version before has left to this process, when that is its next version, or is back: bytes,
-//! which the master and the files that a program starts with read, each its part.
+//! The data that the previous version left to this process, if this is its next version, or the
+//! previous version again: bytes of which the master and the start files each read their part.
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Mutex, OnceLock};
@@ -9,19 +9,19 @@ use crate::sys::image::unseal;
 use crate::sys::image::way_back::{self, RETURN, SUCCEED, TRIAL, VARIABLE};
 use crate::{Error, ErrorKind};
 
-/// What this process is to the version before.
+/// The relation of this process to the previous version.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// Nothing: it was started.
+    /// None: it was started normally.
     Nothing,
-    /// It is tried, and answers whether it can read and understand the state.
+    /// It is on trial, and answers whether it can read and understand the state.
     Trial { state: Result<Vec<u8>, String>, answer: Mutex<Option<OwnedFd>> },
-    /// It is the master from now on; again, when the next version has `returned`, which has left
+    /// It is the master from now on; or again, if the next version has `returned`, which leaves
     /// signals and a reason.
     State { state: Vec<u8>, returned: Option<(Vec<i32>, String)> },
 }
 
-/// Read once.
+/// Returns the data left by the previous version, which is read only once.
 pub(crate) fn left() -> Result<&'static Left, Error> {
     static LEFT: OnceLock<Result<Left, (ErrorKind, String)>> = OnceLock::new();
     let read = || Left::read().map_err(|error| (error.kind(), error.report()));

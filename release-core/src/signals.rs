@@ -10,7 +10,7 @@ use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::fds::duplicate_from;
 use crate::sys::signal::Caught;
 
-/// The signals a process listens to. Equal ones that arrive together count once.
+/// The signals caught by a process. Equal signals that arrive together count once.
 #[derive(Debug)]
 pub(crate) struct Signals {
     io: Io,
@@ -22,16 +22,16 @@ impl Signals {
         Self::watch(rt, Caught::new(signals)?)
     }
 
-    /// Signals that are caught already, among them those that came before there was a runtime.
+    /// Watches signals that are caught already, including those from before the runtime existed.
     pub(crate) fn watch(rt: &Rt, mut caught: Caught) -> io::Result<Self> {
         let wake = caught.wake.take().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { io: rt.register(wake)?, caught })
     }
 
-    /// Those that were not taken yet; then what later ones write to.
+    /// Returns the pending signals, then the destination that later signals are written to.
     ///
-    /// To be called while this thread keeps signals back: a handler that runs on another one writes
-    /// the signal's number there, where the next process image finds it.
+    /// Must be called while this thread blocks signals: a handler on another thread writes the
+    /// signal's number to the destination, where the next process image finds it.
     pub(crate) fn hand_over(&self) -> io::Result<(Vec<Signal>, OwnedFd)> {
         let wake = duplicate_from(self.io.as_fd(), 3)?;
         let mut bytes = [0; 64];
@@ -41,7 +41,7 @@ impl Signals {
         Ok((std::iter::from_fn(|| self.caught.take()).collect(), wake))
     }
 
-    /// The signals that arrived in the process image before, when it had handed over.
+    /// Returns the signals that arrived in the previous process image after it had handed over.
     pub(crate) fn late(wake: &OwnedFd) -> Vec<Signal> {
         let mut bytes = [0; 64];
         let read = recv(wake.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
@@ -49,7 +49,7 @@ impl Signals {
         numbers.filter_map(|number| Signal::try_from(i32::from(number)).ok()).collect()
     }
 
-    /// The next signal. Dropping the future loses none.
+    /// Returns the next signal. Dropping the future loses none.
     pub(crate) async fn next(&self) -> io::Result<Signal> {
         loop {
             if let Some(signal) = self.caught.take() {

@@ -1,6 +1,6 @@
-//! What a program finds out to start, the content of files and what the system answers: the next version
-//! finds what its trial has found, and the version before, when it is the master again, what it had found
-//! itself.
+//! The data that a program reads to start: contents of files and answers of the system. The next
+//! version sees the data of its trial. If the previous version becomes master again, it sees its
+//! own data.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::predecessor::{Left, left};
 
-/// The content of files by their absolute paths, and answers by their questions, which are no such paths.
+/// Contents of files by absolute path, and answers by question; a question is never such a path.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Files(Vec<Content>);
 
@@ -26,7 +26,7 @@ struct Content {
 #[derive(Debug)]
 struct State {
     read: BTreeMap<PathBuf, Vec<u8>>,
-    /// Whether this process is the master already: only what it has read before is kept up to date.
+    /// Whether this process is already the master: then only known entries are updated.
     has_started: bool,
 }
 
@@ -37,11 +37,11 @@ fn state() -> MutexGuard<'static, State> {
 }
 
 fn absolute(path: &Path) -> PathBuf {
-    // Fails only when the working directory is gone, and then the path is as good as it gets.
+    // Fails only if the working directory is gone; the path is then the best available.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The part of a state that is about files, by the names that the whole has for it.
+/// The part of a state that concerns files, under the names used in the whole state.
 #[derive(Deserialize)]
 struct Envelope {
     state: Part,
@@ -52,7 +52,7 @@ struct Part {
     summary: Both,
 }
 
-/// What the version that has left this had read to start, and what the next one has read in its trial.
+/// The data read by the version that left this at its start, and by the next version in its trial.
 #[derive(Deserialize)]
 struct Both {
     #[serde(default)]
@@ -61,7 +61,7 @@ struct Both {
     tried_files: Files,
 }
 
-/// What a version before has left for this one, unless it is tried.
+/// Returns the data left by a previous version for this one, unless this one is on trial.
 fn left_files() -> Option<&'static Files> {
     static FILES: OnceLock<Option<Files>> = OnceLock::new();
     let read = || {
@@ -73,7 +73,7 @@ fn left_files() -> Option<&'static Files> {
     FILES.get_or_init(read).as_ref()
 }
 
-/// What this process is to find in a file, until it is the master.
+/// Returns the content that this process sees in a file, until it is the master.
 pub(crate) fn given(path: &Path) -> Option<Vec<u8>> {
     given_as(&absolute(path))
 }
@@ -86,7 +86,7 @@ fn given_as(key: &Path) -> Option<Vec<u8>> {
     given.iter().find(|file| key == Path::new(&file.path)).map(|file| file.bytes.clone())
 }
 
-/// The program has read this in a file, and it is good.
+/// Records that the program has read this valid content in a file.
 pub(crate) fn accepted(path: &Path, bytes: &[u8]) {
     accepted_as(absolute(path), bytes.to_owned());
 }
@@ -98,8 +98,8 @@ fn accepted_as(key: PathBuf, bytes: Vec<u8>) {
     }
 }
 
-/// What the system, or another file than the program reads as a whole, answers to a question of this
-/// library.
+/// Returns the answer of the system, or of a file that the program does not read as a whole, to a
+/// question of this library.
 pub(crate) fn looked_up<T, E>(
     question: &str,
     look_up: impl FnOnce() -> Result<T, E>,
@@ -113,24 +113,25 @@ where
         Some(answer) => answer,
         None => look_up()?,
     };
-    // One that cannot be written down is found out again.
+    // An answer that cannot be serialized is looked up again.
     if let Ok(bytes) = serde_json::to_vec(&answer) {
         accepted_as(key, bytes);
     }
     Ok(answer)
 }
 
-/// Looks something up that the program needs to start, so that an upgrade
-/// ([`MasterHandle::upgrade`](crate::MasterHandle::upgrade)) never fails because of it: an account, an
-/// address, a file that it has to check.
+/// Looks up a value that the program needs to start, such as an account, an address, or a file to
+/// be checked, so that an upgrade ([`MasterHandle::upgrade`](crate::MasterHandle::upgrade)) never
+/// fails because of it.
 ///
-/// A new version of the program gets the answer of its trial to the same `question`. When that version
-/// cannot start after all, the version before begins `main` again, and gets the answer that it had itself.
-/// As soon as the master serves, `look_up` is called each time. See [`read_to_start`] for a file.
+/// A new version of the program receives the answer from its trial to the same `question`. If that
+/// version then cannot start, the previous version begins `main` again, and receives its own
+/// earlier answer. Once the master serves, every call runs `look_up`. For a file, see
+/// [`read_to_start`].
 ///
 /// # Errors
 ///
-/// Those of `look_up`, which are not kept.
+/// Returns the errors of `look_up`, which are not kept.
 ///
 /// # Examples
 ///
@@ -153,7 +154,7 @@ where
     looked_up(&format!("program:{question}"), look_up)
 }
 
-/// This process is the master: from now on files are what they are.
+/// Marks this process as the master: from now on, files are read as they are.
 pub(crate) fn started() {
     state().has_started = true;
 }
@@ -166,17 +167,17 @@ pub(crate) fn read_so_far() -> Files {
     Files(state().read.iter().map(content).collect())
 }
 
-/// Reads a file that the program needs to start, as [`std::fs::read`] does, so that an upgrade
+/// Reads a file that the program needs to start, like [`std::fs::read`], so that an upgrade
 /// ([`MasterHandle::upgrade`](crate::MasterHandle::upgrade)) never fails because of it.
 ///
-/// A new version of the program gets what was in the file in its trial, even when it has changed
-/// or vanished since. When that version cannot start after all, the version before begins `main`
-/// again, and gets what it had read itself. As soon as the master serves, the file is read each time. A
-/// [`Config`](crate::config::Config) is read in the same way without this function.
+/// A new version of the program receives the content from its trial, even if the file has changed
+/// or vanished since. If that version then cannot start, the previous version begins `main` again,
+/// and receives the content that it had read itself. Once the master serves, every call reads the
+/// file. A [`Config`](crate::config::Config) is read in the same way without this function.
 ///
 /// # Errors
 ///
-/// Those of [`std::fs::read`].
+/// Returns the errors of [`std::fs::read`].
 ///
 /// # Examples
 ///

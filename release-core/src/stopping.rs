@@ -1,4 +1,4 @@
-//! The word to stop, for all tasks of a process that have to know.
+//! The shutdown request, for all tasks of a process that wait for it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,9 +9,10 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 
-/// Done when this process is to stop: it was told to, or, for a worker, its master has gone.
+/// A future that completes when this process should shut down: it was requested, or, for a worker,
+/// the connection to the master was lost.
 ///
-/// Cheap to clone, for every task that has to know.
+/// Cheap to clone: give one to every task that must know.
 #[derive(Clone, Debug)]
 pub struct Stopping(Shared<oneshot::Receiver<()>>);
 
@@ -23,7 +24,7 @@ impl Future for Stopping {
     }
 }
 
-/// The one who says stop, to all who listen.
+/// The sender of the shutdown request, to all listeners.
 #[derive(Debug)]
 pub(crate) struct Stop(Mutex<Option<oneshot::Sender<()>>>);
 

@@ -1,7 +1,7 @@
-//! What a service tells systemd, or whoever listens at `NOTIFY_SOCKET`: that it is up, reloads, stops
-//! or lives, and which descriptors to keep for it.
+//! Notifications to systemd, or another listener at `NOTIFY_SOCKET`: the service is ready, reloads,
+//! stops or is alive, and which descriptors to store for it.
 //!
-//! Every message is one datagram of lines `NAME=VALUE`. Nobody says whether it was understood.
+//! Every message is one datagram of lines `NAME=VALUE`. There is no acknowledgement.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,19 +25,19 @@ mod unsent;
 
 pub(crate) use unsent::{Kind, Unsent};
 
-/// How long a message may take to be accepted: systemd itself may be busy, but not for ever.
+/// Maximum wait for a message to be accepted: systemd may be busy, but not forever.
 const SEND_TIME: i64 = 1;
 
-/// What one line of status may have, in bytes.
+/// Maximum length of a status line, in bytes.
 const STATUS_LENGTH: usize = 1024;
 
-/// The connection to systemd. Cheap: a socket that nobody reads.
+/// The connection to systemd. It is cheap: a socket without a reader.
 ///
-/// Each method waits up to a second for room in that socket. Errors are those of the system when a
-/// message cannot be sent. A service goes on without it.
+/// Each method waits up to a second for room in the socket. It returns a system error if the
+/// message cannot be sent. Your service can continue without it.
 ///
-/// [`Master::systemd`](crate::Master::systemd) never waits: what there is no room for is kept, the
-/// latest of each kind, and sent later.
+/// [`Master::systemd`](crate::Master::systemd) never waits: it keeps the latest message of each
+/// kind until there is room, and sends it later.
 ///
 /// # Examples
 ///
@@ -58,21 +58,21 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// The one that `NOTIFY_SOCKET` names, if it is set.
+    /// Connects to the socket named by `NOTIFY_SOCKET`. Returns `None` if the variable is not set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Usage`] when it names something else than a Unix socket by its path or, with `@`,
-    /// by its abstract name.
+    /// Returns [`ErrorKind::Usage`] if the variable is neither the path of a Unix socket nor an
+    /// abstract name, which begins with `@`.
     pub fn from_env() -> Result<Option<Self>, Error> {
         std::env::var_os("NOTIFY_SOCKET").map(|name| Self::new(name.as_encoded_bytes())).transpose()
     }
 
-    /// The socket of this name, which begins with `/` or `@`.
+    /// Connects to the socket of this name, which begins with `/` or `@`.
     ///
     /// # Errors
     ///
-    /// As [`Notifier::from_env`].
+    /// Returns the same errors as [`Notifier::from_env`].
     pub fn new(name: &[u8]) -> Result<Self, Error> {
         let address = match name {
             [b'/', ..] => UnixAddr::new(name),
@@ -92,97 +92,100 @@ impl Notifier {
         Ok(Self { socket, address })
     }
 
-    /// The start is done, or a reload is: also one that has failed and changed nothing.
+    /// Reports that the start or a reload is complete. A reload that failed without any change is
+    /// also complete.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn ready(&self) -> io::Result<()> {
         self.send("READY=1", &[])
     }
 
-    /// A reload begins; [`ready`](Notifier::ready) ends it.
+    /// Reports that a reload begins. [`ready`](Notifier::ready) ends it.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn reloading(&self) -> io::Result<()> {
         self.send(&reloading()?, &[])
     }
 
-    /// The service stops; this is final.
+    /// Reports that the service stops. This is final.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1", &[])
     }
 
-    /// What `systemctl status` shows, in one line.
+    /// Sets the status shown by `systemctl status`, one line.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn status(&self, text: &str) -> io::Result<()> {
         self.send(&format!("STATUS={}", status_line(text)), &[])
     }
 
-    /// Another process is the service's main process from now on.
+    /// Makes another process the main process of the service.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn main_pid(&self, pid: u32) -> io::Result<()> {
         self.send(&format!("MAINPID={pid}"), &[])
     }
 
-    /// The service lives: to be said within each [`watchdog_time`].
+    /// Reports that the service is alive. Call it at least once within each [`watchdog_time`].
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn watchdog(&self) -> io::Result<()> {
         self.send("WATCHDOG=1", &[])
     }
 
-    /// The start, the reload or the stop that is going on may take so long from now.
+    /// Extends the time limit of the current start, reload or stop to this duration from now.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Returns the errors of sendmsg(2).
     pub fn extend_timeout(&self, time: Duration) -> io::Result<()> {
         self.send(&format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()), &[])
     }
 
-    /// Has systemd keep descriptors, at most 253, which the service's next process gets by this
-    /// name. The unit says how many in `FileDescriptorStoreMax=`; none by default.
+    /// Stores descriptors in systemd, at most 253. The service's next process receives them under
+    /// this name. The unit sets their maximum number with `FileDescriptorStoreMax=`, which is 0 by
+    /// default.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] when systemd would not take the name: it has 1 to 255 ASCII
-    /// characters, no control characters and no colon. Those of sendmsg(2).
+    /// Returns [`io::ErrorKind::InvalidInput`] if systemd would not accept the name, which must
+    /// have 1 to 255 ASCII characters, no control characters and no colon. Otherwise returns the
+    /// errors of sendmsg(2).
     pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         check_name(name)?;
         self.send(&format!("FDSTORE=1\nFDNAME={name}"), descriptors)
     }
 
-    /// Has systemd close the descriptors that it keeps by this name.
+    /// Removes the descriptors that systemd stores under this name. They are closed.
     ///
     /// # Errors
     ///
-    /// As [`store`](Notifier::store).
+    /// Returns the same errors as [`store`](Notifier::store).
     pub fn remove_stored(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
     }
 
-    /// Waits until systemd has dealt with all messages before: for a process that is about to end,
-    /// whose last ones may otherwise come from nobody. Blocks the thread.
+    /// Waits until systemd has processed all previous messages. Use it in a process that is about
+    /// to exit: systemd may otherwise be unable to attribute its last messages. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`]; those of sendmsg(2) and pipe(2).
+    /// Returns [`io::ErrorKind::TimedOut`], or the errors of sendmsg(2) and pipe(2).
     pub fn barrier(&self, time: Duration) -> io::Result<()> {
         let (ours, theirs) = io::pipe()?;
         self.send("BARRIER=1", &[theirs.as_fd()])?;
@@ -194,7 +197,7 @@ impl Notifier {
             match poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], rest) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(Errno::EINTR) => {}
-                // Closed at the other end, which is the only thing that can happen to it.
+                // Closed at the other end, which is the only event that it can have.
                 polled => return polled.map(drop).map_err(io::Error::from),
             }
         }
@@ -204,7 +207,8 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] when there is none; those of sendmsg(2).
+    /// Returns [`io::ErrorKind::WouldBlock`] if there is no room, and otherwise the errors of
+    /// sendmsg(2).
     pub(crate) fn post(&self, message: &str) -> io::Result<()> {
         self.send_with(message, &[], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
     }
@@ -232,14 +236,14 @@ impl Notifier {
     }
 }
 
-/// That a reload begins: in one message with the time, by which `Type=notify-reload` tells one reload
-/// from another.
+/// Formats the beginning of a reload: one message that includes the time, by which
+/// `Type=notify-reload` distinguishes reloads.
 pub(crate) fn reloading() -> io::Result<String> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_micros();
     Ok(format!("RELOADING=1\nMONOTONIC_USEC={now}"))
 }
 
-/// A status as one line, no longer than such a line may be.
+/// Formats a status as one line of the allowed length.
 pub(crate) fn status_line(text: &str) -> String {
     let mut line = text.replace(char::is_control, " ");
     line.truncate(line.floor_char_boundary(STATUS_LENGTH));
@@ -255,15 +259,15 @@ fn check_name(name: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Within which time this process has to say [`Notifier::watchdog`], each time anew, if systemd
-/// wants it to (`WatchdogSec=`): twice in this time is the custom.
+/// Returns the interval within which this process must call [`Notifier::watchdog`], if systemd
+/// requires it (`WatchdogSec=`). The usual rate is twice per interval.
 #[must_use]
 pub fn watchdog_time() -> Option<Duration> {
     let variable = |name| std::env::var(name).ok();
     watchdog(variable("WATCHDOG_USEC")?, variable("WATCHDOG_PID"))
 }
 
-/// How many descriptors systemd keeps for this service, if any: it says so from version 254 on.
+/// Returns how many descriptors systemd stores for this service, as reported since version 254.
 pub(crate) fn store_size() -> Option<usize> {
     std::env::var("FDSTORE").ok()?.parse().ok()
 }

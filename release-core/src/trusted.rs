@@ -1,6 +1,6 @@
-//! Files that root relies on: nobody else may put something else in their place.
+//! Files that root relies on: no other user may replace them.
 //!
-//! A process that is not root relies on what its own user has, as every program does.
+//! A process that is not root relies on its own user's files, like every program.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -8,24 +8,25 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
-/// Who may write to a directory beside root.
+/// Users other than root that may write to a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writers {
     Nobody,
-    /// A group: that of a system's log files has no more right than to spoil them.
+    /// A group: the group of a system's log files can at most spoil them.
     Group,
 }
 
 /// # Errors
 ///
-/// When somebody else than root decides what is at the path, in words for the one who has named it.
+/// Returns an error if a user other than root controls the file at the path. The message addresses
+/// the user who specified the path.
 pub(crate) fn check_path(path: &Path, writers: Writers) -> Result<(), String> {
     if geteuid().is_root() { judge_path(path, writers) } else { Ok(()) }
 }
 
 /// # Errors
 ///
-/// When somebody else than root can write to the file.
+/// Returns an error if a user other than root can write to the file.
 pub(crate) fn check_file(file: &Metadata) -> Result<(), String> {
     if geteuid().is_root() { judge("it", file, Writers::Nobody) } else { Ok(()) }
 }
@@ -34,14 +35,14 @@ pub(crate) fn check_file(file: &Metadata) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// When this process is root and somebody else can write to the file, or put another one in its place.
+/// Returns an error if this process is root and another user can write to the file or replace it.
 pub fn check_for_root(path: &Path, file: &std::fs::File) -> Result<(), String> {
     check_path(path, Writers::Nobody)?;
     file.metadata().map_err(|error| error.to_string()).and_then(|found| check_file(&found))
 }
 
 fn judge_path(path: &Path, writers: Writers) -> Result<(), String> {
-    // What cannot be looked at cannot be opened either, which says why.
+    // A path that cannot be examined cannot be opened either, and the open reports the reason.
     let Ok(path) = std::path::absolute(path) else { return Ok(()) };
     for name in path.ancestors() {
         if let Ok(link) = name.symlink_metadata()
@@ -58,13 +59,13 @@ fn judge_path(path: &Path, writers: Writers) -> Result<(), String> {
     judge_directories(&path, writers)
 }
 
-/// Whoever can write to one of them can put another one in the place of the next.
+/// Checks the directories of a path: write access to one of them allows replacing the next.
 fn judge_directories(path: &Path, writers: Writers) -> Result<(), String> {
     for directory in path.ancestors() {
-        // A link was looked at by itself.
+        // A link was checked by itself.
         let Ok(found) = directory.symlink_metadata() else { continue };
         if found.is_dir() {
-            // In a sticky one nobody can replace what is another's.
+            // In a sticky directory, users cannot replace files of other users.
             let is_sticky = found.mode() & 0o1000 != 0;
             if found.uid() != 0 || !is_sticky {
                 judge(&format!("the directory {}", directory.display()), &found, writers)?;
@@ -93,7 +94,8 @@ mod tests {
 
     use super::*;
 
-    /// Why a file in a directory of this mode and owner is refused; only root can make them.
+    /// Returns the reason for refusing a file in a directory of this mode and owner; only root can
+    /// make them.
     fn why(mode: u32, owner: (u32, u32), writers: Writers) -> Option<String> {
         let base = tempfile::tempdir().unwrap();
         let directory = base.path().join("d");

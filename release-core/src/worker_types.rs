@@ -1,11 +1,12 @@
-//! What the pool, the worker's process and the worker itself have words for: they do not know each other.
+//! Types shared by the pool, the worker's process and the worker itself, which are independent of
+//! each other.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A worker of the pool: 0, 1, 2... in the order of the groups. It outlives the worker's processes.
+/// Worker id: 0, 1, 2... in the order of the groups. It is stable across the worker's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_structs)]
 pub struct WorkerId(pub u32);
@@ -16,24 +17,24 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// What a worker is doing.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Its process was started and is not ready yet.
+    /// The process was started and is not ready yet.
     Starting,
-    /// At work.
+    /// The worker is ready and at work.
     Ready,
-    /// Its process was told to end, or killed, and is not gone yet.
+    /// The process was told to stop, or killed, and has not exited yet.
     Stopping,
-    /// It has no process; one will be started when the back-off is over.
+    /// The worker has no process; one will be started after the back-off.
     Waiting,
-    /// It has no process and will not get one.
+    /// The worker has no process and will not get one.
     Gone,
 }
 
 impl State {
-    /// The name, in lower case.
+    /// Returns the name of the state, in lower case.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,15 +53,16 @@ impl fmt::Display for State {
     }
 }
 
-/// What shows that a worker does not get on with its work.
+/// The sign that a worker hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Hung {
-    /// It has not answered its master for so long: its executor is blocked, or it is stopped.
+    /// The worker has not answered its master for this long: its executor is blocked, or it is
+    /// stopped.
     Silent(Duration),
-    /// A unit of its work has not been finished for so long.
+    /// A unit of its work has been unfinished for this long.
     Stuck(Duration),
-    /// It says so itself.
+    /// The worker itself reports it.
     Admitted,
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// An address as a configuration names it.
+/// An address in a configuration.
 ///
 /// # Examples
 ///
@@ -22,19 +22,19 @@ use serde::{Deserialize, Deserializer, de};
 pub enum Address {
     /// A numeric address with its port: `127.0.0.1:80`, `[::1]:80`.
     Inet(SocketAddr),
-    /// The name of a host with a port: `localhost:80`. The name has not been looked up.
+    /// A host name with a port: `localhost:80`. The name has not been resolved.
     Host(String, u16),
-    /// The path of a Unix socket after `unix:`. One that begins with `@` is meant for the abstract
-    /// names of Linux.
+    /// The path of a Unix socket after `unix:`. A path that begins with `@` is meant for Linux's
+    /// abstract names.
     Unix(String),
 }
 
-/// Why a text is no [`Address`].
+/// The reason why a text is not a valid [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError(pub(super) &'static str);
 
 impl Address {
-    /// The address that the text is, the reason why it is a wrong one, or `None` for text that is
+    /// Parses a text. Returns the address, the reason why it is invalid, or `None` if the text is
     /// not meant as an address.
     pub(super) fn recognize(text: &str) -> Option<Result<Self, AddressError>> {
         if let Some(path) = text.strip_prefix("unix:") {
@@ -49,7 +49,7 @@ impl Address {
             return None;
         }
         let port = port.parse().map_err(|_| AddressError("a port is at most 65535"));
-        // Digits and points only: meant as numeric, but the parser above did not take it.
+        // Digits and points only: meant as numeric, but rejected by the parser above.
         let numeric = !host.contains(|character: char| character.is_ascii_alphabetic());
         let wrong = AddressError("an IPv4 address has four numbers up to 255, as in 127.0.0.1:80");
         Some(port.and_then(|port| {

@@ -1,4 +1,4 @@
-//! Holds a file against its specification.
+//! Checks a file against its specification.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::suggest::nearest;
 use super::validation::Invalid;
 use super::value::Value;
 
-/// So many known names are listed when none is near.
+/// Maximum number of known names listed when none is near.
 const LISTED: usize = 10;
 
-/// The configuration that the text is, or everything that is wrong with it.
+/// Returns the configuration in the text, or every error in it.
 pub(super) fn check(source: Source, spec: &Spec) -> Result<Config, Errors> {
     let (written, mut problems) = parse(&source);
     for mistake in spec.mistakes() {
@@ -39,18 +39,18 @@ struct Check<'a> {
     problems: Problems<'a>,
     /// The sections of the specification, each with its keys, by name.
     known: HashMap<Option<&'a str>, (usize, HashMap<&'a str, usize>)>,
-    /// What the file says, in the order of the specification.
+    /// The content of the file, in the order of the specification.
     found: Vec<Found>,
-    /// A section's name could not be read: nothing is known to be missing.
+    /// A section name could not be read: no section is known to be missing.
     lost: bool,
 }
 
-/// What the file says about a section.
+/// The content of a section in the file.
 #[derive(Default)]
 struct Found {
     header: Option<Span>,
     values: HashMap<usize, Entry>,
-    /// Keys that are wrong, misspelt or misplaced: they are reported, so they are not missing.
+    /// Wrong, misspelt or misplaced keys: already reported, so they are not missing.
     excused: HashSet<usize>,
 }
 
@@ -89,7 +89,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Reports an unknown section, and gives the one that is meant, if that can be told.
+    /// Reports an unknown section. Returns the intended section, if it can be determined.
     fn unknown_section(&mut self, name: &Span) -> Option<usize> {
         if self.problems.is_full() {
             self.problems.general("");
@@ -113,8 +113,8 @@ impl<'a> Check<'a> {
         self.known.get(&Some(near?)).map(|(index, _)| *index)
     }
 
-    /// The section whose header was taken for the list that is the value of the key before it: a
-    /// list of one word, alone on a line.
+    /// Returns the section whose header was parsed as the list value of the preceding key: a list
+    /// of one word, alone on a line.
     fn swallowed_header(&self, entry: &parse::Entry) -> Option<usize> {
         let (Value::List(items), place) = entry.value.as_ref()? else { return None };
         let [Value::Keyword(name)] = items.as_slice() else { return None };
@@ -139,7 +139,7 @@ impl<'a> Check<'a> {
         self.found[next].header = self.found[next].header.take().or(header);
     }
 
-    /// The key of the specification with its number.
+    /// Returns the key of the specification with its index.
     fn key(&self, section: usize, name: &str) -> Option<(usize, &'a Key)> {
         let spec = &self.spec.sections[section];
         let (_, keys) = self.known.get(&spec.name.as_deref())?;
@@ -204,7 +204,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Fills in the defaults, and reports what is missing.
+    /// Fills in the defaults, and reports missing keys.
     fn complete(&mut self) -> Vec<Values> {
         let found = std::mem::take(&mut self.found);
         let mut sections = Vec::new();
@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
                 if let Some(entry) = found.values.remove(&index) {
                     entries.push(entry);
                 } else if found.excused.contains(&index) {
-                    // Reported already, whatever it is.
+                    // Already reported, whatever it is.
                 } else if key.default.is_some() || key.optional {
                     self.check_default(key);
                     let (key, value) = (key.name.clone(), key.default.clone());
@@ -267,7 +267,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// What the first validation that fails says.
+/// Returns the message of the first validation that fails.
 fn first_failed(key: &Key, value: &Value) -> Vec<Invalid> {
     key.checks.iter().find_map(|check| check.test(value).err()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Configuration values as types of the user, by serde.
+//! Conversion of configuration values into the user's types, using serde.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use super::loaded::{Config, Entry};
 use super::printable::shortened;
 use super::source::{Place, Source, Span};
 
-/// Why a value does not fit, and where it stands, once that is known.
+/// The reason why a value does not fit, and its position once known.
 #[derive(Debug)]
 pub(super) struct Unfit {
     message: String,
@@ -23,7 +23,7 @@ pub(super) struct Unfit {
 }
 
 impl Unfit {
-    /// The error in the file that the value is from.
+    /// Returns the error at the value's position in the file.
     #[cold]
     pub(super) fn placed(self, source: &Source) -> Errors {
         let mut problems = Problems::new(source);
@@ -60,7 +60,7 @@ impl de::Error for Unfit {
     }
 }
 
-/// A value, its key, and its place if it is from the file.
+/// A value, its key, and its position if it is from the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node<'a> {
     key: &'a str,
@@ -73,8 +73,8 @@ impl<'a> Node<'a> {
         Self { key: &entry.key, value: entry.value.as_ref(), place: entry.place.as_ref() }
     }
 
-    /// The value as a type; what goes wrong is wrong here, also when a type of the user finds it
-    /// after it has got a plain value.
+    /// Deserializes the value. Errors are reported at this position, even if the user's type
+    /// detects them after it has received a plain value.
     pub(super) fn seeded<S: DeserializeSeed<'a>>(self, seed: S) -> Result<S::Value, Unfit> {
         seed.deserialize(self).map_err(|error| error.within(&self))
     }
@@ -125,7 +125,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// The standard library's `Duration` wants its two fields.
+    /// The standard library's `Duration` requires its two fields.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -153,7 +153,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 let word: StrDeserializer<'_, Unfit> = word.as_str().into_deserializer();
                 visitor.visit_enum(word)
             }
-            // The visitor says what it expects.
+            // The visitor describes the expected type.
             _ => self.visit(visitor),
         }
     }
@@ -231,7 +231,7 @@ impl<'de> Deserializer<'de> for Whole<'de> {
     }
 }
 
-/// What a field of a struct of the user is made of.
+/// The source of a field of the user's struct.
 enum Field<'a> {
     Value(Node<'a>),
     Section(Keys<'a>),

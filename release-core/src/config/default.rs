@@ -1,7 +1,7 @@
-//! Helpers for the defaults of keys, to be given to [`Key::default`](super::Key::default).
+//! Helpers for the defaults of keys, to be passed to [`Key::default`](super::Key::default).
 //!
-//! Most kinds convert by themselves: `key("port").default(80)`. Helpers say it in words, and
-//! keywords, regular expressions and sizes need them.
+//! Most kinds convert automatically: `key("port").default(80)`. The helpers name the kind
+//! explicitly. Keywords, regular expressions and sizes require them.
 //!
 //! # Examples
 //!
@@ -21,41 +21,41 @@ use std::time::Duration;
 
 use super::{Address, Regexp, Value};
 
-/// A keyword.
+/// Creates a keyword.
 #[must_use]
 pub fn keyword(word: &str) -> Value {
     Value::Keyword(word.to_owned())
 }
 
-/// A boolean.
+/// Creates a boolean.
 #[must_use]
 pub fn bool(value: bool) -> Value {
     value.into()
 }
 
-/// An integer.
+/// Creates an integer.
 #[must_use]
 pub fn int(value: i64) -> Value {
     value.into()
 }
 
-/// A float.
+/// Creates a float.
 #[must_use]
 pub fn float(value: f64) -> Value {
     value.into()
 }
 
-/// A string.
+/// Creates a string.
 #[must_use]
 pub fn string(text: &str) -> Value {
     text.into()
 }
 
-/// A regular expression.
+/// Creates a regular expression.
 ///
 /// # Panics
 ///
-/// When the pattern is none: it is part of the program.
+/// Panics if the pattern is invalid: it is part of the program.
 #[must_use]
 #[track_caller]
 pub fn regexp(pattern: &str) -> Value {
@@ -65,23 +65,23 @@ pub fn regexp(pattern: &str) -> Value {
     }
 }
 
-/// A duration.
+/// Creates a duration.
 #[must_use]
 pub fn duration(value: Duration) -> Value {
     value.into()
 }
 
-/// A size in bytes.
+/// Creates a size in bytes.
 #[must_use]
 pub fn size(bytes: u64) -> Value {
     Value::Size(bytes)
 }
 
-/// An address.
+/// Creates an address.
 ///
 /// # Panics
 ///
-/// When the text is none: it is part of the program.
+/// Panics if the text is not an address: it is part of the program.
 #[must_use]
 #[track_caller]
 pub fn address(text: &str) -> Value {
@@ -91,31 +91,31 @@ pub fn address(text: &str) -> Value {
     }
 }
 
-/// A list of keywords.
+/// Creates a list of keywords.
 #[must_use]
 pub fn keyword_list<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
     Value::List(words.into_iter().map(keyword).collect())
 }
 
-/// A list of booleans.
+/// Creates a list of booleans.
 #[must_use]
 pub fn bool_list(values: impl IntoIterator<Item = bool>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
-/// A list of integers.
+/// Creates a list of integers.
 #[must_use]
 pub fn int_list(values: impl IntoIterator<Item = i64>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
-/// A list of floats.
+/// Creates a list of floats.
 #[must_use]
 pub fn float_list(values: impl IntoIterator<Item = f64>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
-/// A list of strings.
+/// Creates a list of strings.
 #[must_use]
 pub fn string_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::List(texts.into_iter().map(Value::from).collect())

@@ -1,13 +1,14 @@
-//! The configuration in force, as a file that gives it again.
+//! The configuration in force, written as a file that reproduces it.
 
 use std::fmt::{self, Write};
 
 use super::loaded::{Config, Entry};
 
 impl Config {
-    /// Every key with its value, and as a comment the line that sets it or that it is the default.
+    /// Returns every key with its value. A comment names the line that sets it, or marks it as the
+    /// default.
     ///
-    /// Read with the same specification it gives the same values.
+    /// Reading the result with the same specification gives the same values.
     ///
     /// # Examples
     ///

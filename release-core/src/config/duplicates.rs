@@ -1,4 +1,4 @@
-//! Reports names that a file has twice, with both places.
+//! Reports duplicate names in a file, with both positions.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use super::parse::Section;
 use super::printable::shortened;
 use super::source::{Source, Span};
 
-/// Sections that come twice, and keys that come twice in one of them.
+/// Reports duplicate sections, and duplicate keys in a section.
 pub(super) fn report(sections: &[Section], source: &Source, problems: &mut Problems<'_>) {
     let headers = sections.iter().filter_map(|section| section.name.as_ref());
     of_kind("section", headers, source, problems);
@@ -27,7 +27,7 @@ fn of_kind<'a>(
     for name in names {
         let text = source.slice(name);
         match known.get(text) {
-            // Only counted: where the first one is would be searched for nothing.
+            // Only counted: searching for the first occurrence would be wasted.
             Some(_) if problems.is_full() => {
                 problems.general("");
             }

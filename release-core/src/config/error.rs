@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file: all of it at once.
+//! The errors of a configuration file, collected in one pass.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::source::{Excerpt, Source, Span};
 use crate::ErrorKind;
 
-/// After so many errors the rest is only counted.
+/// Maximum number of reported errors; further errors are only counted.
 const SHOWN: usize = 100;
 
-/// Everything that is wrong with a configuration, in the order of the file.
+/// The errors of a configuration, in the order of the file.
 ///
-/// Printed, each error begins a line with `file:line:column`, as compilers do and editors
-/// understand, followed by the line of the file and a caret. After 100 errors the rest is counted.
-/// It converts into [`crate::Error`], so that a `main` may pass it on with `?`.
+/// In the printed form, each error begins a line with `file:line:column`, as compilers do and
+/// editors understand, followed by the line of the file and a caret. After 100 errors the rest is
+/// counted. The type converts into [`crate::Error`], so your `main` may return it with `?`.
 ///
 /// # Examples
 ///
@@ -36,19 +36,19 @@ pub struct Errors {
 }
 
 impl Errors {
-    /// The errors, at most 100.
+    /// Returns the errors, at most 100.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// How many there are in all.
+    /// Returns the total number of errors.
     #[must_use]
     pub fn count(&self) -> usize {
         self.problems.len() + self.more
     }
 
-    /// The one error of a file that cannot be read at all.
+    /// Creates the error of a file that cannot be read at all.
     #[cold]
     pub(super) fn of_file(name: &str, message: impl fmt::Display) -> Self {
         let file = Source::new(name, "").name().into();
@@ -56,7 +56,7 @@ impl Errors {
         Self { problems: vec![problem], more: 0 }
     }
 
-    /// One error at a line and column that are not those of a [`Span`].
+    /// Creates an error at a line and column that are not those of a [`Span`].
     #[cold]
     pub(super) fn at(name: &str, at: (usize, usize), message: String, excerpt: Excerpt) -> Self {
         let mut errors = Self::of_file(name, message);
@@ -77,31 +77,31 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The line in the file, from 1, if the error has a place there.
+    /// Returns the line in the file, from 1, if the error has a position there.
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         self.at.map(|(line, _)| line)
     }
 
-    /// The column in characters, from 1, if the error has a place in the file.
+    /// Returns the column in characters, from 1, if the error has a position in the file.
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         self.at.map(|(_, column)| column)
     }
 
-    /// What is wrong, on one line that is safe to print.
+    /// Returns the error message, one line that is safe to print.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do about it, if that is known.
+    /// Returns a suggested correction, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Adds what to do about it; an empty text is none.
+    /// Adds a suggested correction. An empty text adds none.
     pub(super) fn hinted(&mut self, hint: impl Into<String>) {
         self.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
     }
@@ -149,14 +149,14 @@ impl From<Errors> for crate::Error {
     }
 }
 
-/// Errors while they are being found.
+/// Collects errors while a file is checked.
 #[derive(Debug)]
 pub(super) struct Problems<'a> {
     source: &'a Source,
     file: Arc<str>,
     found: Vec<Problem>,
     more: usize,
-    /// Where those go that are only counted.
+    /// Discards errors beyond the limit, which are only counted.
     uncounted: Problem,
 }
 
@@ -166,7 +166,7 @@ impl<'a> Problems<'a> {
         Self { source, file, found: Vec::new(), more: 0, uncounted: Problem::default() }
     }
 
-    /// Notes an error at a place, with the line shown.
+    /// Records an error at a position, and shows the line.
     pub(super) fn at(&mut self, span: &Span, message: impl Into<String>) -> &mut Problem {
         let excerpt = (!self.is_full()).then(|| self.source.excerpt(span));
         let problem = self.about(span, message);
@@ -174,7 +174,7 @@ impl<'a> Problems<'a> {
         problem
     }
 
-    /// Notes an error about something that is missing at a place: there is nothing to show.
+    /// Records an error about something missing at a position. There is no text to show.
     pub(super) fn about(&mut self, span: &Span, message: impl Into<String>) -> &mut Problem {
         let at = (!self.is_full()).then(|| (span.line, self.source.column(span)));
         let problem = self.general(message);
@@ -182,7 +182,7 @@ impl<'a> Problems<'a> {
         problem
     }
 
-    /// Notes an error that has no place in the file.
+    /// Records an error without a position in the file.
     pub(super) fn general(&mut self, message: impl Into<String>) -> &mut Problem {
         if self.is_full() {
             self.more += 1;
@@ -193,7 +193,7 @@ impl<'a> Problems<'a> {
         self.found.last_mut().unwrap_or(&mut self.uncounted)
     }
 
-    /// Whether further errors are only counted: no need to make a good message.
+    /// Returns whether further errors are only counted and need no good message.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() == SHOWN
     }
@@ -206,7 +206,7 @@ impl<'a> Problems<'a> {
         if self.is_empty() { Ok(()) } else { Err(self.errors()) }
     }
 
-    /// In the order of the file; what has no place there comes last.
+    /// Sorts the errors by position; errors without a position come last.
     pub(super) fn errors(mut self) -> Errors {
         self.found.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
         Errors { problems: self.found, more: self.more }

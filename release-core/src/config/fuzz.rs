@@ -1,8 +1,8 @@
-//! What fuzzers and property tests feed: any bytes, and a panic is a defect.
+//! Entry points for fuzzers and property tests: any bytes are allowed, and a panic is a defect.
 
 use super::{Config, Key, Spec, key, parse as parser, read};
 
-/// Files with everything that there is, for fuzzers to begin with.
+/// Files that use every feature, as seeds for fuzzers.
 #[cfg(feature = "fuzzing")]
 pub(crate) const SEEDS: [&str; 3] = [
     "user = \"a\\n\\065\\xff\" # note\nn = [-1, 2_0, 3]\nf = 1.5e-3 b = true k = word\n",
@@ -10,7 +10,7 @@ pub(crate) const SEEDS: [&str; 3] = [
     "a = [127.0.0.1:80, [::1]:80, host:80, unix:/x, unix:\"a b\"]\n[s] x = \"two\nlines\"",
 ];
 
-/// A file as it comes: every error has a place in it.
+/// Parses an arbitrary file: every error has a position in it.
 pub(crate) fn parse(text: &[u8]) {
     let spec = Spec::new().key(key("user")).section("web", [key("port").default(80)]);
     if let Err(errors) = Config::parse("fuzz", text, &spec) {
@@ -23,7 +23,7 @@ pub(crate) fn parse(text: &[u8]) {
     }
 }
 
-/// A file without mistakes: the dump of it has the same values, and is its own dump.
+/// Dumps a file without mistakes: its dump has the same values, and is its own dump.
 pub(crate) fn dump(text: &[u8]) {
     let Some(spec) = specification(text) else { return };
     let Ok(config) = Config::parse("fuzz", text, &spec) else { return };
@@ -38,7 +38,7 @@ pub(crate) fn dump(text: &[u8]) {
     }
 }
 
-/// A specification that has exactly what the file has.
+/// Returns a specification with exactly the keys of the file.
 fn specification(text: &[u8]) -> Option<Spec> {
     let source = read::text("fuzz", text.to_vec()).ok()?;
     let (sections, problems) = parser::parse(&source);

@@ -1,12 +1,12 @@
-//! What to write instead, when a value is of the wrong kind.
+//! Suggests a correction for a value of the wrong kind.
 
 use super::printable::printable;
 use super::{Kind, Value, parse};
 
-/// A longer text is not repeated in a hint.
+/// Maximum length of text repeated in a hint.
 const LONGEST: usize = 60;
 
-/// How the one who wrote this value can make it one of the kind; empty when there is no telling.
+/// Suggests how to write this value as the expected kind. Returns an empty text if unknown.
 pub(super) fn hint(kind: Kind, value: &Value) -> String {
     match (kind, value) {
         (Kind::String, Value::List(_)) => String::new(),

@@ -1,4 +1,4 @@
-//! Cuts the text into tokens.
+//! Splits the text into tokens.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
@@ -18,31 +18,32 @@ pub(super) enum Token {
     Comma,
     /// A bare word that begins with a letter.
     Word,
-    /// A value that is no bare word, or begins with a digit.
+    /// A value that is not a bare word, or begins with a digit.
     Value(Value),
-    /// Something wrong, which has been reported.
+    /// An error, already reported.
     Wrong,
     End,
 }
 
-/// Reads tokens from the text, and reports what is none.
+/// A reader of tokens from the text, which reports errors.
 #[derive(Debug)]
 pub(super) struct Lexer<'a> {
     pub(super) source: &'a Source,
     pub(super) problems: Problems<'a>,
     offset: usize,
     line: usize,
-    /// What is skipped after an error is not reported: the error is known.
+    /// After an error, skipped text is not reported again.
     pub(super) quiet: bool,
-    /// A string or regular expression is not closed: what follows it may be part of it.
+    /// A string or regular expression is not closed: the text after it may be part of it.
     pub(super) unclosed: bool,
-    /// How many more times the end of a string that seems to be lacking is searched beyond its line.
+    /// Remaining searches beyond a line for the end of an apparently unclosed string.
     patience: u32,
-    /// The regular expressions so far: each takes memory far beyond its length.
+    /// Number of regular expressions so far: each uses memory far beyond its length.
     regexps: usize,
 }
 
-/// See [`Lexer::patience`]: without an end a hostile file could have each line searched to the end.
+/// See [`Lexer::patience`]: without a limit, a hostile file could have each line searched to the
+/// end.
 const PATIENCE: u32 = 10;
 
 impl<'a> Lexer<'a> {
@@ -61,7 +62,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The next token, and where it is.
+    /// Returns the next token and its position.
     pub(super) fn next(&mut self) -> (Token, Span) {
         self.skip_blanks();
         let rest = self.rest();
@@ -81,24 +82,24 @@ impl<'a> Lexer<'a> {
         (single, self.take(first.len_utf8()))
     }
 
-    /// Where the next token is searched.
+    /// Returns the position at which the next token is searched.
     pub(super) fn position(&self) -> (usize, usize) {
         (self.offset, self.line)
     }
 
-    /// Reads again from an earlier position.
+    /// Continues from an earlier position.
     pub(super) fn go_back(&mut self, position: (usize, usize)) {
         (self.offset, self.line) = position;
     }
 
-    /// Whether the next token is an equals sign.
+    /// Returns whether the next token is an equals sign.
     pub(super) fn at_equals(&self) -> bool {
         let mut characters = self.rest().char_indices().peekable();
         skip_blanks(&mut characters);
         characters.next().is_some_and(|(_, character)| character == '=')
     }
 
-    /// Goes to the end of the line: where the token ends is not known.
+    /// Skips to the end of the line, because the end of the token is unknown.
     fn leave_line(&mut self) {
         self.offset += self.rest_of_line().len();
     }
@@ -111,7 +112,7 @@ impl<'a> Lexer<'a> {
         &self.source.text[self.offset..]
     }
 
-    /// The span of so many bytes from here.
+    /// Returns the span of the next bytes.
     fn span(&self, length: usize) -> Span {
         Span { bytes: self.offset..self.offset + length, line: self.line }
     }
@@ -139,7 +140,7 @@ impl<'a> Lexer<'a> {
 
     fn word(&mut self) -> (Token, Span) {
         let span = self.take(self.word_length());
-        // A path that no bare word can hold follows the colon in quotes.
+        // A path that does not fit in a bare word follows the colon in quotes.
         if self.source.slice(&span) == "unix:" && self.rest().starts_with('"') {
             let (token, path) = self.quoted('"');
             let span = Span { bytes: span.bytes.start..path.bytes.end, ..span };
@@ -169,7 +170,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A bracket, or an IPv6 address in brackets with its port.
+    /// Reads a bracket, or an IPv6 address in brackets with its port.
     fn open(&mut self) -> (Token, Span) {
         let is_inside =
             |character: &char| character.is_ascii_hexdigit() || ":.%".contains(*character);
@@ -192,7 +193,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A character that begins nothing.
+    /// Reports a character that cannot begin a token.
     #[cold]
     fn stray(&mut self, first: char) -> (Token, Span) {
         let hint = match first {
@@ -212,7 +213,7 @@ impl<'a> Lexer<'a> {
             _ => "text has to be in quotes",
         };
         let shown = super::printable::printable(first.encode_utf8(&mut [0; 4]));
-        // What is glued to it belongs to the same mistake.
+        // Attached characters belong to the same error.
         let rest = &self.rest()[first.len_utf8()..];
         let length = if is_plain(first) { word_length(rest) } else { 0 };
         let span = self.take(first.len_utf8() + length);
@@ -235,12 +236,12 @@ fn newlines(text: &str) -> usize {
     text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
-/// The length of the bare word at the beginning.
+/// Returns the length of the bare word at the beginning.
 pub(super) fn word_length(text: &str) -> usize {
     text.find(|character| !is_plain(character)).unwrap_or(text.len())
 }
 
-/// Blanks and comments; a carriage return is a blank.
+/// Skips blanks and comments. A carriage return is a blank.
 fn skip_blanks(characters: &mut Peekable<CharIndices<'_>>) {
     while let Some((_, character)) = characters.peek() {
         match character {

@@ -1,4 +1,4 @@
-//! The configuration of a running daemon: read again while it is in use.
+//! The configuration of a running daemon, which can be reloaded while in use.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::{Config, Errors, Spec};
 use crate::Exit;
 
-/// The configuration in force, which [`reload`](Live::reload) replaces as a whole.
+/// The configuration in force, replaced as a whole by [`reload`](Live::reload).
 ///
-/// Share it in an `Arc`. Who needs several values that belong together takes them from one
+/// Share it in an `Arc`. If you need several values that belong together, read them from the same
 /// [`current`](Live::current).
 ///
 /// # Examples
@@ -38,22 +38,22 @@ pub struct Live {
     path: PathBuf,
     spec: Spec,
     current: RwLock<Arc<Config>>,
-    /// Held by a reload from reading to replacing: what was read later must not be replaced by what
-    /// was read before.
+    /// Held by a reload from reading to replacing, so that an older read never replaces a newer
+    /// one.
     reloading: Mutex<()>,
 }
 
-/// A key whose value a reload has changed.
+/// A key whose value was changed by a reload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Change {
     /// The section; `None` for a global key.
     pub section: Option<String>,
-    /// The key.
+    /// The name of the key.
     pub key: String,
 }
 
-/// `key`, or `[section] key`.
+/// Formats `key`, or `[section] key`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.section {
@@ -64,36 +64,36 @@ impl fmt::Display for Change {
 }
 
 impl Live {
-    /// Loads the configuration for the first time. A relative path is remembered as an absolute
-    /// one: a daemon changes its working directory.
+    /// Loads the configuration for the first time. A relative path is converted to an absolute
+    /// path, because a daemon changes its working directory.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`].
+    /// Returns the same errors as [`Config::load`].
     pub fn load(path: impl AsRef<Path>, spec: Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
         let config = Config::load(path, &spec)?;
-        // Fails only when the working directory is gone, and then the path is as good as it gets.
+        // Fails only if the working directory is gone; the path is then the best available.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let current = RwLock::new(Arc::new(config));
         Ok(Self { path, spec, current, reloading: Mutex::new(()) })
     }
 
-    /// The configuration in force now. It stays as it is for as long as it is held.
+    /// Returns the configuration in force. It does not change while you hold it.
     #[must_use]
     pub fn current(&self) -> Arc<Config> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock.
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the file again and puts it in force. It reads a file: not for a task that others wait
-    /// for.
+    /// Reads the file again and puts it in force. This blocks on a file, so do not call it in a
+    /// task that delays others.
     ///
-    /// Gives the keys whose values have changed, in the order of the specification.
+    /// Returns the keys whose values have changed, in the order of the specification.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`]; the old configuration then stays in force.
+    /// Returns the same errors as [`Config::load`]. The old configuration then stays in force.
     pub fn reload(&self) -> Result<Vec<Change>, Errors> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let new = Arc::new(Config::load(&self.path, &self.spec)?);
@@ -104,7 +104,8 @@ impl Live {
     }
 }
 
-/// Both are of the same specification: their keys are the same, in the same order.
+/// Returns the changed keys. Both configurations have the same keys in the same order, those of one
+/// specification.
 fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     for (old, new) in old.sections.iter().zip(&new.sections) {
@@ -118,8 +119,8 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
-/// What a program does for `--check-config`: status 0, or 1 with all errors, which are printed to
-/// standard error when `main` returns it.
+/// Checks a configuration file, for `--check-config`. Returns status 0, or 1 with every error. The
+/// errors are printed to standard error when your `main` returns the result.
 ///
 /// # Examples
 ///

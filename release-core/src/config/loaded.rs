@@ -1,4 +1,4 @@
-//! A configuration that has passed: its values, and where each comes from.
+//! A valid configuration: its values, and the origin of each.
 
 use std::marker::PhantomData;
 use std::path::Path;
@@ -13,8 +13,7 @@ use super::source::{Place, Source};
 use super::{Spec, Value, de, read};
 use crate::start_files::accepted;
 
-/// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by
-/// default.
+/// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by default.
 ///
 /// # Examples
 ///
@@ -52,7 +51,7 @@ use crate::start_files::accepted;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) source: Arc<Source>,
-    /// In the order of the specification; the first one holds the global keys.
+    /// The sections in the order of the specification; the first section holds the global keys.
     pub(super) sections: Vec<Values>,
 }
 
@@ -74,13 +73,13 @@ pub(super) struct Entry {
 }
 
 impl Config {
-    /// Reads a file and holds it against the specification.
+    /// Reads a file and checks it against the specification.
     ///
-    /// Only regular files are read, without waiting, and up to [`Spec::size_limit`].
+    /// Reads only regular files, without waiting, up to [`Spec::size_limit`].
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the file, or why it cannot be read.
+    /// Returns every error in the file, or the reason why it cannot be read.
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
         let config = check(read::read(path, spec.size_limit)?, spec)?;
@@ -88,35 +87,35 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration that a text is; messages name it as told.
+    /// Parses a configuration from text. Messages use `name` as its file name.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it.
+    /// Returns every error in the text.
     pub fn parse(name: &str, text: impl AsRef<[u8]>, spec: &Spec) -> Result<Self, Errors> {
         check(read::text(name, text.as_ref().to_vec())?, spec)
     }
 
-    /// A global value as a type of yours: a number of any size, `String`, `&str`, `PathBuf`,
-    /// `Duration`, [`Regexp`](super::Regexp), [`Address`](super::Address), an enum for a keyword,
-    /// a `Vec` of those, an `Option` for an optional key.
+    /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,
+    /// `Duration`, [`Regexp`](super::Regexp), [`Address`](super::Address), an enum for a keyword, a
+    /// `Vec` of those, an `Option` for an optional key.
     ///
     /// # Errors
     ///
-    /// When the value does not fit the type, at its place in the file; and when the specification
-    /// has no such key.
+    /// Returns an error if the value does not fit the type, with its position in the file, or if
+    /// the specification has no such key.
     pub fn get<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<T, Errors> {
         self.globals().get(key)
     }
 
-    /// A global value as the file has it; `None` for an optional key that is not set, and for a key
-    /// that the specification does not have.
+    /// Returns a global value as written in the file. Returns `None` for an optional key that is
+    /// not set, and for a key that is not in the specification.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.globals().value(key)
     }
 
-    /// The values of a section. One that the specification does not have is empty.
+    /// Returns the values of a section. A section that is not in the specification is empty.
     #[must_use]
     pub fn section<'a>(&'a self, name: &'a str) -> Section<'a> {
         let found = self.sections.iter().find(|section| section.name.as_deref() == Some(name));
@@ -129,12 +128,12 @@ impl Config {
         Section { source: &self.source, name: None, entries }
     }
 
-    /// The whole configuration as a struct of yours: a field for each global key, and one for each
-    /// section, which is a struct or map in turn.
+    /// Returns the whole configuration as your struct, with a field for each global key and each
+    /// section. A section's field is in turn a struct or map.
     ///
     /// # Errors
     ///
-    /// When a value does not fit, at its place in the file.
+    /// Returns an error if a value does not fit, with its position in the file.
     ///
     /// # Examples
     ///
@@ -183,12 +182,12 @@ pub struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// A value as a type of yours, see [`Config::get`].
+    /// Returns a value as your type, see [`Config::get`].
     ///
     /// # Errors
     ///
-    /// When the value does not fit the type, at its place in the file; and when the specification
-    /// has no such section or key.
+    /// Returns an error if the value does not fit the type, with its position in the file, or if
+    /// the specification has no such section or key.
     pub fn get<T: Deserialize<'a>>(&self, key: &str) -> Result<T, Errors> {
         match self.entries.iter().find(|entry| entry.key == key) {
             Some(entry) => de::Node::of(entry)
@@ -198,18 +197,18 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A value as the file has it; `None` for an optional key that is not set, and for a key that
-    /// the specification does not have.
+    /// Returns a value as written in the file. Returns `None` for an optional key that is not set,
+    /// and for a key that is not in the specification.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&'a Value> {
         self.entries.iter().find(|entry| entry.key == key)?.value.as_ref()
     }
 
-    /// The section as a struct or map of yours, see [`Config::deserialize`].
+    /// Returns the section as your struct or map, see [`Config::deserialize`].
     ///
     /// # Errors
     ///
-    /// When a value does not fit, at its place in the file.
+    /// Returns an error if a value does not fit, with its position in the file.
     pub fn deserialize<T: Deserialize<'a>>(&self) -> Result<T, Errors> {
         T::deserialize(de::Keys(self.entries)).map_err(|error| error.placed(self.source))
     }

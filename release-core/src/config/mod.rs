@@ -1,4 +1,4 @@
-//! Configuration files: `key = value` in sections, held against a specification.
+//! Configuration files: `key = value` in sections, checked against a specification.
 //!
 //! ```text
 //! # Who the workers are
@@ -11,16 +11,18 @@
 //! names   = /^(www\.)?example\.(com|org)$/
 //! ```
 //!
-//! * [`Spec`] says which sections and keys there are, with their defaults and [`validation`]s.
-//! * [`Config`] is a file that fulfils it: values by [`get`](Config::get), or all of them in a type
-//!   of yours by [`deserialize`](Config::deserialize). [`dump`](Config::dump) shows what is in force
-//!   and where it comes from.
-//! * [`Errors`] are all that is wrong with a file, each with its place and what was expected there.
-//! * [`Live`] is the configuration of a running daemon, read again without ever taking a wrong one.
-//! * [`check`] is what stands behind `--check-config`.
+//! * [`Spec`] defines the sections and keys, with their defaults and [`validation`]s.
+//! * [`Config`] is a file that fulfils the specification. Read its values with
+//!   [`get`](Config::get), or all of them into your own type with
+//!   [`deserialize`](Config::deserialize). [`dump`](Config::dump) shows the values in force and
+//!   their origin.
+//! * [`Errors`] lists every error in a file, each with its position and the expected value.
+//! * [`Live`] is the configuration of a running daemon. It can be reloaded, and never accepts a
+//!   wrong file.
+//! * [`check`] implements `--check-config`.
 //!
-//! Nothing is accepted silently: what is misspelt, set twice, not closed or out of range is an
-//! error. `docs/CONFIGURATION.md` describes the format.
+//! Nothing is accepted silently: a misspelt name, a key set twice, an unclosed string or a value
+//! out of range is an error. `docs/CONFIGURATION.md` describes the format.
 //!
 //! # Examples
 //!

@@ -1,4 +1,4 @@
-//! Bare words that begin like a number: integers, floats, durations, sizes and numeric addresses.
+//! Bare words that begin like numbers: integers, floats, durations, sizes and numeric addresses.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::printable::shortened;
 use super::{Address, Value};
 
-/// Units of time and their nanoseconds, the largest first.
+/// Units of time in nanoseconds, largest first.
 const TIMES: [(&str, u64); 5] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
@@ -15,7 +15,7 @@ const TIMES: [(&str, u64); 5] = [
     ("ms", 1_000_000),
 ];
 
-/// Units of size and their bytes; the first seven, from the largest, are those that are written.
+/// Units of size in bytes. The first seven, from the largest, are used for output.
 const SIZES: [(&str, u64); 14] = [
     ("EiB", 1 << 60),
     ("PiB", 1 << 50),
@@ -36,7 +36,7 @@ const WRITTEN_SIZES: usize = 7;
 
 const UNITS: &str = "units of time are ms, s, m, h, d; of size B, KB, MB, GB, TB (1000) and KiB, MiB, GiB, TiB (1024)";
 
-/// The value that a word is which begins with a digit, a minus or a point; or what is wrong with it.
+/// Parses a word that begins with a digit, a minus or a point. Returns its value, or the error.
 pub(super) fn parse(word: &str) -> Result<Value, String> {
     if let Some(address) = Address::recognize(word) {
         return address.map(Value::Address).map_err(|error| error.to_string());
@@ -66,12 +66,12 @@ fn unknown(word: &str) -> String {
     reason.to_owned()
 }
 
-/// A word taken apart; the underscores are gone from the digits.
+/// The parts of a word. The underscores are removed from the digits.
 struct Number<'a> {
     negative: bool,
     whole: String,
     fraction: Option<String>,
-    /// With the `e`, the sign and the digits.
+    /// Includes the `e`, the sign and the digits.
     exponent: &'a str,
     unit: &'a str,
 }
@@ -98,7 +98,7 @@ impl<'a> Number<'a> {
         is_unit.then_some(number)
     }
 
-    /// The number times a factor, if that is a whole number in range.
+    /// Multiplies the number by a factor, if the result is an integer in range.
     fn times(&self, factor: u64) -> Result<u128, Inexact> {
         let fraction = self.fraction.as_deref().unwrap_or_default().trim_end_matches('0');
         let places = u32::try_from(fraction.len()).map_err(|_| Inexact::TooFine)?;
@@ -121,7 +121,7 @@ enum Inexact {
     TooLarge,
 }
 
-/// The digits at the beginning, in which an underscore may stand between two, and what follows.
+/// Splits off the leading digits, with underscores allowed between two digits.
 fn digits(text: &str) -> Option<(String, &str)> {
     let length = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'_').count();
     let (digits, rest) = text.split_at(length);
@@ -194,7 +194,8 @@ fn size(number: &Number<'_>, unit: u64) -> Result<Value, String> {
     u64::try_from(bytes).map(Value::Size).map_err(|_| too_large())
 }
 
-/// In the largest unit that gives a whole number; below a millisecond as a fraction of a second.
+/// Formats in the largest unit that gives an integer; below a millisecond as a fraction of a
+/// second.
 pub(super) fn write_duration(f: &mut fmt::Formatter<'_>, duration: Duration) -> fmt::Result {
     let nanoseconds = duration.as_nanos();
     if nanoseconds == 0 {

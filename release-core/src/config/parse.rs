@@ -1,5 +1,5 @@
-//! Makes sections, keys and values of the tokens, and goes on after a mistake where the next key or
-//! section begins.
+//! Builds sections, keys and values from the tokens. After an error, continues at the next key or
+//! section.
 
 mod list;
 mod recover;
@@ -11,12 +11,12 @@ use super::printable::shortened;
 use super::source::{Place, Source, Span};
 use super::{Address, Value};
 
-/// A section of the file as it is written; the first one holds the global keys.
+/// A section of the file as written. The first section holds the global keys.
 #[derive(Debug)]
 pub(super) struct Section {
     /// The name in the header; `None` for the global keys.
     pub(super) name: Option<Span>,
-    /// The header is wrong: whose keys these are is certain only if the name is known.
+    /// The header is wrong: the keys can be assigned only if the name is known.
     pub(super) lost: bool,
     pub(super) entries: Vec<Entry>,
 }
@@ -24,18 +24,18 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: Span,
-    /// Whether an equals sign follows the key; otherwise it may be no key at all.
+    /// Whether an equals sign follows the key. Otherwise it may not be a key at all.
     pub(super) set: bool,
-    /// `None` when it is wrong, which has been reported.
+    /// `None` if it is wrong, which has been reported.
     pub(super) value: Option<(Value, Place)>,
 }
 
-/// Something is wrong and has been reported.
+/// An error that has been reported.
 struct Reported;
 
 type Found<T> = Result<T, Reported>;
 
-/// The sections in the order of the file; what is wrong is among the problems.
+/// Returns the sections in the order of the file. Errors are added to the problems.
 pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
     let lexer = Lexer::new(source);
     let globals = Section { name: None, lost: false, entries: Vec::new() };
@@ -78,7 +78,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A section's header, after its bracket.
+    /// Parses a section header, after its bracket.
     fn header(&mut self, open: &Span) -> Found<()> {
         let (token, name) = self.next();
         let named = token == Token::Word;
@@ -103,7 +103,7 @@ impl Parser<'_> {
                 self.error(&name, format!("expected the name of a section, found {found}"), hint);
             }
         }
-        // Its end belongs to it; everything else on the line is skipped.
+        // Its end belongs to it; the rest of the line is skipped.
         if matches!(token, Token::Open | Token::End | Token::Word) {
             self.put_back(token, name);
         }
@@ -128,7 +128,7 @@ impl Parser<'_> {
         Err(Reported)
     }
 
-    /// A key and its value, after the key; `glued` when a value stands before it on the line.
+    /// Parses an entry after its key; `glued` if a value precedes it on the line.
     fn entry(&mut self, key: Span, glued: bool) -> Found<()> {
         if !self.lexer.at_equals() {
             self.not_set(&key, glued);
@@ -141,7 +141,7 @@ impl Parser<'_> {
         done
     }
 
-    /// Reports a word that is no key because no equals sign follows it.
+    /// Reports a word that is not a key because no equals sign follows it.
     #[cold]
     fn not_set(&mut self, key: &Span, glued: bool) {
         let end = key.bytes.start + self.source.slice(key).trim_end_matches(':').len();
@@ -175,7 +175,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The value of a key, or an element of its list.
+    /// Parses the value of a key, or an element of its list.
     fn value(&mut self, key: &Span) -> Found<(Value, Place)> {
         let (token, span) = self.next();
         let value = match token {
@@ -197,7 +197,7 @@ impl Parser<'_> {
         Ok((value, Place { span, items: Vec::new() }))
     }
 
-    /// A word in the place of a value.
+    /// Parses a word in place of a value.
     fn bare(&mut self, span: &Span) -> Found<Value> {
         let word = self.source.slice(span);
         match (word, Address::recognize(word)) {
@@ -213,7 +213,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Something that begins neither a key nor a section.
+    /// Reports text that begins neither a key nor a section.
     #[cold]
     fn unexpected(&mut self, span: &Span, after_value: bool) {
         let shown = self.shown(span);
@@ -258,7 +258,7 @@ impl Parser<'_> {
     }
 }
 
-/// The value that a text alone is.
+/// Parses text that consists of a single value.
 pub(super) fn value(text: &str) -> Option<Value> {
     let source = Source::new("", format!("key = {text}"));
     let (mut sections, problems) = parse(&source);

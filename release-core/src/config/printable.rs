@@ -1,6 +1,6 @@
-//! Text from a file, made safe to print: nothing in it may command a terminal or turn a line around.
+//! Makes text from a file safe to print: it cannot control a terminal or reverse a line.
 
-/// The text with every character escaped that is not seen as itself; tabs become blanks.
+/// Escapes every character that is not visible as itself. Tabs become blanks.
 pub(super) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -13,7 +13,7 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-/// The text in one line and at most so many characters, for use within a message.
+/// Returns the text as one line of limited length, for use in a message.
 pub(super) fn shortened(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((index, _)) => format!("{}\u{2026}", printable(&text[..index])),
@@ -21,8 +21,8 @@ pub(super) fn shortened(text: &str, longest: usize) -> String {
     }
 }
 
-/// Controls, odd blanks, and what makes text look like something that it is not: invisible characters, and
-/// those that change the direction of writing.
+/// Matches control characters, unusual blanks, and characters that disguise text: invisible
+/// characters, and characters that change the direction of writing.
 pub(super) fn is_hidden(character: char) -> bool {
     character.is_control()
         || character.is_whitespace() && character != ' '

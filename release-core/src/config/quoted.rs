@@ -1,16 +1,16 @@
-//! What stands between quotes or slashes.
+//! Text between quotes or slashes.
 
 use std::ops::Range;
 
 use super::{Regexp, Value};
 
-/// A mistake within, by its offsets from the opening quote.
+/// An error in quoted text, by its offsets from the opening quote.
 pub(super) struct Wrong {
     pub(super) at: Range<usize>,
     pub(super) message: String,
 }
 
-/// The length of the text from the opening quote to the closing one, with both.
+/// Returns the length of the text including both quotes.
 pub(super) fn length(text: &str, quote: char) -> Option<usize> {
     let mut bytes = text.bytes().enumerate().skip(1);
     while let Some((index, byte)) = bytes.next() {
@@ -25,7 +25,7 @@ pub(super) fn length(text: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// The value of what [`length`] measured.
+/// Returns the value of the text measured by [`length`].
 pub(super) fn value(text: &str, quote: char) -> Result<Value, Wrong> {
     let inside = &text[1..text.len() - 1];
     if quote == '"' { string(inside) } else { regexp(inside) }
@@ -48,8 +48,8 @@ fn string(inside: &str) -> Result<Value, Wrong> {
         .map_or_else(|error| Value::Bytes(error.into_bytes()), Value::String))
 }
 
-/// The byte that an escape stands for, and the length of the escape. A backslash that begins none
-/// stands for itself.
+/// Returns the byte that an escape denotes, and the length of the escape. A backslash that begins
+/// no escape denotes itself.
 fn escape(text: &[u8]) -> Result<(u8, usize), &'static str> {
     Ok(match text[1..] {
         [b'n', ..] => (b'\n', 2),
@@ -74,18 +74,18 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| value.try_into().ok())
 }
 
-/// A line break vanishes together with the blanks that follow it.
+/// A line break is removed together with the blanks that follow it.
 fn regexp(inside: &str) -> Result<Value, Wrong> {
     let mut pattern = String::with_capacity(inside.len());
     let mut lines = inside.split('\n');
     let first = lines.next().unwrap_or_default();
     let others = lines.map(|line| line.trim_start_matches([' ', '\t']));
     for line in std::iter::once(first).chain(others) {
-        // Of the two characters at the end of a line in some systems.
+        // Removes the first of the two characters that end a line on some systems.
         pattern.push_str(line.strip_suffix('\r').unwrap_or(line));
     }
     Regexp::new(&pattern).map(Value::Regexp).map_err(|error| {
-        // Over several lines an offset in the pattern is not the one in the file.
+        // Over several lines, an offset in the pattern differs from the offset in the file.
         let at = error.at.filter(|_| pattern.len() == inside.len());
         let found = at.and_then(|at| Some((at, inside[at..].chars().next()?)));
         let at = match found {

@@ -1,4 +1,4 @@
-//! Reads a configuration file, whatever is at its path, without waiting and without running full.
+//! Reads a configuration file of any type safely: without waiting, and with limited memory.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use super::source::{Excerpt, Source};
 use crate::start_files::given;
 use crate::trusted::{Writers, check_file, check_path};
 
-/// The text of the file, of at most so many bytes.
+/// Returns the text of the file, up to a maximum number of bytes.
 pub(super) fn read(path: &Path, limit: u64) -> Result<Source, Errors> {
     let name = path.to_string_lossy();
     let bytes = match given(path) {
@@ -31,8 +31,8 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
         )
     };
     check_path(path, Writers::Nobody).map_err(unsafe_for_root)?;
-    // O_NONBLOCK: to open a FIFO would wait for somebody to write into it. O_NOCTTY: a terminal
-    // must not become that of the daemon.
+    // O_NONBLOCK: opening a FIFO would wait for a writer. O_NOCTTY: a terminal must not become the
+    // daemon's controlling terminal.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();
     let opened = options.read(true).custom_flags(flags.bits()).open(path);
@@ -48,7 +48,7 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may grow while it is read, and some files of the kernel do not know their length.
+    // The file may grow while it is read, and some kernel files do not report their length.
     File::take(file, limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| cannot_read(&error))?;
@@ -84,7 +84,7 @@ fn not_regular(kind: FileType) -> String {
     format!("this is {}; a configuration has to be a regular file", kind_of(kind))
 }
 
-/// What the system says, without the number.
+/// Returns the system's message, without the number.
 pub(super) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),
@@ -92,7 +92,7 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// The kind of a file in words.
+/// Names the type of a file.
 pub(super) fn kind_of(kind: FileType) -> &'static str {
     match kind {
         _ if kind.is_dir() => "a directory",
@@ -105,7 +105,7 @@ pub(super) fn kind_of(kind: FileType) -> &'static str {
     }
 }
 
-/// The bytes as text in UTF-8 without NUL bytes, or where they are not.
+/// Returns the bytes as UTF-8 text without NUL bytes, or the position of an invalid byte.
 pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
     let nul = bytes.iter().position(|byte| *byte == 0);
     let valid = match std::str::from_utf8(&bytes) {
@@ -127,7 +127,7 @@ pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
     }
 }
 
-/// An error at a byte that is not text; what stands before it on its line is.
+/// Creates the error for a byte that is not text, with the valid text before it on its line.
 #[cold]
 fn not_text(name: &str, bytes: &[u8], at: usize, message: String) -> Errors {
     let (before, rest) = bytes.split_at(at);

@@ -7,19 +7,21 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::printable::is_hidden;
 
-/// The pattern may have so many bytes: what the compiler makes of it first takes a hundred times more.
+/// Maximum length of a pattern in bytes: the compiler's intermediate form takes a hundred times
+/// more.
 const LENGTH_LIMIT: usize = 64 * 1024;
 
-/// The compiled form may take so many bytes: `/(a{1000}){1000}/` is refused, not compiled.
+/// Maximum size of the compiled form in bytes: `/(a{1000}){1000}/` is refused, not compiled.
 const SIZE_LIMIT: usize = 1024 * 1024;
 
-/// How deep groups may be nested: the compiler recurses.
+/// Maximum nesting of groups: the compiler recurses.
 const NEST_LIMIT: u32 = 100;
 
-/// A regular expression, compiled by the `regex` crate: matching takes linear time.
+/// A regular expression, compiled by the `regex` crate. Matching takes linear time.
 ///
-/// In a file it stands between slashes. A slash within is written `\/`; a line break vanishes
-/// together with the blanks that follow it, so a long one may be laid out over several lines.
+/// In a file it is written between slashes. Write `\/` for a slash in the pattern. A line break is
+/// removed together with the blanks that follow it, so you may lay a long pattern out over several
+/// lines.
 ///
 /// # Examples
 ///
@@ -33,11 +35,11 @@ const NEST_LIMIT: u32 = 100;
 #[derive(Clone, Debug)]
 pub struct Regexp(Regex);
 
-/// Why a text is no [`Regexp`].
+/// The reason why a text is not a valid [`Regexp`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegexpError {
     message: String,
-    /// The offset in the pattern, where it is known.
+    /// Returns the offset in the pattern, if known.
     pub(super) at: Option<usize>,
 }
 
@@ -46,8 +48,8 @@ impl Regexp {
     ///
     /// # Errors
     ///
-    /// When it is not a regular expression, uses look-around or back-references (which linear time
-    /// does not allow), is too large, or holds a character that cannot be seen, such as a line
+    /// Returns an error if it is not a regular expression, uses look-around or back-references
+    /// (impossible in linear time), is too large, or contains an invisible character such as a line
     /// break.
     pub fn new(pattern: &str) -> Result<Self, RegexpError> {
         let mut characters = pattern.char_indices();
@@ -76,20 +78,20 @@ impl Regexp {
         })
     }
 
-    /// The compiled form.
+    /// Returns the compiled form.
     #[must_use]
     pub fn regex(&self) -> &Regex {
         &self.0
     }
 
-    /// The pattern, without the slashes.
+    /// Returns the pattern, without the slashes.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
 
-/// A slash means the same with a backslash and without; only one of them is kept.
+/// Removes the backslash before each slash: both forms mean the same, and only one is kept.
 fn without_escaped_slashes(pattern: &str) -> String {
     let mut plain = String::with_capacity(pattern.len());
     let mut characters = pattern.chars();
@@ -113,7 +115,7 @@ impl RegexpError {
             let message = format!("it is too large: compiled it takes over {SIZE_LIMIT} bytes");
             return Self { message, at: None };
         };
-        // The report shows the pattern with a caret; its last line says what is wrong.
+        // The report shows the pattern with a caret; its last line contains the reason.
         let reason = report.lines().last().unwrap_or_default();
         let reason = reason.strip_prefix("error: ").unwrap_or(reason);
         let impossible = if reason.contains("look-around") {
@@ -136,7 +138,7 @@ impl RegexpError {
     }
 }
 
-/// By their text.
+/// Compares by text.
 impl PartialEq for Regexp {
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
@@ -145,7 +147,7 @@ impl PartialEq for Regexp {
 
 impl Eq for Regexp {}
 
-/// Between slashes, as a file has it.
+/// Formats it between slashes, as in a file.
 impl fmt::Display for Regexp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}/", self.as_str().replace('/', "\\/"))

@@ -1,18 +1,18 @@
-//! The text of a configuration file, and places in it.
+//! The text of a configuration file, and positions in it.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::printable::printable;
 
-/// A stretch of the text: byte offsets, and the line (from 1) on which it begins.
+/// A part of the text: byte offsets, and the line (from 1) on which it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) bytes: Range<usize>,
     pub(super) line: usize,
 }
 
-/// Where a value stands, and where each element of it does when it is a list.
+/// The position of a value, and of each element if it is a list.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) span: Span,
@@ -20,7 +20,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place of the element that the indices lead to.
+    /// Returns the position of the element at these indices.
     pub(super) fn inner(&self, path: &[usize]) -> &Span {
         match path {
             [index, rest @ ..] => {
@@ -31,7 +31,7 @@ impl Place {
     }
 }
 
-/// The text, and the name it goes by in messages.
+/// The text, and its name in messages.
 #[derive(Debug)]
 pub(super) struct Source {
     name: String,
@@ -43,7 +43,7 @@ impl Source {
         Self { name: printable(name), text: text.into() }
     }
 
-    /// The name, safe to print.
+    /// Returns the name, safe to print.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -52,18 +52,17 @@ impl Source {
         &self.text[span.bytes.clone()]
     }
 
-    /// The column in characters, from 1.
+    /// Returns the column in characters, from 1.
     pub(super) fn column(&self, span: &Span) -> usize {
         self.text[self.line_start(span)..span.bytes.start].chars().count() + 1
     }
 
-    /// `file:line:column`, for a message that names a second place.
+    /// Formats `file:line:column`, for a message that refers to a second position.
     pub(super) fn reference(&self, span: &Span) -> String {
         format!("{}:{}:{}", self.name, span.line, self.column(span))
     }
 
-    /// The line of the text on which the stretch begins, with the stretch marked as far as it is on
-    /// that line.
+    /// Returns the line on which the span begins, with the part of the span on that line marked.
     pub(super) fn excerpt(&self, span: &Span) -> Excerpt {
         let start = self.line_start(span);
         let line = self.text[start..].split('\n').next().unwrap_or_default();
@@ -73,7 +72,7 @@ impl Source {
         Excerpt::new(&line[..from], &line[from..to], &line[to..])
     }
 
-    /// The place behind the last character.
+    /// Returns the position after the last character.
     pub(super) fn end(&self) -> Span {
         let line = self.text.bytes().filter(|byte| *byte == b'\n').count() + 1;
         Span { bytes: self.text.len()..self.text.len(), line }
@@ -84,7 +83,7 @@ impl Source {
     }
 }
 
-/// A line of the text with carets under the part that is meant, cut around it when it is long.
+/// A line of the text with carets under the relevant part, shortened around it if it is long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Excerpt {
     line: String,
@@ -92,8 +91,8 @@ pub(super) struct Excerpt {
     carets: usize,
 }
 
-/// Of a line longer than this so many characters are shown before the part that is meant, and so
-/// many from its beginning.
+/// Lines longer than this are shortened: this many characters are shown before the relevant part,
+/// and this many from its beginning.
 const LONG: usize = 100;
 const BEFORE: usize = 40;
 const FROM: usize = 60;
@@ -118,7 +117,7 @@ impl Excerpt {
     }
 }
 
-/// At most so many characters of the text.
+/// Returns at most this many characters of the text.
 fn head(text: &str, count: usize) -> &str {
     text.char_indices().nth(count).map_or(text, |(index, _)| &text[..index])
 }

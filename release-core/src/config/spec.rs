@@ -1,4 +1,4 @@
-//! The specification of a configuration: which sections and keys there are, with what values.
+//! The specification of a configuration: its sections and keys, and their allowed values.
 
 use std::collections::HashSet;
 
@@ -10,13 +10,13 @@ use super::validation::Validation;
 use super::value::is_plain;
 use super::{Config, Value, parse};
 
-/// The largest file that is read, unless [`Spec::size_limit`] says otherwise.
+/// Default of the maximum file size, see [`Spec::size_limit`].
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
-/// What a configuration file may hold and has to hold.
+/// The sections and keys that a configuration file may and must contain.
 ///
-/// It is part of the program, so a mistake in it (a key that is there twice, a name or default that
-/// could not be written in a file) is reported by everything that uses it.
+/// The specification is part of your program. Every function that uses it reports mistakes in it,
+/// such as a duplicate key, or a name or default that cannot be written in a file.
 ///
 /// # Examples
 ///
@@ -47,7 +47,7 @@ pub struct Spec {
     pub(super) fits: Vec<Fits>,
 }
 
-/// Whether a configuration fits a type.
+/// A check whether a configuration fits a type.
 type Fits = fn(&Config) -> Result<(), Errors>;
 
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub(super) struct SectionSpec {
     pub(super) keys: Vec<Key>,
 }
 
-/// A key of a [`Spec`]; made by [`key`].
+/// A key of a [`Spec`], created by [`key`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Key {
@@ -67,26 +67,26 @@ pub struct Key {
     pub(super) checks: Vec<Validation>,
 }
 
-/// A key which the file has to set, to any value, until more is said about it.
+/// Creates a key. Without further settings, the file must set it, to any value.
 pub fn key(name: impl Into<String>) -> Key {
     Key { name: name.into(), default: None, optional: false, checks: Vec::new() }
 }
 
 impl Key {
-    /// The value when the file does not set the key. It has to pass the validations too: they may be
-    /// about the machine, as that a directory exists.
+    /// Sets the value for files that do not set the key. It must pass the validations too: they may
+    /// concern the machine, for example whether a directory exists.
     pub fn default(mut self, value: impl Into<Value>) -> Self {
         self.default = Some(value.into());
         self
     }
 
-    /// The file need not set the key, and there is no default.
+    /// Makes the key optional, without a default.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// What the value has to be. Of several validations the first that fails is reported.
+    /// Adds a validation of the value. If several validations fail, the first one is reported.
     pub fn check(mut self, validation: Validation) -> Self {
         self.checks.push(validation);
         self
@@ -100,27 +100,27 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// A configuration with no keys.
+    /// Creates a configuration with no keys.
     pub fn new() -> Self {
         let globals = SectionSpec { name: None, keys: Vec::new() };
         Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new() }
     }
 
-    /// A global key: it stands before the first section.
+    /// Adds a global key, which precedes the first section.
     pub fn key(mut self, key: Key) -> Self {
         self.sections[0].keys.push(key);
         self
     }
 
-    /// A section with its keys. It may be absent when no key of it is required.
+    /// Adds a section with its keys. The section may be absent if none of its keys is required.
     pub fn section(mut self, name: impl Into<String>, keys: impl IntoIterator<Item = Key>) -> Self {
         let keys = keys.into_iter().collect();
         self.sections.push(SectionSpec { name: Some(name.into()), keys });
         self
     }
 
-    /// The configuration must also fit a type of yours, see [`Config::deserialize`]: what a reload
-    /// puts in force then does fit.
+    /// Requires that the configuration fits your type, see [`Config::deserialize`]. A reload then
+    /// accepts only files that fit.
     ///
     /// # Examples
     ///
@@ -142,13 +142,13 @@ impl Spec {
         self
     }
 
-    /// The largest file that is read, in bytes (default 1 MiB).
+    /// Sets the maximum file size in bytes (default 1 MiB).
     pub fn size_limit(mut self, bytes: u64) -> Self {
         self.size_limit = bytes;
         self
     }
 
-    /// The mistakes that the program made.
+    /// Returns the mistakes in the specification.
     pub(super) fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut sections = HashSet::new();
@@ -160,7 +160,7 @@ impl Spec {
             for key in &section.keys {
                 mistakes.extend(wrong_name("key", &key.name, &mut keys));
                 let default = key.default.as_ref();
-                // Whatever could not be read back from a dump.
+                // Rejects a default that could not be read back from a dump.
                 if default
                     .is_some_and(|value| parse::value(&value.to_string()).as_ref() != Some(value))
                 {

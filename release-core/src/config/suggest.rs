@@ -1,9 +1,9 @@
-//! Which known name somebody may have meant.
+//! Suggests a known name for a misspelt one.
 
-/// Longer names are not compared: it would take long.
+/// Longer names are not compared, to save time.
 const LONGEST: usize = 64;
 
-/// The known name that is nearest, if one is near: a third of it may differ, and case and the two
+/// Returns the nearest known name, if it is near: up to a third of it may differ. Case and the two
 /// kinds of dashes do not count.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > LONGEST {

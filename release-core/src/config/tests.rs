@@ -13,14 +13,14 @@ mod specification;
 
 use super::{Config, Errors, Spec, Value, key};
 
-/// What the text is as the value of a key.
+/// Returns the value of the text as a key's value.
 fn value(text: &str) -> Result<Value, String> {
     let spec = Spec::new().key(key("key"));
     let config = Config::parse("x", format!("key = {text}"), &spec).map_err(|e| messages(&e))?;
     Ok(config.value("key").expect("the key is required").clone())
 }
 
-/// The messages without places, one a line.
+/// Returns the messages without positions, one per line.
 fn messages(errors: &Errors) -> String {
     let messages: Vec<&str> = errors.problems().iter().map(|problem| problem.message()).collect();
     messages.join("\n")

@@ -1,4 +1,4 @@
-//! The values that a configuration file can hold, and how they are written.
+//! The values that a configuration file can hold, and their written form.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{Address, Regexp};
 
 /// A value of a configuration file.
 ///
-/// [`Display`](fmt::Display) writes it as the file would have it.
+/// [`Display`](fmt::Display) formats it as it would appear in the file.
 ///
 /// # Examples
 ///
@@ -25,13 +25,13 @@ use super::{Address, Regexp};
 pub enum Value {
     /// `true` or `false`.
     Bool(bool),
-    /// A whole number: `-5`, `1_000`.
+    /// An integer: `-5`, `1_000`.
     Int(i64),
     /// A number with a point or an exponent: `0.5`, `1e-3`. Never NaN or infinite in a file.
     Float(f64),
     /// Text in double quotes.
     String(String),
-    /// Text in double quotes whose escapes make something that is not UTF-8.
+    /// Text in double quotes whose escapes produce bytes that are not UTF-8.
     Bytes(Vec<u8>),
     /// A regular expression between slashes.
     Regexp(Regexp),
@@ -41,7 +41,8 @@ pub enum Value {
     Duration(Duration),
     /// A number with a unit of size, in bytes: `64KiB`, `10MB`.
     Size(u64),
-    /// Where to listen or connect: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/run/web.sock`.
+    /// An address to listen on or connect to: `127.0.0.1:80`, `[::1]:80`, `host:80`,
+    /// `unix:/run/web.sock`.
     Address(Address),
     /// Values of one kind between brackets.
     List(Vec<Self>),
@@ -57,7 +58,7 @@ pub enum Kind {
     Int,
     /// [`Value::Float`].
     Float,
-    /// [`Value::String`] and [`Value::Bytes`]: both are strings to the one who writes the file.
+    /// [`Value::String`] and [`Value::Bytes`]: both are strings in the file.
     String,
     /// [`Value::Regexp`].
     Regexp,
@@ -90,11 +91,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Of a long value so many characters are shown in a message.
+/// Maximum number of characters of a long value shown in a message.
 const SHOWN: usize = 60;
 
 impl Value {
-    /// The kind of this value.
+    /// Returns the kind of this value.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -111,19 +112,19 @@ impl Value {
         }
     }
 
-    /// The boolean, if it is one.
+    /// Returns the boolean, if this is one.
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }
     }
 
-    /// The integer, if it is one.
+    /// Returns the integer, if this is one.
     #[must_use]
     pub fn as_int(&self) -> Option<i64> {
         if let Self::Int(value) = self { Some(*value) } else { None }
     }
 
-    /// The number, if it is a float or an integer.
+    /// Returns the number, if this is a float or an integer.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "what a float is for")]
     pub fn as_float(&self) -> Option<f64> {
@@ -134,13 +135,13 @@ impl Value {
         }
     }
 
-    /// The text, if it is a string in UTF-8.
+    /// Returns the text, if this is a string in UTF-8.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
-    /// The bytes of a string, whether they are UTF-8 or not.
+    /// Returns the bytes of a string, whether they are UTF-8 or not.
     #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
@@ -150,43 +151,43 @@ impl Value {
         }
     }
 
-    /// The word, if it is a keyword.
+    /// Returns the word, if this is a keyword.
     #[must_use]
     pub fn as_keyword(&self) -> Option<&str> {
         if let Self::Keyword(word) = self { Some(word) } else { None }
     }
 
-    /// The regular expression, if it is one.
+    /// Returns the regular expression, if this is one.
     #[must_use]
     pub fn as_regexp(&self) -> Option<&Regexp> {
         if let Self::Regexp(regexp) = self { Some(regexp) } else { None }
     }
 
-    /// The duration, if it is one.
+    /// Returns the duration, if this is one.
     #[must_use]
     pub fn as_duration(&self) -> Option<Duration> {
         if let Self::Duration(duration) = self { Some(*duration) } else { None }
     }
 
-    /// The number of bytes, if it is a size.
+    /// Returns the number of bytes, if this is a size.
     #[must_use]
     pub fn as_size(&self) -> Option<u64> {
         if let Self::Size(bytes) = self { Some(*bytes) } else { None }
     }
 
-    /// The address, if it is one.
+    /// Returns the address, if this is one.
     #[must_use]
     pub fn as_address(&self) -> Option<&Address> {
         if let Self::Address(address) = self { Some(address) } else { None }
     }
 
-    /// The elements, if it is a list.
+    /// Returns the elements, if this is a list.
     #[must_use]
     pub fn as_list(&self) -> Option<&[Self]> {
         if let Self::List(items) = self { Some(items) } else { None }
     }
 
-    /// The value as a message names it: `the string "x"`, `80`, `an empty list`.
+    /// Describes the value for a message: `the string "x"`, `80`, `an empty list`.
     pub(super) fn described(&self) -> String {
         let kind = match self {
             Self::String(_) | Self::Bytes(_) => "the string ",
@@ -200,14 +201,14 @@ impl Value {
             Self::Bool(_) | Self::Int(_) | Self::Float(_) => "",
         };
         let mut start = Head { text: String::new(), room: 4 * (SHOWN + 1) };
-        // Writing stops with an error when the head is full.
+        // Formatting stops with an error when the head is full.
         let _ = fmt::write(&mut start, format_args!("{self}"));
         format!("{kind}{}", shortened(&start.text, SHOWN))
     }
 }
 
-/// The first bytes of what is written: a list of a million elements is not worth writing to show
-/// how it begins.
+/// The first bytes of the formatted text: a list of a million elements need not be formatted to
+/// show its beginning.
 struct Head {
     text: String,
     room: usize,
@@ -225,7 +226,7 @@ impl fmt::Display for Value {
         match self {
             Self::Bool(value) => write!(f, "{value}"),
             Self::Int(value) => write!(f, "{value}"),
-            // Shows a point or an exponent always, and reads back as the same.
+            // Always shows a point or an exponent, and reads back as the same value.
             Self::Float(value) => write!(f, "{value:?}"),
             Self::String(text) => write_string(f, text.as_bytes()),
             Self::Bytes(bytes) => write_string(f, bytes),
@@ -250,7 +251,8 @@ impl fmt::Display for Value {
     }
 }
 
-/// Whether the character may be part of a bare word: a name, a keyword, a number, an address.
+/// Returns whether the character may be part of a bare word: a name, a keyword, a number, an
+/// address.
 pub(super) fn is_plain(character: char) -> bool {
     !matches!(character, '#' | '=' | '[' | ']' | ',' | '"')
         && !character.is_whitespace()

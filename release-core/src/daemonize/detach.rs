@@ -1,4 +1,4 @@
-//! Becoming a daemon: away from the terminal, with the outcome told to the launcher.
+//! Becoming a daemon: leaves the terminal, and reports the outcome to the launcher.
 
 use std::fs::File;
 use std::future::Future;
@@ -20,10 +20,10 @@ use crate::sys::process::{Fork, exit_now, fork, redirect, thread_count};
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
-/// The settings of a daemon process; [`detach`](Daemon::detach) makes this process one.
+/// The settings of a daemon process. [`detach`](Daemon::detach) makes this process a daemon.
 ///
-/// By default: umask 022 (no file of the daemon is writable by others; the OCaml library's 0 can be
-/// set), working directory `/`, and `/dev/null` as standard input, output and error.
+/// Defaults: umask 022 (other users cannot write to the daemon's files; you can set 0, as in the
+/// OCaml library), working directory `/`, and `/dev/null` as standard input, output and error.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     umask: u32,
@@ -39,35 +39,35 @@ impl Default for Daemon {
 }
 
 impl Daemon {
-    /// The default settings.
+    /// Returns the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self { umask: 0o022, directory: PathBuf::from("/"), output: None, error: None }
     }
 
-    /// The file mode creation mask, for example `0o027`.
+    /// Sets the file mode creation mask, for example `0o027`.
     #[must_use]
     pub fn umask(mut self, mask: u32) -> Self {
         self.umask = mask;
         self
     }
 
-    /// The working directory. A relative path is resolved before the daemon leaves its own.
+    /// Sets the working directory. A relative path is resolved before the daemon changes its own.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = path.into();
         self
     }
 
-    /// Appends standard output to a file, made with mode 0640 if there is none; without this it
-    /// goes to `/dev/null`.
+    /// Appends standard output to a file, created with mode 0640 if it does not exist. By default
+    /// it goes to `/dev/null`.
     ///
-    /// A relative path is resolved before the daemon leaves its directory. The file itself may not be
-    /// a symbolic link or have a second name (a hard link), as those may lead a daemon that runs as
-    /// root to a file that is not its own. The directories in front of it are up to you: nobody
-    /// else should be able to change them.
+    /// A relative path is resolved before the daemon changes its working directory. The file may
+    /// not be a symbolic link or have a second name (a hard link): these could lead a daemon that
+    /// runs as root to a foreign file. You must protect the directories in its path: no other user
+    /// should be able to change them.
     ///
-    /// A [`Master`](crate::Master) opens it again on SIGUSR2: see
+    /// A [`Master`](crate::Master) reopens the file on SIGUSR2: see
     /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs).
     #[must_use]
     pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
@@ -75,7 +75,7 @@ impl Daemon {
         self
     }
 
-    /// Appends standard error to a file, which may be the same one: see
+    /// Appends standard error to a file, which may be the same file: see
     /// [`output`](Daemon::output).
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
@@ -83,35 +83,36 @@ impl Daemon {
         self
     }
 
-    /// Where its output goes, independent of the working directory.
+    /// Returns the files for its output, independent of the working directory.
     pub(crate) fn log_files(&self) -> Result<LogFiles, Error> {
         LogFiles::new(self.output.as_deref(), self.error.as_deref())
     }
 
-    /// Makes this process a daemon: fork, setsid, fork again, and what the settings say.
+    /// Makes this process a daemon: forks, calls setsid, forks again, and applies the settings.
     ///
-    /// Comes back in the daemon only. The process that was started waits for [`Detached::ready`]
-    /// and exits with status 0, or with 1 and the reason after [`Detached::fail`]; a daemon that
-    /// ends before it said either counts as failed.
+    /// Returns only in the daemon. The process that was started waits for [`Detached::ready`] and
+    /// exits with status 0. After [`Detached::fail`] it prints the reason and exits with 1. A
+    /// daemon that ends before either call counts as failed.
     ///
-    /// Descriptors above 2 that the launcher left open are closed; files of this program stay.
+    /// Descriptors above 2 that the launcher left open are closed; files opened by this program
+    /// stay open.
     ///
     /// # Errors
     ///
-    /// Before the first fork, so that they reach the terminal: [`ErrorKind::Usage`] when the
-    /// process has more than one thread (a fork would leave their locks behind: call this before
-    /// an async runtime or any thread exists), [`ErrorKind::System`] when a file cannot be opened,
-    /// the directory does not exist, or fork fails.
+    /// Returns errors before the first fork, so that they reach the terminal: [`ErrorKind::Usage`]
+    /// if the process has more than one thread (a fork would leave their locks behind: call this
+    /// method before you create an async runtime or any thread), [`ErrorKind::System`] if a file
+    /// cannot be opened, the directory does not exist, or fork fails.
     pub fn detach(self) -> Result<Detached, Error> {
         self.leave(await_ready)
     }
 
-    /// Goes on in the daemon; the process that was started runs `launcher`, whose value is its exit
-    /// status.
+    /// Continues in the daemon. The process that was started runs `launcher` and exits with the
+    /// status that it returns.
     pub(crate) fn leave(self, launcher: impl FnOnce(UnixStream) -> u8) -> Result<Detached, Error> {
         refuse_threads()?;
         let plan = Plan::new(&self)?;
-        // Of the process that was started, too: it may have to say why.
+        // Also checked for the process that was started, which may have to report the reason.
         let ignored = signal::FAILED_WRITES.into_iter().try_for_each(signal::ignore);
         ignored.map_err(|error| Error::system("cannot ignore signals", error))?;
         let (waiting, telling) = UnixStream::pair()
@@ -119,7 +120,8 @@ impl Daemon {
         match fork().map_err(|error| Error::system("cannot fork", error))? {
             Fork::Parent(child) => {
                 drop(telling);
-                // Until it has ended, it is the parent of the daemon, whose exit status it would get.
+                // Until this process has ended, it is the daemon's parent, and would receive its
+                // exit status.
                 while waitpid(child, None) == Err(Errno::EINTR) {}
                 exit_now(launcher(waiting).into())
             }
@@ -137,7 +139,8 @@ impl Daemon {
         }
     }
 
-    /// The next version of a daemon: back to its working directory. It has all else already.
+    /// Prepares the next version of a daemon: restores the working directory. It has the rest
+    /// already.
     pub(crate) fn return_to(self) -> Result<(), Error> {
         std::env::set_current_dir(&self.directory).map_err(|error| {
             let path = self.directory.display();
@@ -145,10 +148,10 @@ impl Daemon {
         })
     }
 
-    /// Becomes a daemon and runs `main` in it: `daemon f` of the OCaml library.
+    /// Becomes a daemon and runs `main` in it, like `daemon f` of the OCaml library.
     ///
-    /// `main` calls [`Detached::ready`] when the daemon does what it is for; that is when the
-    /// launcher exits with status 0.
+    /// `main` must call [`Detached::ready`] when the daemon provides its service; the launcher then
+    /// exits with status 0.
     #[doc(alias = "daemon")]
     pub fn run<D, F, E>(
         self,
@@ -173,7 +176,8 @@ impl Daemon {
             }
         };
         let rt = driver.handle();
-        // The launcher learns the reason also of a failure before `ready`; after it, nobody listens.
+        // The launcher receives the reason of a failure before `ready`. After it, no process
+        // listens.
         let launcher = detached.duplicate();
         let done = run(&driver, main(rt, detached));
         let done = done
@@ -185,7 +189,7 @@ impl Daemon {
     }
 }
 
-/// More than one thread forbids a fork that is not followed by exec.
+/// Returns an error if there is more than one thread: a fork without exec is then unsafe.
 pub(crate) fn refuse_threads() -> Result<(), Error> {
     let threads = thread_count().map_err(|error| {
         Error::system("cannot count threads in /proc/self/task: is /proc mounted?", error)
@@ -200,8 +204,8 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
     Err(Error::new(ErrorKind::Usage, message))
 }
 
-/// A thread that the program did not start, of an agent or an emulator, is no reason not to run where
-/// nothing is forked that goes on.
+/// A thread that the program did not start, such as an agent's or an emulator's, does not matter if
+/// no forked process continues without exec.
 pub(crate) fn warn_of_threads() {
     if let Ok(threads @ 2..) = thread_count() {
         tracing::warn!(
@@ -211,7 +215,7 @@ pub(crate) fn warn_of_threads() {
     }
 }
 
-/// Everything that can fail for reasons the user can mend, done before the fork.
+/// Performs, before the fork, every step whose failure the user can correct.
 struct Plan {
     umask: Mode,
     directory: PathBuf,
@@ -235,11 +239,11 @@ impl Plan {
         })
     }
 
-    /// In the first child; goes on in the second, which can never get a terminal again.
+    /// Runs in the first child. Continues in the second, which can never acquire a terminal again.
     fn carry_out(self) -> Result<(), Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
         nix::unistd::setsid().map_err(|errno| Error::system("cannot start a session", errno))?;
-        // The death of the session's leader, here, would hang up on its child.
+        // Otherwise the exit of this session leader would send a hang-up to its child.
         signal::ignore(Signal::SIGHUP).map_err(failed("cannot ignore SIGHUP"))?;
         if let Fork::Parent(_) = fork().map_err(failed("cannot fork a second time"))? {
             exit_now(0);

@@ -1,4 +1,4 @@
-//! Another program as a daemon: nothing of this one stays in front of it.
+//! Running another program as a daemon, without a process of this program in front of it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::AsFd;
@@ -26,10 +26,10 @@ use crate::sys::process::{adopt_orphans, exit_now, leave_keyring};
 use crate::sys::signal::{keep_zombies, reset_for_exec};
 use crate::{Error, ErrorKind};
 
-/// Longer than anybody waits, and no longer than a clock goes.
+/// A duration longer than any useful wait, within the range of the clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
 
-/// A program that [`Daemon::exec`] runs as a daemon.
+/// A program to be run as a daemon by [`Daemon::exec`].
 ///
 /// # Examples
 ///
@@ -56,8 +56,8 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// A program, by its path or by its name in `PATH`, and its arguments. A relative path is
-    /// resolved before the daemon leaves its directory.
+    /// Creates the settings for a program, given by its path or its name in `PATH`, and its
+    /// arguments. A relative path is resolved before the daemon changes its working directory.
     pub fn new<A: Into<OsString>>(
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = A>,
@@ -74,43 +74,43 @@ impl Exec {
         }
     }
 
-    /// The login name that it runs as, when this process is root: with that user's groups, without a
-    /// way back, and with its `HOME`, `USER`, `LOGNAME` and `SHELL`. Numbers are accepted as in
-    /// [`Workers::user`](crate::Workers::user).
+    /// Sets the login name that the program runs as, if this process is root. The program gets that
+    /// user's groups and the user's `HOME`, `USER`, `LOGNAME` and `SHELL`, and cannot regain root.
+    /// You may give a number, as for [`Workers::user`](crate::Workers::user).
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
         self
     }
 
-    /// Sets what is in its environment; [`Environment::inherit`] by default.
+    /// Sets the program's environment. The default is [`Environment::inherit`].
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
         self
     }
 
-    /// One at a time: a file that is locked and holds the pid.
+    /// Allows only one instance at a time, using a locked file that holds the pid.
     ///
-    /// The lock is that of an open descriptor which the program inherits: it lasts until the
-    /// program, and whatever it passed the descriptor on to, has ended or closed it. The file stays
-    /// behind then, unlocked, and the next start takes it over.
+    /// The program inherits the descriptor that holds the lock. The lock lasts until the program,
+    /// and every process that it passed the descriptor to, has exited or closed it. The file then
+    /// remains, unlocked, and the next start takes it over.
     #[must_use]
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.pid_file = Some(path.into());
         self
     }
 
-    /// How long the program has to live before it counts as up; by default it is up when it runs.
+    /// Sets how long the program must run before it counts as up. By default it is up once it runs.
     #[must_use]
     pub fn wait(mut self, time: Duration) -> Self {
         self.wait = time;
         self
     }
 
-    /// Everything that has to be made before the working directory changes.
+    /// Creates everything that must exist before the working directory changes.
     fn prepare(self) -> Result<Prepared, Error> {
-        // A name without a slash is looked for in `PATH`, when it is run.
+        // A name without a slash is looked up in `PATH` when the program is run.
         let program = if self.program.as_encoded_bytes().contains(&b'/') {
             absolute(Path::new(&self.program))?.into_os_string()
         } else {
@@ -135,19 +135,19 @@ impl Exec {
 impl Daemon {
     /// Makes this process a daemon that runs another program in its place.
     ///
-    /// The process that was started exits with status 0 when the program runs and has lived for
-    /// [`Exec::wait`]; otherwise it prints the reason and exits with 127 when there is no such program,
-    /// 126 when it cannot be executed, and 1 for everything else. So this comes back only with an
-    /// error from before the first fork: see [`Daemon::detach`].
+    /// The process that was started exits with status 0 when the program has run for
+    /// [`Exec::wait`]. Otherwise it prints the reason and exits with 127 if there is no such
+    /// program, 126 if it cannot be executed, and 1 for all other failures. This method therefore
+    /// returns only if an error occurs before the first fork: see [`Daemon::detach`].
     ///
-    /// The program has its signals at their defaults, and no descriptor beside standard input,
-    /// output and error but that of the pid file, which it can only read.
+    /// In the program, all signals have their default action. Its only descriptors are standard
+    /// input, output and error, and that of the pid file, which is read-only.
     pub fn exec(self, program: Exec) -> Exit {
         let prepared = match program.prepare() {
             Ok(prepared) => prepared,
             Err(error) => return error.into(),
         };
-        // The program's exit status, should it end while the launcher still waits.
+        // Holds the program's exit status if it exits while the launcher still waits.
         if let Err(error) = adopt_orphans() {
             return Error::new(ErrorKind::System, "cannot wait for the program")
                 .caused_by(error)
@@ -168,7 +168,7 @@ impl Daemon {
     }
 }
 
-/// A program that is ready to be run.
+/// A program that is ready to run.
 struct Prepared {
     program: CString,
     arguments: Vec<CString>,
@@ -179,7 +179,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// In the daemon: comes back only with an exit status and the reason.
+    /// Runs in the daemon. Returns only on failure, with an exit status and the reason.
     fn execute(&self, detached: &mut Detached) -> (u8, Error) {
         let lock = match self.settle() {
             Ok(lock) => lock,
@@ -193,7 +193,7 @@ impl Prepared {
         self.cannot_execute(errno)
     }
 
-    /// As execvp(3) does it, but that no shell is given what is no program.
+    /// Like execvp(3), but never runs a file that is not a program in a shell.
     fn become_it(&self) -> Errno {
         let mut last = Errno::ENOENT;
         for file in candidates(self.name()) {
@@ -201,7 +201,7 @@ impl Prepared {
             match nix::unistd::execve(&path, &self.arguments, &self.environment) {
                 Ok(never) => match never {},
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                // Another directory may have one that this user may execute.
+                // Another directory may have a file of that name that this user may execute.
                 Err(Errno::EACCES) => last = Errno::EACCES,
                 Err(errno) => return errno,
             }
@@ -216,7 +216,7 @@ impl Prepared {
     fn cannot_execute(&self, errno: Errno) -> (u8, Error) {
         let name = self.program.to_string_lossy();
         let file = find(self.name());
-        // Also said of a name that is nowhere, when some directory of `PATH` cannot be searched.
+        // Also reported for a name found nowhere, if a directory of `PATH` cannot be searched.
         let is_nowhere = errno == Errno::EACCES && file.is_none();
         let errno = if is_nowhere { Errno::ENOENT } else { errno };
         let status = if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { 127 } else { 126 };
@@ -225,7 +225,7 @@ impl Prepared {
         (status, Error::system(format!("cannot execute {name}{why}"), errno))
     }
 
-    /// What only root may do, and then no longer.
+    /// Performs the steps that require root, then drops root for good.
     fn settle(&self) -> Result<Option<LockFile>, Error> {
         let lock = self.pid_file.as_deref().map(LockFile::acquire).transpose()?;
         lock.iter().try_for_each(LockFile::keep_over_exec)?;
@@ -235,10 +235,11 @@ impl Prepared {
         Ok(lock)
     }
 
-    /// In the process that was started: waits until the program is up.
+    /// Runs in the process that was started. Waits until the program is up.
     fn launch(&self, daemon: UnixStream) -> u8 {
         let Err((status, reason)) = self.await_program(daemon) else { return 0 };
-        // What the program has left and could not remove, unless another one has it.
+        // Remove the file that the program left and could not remove, unless another program has
+        // it.
         drop(self.pid_file.as_deref().map(LockFile::acquire));
         complain(status, &reason)
     }
@@ -267,7 +268,7 @@ impl Prepared {
         let name = self.program.to_string_lossy();
         let how = try_wait(&process).ok().flatten();
         if self.wait.is_zero() && how == Some(ExitStatus::Code(0)) {
-            // It has run, and was faster than this.
+            // It did run, and exited before this check.
             return Ok(());
         }
         let how = how.map_or_else(String::new, |exit| format!(" with {exit}"));
@@ -275,13 +276,13 @@ impl Prepared {
     }
 }
 
-/// The file of this name, in `PATH` if the name has no directory.
+/// Returns the file of this name, from `PATH` if the name has no directory.
 fn find(name: &OsStr) -> Option<PathBuf> {
     let has_directory = name.as_bytes().contains(&b'/');
     candidates(name).into_iter().find(|file| has_directory || file.exists())
 }
 
-/// Where a program of this name may be.
+/// Returns the possible paths of a program of this name.
 fn candidates(name: &OsStr) -> Vec<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     match name.as_bytes() {

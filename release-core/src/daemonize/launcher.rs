@@ -1,5 +1,5 @@
-//! The process that was started, while the daemon that it has launched comes up: the words between
-//! the two, and what the launcher's exit status says.
+//! The process that was started, while its daemon comes up: the messages between the two, and the
+//! launcher's exit status.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,17 +7,17 @@ use std::os::unix::net::UnixStream;
 use crate::exit::program_name;
 use crate::{Error, streams};
 
-/// It does what it is for.
+/// The daemon provides its service.
 const READY: u8 = 1;
-/// It will not: an exit status and the reason follow.
+/// The daemon failed to start: an exit status and the reason follow.
 const FAILED: u8 = 2;
-/// It is about to run another program; its number follows, 4 bytes, big-endian. The end of the
-/// connection means that it does.
+/// The daemon is about to run another program. Its pid follows, 4 bytes, big-endian. The end of the
+/// connection means that the program runs.
 const EXECUTES: u8 = 3;
 
-/// A daemon's word to the process that launched it and still waits.
+/// The daemon's connection to the process that launched it and still waits.
 ///
-/// Dropped without a word, the launcher reports that the daemon ended before it was ready.
+/// If dropped without a message, the launcher reports that the daemon ended before it was ready.
 #[derive(Debug)]
 pub struct Detached(Option<UnixStream>);
 
@@ -26,12 +26,12 @@ impl Detached {
         Self(Some(launcher))
     }
 
-    /// The daemon does what it is for: the launcher exits with status 0.
+    /// Reports that the daemon provides its service: the launcher exits with status 0.
     pub fn ready(mut self) {
         self.tell(&[READY]);
     }
 
-    /// The start failed: the launcher prints the reason and exits with status 1.
+    /// Reports that the start failed: the launcher prints the reason and exits with status 1.
     pub fn fail(self, error: &Error) {
         self.fail_with(1, error);
     }
@@ -40,25 +40,25 @@ impl Detached {
         self.tell(&[&[FAILED, status], error.report().as_bytes()].concat());
     }
 
-    /// From now on silence means success.
+    /// Makes silence mean success from now on.
     pub(crate) fn executes(&mut self) {
         self.tell(&[&[EXECUTES], &std::process::id().to_be_bytes()[..]].concat());
     }
 
-    /// One more word, for a failure that comes before the first.
+    /// Duplicates the connection, for a failure that comes before the first message.
     pub(crate) fn duplicate(&self) -> Self {
         Self(self.0.as_ref().and_then(|launcher| launcher.try_clone().ok()))
     }
 
     fn tell(&mut self, words: &[u8]) {
         if let Some(launcher) = &mut self.0 {
-            // Nobody waits any more when the launcher was killed; the daemon goes on.
+            // If the launcher was killed, no process waits; the daemon continues.
             let _ = launcher.write_all(words);
         }
     }
 }
 
-/// What a launcher has heard.
+/// A message received by the launcher.
 pub(crate) enum Word {
     Ready,
     Executes(i32),
@@ -68,7 +68,7 @@ pub(crate) enum Word {
     Nothing,
 }
 
-/// Waits for the daemon's next word.
+/// Waits for the daemon's next message.
 pub(crate) fn hear(daemon: &mut UnixStream) -> Word {
     let mut word = [0];
     match (daemon.read_exact(&mut word), word) {
@@ -88,7 +88,7 @@ pub(crate) fn hear(daemon: &mut UnixStream) -> Word {
     }
 }
 
-/// Waits for the outcome of the start, which is the exit status.
+/// Waits for the outcome of the start. Returns the exit status.
 pub(crate) fn await_ready(mut daemon: UnixStream) -> u8 {
     match hear(&mut daemon) {
         Word::Ready => 0,
@@ -98,7 +98,7 @@ pub(crate) fn await_ready(mut daemon: UnixStream) -> u8 {
 }
 
 pub(crate) fn complain(status: u8, reason: &str) -> u8 {
-    // Kept for the daemon; standard error is the same here.
+    // The other copy is kept for the daemon; standard error is the same here.
     streams::launcher::leave();
     streams::last_words(&format!("{}: {reason}\n", program_name()));
     status

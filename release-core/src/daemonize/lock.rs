@@ -1,4 +1,4 @@
-//! The lock file: the lock decides who runs, the number in the file is information.
+//! The lock file: the lock decides which process runs, the number in the file is information.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -13,16 +13,16 @@ use crate::sys::fds::{duplicate_from, keep_over_exec};
 use crate::trusted::{Writers, check_file, check_path};
 use crate::{Error, ErrorKind};
 
-/// How long a starter that lost waits for the winner to write its number.
+/// Time that a starter that lost waits for the winner to write its number.
 const WRITING_TIME: Duration = Duration::from_secs(1);
 
-/// A file that one process holds locked for as long as it lives, and that names it.
+/// A file that one process keeps locked for its whole life, and that contains its pid.
 ///
-/// The kernel gives the lock back when the process ends, however it ends; so a file that was left
-/// behind never stops a start, and a reused process number in it never does either. The descriptor
-/// is not passed to workers, or they would keep the lock.
+/// The kernel releases the lock when the process ends for any reason. A leftover file, or a reused
+/// process number in it, therefore never prevents a start. The descriptor is not passed to workers,
+/// as they would keep the lock.
 ///
-/// Removed when dropped, if the file at the path is still the locked one.
+/// Removed on drop if the file at the path is still the locked file.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     path: PathBuf,
@@ -30,14 +30,14 @@ pub(crate) struct LockFile {
 }
 
 impl LockFile {
-    /// Takes the lock or says who holds it; never waits for it.
+    /// Takes the lock, or returns an error that names its holder. Never waits for the lock.
     pub(crate) fn acquire(path: &Path) -> Result<Self, Error> {
         loop {
             let mut writable = open(path)?;
-            // Whoever inherits the lock can read the number, and not change it.
+            // A program that inherits the lock can read the number but not change it.
             let file = readable(&writable).map_err(|error| cannot("open", path, error))?;
-            // The one who held it may remove the file between these two calls: then this is about a
-            // file without a name, and another starter may hold the named one.
+            // The previous holder may remove the file between these two calls. The lock is then on
+            // a file without a name, and another starter may hold the named file.
             let is_locked = match file.try_lock() {
                 Ok(()) => true,
                 Err(TryLockError::WouldBlock) => false,
@@ -56,7 +56,7 @@ impl LockFile {
         }
     }
 
-    /// The lock that an earlier image of this process has taken and still holds.
+    /// Restores the lock that an earlier image of this process took and still holds.
     pub(crate) fn held(path: PathBuf, file: OwnedFd) -> Result<Self, Error> {
         let file = File::from(file);
         match file.try_lock() {
@@ -69,14 +69,14 @@ impl LockFile {
         &self.path
     }
 
-    /// A duplicate that holds the lock too, for the next image of this process.
+    /// Returns a duplicate that also holds the lock, for the next image of this process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, Error> {
         duplicate_from(self.file.as_fd(), 3).map_err(|error| cannot("duplicate", &self.path, error))
     }
 }
 
 impl LockFile {
-    /// The program that takes this process's place holds the lock then.
+    /// Passes the lock on to the program that takes this process's place.
     pub(crate) fn keep_over_exec(&self) -> Result<(), Error> {
         keep_over_exec(&self.file).map_err(|error| cannot("keep", &self.path, error))
     }
@@ -84,17 +84,17 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // Still locked: nobody else can have taken it over meanwhile.
+        // Still locked: no other process can have taken it over meanwhile.
         if is_at(&self.file, &self.path).unwrap_or(false) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Opens or creates the file, without following a link or truncating what is there, and refuses
-/// everything that is not a plain file of its own.
+/// Opens or creates the file without following a link or truncating its content. Rejects anything
+/// but a plain file with a single name.
 fn open(path: &Path) -> Result<File, Error> {
-    // Whoever can write the number decides whom `kill $(cat file)` hits.
+    // A user who can write the number controls the target of `kill $(cat file)`.
     let unsafe_for_root = |why: String| refused(path, &format!("is not safe for root: {why}"));
     check_path(path, Writers::Nobody).map_err(unsafe_for_root)?;
     let file = OpenOptions::new()
@@ -102,15 +102,16 @@ fn open(path: &Path) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
-        // A lock needs no more than a descriptor that reads: others get none, or they could hold it.
+        // A read-only descriptor suffices for a lock: other users get no access, or they could hold
+        // it.
         .mode(0o600)
-        // O_NONBLOCK: a FIFO at the path must not make a starter wait.
+        // O_NONBLOCK: a FIFO at the path must not block a starter.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
         .open(path)
         .map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP) => refused(path, "is a symbolic link, which is not followed"),
             Some(libc::EISDIR) => refused(path, "is a directory"),
-            // What opening a socket says.
+            // The error of opening a socket.
             Some(libc::ENXIO) => refused(path, "is not a plain file"),
             _ => {
                 Error::making(format!("cannot open the lock file {}", path.display()), path, error)
@@ -127,11 +128,11 @@ fn open(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// The same file, opened to be read.
+/// Opens the same file for reading.
 fn readable(file: &File) -> io::Result<File> {
     let opened = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
     opened().or_else(|_| {
-        // It was made just now, with a mask that leaves not even its owner a permission.
+        // It was just created, with a mask that denies even its owner access.
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         opened()
     })
@@ -146,7 +147,7 @@ fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Replaces the content by our number: never shorter than it is while another reads it.
+/// Replaces the content with this process's number. A concurrent reader never sees it shorter.
 fn write_pid(file: &mut File) -> io::Result<()> {
     let line = format!("{}\n", std::process::id());
     file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
@@ -155,10 +156,10 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     file.flush()
 }
 
-/// The error of the starter that lost.
+/// Returns the error of the starter that lost.
 ///
-/// The winner writes its number right after it has locked: a number that is not there yet, or that
-/// a dead predecessor left, is waited for a moment.
+/// The winner writes its number right after it has locked the file. If the number is missing, or is
+/// that of a dead predecessor, this waits for a moment.
 #[cold]
 fn held(path: &Path, file: &File) -> Error {
     let deadline = Instant::now() + WRITING_TIME;

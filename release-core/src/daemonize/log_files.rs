@@ -1,4 +1,4 @@
-//! Log files of a master or daemon: what its standard output and error are appended to.
+//! Log files of a master or daemon, to which standard output and error are appended.
 
 use std::fs::File;
 use std::io;
@@ -13,12 +13,12 @@ use crate::sys::process::redirect;
 use crate::trusted::{Writers, check_path};
 use crate::{Error, ErrorKind};
 
-/// The files, by the descriptors that are appended to them.
+/// The log files, by the descriptors that are appended to them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogFiles(Vec<(i32, PathBuf)>);
 
 impl LogFiles {
-    /// Standard output and error, as far as they go to a file.
+    /// Resolves the paths of the files for standard output and error, where given.
     pub(crate) fn new(output: Option<&Path>, error: Option<&Path>) -> Result<Self, Error> {
         let named = [(1, output), (2, error)].into_iter();
         let named = named.filter_map(|(number, path)| Some((number, path?)));
@@ -30,13 +30,12 @@ impl LogFiles {
         self.0.is_empty()
     }
 
-    /// Opens or creates all of them.
+    /// Opens or creates all files.
     pub(crate) fn open(&self) -> Result<Vec<(i32, File)>, Error> {
         self.0.iter().map(|(number, path)| Ok((*number, open(path)?))).collect()
     }
 
-    /// Goes on in the files that have these names now; in those from before when one of them cannot
-    /// be opened.
+    /// Reopens the files by name. If one of them cannot be opened, the previous files stay in use.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         if self.is_empty() {
             let message = "there are no log files to open again: \
@@ -46,7 +45,7 @@ impl LogFiles {
         self.redirect()
     }
 
-    /// Standard output and error go on in the files that have these names now.
+    /// Redirects standard output and error to the files that have these names now.
     pub(crate) fn redirect(&self) -> Result<(), Error> {
         for (number, file) in self.open()? {
             redirect(number, &file)
@@ -56,8 +55,8 @@ impl LogFiles {
     }
 }
 
-/// A file that root appends to may lie where others can put something else in its place: no link is
-/// followed, and a file that has another name is refused.
+/// Opens a log file without following links, and refuses a file with a second name: the directory
+/// of a file that root appends to may be writable by others.
 fn open(path: &Path) -> Result<File, Error> {
     check_path(path, Writers::Group)
         .map_err(|why| refused(path, &format!("is not safe for root: {why}")))?;

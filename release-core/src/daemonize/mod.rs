@@ -1,4 +1,4 @@
-//! Leaving the terminal and root: a daemon, its lock file, its log files and the program that it
+//! Leaving the terminal and root: the daemon, its lock file, its log files, and the program that it
 //! becomes.
 
 pub(crate) mod detach;

@@ -1,4 +1,4 @@
-//! How an event's message and values look in the log.
+//! Formats an event's message and values for the log.
 
 use std::fmt::{self, Write};
 
@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::streams::printable::Lines;
 
-/// `message name=value name=value`, in which nothing forges a line.
+/// The format `message name=value name=value`, in which no value can forge a line.
 pub(super) struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
@@ -47,7 +47,7 @@ impl Visit for Line<'_> {
         if field.name() == "message" {
             self.write(field, format_args!("{value}"));
         } else if value.trim_end().contains('\n') {
-            // As lines, below the event.
+            // As separate lines, below the event.
             self.write(field, format_args!("\n{}", value.trim_end()));
         } else {
             self.write(field, format_args!("{value:?}"));

@@ -1,4 +1,4 @@
-//! Messages to the system's log daemon, which nothing waits for.
+//! Sends messages to the system's log daemon without ever waiting.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where log daemons listen.
+/// The addresses of log daemons.
 const PATH: &str = "/dev/log";
 
-/// What is longer is cut off: log daemons do no less.
+/// Longer messages are truncated: log daemons do the same.
 const LONGEST: usize = 8 * 1024;
 
 /// The facility of daemons, in a message's priority.
@@ -21,7 +21,7 @@ const WARNING: u8 = DAEMON | 4;
 const INFO: u8 = DAEMON | 6;
 const DEBUG: u8 = DAEMON | 7;
 
-/// The log daemon, under a name.
+/// The connection to the log daemon, under a name.
 #[derive(Debug)]
 pub(super) struct Syslog {
     name: String,
@@ -31,11 +31,11 @@ pub(super) struct Syslog {
 #[derive(Debug, Default)]
 struct Connection {
     socket: Option<UnixDatagram>,
-    /// How many messages it had no room for.
+    /// Number of messages that it had no room for.
     lost: u64,
 }
 
-/// One message of this priority.
+/// A message of this priority.
 pub(super) struct Message<'a> {
     syslog: &'a Syslog,
     priority: u8,
@@ -46,9 +46,9 @@ impl Syslog {
         Self { name: name.to_owned(), connection: Mutex::default() }
     }
 
-    /// The message has no time of its own: it is that of its arrival.
+    /// The message has no timestamp: the time of arrival is used.
     fn message(&self, priority: u8, text: &[u8]) -> Vec<u8> {
-        // Asked for each time: a process that becomes a daemon gets another one.
+        // Queried for each message: a process that becomes a daemon gets another pid.
         let mut message =
             format!("<{priority}>{}[{}]: ", self.name, std::process::id()).into_bytes();
         message.extend_from_slice(&text[..text.len().min(LONGEST)]);
@@ -63,7 +63,7 @@ impl Syslog {
                 connection.lost = 0;
             }
         }
-        // In the order in which they came, or not at all.
+        // In the order of arrival, or not at all.
         if connection.lost > 0 || connection.send(&self.message(priority, text)).is_err() {
             connection.lost += 1;
         }
@@ -71,7 +71,7 @@ impl Syslog {
 }
 
 impl Connection {
-    /// Connects anew when the log daemon at the other end has gone.
+    /// Reconnects if the log daemon is gone.
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         if let Some(socket) = &self.socket {
             match socket.send(message) {
@@ -106,8 +106,7 @@ impl<'a> MakeWriter<'a> for Syslog {
 }
 
 impl Write for Message<'_> {
-    /// An event, each of its lines a message. Whether it was sent is nothing that a program could act
-    /// upon.
+    /// Sends an event, one message per line. The program cannot act on the outcome.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let lines = event.strip_suffix(b"\n").unwrap_or(event);
         lines.split(|byte| *byte == b'\n').for_each(|line| self.syslog.log(self.priority, line));

@@ -1,4 +1,4 @@
-//! `AcceptLoop`: one task per connection, limits, and an orderly end.
+//! `AcceptLoop`: one task per connection, limits, and graceful shutdown.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,16 +18,16 @@ use crate::guard::panic_message;
 use crate::log_throttle::LogThrottle;
 use crate::rt::{BoxFuture, Rt, Task};
 
-/// Accepts connections and runs a handler for each, made by [`Socket::accept_loop`].
+/// Accepts connections and runs a handler for each. Created by [`Socket::accept_loop`].
 ///
-/// * Each handler is a task of its own. One that fails, panics or takes too long ends its own
-///   connection only.
-/// * When descriptors are short, connections wait: see [`Socket::accept`].
-/// * At the end nothing is accepted any more, and the handlers that are running finish, up to a
+/// * Each handler runs in its own task. A handler that fails, panics or times out ends only its own
+///   connection.
+/// * If the process runs out of descriptors, connections wait: see [`Socket::accept`].
+/// * On shutdown the loop accepts no more connections. Running handlers may finish, up to a
 ///   deadline.
 ///
-/// Without further settings the number of connections is limited by the process's descriptors
-/// alone, handlers take as long as they like, and the loop goes on for ever.
+/// By default, only the process's descriptor limit bounds the number of connections, handlers have
+/// no time limit, and the loop runs forever.
 ///
 /// # Examples
 ///
@@ -68,15 +68,15 @@ impl<A> fmt::Debug for AcceptLoop<A> {
     }
 }
 
-/// What became of the connections of an [`AcceptLoop`].
+/// Counts of the connections of an [`AcceptLoop`], by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
-    /// Handlers that returned `Ok`.
+    /// Number of handlers that returned `Ok`.
     pub finished: u64,
-    /// Handlers that returned an error, panicked or ran out of time.
+    /// Number of handlers that returned an error, panicked or timed out.
     pub failed: u64,
-    /// Handlers that were still running at the stop deadline and were dropped.
+    /// Number of handlers that were still running at the stop deadline and were dropped.
     pub aborted: u64,
 }
 
@@ -86,42 +86,45 @@ impl<A: Address> AcceptLoop<A> {
         Self { rt, socket, connections: usize::MAX, timeout: None, until, stop_deadline: None }
     }
 
-    /// How many connections may be open at a time, at least 1. Further ones wait in the kernel's
-    /// queue until one ends.
+    /// Sets the maximum number of open connections, at least 1. Further connections wait in the
+    /// kernel's queue until one ends.
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.max(1);
         self
     }
 
-    /// How long a handler may take; after that it is dropped, and with it its connection.
+    /// Sets the time limit of each handler. A handler that exceeds it is dropped, together with its
+    /// connection.
     #[must_use]
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
         self
     }
 
-    /// Ends the loop when a future is done, such as a worker's [`Stopping`](crate::Stopping) or the
-    /// receiver of a channel.
+    /// Shuts the loop down when a future completes, such as a worker's
+    /// [`Stopping`](crate::Stopping) or the receiver of a channel.
     #[must_use]
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(stop);
         self
     }
 
-    /// How long handlers may go on after the end; as long as they like unless set.
+    /// Sets how long running handlers may continue after the loop stops accepting. Unlimited by
+    /// default.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = Some(time);
         self
     }
 
-    /// Accepts until it is told to stop, then closes the socket and waits for the handlers.
+    /// Accepts connections until shutdown, then closes the socket and waits for the handlers.
     ///
-    /// What a handler returns as an error is logged as a warning, once in ten seconds; what is the client's own
-    /// business, such as going away in the middle, it had better return as `Ok`.
+    /// An error returned by a handler is logged as a warning, at most once in ten seconds. For
+    /// conditions that are normal for a client, such as a disconnect in the middle of a request,
+    /// your handler should return `Ok`.
     ///
-    /// Each handler is a task of its own, so what it shares with others it owns:
+    /// Each handler runs in its own task, so it must own the data that it shares with others:
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -141,11 +144,12 @@ impl<A: Address> AcceptLoop<A> {
     ///
     /// # Errors
     ///
-    /// Only what ends every accept on the socket; the handlers that are running finish first.
+    /// Returns an error only if no further accept on the socket can succeed. The running handlers
+    /// finish first.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the socket and drops all handlers, at once.
+    /// Dropping the future closes the socket and drops all handlers immediately.
     pub async fn run<H, F, E>(self, handler: H) -> io::Result<Served>
     where
         H: Fn(Socket<Active, A>) -> F + Send + Sync + 'static,
@@ -191,12 +195,12 @@ impl<A: Address> AcceptLoop<A> {
     }
 }
 
-/// The handlers that are running, and a count of the others. Dropping it drops them all.
+/// The running handlers, and the counts of finished ones. Dropping it drops all handlers.
 struct Handlers {
     rt: Rt,
     running: FuturesUnordered<Task<Result<(), String>>>,
     served: Served,
-    /// A client can make a handler fail as often as it connects.
+    /// Limits the log: a client can make a handler fail on every connection.
     warnings: LogThrottle,
 }
 
@@ -206,7 +210,7 @@ impl Handlers {
         Self { rt: rt.clone(), running, served, warnings: LogThrottle::default() }
     }
 
-    /// Waits until a handler ends, for ever when none is running.
+    /// Waits until a handler ends; forever if none is running.
     async fn reap(&mut self) {
         match self.running.next().await {
             Some(Ok(())) => self.served.finished += 1,
@@ -220,7 +224,7 @@ impl Handlers {
         }
     }
 
-    /// Waits until all have ended.
+    /// Waits until all handlers have ended.
     async fn finish(&mut self) {
         while !self.running.is_empty() {
             self.reap().await;
@@ -228,7 +232,7 @@ impl Handlers {
     }
 }
 
-/// One connection, and why its handler failed if it did.
+/// Serves one connection. Returns the reason if the handler failed.
 async fn serve<A, H, F, E>(
     rt: Rt,
     timeout: Option<Duration>,

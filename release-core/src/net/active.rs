@@ -1,4 +1,4 @@
-//! `Active`: a connected socket, and who is at the other end.
+//! `Active`: a connected socket, and the identity of its peer.
 
 use std::fmt;
 use std::io;
@@ -10,8 +10,7 @@ use nix::sys::socket::getpeername;
 use super::{Address, Socket, Stream, Unix};
 use crate::sys::socket;
 
-/// The state of a [`Socket`] that is connected: it is read and written as the [`Stream`] that it
-/// dereferences to.
+/// The state of a connected [`Socket`]. It dereferences to a [`Stream`] for reading and writing.
 pub struct Active(pub(super) Stream);
 
 impl fmt::Debug for Active {
@@ -35,46 +34,46 @@ impl<A> Deref for Socket<Active, A> {
 }
 
 impl<A: Address> Socket<Active, A> {
-    /// The address of the other end; most clients of Unix sockets are [`Unix::Unnamed`].
+    /// Returns the address of the peer. Most clients of Unix sockets are [`Unix::Unnamed`].
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotConnected`] when the peer has already gone.
+    /// Returns [`io::ErrorKind::NotConnected`] if the peer has already disconnected.
     pub fn peer(&self) -> io::Result<A> {
         let address = getpeername::<A::System>(self.as_fd().as_raw_fd())?;
         A::from_system(&address).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// The connection without the kind of its address, with the `AsyncRead` and `AsyncWrite` of the
-    /// futures crates.
+    /// Returns the connection without its kind of address. The result implements `AsyncRead` and
+    /// `AsyncWrite` of the futures crates.
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.state.0
     }
 
-    /// The connection as a descriptor that no runtime watches, as
-    /// [`plain::Server`](crate::ipc::plain::Server) takes it.
+    /// Returns the connection as a descriptor that no runtime watches, for
+    /// [`plain::Server`](crate::ipc::plain::Server).
     ///
     /// # Errors
     ///
-    /// When there is no descriptor left.
+    /// Returns an error if no descriptor is left.
     pub fn into_descriptor(self) -> io::Result<OwnedFd> {
-        // A runtime does not give back what it watches, hence another descriptor.
+        // A runtime does not give back a watched descriptor, hence a duplicate.
         self.as_fd().try_clone_to_owned()
     }
 }
 
-/// Who is at the other end of a connection, as the kernel recorded it when they connected.
+/// The identity of a peer, as recorded by the kernel when the connection was made.
 ///
-/// The pid may be reused: never decide anything by it.
+/// Pids are reused, so never base a decision on the pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// The process.
+    /// Process id of the peer.
     pub pid: i32,
-    /// Its effective user.
+    /// Effective user id of the peer.
     pub uid: u32,
-    /// Its effective group.
+    /// Effective group id of the peer.
     pub gid: u32,
 }
 
@@ -86,11 +85,11 @@ impl Credentials {
 }
 
 impl Socket<Active, Unix> {
-    /// Who is at the other end.
+    /// Returns the identity of the peer.
     ///
     /// # Errors
     ///
-    /// Those of getsockopt(2).
+    /// Returns the errors of getsockopt(2).
     pub fn credentials(&self) -> io::Result<Credentials> {
         Credentials::of_peer(self)
     }

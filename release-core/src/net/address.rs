@@ -1,4 +1,4 @@
-//! The two kinds of address, and what differs between them when a socket is made.
+//! The two kinds of address, and how sockets of each kind are created.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,34 +16,35 @@ use crate::{Error, ErrorKind};
 /// An IP address, version 4 or 6, and a port.
 pub type Inet = SocketAddr;
 
-/// The name of a Unix socket.
+/// The address of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unix {
-    /// A file of type socket, of at most 107 bytes; who may connect depends on its mode.
+    /// A socket file, with a path of at most 107 bytes. Its mode decides which users may connect.
     Path(PathBuf),
-    /// A name without a file, known to every process of the network namespace (Linux only).
+    /// An abstract name without a file, visible to every process of the network namespace (Linux
+    /// only).
     ///
-    /// It has no mode: whoever accepts on it should look at the [`Credentials`](super::Credentials)
-    /// of the peer.
+    /// Abstract names have no mode: a server that accepts on one should check the
+    /// [`Credentials`](super::Credentials) of the peer.
     Abstract(Vec<u8>),
-    /// None, as a client usually has. Nothing can be bound or connected to it.
+    /// No address, as most clients have. A socket cannot be bound or connected to it.
     Unnamed,
 }
 
 impl Unix {
-    /// A socket file.
+    /// Creates the address of a socket file.
     pub fn path(path: impl Into<PathBuf>) -> Self {
         Self::Path(path.into())
     }
 
-    /// A name without a file.
+    /// Creates an abstract address, without a file.
     pub fn abstract_name(name: impl Into<Vec<u8>>) -> Self {
         Self::Abstract(name.into())
     }
 }
 
-/// The path, `@` and the abstract name, or `(unnamed)`.
+/// Formats the path, `@` and the abstract name, or `(unnamed)`.
 impl fmt::Display for Unix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -58,9 +59,9 @@ impl fmt::Display for Unix {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum AnyAddress {
-    /// IP and port.
+    /// An IP address and a port.
     Inet(Inet),
-    /// The name of a Unix socket.
+    /// The address of a Unix socket.
     Unix(Unix),
 }
 
@@ -85,7 +86,7 @@ impl fmt::Display for AnyAddress {
     }
 }
 
-/// The kind of a [`Socket`](super::Socket)'s address: [`Unix`] or [`Inet`].
+/// The kind of address of a [`Socket`](super::Socket): [`Unix`] or [`Inet`].
 pub trait Address: Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::Kind {}
 
 impl Address for Unix {}
@@ -94,7 +95,7 @@ impl Address for Inet {}
 pub(super) mod kind {
     use super::{AddressFamily, Error, OwnedFd, SockaddrLike};
 
-    /// Seals `Address`; what the system is told about an address.
+    /// Seals `Address`, and converts between it and the system's form.
     #[allow(unnameable_types)]
     pub trait Kind: Sized {
         const NAME: &'static str;
@@ -103,9 +104,9 @@ pub(super) mod kind {
         fn family(&self) -> AddressFamily;
         fn to_system(&self) -> Result<Self::System, Error>;
         fn from_system(address: &Self::System) -> Option<Self>;
-        /// The settings that every socket of the kind starts with.
+        /// Applies the settings that every socket of this kind starts with.
         fn prepare(socket: &OwnedFd) -> nix::Result<()>;
-        /// `then` is done before anybody can take the socket for a dead one.
+        /// Runs `then` before another process can mistake the socket for a dead one.
         fn bind(
             &self,
             socket: &OwnedFd,
@@ -131,7 +132,7 @@ impl kind::Kind for Inet {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| (*v6).into()))
     }
 
-    /// Without this a server that is started again has to wait a minute for its old connections.
+    /// Without this, a restarted server has to wait a minute for its old connections.
     fn prepare(socket: &OwnedFd) -> nix::Result<()> {
         setsockopt(socket, ReuseAddr, &true)
     }
@@ -181,8 +182,8 @@ impl kind::Kind for Unix {
         named.or_else(|| address.as_abstract().map(Self::abstract_name)).or(Some(Self::Unnamed))
     }
 
-    /// On Linux the file gets the mode that the socket has when it is bound, less the umask: at no
-    /// moment can more be done with it than was asked for.
+    /// On Linux the file gets the socket's mode at the time of the bind, less the umask: the file
+    /// never has more permissions than requested.
     fn prepare(socket: &OwnedFd) -> nix::Result<()> {
         fchmod(socket, Mode::S_IRUSR | Mode::S_IWUSR)
     }

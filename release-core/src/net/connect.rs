@@ -1,4 +1,4 @@
-//! Connecting, with a time limit.
+//! Connecting with a time limit.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,20 +11,20 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt};
 use super::{Active, Address, Bound, Socket, Stream, Unconnected};
 use crate::rt::{Direction, Progress, Rt};
 
-/// How often to try again while a Unix socket's queue is full: no event says that it no longer is.
+/// Interval between attempts while a Unix socket's queue is full: no event reports free space.
 const QUEUE_FULL: Duration = Duration::from_millis(20);
 
 impl<A: Address> Socket<Unconnected, A> {
-    /// Connects to an address within a time.
+    /// Connects to an address within a time limit.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`] when the time is over; otherwise those of connect(2), such as
-    /// [`io::ErrorKind::ConnectionRefused`].
+    /// Returns [`io::ErrorKind::TimedOut`] if the limit expires, and otherwise the errors of
+    /// connect(2), such as [`io::ErrorKind::ConnectionRefused`].
     ///
     /// # Cancel safety
     ///
-    /// A dropped call closes the socket.
+    /// Dropping the future closes the socket.
     pub async fn connect(
         self,
         rt: &Rt,
@@ -36,15 +36,16 @@ impl<A: Address> Socket<Unconnected, A> {
 }
 
 impl<A: Address> Socket<Bound, A> {
-    /// Connects from the address that the socket has, within a time.
+    /// Connects from the address that the socket is bound to, within a time limit.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`] when the time is over; otherwise those of connect(2).
+    /// Returns [`io::ErrorKind::TimedOut`] if the limit expires, and otherwise the errors of
+    /// connect(2).
     ///
     /// # Cancel safety
     ///
-    /// A dropped call closes the socket.
+    /// Dropping the future closes the socket.
     pub async fn connect(
         self,
         rt: &Rt,
@@ -63,7 +64,7 @@ async fn connect<A: Address>(
 ) -> io::Result<Socket<Active, A>> {
     let connecting = async {
         begin(&socket, rt, address).await?;
-        // Registered only now: a socket that has not begun to connect looks hung up to epoll.
+        // Registered only now: epoll reports a hang-up for a socket that has not begun to connect.
         let stream = Stream::new(rt, socket)?;
         stream.io().run(Direction::Write, |fd| Ok((is_connected(&fd)?, Progress::More))).await?;
         Ok(Socket::in_state(Active(stream)))
@@ -76,7 +77,7 @@ async fn begin<A: Address>(socket: &OwnedFd, rt: &Rt, address: &A) -> io::Result
         address.to_system().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     loop {
         match nix::sys::socket::connect(socket.as_raw_fd(), &system) {
-            // Interrupted, it goes on like one that has just begun.
+            // After an interruption, it continues like a connection attempt that has just begun.
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => return Ok(()),
             Err(Errno::EAGAIN) if address.family() == nix::sys::socket::AddressFamily::Unix => {
                 rt.sleep(QUEUE_FULL).await;
@@ -86,7 +87,7 @@ async fn begin<A: Address>(socket: &OwnedFd, rt: &Rt, address: &A) -> io::Result
     }
 }
 
-/// Would block while the connection is being made.
+/// Returns `WouldBlock` while the connection is being established.
 fn is_connected(socket: &(impl AsRawFd + std::os::fd::AsFd)) -> io::Result<()> {
     match getsockopt(socket, SocketError)? {
         0 => {}

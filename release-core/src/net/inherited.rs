@@ -1,5 +1,5 @@
-//! Listening sockets that this process was started with: systemd's socket activation, and numbers
-//! that somebody names.
+//! Listening sockets inherited by this process: from systemd's socket activation, or by descriptor
+//! number.
 
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -10,17 +10,19 @@ use crate::sys::fds::{copy_inherited, take_inherited};
 use crate::sys::spawn::FIRST_PASSED;
 use crate::{Error, ErrorKind};
 
-/// The sockets of systemd's socket activation, with their names: those that `LISTEN_FDS` counts, where
-/// `LISTEN_PID` is this process; none without. A socket without a name is called `unknown`. Those that a
-/// [`Master::systemd`](crate::Master::systemd) has stored are not among them.
+/// Returns the sockets of systemd's socket activation with their names.
 ///
-/// Each call gives copies. The environment stays as it is, and is not passed to
+/// These are the sockets counted by `LISTEN_FDS` if `LISTEN_PID` is this process; otherwise the
+/// result is empty. A socket without a name is called `unknown`. Sockets stored by
+/// [`Master::systemd`](crate::Master::systemd) are not included.
+///
+/// Each call returns duplicates. The variables stay in the environment, and are not passed to
 /// [commands](crate::Workers::command).
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Usage`] when the variables contradict each other or one of the descriptors does not
-/// listen.
+/// Returns [`ErrorKind::Usage`] if the variables contradict each other or if one of the descriptors
+/// is not a listening socket.
 ///
 /// # Examples
 ///
@@ -40,11 +42,11 @@ pub fn activated_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
     all.map(|(name, number)| Ok((name, inherited_socket(number)?))).collect()
 }
 
-/// What the names of sockets begin with that a master has stored: nothing that anybody else would choose.
+/// The prefix of the names of sockets stored by a master; no other program would choose it.
 pub(crate) const STORED: &str = "release-stored/";
 
-/// The descriptors that a master has stored with systemd before it was started anew, by their names.
-/// They may be taken once.
+/// Takes the descriptors that a master stored with systemd before it was restarted, with their
+/// names. May be called only once.
 pub(crate) fn stored_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
     let all = passed()?.into_iter().filter(|(name, _)| name.starts_with(STORED));
     let taken = all.map(|(name, number)| {
@@ -56,7 +58,7 @@ pub(crate) fn stored_sockets() -> Result<Vec<(String, OwnedFd)>, Error> {
     taken.collect()
 }
 
-/// The numbers of the descriptors that systemd has passed, with their names.
+/// Returns the numbers of the descriptors passed by systemd, with their names.
 fn passed() -> Result<Vec<(String, RawFd)>, Error> {
     let variable = |name| std::env::var(name).ok();
     let own = std::process::id().to_string();
@@ -81,11 +83,12 @@ fn passed() -> Result<Vec<(String, RawFd)>, Error> {
     Ok(numbered.collect())
 }
 
-/// A copy of a listening socket that this process was started with, by the number of its descriptor.
+/// Returns a duplicate of an inherited listening socket, given the number of its descriptor.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Usage`] when the number is not above 2, not open, or not a socket that listens.
+/// Returns [`ErrorKind::Usage`] if the number is 2 or less, or if the descriptor is not open or not
+/// a listening socket.
 pub fn inherited_socket(number: RawFd) -> Result<OwnedFd, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::Usage, format!("descriptor {number} {why}"));
     if number < FIRST_PASSED {

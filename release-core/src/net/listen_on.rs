@@ -1,4 +1,4 @@
-//! Addresses to listen on, as URIs and with what belongs to them.
+//! Addresses to listen on: their URIs and socket options.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -15,9 +15,9 @@ use crate::accounts;
 use crate::start_files::looked_up;
 use crate::{Error, ErrorKind};
 
-/// An address that a master listens on: see [`Workers::listen`](crate::Workers::listen).
+/// An address for a master to listen on: see [`Workers::listen`](crate::Workers::listen).
 ///
-/// It is made from an address, or from a URI:
+/// Created from an address, or parsed from a URI:
 ///
 /// | URI | listens on |
 /// |---|---|
@@ -51,12 +51,12 @@ pub struct ListenOn {
 }
 
 impl ListenOn {
-    /// One socket for each worker: see [`Workers::listen_each`](crate::Workers::listen_each).
+    /// Opens one socket per worker: see [`Workers::listen_each`](crate::Workers::listen_each).
     pub(crate) fn each(self) -> Self {
         Self { is_each: true, ..self }
     }
 
-    /// The address that several sockets are to share, and whether it is of version 6 alone.
+    /// Returns the address shared by several sockets, and whether it accepts IP version 6 only.
     pub(crate) fn shared_port(&self) -> Option<(Inet, bool)> {
         match self.address {
             AnyAddress::Inet(address) if self.is_each => Some((address, self.only_v6)),
@@ -64,23 +64,24 @@ impl ListenOn {
         }
     }
 
-    /// The mode of the socket file, if it is one; 0600 by default. To connect is to write.
+    /// Sets the mode of the socket file, if there is one. The default is 0600. Connecting requires
+    /// write permission.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The owner and group of the socket file, if it is one, by their numbers.
+    /// Sets the owner and group of the socket file, if there is one, as numeric ids.
     #[must_use]
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         (self.owner, self.group) = (Some(uid), Some(gid));
         self
     }
 
-    /// What a TCP socket is told before it gets its address. Connections have what their listener has:
-    /// many servers leave it as it is, and on a connection that is kept small answers then wait for
-    /// the peer's delayed acknowledgement.
+    /// Applies the TCP options to a socket before it is bound. Connections inherit the options of
+    /// their listener, and many servers leave them unchanged. Without `no_delay`, small responses
+    /// on a kept-alive connection wait for the peer's delayed acknowledgement.
     pub(crate) fn prepare(
         &self,
         socket: Socket<Unconnected, Inet>,
@@ -89,14 +90,14 @@ impl ListenOn {
         if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
     }
 
-    /// Whether this is a socket that listens at this very address, and has the settings that are
-    /// not changed any more. A socket file is that file, with the mode and owner that it is to have.
+    /// Returns whether `socket` listens on exactly this address with the fixed settings. For a
+    /// socket file, the file must be the same, with the requested mode and owner.
     pub(crate) fn is_met_by(&self, socket: &OwnedFd, file: Option<FileIdentity>) -> bool {
         let is_at_address = match &self.address {
             AnyAddress::Inet(wanted) => local::<Inet>(socket).is_some_and(|local| {
-                // The system chooses port 0's, and the same again is as good.
+                // The system chooses the port for port 0, so any port matches.
                 let port = if wanted.port() == 0 { local.port() } else { wanted.port() };
-                // At all addresses of version 6 there may be those of version 4 too.
+                // A wildcard socket of version 6 may accept version 4 too.
                 let is_wild = local.is_ipv6() && local.ip().is_unspecified();
                 local.ip() == wanted.ip()
                     && local.port() == port
@@ -146,7 +147,7 @@ impl fmt::Display for ListenOn {
 impl FromStr for ListenOn {
     type Err = Error;
 
-    /// Looks names of hosts up.
+    /// Resolves host names.
     fn from_str(uri: &str) -> Result<Self, Error> {
         let read = match uri.split_once("://") {
             Some(("tcp", rest)) => tcp(rest, |_| true),
@@ -179,7 +180,7 @@ fn find(rest: &str, suits: fn(&SocketAddr) -> bool) -> Result<ListenOn, String> 
     };
     let port: u16 = port.parse().map_err(|_| format!("`{port}` is not a port"))?;
     if matches!(host, "" | "*") {
-        // The socket of version 6 takes connections of version 4 too, where there is version 6.
+        // A socket of version 6 accepts version 4 too, on systems that have version 6.
         let everywhere =
             [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
         let exists = |address: &&SocketAddr| Socket::unconnected(*address).is_ok();
@@ -226,7 +227,7 @@ fn unix(rest: &str) -> Result<ListenOn, String> {
     Ok(listen)
 }
 
-/// What somebody meant who left the kind of address out.
+/// Guesses the intended URI if the kind of address is missing.
 fn guess(uri: &str) -> String {
     let (host, port) = uri.rsplit_once(':').unwrap_or(("", uri));
     let host = if host == "tcp" { "" } else { host };

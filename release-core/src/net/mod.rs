@@ -1,6 +1,6 @@
-//! Sockets on any runtime, written once over readiness.
+//! Sockets for any runtime, implemented once on top of readiness.
 //!
-//! A [`Socket`] carries its state and the kind of its address in its type, so that nobody can
+//! The type of a [`Socket`] carries its state and its kind of address. You cannot, for example,
 //! accept on a socket that does not listen:
 //!
 //! | from | by | to |
@@ -14,7 +14,7 @@
 //!
 //! # Examples
 //!
-//! A server that answers one client, and ends:
+//! A server that answers one client, then exits:
 //!
 //! ```
 //! use std::time::Duration;
@@ -50,7 +50,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What a state does not allow does not compile: accepting on a socket that does not listen,
+//! Operations that a state does not allow do not compile: accepting on a socket that does not
+//! listen,
 //!
 //! ```compile_fail,E0599
 //! # use release_core::{net::{Inet, Socket}, rt::Rt};
@@ -59,7 +60,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! listening before there is an address,
+//! listening before the socket has an address,
 //!
 //! ```compile_fail,E0599
 //! # use release_core::{net::{Inet, Socket}, rt::Rt};

@@ -1,4 +1,4 @@
-//! `Passive`: accepting, with the errors that must not end it taken care of.
+//! `Passive`: accepting connections, and handling errors that must not end it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,14 +16,14 @@ use crate::rt::{Direction, Io, Progress, Rt, give_way};
 use crate::sys::fds::set_cloexec;
 use crate::sys::socket::accept;
 
-/// How many connections are accepted before others of the runtime have their turn.
+/// Number of connections accepted before other tasks of the runtime get their turn.
 const ACCEPTS_PER_TURN: u32 = 16;
 
-/// How many connections in a row may fail as they are accepted before that looks like a fault of
-/// this side, such as a security policy that forbids to accept.
+/// Number of consecutive accept failures that indicates a local fault, such as a security policy
+/// that forbids accepting.
 const FAILURES: usize = 16;
 
-/// How long to wait before another try: short at first, then longer.
+/// Delays before the next attempt: short at first, then longer.
 const WAITS: [Duration; 4] = [
     Duration::from_millis(10),
     Duration::from_millis(50),
@@ -31,13 +31,13 @@ const WAITS: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
-/// The state of a [`Socket`] that listens. Several processes may accept on the same one.
+/// The state of a listening [`Socket`]. Several processes may accept on the same socket.
 #[derive(Debug)]
 pub struct Passive {
     io: Io,
     rt: Rt,
     in_a_row: u32,
-    /// Connections that failed, and waits, since the last that was accepted.
+    /// Number of failed connections and waits since the last accepted connection.
     failures: usize,
     waits: usize,
     warnings: LogThrottle,
@@ -50,14 +50,14 @@ impl AsFd for Passive {
 }
 
 impl<A: Address> Socket<Passive, A> {
-    /// Takes over a socket that listens already: one that a master or a service manager opened, or
-    /// a listener of the standard library. It is made non-blocking for all who share it, and
-    /// close-on-exec here.
+    /// Takes over a listening socket, opened by a master, a service manager or the standard
+    /// library. It becomes non-blocking for every process that shares it, and close-on-exec in this
+    /// one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when it is not a stream socket of this kind of
-    /// address that listens; [`ErrorKind::System`](crate::ErrorKind::System) when the runtime
+    /// Returns [`ErrorKind::Usage`](crate::ErrorKind::Usage) if it is not a listening stream socket
+    /// of this kind of address, and [`ErrorKind::System`](crate::ErrorKind::System) if the runtime
     /// cannot watch it.
     ///
     /// # Examples
@@ -93,7 +93,7 @@ impl<A: Address> Socket<Passive, A> {
             .map_err(|error| Error::system("cannot watch a listening socket", error))
     }
 
-    /// [`Socket::inherited`] for what is known to listen.
+    /// Takes over a socket that is known to listen, like [`Socket::inherited`].
     pub(crate) fn watch(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         let io = rt.register(socket)?;
         let rt = rt.clone();
@@ -107,27 +107,27 @@ impl<A: Address> Socket<Passive, A> {
         }))
     }
 
-    /// Accepts on another socket from now on.
+    /// Switches to another listening socket.
     pub(crate) fn replace(&mut self, socket: OwnedFd) -> io::Result<()> {
         *self = Self::watch(&self.state.rt, socket)?;
         Ok(())
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
-    /// A connection that ended before it was accepted is passed over. When descriptors or memory
-    /// are short (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`) it waits, longer each time up to half a
-    /// second, and goes on: connections wait in the kernel meanwhile, and no processor time is
-    /// burnt.
+    /// Skips connections that ended before they were accepted. If descriptors or memory run out
+    /// (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`), waits before each new attempt, longer each time,
+    /// up to half a second. Meanwhile, connections wait in the kernel and no processor time is
+    /// wasted.
     ///
     /// # Errors
     ///
-    /// Only those after which no accept can succeed, such as `EINVAL` on a socket that was shut
-    /// down.
+    /// Returns only errors after which no accept can succeed, such as `EINVAL` on a socket that was
+    /// shut down.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has accepted nothing.
+    /// A call that is dropped has accepted nothing.
     pub async fn accept(&mut self) -> io::Result<Socket<Active, A>> {
         loop {
             let socket = self.accept_descriptor().await?;
@@ -139,12 +139,12 @@ impl<A: Address> Socket<Passive, A> {
         }
     }
 
-    /// [`Socket::accept`] for those who watch the connection in another way.
+    /// Accepts a connection as a descriptor, for callers that watch it in another way.
     pub(crate) async fn accept_descriptor(&mut self) -> io::Result<OwnedFd> {
         self.state.accept().await
     }
 
-    /// Accepts connections and gives each to a task of its own: see [`AcceptLoop`].
+    /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
     #[must_use]
     pub fn accept_loop(self) -> AcceptLoop<A> {
         let rt = self.state.rt.clone();
@@ -198,7 +198,7 @@ impl Passive {
     }
 }
 
-/// Errors that accept(2) reports of a connection that failed while it waited.
+/// Returns whether an error of accept(2) concerns a connection that failed while it was queued.
 fn is_of_the_connection(errno: Errno) -> bool {
     matches!(
         errno,

@@ -1,4 +1,4 @@
-//! `Socket`: the state and the kind of address in the type, from nothing to listening.
+//! `Socket`: carries its state, from unconnected to listening, and its kind of address in its type.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,26 +16,26 @@ use super::{Active, Address, Inet, Passive, Unix};
 use crate::rt::Rt;
 use crate::{Error, ErrorKind};
 
-/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or
-/// [`Active`]; `A` the kind of its address: [`Unix`] or [`Inet`].
+/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or [`Active`]; `A` is
+/// its kind of address: [`Unix`] or [`Inet`].
 ///
-/// The [module](super) shows all states at work, and what does not compile. Every socket is closed
-/// when it is dropped, and no program that this process runs has it.
+/// The [module](super) shows all states in use, and the misuses that do not compile. A socket is
+/// closed when it is dropped, and is never passed on to programs that this process runs.
 #[derive(Debug)]
 pub struct Socket<S, A> {
     pub(super) state: S,
     kind: PhantomData<A>,
 }
 
-/// The state of a [`Socket`] that has no address and no peer: options are set now.
+/// The state of a [`Socket`] without address and peer. Set options in this state.
 #[derive(Debug)]
 pub struct Unconnected(pub(super) OwnedFd);
 
-/// The state of a [`Socket`] that has an address: it can listen, or connect from there.
+/// The state of a [`Socket`] with an address: it can listen, or connect from that address.
 #[derive(Debug)]
 pub struct Bound(pub(super) OwnedFd);
 
-/// States in which a socket has an address of its own.
+/// States in which a socket has its own address.
 #[allow(unnameable_types)]
 pub trait Named: AsFd {}
 
@@ -68,33 +68,34 @@ impl<S, A> Socket<S, A> {
 }
 
 impl<S: Named, A: Address> Socket<S, A> {
-    /// The socket's own address: after a bind to port 0, the port that the system chose.
+    /// Returns the socket's own address. After a bind to port 0, it has the port chosen by the
+    /// system.
     ///
     /// # Errors
     ///
-    /// Those of getsockname(2).
+    /// Returns the errors of getsockname(2).
     pub fn local(&self) -> std::io::Result<A> {
         local(&self.state)
     }
 }
 
-/// The own address of a socket.
+/// Returns a socket's own address.
 pub(crate) fn local<A: Address>(socket: &impl AsFd) -> std::io::Result<A> {
     let address = getsockname::<A::System>(socket.as_fd().as_raw_fd())?;
     A::from_system(&address).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 impl<A: Address> Socket<Unconnected, A> {
-    /// A new socket, of the family that `address` has; it may then be bound to it or to another
-    /// one of the family.
+    /// Creates a socket of the address family of `address`. You may bind it to `address` or to
+    /// another address of that family.
     ///
-    /// TCP sockets begin with [`reuse_address`](Socket::reuse_address) on, Unix sockets with
+    /// TCP sockets start with [`reuse_address`](Socket::reuse_address) on, Unix sockets with
     /// [`mode`](Socket::mode) 0600.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] for what socket(2) says: no descriptors, or a family that the system
-    /// does not have.
+    /// Returns [`ErrorKind::System`] for the errors of socket(2): no descriptors left, or a family
+    /// that the system does not support.
     pub fn unconnected(address: &A) -> Result<Self, Error> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let made = socket(address.family(), SockType::Stream, flags, None)
@@ -104,46 +105,46 @@ impl<A: Address> Socket<Unconnected, A> {
         Ok(Self::in_state(Unconnected(socket)))
     }
 
-    /// How many bytes may wait to be sent, roughly: the system has its own limits. Accepted
-    /// connections have the same.
+    /// Sets the size of the send buffer in bytes. This is approximate: the system has its own
+    /// limits. Accepted connections inherit it.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2).
+    /// Returns the errors of setsockopt(2).
     pub fn send_buffer(self, bytes: usize) -> Result<Self, Error> {
         self.set(SndBuf, &bytes, "the send buffer")
     }
 
-    /// How many bytes may wait to be read, roughly: the system has its own limits. Accepted
-    /// connections have the same.
+    /// Sets the size of the receive buffer in bytes. This is approximate: the system has its own
+    /// limits. Accepted connections inherit it.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2).
+    /// Returns the errors of setsockopt(2).
     pub fn receive_buffer(self, bytes: usize) -> Result<Self, Error> {
         self.set(RcvBuf, &bytes, "the receive buffer")
     }
 
-    /// Gives the socket its address.
+    /// Binds the socket to an address.
     ///
-    /// At a path, a socket that nobody answers on (left by a process that was killed) is replaced.
-    /// Nothing else is ever touched there. The file stays when the socket is dropped, for the next
-    /// bind to replace.
+    /// A dead socket at the path (no process answers on it, as after a kill) is replaced. No other
+    /// file is ever touched. The file remains when the socket is dropped, and the next bind
+    /// replaces it.
     ///
     /// # Errors
     ///
-    /// * [`ErrorKind::AlreadyRunning`] when somebody answers on the path;
-    /// * [`ErrorKind::Usage`] when something that is not a socket is there, or the name is too long
-    ///   or empty;
-    /// * [`ErrorKind::System`] for what bind(2) says, such as an address in use or a port that only
-    ///   root may have.
+    /// * [`ErrorKind::AlreadyRunning`] if a process answers on the path;
+    /// * [`ErrorKind::Usage`] if there is a file other than a socket at the path, or if the name is
+    ///   too long or empty;
+    /// * [`ErrorKind::System`] for the errors of bind(2), such as an address in use or a port
+    ///   reserved for root.
     pub fn bind(self, address: &A) -> Result<Socket<Bound, A>, Error> {
         address.bind(&self.state.0, || Ok(()))?;
         Ok(Socket::in_state(Bound(self.state.0)))
     }
 
-    /// Binds and listens at once. Between the two, another process that wants the same path may
-    /// take the socket for a dead one: here it cannot.
+    /// Binds and listens in one step. Between separate steps, another process that wants the same
+    /// path may mistake the socket for a dead one.
     pub(crate) fn bind_listening(self, address: &A, backlog: u32) -> Result<OwnedFd, Error> {
         address.bind(&self.state.0, || begin_to_listen(&self.state.0, backlog))?;
         Ok(self.state.0)
@@ -157,52 +158,52 @@ impl<A: Address> Socket<Unconnected, A> {
 }
 
 impl Socket<Unconnected, Inet> {
-    /// Whether the address may be had while connections of its last holder still linger; on unless
-    /// switched off.
+    /// Sets whether the address can be bound while connections of its previous owner still linger.
+    /// On by default.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2).
+    /// Returns the errors of setsockopt(2).
     pub fn reuse_address(self, on: bool) -> Result<Self, Error> {
         self.set(ReuseAddr, &on, "SO_REUSEADDR")
     }
 
-    /// Whether other sockets of this user may have the same address; the system then spreads
-    /// connections over them.
+    /// Sets whether other sockets of this user may bind the same address. The system then
+    /// distributes connections among them.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2).
+    /// Returns the errors of setsockopt(2).
     pub fn reuse_port(self, on: bool) -> Result<Self, Error> {
         self.set(ReusePort, &on, "SO_REUSEPORT")
     }
 
-    /// Whether a socket of IP version 6 leaves version 4 to others, who may then have the same
-    /// port. What happens otherwise is a setting of the system.
+    /// Sets whether an IP version 6 socket leaves version 4 to other sockets, which may then use
+    /// the same port. The default is a system setting.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2), such as for a socket of IP version 4.
+    /// Returns the errors of setsockopt(2), for example for a socket of IP version 4.
     pub fn only_v6(self, on: bool) -> Result<Self, Error> {
         self.set(Ipv6V6Only, &on, "IPV6_V6ONLY")
     }
 
-    /// Whether small writes are sent at once instead of being gathered. Accepted connections have
-    /// the same.
+    /// Sets whether small writes are sent immediately instead of being gathered. Accepted
+    /// connections inherit it.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2).
+    /// Returns the errors of setsockopt(2).
     pub fn no_delay(self, on: bool) -> Result<Self, Error> {
         self.set(TcpNoDelay, &on, "TCP_NODELAY")
     }
 
-    /// Asks a peer that has been silent for `idle` (whole seconds, at least 1) whether it is still
-    /// there. Accepted connections do the same.
+    /// Enables keep-alive probes to a peer that has been silent for `idle` (whole seconds, at least
+    /// 1). Accepted connections inherit it.
     ///
     /// # Errors
     ///
-    /// Those of setsockopt(2); Linux allows up to 32767 seconds.
+    /// Returns the errors of setsockopt(2). Linux allows up to 32767 seconds.
     pub fn keep_alive(self, idle: Duration) -> Result<Self, Error> {
         let seconds = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1);
         self.set(KeepAlive, &true, "SO_KEEPALIVE")?.set(TcpKeepIdle, &seconds, "TCP_KEEPIDLE")
@@ -210,12 +211,12 @@ impl Socket<Unconnected, Inet> {
 }
 
 impl Socket<Unconnected, Unix> {
-    /// The mode of the socket file that [`bind`](Socket::bind) makes, from its first moment on and
-    /// whatever the umask. To connect is to write.
+    /// Sets the mode of the socket file that [`bind`](Socket::bind) creates. The file has it from
+    /// the start, regardless of the umask. Connecting requires write permission.
     ///
     /// # Errors
     ///
-    /// Those of fchmod(2).
+    /// Returns the errors of fchmod(2).
     pub fn mode(self, mode: u32) -> Result<Self, Error> {
         fchmod(&self.state.0, Mode::from_bits_truncate(mode))
             .map_err(|errno| Error::system("cannot set the mode of a socket", errno))?;
@@ -224,22 +225,23 @@ impl Socket<Unconnected, Unix> {
 }
 
 impl<A: Address> Socket<Bound, A> {
-    /// Listens. `backlog` is how many connections may wait to be accepted; the system has its own
-    /// limit (`net.core.somaxconn`).
+    /// Starts to listen. `backlog` is the maximum number of connections that wait to be accepted;
+    /// the system has its own limit (`net.core.somaxconn`).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] for what listen(2) says, or when the runtime cannot watch the socket.
+    /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
+    /// the socket.
     pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
         Socket::inherited(rt, self.into_listening(backlog)?)
     }
 
-    /// Listens without a runtime: the descriptor is for [`Workers::listener`], or for
-    /// [`Socket::inherited`] once there is a runtime.
+    /// Starts to listen without a runtime. Pass the descriptor to [`Workers::listener`], or to
+    /// [`Socket::inherited`] once you have a runtime.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] for what listen(2) says.
+    /// Returns [`ErrorKind::System`] for the errors of listen(2).
     ///
     /// # Examples
     ///
@@ -265,7 +267,7 @@ fn begin_to_listen(socket: &OwnedFd, backlog: u32) -> Result<(), Error> {
         .map_err(|errno| Error::system("cannot listen", errno))
 }
 
-/// An error about a descriptor that is not the socket it should be.
+/// Creates the error for a descriptor that is not the expected socket.
 #[cold]
 pub(super) fn not_the_socket<A: Address>(found: &str) -> Error {
     let message = format!("a listening {} socket was expected, but this is {found}", A::NAME);

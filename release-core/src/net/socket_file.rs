@@ -1,4 +1,4 @@
-//! Binding: of a name in general, and of a path where somebody else's socket may be.
+//! Binding: to an address in general, and to a path that may hold another process's socket.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -21,18 +21,18 @@ use super::Unix;
 use super::address::kind::Kind;
 use crate::{Error, ErrorKind};
 
-/// How long another process may take from bind to listen before its socket counts as dead.
+/// Time allowed for another process between bind and listen, before its socket counts as dead.
 const UNTIL_IT_LISTENS: Duration = Duration::from_millis(20);
 
-/// Gives a socket its address.
+/// Binds a socket to an address.
 pub(super) fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Error> {
     let system = address.to_system()?;
     nix::sys::socket::bind(socket.as_raw_fd(), &system)
         .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
 }
 
-/// Gives a socket a path: one that nobody answers on is taken over, every other file stays. What
-/// is to be done `then` is done before another process looks whether somebody answers.
+/// Binds a socket to a path. A dead socket at the path is replaced; every other file is kept. Runs
+/// `then` before another process checks whether the socket is alive.
 pub(super) fn bind_path(
     socket: &OwnedFd,
     address: &Unix,
@@ -42,8 +42,8 @@ pub(super) fn bind_path(
     let system = address.to_system()?;
     let bind = || nix::sys::socket::bind(socket.as_raw_fd(), &system);
     let failed = |errno| Error::making(format!("cannot bind {address}"), path, errno);
-    // Of several that find the same dead socket one must not remove what another has just bound. Where
-    // nothing is, nobody has to be waited for.
+    // If several processes find the same dead socket, one must not remove another's new socket. If
+    // the path is free, there is no need to wait.
     let directory = open_directory(path);
     directory.as_ref().into_iter().for_each(|directory| drop(directory.try_lock()));
     match bind() {
@@ -60,7 +60,7 @@ pub(super) fn bind_path(
         .inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
-/// Makes what the umask took from the mode whole again.
+/// Restores the mode bits that the umask removed.
 fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
     let wanted = fstat(socket)?.st_mode & 0o777;
     let file = open_socket(path)?;
@@ -71,7 +71,7 @@ fn set_mode(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
     fchmodat(AT_FDCWD, &*file, Mode::from_bits_truncate(wanted), FchmodatFlags::FollowSymlink)
 }
 
-/// Gives a socket file another owner.
+/// Changes the owner of a socket file.
 pub(crate) fn give_away(path: &Path, owner: Option<Uid>, group: Option<Gid>) -> nix::Result<()> {
     if owner.is_none() && group.is_none() {
         return Ok(());
@@ -79,8 +79,8 @@ pub(crate) fn give_away(path: &Path, owner: Option<Uid>, group: Option<Gid>) -> 
     fchownat(open_socket(path)?, "", owner, group, AtFlags::AT_EMPTY_PATH)
 }
 
-/// The file itself, which is a socket: whoever may write to its directory may put another file there
-/// meanwhile, which is not to get its mode or owner.
+/// Opens the socket file itself. A user with write access to the directory may swap the file
+/// meanwhile; the other file must not get the mode or owner.
 fn open_socket(path: &Path) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = nix::fcntl::open(path, flags, Mode::empty())?;
@@ -88,8 +88,8 @@ fn open_socket(path: &Path) -> nix::Result<OwnedFd> {
     if is_socket { Ok(file) } else { Err(Errno::ENOTSOCK) }
 }
 
-/// The directory, which is locked as long as this is open. Best effort: one that cannot be opened, or that
-/// somebody keeps locked, must not keep a daemon from starting.
+/// Opens the directory, to be locked while it is open. Best effort: a directory that cannot be
+/// opened, or that another process keeps locked, must not prevent a daemon from starting.
 fn open_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = OpenOptions::new()
@@ -108,7 +108,7 @@ fn wait_for_lock(directory: &File) {
     }
 }
 
-/// Removes a socket that a dead process left; everything else at the path is an error.
+/// Removes the socket of a dead process. Any other file at the path is an error.
 fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
     let shown = path.display();
     let metadata = match std::fs::symlink_metadata(path) {
@@ -139,8 +139,8 @@ fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Error> {
     }
 }
 
-/// Whether a process has this socket. Only a refused connection says that there is none: a full
-/// queue or a missing permission are a live one's.
+/// Returns whether a process owns this socket. Only a refused connection proves that there is none:
+/// a full queue or a missing permission indicates a live socket.
 fn is_answered(address: &UnixAddr) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let tried = socket(AddressFamily::Unix, SockType::Stream, flags, None)
@@ -148,7 +148,7 @@ fn is_answered(address: &UnixAddr) -> bool {
     !matches!(tried, Err(Errno::ECONNREFUSED | Errno::ENOENT))
 }
 
-/// Which file a path named at one moment.
+/// The identity of the file at a path at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileIdentity {
     device: u64,
@@ -162,7 +162,7 @@ impl FileIdentity {
         Ok(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// What [`Display`](fmt::Display) has written.
+    /// Parses the output of [`Display`](fmt::Display).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (device, inode) = text.split_once('-')?;
         Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })

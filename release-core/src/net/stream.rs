@@ -1,4 +1,4 @@
-//! `Stream`: a connected stream socket, with its reads and writes.
+//! `Stream`: a connected stream socket, with reads and writes.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -14,10 +14,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
 use crate::rt::{Direction, Io, Progress, Rt};
 
-/// A connected TCP or Unix stream socket that any runtime watches.
+/// A connected TCP or Unix stream socket, for any runtime.
 ///
-/// Implements the `AsyncRead` and `AsyncWrite` of the futures crates; closing the write side sends
-/// the end of file. One task may read while another writes.
+/// Implements `AsyncRead` and `AsyncWrite` of the futures crates. Closing the write side sends the
+/// end of file. One task may read while another writes.
 ///
 /// # Examples
 ///
@@ -44,15 +44,15 @@ pub struct Stream {
     rt: Rt,
 }
 
-/// What [`Stream::read`] came to. Nothing that was read is ever thrown away.
+/// The result of [`Stream::read`]. Bytes that were read are never discarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Read {
-    /// As many bytes as were asked for.
+    /// The requested number of bytes.
     Data(Vec<u8>),
-    /// The peer has closed; these bytes came before that.
+    /// The peer closed the connection after these bytes.
     Eof(Vec<u8>),
-    /// The time is over; these bytes came in it.
+    /// The time limit expired after these bytes.
     TimedOut(Vec<u8>),
 }
 
@@ -69,63 +69,63 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Watches a connected stream socket, which is made non-blocking.
+    /// Creates a stream from a connected stream socket, and makes the socket non-blocking.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch it.
+    /// Returns an error if the runtime cannot watch the socket.
     pub fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { io: rt.register(socket)?, rt: rt.clone() })
     }
 
-    /// [`Stream::new`] for a connection that the standard library made.
+    /// Creates a stream from a connection of the standard library, like [`Stream::new`].
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch it.
+    /// Returns an error if the runtime cannot watch the socket.
     pub fn from_tcp(rt: &Rt, socket: TcpStream) -> io::Result<Self> {
         Self::new(rt, socket.into())
     }
 
-    /// [`Stream::new`] for a connection that the standard library made.
+    /// Creates a stream from a connection of the standard library, like [`Stream::new`].
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch it.
+    /// Returns an error if the runtime cannot watch the socket.
     pub fn from_unix(rt: &Rt, socket: UnixStream) -> io::Result<Self> {
         Self::new(rt, socket.into())
     }
 
-    /// Reads what is there, at most the buffer's length; 0 is the end of file.
+    /// Reads the available bytes, up to the buffer's length. Returns 0 at the end of file.
     ///
-    /// Interruptions and spurious wake-ups are not errors: the call goes on.
+    /// Interruptions and spurious wake-ups are not errors: the call continues.
     ///
     /// # Errors
     ///
-    /// Those of recv(2).
+    /// Returns the errors of recv(2).
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has read nothing.
+    /// A call that is dropped has read nothing.
     pub async fn read_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_receive(cx, buffer)).await
     }
 
-    /// Reads `count` bytes, waiting for them no longer than `limit`.
+    /// Reads `count` bytes, and waits for them up to `limit`.
     ///
-    /// Memory grows with what arrives.
+    /// Memory use grows with the bytes that arrive.
     ///
     /// # Errors
     ///
-    /// Those of recv(2).
+    /// Returns the errors of recv(2).
     ///
     /// # Cancel safety
     ///
-    /// None: bytes that a dropped call had read are lost. Give it a `limit` instead.
+    /// Not cancel safe: bytes already read by a dropped call are lost. Use `limit` instead.
     pub async fn read(&self, count: usize, limit: Option<Duration>) -> io::Result<Read> {
         let deadline = limit.map(|limit| self.rt.after(limit));
         let mut data = Vec::new();
-        // On the heap: the futures of all who read would hold it otherwise.
+        // On the heap: otherwise the future of every reader would contain the buffer.
         let mut chunk = vec![0; count.min(8192)];
         while data.len() < count {
             let wanted = (count - data.len()).min(chunk.len());
@@ -149,11 +149,12 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// Those of send(2); a peer that has gone is [`io::ErrorKind::BrokenPipe`], never a signal.
+    /// Returns the errors of send(2). A disconnected peer is [`io::ErrorKind::BrokenPipe`], never a
+    /// signal.
     ///
     /// # Cancel safety
     ///
-    /// None: a dropped call may have written a part.
+    /// Not cancel safe: a dropped call may have written part of the bytes.
     #[doc(alias = "write")]
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -164,11 +165,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Closes one side or both for this and every other holder of the socket.
+    /// Closes one or both sides, for this and every other holder of the socket.
     ///
     /// # Errors
     ///
-    /// Those of shutdown(2).
+    /// Returns the errors of shutdown(2).
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let how = match how {
             Shutdown::Read => nix::sys::socket::Shutdown::Read,
@@ -189,8 +190,8 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         self.io.poll(cx, Direction::Read, |fd| {
             let count = recv(fd.as_raw_fd(), &mut *buffer, MsgFlags::MSG_DONTWAIT)?;
-            // Never "drained": on a Unix socket, descriptors that somebody attached to the data end
-            // a read early although more is there.
+            // Never "drained": on a Unix socket, descriptors attached to the data end a read early
+            // although more data is available.
             Ok((count, Progress::More))
         })
     }
@@ -242,7 +243,7 @@ impl AsyncWrite for Stream {
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.shutdown(Shutdown::Write) {
-            // The peer was faster.
+            // The peer disconnected first.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),
         }

@@ -1,5 +1,5 @@
-//! The reactor of the async-io crate, for the executors that stand on it: smol, async-std, and yours
-//! if it has none of its own.
+//! The reactor of the async-io crate, for executors based on it: smol, async-std, and your own if
+//! it has no reactor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,17 +11,17 @@ use async_io::{Async, Timer};
 
 use super::{BoxFuture, Direction, Progress, Source};
 
-/// What [`Driver`](super::Driver) constructors call first: async-io makes its reactor when it is
-/// first used, and panics when it cannot.
+/// Checks that the reactor can be created. [`Driver`](super::Driver) constructors should call this
+/// first: async-io creates its reactor on first use, and panics if it cannot.
 ///
 /// # Errors
 ///
-/// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
+/// Returns an error if no descriptors are left for a reactor (`EMFILE`, `ENFILE`).
 pub fn check() -> io::Result<()> {
     polling::Poller::new().map(drop)
 }
 
-/// [`Runtime::sleep_until`](super::Runtime::sleep_until).
+/// Implements [`Runtime::sleep_until`](super::Runtime::sleep_until).
 #[must_use]
 pub fn sleep_until(deadline: Instant) -> BoxFuture {
     let timer = Timer::at(deadline);
@@ -30,11 +30,11 @@ pub fn sleep_until(deadline: Instant) -> BoxFuture {
     })
 }
 
-/// [`Runtime::register`](super::Runtime::register).
+/// Implements [`Runtime::register`](super::Runtime::register).
 ///
 /// # Errors
 ///
-/// Those of epoll.
+/// Returns the errors of epoll.
 pub fn register(fd: OwnedFd) -> io::Result<Box<dyn Source>> {
     let io = Async::new_nonblocking(fd)?;
     Ok(Box::new(Watched { io, waits: Default::default() }))

@@ -1,7 +1,7 @@
-//! A suite that any implementation of [`Driver`] can run on itself (feature `conformance`).
+//! A test suite that any implementation of [`Driver`] can run on itself (feature `conformance`).
 //!
-//! The checks say in code what the traits of [`rt`](super) say in words. A runtime that passes
-//! them can carry everything that this library builds on it.
+//! The checks express the documented contract of the traits of [`rt`](super) in code. A runtime
+//! that passes them can carry everything that this library builds on it.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -29,32 +29,32 @@ use self::support::Make;
 use super::Driver;
 use crate::guard::panic_message;
 
-/// One promise of the contract.
+/// One requirement of the contract.
 struct Check {
     name: &'static str,
     promise: &'static str,
     body: fn(&Make),
 }
 
-/// A check that takes longer hangs; each of them needs well under a second.
+/// Time limit of a check, after which it counts as hung. Each check needs well under a second.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Checks everything that [`Driver`], [`Runtime`](super::Runtime) and [`Source`](super::Source)
-/// promise; `make` is what a program would hand to this library, called once or more per check.
+/// Checks every requirement of [`Driver`], [`Runtime`](super::Runtime) and
+/// [`Source`](super::Source). `make` is the constructor that a program would pass to this library;
+/// it is called at least once per check.
 ///
-/// Every check runs on a thread of its own and against a deadline, so that one which hangs is
-/// reported like one that fails, and the others run all the same. Suites that are started by
-/// several threads of a process run one after the other, because one check measures how much
-/// processor time the process uses.
+/// Each check runs on its own thread with a deadline. A check that hangs is reported like a check
+/// that fails, and the remaining checks still run. Suites started by several threads of a process
+/// run one after the other, because one check measures the processor time of the process.
 ///
 /// # Panics
 ///
-/// When a check fails or hangs: the message has the name of each one that did, the promise that was
-/// broken, and what happened instead.
+/// Panics if a check fails or hangs. The message contains the name of each such check, the
+/// requirement that was violated, and the observed behavior.
 ///
 /// # Examples
 ///
-/// All that a backend's `tests/conformance.rs` needs:
+/// The complete `tests/conformance.rs` of a backend:
 ///
 /// ```
 /// use release_core::rt::{conformance, local::Local};
@@ -78,7 +78,7 @@ fn checks() -> impl Iterator<Item = &'static Check> {
         .flatten()
 }
 
-/// Runs one check; the report when it fails, or takes longer than `limit`.
+/// Runs one check. Returns a report if it fails, or takes longer than `limit`.
 fn judge(check: &'static Check, make: &Arc<Make>, limit: Duration) -> Option<String> {
     let make = Arc::clone(make);
     // Nothing is sent: the channel closes when the thread ends, by return or by panic.
@@ -92,7 +92,7 @@ fn judge(check: &'static Check, make: &Arc<Make>, limit: Duration) -> Option<Str
         .spawn(body)
         .expect("a thread for the check could not be started");
     let problem = match ended.recv_timeout(limit) {
-        // The thread is left behind: nothing can stop it.
+        // The thread is left behind: it cannot be stopped.
         Err(RecvTimeoutError::Timeout) => format!("it hangs for {limit:?}"),
         _ => panic_message(thread.join().err()?.as_ref()).to_owned(),
     };

@@ -1,4 +1,4 @@
-//! `Rt`, the handle that the rest of the library holds, and `run`.
+//! `Rt`, the handle used by the rest of the library, and `run`.
 
 use std::fmt;
 use std::future::Future;
@@ -16,8 +16,8 @@ use super::{Driver, Io, Runtime, Task};
 use crate::guard::Guard;
 use crate::{Error, ErrorKind};
 
-/// A cheap clone of a [`Runtime`]: the executor as the rest of the library, and a daemon's own
-/// code, sees it.
+/// A cheaply cloned handle to a [`Runtime`]: the executor as seen by the rest of the library and by
+/// your daemon's code.
 ///
 /// # Examples
 ///
@@ -38,7 +38,7 @@ use crate::{Error, ErrorKind};
 #[derive(Clone)]
 pub struct Rt(pub(super) Arc<dyn Runtime>);
 
-/// The future did not finish in the time it was given.
+/// The error of a future that did not complete within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Elapsed;
@@ -58,14 +58,16 @@ impl fmt::Debug for Rt {
 }
 
 impl Rt {
-    /// Wraps an implementation; what a backend's [`Driver::handle`] returns.
+    /// Wraps an implementation. A backend's [`Driver::handle`] returns the result.
     pub fn new(runtime: impl Runtime) -> Self {
         Self(Arc::new(runtime))
     }
 
-    /// Starts a task beside the caller. Dropping the [`Task`] cancels it, [`Task::detach`] lets it go.
+    /// Spawns a task that runs concurrently with the caller. Dropping the [`Task`] cancels it;
+    /// [`Task::detach`] lets it run on.
     ///
-    /// A panic in the task is caught and logged; whoever waits for the task panics with it.
+    /// A panic in the task is caught and logged. Awaiting the task then panics with the same
+    /// payload.
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
@@ -75,24 +77,24 @@ impl Rt {
         task
     }
 
-    /// Runs a function that blocks, such as a name lookup, PAM, or a slow file system, outside of the
-    /// threads that run tasks, and waits for what it returns.
+    /// Runs a blocking function, such as a name lookup, PAM, or access to a slow file system,
+    /// outside the threads that run tasks. Returns its result.
     ///
-    /// A handler of the master that blocks keeps the master from everything else: other requests,
-    /// signals and the deaths of workers. What blocks belongs in here. tokio, smol and async-std have
-    /// a pool of threads for it; [`local`](super::local) and runtimes that do not bring their own have
-    /// one thread, which runs one function after the other.
+    /// A master's handler that blocks stops all other work of the master: other requests, signals
+    /// and worker exits. Run blocking code with this method. tokio, smol and async-std have a
+    /// thread pool for it. [`local`](super::local) and runtimes without such a pool use one thread,
+    /// which runs the functions one after the other.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Program`] when the function panics, [`ErrorKind::System`] when there is no thread
-    /// to run it.
+    /// Returns [`ErrorKind::Program`] if the function panics, and [`ErrorKind::System`] if no
+    /// thread can be started to run it.
     ///
     /// # Cancel safety
     ///
-    /// The function starts when this method is called. Dropping the future does not stop it: it runs
-    /// to its end, and its result is dropped. A master that upgrades itself, or ends, does not wait
-    /// for functions that nobody waits for.
+    /// The function starts when you call this method. Dropping the future does not stop it: it runs
+    /// to completion, and its result is dropped. A master that upgrades itself, or exits, does not
+    /// wait for functions whose future was dropped.
     ///
     /// # Examples
     ///
@@ -117,7 +119,7 @@ impl Rt {
     {
         let (sender, outcome) = oneshot::channel();
         self.0.unblock(Box::new(move || {
-            // A value that nobody wants may panic as well when it is dropped.
+            // A value without a receiver may also panic when it is dropped.
             let _ = Guard::BLOCKING.call(|| drop(sender.send(Guard::BLOCKING.call(function))));
         }));
         outcome.map(|outcome| {
@@ -140,11 +142,11 @@ impl Rt {
         self.0.sleep_until(deadline).await;
     }
 
-    /// Gives a future a duration to finish in; the future is dropped when it does not.
+    /// Runs a future with a time limit. The future is dropped if the limit expires.
     ///
     /// # Errors
     ///
-    /// [`Elapsed`] when the time is over first.
+    /// Returns [`Elapsed`] if the future does not complete in time.
     pub async fn timeout<F: Future>(
         &self,
         limit: Duration,
@@ -153,53 +155,53 @@ impl Rt {
         self.timeout_at(self.after(limit), future).await
     }
 
-    /// Like [`Rt::timeout`], with the deadline as an instant.
+    /// Runs a future until a deadline, like [`Rt::timeout`].
     ///
     /// # Errors
     ///
-    /// [`Elapsed`] when the deadline passes first.
+    /// Returns [`Elapsed`] if the future does not complete before the deadline.
     pub async fn timeout_at<F: Future>(
         &self,
         deadline: Instant,
         future: F,
     ) -> Result<F::Output, Elapsed> {
         let future = pin!(future);
-        // The future first: what is ready at the deadline counts as in time.
+        // The future first: a result that is ready at the deadline counts as in time.
         match select(future, self.0.sleep_until(deadline)).await {
             Either::Left((output, _)) => Ok(output),
             Either::Right(_) => Err(Elapsed),
         }
     }
 
-    /// The instant after a duration from now; ten years from now when there is no such instant.
+    /// Returns the instant `duration` from now, at most ten years from now.
     pub(crate) fn after(&self, duration: Duration) -> Instant {
         const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
         self.now() + duration.min(TEN_YEARS)
     }
 
-    /// The runtime's clock.
+    /// Returns the current instant of the runtime's clock.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.0.now()
     }
 
-    /// Watches a descriptor that others use, too: whoever uses it here sees to it that nothing blocks.
+    /// Watches a descriptor that others use too. The caller must ensure that no operation blocks.
     pub(crate) fn register_as_it_is(&self, fd: OwnedFd) -> io::Result<Io> {
         self.0.register(fd).map(Io::new)
     }
 
-    /// Watches a descriptor, which is made non-blocking here.
+    /// Watches a descriptor, and makes it non-blocking.
     pub(crate) fn register(&self, fd: OwnedFd) -> io::Result<Io> {
         crate::sys::fds::set_nonblocking(&fd)?;
         self.0.register(fd).map(Io::new)
     }
 }
 
-/// Runs `main` on a driver and returns what it returns.
+/// Runs `main` on a driver and returns its output.
 ///
 /// # Panics
 ///
-/// When the driver breaks its contract and comes back before `main` is done.
+/// Panics if the driver violates its contract and returns before `main` completes.
 pub fn run<T>(driver: &dyn Driver, main: impl Future<Output = T>) -> T {
     let mut output = None;
     {

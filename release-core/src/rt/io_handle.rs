@@ -1,4 +1,4 @@
-//! `Io`: one watched descriptor, the one place where `EINTR` is retried, and values out of attempts.
+//! `Io`: one watched descriptor, the only place that retries `EINTR`, and values from attempts.
 
 use std::fmt;
 use std::io;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use super::{Direction, Progress, Source};
 
-/// How many attempts may succeed in a row before others of the runtime have their turn: whoever is at
-/// the other end may go on for ever.
+/// Number of consecutive attempts that may succeed before other tasks get their turn: the peer may
+/// continue forever.
 const TURN: u32 = 64;
 
 /// A registered descriptor.
 pub(crate) struct Io {
     source: Box<dyn Source>,
-    /// How many attempts have succeeded since the last wait, for each direction.
+    /// Number of successful attempts since the last wait, per direction.
     in_a_row: [AtomicU32; 2],
 }
 
@@ -36,9 +36,9 @@ impl Io {
         Self { source, in_a_row: Default::default() }
     }
 
-    /// [`Source::poll_io`], with the value of the attempt that succeeded.
+    /// Like [`Source::poll_io`], but returns the value of the attempt that succeeded.
     ///
-    /// Gives way from time to time, hence is fair wherever it is called in a loop.
+    /// Yields from time to time, so that callers may loop on it without starving other tasks.
     pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl Io {
             !(polled.is_pending() && value.is_some()),
             "a source returned Pending although its attempt had succeeded"
         );
-        // One task polls a direction at a time.
+        // Only one task polls a direction at a time.
         let count = if value.is_some() { in_a_row.load(Ordering::Relaxed) + 1 } else { 0 };
         in_a_row.store(count, Ordering::Relaxed);
         match (polled, value) {
@@ -81,7 +81,8 @@ impl Io {
         }
     }
 
-    /// [`Io::poll`] as a future. Dropping it loses nothing: an attempt that took data has returned.
+    /// Like [`Io::poll`], as a future. Dropping it loses no data: an attempt that took data has
+    /// returned.
     pub(crate) async fn run<T>(
         &self,
         direction: Direction,

@@ -1,18 +1,18 @@
-//! `Local`: the runtime that this library carries itself, for one thread, on poll(2).
+//! `Local`: the built-in runtime of this library, single-threaded, on poll(2).
 //!
-//! It starts no thread and asks the kernel for nothing but a pipe. A master that watches a handful
-//! of descriptors and the command-line programs run on it. It is also the model for a runtime of
-//! your own, so here is how it hangs together:
+//! It starts no thread and needs nothing from the kernel but a pipe. It runs a master that watches
+//! a handful of descriptors, and the command-line programs. You can also use it as the model for
+//! your own runtime. Its structure:
 //!
-//! * The driver (this file) owns every future. The rest of the world knows tasks by number, so no
-//!   waker, timer or descriptor can keep a task alive, and dropping the driver drops all of them.
-//! * `shared` is what other threads may touch: which tasks can go on, which timers and descriptors
-//!   somebody waits for. One mutex guards it, and no foreign code runs under that mutex: wakers are
-//!   cloned before it is taken and woken or dropped after it is released.
-//! * `watch` has the two things that a task waits with, a timer and a source.
+//! * The driver (this file) owns every future. All other parts refer to tasks by number, so no
+//!   waker, timer or descriptor can keep a task alive, and dropping the driver drops all tasks.
+//! * `shared` is the state that other threads may access: the ready tasks, and the timers and
+//!   descriptors with a waiting task. One mutex guards it, and no foreign code runs under that
+//!   mutex: wakers are cloned before it is taken, and woken or dropped after it is released.
+//! * `watch` contains the two things that a task can wait with: a timer and a source.
 //!
-//! A turn runs the tasks that were ready when it began and then looks at the descriptors and the
-//! clock, so a task that is always ready delays the others by a turn and does not shut them out.
+//! A turn runs the tasks that were ready when it began, then checks the descriptors and the clock.
+//! A task that is always ready delays the others by one turn and does not starve them.
 
 mod shared;
 mod watch;
@@ -68,7 +68,7 @@ pub struct Local {
     kicks: PipeReader,
 }
 
-/// The futures of the tasks that are not done, by number.
+/// The futures of the unfinished tasks, by number.
 #[derive(Default)]
 struct Tasks {
     by_id: HashMap<u64, Running>,
@@ -81,7 +81,7 @@ struct Running {
     waker: Waker,
 }
 
-/// How long the driver waits that cannot watch.
+/// Wait of the driver if it cannot watch.
 const BLIND_TIME: Duration = Duration::from_millis(20);
 
 /// The main future is queued like a task, under a number that no task gets.
@@ -94,25 +94,27 @@ impl fmt::Debug for Local {
 }
 
 impl Local {
-    /// Makes a runtime; it runs on whichever thread calls [`Driver::block_on`].
+    /// Creates a runtime. It runs on the thread that calls [`Driver::block_on`].
     ///
     /// # Errors
     ///
-    /// When the pipe cannot be made through which other threads wake this one (`EMFILE`, `ENFILE`).
+    /// Returns an error if the pipe that other threads use to wake this one cannot be created
+    /// (`EMFILE`, `ENFILE`).
     pub fn new() -> io::Result<Self> {
         Self::with_clock(None)
     }
 
-    /// Makes a runtime with a clock of its own, for tests: time stands still while a task can go on or
-    /// a descriptor is ready, and jumps to the next timer when nothing else can happen.
+    /// Creates a runtime with a virtual clock, for tests: time stands still while a task is ready
+    /// or a descriptor has an event, and jumps to the next timer when nothing else can happen.
     ///
-    /// An hour takes no time, and the order of events is the same in each run. Use it where everything
-    /// happens on this runtime: it does not wait for other threads and processes before it jumps.
-    /// [`Rt::now`] shows the time; code that asks [`Instant::now`] sees another one.
+    /// An hour takes no real time, and the order of events is the same in every run. Use it for
+    /// tests in which all events occur on this runtime: it does not wait for other threads and
+    /// processes before it jumps. [`Rt::now`] returns the virtual time; code that calls
+    /// [`Instant::now`] sees the real time.
     ///
     /// # Errors
     ///
-    /// Those of [`new`](Self::new).
+    /// Returns the same errors as [`new`](Self::new).
     ///
     /// # Examples
     ///
@@ -147,11 +149,11 @@ impl Local {
         })
     }
 
-    /// Sleeps until a descriptor or a timer has something to say, or another thread has; when tasks
-    /// are ready it only looks.
+    /// Sleeps until a descriptor, a timer or another thread has an event. If tasks are ready, only
+    /// checks for events.
     ///
-    /// When poll(2) fails, because there is no memory for it or the limit of descriptors was set below
-    /// what is watched, everything that waits looks for itself, a little later.
+    /// If poll(2) fails, because memory is short or the descriptor limit was set below the number
+    /// watched, every waiting task retries a little later.
     fn wait(&self) {
         let waits = self.shared.begin_wait();
         let mut set = Vec::with_capacity(waits.watched.len() + 1);
@@ -163,7 +165,7 @@ impl Local {
                 .map(|(_, watched, interest)| PollFd::new(watched.as_fd(), *interest)),
         );
         let is_blind = match ppoll(&mut set, waits.timeout.map(TimeSpec::from_duration), None) {
-            // After a signal the set still holds the zeros that it was made with: no events.
+            // After a signal the set still holds its initial zeros: no events.
             Ok(_) | Err(Errno::EINTR) => false,
             Err(_) => true,
         };
@@ -175,7 +177,7 @@ impl Local {
             false => entry.revents().unwrap_or(PollFlags::POLLERR),
         });
         if events.next().is_some_and(|kicked| !kicked.is_empty()) {
-            // One kick is one byte, and there is at most one for each sleep.
+            // One kick is one byte, and there is at most one per sleep.
             let _ = (&self.kicks).read(&mut [0; 8]);
         }
         let ids = waits.watched.iter().map(|(id, ..)| *id);
@@ -191,7 +193,7 @@ impl Driver for Local {
 
     /// # Panics
     ///
-    /// When it is called by the future that it runs.
+    /// Panics if it is called by the future that it runs.
     fn block_on(&self, mut main: Pin<&mut dyn Future<Output = ()>>) {
         let mut tasks = self.tasks.try_borrow_mut().expect("block_on was called within block_on");
         let wakes = TaskWaker::new(MAIN, &self.shared);
@@ -218,7 +220,7 @@ impl Driver for Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        // Whatever the futures do while they are dropped must not start new ones.
+        // Futures must not start new ones while they are dropped.
         let never_started = self.shared.close();
         self.tasks.take();
         drop(never_started);
@@ -234,12 +236,12 @@ impl Tasks {
         self.go_on(self.last_id);
     }
 
-    /// Polls a task once. One that is done already was woken too late, which is no error.
+    /// Polls a task once. A wake of a finished task came too late, which is no error.
     fn go_on(&mut self, id: u64) {
         let Some(task) = self.by_id.get_mut(&id) else {
             return;
         };
-        // Before the poll: a wake that comes during it must queue the task again.
+        // Before the poll: a wake during it must queue the task again.
         task.wakes.clear();
         if let Poll::Ready(()) = task.future.as_mut().poll(&mut Context::from_waker(&task.waker)) {
             self.by_id.remove(&id);

@@ -1,14 +1,13 @@
-//! The door to the executor: what this library asks of an async runtime, and what it
-//! builds on the answer.
+//! The interface to the executor: the requirements on an async runtime, and the types built on it.
 //!
-//! Three traits with six methods are all that a backend supplies: spawn a task, wake at an instant,
-//! and say when a descriptor is ready. Streams, listeners, frames, signals and the exit of a child
-//! are written once, on top of readiness and non-blocking system calls, so that they behave and cost
-//! alike on every executor.
+//! A backend implements three traits with six methods: spawn a task, wake at an instant, and report
+//! when a descriptor is ready. Streams, listeners, frames, signals and child exits are implemented
+//! once, on top of readiness and non-blocking system calls. They behave alike and cost the same on
+//! every executor.
 //!
-//! To run this library on an executor of your own, implement [`Driver`], [`Runtime`] and [`Source`]
-//! and let the suite `conformance::run` (feature `conformance`) judge the result; [`local`] is
-//! written to be read for it.
+//! To run this library on your own executor, implement [`Driver`], [`Runtime`] and [`Source`], and
+//! check the result with the suite `conformance::run` (feature `conformance`). [`local`] is written
+//! as an example to read.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -33,65 +32,66 @@ pub(crate) use io_handle::Io;
 pub use task::Task;
 pub(crate) use task::give_way;
 
-/// A task as it is handed to [`Runtime::spawn`], and a timer as [`Runtime::sleep_until`] returns it.
+/// A task, as passed to [`Runtime::spawn`]; a timer, as returned by [`Runtime::sleep_until`].
 pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Owns an executor; what a program's `main` builds, once, after the last fork.
+/// Owns an executor. The `main` of a program creates it once, after the last fork.
 ///
-/// Entry points take the *constructor* of a driver instead of a driver, because processes are
-/// forked before any executor may exist: an executor's threads do not survive a fork.
+/// Entry points take the *constructor* of a driver instead of a driver: an executor's threads do
+/// not survive a fork, so no executor may exist before the processes are forked.
 pub trait Driver: Debug {
-    /// The handle through which everything else reaches the executor.
+    /// Returns the handle through which all other code uses the executor.
     fn handle(&self) -> Rt;
 
-    /// Drives `main`, and the spawned tasks beside it, until `main` is done.
+    /// Drives `main` and the spawned tasks until `main` completes.
     ///
-    /// Tasks that are unfinished then are dropped at the latest together with the driver.
+    /// Tasks still unfinished at that point are dropped with the driver at the latest.
     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>);
 }
 
-/// A function as it is handed to [`Runtime::unblock`].
+/// A function, as passed to [`Runtime::unblock`].
 pub type Blocking = Box<dyn FnOnce() + Send>;
 
-/// One thread for programs whose runtime has none for this.
+/// One thread, for runtimes without threads for blocking functions.
 static BLOCKING: Threads = Threads::new("blocking", 1);
 
-/// What the library needs from an async runtime.
+/// The operations that the library needs from an async runtime.
 ///
-/// Every method may be called from any thread, with no ambient context, and before the driver runs
-/// anything: an implementation keeps what it needs in itself. It must not own the executor (the [`Driver`] does), or tasks that hold
-/// the runtime would keep their own executor alive.
+/// Every method may be called from any thread, with no ambient context, and before the driver runs.
+/// An implementation must therefore contain all that it needs. It must not own the executor (the
+/// [`Driver`] does): tasks that hold the runtime would keep their own executor alive.
 pub trait Runtime: Debug + Send + Sync + 'static {
-    /// Runs a task to its end beside the caller, never inside this call. The driver notices it also when
-    /// it sleeps and another thread calls. After the driver's end the task is dropped.
+    /// Runs a task to completion concurrently with the caller, never inside this call. The driver
+    /// must notice the task even if it sleeps and another thread calls. After the driver's end the
+    /// task is dropped.
     ///
-    /// The task's waker may outlive the driver; it does nothing then.
+    /// The task's waker may outlive the driver; it then does nothing.
     ///
-    /// A panic in the task must not take the driver down. [`Rt::spawn`] catches panics before they
-    /// get here, so an implementation that is used through [`Rt`] alone meets none.
+    /// A panic in the task must not end the driver. [`Rt::spawn`] catches panics earlier, so an
+    /// implementation that is used only through [`Rt`] encounters none.
     fn spawn(&self, task: BoxFuture);
 
-    /// Returns a timer that is done at `deadline`, or at once when that has passed; however often it is
-    /// polled, and from whichever thread, it is not done earlier.
+    /// Returns a timer that completes at `deadline`, or immediately if it has passed. The timer
+    /// never completes earlier, no matter how often and from which thread it is polled.
     ///
-    /// The deadline may be ten years away: the library asks for that where somebody wants to wait for
-    /// ever. Several timers may have the same one. Dropping the timer cancels it, and leaves nothing
-    /// behind that would use memory until the deadline.
+    /// The deadline may be ten years away: the library uses that to wait forever. Several timers
+    /// may have the same deadline. Dropping the timer cancels it, and must free all memory that it
+    /// used.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture;
 
     /// Watches a descriptor that is already non-blocking and can be polled.
     ///
     /// # Errors
     ///
-    /// Whatever the reactor says: `EPERM` from epoll for regular files and `/dev/null`, `ENOMEM`,
-    /// `EMFILE`.
+    /// Returns the errors of the reactor: `EPERM` from epoll for regular files and `/dev/null`,
+    /// `ENOMEM`, `EMFILE`.
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>>;
 
-    /// Runs a function that may block, outside of the threads that run tasks.
+    /// Runs a function that may block, outside the threads that run tasks.
     ///
-    /// By default one thread does this for the whole process, one function after the other. A runtime
-    /// that has threads for the purpose overrides it. A `work` that is dropped instead, because no
-    /// thread can be had, is an error for the caller of [`Rt::unblock`].
+    /// By default, one thread per process runs the functions one after the other. A runtime with
+    /// its own threads for this purpose overrides it. If no thread is available and `work` is
+    /// dropped, the caller of [`Rt::unblock`] receives an error.
     ///
     /// [`Rt::unblock`] catches panics before they get here.
     fn unblock(&self, work: Blocking) {
@@ -101,35 +101,37 @@ pub trait Runtime: Debug + Send + Sync + 'static {
         }
     }
 
-    /// The clock that deadlines are measured with. A paused or simulated clock overrides this.
+    /// Returns the current time of the clock for deadlines. A paused or simulated clock overrides
+    /// this.
     fn now(&self) -> Instant {
         Instant::now()
     }
 }
 
-/// A non-blocking descriptor that the runtime watches. Dropping it ends the watch, then closes.
+/// A non-blocking descriptor that the runtime watches. Dropping it ends the watch, then closes it.
 ///
-/// When it is dropped on the thread that runs the driver, the descriptor is closed before `drop`
-/// returns: the peer sees the end, an address can be bound anew, and the number can be given to another
-/// descriptor, which can be watched. On another thread it may be closed a moment later, when the driver
-/// no longer waits for it. How many descriptors may be watched, and how high their numbers may be, is
-/// limited by `RLIMIT_NOFILE` alone.
+/// If it is dropped on the thread that runs the driver, the descriptor is closed before `drop`
+/// returns: the peer sees the end, an address can be bound again, and the number can be reused for
+/// another descriptor, which can be watched. On another thread it may be closed a moment later,
+/// when the driver no longer waits for it. Only `RLIMIT_NOFILE` limits how many descriptors may be
+/// watched and how high their numbers may be.
 pub trait Source: AsFd + Debug + Send + Sync + 'static {
-    /// Runs `attempt` now or when the descriptor is ready, until it says something other than
+    /// Runs `attempt` now or when the descriptor is ready, until it returns anything other than
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// * `attempt` runs zero or more times on this thread before the call returns, and is not kept.
-    /// * `Ok` and every error but `WouldBlock` end the call at once and are passed on.
-    /// * After `WouldBlock` the task in `cx` is woken when trying again is worthwhile, and the call
-    ///   returns [`Poll::Pending`]. It does not spin.
-    /// * After [`Progress::Drained`] the implementation may wait for a new event before it tries
-    ///   again: that saves one system call per message. Hang-up and error conditions must end such
-    ///   a wait even when they came together with the last data (an edge that is reported once).
+    /// * `Ok` and every error but `WouldBlock` end the call immediately and are passed on.
+    /// * After `WouldBlock` the task in `cx` is woken when another attempt is worthwhile, and the
+    ///   call returns [`Poll::Pending`]. It does not spin.
+    /// * After [`Progress::Drained`] the implementation may wait for a new event before the next
+    ///   attempt, which saves one system call per message. Hang-up and error conditions must end
+    ///   such a wait even if they arrived together with the last data (an edge that is reported
+    ///   once).
     /// * One task per direction: a second waker replaces the first.
     ///
     /// # Errors
     ///
-    /// The error of the attempt, or of the reactor.
+    /// Returns the error of the attempt, or of the reactor.
     fn poll_io(
         &self,
         cx: &mut Context<'_>,
@@ -138,7 +140,7 @@ pub trait Source: AsFd + Debug + Send + Sync + 'static {
     ) -> Poll<io::Result<()>>;
 }
 
-/// Which readiness an attempt needs.
+/// The readiness that an attempt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Direction {
@@ -148,11 +150,11 @@ pub enum Direction {
     Write,
 }
 
-/// What a successful attempt learned about the queue behind the descriptor.
+/// The state of the queue behind the descriptor, as seen by a successful attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Progress {
-    /// There may be more to do at once.
+    /// More may be possible immediately.
     More,
     /// The queue was emptied (or filled): only a new event makes another attempt worthwhile.
     Drained,

@@ -1,4 +1,4 @@
-//! `Task`: what a spawned future leaves with the one who spawned it.
+//! `Task`: the caller's handle to a spawned future.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,15 +12,15 @@ use futures_util::future::{AbortHandle, abortable};
 use super::BoxFuture;
 use crate::guard::{Guard, Payload, panic_message};
 
-/// A spawned task, and the future of its output.
+/// A handle to a spawned task, and the future of its output.
 ///
 /// Dropping it cancels the task at its next suspension point; [`detach`](Task::detach) lets it run
-/// on by itself. Awaiting a task that panicked panics with the same payload.
+/// on. Awaiting a task that panicked panics with the same payload.
 #[derive(Debug)]
 #[must_use = "dropping a task cancels it; detach it to let it run"]
 pub struct Task<T: 'static> {
     outcome: oneshot::Receiver<Outcome<T>>,
-    /// `None` once the task has been let go.
+    /// `None` after the task was detached.
     abort: Option<AbortHandle>,
 }
 
@@ -34,7 +34,7 @@ impl<T: Send + 'static> Task<T> {
             if let Err(panic) = &outcome {
                 tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
             }
-            // Nobody waits for a task that was detached.
+            // No caller waits for a detached task.
             let _ = sender.send(outcome);
         };
         let (running, abort) = abortable(running);
@@ -44,7 +44,7 @@ impl<T: Send + 'static> Task<T> {
         )
     }
 
-    /// Lets the task run to its end without anybody waiting for it.
+    /// Lets the task run to completion without a waiting caller.
     pub fn detach(mut self) {
         self.abort = None;
     }
@@ -72,8 +72,8 @@ impl<T: 'static> Future for Task<T> {
     }
 }
 
-/// A task whose future panics nowhere but in here, also when it is dropped in the middle: some
-/// executors end the process then.
+/// A task whose future catches its panics here, even when it is dropped halfway: with some
+/// executors a panic would end the process.
 struct Contained(Option<BoxFuture>);
 
 impl Contained {
@@ -83,7 +83,7 @@ impl Contained {
     }
 }
 
-/// None when it panics, which is said.
+/// Returns `None` if it panics, which is logged.
 fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(function));
     let said = outcome.inspect_err(|panic| {
@@ -112,7 +112,7 @@ impl Drop for Contained {
     }
 }
 
-/// Lets the executor's other tasks go first, once.
+/// Yields once to the executor's other tasks.
 pub(crate) async fn give_way() {
     let mut given = false;
     std::future::poll_fn(|cx| {

@@ -1,5 +1,5 @@
-//! What workers write, and why a process ends, before it is up: for whoever started it, when its own
-//! standard error goes elsewhere by then.
+//! Forwards the output of workers, and the reason of an exit, to the process that started this one,
+//! if its own standard error is already redirected and it is not up yet.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,10 +11,10 @@ use crate::sys::fds::duplicate_from;
 
 static IS_THERE: AtomicBool = AtomicBool::new(false);
 
-/// Its standard error.
+/// The standard error of the launcher.
 static LAUNCHER: Mutex<Option<(OwnedFd, Outlet)>> = Mutex::new(None);
 
-/// Keeps standard error for the time until this process, a daemon soon, is up.
+/// Keeps standard error until this process, soon a daemon, is up.
 pub(crate) fn keep() {
     if let Ok(file) = duplicate_from(io::stderr().as_fd(), 3) {
         let outlet = Outlet::of(file.as_fd());
@@ -23,12 +23,12 @@ pub(crate) fn keep() {
     }
 }
 
-/// Whether somebody still waits.
+/// Returns whether the launcher still waits.
 pub(crate) fn is_there() -> bool {
     IS_THERE.load(Ordering::Relaxed)
 }
 
-/// Whole lines, as far as there is room for them now.
+/// Writes whole lines, as far as there is room for them now.
 pub(crate) fn write(mut lines: &[u8]) {
     if let Some((file, outlet)) = &*LAUNCHER.lock().unwrap_or_else(PoisonError::into_inner) {
         while let (false, Ok(count)) = (lines.is_empty(), outlet.write(file.as_fd(), lines)) {
@@ -37,7 +37,7 @@ pub(crate) fn write(mut lines: &[u8]) {
     }
 }
 
-/// The process is up.
+/// Reports that the process is up.
 pub(crate) fn leave() {
     IS_THERE.store(false, Ordering::SeqCst);
     *LAUNCHER.lock().unwrap_or_else(PoisonError::into_inner) = None;

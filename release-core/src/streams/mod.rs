@@ -1,7 +1,7 @@
-//! Standard output and error of this process: nothing that is written there ever waits for a reader.
+//! Standard output and error of this process, written without ever waiting for a reader.
 //!
-//! What there is no room for stays in a bounded queue, and is written as there is room. Workers whose
-//! output is passed on wait for room in it; the process itself never does.
+//! Output without room stays in a bounded queue and is written as room becomes available. Workers
+//! with forwarded output wait for room in it; the process itself never does.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,19 +23,19 @@ pub(crate) mod printable;
 
 use outlet::Outlet;
 
-/// Workers that run wait for room when so much is unwritten.
+/// Running workers wait for room when this many bytes are unwritten.
 const ROOM: usize = 256 * 1024;
 
-/// What comes all the same, lines of the log and last words, is lost when so much is unwritten.
+/// Log lines and last words beyond this many unwritten bytes are lost.
 const MOST: usize = 2 * 1024 * 1024;
 
-/// How much one worker adds in its turn, roughly.
+/// Approximate number of bytes that one worker adds in its turn.
 const TURN: usize = 64 * 1024;
 
-/// The queue gives memory back that it has had for more than this.
+/// The queue frees memory beyond this size.
 const KEPT_CAPACITY: usize = 2 * TURN;
 
-/// How long a process that ends waits for a reader that takes nothing, and for one that is slow.
+/// Maximum waits of a process that ends, for a stalled reader and for a slow reader.
 const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 const LONGEST_END: Duration = Duration::from_secs(5);
 
@@ -51,34 +51,34 @@ pub(crate) struct Stream {
 /// What is written where.
 struct State {
     queue: Vec<u8>,
-    /// How many bytes of the queue are written.
+    /// Number of bytes of the queue that are written.
     written: usize,
-    /// How many lines are lost and not told of.
+    /// Number of lost lines that are not reported yet.
     lost: u64,
-    /// How many were told of in the queue, up to which byte.
+    /// Number of lost lines reported in the queue, and the end of that report.
     told: (u64, usize),
-    /// How the file is written that had this identity.
+    /// The method of writing to the file that had this identity.
     outlet: Option<(Identity, Outlet)>,
     /// Workers that wait for room, each once.
     waiting: VecDeque<(u64, Waker)>,
     drainer: Option<Waker>,
-    /// Whether nothing is written yet: the version before may come back, and has the same lines.
+    /// Whether writing is suspended: the previous version may return, and has the same lines.
     is_held: bool,
 }
 
-/// What a version has queued and not written, which the next one writes.
+/// The output that a version has queued but not written, for the next version to write.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Unwritten {
     bytes: Vec<u8>,
-    /// How many more lines are lost.
+    /// Number of further lost lines.
     lost: u64,
 }
 
 pub(crate) static OUTPUT: Stream = Stream::new(1);
 pub(crate) static ERROR: Stream = Stream::new(2);
 
-/// Standard error; or standard output, when both are the same file: lines do not mix then.
+/// Returns standard error, or standard output if both are the same file, so that lines do not mix.
 pub(crate) fn error() -> &'static Stream {
     match (identity(io::stdout().as_fd()), identity(io::stderr().as_fd())) {
         (Some(output), Some(error)) if output == error => &OUTPUT,
@@ -86,21 +86,21 @@ pub(crate) fn error() -> &'static Stream {
     }
 }
 
-/// The last line of a process, which ends whether it is read or not.
+/// Writes the last line of a process, which ends whether the line is read or not.
 pub(crate) fn last_words(line: &str) {
     error().push(line.as_bytes());
     launcher::write(line.as_bytes());
     finish();
 }
 
-/// Writes what is queued before the process ends, or becomes another program: for as long as a reader
-/// takes something, within limits.
+/// Writes the queued output before the process ends, or becomes another program, as long as the
+/// reader makes progress, within limits.
 pub(crate) fn finish() {
     let deadline = Instant::now() + LONGEST_END;
     [&OUTPUT, &ERROR].into_iter().for_each(|stream| stream.finish(deadline));
 }
 
-/// Writes what there is room for, and says what is left.
+/// Writes as much as there is room for, and returns the rest.
 pub(crate) fn leave() -> [Unwritten; 2] {
     [&OUTPUT, &ERROR].map(|stream| {
         stream.flush(stream.state());
@@ -109,7 +109,8 @@ pub(crate) fn leave() -> [Unwritten; 2] {
     })
 }
 
-/// Goes on with what a version before has left; only from [`release`] on, when it `may_return`.
+/// Continues with the output left by a previous version, only from [`release`] on if it
+/// `may_return`.
 pub(crate) fn take_over(left: [Unwritten; 2], may_return: bool) {
     for (stream, left) in [&OUTPUT, &ERROR].into_iter().zip(left) {
         let mut state = stream.state();
@@ -123,7 +124,7 @@ pub(crate) fn take_over(left: [Unwritten; 2], may_return: bool) {
     }
 }
 
-/// This version writes from now on.
+/// Lets this version write from now on.
 pub(crate) fn release() {
     for stream in [&OUTPUT, &ERROR] {
         let mut state = stream.state();
@@ -132,7 +133,7 @@ pub(crate) fn release() {
     }
 }
 
-/// Keeps both queues moving; the tasks of a process that has a runtime.
+/// Keeps both queues moving: the tasks of a process that has a runtime.
 pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
     [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
 }
@@ -156,19 +157,19 @@ impl Stream {
         Self { number, state: Mutex::new(state) }
     }
 
-    /// Whole lines, which are written now or as soon as there is room.
+    /// Adds whole lines, written now or as soon as there is room.
     pub(crate) fn push(&self, lines: &[u8]) {
         self.append(|queue| queue.extend_from_slice(lines));
     }
 
-    /// Has somebody add whole lines to the queue.
+    /// Lets the caller add whole lines to the queue.
     pub(crate) fn append(&self, add: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         state.append(add);
         self.flush(state);
     }
 
-    /// Done when there is room for more of a worker's output; `who` is woken once there is.
+    /// Completes when there is room for more of a worker's output. `who` is woken at that time.
     pub(crate) fn poll_room(&self, cx: &Context<'_>, who: u64) -> Poll<()> {
         let mut state = self.state();
         if state.unwritten() < ROOM {
@@ -187,7 +188,7 @@ impl Stream {
         Poll::Pending
     }
 
-    /// Somebody who may have waited for room has gone.
+    /// Removes a waiter that no longer waits.
     pub(crate) fn forget(&self, who: u64) {
         let mut state = self.state();
         let at = state.waiting.iter().position(|(other, _)| *other == who);
@@ -201,11 +202,11 @@ impl Stream {
     }
 
     fn file<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-        // Not locked: the lock of the standard library may be held by a thread that waits.
+        // Not locked: a waiting thread may hold the lock of the standard library.
         if self.number == 1 { what(io::stdout().as_fd()) } else { what(io::stderr().as_fd()) }
     }
 
-    /// Writes what there is room for; whether that was all.
+    /// Writes as much as there is room for. Returns whether that was everything.
     fn flush(&self, mut state: MutexGuard<'_, State>) -> bool {
         let is_done = self.file(|file| state.flush(file));
         let woken = state.take_woken(is_done);
@@ -214,7 +215,7 @@ impl Stream {
         is_done
     }
 
-    /// Writes what is queued as there is room, for as long as it is not dropped.
+    /// Writes queued output as room becomes available, until it is dropped.
     async fn drain(&'static self, rt: Rt) {
         let mut watched: Option<(Identity, Io)> = None;
         loop {
@@ -232,7 +233,7 @@ impl Stream {
                     };
                     let _ = io.run(Direction::Write, write).await;
                 }
-                // Nothing that tells when there is room.
+                // A file that cannot report when there is room.
                 None => {
                     rt.sleep(Duration::from_millis(20)).await;
                     self.flush(self.state());
@@ -273,7 +274,7 @@ impl Stream {
             });
             match (polled, is_moving) {
                 (0, false) => return,
-                // A terminal may have room for less than a letter.
+                // A terminal may have room for less than a character.
                 (_, false) => std::thread::sleep(Duration::from_millis(5)),
                 _ => {}
             }
@@ -305,7 +306,7 @@ impl State {
         }
     }
 
-    /// Writes what there is room for; whether that was all.
+    /// Writes as much as there is room for. Returns whether that was everything.
     fn flush(&mut self, file: BorrowedFd<'_>) -> bool {
         if self.unwritten() == 0 {
             return true;
@@ -316,7 +317,7 @@ impl State {
         let identity = identity(file);
         self.outlet = self.outlet.take().filter(|(of, _)| Some(*of) == identity);
         let Some(identity) = identity else {
-            // It is closed: nobody ever reads it.
+            // It is closed and has no reader.
             self.empty();
             return true;
         };
@@ -336,7 +337,7 @@ impl State {
         true
     }
 
-    /// What is queued cannot be written.
+    /// Discards queued output that cannot be written.
     fn lose(&mut self) {
         let (told, end) = self.told;
         let from = self.written.max(end);
@@ -352,8 +353,8 @@ impl State {
         (self.written, self.told) = (0, (0, 0));
     }
 
-    /// Those that have room now, one for each turn that there is room for; and the drainer, when something
-    /// is left.
+    /// Returns the waiters that have room now, one for each turn that fits, and the drainer if
+    /// output remains.
     fn take_woken(&mut self, is_done: bool) -> Vec<Waker> {
         let turns = match ROOM.checked_sub(self.unwritten()) {
             _ if is_done => usize::MAX,

@@ -1,4 +1,4 @@
-//! How a file is written without waiting, whatever it is.
+//! Writes to a file of any type without waiting.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,11 +14,11 @@ use std::os::fd::AsRawFd;
 use crate::sys::fds::{duplicate_from, write_at_once};
 use crate::sys::signal::without_stop_of_writers;
 
-/// A terminal that says that it has room has it for so much, nearly always.
+/// A terminal that reports room nearly always has room for this many bytes.
 const TERMINAL_ROOM: usize = 64;
 
-/// The mode `O_NONBLOCK` belongs to an open file, which this process shares with those that it was
-/// started by and those that it starts: it is never set on one that came from elsewhere.
+/// `O_NONBLOCK` belongs to the open file, which this process shares with the processes that started
+/// it and those that it starts. It is never set on an open file from elsewhere.
 pub(super) enum Outlet {
     /// The same pipe or terminal, opened once more.
     Own {
@@ -26,7 +26,7 @@ pub(super) enum Outlet {
         is_terminal: bool,
     },
     Socket,
-    /// A disk is waited for, as by everybody.
+    /// A disk, which may be waited for.
     File,
     /// A pipe or terminal that this process may not open.
     Shared {
@@ -52,14 +52,14 @@ impl Outlet {
         let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let opened = nix::fcntl::open(path.as_str(), flags, Mode::empty());
         let opened = opened.map_err(io::Error::from);
-        // Above the standard streams, should one of those be closed.
+        // Above the standard streams, in case one of those is closed.
         match opened.and_then(|opened| duplicate_from(opened.as_fd(), 3)) {
             Ok(file) => Self::Own { file, is_terminal },
             Err(_) => Self::Shared { is_terminal },
         }
     }
 
-    /// Writes something, or says [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// Writes part of the bytes, or returns [`WouldBlock`](io::ErrorKind::WouldBlock).
     pub(super) fn write(&self, file: BorrowedFd<'_>, text: &[u8]) -> io::Result<usize> {
         let written = match self {
             Self::Own { file, is_terminal: true } => without_stop_of_writers(|| write(file, text)),
@@ -80,7 +80,7 @@ impl Outlet {
         Ok(written?)
     }
 
-    /// A descriptor that tells when there is room.
+    /// Returns a descriptor that reports when there is room.
     pub(super) fn to_be_watched(&self, file: BorrowedFd<'_>) -> Option<OwnedFd> {
         match self {
             Self::Own { file, .. } => duplicate_from(file.as_fd(), 3).ok(),
@@ -90,7 +90,7 @@ impl Outlet {
     }
 }
 
-/// No more than what there is room for, when poll(2) says that there is some.
+/// Writes no more than there is room for, when poll(2) reports room.
 fn write_little(file: BorrowedFd<'_>, text: &[u8], most: usize) -> io::Result<usize> {
     match poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], PollTimeout::ZERO)? {
         0 => Err(io::ErrorKind::WouldBlock.into()),

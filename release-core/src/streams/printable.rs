@@ -1,14 +1,14 @@
-//! Text from elsewhere, made safe for a log and a terminal: nothing in it forges a line or commands.
+//! Makes foreign text safe for a log and a terminal: it cannot forge a line or send control codes.
 
 use std::fmt::{self, Write};
 
-/// Lines of a text after the first one begin with this, so that none is taken for a line of the log.
+/// Prefix of every line of a text after the first, so that none is mistaken for a line of the log.
 const NEXT_LINE: &str = "\n    ";
 
-/// Adds a line to a text: control characters are said in letters, tabs stay.
+/// Adds a line to a text. Control characters are escaped as letters; tabs are kept.
 pub(crate) fn append(text: &mut Vec<u8>, line: &[u8]) {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // Most lines have nothing to be looked at closely.
+    // Most lines contain nothing to escape.
     let is_plain = line
         .iter()
         .fold(true, |is_plain, byte| is_plain & (matches!(byte, b' '..=b'~') | (*byte == b'\t')));
@@ -22,16 +22,16 @@ pub(crate) fn append(text: &mut Vec<u8>, line: &[u8]) {
     });
 }
 
-/// Adds a line, run by run: what comes between control characters and special ASCII characters is
-/// copied as it is. `escape` writes the special ones and all control characters; bytes that are not
-/// UTF-8 become the replacement character.
+/// Adds a line in runs: text between control characters and special ASCII characters is copied
+/// unchanged. `escape` writes the special and all control characters. Bytes that are not UTF-8
+/// become the replacement character.
 pub(crate) fn append_escaped(
     text: &mut Vec<u8>,
     line: &[u8],
     is_special: impl Fn(u8) -> bool,
     escape: impl Fn(&mut Vec<u8>, char),
 ) {
-    // The control characters behind ASCII begin with this byte.
+    // The control characters beyond ASCII begin with this byte.
     const BEHIND_ASCII: u8 = 0xc2;
     for chunk in line.utf8_chunks() {
         let mut rest = chunk.valid();
@@ -56,7 +56,7 @@ pub(crate) fn append_escaped(
     }
 }
 
-/// Writes a text of one or more lines into a line of the log.
+/// A writer of a text of one or more lines into a line of the log.
 pub(crate) struct Lines<'a>(pub(crate) &'a mut dyn Write);
 
 impl Write for Lines<'_> {

@@ -1,13 +1,13 @@
-//! The children that this library waits for, for whoever reaps all others.
+//! The children that this library waits for; the reaper handles all others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::unistd::Pid;
 
-/// A number may be there twice: the kernel gives it away again once its first child was reaped.
+/// A number may occur twice: the kernel reuses it after its first child was reaped.
 static CLAIMED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// The number of a child that nobody else reaps for as long as this lives.
+/// The number of a child that no other code reaps while this exists.
 #[derive(Debug)]
 pub(crate) struct Claimed(Pid);
 
@@ -31,7 +31,7 @@ impl Drop for Claimed {
     }
 }
 
-/// Whether somebody here waits for this child.
+/// Returns whether this library waits for this child.
 pub(super) fn is_claimed(pid: Pid) -> bool {
     claimed().contains(&pid)
 }

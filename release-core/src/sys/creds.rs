@@ -1,4 +1,4 @@
-//! Accounts, and giving up privileges for good.
+//! Accounts, and dropping privileges for good.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use nix::unistd::{Gid, Uid};
 use super::process::prctl;
 use super::{Failed, check};
 
-/// What most accounts are in, and what the kernel lets one be in.
+/// Buffer size for the groups of most accounts, and the kernel's maximum.
 const FEW_GROUPS: usize = 256;
 const MOST_GROUPS: usize = 65_536;
 
-/// Who a worker becomes; everything that has to be looked up, looked up.
+/// The identity of a worker, with all lookups done.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     pub(crate) name: String,
@@ -20,14 +20,15 @@ pub(crate) struct Credentials {
     pub(crate) gid: Gid,
     pub(crate) groups: Vec<Gid>,
     pub(crate) home: PathBuf,
-    /// The name and the shell, unless it is but a number.
+    /// The name and the shell, unless the account is only a number.
     pub(crate) login: Option<(String, PathBuf)>,
-    /// The way to another root directory is left open: the program goes it, and closes it then.
+    /// Keeps the right to change the root directory: the program changes it, then drops the right.
     pub(crate) may_change_root: bool,
 }
 
 impl Credentials {
-    /// What the environment says of a user, as the account has it. Those without a value have none.
+    /// Returns the account's environment variables for the user. Variables without a value are
+    /// unset.
     pub(crate) fn variables(&self) -> [(&'static str, Option<OsString>); 4] {
         let login = self.login.as_ref().map(|(name, _)| OsString::from(name));
         let shell = self.login.as_ref().map(|(_, shell)| shell.clone().into_os_string());
@@ -35,12 +36,12 @@ impl Credentials {
         [("HOME", Some(home)), ("USER", login.clone()), ("LOGNAME", login), ("SHELL", shell)]
     }
 
-    /// With the capability to change the root directory, until the program itself gives that up.
+    /// Keeps the capability to change the root directory, until the program itself drops it.
     pub(crate) fn and_change_root(self) -> Self {
         Self { may_change_root: true, ..self }
     }
 
-    /// With another primary group; the others stay.
+    /// Sets another primary group; the other groups stay.
     pub(crate) fn with_group(mut self, gid: Gid) -> Self {
         self.groups.retain(|group| *group != self.gid && *group != gid);
         self.groups.insert(0, gid);
@@ -48,14 +49,15 @@ impl Credentials {
         self
     }
 
-    /// Becomes this user for good and proves it: groups, gid and uid in this order, capabilities,
-    /// no_new_privs, then reads every id back and tries to regain root, which must fail.
+    /// Becomes this user for good and verifies it: sets groups, gid and uid in this order,
+    /// capabilities, no_new_privs, then reads every id back and tries to regain root, which must
+    /// fail.
     ///
     /// For a process with one thread: capabilities and no_new_privs belong to threads. Allocates
     /// nothing, so it may run between fork and exec.
     pub(crate) fn assume(&self) -> Result<(), Failed> {
         if self.may_change_root {
-            // What is not in the bounding set any more cannot be made inheritable.
+            // A capability removed from the bounding set cannot be made inheritable.
             let mut sets = capabilities()?;
             sets[2] = 1 << CHANGE_ROOT;
             set_capabilities(sets)?;
@@ -84,7 +86,7 @@ impl Credentials {
         check("setresuid", done.into()).map(drop)
     }
 
-    /// Trusts nothing: reads real, effective and saved ids and the groups, and tries the way back.
+    /// Verifies the real, effective and saved ids and the groups, and tries to regain root.
     fn verify(&self) -> Result<(), Failed> {
         let wrong = |call| Err(Failed { call, errno: libc::EPERM });
         let failed = |call| move |errno: nix::errno::Errno| Failed { call, errno: errno as i32 };
@@ -117,7 +119,7 @@ impl Credentials {
         }
     }
 
-    /// Room is on the stack: nothing may be allocated here.
+    /// The buffer is on the stack: nothing may be allocated here.
     #[inline(never)]
     fn has_exactly<const ROOM: usize>(&self) -> Result<bool, Failed> {
         let mut wanted = [0_u32; ROOM];
@@ -137,8 +139,8 @@ impl Credentials {
     }
 }
 
-/// Empties the ambient, permitted, effective and inheritable sets of capabilities, and lets no
-/// program give any back. Allocates nothing.
+/// Clears the ambient, permitted, effective and inheritable sets of capabilities, and prevents
+/// programs from restoring any. Allocates nothing.
 pub(crate) fn leave_capabilities() -> Result<(), Failed> {
     prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
     set_capabilities([0; 6])?;
@@ -150,14 +152,14 @@ fn ambient_clear_all() -> libc::c_ulong {
     libc::c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs())
 }
 
-/// Removes every capability from the bounding set, so that no exec can ever give one back.
+/// Removes every capability from the bounding set, so that no exec can ever restore one.
 fn drop_bounding_set() -> Result<(), Failed> {
     for capability in 0..64 {
         match prctl("prctl(PR_CAPBSET_DROP)", libc::PR_CAPBSET_DROP, capability) {
             Ok(_) => {}
             // One past the last that this kernel knows.
             Err(failed) if failed.errno == libc::EINVAL && capability > 0 => break,
-            // Not root: there is nothing that could be dropped, nor anything to drop it for.
+            // Not root: there are no capabilities that could or need be dropped.
             Err(failed) if failed.errno == libc::EPERM => break,
             Err(failed) => return Err(failed),
         }
@@ -168,7 +170,7 @@ fn drop_bounding_set() -> Result<(), Failed> {
 /// The number of `CAP_SYS_CHROOT`.
 const CHANGE_ROOT: u32 = 18;
 
-/// Gives up all capabilities but the one to change the root directory, also for the program that is
+/// Drops all capabilities but the one to change the root directory, also for the program that is
 /// run next. Allocates nothing.
 fn keep_change_of_root() -> Result<(), Failed> {
     let only = 1 << CHANGE_ROOT;
@@ -191,7 +193,7 @@ struct Header {
     pid: i32,
 }
 
-/// Version 3 of the interface, of this thread.
+/// Version 3 of the interface, for this thread.
 const HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
 
 fn capabilities() -> Result<Capabilities, Failed> {
@@ -208,8 +210,8 @@ fn set_capabilities(sets: Capabilities) -> Result<(), Failed> {
     check("capset", done).map(drop)
 }
 
-/// Makes `directory` the root of this process. The caller has checked who may write to it. The time zone
-/// is the one outside.
+/// Makes `directory` the root of this process. The caller has checked its write permissions. The
+/// time zone of the outside is kept.
 pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
     let (epoch, mut time): (libc::time_t, _) = (0, std::mem::MaybeUninit::<libc::tm>::uninit());
     // SAFETY: reads a number, and writes one structure, for which there is room. That the C library reads
@@ -220,8 +222,8 @@ pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
     nix::unistd::chdir("/").map_err(failed("chdir"))
 }
 
-/// Leaves the supplementary groups that root was started with: root needs none, and what it opens
-/// is to belong to it alone.
+/// Drops the supplementary groups that root was started with: root needs none, and files that it
+/// opens must belong to it alone.
 pub(crate) fn leave_groups() -> Result<(), Failed> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -229,7 +231,7 @@ pub(crate) fn leave_groups() -> Result<(), Failed> {
     // SAFETY: a count of zero reads no memory.
     let done = unsafe { libc::setgroups(0, std::ptr::null()) };
     match check("setgroups", done.into()) {
-        // A user namespace may forbid it; root there is nobody outside.
+        // A user namespace may forbid it; root there has no rights outside.
         Err(Failed { errno: libc::EPERM, .. }) | Ok(_) => Ok(()),
         Err(failed) => Err(failed),
     }

@@ -1,10 +1,10 @@
-//! How a process ended.
+//! The exit status of a process.
 
 use std::fmt;
 
 use nix::sys::signal::Signal;
 
-/// How a process ended: by itself or by a signal.
+/// How a process ended: by an exit or by a signal.
 ///
 /// # Examples
 ///
@@ -18,11 +18,11 @@ use nix::sys::signal::Signal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum ExitStatus {
-    /// It exited with this status.
+    /// The process exited with this status.
     Code(i32),
-    /// A signal ended it.
+    /// The process was terminated by a signal.
     Signal {
-        /// The number of the signal.
+        /// Signal number.
         number: i32,
         /// Whether the kernel wrote a core dump.
         core: bool,

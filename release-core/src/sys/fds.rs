@@ -1,4 +1,4 @@
-//! Descriptors: flags, and what a launcher left open.
+//! Descriptors: flags, and descriptors that a launcher left open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal};
@@ -27,24 +27,24 @@ pub(crate) fn set_blocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// No program that this process runs has the descriptor unless it is passed on.
+/// Keeps the descriptor from every program that this process runs, unless it is passed on.
 pub(crate) fn set_cloexec(fd: &impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(())
 }
 
-/// The program that takes this process's place has the descriptor too.
+/// Passes the descriptor on to the program that takes this process's place.
 pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
 }
 
-/// Writes what there is room for at this moment, without a change of the open file description.
+/// Writes as much as there is room for at this moment, without changing the open file description.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::WouldBlock`] when there is no room, and [`io::ErrorKind::Unsupported`] where the
-/// kernel cannot do this with such a file.
+/// Returns [`io::ErrorKind::WouldBlock`] if there is no room, and [`io::ErrorKind::Unsupported`] if
+/// the kernel does not support this for the file.
 pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let position: libc::c_long = -1;
@@ -70,17 +70,18 @@ pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usiz
     })
 }
 
-/// A close-on-exec duplicate whose number is at least `lowest`.
+/// Returns a close-on-exec duplicate whose number is at least `lowest`.
 pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    // SAFETY: the kernel has just created this descriptor for this process; its number is not yet
+    // known elsewhere.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Takes a descriptor that this process was started with, and marks it close-on-exec.
+/// Takes an inherited descriptor, and marks it close-on-exec.
 ///
-/// Its number must be above 2, and each number may be taken once: the caller got them from the
-/// one who started the process.
+/// Its number must be above 2, and each number may be taken once: the caller received the numbers
+/// from the process that started this one.
 pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -93,7 +94,7 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A duplicate of a descriptor that an earlier image of this process has left open, which stays.
+/// Duplicates a descriptor left open by an earlier image of this process. The original stays open.
 pub(crate) fn copy_left(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -102,43 +103,44 @@ pub(crate) fn copy_left(number: RawFd) -> io::Result<OwnedFd> {
     duplicate_from(unsafe { BorrowedFd::borrow_raw(number) }, 3)
 }
 
-/// Puts a duplicate of a descriptor at the number of another one, which is closed.
+/// Replaces a descriptor by a duplicate of another one, under the same number.
 pub(crate) fn replace(mut place: OwnedFd, fd: OwnedFd) -> io::Result<OwnedFd> {
     nix::unistd::dup3(fd, &mut place, OFlag::O_CLOEXEC)?;
     Ok(place)
 }
 
-/// Descriptors that the next version of the program will ask for again, by their numbers.
+/// Descriptors that the next version of the program will request again, by their numbers.
 static ASKED_FOR: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// A copy of a descriptor that this process was started with. The descriptor itself stays as it is,
-/// across an exec as well; workers never have it.
+/// Duplicates an inherited descriptor. The original stays unchanged, even across an exec. Workers
+/// never receive it.
 pub(crate) fn copy_inherited(number: RawFd) -> io::Result<OwnedFd> {
     let copy = copy_left(number)?;
     ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     Ok(copy)
 }
 
-/// Copies of the descriptors that [`copy_inherited`] was asked for, with their numbers.
+/// Returns duplicates of the descriptors requested from [`copy_inherited`], with their numbers.
 pub(crate) fn asked_for() -> io::Result<BTreeMap<RawFd, OwnedFd>> {
     let numbers = ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let copy = |number| Ok((number, copy_inherited(number)?));
     numbers.into_iter().map(copy).collect()
 }
 
-/// What to do with the descriptors above 2 that came from whoever started this process.
+/// The treatment of descriptors above 2 that the process that started this one left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inherited {
-    /// Keep them open here, but let no worker have them.
+    /// Keep them open here, but pass them to no worker.
     CloseOnExec,
     /// Close them.
     Close,
 }
 
-/// Deals with descriptors above 2 that the launcher left open, except those listed.
+/// Treats the descriptors above 2 that the launcher left open, except those listed.
 ///
-/// Whatever this program opened itself is close-on-exec (the standard library and every crate of
-/// worth opens files so), hence one that lacks the flag has survived an exec: it is inherited.
+/// All descriptors opened by this program are close-on-exec (the standard library and well-behaved
+/// crates open files so). A descriptor without the flag has therefore survived an exec: it is
+/// inherited.
 pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Result<()> {
     let asked_for = ASKED_FOR.lock().unwrap_or_else(PoisonError::into_inner);
     let mut numbers = Vec::new();
@@ -176,7 +178,7 @@ pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Re
     Ok(())
 }
 
-/// Without /proc: marks all above 2 but these.
+/// Marks all descriptors above 2 except these, without /proc.
 fn close_all_on_exec(kept: &BTreeSet<RawFd>) -> io::Result<()> {
     let mut first = 3;
     for kept in kept.iter().copied().filter(|number| *number > 2).chain([RawFd::MAX]) {
@@ -185,7 +187,7 @@ fn close_all_on_exec(kept: &BTreeSet<RawFd>) -> io::Result<()> {
             let flag = libc::CLOSE_RANGE_CLOEXEC;
             // SAFETY: only sets flags.
             let marked = unsafe { libc::syscall(libc::SYS_close_range, from, to, flag) };
-            // Workers get none of them in any case.
+            // Workers receive none of them in any case.
             check("close_range", marked).map_err(|error| {
                 io::Error::new(io::Error::from_raw_os_error(error.errno).kind(), error)
             })?;
@@ -201,15 +203,15 @@ pub(crate) fn close_from(first: RawFd) -> Result<(), Failed> {
     let closed =
         unsafe { libc::syscall(libc::SYS_close_range, libc::c_long::from(first), u32::MAX, 0) };
     match check("close_range", closed) {
-        // Before Linux 5.9, and in containers whose rules are older than that.
+        // Before Linux 5.9, and in containers with older rules.
         Err(Failed { errno: libc::ENOSYS | libc::EPERM, .. }) => close_each_from(first),
         closed => closed.map(drop),
     }
 }
 
-/// The same, one by one.
+/// Closes the descriptors one by one.
 fn close_each_from(first: RawFd) -> Result<(), Failed> {
-    /// More numbers than anybody waits for.
+    /// Maximum number, which limits the duration of the loop.
     const MOST: rlim_t = 1 << 20;
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.min(MOST));
     for number in first..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
@@ -219,7 +221,7 @@ fn close_each_from(first: RawFd) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Moves standard input away to a descriptor of its own and puts `/dev/null` in its place.
+/// Moves standard input to a new descriptor, and replaces it by `/dev/null`.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = duplicate_from(io::stdin().as_fd(), 3)?;
     let null = std::fs::File::open("/dev/null")
@@ -228,7 +230,7 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
-/// Standard output or error, open to write alone, if it is a terminal.
+/// Opens standard output or error write-only, if it is a terminal.
 pub(crate) fn open_to_write(number: RawFd) -> Option<OwnedFd> {
     let is_terminal = match number {
         1 => io::stdout().is_terminal(),
@@ -245,7 +247,7 @@ pub(crate) fn open_to_write(number: RawFd) -> Option<OwnedFd> {
     is_terminal.then(open).flatten()
 }
 
-/// Whether the descriptor is a socket.
+/// Returns whether the descriptor is a socket.
 pub(crate) fn is_socket(fd: &impl AsRawFd) -> bool {
     nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| {
         nix::sys::stat::SFlag::from_bits_truncate(stat.st_mode & libc::S_IFMT)

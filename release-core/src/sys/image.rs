@@ -1,4 +1,4 @@
-//! This process's program: left for another one by exec, with what the two leave each other.
+//! Replacing this process's program using exec, and the data passed from one program to the next.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::process::thread_count;
 
 pub(crate) mod way_back;
 
-/// What no honest process leaves to its successor.
+/// Size limit: no honest process leaves more to its successor.
 const MOST: u64 = 1 << 30;
 
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
@@ -22,7 +22,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_WRITE);
 
-/// Bytes in a file without a name, which nobody can change any more. It is close-on-exec.
+/// Writes bytes to an unnamed file that can no longer be changed. It is close-on-exec.
 pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create(c"release-upgrade", flags)?);
@@ -31,7 +31,7 @@ pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The bytes of a file that [`seal`] has made, whoever called it.
+/// Reads the bytes of a file created by [`seal`], in any process.
 pub(crate) fn unseal(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let strange = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| strange("it has no seals"))?;
@@ -46,11 +46,11 @@ pub(crate) fn unseal(file: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes a variable out of the environment.
+/// Removes a variable from the environment.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::Unsupported`] when there is another thread, which could be reading it.
+/// Returns [`io::ErrorKind::Unsupported`] if there is another thread, which could be reading it.
 pub(crate) fn take_variable(name: &str) -> io::Result<Option<OsString>> {
     let Some(value) = std::env::var_os(name) else { return Ok(None) };
     if thread_count()? != 1 {
@@ -61,10 +61,10 @@ pub(crate) fn take_variable(name: &str) -> io::Result<Option<OsString>> {
     Ok(Some(value))
 }
 
-/// A program to become.
+/// A program to execute.
 #[derive(Debug)]
 pub(crate) struct Image {
-    /// The file.
+    /// The executable file.
     pub(crate) program: OwnedFd,
     pub(crate) arguments: Vec<CString>,
     /// Each `NAME=VALUE`.
@@ -72,11 +72,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Becomes that program, which gets these descriptors at the numbers that they have here. Comes
-    /// back only when that failed, and then nothing has changed.
+    /// Executes the program, which receives these descriptors under their current numbers. Returns
+    /// only on failure, and then nothing has changed.
     ///
-    /// Signals are blocked meanwhile, and in the program until it asks for them. To be called on the
-    /// main thread: a worker dies with the thread that has started it.
+    /// Signals are blocked meanwhile, and in the program until it unblocks them. Must be called on
+    /// the main thread: a worker dies with the thread that started it.
     pub(crate) fn become_it(&self, descriptors: &[OwnedFd]) -> io::Error {
         let error = self.exec(descriptors).unwrap_or_else(io::Error::from);
         for descriptor in descriptors {

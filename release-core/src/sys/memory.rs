@@ -1,13 +1,13 @@
-//! What a process that lives for years gives back of its memory.
+//! Memory that a long-lived process returns to the system.
 
 use std::fs;
 use std::ops::Range;
 
-/// Has the C library's allocator give large blocks back to the system as soon as they are freed.
+/// Makes the C library's allocator return large blocks to the system as soon as they are freed.
 ///
-/// By default it keeps as much as the largest block that ever was, up to 64 MiB: one large message
-/// would make a process that lives for years that much larger. Programs with another allocator are
-/// not concerned.
+/// By default it keeps as much as the largest block ever allocated, up to 64 MiB: a single large
+/// message would enlarge a long-lived process by that much. Programs with another allocator are not
+/// affected.
 pub(crate) fn keep_little_free_memory() {
     // Messages of a megabyte are still allocated without a system call.
     #[cfg(target_env = "gnu")]
@@ -17,8 +17,8 @@ pub(crate) fn keep_little_free_memory() {
     }
 }
 
-/// Has the allocator give back what lies free between blocks in use: after the last of many
-/// connections, a process that lives for years is as small as before the first.
+/// Makes the allocator return free memory between used blocks. After the last of many connections,
+/// a long-lived process is as small as before the first.
 pub(crate) fn return_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes an integer; the allocator takes its own locks.
@@ -27,11 +27,11 @@ pub(crate) fn return_free_memory() {
     };
 }
 
-/// Takes the program's own code and constants out of this process's memory; what is used of them
-/// again comes back from the kernel's cache of the file.
+/// Removes the program's own code and constants from this process's memory. Pages used again are
+/// restored from the kernel's cache of the file.
 ///
-/// Most of a program runs only while it starts, and would be resident for years. Libraries stay:
-/// other processes have them in memory anyhow.
+/// Most of a program runs only while it starts, and would stay resident for years. Libraries stay:
+/// other processes keep them in memory anyhow.
 pub(crate) fn unload_program() {
     let (Ok(program), Ok(smaps)) =
         (fs::read_link("/proc/self/exe"), fs::read_to_string("/proc/self/smaps"))
@@ -45,8 +45,8 @@ pub(crate) fn unload_program() {
     }
 }
 
-/// Where the bytes of a program are that cannot be written to, and are none but those of its file. In
-/// others are what the loader, a debugger or an unpacker has put there.
+/// Returns the address ranges of a program that are read-only and contain only bytes of its file.
+/// Other ranges contain data of the loader, a debugger or an unpacker.
 fn as_in_the_file(smaps: &str, program: &str) -> Vec<Range<usize>> {
     let path = format!(" {program}");
     let mut found = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
         );
     }
 
-    /// The addresses of this program's code, and how many KiB of it are in this process's memory.
+    /// Returns the addresses of this program's code, and its resident size in KiB.
     fn code() -> (Range<usize>, u32) {
         let program = std::env::current_exe().unwrap().display().to_string();
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();

@@ -1,7 +1,7 @@
 //! The system calls: the only module of the workspace that may contain unsafe code.
 //!
-//! Each function is one call, or one sequence that must stay together (what happens between fork
-//! and exec, how privileges are given up). Nothing here knows of executors, frames or policies.
+//! Each function is one call, or one sequence that must stay together (the steps between fork and
+//! exec, dropping privileges). This module does not depend on executors, frames or policies.
 #![allow(unsafe_code)]
 
 pub(crate) mod claimed;
@@ -20,7 +20,7 @@ pub(crate) mod spawn;
 pub(crate) mod threads;
 pub(crate) mod untrusted;
 
-/// A call that failed, with the name that the manual gives it.
+/// A failed call, with its name in the manual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) call: &'static str,

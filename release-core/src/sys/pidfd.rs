@@ -1,4 +1,4 @@
-//! Processes by descriptor: a pid may be reused, a pidfd never means another process.
+//! Processes by descriptor: a pid may be reused, a pidfd never refers to another process.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,11 +16,11 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes two integers.
     let number = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let number = RawFd::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Sends a signal to the very process that the descriptor stands for.
+/// Sends a signal to exactly the process that the descriptor refers to.
 pub(crate) fn send_signal(
     pidfd: &impl AsRawFd,
     signal: nix::sys::signal::Signal,
@@ -28,22 +28,22 @@ pub(crate) fn send_signal(
     send(pidfd, signal as i32, 0)
 }
 
-/// Whether this process may signal that one: the kernel's word, of the call that will be needed.
+/// Checks that this process may signal that one, with the system call that will be used later.
 pub(crate) fn may_signal(pidfd: &impl AsRawFd) -> io::Result<()> {
     send(pidfd, 0, 0)
 }
 
-/// Sends a signal, or none, to all that are left of the process group that a process led, also when
-/// that one was reaped. `ESRCH` says that nobody is left.
+/// Sends a signal, or none, to all remaining members of the process group that a process led, even
+/// if that process was reaped. `ESRCH` means that the group is empty.
 pub(crate) fn signal_group(
     pidfd: &impl AsRawFd,
     leader: Pid,
     signal: Option<nix::sys::signal::Signal>,
 ) -> io::Result<()> {
-    /// Of Linux 6.9.
+    /// Requires Linux 6.9.
     const PROCESS_GROUP: libc::c_uint = 1 << 2;
     match send(pidfd, signal.map_or(0, |signal| signal as i32), PROCESS_GROUP) {
-        // The number is nobody else's as long as a member of the group has it.
+        // The number is not reused as long as a member of the group has it.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             Ok(nix::sys::signal::killpg(leader, signal)?)
         }
@@ -61,21 +61,22 @@ fn send(pidfd: &impl AsRawFd, signal: i32, flags: libc::c_uint) -> io::Result<()
     Ok(())
 }
 
-/// Reaps the process when it has ended; `None` while it runs.
+/// Reaps the process if it has ended. Returns `None` while it runs.
 ///
-/// By the system call itself: nix reaps a process that a real-time signal ended, and then refuses
-/// to say so.
+/// Uses the system call directly: nix reaps a process that was ended by a real-time signal, and
+/// then refuses to report it.
 pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<ExitStatus>> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG)
 }
 
-/// Whether the process has ended; an error when it is no child of this one, or was reaped.
+/// Returns whether the process has ended, or an error if it is not a child of this one or was
+/// reaped.
 pub(crate) fn has_ended(pidfd: &impl AsRawFd) -> io::Result<bool> {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     Ok(wait_id(libc::P_PIDFD, pidfd, flags)?.is_some())
 }
 
-/// Waits for the end of a process that has been killed, and reaps it.
+/// Waits for the end of a killed process, and reaps it.
 pub(crate) fn wait(pidfd: &impl AsRawFd) -> io::Result<()> {
     wait_id(libc::P_PIDFD, pidfd, libc::WEXITED).map(drop)
 }
@@ -105,15 +106,15 @@ fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<li
     Ok(unsafe { info.assume_init() })
 }
 
-/// The children that had ended when this was looked at last, and that nobody here waits for.
+/// The children found ended at the last check, with no caller here waiting for them.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans(HashMap<i32, Stat>);
 
 impl Orphans {
-    /// Reaps those that had ended at the last call, and looks for those that have by now; whether there
-    /// are any.
+    /// Reaps those that had already ended at the last call, and records those that have ended
+    /// since. Returns whether there are any.
     ///
-    /// Who started a child has the time between two calls to reap it.
+    /// The code that started a child can reap it between two calls.
     pub(crate) fn reap(&mut self) -> bool {
         let now = zombies();
         for (pid, stat) in &now {
@@ -127,7 +128,7 @@ impl Orphans {
     }
 }
 
-/// The children that have ended and were not reaped, whoever started them.
+/// Returns all children that have ended and were not reaped.
 fn zombies() -> HashMap<i32, Stat> {
     let own = nix::unistd::getpid().as_raw();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -143,7 +144,7 @@ fn zombies() -> HashMap<i32, Stat> {
     zombies
 }
 
-/// A child that has ended and was not reaped, whoever started it.
+/// Returns a child that has ended and was not reaped.
 fn any_zombie() -> Option<Pid> {
     let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).ok()?;
     // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.

@@ -1,4 +1,4 @@
-//! This process as the kernel sees it: threads, fork, session, name, parent.
+//! This process as seen by the kernel: threads, fork, session, name, parent.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,13 +7,13 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::{Failed, check};
 
-/// How many threads this process has.
+/// Returns the number of threads of this process.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
-/// Whether a process of this group runs: one that has ended and was not reaped does not. Without /proc
-/// nobody can tell, and it may.
+/// Returns whether a process of this group runs. Ended but unreaped processes do not count. Without
+/// /proc this is unknown, and the result is true.
 pub(crate) fn has_living_group(group: Pid) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
     let mut seen = false;
@@ -27,20 +27,20 @@ pub(crate) fn has_living_group(group: Pid) -> bool {
     !seen
 }
 
-/// What /proc says of a process.
+/// The data of a process in /proc.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) parent: i32,
     group: i32,
     pub(crate) is_zombie: bool,
-    /// What tells it from an earlier process of the same number.
+    /// Distinguishes it from an earlier process with the same number.
     began: u64,
 }
 
 impl Stat {
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before may contain anything.
+        // The preceding name may contain any characters.
         let (_, rest) = line.rsplit_once(')')?;
         let words: Vec<_> = rest.split_ascii_whitespace().collect();
         Some(Self {
@@ -52,7 +52,7 @@ impl Stat {
     }
 }
 
-/// How many bytes of memory a process has resident; `None` when it has gone.
+/// Returns the resident memory of a process in bytes, or `None` if it is gone.
 pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
     let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -70,8 +70,8 @@ pub(crate) enum Fork {
 ///
 /// # Errors
 ///
-/// `EAGAIN`, `ENOMEM`; and [`io::ErrorKind::Unsupported`] when there is more than one thread, because the
-/// child would hold locks that nobody is left to release.
+/// Returns `EAGAIN` or `ENOMEM`, and [`io::ErrorKind::Unsupported`] if there is more than one
+/// thread, because the child would hold locks that no thread could release.
 pub(crate) fn fork() -> io::Result<Fork> {
     if thread_count()? != 1 {
         return Err(io::Error::from(io::ErrorKind::Unsupported));
@@ -84,13 +84,13 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Ends this process at once: no destructors, no buffers flushed twice after a fork.
+/// Exits this process immediately: no destructors run, no buffers are flushed twice after a fork.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Gives the process the name that `ps` and `top` show (at most 15 bytes of it).
+/// Sets the name that `ps` and `top` show (at most 15 bytes of it).
 pub(crate) fn set_name(name: &str) {
     let mut bytes = [0_u8; 16];
     let length = name.len().min(15);
@@ -99,21 +99,21 @@ pub(crate) fn set_name(name: &str) {
     unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
-/// No core dumps, and no tracing or reading of this process's memory by others of the same user.
+/// Disables core dumps, and tracing or reading of this process's memory by the same user.
 pub(crate) fn forbid_tracing() -> Result<(), Failed> {
     prctl("prctl(PR_SET_DUMPABLE)", libc::PR_SET_DUMPABLE, 0).map(drop)
 }
 
-/// No program that this process runs gets more than it has: set-user-id bits are ignored.
+/// Prevents programs of this process from gaining rights: set-user-id bits are ignored.
 pub(crate) fn forbid_new_privileges() -> Result<(), Failed> {
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// Leaves the session keyring that this process was started with, which may hold a key of root's, for
-/// an empty one of its own. Allocates nothing.
+/// Leaves the inherited session keyring, which may hold a key of root's, for a new empty one.
+/// Allocates nothing.
 ///
-/// Where that is not to be had (containers forbid it), processes have no keys in it either, or more
-/// than are allowed: no reason not to run.
+/// If that fails (containers forbid it), processes have no keys in it either, or exceed their
+/// number. This is no reason to stop.
 pub(crate) fn leave_keyring() {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
     let nameless: *const libc::c_char = std::ptr::null();
@@ -121,9 +121,9 @@ pub(crate) fn leave_keyring() {
     unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, nameless) };
 }
 
-/// Asks for SIGKILL when `parent` dies, and checks that it has not died before the question.
+/// Requests SIGKILL on the death of `parent`, and checks that it has not died before the request.
 ///
-/// A change of user clears the request: ask after it. Allocates nothing.
+/// A change of user clears the request: call this after it. Allocates nothing.
 pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
     prctl("prctl(PR_SET_PDEATHSIG)", libc::PR_SET_PDEATHSIG, libc::SIGKILL.unsigned_abs().into())?;
     if nix::unistd::getppid() == parent {
@@ -133,12 +133,12 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), Failed> {
     }
 }
 
-/// Processes that lose their parent become children of this one, if they descend from it.
+/// Makes descendants that lose their parent children of this process.
 pub(crate) fn adopt_orphans() -> Result<(), Failed> {
     prctl("prctl(PR_SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
 }
 
-/// One argument, the rest zero, as most of its options want it.
+/// Passes one argument, the rest zero, as most options of prctl require.
 pub(super) fn prctl(
     call: &'static str,
     option: libc::c_int,
@@ -149,7 +149,7 @@ pub(super) fn prctl(
     check(call, unsafe { libc::prctl(option, argument, zero, zero, zero) }.into())
 }
 
-/// Puts a file in the place of standard input, output or error.
+/// Replaces standard input, output or error by a file.
 pub(crate) fn redirect(number: i32, file: &impl AsFd) -> io::Result<()> {
     match number {
         0 => nix::unistd::dup2_stdin(file)?,

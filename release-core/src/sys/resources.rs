@@ -1,4 +1,4 @@
-//! What a new process may use: processors, priority, limits.
+//! Resources of a new process: processors, priority, limits.
 
 use std::io;
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use nix::unistd::{Pid, read, write};
 
 use super::{Failed, check};
 
-/// What differs from the process that starts it; by default nothing.
+/// Differences from the process that starts it; none by default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resources {
     pub(crate) processors: Option<CpuSet>,
@@ -22,35 +22,35 @@ pub(crate) struct Resources {
 /// A soft and a hard limit, in the unit of the resource.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
-    /// What a failure is reported as.
+    /// Name of the limit in an error.
     pub(crate) call: &'static str,
     pub(crate) resource: Resource,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
 }
 
-/// The soft limit of descriptors that the master was started with, once it has raised its own.
+/// The master's original soft limit of descriptors, once it has raised its own.
 static STARTED_WITH: OnceLock<Limit> = OnceLock::new();
 
-/// What a failure to set it is reported as.
+/// Name of the limit of descriptors in an error.
 pub(crate) const OPEN_FILES: &str = "setrlimit(RLIMIT_NOFILE)";
 
-/// A limit of the kernel, whose numbers are smaller on some machines.
+/// Converts a limit of the kernel, whose numbers are smaller on some machines.
 #[allow(clippy::useless_conversion)]
 fn of_kernel(limit: rlim_t) -> u64 {
     if limit == RLIM_INFINITY { u64::MAX } else { limit.into() }
 }
 
-/// How many descriptors this process may have.
+/// Returns the descriptor limit of this process.
 pub(crate) fn open_files() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| of_kernel(soft))
 }
 
-/// Lets this process have as many descriptors as it may; from here on the processes that it starts
-/// get the limit back that it had before, or that its earlier image had.
+/// Raises the descriptor limit of this process to its maximum. Processes started from here on get
+/// the previous limit, or that of the earlier image of this process.
 ///
-/// The limit of a shell is low because select(2) knows no higher numbers, which the master does not
-/// use; but its workers may.
+/// A shell's limit is low because select(2) supports no higher numbers. The master does not use it,
+/// but its workers may.
 pub(crate) fn raise_open_files(earlier: Option<u64>) {
     let resource = Resource::RLIMIT_NOFILE;
     let Ok((soft, most)) = getrlimit(resource) else { return };
@@ -61,17 +61,18 @@ pub(crate) fn raise_open_files(earlier: Option<u64>) {
     }
 }
 
-/// The soft limit of descriptors that the processes get which this one starts.
+/// Returns the soft descriptor limit for processes started by this one.
 pub(crate) fn open_files_before() -> Option<u64> {
     STARTED_WITH.get().map(|limit| limit.soft)
 }
 
-/// What [`Resources::apply`] says when the kernel took only some of the processors.
+/// The error of [`Resources::apply`] if the kernel accepted only some of the processors.
 pub(crate) const FORBIDDEN_PROCESSOR: &str = "sched_setaffinity (a processor is forbidden here)";
 
 impl Resources {
-    /// Takes effect for this process, which has one thread. Only root can go beyond what it has:
-    /// call it before root is given up. Allocates nothing, so it may run between fork and exec.
+    /// Applies the settings to this process, which has one thread. Only root can exceed its current
+    /// limits: call this before dropping root. Allocates nothing, so it may run between fork and
+    /// exec.
     pub(crate) fn apply(&self) -> Result<(), Failed> {
         leave_protection();
         if let Some(processors) = &self.processors {
@@ -82,7 +83,7 @@ impl Resources {
             let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
             check("setpriority", done.into())?;
         }
-        // Before the limits of its own: one of them may be this one.
+        // Before the process's own limits: one of them may be this limit.
         STARTED_WITH.get().into_iter().chain(&self.limits).try_for_each(|limit| {
             let failed = |errno| Failed { call: limit.call, errno: errno as i32 };
             let [soft, hard] = [limit.soft, limit.hard].map(in_kernel);
@@ -91,16 +92,17 @@ impl Resources {
     }
 }
 
-/// A limit as the system call takes it. What does not fit there is none.
+/// Returns a limit as the system call takes it. A number that does not fit means no limit.
 #[allow(clippy::useless_conversion, reason = "the type has 32 bits on some machines")]
 fn in_kernel(limit: u64) -> rlim_t {
     limit.try_into().unwrap_or(RLIM_INFINITY)
 }
 
-/// A master may be kept from being killed when memory runs out. That it does is mostly its workers'
-/// doing, and where they are kept from it too, nobody is left to be killed.
+/// Removes an inherited protection from the out-of-memory killer. The master may be protected, but
+/// its workers usually cause the shortage: if they were protected too, no process would be left to
+/// kill.
 ///
-/// Without /proc they are what they are: that is no reason not to run.
+/// Without /proc the protection is kept, which is no reason to stop.
 fn leave_protection() {
     let Ok(file) =
         open(c"/proc/self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
@@ -113,8 +115,8 @@ fn leave_protection() {
     }
 }
 
-/// The kernel is content with one processor that may be used, and drops the others silently: what
-/// it did is read back.
+/// Sets the processors, and reads the result back: if at least one of them is allowed, the kernel
+/// silently drops the others.
 fn run_on(processors: &CpuSet) -> Result<(), Failed> {
     let this = Pid::from_raw(0);
     let failed = |call| move |errno| Failed { call, errno: errno as i32 };
@@ -127,13 +129,13 @@ fn run_on(processors: &CpuSet) -> Result<(), Failed> {
     }
 }
 
-/// The numbers of the processors that run, such as `0-3,8`, as the kernel lists them.
+/// Returns the numbers of the online processors, such as `0-3,8`, as the kernel lists them.
 pub(crate) fn processors_online() -> io::Result<String> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     Ok(list.trim().to_owned())
 }
 
-/// A refused system call. Where descriptors are short, with their limit and how it is raised.
+/// Describes a failed system call. If descriptors are short, adds their limit and how to raise it.
 pub(crate) fn in_words(error: &io::Error) -> String {
     match (error.raw_os_error(), open_files()) {
         (Some(libc::EMFILE), Some(limit)) => format!(

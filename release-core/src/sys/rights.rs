@@ -1,5 +1,5 @@
-//! Descriptors that come with bytes (`SCM_RIGHTS`): received once, owned at once; and who sent them,
-//! at a socket that asks (`SCM_CREDENTIALS`).
+//! Descriptors that arrive with bytes (`SCM_RIGHTS`): received and owned in one step; and the
+//! sender, for a socket that requests it (`SCM_CREDENTIALS`).
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -9,38 +9,40 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::untrusted::{self, Untrusted};
 
-/// How many descriptors the kernel passes with one message.
+/// Maximum number of descriptors that the kernel passes with one message.
 pub(crate) const MOST: usize = 253;
 
-/// Room for that many and for the sender, with headers and padding, in words so that the headers are
-/// aligned.
+/// Space for that many descriptors and for the sender, with headers and padding, in words so that
+/// the headers are aligned.
 const WORDS: usize = 16 + MOST.div_ceil(2);
 
-/// What one read gave.
+/// The result of one read.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) bytes: usize,
     pub(crate) descriptors: Vec<Untrusted>,
-    /// The kernel has closed descriptors: there was no room for them in this process.
+    /// The kernel has closed descriptors: this process had no room for them.
     pub(crate) is_truncated: bool,
-    /// Something else than descriptors came along: a socket's owner may switch that on.
+    /// Control data other than descriptors arrived: a socket's owner may enable that.
     pub(crate) is_strange: bool,
-    /// Who sent it, at a socket with `SO_PASSCRED`.
+    /// The sender, for a socket with `SO_PASSCRED`.
     pub(crate) sender: Option<Sender>,
 }
 
-/// A process, as the kernel knows it.
+/// A process, as identified by the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
     pub(crate) uid: u32,
     pub(crate) pid: i32,
 }
 
-/// One read that does not block, with room for all descriptors that can come; they are close-on-exec.
+/// Reads once without blocking, with room for the maximum number of descriptors. They are
+/// close-on-exec.
 ///
-/// A socket that lingers blocks whoever closes it last, for as long as its sender likes. There is room
-/// even where no descriptor is wanted, because the kernel would close them inside of the read; no
-/// socket lingers when this returns, and what is not taken is closed elsewhere.
+/// A lingering socket blocks the process that closes it last, for as long as its sender likes.
+/// There is room even if no descriptor is wanted, because the kernel would otherwise close them
+/// inside the read. When this returns, no socket lingers, and unwanted descriptors are closed
+/// elsewhere.
 pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Arrived> {
     let mut room = MaybeUninit::<[u64; WORDS]>::uninit();
     let mut part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
@@ -66,8 +68,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
 /// The option of a Unix socket that refuses descriptors: `SO_PASSRIGHTS`, since Linux 6.16.
 const PASS_RIGHTS: libc::c_int = 83;
 
-/// Has the kernel refuse descriptors on their way to a socket, and to those that a listener accepts:
-/// to send one is `EPERM` there. An older kernel does not know the option.
+/// Makes the kernel refuse descriptors sent to a socket, or to those that a listener accepts.
+/// Sending one then fails with `EPERM`. An older kernel does not know the option.
 pub(crate) fn refuse(socket: BorrowedFd<'_>) {
     let no: libc::c_int = 0;
     let length = libc::socklen_t::try_from(size_of_val(&no)).unwrap_or_default();
@@ -78,8 +80,8 @@ pub(crate) fn refuse(socket: BorrowedFd<'_>) {
     };
 }
 
-/// Lets nothing more come to a socket, and has what waits in it thrown away where that holds nobody
-/// up: to close the socket itself blocks nobody then.
+/// Ends reception at a socket, and discards its queue where that blocks no task: closing the socket
+/// itself then never blocks.
 pub(crate) fn discard(socket: BorrowedFd<'_>) {
     if shutdown(socket.as_raw_fd(), Shutdown::Read).is_err() || refuses(socket) {
         return;
@@ -90,15 +92,15 @@ pub(crate) fn discard(socket: BorrowedFd<'_>) {
     }
 }
 
-/// Receives all that waits in a socket, to throw it away.
+/// Receives the whole queue of a socket, to discard it.
 pub(super) fn drain_now(socket: BorrowedFd<'_>) {
     let mut space = [0; 4096];
-    // An empty message has a sender, the end has none.
+    // An empty message has a sender, the end of file has none.
     let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();
     while receive(socket, &mut space).is_ok_and(is_more) {}
 }
 
-/// Whether nothing but bytes can be in a socket.
+/// Returns whether a socket can contain only bytes.
 pub(crate) fn refuses(socket: BorrowedFd<'_>) -> bool {
     let mut passes: libc::c_int = 1;
     let mut length = libc::socklen_t::try_from(size_of_val(&passes)).unwrap_or_default();
@@ -110,7 +112,7 @@ pub(crate) fn refuses(socket: BorrowedFd<'_>) -> bool {
     result == 0 && passes == 0
 }
 
-/// The length of a control message with so many descriptors.
+/// Returns the length of a control message with this many descriptors.
 fn length_of(count: usize) -> usize {
     let bytes = u32::try_from(count * size_of::<RawFd>()).unwrap_or_default();
     // SAFETY: only computes; the argument is small.
@@ -118,8 +120,8 @@ fn length_of(count: usize) -> usize {
     usize::try_from(length).unwrap_or_default()
 }
 
-/// Every descriptor that the kernel has put into the message, the sender, and whether there is more
-/// in it.
+/// Returns every descriptor that the kernel has put into the message, the sender, and whether the
+/// message contains more.
 fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
     let (mut descriptors, mut sender, mut is_strange) = (Vec::new(), None, false);
     // SAFETY: the kernel has set the length to what it wrote to the control buffer.
@@ -165,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends so many copies of a pipe's writing end, whose reading end tells when all are closed.
+    /// Sends copies of a pipe's write end. The read end reports when all are closed.
     fn send(socket: &UnixStream, bytes: &[u8], count: usize) -> PipeReader {
         let (reader, writer) = pipe().unwrap();
         let numbers = vec![writer.as_raw_fd(); count];

@@ -1,4 +1,4 @@
-//! Signals: turned into a readable descriptor at once, and the state a process starts with.
+//! Signals: converted into a readable descriptor, and the initial signal state of a process.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,20 +13,20 @@ use nix::sys::signal::{
 use nix::sys::socket::{MsgFlags, send};
 use signal_hook_registry::SigId;
 
-/// Signals that have arrived, as a set: the kernel merges equal ones, and so does this.
+/// The signals that have arrived, as a set: the kernel merges equal signals, and so does this.
 ///
-/// The handler does two things that a handler may do: it sets a bit and sends one byte, the number
-/// of the signal.
+/// The handler performs only two operations, both allowed in a handler: it sets a bit and sends one
+/// byte, the number of the signal.
 #[derive(Debug)]
 pub(crate) struct Caught {
-    /// Becomes readable when a signal has arrived; for whoever watches it.
+    /// Becomes readable when a signal has arrived; given to the task that watches it.
     pub(crate) wake: Option<OwnedFd>,
     pending: Arc<AtomicU64>,
     ids: Vec<SigId>,
 }
 
 impl Caught {
-    /// Catches `signals` from now on, and loses none that comes meanwhile if there is one thread.
+    /// Catches `signals` from now on. With a single thread, none that arrives meanwhile is lost.
     pub(crate) fn new(signals: &[Signal]) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
@@ -35,7 +35,7 @@ impl Caught {
         let pending = Arc::new(AtomicU64::new(0));
         let mut caught =
             Self { wake: Some(reader.into()), pending: Arc::clone(&pending), ids: Vec::new() };
-        // One that came between the handler's installation and its knowing what to do would be lost.
+        // Otherwise a signal between the handler's installation and its setup would be lost.
         let before = block_all()?;
         let registered = signals.iter().try_for_each(|&signal| {
             let (pending, writer) = (Arc::clone(&pending), Arc::clone(&writer));
@@ -46,7 +46,7 @@ impl Caught {
                     return;
                 }
                 pending.fetch_or(bit, Ordering::SeqCst);
-                // A full socket is as good as one byte more: the reader is awake already.
+                // A full socket serves as well as one more byte: the reader is already awake.
                 let _ = send(writer.as_raw_fd(), &[number], flags);
             };
             // SAFETY: the handler touches an atomic and makes one async-signal-safe system call;
@@ -59,7 +59,7 @@ impl Caught {
         registered.map(|()| caught)
     }
 
-    /// Takes one signal out of the set, the lowest number first.
+    /// Takes one signal out of the set, lowest number first.
     pub(crate) fn take(&self) -> Option<Signal> {
         loop {
             let pending = self.pending.load(Ordering::SeqCst);
@@ -83,8 +83,8 @@ impl Drop for Caught {
     }
 }
 
-/// Whether the kernel tells a process group in the background that one of its processes reads or writes
-/// the terminal: nobody asks for anything then. Touches nothing but its arguments.
+/// Returns whether the kernel sent this signal because a background process reads or writes the
+/// terminal, rather than a process as a request. Accesses only its arguments.
 fn is_of_terminal(signal: Signal, info: &libc::siginfo_t) -> bool {
     matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && info.si_code == libc::SI_KERNEL
 }
@@ -93,22 +93,22 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal as i32)
 }
 
-/// Keeps signals back from this thread; returns those that were kept back before.
+/// Blocks signals in this thread. Returns the previously blocked signals.
 pub(crate) fn block_all() -> io::Result<SigSet> {
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     Ok(before)
 }
 
-/// Keeps these signals back, and no others.
+/// Blocks exactly these signals.
 pub(crate) fn block_only(signals: &SigSet) {
-    // Fails for an unknown `how` alone.
+    // Fails only for an unknown `how`.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(signals), None);
 }
 
-/// Undoes what a launcher may have left behind (a shell's background job, say): children can be
-/// waited for and nothing is blocked. Signals that would end this process, and that it has no
-/// handler for, are ignored; what is written beyond the largest file that is allowed is an error.
+/// Undoes settings that a launcher may have left behind (a shell's background job, for example):
+/// children can be waited for and no signal is blocked. Ignores signals that would end this process
+/// and have no handler; writing beyond the maximum file size becomes an error.
 pub(crate) fn settle_inherited() -> io::Result<()> {
     keep_zombies()?;
     let pointless = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -121,8 +121,8 @@ pub(crate) fn settle_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Children can be waited for, although the launcher may have ignored the death of its own: the kernel
-/// reaps them then.
+/// Allows waiting for children, even if the launcher ignored the death of its own: the kernel would
+/// then reap them.
 pub(crate) fn keep_zombies() -> io::Result<()> {
     if disposition(Signal::SIGCHLD) == libc::SIG_IGN {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -132,11 +132,12 @@ pub(crate) fn keep_zombies() -> io::Result<()> {
     Ok(())
 }
 
-/// What a write that fails sends beside its error value: the peer has left, or the file may not grow.
+/// The signals sent with a failed write besides its error: the peer is gone, or the file may not
+/// grow.
 pub(crate) const FAILED_WRITES: [Signal; 2] = [Signal::SIGPIPE, Signal::SIGXFSZ];
 
-/// Ignores what is no reason to end: [`FAILED_WRITES`], or SIGHUP for a process that has left its
-/// terminal.
+/// Ignores signals that must not end the process: [`FAILED_WRITES`], or SIGHUP for a process that
+/// has left its terminal.
 pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: ignoring runs no code of ours.
@@ -144,12 +145,12 @@ pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a signal is ignored: by this process, or by a launcher such as `nohup`.
+/// Returns whether a signal is ignored: by this process, or by a launcher such as `nohup`.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     disposition(signal) == libc::SIG_IGN
 }
 
-/// `SIG_DFL`, `SIG_IGN` or a handler.
+/// Returns `SIG_DFL`, `SIG_IGN` or a handler.
 fn disposition(signal: Signal) -> libc::sighandler_t {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action only asks for the present one, which fits the buffer; it cannot
@@ -159,9 +160,9 @@ fn disposition(signal: Signal) -> libc::sighandler_t {
     unsafe { action.assume_init() }.sa_sigaction
 }
 
-/// Writes to a terminal whose foreground this process may not have: the kernel would send SIGTTOU
-/// where `stty tostop` is set, and stop or interrupt the write for ever. It does not while that is
-/// blocked; one that somebody sends is caught afterwards.
+/// Writes to a terminal although this process may be in the background: with `stty tostop`, the
+/// kernel would send SIGTTOU and stop or interrupt the write forever. It does not while the signal
+/// is blocked. A SIGTTOU sent by another process is caught afterwards.
 pub(crate) fn without_stop_of_writers<T>(write: impl FnOnce() -> T) -> T {
     let (mut set, mut before) = (SigSet::empty(), SigSet::empty());
     set.add(Signal::SIGTTOU);
@@ -173,10 +174,11 @@ pub(crate) fn without_stop_of_writers<T>(write: impl FnOnce() -> T) -> T {
     written
 }
 
-/// Every signal to its default and nothing blocked, before exec: also for a child after a fork.
+/// Resets every signal to its default and unblocks all signals, before exec; also used in a child
+/// after a fork.
 ///
-/// By the system call itself, since libc refuses to touch the two numbers that it keeps for its
-/// threads, and its `posix_spawn` leaves these ignored. Allocates nothing. Errors are those of
+/// Uses the system call directly: libc refuses to change the two numbers that it reserves for its
+/// threads, and its `posix_spawn` leaves them ignored. Allocates nothing. Errors occur only for
 /// SIGKILL and SIGSTOP, which cannot be changed, so there is nothing to report.
 pub(crate) fn reset_for_exec() {
     // The kernel's own `sigaction`, which is not longer than this anywhere: zeros are the default

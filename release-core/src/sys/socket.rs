@@ -1,4 +1,4 @@
-//! Sockets: the calls that give a new descriptor, and who is at the other end.
+//! Sockets: calls that return a new descriptor, and the identity of the peer.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -21,8 +21,8 @@ pub(crate) fn accept(listener: &(impl AsRawFd + AsFd)) -> io::Result<OwnedFd> {
     match accept4(listener.as_raw_fd(), flags) {
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(number) => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
-        // A TCP socket that somebody has shut down says `EINVAL`. A Unix socket says that it would
-        // block, and is ready all the time.
+        // A TCP socket after a shutdown returns `EINVAL`. A Unix socket reports that it would
+        // block, and is always ready.
         Err(Errno::EAGAIN) if is_hung_up(listener) => Err(Errno::EINVAL.into()),
         Err(errno) => Err(errno.into()),
     }
@@ -34,18 +34,18 @@ fn is_hung_up(socket: &impl AsFd) -> bool {
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether a socket listens still: shutdown(2), by whoever has it, ends that for all who have it.
+/// Returns whether a socket still listens: a shutdown(2) by any holder ends that for all holders.
 pub(crate) fn is_listening(socket: &impl AsFd) -> bool {
     getsockopt(socket, AcceptConn).unwrap_or(false) && !is_hung_up(socket)
 }
 
-/// Nobody who gets the socket can have the kernel drop what arrives at it, or say which socket of
-/// several gets a connection. It cannot be taken back.
+/// Prevents holders of the socket from making the kernel drop incoming data, or select which of
+/// several sockets gets a connection. Cannot be undone.
 pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_LOCK_FILTER)
 }
 
-/// Undoes [`steer`], which everybody can who has one of the sockets.
+/// Undoes [`steer`]. Any holder of one of the sockets can do that.
 #[cfg(test)]
 pub(crate) fn forget_steering(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_DETACH_REUSEPORT_BPF)
@@ -61,11 +61,11 @@ fn switch_on(socket: &impl AsFd, name: libc::c_int) -> io::Result<()> {
     Ok(Errno::result(done).map(drop)?)
 }
 
-/// How much a socket between master and worker may hold in each direction, if the system lets it:
-/// a large message is then handed over in fewer turns. Memory is only used while data waits.
+/// Requested buffer size per direction for a socket between master and worker: a larger buffer
+/// transfers a large message in fewer steps. Memory is used only while data waits.
 const SEND_BUFFER: usize = 1024 * 1024;
 
-/// Two connected Unix stream sockets, close-on-exec.
+/// Creates two connected Unix stream sockets, close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
@@ -74,11 +74,11 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((one, other))
 }
 
-/// What the address of a worker's end begins with.
+/// Prefix of the address of a worker's end.
 const WORKER: &[u8] = b"release-worker/";
 
-/// Marks a socket as a worker's end: whoever finds it at its standard input is one, by whatever name it
-/// was started. Without the mark, the name alone has to say so.
+/// Marks a socket as a worker's end. A process with this socket as its standard input is a worker,
+/// under any program name. Without the mark, only the name can tell.
 pub(crate) fn mark_as_worker_s(socket: &impl AsRawFd) {
     use std::hash::BuildHasher;
     let number = std::hash::RandomState::new().hash_one(std::process::id());
@@ -86,28 +86,27 @@ pub(crate) fn mark_as_worker_s(socket: &impl AsRawFd) {
     let _ = UnixAddr::new_abstract(&name).and_then(|name| bind(socket.as_raw_fd(), &name));
 }
 
-/// Whether a descriptor is a socket that was marked so.
+/// Returns whether a descriptor is a socket marked as a worker's end.
 pub(crate) fn is_worker_s(socket: &impl AsRawFd) -> bool {
     getsockname::<UnixAddr>(socket.as_raw_fd())
         .is_ok_and(|name| name.as_abstract().is_some_and(|name| name.starts_with(WORKER)))
 }
 
-/// Who connected: the identity at the time of the connection, as the kernel recorded it.
+/// Returns the identity of the peer at the time of the connection, as recorded by the kernel.
 pub(crate) fn peer(socket: &impl AsFd) -> io::Result<nix::sys::socket::UnixCredentials> {
     Ok(getsockopt(socket, PeerCredentials)?)
 }
 
-/// Whether a read, or an accept, would not wait.
+/// Returns whether a read, or an accept, would not wait.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Has the kernel give new connections to these of the sockets that share a port with one of them, to
-/// each as often as to the others. A socket's number is its place in the order in which they began
-/// to listen.
+/// Makes the kernel distribute new connections evenly among the chosen sockets of a group that
+/// shares a port. A socket's number is its place in the order in which they began to listen.
 ///
-/// The program is a classic one, which needs no privilege.
+/// The filter is a classic BPF program, which needs no privilege.
 pub(crate) fn steer(one: &impl AsFd, chosen: &[usize]) -> io::Result<()> {
     let step = |code, k, skip| sock_filter { code, jt: 0, jf: skip, k };
     let code = |parts: u32| u16::try_from(parts).map_err(io::Error::other);
@@ -121,7 +120,7 @@ pub(crate) fn steer(one: &impl AsFd, chosen: &[usize]) -> io::Result<()> {
         program.push(step(code(BPF_JMP | BPF_JEQ | BPF_K)?, number(turn)?, 1));
         program.push(step(code(BPF_RET | BPF_K)?, number(*index)?, 0));
     }
-    // It does not get here, but a program has to end with this.
+    // Never reached, but a program must end with this.
     program.push(step(code(BPF_RET | BPF_K)?, 0, 0));
     let len = code(number(program.len())?)?;
     let program = sock_fprog { len, filter: program.as_mut_ptr() };

@@ -1,4 +1,4 @@
-//! Starting a worker: fork and exec, with everything prepared before the fork.
+//! Starts a worker: fork and exec, with all preparations before the fork.
 
 use std::ffi::CString;
 use std::io;
@@ -24,16 +24,16 @@ use prepared::Prepared;
 /// The first descriptor after standard input, output and error.
 pub(crate) const FIRST_PASSED: RawFd = 3;
 
-/// What a new process is to be.
+/// The settings of a new process.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) program: CString,
-    /// An executable that is run whatever is at the path of `program`.
+    /// An executable that is run regardless of the file at the path of `program`.
     pub(crate) image: Option<Arc<OwnedFd>>,
     pub(crate) arguments: Vec<CString>,
-    /// Each `NAME=VALUE`; nothing else is in the environment of the new process,
+    /// Each `NAME=VALUE`. The environment of the new process contains only these
     pub(crate) environment: Vec<CString>,
-    /// but its own pid under these names.
+    /// and its own pid under these names.
     pub(crate) own_pid: Vec<&'static str>,
     pub(crate) resources: Resources,
     /// Another root directory.
@@ -43,18 +43,19 @@ pub(crate) struct Command {
     pub(crate) identity: Identity,
 }
 
-/// Who a new process is.
+/// The identity of a new process.
 #[derive(Clone, Debug)]
 pub(crate) enum Identity {
-    /// The same as this process, with all that it may.
+    /// The same as this process, with all its rights.
     Same,
-    /// The same user. A process that is not root may have been given capabilities: they are its own.
+    /// The same user, without capabilities: any that a master other than root was given are for the
+    /// master only.
     Powerless,
     Other(Credentials),
 }
 
 impl Identity {
-    /// The account of another user.
+    /// Returns the account of another user.
     pub(crate) fn account(&self) -> Option<&str> {
         match self {
             Self::Other(credentials) => Some(&credentials.name),
@@ -65,42 +66,42 @@ impl Identity {
 
 /// A process that is about to run its program.
 ///
-/// Whether it does is not waited for here: as soon as the child has another user, that user's other
-/// processes can stop it, and the master with it.
+/// The master does not wait for that: as soon as the child has another user, other processes of
+/// that user can stop it, and would stop the master with it.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: Claimed,
     pub(crate) pidfd: OwnedFd,
-    /// A socket that ends when the program runs, or says in [`REPORT`] bytes what failed before. First
-    /// it says [`ASKS`], and the program is only run when [`GOES_ON`] is the answer.
+    /// A socket that closes when the program runs, or reports an earlier failure in [`REPORT`]
+    /// bytes. It first sends [`ASKS`]. The program is run only after the answer [`GOES_ON`].
     pub(crate) report: OwnedFd,
 }
 
-/// The length of a child's report: the call's index and its errno.
+/// Length of a child's report: the call's index and its errno.
 pub(crate) const REPORT: usize = 5;
 
-/// The new process is who it is to be, and asks whether it can be ended: nobody runs a program that
-/// could not be stopped.
+/// The new process has its identity, and asks whether it can be ended: a program that could not be
+/// stopped is never run.
 pub(crate) const ASKS: u8 = u8::MAX;
 
-/// The answer.
+/// The answer that lets the program run.
 pub(crate) const GOES_ON: u8 = 1;
 
-/// Why a process could not be started.
+/// The reason why a process could not be started.
 #[derive(Debug)]
 pub(crate) enum SpawnError {
-    /// In this process: descriptors, memory or processes are short.
+    /// In this process: not enough descriptors, memory or processes.
     Here(&'static str, io::Error),
     /// In the new process, before it ran its program.
     There(Failed),
-    /// The new process did nothing for so long that it was killed.
+    /// The new process made no progress for so long that it was killed.
     Stuck,
-    /// This process may not end the new one, which has not run its program.
+    /// This process has no right to end the new process, which has not run its program.
     Endless(io::Error),
 }
 
 impl SpawnError {
-    /// The error number of the call that was refused, in either process.
+    /// Returns the error number of the refused call, in either process.
     pub(crate) fn errno(&self) -> Option<Errno> {
         let number = match self {
             Self::Here(_, error) => error.raw_os_error(),
@@ -110,7 +111,7 @@ impl SpawnError {
         number.map(Errno::from_raw)
     }
 
-    /// What execve(2) has said of the program's file.
+    /// Returns the error of execve(2) for the program's file.
     pub(crate) fn refusal(&self) -> Option<Errno> {
         match self {
             Self::There(Failed { call: "execve", errno }) => Some(Errno::from_raw(*errno)),
@@ -118,25 +119,25 @@ impl SpawnError {
         }
     }
 
-    /// Whether it is the working directory that could not be entered.
+    /// Returns whether the working directory could not be entered.
     pub(crate) fn is_of_directory(&self) -> bool {
         matches!(self, Self::There(Failed { call: "chdir", .. }))
     }
 
-    /// Whether the next try would fail the same: the kernel, or the container around this process,
-    /// does not have or does not allow what is needed.
+    /// Returns whether a retry would fail in the same way: the kernel, or the container around this
+    /// process, does not support or does not allow a required operation.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Here("pidfd_open", error) if error.raw_os_error() == Some(libc::EPERM) => true,
             Self::Here(_, error) => error.raw_os_error() == Some(libc::ENOSYS),
-            // What is executed may be another file the next time.
+            // The executable may be another file next time.
             Self::There(failed) => failed.errno == libc::ENOSYS && failed.call != "execve",
             Self::Stuck => false,
             Self::Endless(_) => true,
         }
     }
 
-    /// Who does not know the call that the kernel has refused, and what it is for.
+    /// Explains the call that the kernel has refused.
     fn advice(&self) -> &'static str {
         let (call, errno) = match self {
             Self::Here(call, error) => (*call, error.raw_os_error().unwrap_or_default()),
@@ -161,7 +162,7 @@ impl SpawnError {
     }
 }
 
-/// What a master needs that cannot end a process.
+/// The rights missing in a master that cannot end a process.
 pub(crate) const RIGHT_TO_END: &str = "the master may not end its workers: it needs the capability \
     CAP_KILL to end those of other users (`--cap-add=KILL`, `CapabilityBoundingSet=`), and the system \
     call pidfd_send_signal";
@@ -179,7 +180,7 @@ impl std::fmt::Display for SpawnError {
 
 impl std::error::Error for SpawnError {}
 
-/// The calls that can fail in the child; their index is what travels through the error pipe.
+/// The calls that can fail in the child. Their index is sent through the error pipe.
 const CALLS: [&str; 26] = [
     "dup2",
     "chdir",
@@ -211,12 +212,13 @@ const CALLS: [&str; 26] = [
 
 /// Starts a process with these descriptors, each under the number beside it.
 ///
-/// Where none of them is 0, 1 or 2, it shares that one with this process; it has no others.
+/// The new process shares 0, 1 and 2 with this process unless they are among these numbers. It has
+/// no other descriptors.
 ///
-/// The new process has its own session, and so its own process group, which none of another worker
-/// can enter, and no controlling terminal: it cannot type into that of this process, and a Ctrl-C
-/// there reaches this process alone, which then stops its workers in order. It has default signals,
-/// none blocked, and dies with the calling thread.
+/// The new process has its own session and process group, which no other worker can enter, and no
+/// controlling terminal. It cannot inject input into this process's terminal, and a Ctrl-C there
+/// reaches only this process, which then stops its workers in order. It has default signals, none
+/// blocked, and dies with the calling thread.
 pub(crate) fn spawn(
     command: &Command,
     descriptors: &[(RawFd, BorrowedFd<'_>)],
@@ -251,9 +253,9 @@ pub(crate) fn spawn(
     Child::of(pid, reader.into())
 }
 
-/// Standard output and error of a process of another user, where it has this process's, and they are a
-/// terminal: a process that does not belong to it can read what is typed there, if it is open for
-/// that.
+/// Returns standard output and error for a process of another user that shares those of this
+/// process, if they are a terminal. A process of another user could read the terminal's input if
+/// the descriptor is open for reading.
 fn terminals(command: &Command, given: &[(RawFd, BorrowedFd<'_>)]) -> Vec<(RawFd, OwnedFd)> {
     if command.identity.account().is_none() {
         return Vec::new();
@@ -271,7 +273,7 @@ impl Child {
         match pidfd::pidfd_open(pid.as_raw()) {
             Ok(pidfd) => Ok(Self { pid: Claimed::new(pid), pidfd, report }),
             Err(error) => {
-                // Not reaped yet, so the number is still this child's.
+                // Not reaped yet, so the number still belongs to this child.
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
                 while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
                 Err(SpawnError::Here("pidfd_open", error))
@@ -280,7 +282,7 @@ impl Child {
     }
 }
 
-/// What the child says that could not run its program, see [`Child::report`].
+/// Returns the report of a child that could not run its program, see [`Child::report`].
 pub(crate) fn decode(report: [u8; REPORT]) -> Failed {
     let [call, errno @ ..] = report;
     let call = CALLS.get(usize::from(call)).unwrap_or(&CALLS[CALLS.len() - 1]);

@@ -1,4 +1,4 @@
-//! `Threads`: a few threads for what may block, which are there only while there is something to do.
+//! `Threads`: a few threads for blocking jobs, which exist only while there are jobs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +10,7 @@ use crate::sys::signal::block_all;
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs jobs in the order in which they came, so many at a time. The others wait.
+/// Threads that run jobs in order of arrival, a limited number at a time. The others wait.
 pub(crate) struct Threads {
     name: &'static str,
     most: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Threads {
 
 struct State {
     waiting: VecDeque<Job>,
-    /// How many threads there are; each is busy.
+    /// Number of threads; each is busy.
     threads: usize,
 }
 
@@ -32,17 +32,17 @@ impl Threads {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many jobs are not done.
+    /// Returns the number of unfinished jobs.
     pub(crate) fn unfinished(&self) -> usize {
         let state = self.lock();
         state.threads + state.waiting.len()
     }
 
-    /// Has a thread do the job, as soon as one is free.
+    /// Runs the job on a thread, as soon as one is free.
     ///
     /// # Errors
     ///
-    /// When there is no thread and none can be started; the job comes back.
+    /// Returns the job if there is no thread and none can be started.
     pub(crate) fn run(&'static self, job: Job) -> Result<(), (Job, io::Error)> {
         let mut state = self.lock();
         if state.threads < self.most {
@@ -58,10 +58,10 @@ impl Threads {
     }
 
     fn work(&self) {
-        // They are for the thread that runs the master.
+        // Signals are for the thread that runs the master.
         let _ = block_all();
         while let Some(job) = self.next() {
-            // It says itself what became of it.
+            // The job reports its own outcome.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }

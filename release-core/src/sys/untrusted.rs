@@ -1,6 +1,6 @@
-//! Descriptors that somebody else has sent. To close one may take as long as its sender likes: a
-//! socket that lingers, also one that waits inside of another socket, or a file of a file system
-//! whose server does not answer.
+//! Descriptors received from another process. Closing one may take as long as its sender likes: a
+//! socket that lingers, even one queued inside another socket, or a file of a file system whose
+//! server does not answer.
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -15,28 +15,28 @@ use nix::sys::socket::{getsockopt, setsockopt};
 use super::rights::drain_now;
 use crate::sys::threads::Threads;
 
-/// How many may be closed at a time: as many slow ones hold up those that come after them.
+/// Maximum number closed at a time: this many slow ones delay the following ones.
 static CLOSERS: Threads = Threads::new("closer", 16);
 
 static WAITING: Mutex<VecDeque<Waiting>> = Mutex::new(VecDeque::new());
 
-/// Who waits until descriptors are closed: until this is dropped.
+/// Notifies the caller that waits until descriptors are closed: when this is dropped.
 type Asker = Arc<oneshot::Sender<()>>;
 
-/// One to be closed.
+/// A descriptor to be closed.
 struct Waiting {
     descriptor: OwnedFd,
-    /// It is a socket; what is in it is closed first, because another descriptor of it may be closed
+    /// It is a socket whose queue is closed first, because another descriptor of it may be closed
     /// after this one.
     is_drained: bool,
     _asker: Option<Asker>,
 }
 
-/// How many may wait to be closed. More are kept open: the limit of this process's descriptors is
-/// their bound, and this process is not held up.
+/// Maximum number waiting to be closed. Further ones are kept open: they are bounded by this
+/// process's descriptor limit, and never block it.
 const MOST: usize = 4096;
 
-/// A descriptor that came from another process and is closed where that holds nobody up.
+/// A descriptor from another process, closed where that blocks no task.
 #[derive(Debug)]
 pub(crate) struct Untrusted(ManuallyDrop<OwnedFd>);
 
@@ -46,11 +46,11 @@ impl From<OwnedFd> for Untrusted {
     }
 }
 
-/// For whoever asked for it and closes it.
+/// Returns the descriptor to a caller that requested it and closes it.
 impl From<Untrusted> for OwnedFd {
     fn from(untrusted: Untrusted) -> Self {
         let mut untrusted = ManuallyDrop::new(untrusted);
-        // SAFETY: it is taken once: what it was in is not dropped.
+        // SAFETY: taken once: its container is not dropped.
         unsafe { ManuallyDrop::take(&mut untrusted.0) }
     }
 }
@@ -63,17 +63,17 @@ impl AsFd for Untrusted {
 
 impl Drop for Untrusted {
     fn drop(&mut self) {
-        // SAFETY: it is taken once: nothing has it after this.
+        // SAFETY: taken once: it is not used after this.
         close(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
 
-/// Closes a descriptor, which may take as long as it likes.
+/// Closes a descriptor, without a time limit.
 pub(crate) fn close(descriptor: OwnedFd) {
     add(Waiting { descriptor, is_drained: false, _asker: None });
 }
 
-/// Closes descriptors; for whoever must not have others to be closed until these are.
+/// Closes descriptors, for a caller that must not get new ones to close before these are closed.
 pub(crate) fn close_all(descriptors: Vec<Untrusted>) -> oneshot::Receiver<()> {
     let (sender, closed) = oneshot::channel();
     let asker = Arc::new(sender);
@@ -84,13 +84,13 @@ pub(crate) fn close_all(descriptors: Vec<Untrusted>) -> oneshot::Receiver<()> {
     closed
 }
 
-/// Closes what is in a socket, to which nothing more comes.
+/// Closes the content of a socket that receives no more.
 pub(super) fn drain(socket: OwnedFd) {
     add(Waiting { descriptor: socket, is_drained: true, _asker: None });
 }
 
 fn add(one: Waiting) {
-    // Nothing waits for the end of a pipe. No other call here may ask the file itself.
+    // Closing a pipe never blocks. No other call here may involve the file itself.
     if fcntl(&one.descriptor, FcntlArg::F_GETPIPE_SZ).is_ok() {
         return;
     }
@@ -103,11 +103,11 @@ fn add(one: Waiting) {
     }
     waiting.push_back(one);
     drop(waiting);
-    // Without a thread now, it is closed with one that comes later.
+    // Without a thread now, it is closed together with a later one.
     let _ = CLOSERS.run(Box::new(close_next));
 }
 
-/// How many descriptors are not closed yet.
+/// Returns the number of descriptors that are not closed yet.
 pub(crate) fn unclosed() -> usize {
     waiting().len().max(CLOSERS.unfinished())
 }
@@ -127,9 +127,9 @@ fn waiting() -> MutexGuard<'static, VecDeque<Waiting>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has a socket not linger: to close it blocks nobody.
+/// Turns off lingering of a socket: closing it then never blocks.
 pub(super) fn disarm(descriptor: &impl AsFd) {
-    // What is no socket has no such option.
+    // Only sockets have this option.
     if getsockopt(descriptor, Linger).is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger > 0)
     {
         let _ = setsockopt(descriptor, Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
@@ -148,8 +148,8 @@ mod tests {
 
     use super::*;
 
-    /// A Unix socket in whose queue there is a TCP connection that lingers, and what keeps it from
-    /// its end.
+    /// Creates a Unix socket with a lingering TCP connection in its queue, and the socket that
+    /// keeps the connection from ending.
     fn bomb() -> (OwnedFd, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         assert_eq!(closed.try_recv(), Ok(None));
         assert!(unclosed() > 0);
-        // With that it can be.
+        // Now it can end.
         std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
         while closed.try_recv() == Ok(None) {
             assert!(start.elapsed() < Duration::from_secs(60));

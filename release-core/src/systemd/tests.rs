@@ -1,4 +1,4 @@
-//! What arrives at a socket in the place of systemd's.
+//! Messages that arrive at a socket in place of systemd's.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -24,7 +24,7 @@ impl Systemd {
         Self { socket, _directory: directory, notifier }
     }
 
-    /// The next message, and what came with it.
+    /// Receives the next message, and the descriptors attached to it.
     fn hear(&self) -> (String, Vec<OwnedFd>) {
         let (mut bytes, mut space) = ([0; 4096], nix::cmsg_space!([i32; 253]));
         let mut parts = [io::IoSliceMut::new(&mut bytes)];

@@ -1,10 +1,10 @@
-//! What systemd has no room for at the moment, in the order in which it is to hear it.
+//! Messages that systemd has no room for at the moment, in sending order.
 
 use std::io;
 
 use super::Notifier;
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     MainPid,
@@ -20,8 +20,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Whether nobody needs to hear of an earlier one before this one. All changes that have ended
-    /// are one for those who wait for them.
+    /// Returns whether an earlier message is superseded by this one. For waiting listeners, the
+    /// ends of several changes are one event.
     fn replaces(self, earlier: Self) -> bool {
         self == earlier || (self == Self::Reloading && earlier == Self::Ready)
     }
@@ -37,12 +37,12 @@ impl Unsent {
         self.0.push((kind, message));
     }
 
-    /// Whether a message of this kind waits.
+    /// Returns whether a message of this kind waits.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.0.iter().any(|(other, _)| *other == kind)
     }
 
-    /// Sends as much as there is room for, and keeps the rest.
+    /// Sends as many messages as there is room for, and keeps the rest.
     pub(crate) fn send(&mut self, notifier: &Notifier) -> io::Result<()> {
         let mut sent = 0;
         let outcome = self.0.iter().try_for_each(|(_, message)| {

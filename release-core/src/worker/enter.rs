@@ -1,4 +1,4 @@
-//! What every worker begins with, in this order: the socket, privileges, the runtime.
+//! The first steps of every worker, in this order: the socket, privileges, the runtime.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ use crate::worker::panics;
 use crate::{Error, ErrorKind};
 
 impl<C> Worker<C> {
-    /// What both modes begin with, in this order: the socket, privileges, the runtime.
+    /// Performs the first steps of both modes, in this order: the socket, privileges, the runtime.
     pub(crate) fn in_driver<D: Driver>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
@@ -37,7 +37,7 @@ impl<C> Worker<C> {
     }
 
     fn enter(self) -> Result<(OwnedFd, Caught), Error> {
-        // Privileges are a thread's.
+        // Privileges belong to threads.
         if self.privileges.have_to_be_given_up() {
             refuse_threads()?
         } else {
@@ -45,7 +45,7 @@ impl<C> Worker<C> {
         }
         panics::log();
         if is_worker() {
-            // Started by another name than its own, see `Group::command`.
+            // Started under a name other than its own, see `Group::command`.
             let name = program_name();
             process::set_name(name.split(ROLE).next().unwrap_or(&name));
         }
@@ -57,13 +57,14 @@ impl<C> Worker<C> {
             Error::new(ErrorKind::Privileges, "cannot secure this process").caused_by(error)
         };
         if master.uid() == 0 && !nix::unistd::geteuid().is_root() {
-            // Others of this user must not read what the master confided to this process.
+            // Other processes of this user must not read the data that the master entrusted to this
+            // process.
             process::forbid_tracing().map_err(failed)?;
         }
         process::forbid_new_privileges().map_err(failed)?;
         // After the change of user, which clears it.
         process::die_with(parent).map_err(failed)?;
-        // While no other thread can be interrupted by one that is half caught.
+        // Before any other thread exists that a half-caught signal could interrupt.
         let caught = Caught::new(&[Signal::SIGTERM, Signal::SIGINT])
             .map_err(|error| Error::system("cannot catch signals", error))?;
         Ok((socket, caught))
@@ -74,7 +75,7 @@ pub(crate) fn no_io(error: io::Error) -> Error {
     Error::system("cannot use the IPC socket", error)
 }
 
-/// The IPC socket, moved away from standard input.
+/// Returns the IPC socket, moved away from standard input.
 fn take_socket() -> Result<OwnedFd, Error> {
     if !fds::is_socket(&io::stdin()) {
         let message = "standard input is not a socket: this program is a worker, \

@@ -1,4 +1,4 @@
-//! What the master says first: whether both speak of the same things, and what the worker is given.
+//! The master's first message: the protocol check, and the data for the worker.
 
 use std::any::type_name;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use crate::ipc::{Codec, Header, Postcard};
 use crate::sys::{fds, spawn};
 use crate::{Error, ErrorKind};
 
-/// How long the master may take to greet a worker that it has started.
+/// Time limit for the master to greet a worker that it has started.
 const GREETING_TIME: Duration = Duration::from_secs(30);
 
 pub(crate) async fn greeted(link: &Link) -> Result<Hello, Error> {

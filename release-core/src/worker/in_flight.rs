@@ -1,4 +1,4 @@
-//! The units of work that a worker has in hand, for its master's heartbeat and limits.
+//! The units of work in flight in a worker, for its master's heartbeat and limits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::ipc::HeartbeatReply;
 
-/// All units of work of this process.
+/// The units of work of this process.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight(Mutex<Counts>);
 
@@ -14,11 +14,11 @@ pub(crate) struct InFlight(Mutex<Counts>);
 struct Counts {
     begun: u64,
     finished: u64,
-    /// When those began that are not finished, in the order of their numbers.
+    /// Start times of the unfinished units, in the order of their numbers.
     open: BTreeMap<u64, Instant>,
 }
 
-/// A unit of work in hand, such as a request; dropping it says that the unit is finished.
+/// A unit of work in flight, such as a request. Dropping it marks the unit as finished.
 ///
 /// See [`Me::begin_work`](super::Me::begin_work).
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl InFlight {
         Work { in_flight: Arc::clone(self), number }
     }
 
-    /// How it goes.
+    /// Returns the progress, for a heartbeat reply.
     pub(crate) fn beat(&self, now: Instant) -> HeartbeatReply {
         let counts = self.lock();
         let oldest = counts.open.first_key_value();

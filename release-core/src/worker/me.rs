@@ -1,4 +1,4 @@
-//! What a running worker knows and can do.
+//! `Me`: the identity, data and connections of a running worker.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -13,10 +13,10 @@ use crate::rt::{Rt, Task};
 use crate::stopping::Stopping;
 use crate::{Error, ErrorKind};
 
-/// A running worker: who it is, what it was given, and its master.
+/// A running worker: its identity, its data, and the connection to its master.
 ///
-/// `Context` is what [`Workers::context`](crate::Workers::context) made for it, `M` what it may ask
-/// its master.
+/// `Context` is the value that [`Workers::context`](crate::Workers::context) created for this
+/// worker. `M` is the type of its requests to the master.
 pub struct Me<Context = (), M = Never, C = Postcard> {
     pub(crate) id: u32,
     pub(crate) generation: u32,
@@ -41,43 +41,43 @@ impl<Context, M, C> fmt::Debug for Me<Context, M, C> {
 }
 
 impl<Context, M, C> Me<Context, M, C> {
-    /// The identity, kept over restarts.
+    /// Returns the worker's id, which is stable across restarts.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// The generation of this process: 1 for those that the master started with, and a higher number
-    /// with every reload.
+    /// Returns the generation of this process: 1 for the first workers of the master, and a higher
+    /// number after each reload.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The name of the group.
+    /// Returns the name of the group.
     #[must_use]
     pub fn group(&self) -> &str {
         &self.group
     }
 
-    /// What the master has sent along.
+    /// Returns the context sent by the master.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// The runtime.
+    /// Returns the runtime.
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
     }
 
-    /// The shared listening socket of this name; it can be taken once.
+    /// Takes the shared listening socket of this name. You can take each socket once.
     ///
     /// # Errors
     ///
-    /// When there is none of this name (any more), when it is not a listening socket of this kind
-    /// of address, or when the runtime cannot watch it.
+    /// Returns an error if there is no socket of this name (any more), if it is not a listening
+    /// socket of this kind of address, or if the runtime cannot watch it.
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
@@ -93,25 +93,26 @@ impl<Context, M, C> Me<Context, M, C> {
         })
     }
 
-    /// Tells the master that this worker serves from now on. Say it once, within the group's
-    /// [`ready_timeout`](crate::supervise::RestartPolicy::ready_timeout): a worker that does not is
-    /// killed and started again.
+    /// Tells the master that this worker serves from now on. Call it once, within the group's
+    /// [`ready_timeout`](crate::supervise::RestartPolicy::ready_timeout): otherwise the worker is
+    /// killed and restarted.
     ///
     /// # Errors
     ///
-    /// When the connection has ended.
+    /// Returns an error if the connection has ended.
     pub fn ready(&self) -> Result<(), SendError> {
         self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
         self.link.flush_now();
         Ok(())
     }
 
-    /// Marks a unit of work, such as a request: begun now, and finished when the guard is dropped,
-    /// however that happens.
+    /// Marks a unit of work, such as a request, as in flight. It finishes when the guard is
+    /// dropped, for any reason.
     ///
-    /// It is what [`LifeLimits::max_requests`](crate::supervise::LifeLimits::max_requests) counts. One
-    /// that is unfinished for as long as the group's [`heartbeat`](crate::Workers::heartbeat) shows
-    /// that the worker hangs. Where the group has neither, it does nothing.
+    /// [`LifeLimits::max_requests`](crate::supervise::LifeLimits::max_requests) counts these units.
+    /// A unit that is unfinished for the time of the group's
+    /// [`heartbeat`](crate::Workers::heartbeat) indicates that the worker hangs. If the group has
+    /// neither setting, this method has no effect.
     ///
     /// # Examples
     ///
@@ -127,16 +128,17 @@ impl<Context, M, C> Me<Context, M, C> {
         self.in_flight.begin(self.rt.now())
     }
 
-    /// Done when this worker is to stop: it was told to, or its master has gone.
+    /// Returns a future that completes when this worker should shut down: the master requested it,
+    /// or the connection to the master was lost.
     ///
-    /// Finish what is in hand and return from the main function: after the master's stop deadline
-    /// the process is killed.
+    /// Finish the work in flight and return from the main function: the process is killed after the
+    /// master's stop deadline.
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()
     }
 
-    /// Why the connection to the master has ended, if it has.
+    /// Returns the reason why the connection to the master has ended, if it has.
     #[must_use]
     pub fn disconnected(&self) -> Option<Ended> {
         self.link.ended()
@@ -144,7 +146,7 @@ impl<Context, M, C> Me<Context, M, C> {
 }
 
 impl<Context, M, C: Clone> Me<Context, M, C> {
-    /// The master, to be asked. Cheap to clone and give to tasks.
+    /// Returns the peer for requests to the master. It is cheap to clone and pass to tasks.
     #[must_use]
     pub fn master(&self) -> Peer<M, C> {
         self.master.clone()
@@ -166,19 +168,20 @@ impl<M, C> fmt::Debug for PlainMe<M, C> {
 }
 
 impl<M, C> PlainMe<M, C> {
-    /// The master, to be asked.
+    /// Returns the client for requests to the master.
     #[must_use]
     pub fn master(&self) -> &Client<M, C> {
         &self.master
     }
 
-    /// The runtime.
+    /// Returns the runtime.
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
     }
 
-    /// Done when this worker is to stop: it was told to, or its master has gone.
+    /// Returns a future that completes when this worker should shut down: the master requested it,
+    /// or the connection to the master was lost.
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()

@@ -1,4 +1,4 @@
-//! `me`: the worker's entry, and what a worker knows.
+//! `me`: the entry point of a worker, and its settings.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ mod run;
 pub use in_flight::Work;
 pub use me::{Me, PlainMe};
 
-/// What the command line of a worker says between the program and its identity.
+/// The word on a worker's command line between the program and its id.
 const ROLE: &str = ": worker ";
 
-/// The whole command line of a worker, as `ps` shows it: `service: worker http id=2`.
+/// Returns the full command line of a worker, as shown by `ps`: `service: worker http id=2`.
 pub(crate) fn argument(group: &str, id: WorkerId) -> String {
     format!("{}{ROLE}{group} id={id}", program_name())
 }
 
-/// Whether this process was started as a worker by a master that is the same executable.
+/// Returns whether this process was started as a worker by a master of the same executable.
 ///
-/// Its command line says so, and, should something in between have changed that, its standard input.
+/// The command line tells, or, if it was changed in between, the standard input.
 ///
-/// The first thing that `main` asks:
+/// Call it first in your `main`:
 ///
 /// ```no_run
 /// # use release_core::{Exit, Master};
@@ -49,8 +49,8 @@ pub fn is_worker() -> bool {
         || std::env::args_os().next().is_some_and(|name| name.to_string_lossy().contains(ROLE))
 }
 
-/// This process as a worker of the master at its standard input; [`run`](Worker::run) goes on from
-/// there.
+/// Returns this process as a worker of the master at its standard input. Continue with
+/// [`run`](Worker::run).
 #[must_use]
 pub fn me() -> Worker {
     Worker {
@@ -61,7 +61,7 @@ pub fn me() -> Worker {
     }
 }
 
-/// The settings of a worker process: whom it becomes, and how it talks to its master.
+/// The settings of a worker process: its user, and its communication with the master.
 #[derive(Clone, Debug)]
 #[doc(alias = "me")]
 pub struct Worker<C = Postcard> {
@@ -72,55 +72,59 @@ pub struct Worker<C = Postcard> {
 }
 
 impl<C> Worker<C> {
-    /// The login name this process becomes when it runs as root: its groups, then its user, each
-    /// checked, and with no way back. A process that does not run as root must be this user already.
+    /// Sets the login name for this process if it runs as root. It takes on the groups, then the
+    /// user, checks each, and cannot regain root. A process that does not run as root must already
+    /// be this user.
     ///
-    /// Not needed when the master's [`Workers::user`](crate::Workers::user) has done it before this
-    /// program began.
+    /// Not needed if the master's [`Workers::user`](crate::Workers::user) changed the user before
+    /// this program began.
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.privileges.user = Some(login.into());
         self
     }
 
-    /// Only these groups instead of all that the user has: an empty list leaves the primary group.
+    /// Limits the user's groups to these. An empty list leaves only the primary group.
     #[must_use]
     pub fn groups<G: Into<String>>(mut self, groups: impl IntoIterator<Item = G>) -> Self {
         self.privileges.groups = Some(groups.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Makes a directory the root of the file system for this process. Needs [`user`](Worker::user).
+    /// Sets the root directory of this process. Requires [`user`](Worker::user).
     ///
-    /// The directory and all above it must belong to root and be writable by nobody else.
+    /// The directory and all directories above it must belong to root and be writable by no other
+    /// user.
     #[must_use]
     pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
         self.privileges.root = Some(directory.into());
         self
     }
 
-    /// [`chroot`](Worker::chroot) to the user's home, as the OCaml library does.
+    /// Sets the root directory to the user's home, like the OCaml library; see
+    /// [`chroot`](Worker::chroot).
     #[must_use]
     pub fn chroot_home(mut self) -> Self {
         self.privileges.root_is_home = true;
         self
     }
 
-    /// The longest message to and from the master, in bytes; 16 MiB by default. The master's group
-    /// must say the same ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker that
-    /// differs says so and ends.
+    /// Sets the maximum message length to and from the master, in bytes. The default is 16 MiB. The
+    /// master's group must have the same limit
+    /// ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker with another limit reports
+    /// that and exits.
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits = self.limits.with_frame(bytes);
         self
     }
 
-    /// How long a call to the master looks for its answer before it sleeps: at most a millisecond,
-    /// and not at all by default.
+    /// Sets how long a call to the master polls for its response before it sleeps: at most a
+    /// millisecond, and not at all by default.
     ///
-    /// Other tasks of the thread wait meanwhile, and the processor is busy: for workers that ask much,
-    /// have little else to do until they are answered, and a processor beside the master's. Where
-    /// both share one, it makes calls slower.
+    /// Other tasks of the thread wait meanwhile, and the processor is busy. Use it for workers that
+    /// make many calls, have little else to do until the response arrives, and run on a different
+    /// processor than the master. On a shared processor it makes calls slower.
     ///
     /// # Examples
     ///
@@ -142,8 +146,8 @@ impl<C> Worker<C> {
         self
     }
 
-    /// Messages to and from the master may hold descriptors: so many each, and so many in all
-    /// unanswered requests of one side together. The master's group must say the same; see
+    /// Allows descriptors in messages to and from the master: a maximum per message, and a total
+    /// for all unanswered requests of one side. The master's group must have the same values; see
     /// [`Workers::descriptors`](crate::Workers::descriptors).
     #[must_use]
     pub fn descriptors(mut self, most: u8) -> Self {
@@ -151,7 +155,7 @@ impl<C> Worker<C> {
         self
     }
 
-    /// Another codec than postcard; the master's group must have the same.
+    /// Sets a codec other than postcard. The master's group must use the same codec.
     pub fn codec<D>(self, codec: D) -> Worker<D> {
         Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
     }

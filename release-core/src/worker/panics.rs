@@ -1,4 +1,4 @@
-//! Panics, in the log: standard error may be nobody's.
+//! Logs panics: standard error may have no reader.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,8 +12,8 @@ use crate::sys::signal::without_stop_of_writers;
 /// The worker that this process is.
 static WORKER: OnceLock<u32> = OnceLock::new();
 
-/// Has panics of all threads in the log. The hook that was there before, which prints them, has its turn
-/// afterwards, unless standard error has no room: a master does not wait for its reader.
+/// Logs the panics of all threads. The previous hook, which prints them, runs afterwards, unless
+/// standard error has no room: a master does not wait for its reader.
 pub(crate) fn log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -27,7 +27,7 @@ pub(crate) fn log() {
     });
 }
 
-/// Panics are those of this worker.
+/// Marks panics as those of this worker.
 pub(crate) fn of_worker(id: u32) {
     let _ = WORKER.set(id);
 }

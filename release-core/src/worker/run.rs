@@ -1,4 +1,4 @@
-//! A worker's main function, run in call mode or plain.
+//! Runs a worker's main function, in call mode or plain mode.
 
 use std::future::Future;
 use std::io;
@@ -44,16 +44,17 @@ impl<C> Worker<C> {
         self.run_answering(driver, refuse, main)
     }
 
-    /// Runs a worker in call mode: gives up privileges, is greeted by its master, answers its
-    /// requests with `answer`, and runs `main`, whose end is the end of the process.
+    /// Runs a worker in call mode: drops privileges, receives the master's greeting, answers its
+    /// requests with `answer`, and runs `main`. The process ends when `main` returns.
     ///
-    /// `main` calls [`Me::ready`] when it serves, and returns soon after [`Me::stopping`].
-    /// The types must be those of the master's group. Call it first in `main`: no thread may exist.
+    /// `main` should call [`Me::ready`] when it serves, and return soon after [`Me::stopping`]
+    /// completes. The types must match those of the master's group. Call this first in your `main`:
+    /// no thread may exist.
     ///
     /// # Examples
     ///
-    /// `answer` has neither the runtime nor the [`Me`]. What needs them goes to `main` by a channel,
-    /// here a connection that the master has accepted:
+    /// `answer` has neither the runtime nor the [`Me`]. Pass on requests that need them to `main`
+    /// through a channel; here, a connection accepted by the master:
     ///
     /// ```no_run
     /// use std::os::fd::OwnedFd;
@@ -151,8 +152,8 @@ impl<C> Worker<C> {
         })
     }
 
-    /// Runs a worker in plain mode: for masters of the OCaml library, and masters in
-    /// other languages.
+    /// Runs a worker in plain mode, for masters of the OCaml library and masters in other
+    /// languages.
     pub fn run_plain<D, M, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
@@ -181,14 +182,14 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
     Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
 }
 
-/// Answers the master's heartbeat; the answer leaves with what else is on its way.
+/// Answers the master's heartbeat. The reply is sent together with other pending messages.
 fn tell_how_it_goes(link: &Link, in_flight: &InFlight) {
     let beat = Header::HeartbeatReply { reply: in_flight.beat(link.rt().now()) };
-    // A connection that has ended needs no answer.
+    // A connection that has ended needs no reply.
     let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
 }
 
-/// TERM and INT ask a worker to stop.
+/// Treats TERM and INT as requests to shut down.
 fn watch_signals(rt: &Rt, caught: Caught, stop: &Arc<Stop>) -> Result<Task<()>, Error> {
     let signals = Signals::watch(rt, caught)
         .map_err(|error| Error::system("cannot watch for signals", error))?;
@@ -197,7 +198,8 @@ fn watch_signals(rt: &Rt, caught: Caught, stop: &Arc<Stop>) -> Result<Task<()>, 
         if signals.next().await.is_ok() {
             stop.now();
         }
-        // Caught for as long as the worker lives: a second one must not kill it in its last work.
+        // Caught for the worker's whole life: a second signal must not kill it during its final
+        // work.
         std::future::pending::<()>().await;
     }))
 }

@@ -1,14 +1,14 @@
-//! Strings and regular expressions as tokens, also when their end is lacking.
+//! Strings and regular expressions as tokens, including unclosed ones.
 
 use super::{Lexer, Token, newlines, word_length};
 use crate::config::quoted;
 use crate::config::source::Span;
 
-/// So many regular expressions a file may hold: each takes memory far beyond its length.
+/// Maximum number of regular expressions in a file: each uses memory far beyond its length.
 const REGEXPS: usize = 1000;
 
 impl Lexer<'_> {
-    /// A string or a regular expression.
+    /// Reads a string or a regular expression.
     pub(super) fn quoted(&mut self, quote: char) -> (Token, Span) {
         let start = self.position();
         let searched = if self.patience > 0 { self.rest() } else { self.rest_of_line() };
@@ -53,8 +53,8 @@ impl Lexer<'_> {
         }
     }
 
-    /// What follows a closing quote: if a word is glued to it, it begins another string rather than
-    /// closing this one, unless the word is the next key.
+    /// Examines the text after a closing quote. If a word is attached to it, the quote begins
+    /// another string rather than closing this one, unless the word is the next key.
     fn is_separated(&self, span: &Span) -> bool {
         let rest = self.rest();
         match rest.chars().next() {
@@ -71,7 +71,7 @@ impl Lexer<'_> {
     fn unclosed(&mut self, quote: char) -> (Token, Span) {
         let span = self.span(self.rest_of_line().trim_end().len());
         self.leave_line();
-        // Without quotes it is rather a path than an expression of several lines.
+        // Without quotes it is more likely a path than a multi-line expression.
         self.unclosed = quote == '"';
         if quote == '"' {
             let hint = "a string ends with \" and a quote within it is written \\\"";

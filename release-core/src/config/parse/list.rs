@@ -4,11 +4,11 @@ use super::{Found, Parser, Reported, Token};
 use crate::config::Value;
 use crate::config::source::{Place, Span};
 
-/// How deep lists may be nested.
+/// Maximum nesting of lists.
 const DEPTH: usize = 16;
 
 impl Parser<'_> {
-    /// A list, after its bracket. What is left of it after an error is for `skip`.
+    /// Parses a list after its bracket. After an error, `skip` handles the rest.
     pub(super) fn list(&mut self, key: &Span, open: &Span) -> Found<(Value, Place)> {
         self.depth += 1;
         if self.depth > DEPTH {
@@ -54,7 +54,7 @@ impl Parser<'_> {
         Ok((Value::List(values), Place { span, items }))
     }
 
-    /// Whether what follows can be no part of a list.
+    /// Returns whether the following text cannot be part of a list.
     fn at_end_of_list(&mut self) -> bool {
         match self.peek() {
             Token::End => true,

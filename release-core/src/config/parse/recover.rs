@@ -1,14 +1,14 @@
-//! Goes on after a mistake, so that it is reported once and does not hide the next one.
+//! Continues after an error, so that it is reported once and does not hide the next one.
 
 use super::{Parser, Token};
 use crate::config::lex::word_length;
 use crate::config::source::Span;
 
 impl Parser<'_> {
-    /// Goes to where the next key or section begins.
+    /// Skips to the beginning of the next key or section.
     ///
-    /// That is the next line, unless a list is open or the end of a string is lacking: then it is
-    /// what looks like a section's header or a key with an equals sign.
+    /// This is the next line, unless a list is open or the end of a string is missing. In that case
+    /// it is the next apparent section header, or key with an equals sign.
     pub(super) fn skip(&mut self) {
         let lines = !std::mem::take(&mut self.lexer.unclosed);
         self.lexer.quiet = true;
@@ -21,7 +21,7 @@ impl Parser<'_> {
                 if read_before {
                     self.put_back(token, span);
                 } else {
-                    // To be read again, and what is wrong with it reported.
+                    // Read again later, and its errors reported.
                     self.lexer.go_back(start);
                 }
                 break;
@@ -37,7 +37,7 @@ impl Parser<'_> {
         self.depth = 0;
     }
 
-    /// Whether the token, the last one read, begins a key or a section, also within a list.
+    /// Returns whether the last token read begins a key or a section, including within a list.
     fn is_start(&self, token: &Token, span: &Span) -> bool {
         match token {
             Token::Word => self.lexer.at_equals(),
@@ -46,7 +46,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether what follows begins a key or a section, so that a list must have ended before it.
+    /// Returns whether a key or section follows, so that a list must have ended before it.
     pub(super) fn at_start(&mut self) -> bool {
         let (token, span) = self.next();
         let start = self.is_start(&token, &span);
@@ -54,13 +54,13 @@ impl Parser<'_> {
         start
     }
 
-    /// Whether nothing but blanks is before it on its line.
+    /// Returns whether only blanks precede it on its line.
     pub(super) fn is_first(&self, span: &Span) -> bool {
         let before = self.source.text[..span.bytes.start].trim_end_matches([' ', '\t']);
         before.is_empty() || before.ends_with('\n')
     }
 
-    /// Whether a line consists of a word in brackets and nothing that continues a list.
+    /// Returns whether a line consists of a word in brackets and nothing that continues a list.
     fn is_header(&self, open: &Span) -> bool {
         let after = self.source.text[open.bytes.end..].trim_start_matches([' ', '\t']);
         let closed = after[word_length(after)..].trim_start_matches([' ', '\t']).strip_prefix(']');

@@ -1,4 +1,4 @@
-//! Files in the manner of the OCaml library's: what works there works here.
+//! Files in the format of the OCaml library, which must work here too.
 
 use crate::config::validation::{
     bool, existing_user, int_in_range, int_list, keywords, list_of, regexp, string, string_in,

@@ -35,7 +35,7 @@ impl Zoo {
         self.0.path().join(name)
     }
 
-    /// The validation accepts these files and no others.
+    /// Checks that the validation accepts these files and no others.
     fn only(&self, validation: &Validation, accepted: &[&str]) {
         for entry in self.0.path().read_dir().unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();

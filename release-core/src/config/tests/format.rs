@@ -1,4 +1,4 @@
-//! The format: what each value means, and what is none.
+//! The format: the meaning of each value, and texts that are not values.
 
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ fn strings() {
         (r#""\n\t\b\r\\\"\'\ ""#, "\n\t\u{8}\r\\\"' "),
         (r#""\065\x41\x7e""#, "AA~"),
         (r#""\195\169 \xc3\xA9 é""#, "é é é"),
-        // What is no escape stays as it is.
+        // An unknown escape stays as it is.
         (r#""\d\q\x4g\12""#, r"\d\q\x4g\12"),
         ("\"two\nlines\"", "two\nlines"),
         ("\"CR\r\nLF\"", "CR\r\nLF"),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::messages;
 use crate::config::{Config, Spec, key};
 
-/// Far more than it takes, also on a busy machine and without optimization; far less than whatever
-/// takes the square of the length.
+/// Far more than a check takes, even on a busy machine and without optimization; far less than an
+/// algorithm that is quadratic in the length.
 const SOON: Duration = Duration::from_secs(20);
 
 fn errors(text: impl AsRef<[u8]>) -> crate::config::Errors {

@@ -1,4 +1,4 @@
-//! What people read when their file is wrong: whole reports.
+//! The reports that users read if their file is wrong.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn spec() -> Spec {
         .section("web", [key("root").check(string()), key("listen").optional().check(address())])
 }
 
-/// The report on a file is this text, whose lines are indented by eight blanks here.
+/// Checks that the report on a file is this text, whose lines are indented by eight blanks here.
 #[track_caller]
 fn assert_report(text: &str, expected: &str) {
     let errors = Config::parse("app.conf", text, &spec()).expect_err("a bad file");
@@ -30,7 +30,7 @@ fn assert_report(text: &str, expected: &str) {
     assert_eq!(errors.to_string(), expected.join("\n").trim_end());
 }
 
-/// The rest of a file that is good but for what comes before it.
+/// The valid rest of a file, after the text under test.
 const REST: &str = "\n[web]\nroot = \"/\"\n";
 
 #[test]

@@ -1,4 +1,4 @@
-//! What holds of any text and of any values.
+//! Properties of arbitrary texts and values.
 
 use std::time::Duration;
 

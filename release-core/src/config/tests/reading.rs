@@ -1,4 +1,4 @@
-//! What can be at the path of a configuration file.
+//! Files of every type at the path of a configuration file.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ fn spec() -> Spec {
     Spec::new().key(key("key"))
 }
 
-/// The one error of a file that cannot be read, which names the file.
+/// Returns the only error of a file that cannot be read, which names the file.
 fn error(path: &Path) -> String {
     let start = Instant::now();
     let errors = Config::load(path, &spec()).expect_err("no configuration file");

@@ -1,4 +1,4 @@
-//! Configurations in types of the user.
+//! Configurations in the user's types.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

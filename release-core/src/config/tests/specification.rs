@@ -6,7 +6,7 @@ use super::{messages, value};
 use crate::config::validation::{self as is, Validation};
 use crate::config::{Config, Spec, Value, default, key};
 
-/// The validation accepts the first values and no others.
+/// Checks that the validation accepts the first values and no others.
 fn only(validation: &Validation, good: &[&str], bad: &[&str]) {
     for (accepted, texts) in [(true, good), (false, bad)] {
         for text in texts {

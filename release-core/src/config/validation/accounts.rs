@@ -7,13 +7,13 @@ use super::Validation;
 use crate::accounts::{self, Account};
 use crate::config::{Kind, Value};
 
-/// The value is the name of an existing user.
+/// Requires the name of an existing user.
 #[must_use]
 pub fn existing_user() -> Validation {
     Validation::of_kind(Kind::String, "the name of a user", |value| user(value).map(drop))
 }
 
-/// The value is the name of an existing user who is not root: whose number is not 0.
+/// Requires the name of an existing user other than root: the user id is not 0.
 #[must_use]
 pub fn unprivileged_user() -> Validation {
     Validation::of_kind(Kind::String, "the name of a user other than root", |value| {
@@ -24,7 +24,7 @@ pub fn unprivileged_user() -> Validation {
     })
 }
 
-/// The value is the name of an existing group.
+/// Requires the name of an existing group.
 #[must_use]
 pub fn existing_group() -> Validation {
     Validation::of_kind(Kind::String, "the name of a group", |value| {
@@ -47,7 +47,7 @@ pub(super) fn group_named(name: &str) -> Result<Gid, String> {
 fn found<T>(result: nix::Result<Option<T>>, what: &str, name: &str) -> Result<T, String> {
     match result {
         Ok(Some(account)) => Ok(account),
-        // How some libraries say that there is none, and how a NUL in the name ends.
+        // Some libraries report a missing entry, or a name with a NUL, in this way.
         Ok(None) | Err(Errno::ENOENT | Errno::ESRCH | Errno::EINVAL) => {
             Err(format!("there is no {what} `{}`", crate::config::printable::shortened(name, 60)))
         }

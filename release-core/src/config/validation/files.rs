@@ -1,4 +1,4 @@
-//! Validations of files, by what the system says about them.
+//! Validations of files, using the system's metadata.
 
 use std::ffi::OsStr;
 use std::fs::Metadata;
@@ -11,7 +11,7 @@ use super::Validation;
 use super::accounts::{group_named, user_named};
 use crate::config::{Kind, Value, read};
 
-/// A condition on the path of something that exists; links are followed.
+/// Creates a condition on the path of an existing file. Links are followed.
 fn file<F>(expected: impl Into<String>, test: F) -> Validation
 where
     F: Fn(&Metadata) -> Result<(), String> + Send + Sync + 'static,
@@ -21,7 +21,7 @@ where
     })
 }
 
-/// A condition on what kind of file it is.
+/// Creates a condition on the type of a file.
 fn kind_of_file(
     expected: &str,
     test: impl Fn(&std::fs::FileType) -> bool + Send + Sync + 'static,
@@ -40,13 +40,13 @@ fn examined(result: io::Result<Metadata>) -> Result<Metadata, String> {
     result.map_err(|error| read::reason(&error))
 }
 
-/// The value is an existing file of any kind but a directory.
+/// Requires an existing file of any type but a directory.
 #[must_use]
 pub fn existing_file() -> Validation {
     kind_of_file("an existing file", |kind| !kind.is_dir())
 }
 
-/// The value is an existing regular file that is not empty.
+/// Requires an existing regular file that is not empty.
 #[must_use]
 pub fn nonempty_file() -> Validation {
     file("a file that is not empty", |metadata| match metadata.file_type() {
@@ -56,8 +56,8 @@ pub fn nonempty_file() -> Validation {
     })
 }
 
-/// The value is a file or directory with exactly the given permissions, such as `0o640`; the bits
-/// for set-user-id, set-group-id and sticky count too.
+/// Requires a file or directory with exactly the given permissions, such as `0o640`. The bits for
+/// set-user-id, set-group-id and sticky count too.
 #[must_use]
 pub fn file_with_mode(mode: u32) -> Validation {
     file(format!("a file with mode {mode:04o}"), move |metadata| match metadata.mode() & 0o7777 {
@@ -66,7 +66,7 @@ pub fn file_with_mode(mode: u32) -> Validation {
     })
 }
 
-/// The value is a file or directory that belongs to the given user.
+/// Requires a file or directory that belongs to the given user.
 #[must_use]
 pub fn file_with_owner(user: &str) -> Validation {
     let (expected, user) = (format!("a file of user {user}"), user.to_owned());
@@ -76,7 +76,7 @@ pub fn file_with_owner(user: &str) -> Validation {
     })
 }
 
-/// The value is a file or directory that belongs to the given group.
+/// Requires a file or directory that belongs to the given group.
 #[must_use]
 pub fn file_with_group(group: &str) -> Validation {
     let (expected, group) = (format!("a file of group {group}"), group.to_owned());
@@ -86,20 +86,20 @@ pub fn file_with_group(group: &str) -> Validation {
     })
 }
 
-/// The value is an existing directory.
+/// Requires an existing directory.
 #[must_use]
 pub fn existing_directory() -> Validation {
     kind_of_file("an existing directory", std::fs::FileType::is_dir)
 }
 
-/// The value is a path in an existing directory; the file itself need not exist.
+/// Requires a path in an existing directory. The file itself need not exist.
 #[must_use]
 pub fn existing_dirname() -> Validation {
     Validation::of_kind(Kind::String, "a path in an existing directory", |value| {
         let directory = match path(value) {
             path if path.as_os_str().is_empty() => return Err("it is empty".to_owned()),
             path => match path.parent() {
-                // A name alone is in the working directory, and the root is its own parent.
+                // A bare name is in the working directory, and the root is its own parent.
                 Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
                 Some(parent) => parent,
                 None => path,
@@ -112,19 +112,19 @@ pub fn existing_dirname() -> Validation {
     })
 }
 
-/// The value is a block device.
+/// Requires a block device.
 #[must_use]
 pub fn block_device() -> Validation {
     kind_of_file("a block device", FileTypeExt::is_block_device)
 }
 
-/// The value is a character device.
+/// Requires a character device.
 #[must_use]
 pub fn character_device() -> Validation {
     kind_of_file("a character device", FileTypeExt::is_char_device)
 }
 
-/// The value is a symbolic link, whether what it leads to exists or not.
+/// Requires a symbolic link. Its target need not exist.
 #[must_use]
 pub fn symbolic_link() -> Validation {
     Validation::of_kind(Kind::String, "a symbolic link", |value| {
@@ -135,13 +135,13 @@ pub fn symbolic_link() -> Validation {
     })
 }
 
-/// The value is a named pipe.
+/// Requires a named pipe.
 #[must_use]
 pub fn named_pipe() -> Validation {
     kind_of_file("a named pipe", FileTypeExt::is_fifo)
 }
 
-/// The value is a Unix socket.
+/// Requires a Unix socket.
 #[must_use]
 pub fn unix_socket() -> Validation {
     kind_of_file("a Unix socket", FileTypeExt::is_socket)

@@ -1,4 +1,4 @@
-//! Validations of what kind a value is, of words and of text.
+//! Validations of the kind of a value, of words and of text.
 
 use regex::Regex;
 
@@ -11,32 +11,32 @@ fn kind(kind: Kind) -> Validation {
     Validation::of_kind(kind, kind.to_string(), |_| Ok(()))
 }
 
-/// The value is `true` or `false`.
+/// Requires `true` or `false`.
 #[must_use]
 pub fn bool() -> Validation {
     kind(Kind::Bool)
 }
 
-/// The value is an integer.
+/// Requires an integer.
 #[must_use]
 pub fn int() -> Validation {
     kind(Kind::Int)
 }
 
-/// The value is a float or an integer.
+/// Requires a float or an integer.
 #[must_use]
 pub fn float() -> Validation {
     kind(Kind::Float)
 }
 
-/// The value is a string. Its escapes may make bytes that are no UTF-8, as a path may hold; where
-/// they must not, use [`utf8`].
+/// Requires a string. Its escapes may produce bytes that are not UTF-8, as in a path. Use [`utf8`]
+/// to exclude them.
 #[must_use]
 pub fn string() -> Validation {
     kind(Kind::String)
 }
 
-/// The value is a string in UTF-8.
+/// Requires a string in UTF-8.
 #[must_use]
 pub fn utf8() -> Validation {
     Validation::of_kind(Kind::String, "a string in UTF-8", |value| {
@@ -44,37 +44,37 @@ pub fn utf8() -> Validation {
     })
 }
 
-/// The value is a regular expression.
+/// Requires a regular expression.
 #[must_use]
 pub fn regexp() -> Validation {
     kind(Kind::Regexp)
 }
 
-/// The value is a duration: `1.5s`, `2m`.
+/// Requires a duration: `1.5s`, `2m`.
 #[must_use]
 pub fn duration() -> Validation {
     Validation::of_kind(Kind::Duration, "a duration such as 5s", |_| Ok(()))
 }
 
-/// The value is a size: `64KiB`.
+/// Requires a size: `64KiB`.
 #[must_use]
 pub fn size() -> Validation {
     Validation::of_kind(Kind::Size, "a size such as 64KiB", |_| Ok(()))
 }
 
-/// The value is an address: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/path`.
+/// Requires an address: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/path`.
 #[must_use]
 pub fn address() -> Validation {
     Validation::of_kind(Kind::Address, "an address such as 127.0.0.1:80", |_| Ok(()))
 }
 
-/// The value is the given keyword.
+/// Requires the given keyword.
 #[must_use]
 pub fn keyword(word: &str) -> Validation {
     keywords([word])
 }
 
-/// The value is one of the given keywords.
+/// Requires one of the given keywords.
 #[must_use]
 pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     let words: Vec<String> = words.into_iter().map(Into::into).collect();
@@ -89,7 +89,7 @@ pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     })
 }
 
-/// The value is one of the given strings.
+/// Requires one of the given strings.
 #[must_use]
 pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
     let texts: Vec<Value> = texts.into_iter().map(|text| Value::String(text.into())).collect();
@@ -102,9 +102,10 @@ pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
     )
 }
 
-/// The value is a string in which the regular expression is found; anchors make it match the whole.
+/// Requires a string in which the regular expression is found. Use anchors to match the whole
+/// string.
 ///
-/// A pattern that is no regular expression accepts nothing, and the message says so.
+/// An invalid pattern accepts no value, and the message contains the reason.
 #[must_use]
 pub fn string_matching(pattern: &str) -> Validation {
     let expected = format!("a string that matches /{pattern}/");
@@ -116,7 +117,7 @@ pub fn string_matching(pattern: &str) -> Validation {
     })
 }
 
-/// The value is a list whose elements all pass the given validation.
+/// Requires a list whose elements all pass the given validation.
 #[must_use]
 pub fn list_of(element: Validation) -> Validation {
     let expected = format!("a list, each element {}", element.expected);
@@ -138,7 +139,7 @@ pub fn list_of(element: Validation) -> Validation {
     Validation { expected, test: std::sync::Arc::new(test) }
 }
 
-/// A list of one kind: the file knows no other, so one wrong element tells of all.
+/// Requires a list of one kind: files have no other lists, so one wrong element tells of all.
 fn list(element: Kind, expected: &str) -> Validation {
     Validation::of_kind(Kind::List, expected, move |value| {
         let items = value.as_list().unwrap_or_default();
@@ -146,37 +147,37 @@ fn list(element: Kind, expected: &str) -> Validation {
     })
 }
 
-/// The value is a list of booleans.
+/// Requires a list of booleans.
 #[must_use]
 pub fn bool_list() -> Validation {
     list(Kind::Bool, "a list of booleans")
 }
 
-/// The value is a list of integers.
+/// Requires a list of integers.
 #[must_use]
 pub fn int_list() -> Validation {
     list(Kind::Int, "a list of integers")
 }
 
-/// The value is a list of floats or of integers.
+/// Requires a list of floats or of integers.
 #[must_use]
 pub fn float_list() -> Validation {
     list(Kind::Float, "a list of floats")
 }
 
-/// The value is a list of strings.
+/// Requires a list of strings.
 #[must_use]
 pub fn string_list() -> Validation {
     list(Kind::String, "a list of strings")
 }
 
-/// The value is a list of keywords.
+/// Requires a list of keywords.
 #[must_use]
 pub fn keyword_list() -> Validation {
     list(Kind::Keyword, "a list of keywords")
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// Formats `a`, `a or b`, `a, b or c`.
 pub(super) fn alternatives<T: std::fmt::Display>(items: &[T]) -> String {
     let mut text = String::new();
     for (index, item) in items.iter().enumerate() {

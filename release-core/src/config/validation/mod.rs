@@ -1,10 +1,10 @@
-//! What a value has to be: validations, to be given to [`Key::check`](super::Key::check).
+//! Validations of values, to be passed to [`Key::check`](super::Key::check).
 //!
-//! Each looks at the value and nothing else; a key may have several, and all have to hold. They
-//! compose: `list_of(string().and(existing_user()))`, `int().or(keyword("auto"))`. One of your own
-//! is a closure with a description of what it expects, [`Validation::new`].
+//! Each examines only the value. A key may have several validations, and all must hold. They
+//! compose: `list_of(string().and(existing_user()))`, `int().or(keyword("auto"))`. To write your
+//! own, pass a closure and a description of the expected value to [`Validation::new`].
 //!
-//! | what it is about | validations |
+//! | subject | validations |
 //! |---|---|
 //! | kinds | [`bool()`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] |
 //! | lists | [`list_of`] [`bool_list`] [`int_list`] [`float_list`] [`string_list`] [`keyword_list`] |
@@ -16,8 +16,8 @@
 //! | accounts | [`existing_user`] [`unprivileged_user`] [`existing_group`] |
 //!
 //! Files and accounts are looked up when the configuration is loaded, with the rights of the
-//! process that loads it; links are followed, except by [`symbolic_link`]. What they find may have
-//! changed when the file is opened later.
+//! process that loads it. Links are followed, except by [`symbolic_link`]. The result may be
+//! outdated when you open the file later.
 //!
 //! # Examples
 //!
@@ -64,7 +64,7 @@ pub use numbers::{
     int_in, int_in_range, int_less_than, size_in_range,
 };
 
-/// A condition on a value, with a description of what it expects.
+/// A condition on a value, with a description of the expected value.
 ///
 /// # Examples
 ///
@@ -86,7 +86,7 @@ pub struct Validation {
 
 type Test = dyn Fn(&Value) -> Result<(), Vec<Invalid>> + Send + Sync;
 
-/// What is wrong with a value, or with the element of it that the indices lead to.
+/// The reason why a value, or the element of it at these indices, is wrong.
 pub(super) struct Invalid {
     pub(super) path: Vec<usize>,
     pub(super) message: String,
@@ -103,7 +103,7 @@ impl Invalid {
 }
 
 impl Validation {
-    /// A condition of your own. A message says: expected `expected`, found the value.
+    /// Creates your own condition. Its message reads: expected `expected`, found the value.
     pub fn new<F>(expected: impl Into<String>, test: F) -> Self
     where
         F: Fn(&Value) -> bool + Send + Sync + 'static,
@@ -114,8 +114,8 @@ impl Validation {
         )
     }
 
-    /// A condition of your own that knows why a value does not fulfil it: the error's text ends the
-    /// message.
+    /// Creates your own condition that explains why a value does not fulfil it. The message ends
+    /// with the text of the error.
     ///
     /// # Examples
     ///
@@ -140,7 +140,7 @@ impl Validation {
         Self { expected, test: Arc::new(test) }
     }
 
-    /// A condition on values of one kind; those of another get a hint.
+    /// Creates a condition on values of one kind. Values of other kinds get a hint.
     fn of_kind<F>(kind: Kind, expected: impl Into<String>, test: F) -> Self
     where
         F: Fn(&Value) -> Result<(), String> + Send + Sync + 'static,
@@ -157,7 +157,7 @@ impl Validation {
         Self { expected, test: Arc::new(test) }
     }
 
-    /// Both conditions.
+    /// Requires both conditions.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let expected = format!("{} and {}", self.expected, other.expected);
@@ -165,7 +165,7 @@ impl Validation {
         Self { expected, test: Arc::new(test) }
     }
 
-    /// At least one of the conditions.
+    /// Requires at least one of the conditions.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         let expected = format!("{} or {}", self.expected, other.expected);
@@ -180,7 +180,7 @@ impl Validation {
         Self { expected, test: Arc::new(test) }
     }
 
-    /// Whether the value fulfils it.
+    /// Returns whether the value fulfils the condition.
     #[must_use]
     pub fn accepts(&self, value: &Value) -> bool {
         self.test(value).is_ok()
@@ -191,7 +191,7 @@ impl Validation {
     }
 }
 
-/// An integer may stand where a float is expected.
+/// Returns whether the value is of the kind. An integer is accepted where a float is expected.
 fn is_a(kind: Kind, value: &Value) -> bool {
     value.kind() == kind || kind == Kind::Float && value.kind() == Kind::Int
 }

@@ -1,4 +1,4 @@
-//! Validations of how large a value is.
+//! Validations of the magnitude of a value.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::Validation;
 use super::kinds::alternatives;
 use crate::config::{Kind, Value};
 
-/// A condition on what the value holds, if it is of the kind.
+/// Creates a condition on the content of a value of this kind.
 fn compared<T, G, F>(kind: Kind, expected: String, get: G, test: F) -> Validation
 where
     G: Fn(&Value) -> Option<T> + Send + Sync + 'static,
@@ -26,26 +26,26 @@ fn real(expected: String, test: impl Fn(f64) -> bool + Send + Sync + 'static) ->
     compared(Kind::Float, expected, Value::as_float, test)
 }
 
-/// The value is an integer in the given inclusive range.
+/// Requires an integer in the given inclusive range.
 #[must_use]
 pub fn int_in_range(range: RangeInclusive<i64>) -> Validation {
     let expected = format!("an integer from {} to {}", range.start(), range.end());
     integer(expected, move |number| range.contains(&number))
 }
 
-/// The value is an integer greater than the given one.
+/// Requires an integer greater than the given integer.
 #[must_use]
 pub fn int_greater_than(limit: i64) -> Validation {
     integer(format!("an integer greater than {limit}"), move |number| number > limit)
 }
 
-/// The value is an integer less than the given one.
+/// Requires an integer less than the given integer.
 #[must_use]
 pub fn int_less_than(limit: i64) -> Validation {
     integer(format!("an integer less than {limit}"), move |number| number < limit)
 }
 
-/// The value is one of the given integers.
+/// Requires one of the given integers.
 #[must_use]
 pub fn int_in<I: IntoIterator<Item = i64>>(numbers: I) -> Validation {
     let numbers: Vec<i64> = numbers.into_iter().collect();
@@ -53,27 +53,26 @@ pub fn int_in<I: IntoIterator<Item = i64>>(numbers: I) -> Validation {
     integer(expected, move |number| numbers.contains(&number))
 }
 
-/// The value is a float or an integer in the given inclusive range. No value is in a range with a
-/// NaN.
+/// Requires a float or an integer in the given inclusive range. No value is in a range with a NaN.
 #[must_use]
 pub fn float_in_range(range: RangeInclusive<f64>) -> Validation {
     let expected = format!("a number from {} to {}", range.start(), range.end());
     real(expected, move |number| range.contains(&number))
 }
 
-/// The value is a float or an integer, greater than the given float. No value is greater than NaN.
+/// Requires a float or an integer, greater than the given float. No value is greater than NaN.
 #[must_use]
 pub fn float_greater_than(limit: f64) -> Validation {
     real(format!("a number greater than {limit}"), move |number| number > limit)
 }
 
-/// The value is a float or an integer, less than the given float. No value is less than NaN.
+/// Requires a float or an integer, less than the given float. No value is less than NaN.
 #[must_use]
 pub fn float_less_than(limit: f64) -> Validation {
     real(format!("a number less than {limit}"), move |number| number < limit)
 }
 
-/// The value is a duration in the given inclusive range.
+/// Requires a duration in the given inclusive range.
 #[must_use]
 pub fn duration_in_range(range: RangeInclusive<Duration>) -> Validation {
     let written = Value::Duration;
@@ -82,7 +81,7 @@ pub fn duration_in_range(range: RangeInclusive<Duration>) -> Validation {
     compared(Kind::Duration, expected, Value::as_duration, move |value| range.contains(&value))
 }
 
-/// The value is a size in the given inclusive range of bytes.
+/// Requires a size in the given inclusive range of bytes.
 #[must_use]
 pub fn size_in_range(range: RangeInclusive<u64>) -> Validation {
     let expected =

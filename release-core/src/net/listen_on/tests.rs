@@ -1,4 +1,4 @@
-//! Addresses in words, and what is said of wrong ones.
+//! Parsing of addresses, and the messages for wrong ones.
 
 use std::os::fd::AsFd;
 

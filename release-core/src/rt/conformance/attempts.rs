@@ -1,4 +1,4 @@
-//! What `poll_io` does with the outcome of an attempt.
+//! How `poll_io` handles the outcome of an attempt.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -77,7 +77,7 @@ fn success_ends_the_call(make: &Make) {
 fn errors_are_passed_on(make: &Make) {
     on(make, async |rt| {
         let (io, mut peer) = half_watched(&rt);
-        // Ready in both directions, for those that wait first.
+        // Ready in both directions, for implementations that wait first.
         peer.write_all(b"x").expect("write failed");
         for direction in [Direction::Read, Direction::Write] {
             let mut attempts = 0;
@@ -165,7 +165,7 @@ fn filled_then_room(make: &Make) {
     }
 }
 
-/// Reads `filled` bytes, waits until it is told to go on, and returns what comes then.
+/// Reads `filled` bytes, waits until told to continue, and returns the next outcome.
 fn read_in_two_parts(mut peer: UnixStream, filled: usize, may_go_on: &Receiver<()>) -> Vec<u8> {
     std::thread::sleep(Duration::from_millis(10));
     peer.read_exact(&mut vec![0; filled]).expect("read failed");
@@ -176,7 +176,7 @@ fn read_in_two_parts(mut peer: UnixStream, filled: usize, may_go_on: &Receiver<(
     rest
 }
 
-/// A socket has room again when its peer is gone; a pipe stays full and reports nothing but an error.
+/// A socket has room again when its peer is gone; a pipe stays full and reports only an error.
 fn filled_then_hang_up(make: &Make) {
     on(make, async |rt| {
         let (near, far) = UnixStream::pair().expect("socketpair failed");

@@ -1,4 +1,4 @@
-//! How drivers and what belongs to them end.
+//! The end of drivers, and of the objects that belong to them.
 
 use std::future::poll_fn;
 use std::io::Write;
@@ -46,7 +46,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// A master catches signals and watches what it has taken over before it runs.
+/// A master catches signals and watches inherited descriptors before it runs.
 fn before_block_on(make: &Make) {
     let driver = make();
     let rt = driver.handle();
@@ -60,7 +60,7 @@ fn before_block_on(make: &Make) {
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(10));
             peer.write_all(b"x").expect("write failed");
-            // Fails when the task has gone, which is what is told then.
+            // Fails if the task is gone, which is then reported.
             let _ = other.write_all(b"y");
         });
         let got = ours.run(Direction::Read, read::<1>).await.expect("read failed");

@@ -1,4 +1,4 @@
-//! What a registered descriptor does: sockets, listeners, children, many at once.
+//! The behavior of a registered descriptor: sockets, listeners, children, many at a time.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -101,11 +101,11 @@ fn both_directions(make: &Make) {
             async move { send(&io, &vec![1; TOTAL]).await }
         });
         let reader = rt.spawn(async move { receive(&io).await });
-        // The writer is stuck by now, in all likelihood, and the reader has nothing to read.
+        // By now the writer is very probably stuck, and the reader has nothing to read.
         rt.sleep(Duration::from_millis(10)).await;
         let mut peer = peer;
         peer.write_all(b"hello").expect("write failed");
-        // The reader has gone before there is room: the writer's wait is not to go with it.
+        // The reader goes before there is room: the writer's wait must not go with it.
         assert_eq!(reader.await, b"hello");
         let other_side = std::thread::spawn(move || {
             let mut bytes = vec![0; TOTAL];
@@ -226,7 +226,7 @@ fn poll_in_vain(io: &Io) {
 
 fn many_sources(make: &Make) {
     const PAIRS: usize = 550;
-    // Both ends of every pair, twice where the runtime duplicates, and whatever else is open.
+    // Both ends of every pair, twice if the runtime duplicates, and all other open descriptors.
     const WANTED: rlim_t = 5 * 550;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     if soft < WANTED && setrlimit(Resource::RLIMIT_NOFILE, WANTED.min(hard), hard).is_err()

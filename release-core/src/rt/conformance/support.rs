@@ -1,4 +1,4 @@
-//! What the checks have in common.
+//! Helpers shared by the checks.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use super::super::{Driver, Io, Progress, Rt, run};
 
-/// Makes the driver under test.
+/// The constructor of the driver under test.
 pub(super) type Make = dyn Fn() -> Box<dyn Driver> + Send + Sync;
 
-/// Long enough for a loaded machine to do what must happen, short enough to wait for in vain.
+/// Long enough for a loaded machine to do the required work, short enough to wait in vain.
 pub(super) const A_WHILE: Duration = Duration::from_millis(100);
 
-/// Runs an async check on a driver of its own, which is dropped in the end.
+/// Runs an async check on its own driver, which is dropped afterwards.
 pub(super) fn on<F: Future>(make: &Make, main: impl FnOnce(Rt) -> F) -> F::Output {
     let driver = make();
     let rt = driver.handle();
     run(driver.as_ref(), main(rt))
 }
 
-/// A watched socket and a plain blocking one that is connected to it.
+/// Creates a watched socket, and a plain blocking socket that is connected to it.
 pub(super) fn half_watched(rt: &Rt) -> (Io, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socketpair failed");
     (watch(rt, ours), theirs)
@@ -36,7 +36,7 @@ pub(super) fn watch(rt: &Rt, fd: impl Into<OwnedFd>) -> Io {
     rt.register(fd.into()).expect("register failed")
 }
 
-/// An attempt that reads at most `N` bytes and never says that the queue is empty.
+/// Returns an attempt that reads at most `N` bytes and never reports that the queue is empty.
 pub(super) fn read<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Progress)> {
     let mut bytes = [0; N];
     let count = nix::unistd::read(fd, &mut bytes)?;
@@ -50,13 +50,13 @@ pub(super) fn drain<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, 
     Ok((bytes, progress))
 }
 
-/// For sockets and pipes. Rust programs ignore the signal that comes when nobody can read any more.
+/// For sockets and pipes. Rust programs ignore the signal sent when the reader is gone.
 pub(super) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(nix::unistd::write(fd, bytes)?)
 }
 
-/// Writes until the socket takes no more; how much it took. The driver has no part in this: one that
-/// waits before it tries may say `Pending` although there is room.
+/// Writes until the socket accepts no more. Returns the number of bytes written. The driver is not
+/// involved: a driver that waits before it tries may return `Pending` although there is room.
 pub(super) fn fill(io: &Io) -> usize {
     let mut total = 0;
     loop {
@@ -68,14 +68,14 @@ pub(super) fn fill(io: &Io) -> usize {
     }
 }
 
-/// Waits until something is so; a check that waits in vain hangs, and is reported.
+/// Waits until a condition holds. A check that waits in vain hangs, and is reported.
 pub(super) async fn eventually(rt: &Rt, mut so: impl FnMut() -> bool) {
     while !so() {
         rt.sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A waker that counts.
+/// A waker that counts its wakes.
 #[derive(Default)]
 pub(super) struct Wakes(AtomicUsize);
 
@@ -108,7 +108,7 @@ pub(super) async fn yield_once() {
     .await;
 }
 
-/// Runs a future on this thread with nothing but `park`, as foreign code might.
+/// Runs a future on this thread using only `park`, as foreign code might.
 pub(super) fn block_on_plain_thread<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {

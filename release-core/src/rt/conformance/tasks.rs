@@ -1,4 +1,4 @@
-//! What spawned tasks and wakes do.
+//! The behavior of spawned tasks and wakers.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -185,7 +185,7 @@ fn done_task(make: &Make) {
     on(make, async |rt| {
         let drops = Arc::new(AtomicUsize::new(0));
         let guard = CountsDrop(Arc::clone(&drops));
-        // Held by the future itself, and not by what it runs.
+        // Held by the future itself, and not by the code that it runs.
         let mut held = Some(guard);
         let task = poll_fn(move |_| {
             let _ = &mut held;

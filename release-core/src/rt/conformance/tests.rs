@@ -1,4 +1,4 @@
-//! The suite finds what it is there for: each fault is planted in a runtime that is right otherwise.
+//! Tests of the suite: each fault is planted in an otherwise correct runtime, and must be found.
 
 mod planted;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use self::planted::{Fault, Planted};
 use super::{Check, Make, checks, judge};
 
-/// Each fault, and the checks of which one at least must find it.
+/// Each fault, with the checks of which at least one must find it.
 const FAULTS: &[Row] = &[
     (Fault::EqualDeadlines, &["equal_deadlines"]),
     (Fault::ReadyOnAnyWake, &["polled_again"]),
@@ -55,25 +55,25 @@ const FAULTS: &[Row] = &[
     (Fault::NoWriting, &["filled_then_room"]),
 ];
 
-/// A check of a runtime that is wrong may hang: then it is waited for in vain, and what a machine that
-/// is very busy takes for a hang is one more finding.
+/// Time limit of a check that may hang on a faulty runtime. On a very busy machine, a slow check
+/// may count as hung, which is one more finding.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// The same, where nothing else is looked for at the time.
+/// The same limit for a check that runs alone.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Checks of what the whole process uses, which never hang. Other threads of this process may spoil them, as
-/// they may those of descriptors: they are made one after the other when the rest is over, and are tried
-/// again for a while.
+/// Checks that measure the whole process and never hang. Other threads of this process may
+/// disturb them, like those of descriptors: they run one after the other at the end, and are
+/// repeated for a while.
 const MEASURED: &[&str] = &["no_spin", "timers_leave_nothing"];
 
-/// Checks of the descriptors that the whole process has.
+/// Checks of the descriptors of the whole process.
 const OF_DESCRIPTORS: &[&str] = &["dropped_source", "many_sources"];
 
 /// Other tests run in this process, and end before.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// How often a fault is looked for that one look may miss.
+/// Number of attempts to find a fault that a single check may miss.
 const LOOKS: usize = 20;
 
 type Row = (Fault, &'static [&'static str]);
@@ -103,7 +103,7 @@ fn what_is_right_passes_and_each_planted_fault_is_found() {
         FAULTS.iter().partition(|(_, expected)| expected.iter().any(|it| is_of_the_process(it)));
     let mut missed: Vec<&Row> = Vec::new();
     std::thread::scope(|scope| {
-        // Most of the time is spent waiting for what hangs.
+        // Most of the time is spent waiting for hung checks.
         let looking: Vec<_> =
             together.iter().map(|row| (row, scope.spawn(|| is_found(row, SHORT)))).collect();
         let rights = RIGHT.map(|right| {
@@ -119,8 +119,8 @@ fn what_is_right_passes_and_each_planted_fault_is_found() {
     assert!(missed.is_empty(), "not found: {missed:#?}");
 }
 
-/// The same runtime without a fault; and one that does not try before it has been told to, which may
-/// say that it waits although there is nothing to wait for.
+/// The same runtime without a fault, and one that does not try before an event, which may
+/// return `Pending` although nothing blocks.
 const RIGHT: [Option<Fault>; 2] = [None, Some(Fault::WaitsFirst)];
 
 fn passes(right: Option<Fault>, which: fn(&Check) -> bool) {

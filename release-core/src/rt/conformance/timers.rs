@@ -1,4 +1,4 @@
-//! What `sleep_until` promises.
+//! The contract of `sleep_until`.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use super::super::{Elapsed, Rt};
 use super::Check;
 use super::support::{A_WHILE, Make, Wakes, block_on_plain_thread, on};
 
-/// By how much a timer may be late on a machine that is very busy.
+/// The allowed delay of a timer on a very busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
 pub(super) const CHECKS: &[Check] = &[
@@ -115,12 +115,12 @@ fn many_timers(make: &Make) {
     });
 }
 
-/// A timer that must hold up nobody.
+/// A timer that must delay no other task.
 async fn far_away(rt: Rt) {
     rt.sleep(Duration::from_secs(3600)).await;
 }
 
-/// Sleeps, and tells by how much it was too long.
+/// Sleeps. Returns by how much the sleep was too long.
 async fn sleeper(rt: Rt, millis: u64) -> Duration {
     let deadline = rt.now() + Duration::from_millis(millis);
     rt.sleep_until(deadline).await;
@@ -231,7 +231,7 @@ fn timers_leave_nothing(make: &Make) {
     const TIMERS: usize = 100_000;
     on(make, async |rt| {
         let mut growth = Vec::new();
-        // The first round warms up; in the others something else in this process may grow, too.
+        // The first round warms up; in the others, unrelated parts of this process may grow too.
         for _ in 0..4 {
             let before = memory();
             for number in 0..TIMERS {
@@ -249,7 +249,7 @@ fn timers_leave_nothing(make: &Make) {
     });
 }
 
-/// The bytes of memory that this process uses.
+/// Returns the number of bytes of memory that this process uses.
 fn memory() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());

@@ -1,4 +1,4 @@
-//! What every thread may touch: the queue of ready tasks, the timers, the watched descriptors.
+//! State shared by all threads: the queue of ready tasks, the timers, the watched descriptors.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -20,7 +20,7 @@ pub(super) struct Handle(pub(super) Arc<Shared>);
 
 impl Runtime for Handle {
     fn spawn(&self, task: BoxFuture) {
-        // Handed back when the driver is gone; then it is dropped here, after the lock.
+        // Returned if the driver is gone; it is then dropped here, after the lock.
         let refused = self.0.change(|state| {
             if state.closed {
                 return Some(task);
@@ -52,11 +52,11 @@ impl Runtime for Handle {
     }
 }
 
-/// Something for the driver to do.
+/// Work for the driver.
 pub(super) enum Ready {
-    /// A future that was spawned and has not been polled yet.
+    /// A spawned future that has not been polled yet.
     New(BoxFuture),
-    /// A task, by number, that was woken.
+    /// A woken task, by number.
     Task(u64),
 }
 
@@ -72,11 +72,11 @@ pub(super) struct State {
     /// The driver is gone.
     closed: bool,
     ready: VecDeque<Ready>,
-    /// Of the timers that somebody waits for; the number keeps equal deadlines apart.
+    /// Timers with a waiting task; the number distinguishes equal deadlines.
     pub(super) timers: BTreeMap<(Instant, u64), Waker>,
     pub(super) sources: BTreeMap<u64, Waiters>,
     last_id: u64,
-    /// What the clock shows, when time is virtual.
+    /// The virtual time, if the clock is virtual.
     virtual_now: Option<Instant>,
 }
 
@@ -87,8 +87,8 @@ pub(super) struct Waiters {
     writer: Option<Waker>,
 }
 
-/// What one call of poll(2) is asked. It owns its descriptors, or another thread could close one
-/// and let its number be used anew while the kernel looks at it.
+/// The arguments of one call of poll(2). It owns its descriptors: otherwise another thread could
+/// close one, and its number could be reused while the kernel looks at it.
 pub(super) struct Waits {
     pub(super) watched: Vec<(u64, Arc<Watched>, PollFlags)>,
     pub(super) timeout: Option<Duration>,
@@ -113,10 +113,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and makes the driver look at it again, should it sleep.
+    /// Changes the state, and wakes the driver if it sleeps.
     ///
     /// A waker or future that the change replaces must be returned, so that its destructor runs
-    /// when the lock is released.
+    /// after the lock is released.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
@@ -124,7 +124,7 @@ impl Shared {
         drop(state);
         if asleep {
             // Cannot fail: the driver reads the byte before it parks again, and `self` keeps the
-            // pipe open. After the driver's end nobody is parked.
+            // pipe open. After the driver's end it is never parked.
             let _ = (&self.kick).write(&[1]);
         }
         changed
@@ -138,14 +138,14 @@ impl Shared {
         self.lock().ready.pop_front()
     }
 
-    /// From now on nothing can be spawned. Returns what was not started yet.
+    /// Stops further spawns. Returns the futures that were not started yet.
     pub(super) fn close(&self) -> VecDeque<Ready> {
         let mut state = self.lock();
         state.closed = true;
         std::mem::take(&mut state.ready)
     }
 
-    /// Lists what poll(2) is to wait for, and how long. Parks in the same breath: a task that
+    /// Lists the descriptors for poll(2), and the timeout. Parks in the same step: a task that
     /// becomes ready from here on sends a kick.
     pub(super) fn begin_wait(&self) -> Waits {
         let mut state = self.lock();
@@ -154,7 +154,7 @@ impl Shared {
             let now = state.now();
             let first = state.timers.first_key_value().map(|((deadline, _), _)| *deadline);
             let timeout = first.map(|deadline| deadline.saturating_duration_since(now));
-            // Virtual time does not pass while a descriptor has something to say.
+            // Virtual time does not pass while a descriptor has an event.
             timeout
                 .map(|timeout| if state.virtual_now.is_some() { Duration::ZERO } else { timeout })
         } else {
@@ -167,13 +167,13 @@ impl Shared {
         Waits { watched: watched.collect(), timeout }
     }
 
-    /// Takes the wakers of everything that happened.
+    /// Takes the wakers of all events that occurred.
     pub(super) fn end_wait(&self, events: impl Iterator<Item = (u64, PollFlags)>) -> Vec<Waker> {
         let mut woken = Vec::new();
         let mut state = self.lock();
         state.parked = false;
         for (id, event) in events.filter(|(_, event)| !event.is_empty()) {
-            // A source may have been dropped by another thread in the meantime.
+            // Another thread may have dropped a source in the meantime.
             if let Some(waiters) = state.sources.get_mut(&id) {
                 waiters.take(event, &mut woken);
             }
@@ -194,7 +194,7 @@ impl State {
         self.virtual_now.unwrap_or_else(Instant::now)
     }
 
-    /// Nothing can go on before the first timer: virtual time is then.
+    /// Moves the virtual time to the first timer, because nothing can happen earlier.
     fn jump(&mut self) {
         let first = self.timers.first_key_value().map(|((deadline, _), _)| *deadline);
         if let (Some(now), Some(first)) = (&mut self.virtual_now, first) {
@@ -224,7 +224,7 @@ impl Waiters {
     }
 
     fn take(&mut self, event: PollFlags, woken: &mut Vec<Waker>) {
-        // An end or an error concerns both directions; poll(2) reports these unasked.
+        // A hang-up or an error concerns both directions; poll(2) always reports these.
         let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         for (direction, wanted) in
             [(Direction::Read, PollFlags::POLLIN), (Direction::Write, PollFlags::POLLOUT)]
@@ -237,7 +237,7 @@ impl Waiters {
     }
 }
 
-/// Wakes one task, by number. Many wakes before the next poll queue it once.
+/// Wakes one task, by number. Repeated wakes before the next poll queue it once.
 pub(super) struct TaskWaker {
     id: u64,
     queued: AtomicBool,
@@ -249,7 +249,7 @@ impl TaskWaker {
         Arc::new(Self { id, queued: AtomicBool::new(false), shared: Arc::clone(shared) })
     }
 
-    /// The task is about to be polled: the next wake counts again.
+    /// Marks that the task is about to be polled: the next wake queues it again.
     pub(super) fn clear(&self) {
         self.queued.store(false, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! What a task waits with: a source and a timer.
+//! The means by which a task waits: a source and a timer.
 
 use std::fmt;
 use std::future::Future;
@@ -13,10 +13,10 @@ use std::time::Instant;
 use super::super::{Direction, Progress, Source};
 use super::shared::Shared;
 
-/// A descriptor, and what is known of it without asking the kernel.
+/// A descriptor, and its readiness as known without asking the kernel.
 ///
-/// poll(2) reports a condition as long as it lasts, so forgetting too much is harmless: an attempt
-/// that is made too early says `WouldBlock`, and a wait that begins too late ends at once.
+/// poll(2) reports a condition as long as it lasts, so excess forgetting is harmless: an attempt
+/// that is made too early returns `WouldBlock`, and a wait that begins too late ends immediately.
 pub(super) struct Watched {
     fd: OwnedFd,
     reading_blocks: AtomicBool,
@@ -35,7 +35,7 @@ impl Watched {
         }
     }
 
-    /// Until poll(2) says otherwise an attempt is known to be useless.
+    /// Returns whether an attempt is known to be useless until poll(2) reports otherwise.
     fn blocked(&self, direction: Direction) -> bool {
         self.flag(direction).load(Ordering::SeqCst)
     }
@@ -113,13 +113,13 @@ impl fmt::Debug for LocalSource {
 
 impl Drop for LocalSource {
     fn drop(&mut self) {
-        // If the driver sleeps on the descriptor just now, the change wakes it, and it lets go.
+        // If the driver currently sleeps on the descriptor, the change wakes it, and it lets go.
         let waiters = self.shared.change(|state| state.sources.remove(&self.id));
         drop(waiters);
     }
 }
 
-/// A timer. Only one that somebody waits for is known to the driver.
+/// A timer. The driver knows only timers with a waiting task.
 pub(super) struct Sleep {
     deadline: Instant,
     id: u64,

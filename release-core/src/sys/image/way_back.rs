@@ -1,5 +1,5 @@
-//! The way back from a new image of this process, whatever ends it before it is the master: it is set
-//! before `main` begins, and needs neither memory nor a lock to be walked.
+//! The rollback from a new image of this process, for any failure before it is the master. It is
+//! armed before `main` begins, and needs neither memory nor a lock.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::fmt::Write as _;
@@ -21,24 +21,25 @@ use crate::sys::fds::copy_left;
 use crate::sys::process::thread_count;
 use crate::sys::signal;
 
-/// The variable by which an image of this process knows what it is for: a word, and the numbers of
-/// descriptors, with colons between them.
+/// The variable that describes the role of an image of this process: a word, and descriptor
+/// numbers, separated by colons.
 pub(crate) const VARIABLE: &CStr = c"RELEASE_UPGRADE";
 
-/// The new version in its trial; the descriptors are the state, and the socket to answer on.
+/// The new version on trial. The descriptors are the state, and the socket for the answer.
 pub(crate) const TRIAL: &str = "trial";
-/// The new version; the descriptors are the state, and the [`WayBack`].
+/// The new version. The descriptors are the state, and the [`WayBack`].
 pub(crate) const SUCCEED: &str = "succeed";
-/// The old version again; the descriptors are the state, the [`WayBack`], and the reason.
+/// The old version again. The descriptors are the state, the [`WayBack`], and the reason.
 pub(crate) const RETURN: &str = "return";
 
-/// What a way back begins with. An image that does not know it has none, which its trial says.
+/// Format marker of a rollback. An image that does not know it has none, and its trial reports
+/// that.
 pub(crate) const FORMAT: &str = "release-way-back 1";
 
-/// How long the new image may take until it is the master.
+/// Time limit for the new image to become the master.
 pub(crate) const TIME: u32 = 10;
 
-/// What would end this process, whether it or its program made the mistake.
+/// Signals that would end this process, through its own fault or not.
 const FATAL: [(c_int, &str); 8] = [
     (libc::SIGSEGV, "SIGSEGV"),
     (libc::SIGBUS, "SIGBUS"),
@@ -50,26 +51,26 @@ const FATAL: [(c_int, &str); 8] = [
     (libc::SIGALRM, "SIGALRM"),
 ];
 
-/// Room for the signal handlers, on which a stack that has overflown can be left.
+/// Stack for the signal handlers, which run even after a stack overflow.
 const STACK: usize = 64 << 10;
 
-/// How the version before is run again. It is written down by that version.
+/// How to run the previous version again. Written by that version.
 #[derive(Debug)]
 pub(crate) struct WayBack<'a> {
-    /// Its executable.
+    /// The executable of the previous version.
     pub(crate) image: BorrowedFd<'a>,
-    /// Where the reason is written.
+    /// The file for the reason.
     pub(crate) word: BorrowedFd<'a>,
-    /// Where it was started.
+    /// The directory in which it was started.
     pub(crate) directory: BorrowedFd<'a>,
-    /// What else is left to it.
+    /// Its other inherited descriptors.
     pub(crate) kept: Vec<RawFd>,
     pub(crate) arguments: &'a [CString],
     pub(crate) environment: Vec<CString>,
 }
 
 impl WayBack<'_> {
-    /// For [`seal`](super::seal): strings that end with a NUL, the first ones of numbers.
+    /// Strings for [`seal`](super::seal), each ending with a NUL; the first ones contain numbers.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (image, word) = (self.image.as_raw_fd(), self.word.as_raw_fd());
         let mut numbers = format!("{image} {word} {}", self.directory.as_raw_fd());
@@ -89,12 +90,12 @@ impl WayBack<'_> {
     }
 }
 
-/// A file in memory for the reason of a return.
+/// Creates a file in memory for the reason of a rollback.
 pub(crate) fn word() -> io::Result<OwnedFd> {
     Ok(memfd_create(c"release-return", MFdFlags::MFD_CLOEXEC)?)
 }
 
-/// What is in it: the numbers of signals on the first line, and the reason.
+/// Reads it: the numbers of signals on the first line, then the reason.
 pub(crate) fn read_word(word: &OwnedFd) -> (Vec<i32>, String) {
     let mut bytes = vec![0; MOST_WORDS];
     let file = word.try_clone().map(File::from);
@@ -105,17 +106,17 @@ pub(crate) fn read_word(word: &OwnedFd) -> (Vec<i32>, String) {
     (signals, reason.to_owned())
 }
 
-/// The longest reason.
+/// Maximum length of the reason.
 const MOST_WORDS: usize = 16 << 10;
 
-/// A [`WayBack`] that can be walked: its strings, and pointers to them.
+/// A [`WayBack`] that is ready to run: its strings, and pointers to them.
 #[derive(Debug)]
 struct Ready {
     pid: i32,
     image: RawFd,
     word: RawFd,
     directory: RawFd,
-    /// With these three.
+    /// Executes with these three.
     all: Vec<RawFd>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
@@ -123,21 +124,21 @@ struct Ready {
     before: Vec<(c_int, libc::sigaction)>,
 }
 
-/// Set as long as the version before would be run again.
+/// Set as long as the previous version would be run again.
 static READY: AtomicPtr<Ready> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Whether another thread has asked the main one to walk it.
+/// Whether another thread has asked the main thread to roll back.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Why `main` has ended, as far as it has said so.
+/// The reason why `main` has ended, as far as it was reported.
 static WHY: Mutex<Option<String>> = Mutex::new(None);
 
-/// Everything that the image before has left open.
+/// All descriptors left open by the previous image.
 static LEFT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 static VALUE: OnceLock<OsString> = OnceLock::new();
 
-/// Where this process was in the moment it was started, in a trial.
+/// The working directory at the start of this process, in a trial.
 static DIRECTORY: OnceLock<OwnedFd> = OnceLock::new();
 
 /// Called by the loader before `main`.
@@ -145,7 +146,7 @@ static DIRECTORY: OnceLock<OwnedFd> = OnceLock::new();
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
-/// Marks what a master has left close-on-exec before anything else can run, and sets the way back.
+/// Marks the master's descriptors close-on-exec before any other code runs, and arms the rollback.
 extern "C" fn before_main() {
     // SAFETY: the name is NUL-ended; what the call gives is not used after the environment changes.
     let value = unsafe { libc::getenv(VARIABLE.as_ptr()) };
@@ -178,7 +179,7 @@ extern "C" fn before_main() {
                 let _ = close_on_exec(*number);
             }
             *left() = ready.all.clone();
-            // There is no way back from there.
+            // There is no rollback from there.
             if word == SUCCEED {
                 ready.arm();
             }
@@ -187,25 +188,25 @@ extern "C" fn before_main() {
     }
 }
 
-/// What this process was started for by a master; `None` when it was just started.
+/// Returns the role assigned by a master, or `None` if the process was started normally.
 pub(crate) fn value() -> Option<&'static OsString> {
     VALUE.get()
 }
 
-/// Where it was when it was started, in a trial.
+/// Returns the working directory at the start, in a trial.
 pub(crate) fn directory() -> Option<&'static OwnedFd> {
     DIRECTORY.get()
 }
 
-/// Has the reason known, when `main` ends.
+/// Records the reason for the case that `main` ends.
 pub(crate) fn say(why: &str) {
     if is_set() {
         *WHY.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }
 }
 
-/// Runs the version before again, with this reason, and these signals that have arrived. Comes back
-/// when there is none, or it cannot be run. To be called on the main thread, see
+/// Runs the previous version again, with this reason and the signals that have arrived. Returns if
+/// there is none, or if it cannot be run. Must be called on the main thread, see
 /// [`Image::become_it`](super::Image::become_it).
 pub(crate) fn walk(why: &str, signals: &[i32]) -> Option<io::Error> {
     let numbers: Vec<_> = signals.iter().map(i32::to_string).collect();
@@ -213,7 +214,7 @@ pub(crate) fn walk(why: &str, signals: &[i32]) -> Option<io::Error> {
     go(format!("{}\n{why}", numbers.join(" ")).as_bytes())
 }
 
-/// A descriptor that the image before has left. As long as there is a way back it is a duplicate of it.
+/// Takes a descriptor left by the previous image, or a duplicate as long as a rollback is possible.
 pub(crate) fn take(number: RawFd) -> io::Result<OwnedFd> {
     if is_set() {
         return copy_left(number);
@@ -225,12 +226,12 @@ pub(crate) fn take(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(left.swap_remove(at)) })
 }
 
-/// Whether the version before would be run again.
+/// Returns whether the previous version would be run again.
 pub(crate) fn is_set() -> bool {
     !READY.load(Ordering::SeqCst).is_null()
 }
 
-/// This image stays. What was left to the one before is closed.
+/// Ends the possibility of a rollback. Descriptors left by the previous image are closed.
 pub(crate) fn close() {
     let ready = READY.swap(std::ptr::null_mut(), Ordering::SeqCst);
     if !ready.is_null() {
@@ -329,7 +330,7 @@ impl Ready {
     }
 }
 
-/// Has a signal lead back, and says what it did before.
+/// Makes a signal trigger the rollback. Returns its previous action.
 fn catch(signal: c_int) -> Option<(c_int, libc::sigaction)> {
     // SAFETY: a plain C structure, for which all zeros is a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -342,7 +343,7 @@ fn catch(signal: c_int) -> Option<(c_int, libc::sigaction)> {
     (done == 0).then(|| (signal, unsafe { before.assume_init() }))
 }
 
-/// `main` has returned or panicked, or the program has called `exit`.
+/// Runs when `main` has returned or panicked, or the program has called `exit`.
 extern "C" fn at_exit() {
     let why = WHY.try_lock().ok().and_then(|mut why| why.take());
     let why = why.unwrap_or_else(|| {
@@ -356,7 +357,7 @@ extern "C" fn on_signal(signal: c_int) {
     let mut rest = &mut word[..];
     let name = FATAL.iter().find(|(number, _)| *number == signal).map_or("", |(_, name)| *name);
     let _ = match (ASKED.swap(false, Ordering::SeqCst), signal) {
-        // Another thread has written it down.
+        // Another thread has written it.
         (true, _) => Ok(()),
         (false, libc::SIGALRM) => rest.write_all(b"\nit hung: it was not the master in time"),
         (false, _) => {
@@ -374,13 +375,13 @@ extern "C" fn on_signal(signal: c_int) {
     }
 }
 
-/// Walks the way back with these words; without any, they are written. Makes system calls alone, as
-/// a signal handler may.
+/// Performs the rollback with this reason; without one, it is already written. Uses only system
+/// calls, like a signal handler.
 fn go(word: &[u8]) -> Option<io::Error> {
     // SAFETY: null, or what `arm` has made and only `close` takes away, which no handler interrupts
     // and then returns to.
     let ready = unsafe { READY.load(Ordering::SeqCst).as_ref() }?;
-    // A process that this one has forked is nobody's next version.
+    // A process forked by this one is not the next version of any.
     if nix::unistd::getpid().as_raw() != ready.pid {
         return None;
     }
@@ -389,7 +390,7 @@ fn go(word: &[u8]) -> Option<io::Error> {
         unsafe { libc::pwrite(ready.word, word.as_ptr().cast::<c_void>(), word.len(), 0) };
     }
     if nix::unistd::gettid().as_raw() != ready.pid {
-        // Workers die with the thread that has started them: only the main one can become another
+        // Workers die with the thread that started them: only the main thread may execute another
         // program.
         ASKED.store(true, Ordering::SeqCst);
         // SAFETY: takes integers.
@@ -400,7 +401,7 @@ fn go(word: &[u8]) -> Option<io::Error> {
         }
     }
     let before = signal::block_all();
-    // It has been removed at most, and then the version before is there all the same.
+    // At worst it has been removed, and the previous version still exists.
     // SAFETY: takes an integer.
     unsafe { libc::fchdir(ready.directory) };
     set_flags(ready, 0);

@@ -1,4 +1,4 @@
-//! What happens in the new process, between fork and exec: nothing here allocates or locks there.
+//! The steps in the new process, between fork and exec, which never allocate or lock.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -14,25 +14,25 @@ use crate::sys::{Failed, check, creds, fds, signal};
 /// Room for the digits of a pid, and a NUL.
 const PID_DIGITS: usize = 11;
 
-/// Everything the child needs, at addresses and descriptor numbers that do not change any more.
+/// All data that the child needs, at fixed addresses and descriptor numbers.
 pub(super) struct Prepared<'a> {
     command: &'a Command,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    /// Variables whose value is written by the one process that knows it; after `NAME=` there is room.
+    /// Variables whose value only the new process knows; after `NAME=` there is room for it.
     own_pid: Vec<Vec<Cell<u8>>>,
-    /// The numbers they are to have, and duplicates at numbers above every one of those, so that no
-    /// dup2 overwrites a later source.
+    /// The final numbers, and duplicates with numbers above all of those, so that no dup2
+    /// overwrites a later source.
     descriptors: Vec<(RawFd, OwnedFd)>,
     image: Option<OwnedFd>,
     error: OwnedFd,
-    /// What the error pipe will have: the first number after those.
+    /// The final number of the error pipe: the first one after those.
     first_free: RawFd,
-    /// The number that the error pipe has in the child by now.
+    /// The current number of the error pipe in the child.
     error_number: Cell<RawFd>,
 }
 
-/// The error pipe and the executable come after what is passed.
+/// The error pipe and the executable come after the passed descriptors.
 const OWN: RawFd = 2;
 
 impl<'a> Prepared<'a> {
@@ -64,7 +64,7 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// The child. Comes back only when something failed.
+    /// Runs in the child. Returns only on failure.
     pub(super) fn run(&self, parent: Pid) -> Failed {
         match self.become_program(parent) {
             Ok(never) => match never {},
@@ -111,8 +111,8 @@ impl<'a> Prepared<'a> {
         Err(Failed { call: "execve", errno: nix::errno::Errno::last_raw() })
     }
 
-    /// Each gets the number that it is to have, the error pipe and the executable come right after,
-    /// the rest is closed; whatever lies in between is this program's own, and close-on-exec.
+    /// Gives each descriptor its final number, followed by the error pipe and the executable, and
+    /// closes the rest. Descriptors in between belong to this program and are close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
         for (number, source) in &self.descriptors {
             // SAFETY: integers; what is overwritten is this child's copy.
@@ -130,7 +130,7 @@ impl<'a> Prepared<'a> {
         fds::close_from(next + OWN)
     }
 
-    /// Writes the pid of this process where the pointers to the environment find it.
+    /// Writes the pid of this process into the environment.
     fn write_pid(&self) {
         let pid = nix::unistd::getpid().as_raw().unsigned_abs();
         let digits = usize::try_from(pid.checked_ilog10().unwrap_or(0)).unwrap_or(0) + 1;
@@ -144,7 +144,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// Waits for the parent to have found out that it can end this process.
+    /// Waits until the parent has determined that it can end this process.
     fn ask(&self) -> Result<(), Failed> {
         let (number, mut byte) = (self.error_number.get(), [ASKS]);
         // SAFETY: writes one byte from an array of one.
@@ -158,7 +158,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// Tells the parent what failed, and ends.
+    /// Reports the failure to the parent, and exits.
     pub(super) fn report(&self, failed: Failed) -> ! {
         let call = CALLS.iter().position(|call| *call == failed.call).unwrap_or(CALLS.len() - 1);
         let [a, b, c, d] = failed.errno.to_ne_bytes();
@@ -169,13 +169,14 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// `NAME=`, and NULs where the digits of a pid will be.
+/// Returns `NAME=`, followed by NULs in place of the pid's digits.
 fn pid_entry(name: &str) -> Vec<Cell<u8>> {
     let room = std::iter::repeat_n(0, PID_DIGITS);
     name.bytes().chain([b'=']).chain(room).map(Cell::new).collect()
 }
 
-/// What execve takes: these strings, those that are still to be written, and the end.
+/// Returns the argument of execve: these strings, the strings still to be written, and the
+/// terminator.
 fn pointers(strings: &[CString], unwritten: &[Vec<Cell<u8>>]) -> Vec<*const libc::c_char> {
     let strings = strings.iter().map(|string| string.as_ptr());
     let unwritten = unwritten.iter().map(|entry| entry.as_ptr().cast());

@@ -1,4 +1,4 @@
-//! A runtime that is right but for one fault.
+//! A runtime with exactly one fault.
 
 mod sources;
 mod tasks;
@@ -66,7 +66,7 @@ pub(super) enum Fault {
     NoWriting,
 }
 
-/// What the parts of a runtime share to go wrong.
+/// Fault state shared by the parts of a runtime.
 #[derive(Debug)]
 pub(super) struct Plant {
     fault: Option<Fault>,
@@ -75,7 +75,7 @@ pub(super) struct Plant {
     blocked: AtomicUsize,
     has_ended: AtomicBool,
     live: AtomicUsize,
-    /// How many sources it watches.
+    /// Number of sources that it watches.
     watched: AtomicUsize,
     unblocked: AtomicUsize,
 }
@@ -83,9 +83,9 @@ pub(super) struct Plant {
 #[derive(Default)]
 struct State {
     driver: Option<ThreadId>,
-    /// Spawned by another thread, for when the driver happens to look.
+    /// Spawned by another thread; seen when the driver happens to look.
     unseen: Vec<BoxFuture>,
-    /// Of timers that the driver does not know.
+    /// Wakers of timers that the driver does not know.
     wakers: Vec<Waker>,
     deadlines: HashSet<Instant>,
     numbers: HashSet<RawFd>,
@@ -98,7 +98,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// For what would be busy for ever: it is not right for that, and disturbs no other check.
+/// Slows down a fault that would be busy forever, so that it disturbs no other check.
 fn rest() {
     thread::sleep(Duration::from_millis(1));
 }

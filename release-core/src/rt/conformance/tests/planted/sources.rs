@@ -18,11 +18,11 @@ pub(super) struct Spoilt {
     inner: Option<Box<dyn Source>>,
     plant: Arc<Plant>,
     is_deaf: bool,
-    /// Of each direction: whether it was told to wait once for nothing, and whether it may try.
+    /// For each direction: whether it was told to wait once for nothing, and whether it may try.
     is_warned: [AtomicBool; 2],
     may_try: [AtomicBool; 2],
     first: Mutex<Option<Waker>>,
-    /// The last one to wait, in whichever direction.
+    /// The last waiter, in either direction.
     last: Mutex<Option<(Direction, Waker)>>,
     is_drained: AtomicBool,
     was_ready: bool,
@@ -53,7 +53,7 @@ impl Spoilt {
         self.inner.as_deref().unwrap()
     }
 
-    /// Waits until the descriptor is ready before anything is tried.
+    /// Waits until the descriptor is ready before any attempt.
     fn wait_first(
         &self,
         cx: &mut Context<'_>,
@@ -93,7 +93,7 @@ fn is_ready(fd: BorrowedFd<'_>, wanted: PollFlags) -> bool {
     poll(&mut [PollFd::new(fd, wanted)], PollTimeout::ZERO) == Ok(1)
 }
 
-/// Whether there is something other than the end to read.
+/// Returns whether there is anything but the end of file to read.
 fn has_data(fd: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
     let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;

@@ -69,7 +69,7 @@ pub(super) fn spoil(deadline: Instant, rt: &Rt, plant: &Arc<Plant>) -> BoxFuture
     }
 }
 
-/// A future by a function that is called once more when it is dropped.
+/// A future from a function that is called once more when it is dropped.
 struct Forgets<F: FnMut(&mut Context<'_>, bool) -> Poll<()>>(F);
 
 impl<F: FnMut(&mut Context<'_>, bool) -> Poll<()> + Unpin> Future for Forgets<F> {
