@@ -139,7 +139,7 @@ fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
             let count = length.saturating_sub(length_of(0)) / size_of::<RawFd>();
             // SAFETY: the kernel wrote `count` numbers there; headers are aligned for them.
             let numbers = unsafe { std::slice::from_raw_parts(first, count) };
-            // SAFETY: the kernel has just created these descriptors for this process; each number occurs once.
+            // SAFETY: the kernel has just created these descriptors for this process, each number once.
             let owned = numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
             descriptors.extend(owned.map(Untrusted::from));
         } else if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
