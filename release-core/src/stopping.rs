@@ -9,10 +9,10 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 
-/// A future that completes when this process should shut down: it was requested, or, for a worker,
-/// the connection to the master was lost.
+/// A future that completes when this process should shut down: shutdown was requested or, in a
+/// worker, the connection to the master was lost.
 ///
-/// Cheap to clone: give one to every task that must know.
+/// Cheap to clone, so you can give one to every task that waits for it.
 #[derive(Clone, Debug)]
 pub struct Stopping(Shared<oneshot::Receiver<()>>);
 

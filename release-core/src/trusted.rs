@@ -18,8 +18,8 @@ pub(crate) enum Writers {
 
 /// # Errors
 ///
-/// Returns an error if a user other than root controls the file at the path. The message addresses
-/// the user who specified the path.
+/// Returns an error if a user other than root controls the file at the path. The message is written
+/// for the user that specified the path.
 pub(crate) fn check_path(path: &Path, writers: Writers) -> Result<(), String> {
     if geteuid().is_root() { judge_path(path, writers) } else { Ok(()) }
 }

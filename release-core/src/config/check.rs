@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
                 if let Some(entry) = found.values.remove(&index) {
                     entries.push(entry);
                 } else if found.excused.contains(&index) {
-                    // Already reported, whatever it is.
+                    // The error was already reported.
                 } else if key.default.is_some() || key.optional {
                     self.check_default(key);
                     let (key, value) = (key.name.clone(), key.default.clone());

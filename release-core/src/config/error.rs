@@ -56,7 +56,7 @@ impl Errors {
         Self { problems: vec![problem], more: 0 }
     }
 
-    /// Creates an error at a line and column that are not those of a [`Span`].
+    /// Creates an error at a line and column that do not come from a [`Span`].
     #[cold]
     pub(super) fn at(name: &str, at: (usize, usize), message: String, excerpt: Excerpt) -> Self {
         let mut errors = Self::of_file(name, message);

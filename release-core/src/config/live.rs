@@ -104,8 +104,8 @@ impl Live {
     }
 }
 
-/// Returns the changed keys. Both configurations have the same keys in the same order, those of one
-/// specification.
+/// Returns the changed keys. Both configurations have the same specification, hence the same keys in
+/// the same order.
 fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     for (old, new) in old.sections.iter().zip(&new.sections) {

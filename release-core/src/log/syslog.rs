@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The addresses of log daemons.
+/// Socket at which log daemons listen.
 const PATH: &str = "/dev/log";
 
 /// Longer messages are truncated: log daemons do the same.

@@ -37,7 +37,7 @@ pub(crate) fn write(mut lines: &[u8]) {
     }
 }
 
-/// Reports that the process is up.
+/// Closes the launcher's standard error, because the process is up.
 pub(crate) fn leave() {
     IS_THERE.store(false, Ordering::SeqCst);
     *LAUNCHER.lock().unwrap_or_else(PoisonError::into_inner) = None;

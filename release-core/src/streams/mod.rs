@@ -48,7 +48,7 @@ pub(crate) struct Stream {
     state: Mutex<State>,
 }
 
-/// What is written where.
+/// The queue of a stream, its waiters, and the outlet of its file.
 struct State {
     queue: Vec<u8>,
     /// Number of bytes of the queue that are written.
@@ -133,7 +133,7 @@ pub(crate) fn release() {
     }
 }
 
-/// Keeps both queues moving: the tasks of a process that has a runtime.
+/// Spawns the tasks that write both queues, in a process with a runtime.
 pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
     [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
 }
@@ -188,7 +188,7 @@ impl Stream {
         Poll::Pending
     }
 
-    /// Removes a waiter that no longer waits.
+    /// Removes a worker that is gone, if it waited for room.
     pub(crate) fn forget(&self, who: u64) {
         let mut state = self.state();
         let at = state.waiting.iter().position(|(other, _)| *other == who);
@@ -317,7 +317,7 @@ impl State {
         let identity = identity(file);
         self.outlet = self.outlet.take().filter(|(of, _)| Some(*of) == identity);
         let Some(identity) = identity else {
-            // It is closed and has no reader.
+            // The stream is closed: its output can never be read.
             self.empty();
             return true;
         };

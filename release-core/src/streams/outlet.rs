@@ -17,8 +17,10 @@ use crate::sys::signal::without_stop_of_writers;
 /// A terminal that reports room nearly always has room for this many bytes.
 const TERMINAL_ROOM: usize = 64;
 
-/// `O_NONBLOCK` belongs to the open file, which this process shares with the processes that started
-/// it and those that it starts. It is never set on an open file from elsewhere.
+/// The way in which a file is written.
+///
+/// `O_NONBLOCK` belongs to the open file description, which this process shares with its parent and
+/// its children. It is never set on an open file from elsewhere.
 pub(super) enum Outlet {
     /// The same pipe or terminal, opened once more.
     Own {

@@ -75,7 +75,7 @@ impl Credentials {
 
     fn set_ids(&self) -> Result<(), Failed> {
         let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
-        // SAFETY: `Gid` is a transparent gid_t; pointer and length are those of the vector.
+        // SAFETY: `Gid` is a transparent gid_t; pointer and length come from the vector.
         let done = unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr().cast()) };
         check("setgroups", done.into())?;
         // SAFETY: takes integers.
@@ -101,7 +101,7 @@ impl Credentials {
         if !self.has_exactly_its_groups()? {
             return wrong("getgroups (other groups were kept)");
         }
-        // SAFETY: takes integers; success would be the disaster that is looked for.
+        // SAFETY: takes integers; success would be the very failure that this checks for.
         if unsafe { libc::setresuid(u32::MAX, 0, u32::MAX) } == 0 {
             return wrong("setresuid (root could be regained)");
         }
@@ -214,8 +214,8 @@ fn set_capabilities(sets: Capabilities) -> Result<(), Failed> {
 /// time zone of the outside is kept.
 pub(crate) fn enter_root(directory: &std::path::Path) -> Result<(), Failed> {
     let (epoch, mut time): (libc::time_t, _) = (0, std::mem::MaybeUninit::<libc::tm>::uninit());
-    // SAFETY: reads a number, and writes one structure, for which there is room. That the C library reads
-    // its files is all that it is called for.
+    // SAFETY: reads a number, and writes one structure, for which there is room. The call's only purpose
+    // is that the C library reads its files.
     unsafe { libc::localtime_r(&raw const epoch, time.as_mut_ptr()) };
     let failed = |call| move |errno: nix::errno::Errno| Failed { call, errno: errno as i32 };
     nix::unistd::chroot(directory).map_err(failed("chroot"))?;

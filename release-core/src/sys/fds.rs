@@ -49,8 +49,8 @@ pub(crate) fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usiz
     let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let position: libc::c_long = -1;
     let number = fd.as_raw_fd();
-    // SAFETY: the kernel reads one part, whose bytes are borrowed meanwhile; the position -1 means that
-    // of the file.
+    // SAFETY: the kernel reads one part, whose bytes are borrowed meanwhile; the position -1 means the
+    // current position of the file.
     let written = unsafe {
         libc::syscall(
             libc::SYS_pwritev2,
@@ -170,8 +170,8 @@ pub(crate) fn settle_inherited(treatment: Inherited, except: &[RawFd]) -> io::Re
             Inherited::CloseOnExec => {
                 fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
             }
-            // SAFETY: without the flag it is not one of this program's own (see above), so no
-            // Rust object owns it.
+            // SAFETY: without the flag it was not opened by this program (see above), so no Rust
+            // object owns it.
             Inherited::Close => drop(unsafe { OwnedFd::from_raw_fd(number) }),
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn unload_program() {
     };
     for addresses in as_in_the_file(&smaps, &program.to_string_lossy()) {
         let begin = addresses.start as *mut libc::c_void;
-        // SAFETY: nobody may write there, nor has: the kernel reads the same from the file again.
+        // SAFETY: the range is read-only and unmodified: the kernel reads the same bytes from the file again.
         unsafe { libc::madvise(begin, addresses.len(), libc::MADV_DONTNEED) };
     }
 }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn code_that_does_not_run_is_not_in_memory() {
-        // The other tests use the program's code meanwhile: it is looked at in a process of its own.
+        // The other tests use the program's code meanwhile, so it is examined in a separate process.
         const ALONE: &str = "RELEASE_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {
             let name = format!("{}::code_that_does_not_run_is_not_in_memory", module_path!());
@@ -123,7 +123,7 @@ mod tests {
         }
         let (addresses, _) = code();
         let begin = addresses.start as *mut libc::c_void;
-        // SAFETY: only reads what is there to be read.
+        // SAFETY: only reads pages that are mapped for reading.
         unsafe { libc::madvise(begin, addresses.len(), libc::MADV_POPULATE_READ) };
         let (_, before) = code();
         unload_program();

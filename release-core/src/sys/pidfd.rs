@@ -89,7 +89,7 @@ fn wait_id(
     let number = libc::id_t::try_from(pidfd.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     let info = waitid(kind, number, flags)?;
-    // SAFETY: what waitid has filled in has a status; zeros, of a process that runs, do too.
+    // SAFETY: a siginfo filled in by waitid has a status, and so do the zeros for a running process.
     let status = unsafe { info.si_status() };
     Ok(match (info.si_signo, info.si_code) {
         (0, _) => None,
@@ -111,8 +111,8 @@ fn waitid(kind: libc::idtype_t, number: libc::id_t, flags: i32) -> io::Result<li
 pub(crate) struct Orphans(HashMap<i32, Stat>);
 
 impl Orphans {
-    /// Reaps those that had already ended at the last call, and records those that have ended
-    /// since. Returns whether there are any.
+    /// Reaps the children that had already ended at the last call, and records the children that
+    /// have ended since. Returns whether there are any.
     ///
     /// The code that started a child can reap it between two calls.
     pub(crate) fn reap(&mut self) -> bool {
@@ -147,7 +147,7 @@ fn zombies() -> HashMap<i32, Stat> {
 /// Returns a child that has ended and was not reaped.
 fn any_zombie() -> Option<Pid> {
     let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).ok()?;
-    // SAFETY: what waitid has filled in has a pid; zeros, for no child, do too.
+    // SAFETY: a siginfo filled in by waitid has a pid, and so do the zeros for no child.
     Some(unsafe { info.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 

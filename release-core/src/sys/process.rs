@@ -76,8 +76,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
     if thread_count()? != 1 {
         return Err(io::Error::from(io::ErrorKind::Unsupported));
     }
-    // SAFETY: the only thread there is goes on in the child (counted above; no other thread is
-    // left that could start one), so the child may do whatever this process might.
+    // SAFETY: the only thread continues in the child (counted above; no other thread is left that
+    // could start one), so the child may do anything that this process may.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Fork::Child),
@@ -112,8 +112,8 @@ pub(crate) fn forbid_new_privileges() -> Result<(), Failed> {
 /// Leaves the inherited session keyring, which may hold a key of root's, for a new empty one.
 /// Allocates nothing.
 ///
-/// If that fails (containers forbid it), processes have no keys in it either, or exceed their
-/// number. This is no reason to stop.
+/// If no new keyring can be had, either the container forbids it, and processes have no keys in the
+/// inherited one, or there are already more keys than allowed. Neither is a reason to stop.
 pub(crate) fn leave_keyring() {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
     let nameless: *const libc::c_char = std::ptr::null();

@@ -115,7 +115,7 @@ fn leave_protection() {
     }
 }
 
-/// Sets the processors, and reads the result back: if at least one of them is allowed, the kernel
+/// Sets the processors, and reads the result back: if at least one is allowed, the kernel
 /// silently drops the others.
 fn run_on(processors: &CpuSet) -> Result<(), Failed> {
     let this = Pid::from_raw(0);

@@ -54,7 +54,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
     message.msg_controllen = size_of_val(&room) as _;
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the kernel writes to `space` and `room`, which live longer than the call, and no more
-    // than the lengths beside them say.
+    // than the lengths given with them.
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let Ok(bytes) = usize::try_from(count) else {
         return Err(io::Error::last_os_error());
@@ -68,7 +68,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Ar
 /// The option of a Unix socket that refuses descriptors: `SO_PASSRIGHTS`, since Linux 6.16.
 const PASS_RIGHTS: libc::c_int = 83;
 
-/// Makes the kernel refuse descriptors sent to a socket, or to those that a listener accepts.
+/// Makes the kernel refuse descriptors sent to a socket, or to the sockets that a listener accepts.
 /// Sending one then fails with `EPERM`. An older kernel does not know the option.
 pub(crate) fn refuse(socket: BorrowedFd<'_>) {
     let no: libc::c_int = 0;
@@ -124,7 +124,7 @@ fn length_of(count: usize) -> usize {
 /// message contains more.
 fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
     let (mut descriptors, mut sender, mut is_strange) = (Vec::new(), None, false);
-    // SAFETY: the kernel has set the length to what it wrote to the control buffer.
+    // SAFETY: the kernel has set the length to the number of bytes it wrote to the control buffer.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: null, or a header in the buffer, which is aligned for headers and initialised.
     while let Some(header) = unsafe { next.as_ref() } {
@@ -139,7 +139,7 @@ fn owned(message: &libc::msghdr) -> (Vec<Untrusted>, Option<Sender>, bool) {
             let count = length.saturating_sub(length_of(0)) / size_of::<RawFd>();
             // SAFETY: the kernel wrote `count` numbers there; headers are aligned for them.
             let numbers = unsafe { std::slice::from_raw_parts(first, count) };
-            // SAFETY: the kernel has just made these descriptors for us; each number is there once.
+            // SAFETY: the kernel has just created these descriptors for this process, each number once.
             let owned = numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
             descriptors.extend(owned.map(Untrusted::from));
         } else if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 pub(crate) fn accept(listener: &(impl AsRawFd + AsFd)) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     match accept4(listener.as_raw_fd(), flags) {
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for this process.
         Ok(number) => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
         // A TCP socket after a shutdown returns `EINVAL`. A Unix socket reports that it would
         // block, and is always ready.
@@ -45,7 +45,7 @@ pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_LOCK_FILTER)
 }
 
-/// Undoes [`steer`]. Any holder of one of the sockets can do that.
+/// Undoes [`steer`]. Any holder of a socket of the group can do that.
 #[cfg(test)]
 pub(crate) fn forget_steering(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_DETACH_REUSEPORT_BPF)

@@ -253,8 +253,8 @@ pub(crate) fn spawn(
     Child::of(pid, reader.into())
 }
 
-/// Returns standard output and error for a process of another user that shares those of this
-/// process, if they are a terminal. A process of another user could read the terminal's input if
+/// Opens standard output and error write-only, if they are a terminal that a process of another
+/// user would share with this process. That process could otherwise read the terminal's input, if
 /// the descriptor is open for reading.
 fn terminals(command: &Command, given: &[(RawFd, BorrowedFd<'_>)]) -> Vec<(RawFd, OwnedFd)> {
     if command.identity.account().is_none() {

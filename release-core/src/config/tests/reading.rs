@@ -77,7 +77,7 @@ fn sizes() {
 
 #[test]
 fn files_of_the_kernel_do_not_know_their_size() {
-    // It has more than ten bytes, and says that it has none.
+    // It has more than ten bytes, and reports a size of zero.
     let path = Path::new("/proc/self/status");
     assert_eq!(File::open(path).unwrap().metadata().unwrap().len(), 0);
     let errors = Config::load(path, &spec().size_limit(10)).unwrap_err();

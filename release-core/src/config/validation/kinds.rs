@@ -74,7 +74,7 @@ pub fn keyword(word: &str) -> Validation {
     keywords([word])
 }
 
-/// Requires one of the given keywords.
+/// Requires a keyword from the given list.
 #[must_use]
 pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     let words: Vec<String> = words.into_iter().map(Into::into).collect();
@@ -89,7 +89,7 @@ pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     })
 }
 
-/// Requires one of the given strings.
+/// Requires a string from the given list.
 #[must_use]
 pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
     let texts: Vec<Value> = texts.into_iter().map(|text| Value::String(text.into())).collect();

@@ -45,7 +45,7 @@ pub fn int_less_than(limit: i64) -> Validation {
     integer(format!("an integer less than {limit}"), move |number| number < limit)
 }
 
-/// Requires one of the given integers.
+/// Requires an integer from the given list.
 #[must_use]
 pub fn int_in<I: IntoIterator<Item = i64>>(numbers: I) -> Validation {
     let numbers: Vec<i64> = numbers.into_iter().collect();

@@ -148,7 +148,7 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 
 /// Marks the master's descriptors close-on-exec before any other code runs, and arms the rollback.
 extern "C" fn before_main() {
-    // SAFETY: the name is NUL-ended; what the call gives is not used after the environment changes.
+    // SAFETY: the name is NUL-ended; the result of the call is not used after the environment changes.
     let value = unsafe { libc::getenv(VARIABLE.as_ptr()) };
     if value.is_null() {
         return;
@@ -222,7 +222,7 @@ pub(crate) fn take(number: RawFd) -> io::Result<OwnedFd> {
     let mut left = left();
     let at = left.iter().position(|its| *its == number);
     let at = at.ok_or_else(|| io::Error::from(Errno::EBADF))?;
-    // SAFETY: left open by the image before for this one, and taken out of the list once.
+    // SAFETY: left open by the previous image for this one, and taken out of the list once.
     Ok(unsafe { OwnedFd::from_raw_fd(left.swap_remove(at)) })
 }
 
@@ -240,12 +240,12 @@ pub(crate) fn close() {
         // SAFETY: takes an integer.
         unsafe { libc::alarm(0) };
         for (signal, action) in &ready.before {
-            // SAFETY: what was there before, as the system has described it.
+            // SAFETY: the previous action, as returned by the system.
             unsafe { libc::sigaction(*signal, action, std::ptr::null_mut()) };
         }
     }
     for number in std::mem::take(&mut *left()) {
-        // SAFETY: left open by the image before; whoever uses such a descriptor has a duplicate.
+        // SAFETY: left open by the previous image; users of such a descriptor have a duplicate.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
     }
 }
@@ -303,7 +303,7 @@ impl Ready {
             ss_flags: 0,
             ss_size: STACK,
         };
-        // SAFETY: memory of that size, which is never given back.
+        // SAFETY: memory of that size, which is never freed.
         unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
         let mut unblocked = MaybeUninit::<libc::sigset_t>::zeroed();
         // SAFETY: initialises the set.
@@ -337,7 +337,7 @@ fn catch(signal: c_int) -> Option<(c_int, libc::sigaction)> {
     action.sa_sigaction = on_signal as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_ONSTACK;
     let mut before = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: the handler makes calls alone that a handler may make, see `go`.
+    // SAFETY: the handler makes only calls that are allowed in a handler, see `go`.
     let done = unsafe { libc::sigaction(signal, &raw const action, before.as_mut_ptr()) };
     // SAFETY: the call has succeeded and filled it in.
     (done == 0).then(|| (signal, unsafe { before.assume_init() }))
@@ -378,8 +378,8 @@ extern "C" fn on_signal(signal: c_int) {
 /// Performs the rollback with this reason; without one, it is already written. Uses only system
 /// calls, like a signal handler.
 fn go(word: &[u8]) -> Option<io::Error> {
-    // SAFETY: null, or what `arm` has made and only `close` takes away, which no handler interrupts
-    // and then returns to.
+    // SAFETY: null, or a value that `arm` has created and only `close` removes. No handler interrupts
+    // `close` and then returns to it.
     let ready = unsafe { READY.load(Ordering::SeqCst).as_ref() }?;
     // A process forked by this one is not the next version of any.
     if nix::unistd::getpid().as_raw() != ready.pid {

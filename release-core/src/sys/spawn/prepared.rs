@@ -77,7 +77,7 @@ impl<'a> Prepared<'a> {
         // SAFETY: takes integers.
         check("setsid", unsafe { libc::setsid() }.into())?;
         leave_keyring();
-        // Before the limits, one of which is how high a descriptor's number may be.
+        // Before the limits, because one of them bounds the numbers of descriptors.
         self.place_descriptors()?;
         self.command.resources.apply()?;
         if let Some(root) = &self.command.root {
@@ -115,7 +115,7 @@ impl<'a> Prepared<'a> {
     /// closes the rest. Descriptors in between belong to this program and are close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
         for (number, source) in &self.descriptors {
-            // SAFETY: integers; what is overwritten is this child's copy.
+            // SAFETY: integers; an overwritten descriptor is this child's copy.
             let done = unsafe { libc::dup2(source.as_raw_fd(), *number) };
             check("dup2", done.into())?;
         }
