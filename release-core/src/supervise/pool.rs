@@ -280,6 +280,8 @@ impl Pool {
                     self.all_ready = true;
                     turn.act(Action::AllReady);
                 }
+                // A new generation brings its sizes: a worker that it scales away is not restarted.
+                self.conclude_rollout(turn);
                 self.conclude_changes(turn);
                 self.conclude_rollout(turn);
                 self.advance_upgrade(turn);

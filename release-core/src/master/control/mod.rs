@@ -168,8 +168,9 @@ impl<C> ControlSocket<C> {
     /// untouched; [`ErrorKind::Usage`] if the path is taken by another kind of file, too long, or not
     /// safe for root; [`ErrorKind::System`] for errors of bind(2) and related calls.
     ///
-    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning [`ErrorKind::Usage`]:
-    /// crate::ErrorKind::Usage [`ErrorKind::System`]: crate::ErrorKind::System
+    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
+    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
+    /// [`ErrorKind::System`]: crate::ErrorKind::System
     pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
         let (socket, file) = self.file().make()?;
         Ok(BoundControlSocket::new(socket, file, self))

@@ -235,3 +235,15 @@ fn a_reload_brings_its_sizes() {
     assert_eq!(finish(&mut world, request), refused);
     assert_eq!(world.pool().generation(), generation);
 }
+
+#[test]
+fn a_worker_that_a_reload_scales_away_is_not_told_to_be_restarted() {
+    let mut world = Simulation::new(vec![spec(1)], seconds(10), 1, |_| Life::good());
+    world.run(seconds(5));
+    world.prepare_with(Ok(vec![Some(0)]));
+    let reload = world.change(Operation::Reload);
+    let restart = world.change(Operation::Restart { id: WorkerId(0) });
+    assert_eq!(finish(&mut world, reload), Ok(()));
+    let refused = Err("the worker was scaled away".to_owned());
+    assert_eq!(world.answer(restart), Some(&refused));
+}
