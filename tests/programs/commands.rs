@@ -1,5 +1,6 @@
 // A master whose workers are the program on its command line: see `tests/commands.rs`.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,7 +108,9 @@ fn main() -> Exit {
     if options.output {
         workers = workers.output(|worker, stream, line| {
             let stream = if stream == OutputStream::Out { "out" } else { "err" };
-            eprintln!("[{} {stream}] {}", worker.id, String::from_utf8_lossy(line));
+            // In one piece: the log of other threads goes to the same place.
+            let line = format!("[{} {stream}] {}\n", worker.id, String::from_utf8_lossy(line));
+            let _ = io::stderr().write_all(line.as_bytes());
         });
     }
     Master::new()
