@@ -148,6 +148,8 @@ pub use process::{
 pub use start_files::{look_up_to_start, read_to_start};
 #[cfg(target_os = "linux")]
 pub use stopping::Stopping;
+#[cfg(target_os = "linux")]
+pub use streams::printable::printable;
 #[doc(hidden)]
 #[cfg(target_os = "linux")]
 pub use trusted::check_for_root;

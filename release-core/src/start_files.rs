@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::path::absolute;
 use crate::predecessor::{Left, left};
 
 /// Contents of files by absolute path, and answers by question; a question is never such a path.
@@ -36,9 +37,9 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn absolute(path: &Path) -> PathBuf {
+fn key(path: &Path) -> PathBuf {
     // Fails only if the working directory is gone; the path is then the best available.
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The part of a state that concerns files, under the names used in the whole state.
@@ -75,7 +76,7 @@ fn left_files() -> Option<&'static Files> {
 
 /// Returns the content that this process sees in a file, until it is the master.
 pub(crate) fn given(path: &Path) -> Option<Vec<u8>> {
-    given_as(&absolute(path))
+    given_as(&key(path))
 }
 
 fn given_as(key: &Path) -> Option<Vec<u8>> {
@@ -88,7 +89,7 @@ fn given_as(key: &Path) -> Option<Vec<u8>> {
 
 /// Records that the program has read this valid content in a file.
 pub(crate) fn accepted(path: &Path, bytes: &[u8]) {
-    accepted_as(absolute(path), bytes.to_owned());
+    accepted_as(key(path), bytes.to_owned());
 }
 
 fn accepted_as(key: PathBuf, bytes: Vec<u8>) {

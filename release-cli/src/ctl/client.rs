@@ -11,9 +11,7 @@ use release_core::ipc::{CallError, Ended, Text};
 use release_core::net::{Active, Credentials, Socket, Unix};
 use release_core::rt::local::Local;
 use release_core::rt::{Driver, Rt, run};
-use release_core::{ControlCommand, StatusReport};
-
-use crate::output::printable;
+use release_core::{ControlCommand, StatusReport, printable};
 
 /// How often to look whether a service has gone.
 const LOOK: Duration = Duration::from_millis(20);

@@ -5,6 +5,26 @@ use std::fmt::{self, Write};
 /// Prefix of every line of a text after the first, so that none is mistaken for a line of the log.
 const NEXT_LINE: &str = "\n    ";
 
+/// Returns a line of foreign text in a form that is safe for a log and a terminal.
+///
+/// Escapes control characters, except for tabs, so that the line can neither control a terminal
+/// nor look like several lines. Removes a carriage return at the end, and replaces bytes that are
+/// not UTF-8. [`Workers::output`](crate::Workers::output) passes lines as they are; use
+/// this function before you print them.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(release_core::printable(b"r\xc3\xa9sum\xc3\xa9\r"), "r\u{e9}sum\u{e9}");
+/// assert_eq!(release_core::printable(b"\x1b[2J"), "\\u{1b}[2J");
+/// ```
+#[must_use]
+pub fn printable(line: &[u8]) -> String {
+    let mut text = Vec::new();
+    append(&mut text, line);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Adds a line to a text. Control characters are escaped as letters; tabs are kept.
 pub(crate) fn append(text: &mut Vec<u8>, line: &[u8]) {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -79,15 +99,10 @@ mod tests {
 
     #[test]
     fn nothing_is_forged() {
-        let safe = |line: &[u8]| {
-            let mut text = Vec::new();
-            append(&mut text, line);
-            String::from_utf8(text).unwrap()
-        };
-        assert_eq!(safe(b"plain\tline \xc3\xa9"), "plain\tline \u{e9}");
-        assert_eq!(safe(b"from Windows\r"), "from Windows");
-        assert_eq!(safe(b"a\rb\x1b[2Jc\0\x7f\xc2\x9b"), "a\\rb\\u{1b}[2Jc\\0\\u{7f}\\u{9b}");
-        assert_eq!(safe(b"\xff"), "\u{fffd}");
+        assert_eq!(printable(b"plain\tline \xc3\xa9"), "plain\tline \u{e9}");
+        assert_eq!(printable(b"from Windows\r"), "from Windows");
+        assert_eq!(printable(b"a\rb\x1b[2Jc\0\x7f\xc2\x9b"), "a\\rb\\u{1b}[2Jc\\0\\u{7f}\\u{9b}");
+        assert_eq!(printable(b"\xff"), "\u{fffd}");
     }
 
     proptest::proptest! {
