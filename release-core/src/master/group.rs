@@ -18,7 +18,7 @@ use crate::process::attach::Attach;
 use crate::process::listeners::{KeptListener, Listener, Steered};
 use crate::process::options::{CheckedOptions, WorkerOptions};
 use crate::process::output::Capture;
-use crate::process::readiness::Foreign;
+use crate::process::readiness::GroupReadiness;
 use crate::process::stop_signal::StopSignal;
 use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
 use crate::sys::creds::Credentials;
@@ -85,7 +85,7 @@ impl fmt::Debug for dyn Attach {
 pub(crate) enum Contact {
     /// Over a connection, which is their standard input.
     Connection(Arc<dyn Attach>),
-    Foreign(Foreign),
+    Foreign(GroupReadiness),
 }
 
 impl fmt::Debug for Group {

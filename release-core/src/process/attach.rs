@@ -20,6 +20,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+pub use calls::Decision;
 pub(crate) use calls::{Calls, Rules};
 pub(crate) use plain::Plain;
 
@@ -54,16 +55,20 @@ pub(crate) struct Attached {
     pub(crate) serving: Task<()>,
 }
 
+/// The master's end of a new worker's connection, and the greeting for the worker.
+pub(crate) struct NewConnection {
+    pub(crate) socket: OwnedFd,
+    pub(crate) hello: Hello,
+    pub(crate) limits: Limits,
+}
+
 /// Serves the connections of a group's workers, whatever the types of their messages.
 pub(crate) trait Attach: Send + Sync {
     /// Greets the worker and serves it.
     fn attach(
         &self,
-        rt: &Rt,
-        socket: OwnedFd,
         worker: WorkerInfo,
-        hello: Hello,
-        limits: Limits,
+        connection: NewConnection,
         notify: Notify,
     ) -> Result<Attached, Error>;
 
@@ -74,9 +79,8 @@ pub(crate) trait Attach: Send + Sync {
     /// process begins anew.
     fn reattach(
         &self,
-        rt: &Rt,
-        frozen: Frozen,
         worker: WorkerInfo,
+        frozen: Frozen,
         notify: Notify,
     ) -> Result<Attached, Error>;
 

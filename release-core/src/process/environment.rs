@@ -24,12 +24,12 @@ use crate::{Error, ErrorKind};
 #[derive(Clone, Debug)]
 #[doc(alias = "slave_env")]
 pub struct Environment {
-    kept: Kept,
+    kept: KeptVariables,
     set: BTreeMap<OsString, OsString>,
 }
 
 #[derive(Clone, Debug)]
-enum Kept {
+enum KeptVariables {
     All,
     Names(Vec<OsString>),
 }
@@ -49,7 +49,7 @@ impl Environment {
     /// master has is theirs, too: where it has secrets, [`keep`](Environment::keep) names what is not one.
     #[must_use]
     pub fn inherit() -> Self {
-        Self { kept: Kept::All, set: BTreeMap::new() }
+        Self { kept: KeptVariables::All, set: BTreeMap::new() }
     }
 
     /// The variables of these names, where the master has them, and nothing else. `HOME`, `USER`,
@@ -57,7 +57,7 @@ impl Environment {
     #[must_use]
     pub fn keep<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
-        Self { kept: Kept::Names(names), set: BTreeMap::new() }
+        Self { kept: KeptVariables::Names(names), set: BTreeMap::new() }
     }
 
     /// Sets a variable, whatever the master has.
@@ -77,8 +77,8 @@ impl Environment {
 
     fn keeps(&self, name: &OsStr) -> bool {
         match &self.kept {
-            Kept::All => true,
-            Kept::Names(names) => names.iter().any(|kept| kept == name),
+            KeptVariables::All => true,
+            KeptVariables::Names(names) => names.iter().any(|kept| kept == name),
         }
     }
 
@@ -100,7 +100,7 @@ impl Environment {
                 && !self.set.contains_key(name)
                 && !own.iter().any(|(own, _)| *name == **own)
         });
-        let drops_session = account.is_some() && matches!(self.kept, Kept::All);
+        let drops_session = account.is_some() && matches!(self.kept, KeptVariables::All);
         let (left, kept): (Vec<_>, Vec<_>) =
             kept.partition(|(name, _)| drops_session && is_of_a_session(name));
         if !left.is_empty() {

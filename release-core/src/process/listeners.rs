@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +19,10 @@ mod steered;
 pub(crate) mod stored;
 mod watch;
 
-use open::{BACKLOG, Common, SHUT_DOWN, listen_again};
-use shared::{Given, Opened, Shared};
+use open::{BACKLOG, ReusePortAddress, SHUT_DOWN, SocketFile, listen_again};
+use shared::{GivenSocket, OpenSocket, SharedSocket};
 pub(crate) use steered::Steered;
-use steered::{Place, User};
+use steered::{Owner, SteeredSocket};
 pub(crate) use watch::Watch;
 
 /// A socket that workers find by its name, or one for each of them.
@@ -56,29 +55,29 @@ const MASTER: u32 = u32::MAX;
 #[derive(Debug)]
 enum Sockets {
     /// The program has opened it.
-    Given(Given),
+    Given(GivenSocket),
     /// One for all workers.
-    Shared(Shared),
+    Shared(SharedSocket),
     /// One for each worker, where the kernel cannot be told which of them get connections. The master
     /// keeps it while the worker is started again: connections that wait in it are not lost.
-    Each { common: Common, opened: BTreeMap<WorkerId, OwnedFd> },
+    Each { common: ReusePortAddress, opened: BTreeMap<WorkerId, OwnedFd> },
     /// One for each worker, or for each process of it.
     Steered(Steered),
 }
 
 impl Listener {
     pub(crate) fn given(name: String, socket: OwnedFd) -> Self {
-        Self::new(name, String::new(), Sockets::Given(Given::new(socket)))
+        Self::new(name, String::new(), Sockets::Given(GivenSocket::new(socket)))
     }
 
     pub(crate) fn on(name: String, listen: ListenOn) -> Self {
         let requested = listen.to_string();
         let sockets = match listen.shared_port() {
             Some((address, only_v6)) => {
-                let common = Common { address, only_v6 };
+                let common = ReusePortAddress { address, only_v6 };
                 Sockets::Each { common, opened: BTreeMap::new() }
             }
-            None => Sockets::Shared(Shared::new(listen)),
+            None => Sockets::Shared(SharedSocket::new(listen)),
         };
         Self::new(name, requested, sockets)
     }
@@ -92,12 +91,12 @@ impl Listener {
     pub(crate) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
         self.is_blocking = is_blocking;
         match &mut self.sockets {
-            Sockets::Given(Given { socket, .. }) => set_cloexec(socket)
+            Sockets::Given(GivenSocket { socket, .. }) => set_cloexec(socket)
                 .and_then(
                     |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
                 )
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
-            Sockets::Shared(Shared { address, .. }) => {
+            Sockets::Shared(SharedSocket { address, .. }) => {
                 if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
                     *path = crate::path::absolute(path)?;
                 }
@@ -191,7 +190,7 @@ impl Listener {
             Sockets::Shared(shared) => shared.opened.iter().map(|it| it.socket.as_fd()).collect(),
             Sockets::Each { opened, .. } => opened.values().map(AsFd::as_fd).collect(),
             Sockets::Steered(steered) => {
-                steered.places.iter().map(|place| place.socket.as_fd()).collect()
+                steered.sockets.iter().map(|entry| entry.socket.as_fd()).collect()
             }
         }
     }
@@ -217,20 +216,20 @@ impl Listener {
         };
         match &self.sockets {
             Sockets::Given(_) => Ok(Vec::new()),
-            Sockets::Shared(Shared { opened, .. }) => {
-                let file = |it: &Opened| it.file.as_ref().map(|it| it.file);
+            Sockets::Shared(SharedSocket { opened, .. }) => {
+                let file = |it: &OpenSocket| it.file.as_ref().map(|it| it.file);
                 opened.iter().map(|it| keep(&it.socket, None, file(it))).collect()
             }
             Sockets::Each { common, opened } => {
                 let port = common.address.port();
                 opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
             }
-            Sockets::Steered(Steered { common, places, .. }) => {
+            Sockets::Steered(Steered { common, sockets, .. }) => {
                 let port = common.address.port();
-                let kept = places.iter().map(|place| {
-                    let worker = if place.user == User::Master { MASTER } else { place.worker.0 };
-                    let kept = keep(&place.socket, Some((worker, port)), None)?;
-                    Ok(KeptListener { process: place.process(), ..kept })
+                let kept = sockets.iter().map(|entry| {
+                    let worker = if entry.owner == Owner::Master { MASTER } else { entry.worker.0 };
+                    let kept = keep(&entry.socket, Some((worker, port)), None)?;
+                    Ok(KeptListener { process: entry.process(), ..kept })
                 });
                 kept.collect()
             }
@@ -254,17 +253,17 @@ impl Listener {
                     opened.insert(WorkerId(id), socket.into());
                 }
                 (Sockets::Steered(steered), Some((id, port))) => {
-                    let user = match process {
-                        _ if id == MASTER => User::Master,
-                        Some(pid) => User::Process(pid),
-                        None if steered.of_processes => User::Nobody,
-                        None => User::Worker,
+                    let owner = match process {
+                        _ if id == MASTER => Owner::Master,
+                        Some(pid) => Owner::Process(pid),
+                        None if steered.of_processes => Owner::Nobody,
+                        None => Owner::Worker,
                     };
                     steered.common.address.set_port(port);
-                    steered.places.push(Place {
+                    steered.sockets.push(SteeredSocket {
                         socket: socket.into(),
                         worker: WorkerId(id),
-                        user,
+                        owner,
                     });
                 }
                 _ => {}
@@ -282,8 +281,10 @@ impl Listener {
         requested.clone_into(&mut self.requested);
         let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
         match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
-            (Sockets::Shared(Shared { address, .. }), Ok(inet)) => address.address = inet.into(),
-            (Sockets::Shared(Shared { address, .. }), Err(_)) => {
+            (Sockets::Shared(SharedSocket { address, .. }), Ok(inet)) => {
+                address.address = inet.into()
+            }
+            (Sockets::Shared(SharedSocket { address, .. }), Err(_)) => {
                 address.address = bare.strip_prefix('@').map_or_else(
                     || Unix::path(bare).into(),
                     |name| Unix::Abstract(name.into()).into(),
@@ -348,38 +349,4 @@ impl KeptListener {
             drop(SocketFile { path: address.into(), file, stays: false });
         }
     }
-}
-
-/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    file: FileIdentity,
-    /// Whether systemd keeps its socket for the next process.
-    stays: bool,
-}
-
-impl SocketFile {
-    fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
-        match address {
-            AnyAddress::Unix(Unix::Path(path)) => {
-                Some(Self { path: path.clone(), file, stays: false })
-            }
-            _ => None,
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if !self.stays && FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
-    let settled = if is_blocking { set_blocking(&socket) } else { set_nonblocking(&socket) };
-    settled.map_err(|error| Error::system("a listening socket", error))?;
-    Ok(socket)
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 pub(crate) mod attach;
 pub(crate) mod child;
 pub(crate) mod connections;
-mod decision;
 pub(crate) mod environment;
 mod heartbeat;
 pub(crate) mod listeners;
@@ -18,8 +17,8 @@ pub(crate) mod stop_signal;
 pub(crate) mod unexecutable;
 pub(crate) mod worker_info;
 
+pub use attach::Decision;
 pub use connections::Connections;
-pub use decision::Decision;
 pub use environment::Environment;
 pub use options::{Resource, WorkerOptions};
 pub use output::{OutputFormat, OutputStream};

@@ -15,61 +15,15 @@ use crate::ipc::Descriptor;
 use crate::rt::Rt;
 use crate::sys::fds::duplicate_from;
 
+mod capture;
 mod format;
 mod pipe;
 mod writer;
 
-pub use format::OutputFormat;
+pub(crate) use capture::{Capture, Sink};
+pub use capture::{OutputFormat, OutputStream};
 use pipe::Pipe;
 use writer::Writer;
-
-/// Where a line was written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
-pub enum OutputStream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Error,
-}
-
-/// Takes a line.
-type LineSink = Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>;
-
-/// Where lines go.
-#[derive(Clone)]
-pub(crate) enum Sink {
-    /// A function of the program takes each.
-    Lines(LineSink),
-    /// The standard streams of the master.
-    Streams(OutputFormat),
-}
-
-/// How the output of a group is taken.
-#[derive(Clone)]
-pub(crate) struct Capture {
-    pub(crate) sink: Sink,
-    /// The longest line; what is longer goes on in the next.
-    pub(crate) longest: usize,
-    /// How many lines a process may write in a second before the rest of that second is dropped.
-    pub(crate) rate: Option<u32>,
-}
-
-impl Default for Capture {
-    fn default() -> Self {
-        Self { sink: Sink::Streams(OutputFormat::Plain), longest: 64 * 1024, rate: None }
-    }
-}
-
-impl Capture {
-    /// None where workers write to the same files as the master.
-    pub(crate) fn unless_inherited(self) -> Option<Self> {
-        match self.sink {
-            Sink::Streams(OutputFormat::Inherit) => None,
-            _ => Some(self),
-        }
-    }
-}
 
 /// The two pipes of a process that is about to be started.
 pub(crate) struct Pipes {
@@ -105,10 +59,10 @@ impl Pipes {
 
 /// What a running process writes. A clone is the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Output(Arc<Mutex<State>>);
+pub(crate) struct Output(Arc<Mutex<Forwarder>>);
 
 #[derive(Debug)]
-struct State {
+struct Forwarder {
     pipes: [Pipe; 2],
     writer: Writer,
 }
@@ -138,7 +92,7 @@ impl Output {
         };
         let pipes = [pipe(out, OutputStream::Out)?, pipe(error, OutputStream::Error)?];
         let writer = Writer::new(rt, worker, capture);
-        Ok(Self(Arc::new(Mutex::new(State { pipes, writer }))))
+        Ok(Self(Arc::new(Mutex::new(Forwarder { pipes, writer }))))
     }
 
     /// For the next version of the program. Nothing is read afterwards.
@@ -148,11 +102,11 @@ impl Output {
             let end = end.map_err(|error| Error::system("cannot duplicate a pipe", error))?;
             Ok::<_, Error>((end.map(Into::into), pipe.begun().to_vec()))
         };
-        let State { pipes: [out, error], .. } = &*self.state();
+        let Forwarder { pipes: [out, error], .. } = &*self.forwarder();
         Ok(KeptOutput([keep(out)?, keep(error)?]))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn forwarder(&self) -> MutexGuard<'_, Forwarder> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -164,13 +118,13 @@ impl Output {
         let ended = std::future::poll_fn(|cx: &mut Context<'_>| {
             let ended = end.as_mut().poll(cx);
             if ended.is_pending() {
-                let State { pipes, writer } = &mut *self.state();
+                let Forwarder { pipes, writer } = &mut *self.forwarder();
                 pipes.iter_mut().for_each(|pipe| pipe.poll(cx, writer));
             }
             ended
         });
         let ended = ended.await;
-        let State { pipes, writer } = &mut *self.state();
+        let Forwarder { pipes, writer } = &mut *self.forwarder();
         pipes.iter_mut().for_each(|pipe| pipe.empty(writer));
         writer.tell_dropped();
         ended

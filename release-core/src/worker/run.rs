@@ -134,13 +134,12 @@ impl<C> Worker<C> {
                     stop.now();
                 })
             };
-            let listeners = take_listeners(hello.listeners)?;
             let me = Me {
                 id: hello.worker,
                 generation: hello.generation,
                 group: hello.group,
                 context,
-                listeners: Mutex::new(listeners),
+                listeners: Mutex::new(take_listeners(hello.listeners)?),
                 master: Peer::new(Arc::clone(&link), codec),
                 link,
                 in_flight,

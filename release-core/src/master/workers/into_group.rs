@@ -15,7 +15,7 @@ use crate::path::c_string;
 use crate::process::listeners::Listener;
 use crate::process::privileges;
 use crate::process::privileges::ROOT;
-use crate::process::readiness::{Foreign, Readiness, of_the_master};
+use crate::process::readiness::{GroupReadiness, Readiness, of_the_master};
 use crate::start_files::looked_up;
 use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
@@ -89,8 +89,9 @@ where
             (true, None) => {
                 let readiness = self.readiness.unwrap_or_default();
                 let count = self.listeners.len();
-                let foreign = Foreign::new(readiness, self.heartbeat, count, credentials.as_ref())
-                    .map_err(|error| about("its readiness").caused_by(error))?;
+                let foreign =
+                    GroupReadiness::new(readiness, self.heartbeat, count, credentials.as_ref())
+                        .map_err(|error| about("its readiness").caused_by(error))?;
                 (Contact::Foreign(foreign), ready_by(readiness))
             }
             (true, Some(_)) => return Err(about("a command has no requests to be answered")),

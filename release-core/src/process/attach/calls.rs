@@ -2,13 +2,11 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, Notify, WorkerEvent, cannot_watch, thaw};
+use super::{Attach, Attached, Listed, NewConnection, Notify, WorkerEvent, cannot_watch, thaw};
 use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
-use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::serve::{Word, serve};
@@ -16,15 +14,34 @@ use crate::ipc::{
     Codec, Ended, Header, HeartbeatReply, Peer, Postcard, Refused, Request, SendError,
 };
 use crate::process::connections::Connections;
-use crate::process::decision::Decision;
 use crate::process::heartbeat::{LatestReply, ask};
 use crate::process::worker_info::WorkerInfo;
-use crate::rt::{Rt, Task};
+use crate::rt::Task;
 use crate::{Error, ErrorKind};
 
 const STATE: Guard = Guard::new("answer_permitted's state");
 const PERMIT: Guard = Guard::new("answer_permitted's rule");
 const ANSWER: Guard = Guard::new("answer");
+
+/// Whether a worker may ask this now: see [`Workers::answer_permitted`].
+///
+/// [`Workers::answer_permitted`]: crate::Workers::answer_permitted
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Decision {
+    /// It may.
+    Allow,
+    /// It may not: the worker is killed, and these words are in the log.
+    Deny(&'static str),
+}
+
+impl Decision {
+    /// Allows the request if `so` holds, and denies it with the words of `otherwise` if not.
+    #[must_use]
+    pub fn only_if(so: bool, otherwise: &'static str) -> Self {
+        if so { Self::Allow } else { Self::Deny(otherwise) }
+    }
+}
 
 /// How the requests of workers in call mode are dealt with.
 pub(crate) struct Rules<N, P, H> {
@@ -69,15 +86,13 @@ where
 {
     fn attach(
         &self,
-        rt: &Rt,
-        socket: OwnedFd,
         worker: WorkerInfo,
-        mut hello: Hello,
-        limits: Limits,
+        connection: NewConnection,
         notify: Notify,
     ) -> Result<Attached, Error> {
+        let NewConnection { socket, mut hello, limits } = connection;
         hello.types = hello.types.map(|sent| Box::new(self.types.with_context(&sent.context)));
-        let link = Link::new(rt, socket, Mode::Calls, limits).map_err(cannot_watch)?;
+        let link = Link::new(worker.rt(), socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
         let greet = |hello: &Hello| {
             link.queue(Some(Header::Hello), |draft| -> Result<(), SendError> {
@@ -95,17 +110,17 @@ where
         greeted
             .map_err(|error| Error::new(ErrorKind::Worker, "cannot greet it").caused_by(error))?;
         link.flush_now();
-        Ok(self.serve(rt, link, worker, notify))
+        Ok(self.serve(link, worker, notify))
     }
 
     fn reattach(
         &self,
-        rt: &Rt,
-        frozen: Frozen,
         worker: WorkerInfo,
+        frozen: Frozen,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        Ok(self.serve(rt, thaw(rt, frozen, Mode::Calls)?, worker, notify))
+        let link = thaw(worker.rt(), frozen, Mode::Calls)?;
+        Ok(self.serve(link, worker, notify))
     }
 
     fn says_ready(&self) -> bool {
@@ -128,12 +143,13 @@ where
     H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
-    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+    fn serve(&self, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         let weak = Arc::downgrade(&link);
         let notify: Arc<dyn Fn(WorkerEvent) + Send + Sync> = notify.into();
+        let rt = worker.rt().clone();
         let serving = rt.spawn(async move {
             let _listed = listed;
             let latest = Arc::<LatestReply>::default();

@@ -2,21 +2,18 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, Notify, WorkerEvent, cannot_watch, thaw};
+use super::{Attach, Attached, Listed, NewConnection, Notify, WorkerEvent, cannot_watch, thaw};
 use crate::Error;
 use crate::guard::Guard;
-use crate::ipc::hello::{Hello, Types};
-use crate::ipc::limits::Limits;
+use crate::ipc::hello::Types;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, Ended, Peer, ReadError, Refused, Request};
 use crate::process::connections::Connections;
 use crate::process::worker_info::WorkerInfo;
-use crate::rt::Rt;
 
 const PLAIN: Guard = Guard::new("plain");
 
@@ -45,25 +42,25 @@ where
 {
     fn attach(
         &self,
-        rt: &Rt,
-        socket: OwnedFd,
         worker: WorkerInfo,
-        _: Hello,
-        limits: Limits,
+        connection: NewConnection,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        let link = Link::new(rt, socket, Mode::PlainServer, limits).map_err(cannot_watch)?;
-        Ok(self.serve(rt, Arc::new(link), worker, notify))
+        // There is no greeting in this mode.
+        let NewConnection { socket, limits, .. } = connection;
+        let link =
+            Link::new(worker.rt(), socket, Mode::PlainServer, limits).map_err(cannot_watch)?;
+        Ok(self.serve(Arc::new(link), worker, notify))
     }
 
     fn reattach(
         &self,
-        rt: &Rt,
-        frozen: Frozen,
         worker: WorkerInfo,
+        frozen: Frozen,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        Ok(self.serve(rt, thaw(rt, frozen, Mode::PlainServer)?, worker, notify))
+        let link = thaw(worker.rt(), frozen, Mode::PlainServer)?;
+        Ok(self.serve(link, worker, notify))
     }
 
     fn says_ready(&self) -> bool {
@@ -83,12 +80,13 @@ where
     H: Fn(WorkerInfo, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
-    fn serve(&self, rt: &Rt, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+    fn serve(&self, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
         let weak = Arc::downgrade(&link);
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let mut server = Server::over(link, self.codec.clone());
         let listed = Listed::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);
+        let rt = worker.rt().clone();
         let serving = rt.spawn(async move {
             let _listed = listed;
             let serving = PLAIN

@@ -13,7 +13,6 @@ use crate::ipc::hello::Message;
 use crate::ipc::plain::Client;
 use crate::ipc::serve::serve;
 use crate::ipc::{Header, Postcard, Refused, SendError, state_blob};
-use crate::process::decision::Decision;
 use crate::rt::local::Local;
 use crate::rt::{Driver, give_way, run};
 
@@ -97,8 +96,8 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let (told, connections) = (Told::default(), Connections::default());
         let group = calls("old", &connections);
         let limits = Limits::IPC;
-        let old =
-            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
+        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         // It reads the greeting, and then asks and answers.
         let link = Arc::new(Link::new(&rt, there.into(), Mode::Calls, limits).unwrap());
         let mut greetings = 0;
@@ -123,7 +122,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
 
         let group = calls("new", &connections);
         let told = Told::default();
-        let new = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap();
+        let new = group.reattach(worker(&rt), frozen, notify(&told)).unwrap();
         some_turns().await;
         assert_eq!(*told.lock().unwrap(), ["Ready"]);
         let second = within(&rt, peer.call(&"second".to_owned())).await;
@@ -156,8 +155,8 @@ fn a_plain_worker_goes_on_in_either_direction() {
         };
         let group = plain(slow, &connections);
         let limits = Limits::IPC;
-        let old =
-            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
+        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         let client = Arc::new(Client::<String>::new(&rt, there.into(), Postcard).unwrap());
         let asking = Arc::clone(&client);
         let first = rt.spawn(async move { asking.call(&"first".to_owned()).await });
@@ -170,7 +169,7 @@ fn a_plain_worker_goes_on_in_either_direction() {
         go.send(()).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = plain(|_, text| ready(Ok(format!("new: {text}"))), &connections);
-        let _new = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap();
+        let _new = group.reattach(worker(&rt), frozen, notify(&told)).unwrap();
         assert_eq!(within(&rt, first).await.unwrap(), "old: first");
         assert_eq!(within(&rt, second).await.unwrap(), "new: second");
         assert_eq!(connections.broadcast(&"to all".to_owned()), 1);
@@ -187,11 +186,11 @@ fn plain_and_calls_are_different_connections() {
         let group = plain(|_, text| ready(Ok(text)), &connections);
         let told = Told::default();
         let limits = Limits::IPC;
-        let old =
-            group.attach(&rt, here.into(), worker(&rt), hello(), limits, notify(&told)).unwrap();
+        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = calls("new", &connections);
-        let error = group.reattach(&rt, frozen, worker(&rt), notify(&told)).unwrap_err();
+        let error = group.reattach(worker(&rt), frozen, notify(&told)).unwrap_err();
         assert!(error.report().contains("plain"), "{error}");
     });
 }

@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, SockaddrStorage, listen};
 use nix::unistd::{Gid, Uid};
 
-use super::{SocketFile, settle};
 use crate::Error;
 use crate::net::{
     Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, give_away, local,
 };
+use crate::sys::fds::{set_blocking, set_nonblocking};
 use crate::sys::socket::{lock_filter, steer};
 
 /// How many connections may wait to be accepted; the system has its own limit.
@@ -58,14 +59,42 @@ pub(super) fn open(
     opened.map_err(|error| cannot_listen(group, listener, address, error))
 }
 
+/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    pub(super) path: PathBuf,
+    pub(super) file: FileIdentity,
+    /// Whether systemd keeps its socket for the next process.
+    pub(super) stays: bool,
+}
+
+impl SocketFile {
+    pub(super) fn of(address: &AnyAddress, file: FileIdentity) -> Option<Self> {
+        match address {
+            AnyAddress::Unix(Unix::Path(path)) => {
+                Some(Self { path: path.clone(), file, stays: false })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if !self.stays && FileIdentity::of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// An address that several sockets have together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Common {
+pub(super) struct ReusePortAddress {
     pub(super) address: Inet,
     pub(super) only_v6: bool,
 }
 
-impl Common {
+impl ReusePortAddress {
     /// Opens another one of them.
     pub(super) fn open(
         &mut self,
@@ -138,6 +167,12 @@ impl Common {
         let socket = socket.no_delay(true)?;
         if self.only_v6 { socket.only_v6(true) } else { Ok(socket) }
     }
+}
+
+pub(super) fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Error> {
+    let settled = if is_blocking { set_blocking(&socket) } else { set_nonblocking(&socket) };
+    settled.map_err(|error| Error::system("a listening socket", error))?;
+    Ok(socket)
 }
 
 fn listening<A: Address>(

@@ -4,21 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::open::{self, BACKLOG, SHUT_DOWN, listen_again};
-use super::{SocketFile, settle};
+use super::open::{self, BACKLOG, SHUT_DOWN, SocketFile, listen_again, settle};
 use crate::net::{FileIdentity, Inet, ListenOn, local};
 use crate::sys::socket::is_listening;
 use crate::{Error, ErrorKind};
 
 /// One that the program has opened, or that it was started with.
 #[derive(Debug)]
-pub(super) struct Given {
+pub(super) struct GivenSocket {
     pub(super) socket: OwnedFd,
     /// Its address, if it is one of TCP.
     inet: Option<Inet>,
 }
 
-impl Given {
+impl GivenSocket {
     pub(super) fn new(socket: OwnedFd) -> Self {
         let inet = local(&socket).ok();
         Self { socket, inet }
@@ -49,22 +48,22 @@ impl Given {
 
 /// One that the master opens.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedSocket {
     pub(super) address: ListenOn,
-    pub(super) opened: Option<Opened>,
+    pub(super) opened: Option<OpenSocket>,
     /// How often one that was shut down had to be replaced.
     pub(super) replaced: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenSocket {
     pub(super) socket: OwnedFd,
     pub(super) file: Option<SocketFile>,
     /// Its address, if it is one of TCP: with the port that the system has chosen.
     inet: Option<Inet>,
 }
 
-impl Shared {
+impl SharedSocket {
     pub(super) fn new(address: ListenOn) -> Self {
         Self { address, opened: None, replaced: 0 }
     }
@@ -73,7 +72,7 @@ impl Shared {
     pub(super) fn adopt(&mut self, socket: OwnedFd, file: Option<FileIdentity>) {
         let file = file.and_then(|file| SocketFile::of(&self.address.address, file));
         let inet = local(&socket).ok();
-        self.opened = Some(Opened { socket, file, inet });
+        self.opened = Some(OpenSocket { socket, file, inet });
     }
 
     /// The socket for the next process.
@@ -92,11 +91,11 @@ impl Shared {
         self.opened.as_ref().map(|opened| &opened.socket).ok_or_else(absent)
     }
 
-    fn open(&self, (group, name): (&str, &str), is_blocking: bool) -> Result<Opened, Error> {
+    fn open(&self, (group, name): (&str, &str), is_blocking: bool) -> Result<OpenSocket, Error> {
         let (socket, file) = open::open(group, name, &self.address)?;
         let socket = settle(socket, is_blocking)?;
         let inet = local(&socket).ok();
-        Ok(Opened { socket, file, inet })
+        Ok(OpenSocket { socket, file, inet })
     }
 
     /// Has it listen again, if somebody has shut it down; a Unix socket cannot, and another one takes

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::open::{BACKLOG, Common, SHUT_DOWN, listen_again};
+use super::open::{BACKLOG, ReusePortAddress, SHUT_DOWN, listen_again};
 use crate::Error;
 use crate::net::Socket;
 use crate::sys::socket::{accept, is_listening, is_readable, steer};
@@ -21,27 +21,27 @@ const MOST: usize = 800;
 
 #[derive(Debug)]
 pub(crate) struct Steered {
-    pub(super) common: Common,
+    pub(super) common: ReusePortAddress,
     /// Whether each process has a socket, and not each worker.
     pub(super) of_processes: bool,
     /// In the order in which they began to listen: that is how the kernel counts them. So none is
     /// closed before all are.
-    pub(super) places: Vec<Place>,
+    pub(super) sockets: Vec<SteeredSocket>,
     /// Those that get the new connections, as the kernel was told.
     chosen: Vec<usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SteeredSocket {
     pub(super) socket: OwnedFd,
     /// Whose it is, or was last.
     pub(super) worker: WorkerId,
-    pub(super) user: User,
+    pub(super) owner: Owner,
 }
 
 /// Who has the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum User {
+pub(super) enum Owner {
     /// The master alone, which steers through it: no worker has the right to.
     Master,
     Nobody,
@@ -53,32 +53,32 @@ pub(super) enum User {
     Worker,
 }
 
-impl Place {
+impl SteeredSocket {
     pub(super) fn process(&self) -> Option<i32> {
-        match self.user {
-            User::Process(pid) => Some(pid),
-            User::Master | User::Nobody | User::Launched | User::Worker => None,
+        match self.owner {
+            Owner::Process(pid) => Some(pid),
+            Owner::Master | Owner::Nobody | Owner::Launched | Owner::Worker => None,
         }
     }
 
     /// What those do who have it; nothing where nobody does.
     fn state(&self, of: &impl Fn(WorkerId, Option<i32>) -> Option<State>) -> Option<State> {
-        match self.user {
-            User::Master | User::Nobody => None,
-            User::Launched => Some(State::Starting),
-            User::Process(pid) => of(self.worker, Some(pid)),
-            User::Worker => of(self.worker, None),
+        match self.owner {
+            Owner::Master | Owner::Nobody => None,
+            Owner::Launched => Some(State::Starting),
+            Owner::Process(pid) => of(self.worker, Some(pid)),
+            Owner::Worker => of(self.worker, None),
         }
     }
 }
 
 impl Steered {
-    pub(super) fn new(common: Common, of_processes: bool) -> Self {
-        Self { common, of_processes, places: Vec::new(), chosen: Vec::new() }
+    pub(super) fn new(common: ReusePortAddress, of_processes: bool) -> Self {
+        Self { common, of_processes, sockets: Vec::new(), chosen: Vec::new() }
     }
 
     /// Whether the kernel can be told at all.
-    pub(super) fn is_possible(common: &Common) -> Result<(), Error> {
+    pub(super) fn is_possible(common: &ReusePortAddress) -> Result<(), Error> {
         let socket = Socket::unconnected(&common.address)?.reuse_port(true)?;
         steer(&socket, &[0]).map_err(|error| Error::system("SO_ATTACH_REUSEPORT_CBPF", error))
     }
@@ -92,7 +92,7 @@ impl Steered {
     ) -> Result<(), Error> {
         if !self.of_processes {
             self.take(names, id, is_blocking)?;
-        } else if self.places.is_empty() {
+        } else if self.sockets.is_empty() {
             self.add(names, id, is_blocking)?;
         }
         Ok(())
@@ -106,13 +106,13 @@ impl Steered {
         worker: WorkerId,
         is_blocking: bool,
     ) -> Result<usize, Error> {
-        let is_first = self.places.is_empty();
+        let is_first = self.sockets.is_empty();
         let socket = self.common.open_steered(group, listener, is_first, is_blocking)?;
-        self.places.push(Place { socket, worker, user: User::Nobody });
-        let index = self.places.len() - 1;
-        if !self.places.iter().any(|place| place.user == User::Master) {
+        self.sockets.push(SteeredSocket { socket, worker, owner: Owner::Nobody });
+        let index = self.sockets.len() - 1;
+        if !self.sockets.iter().any(|entry| entry.owner == Owner::Master) {
             let socket = self.common.open_for_master(group, listener)?;
-            self.places.push(Place { socket, worker, user: User::Master });
+            self.sockets.push(SteeredSocket { socket, worker, owner: Owner::Master });
         }
         Ok(index)
     }
@@ -126,46 +126,46 @@ impl Steered {
         is_blocking: bool,
     ) -> Result<&OwnedFd, Error> {
         let mut found = self.find(id);
-        if found.is_some_and(|index| !is_listening(&self.places[index].socket)) {
+        if found.is_some_and(|index| !is_listening(&self.sockets[index].socket)) {
             self.listen_again(names, &[])?;
             found = self.find(id);
         }
         let index = found.map_or_else(|| self.add(names, id, is_blocking), Ok)?;
-        let user = if self.of_processes { User::Launched } else { User::Worker };
-        let place = &mut self.places[index];
-        (place.worker, place.user) = (id, user);
-        Ok(&place.socket)
+        let owner = if self.of_processes { Owner::Launched } else { Owner::Worker };
+        let entry = &mut self.sockets[index];
+        (entry.worker, entry.owner) = (id, owner);
+        Ok(&entry.socket)
     }
 
     fn find(&self, id: WorkerId) -> Option<usize> {
-        let own = self.places.iter().position(|it| (it.worker, it.user) == (id, User::Worker));
+        let own = self.sockets.iter().position(|it| (it.worker, it.owner) == (id, Owner::Worker));
         own.or_else(|| self.free(id))
     }
 
     /// The place that nobody has and that is best for this worker.
     fn free(&self, id: WorkerId) -> Option<usize> {
-        let free = self.places.iter().enumerate().filter(|(_, it)| it.user == User::Nobody);
-        let best = free.max_by_key(|(index, place)| {
+        let free = self.sockets.iter().enumerate().filter(|(_, it)| it.owner == Owner::Nobody);
+        let best = free.max_by_key(|(index, entry)| {
             // Those chosen for the kernel may get one at any moment.
             let is_chosen = self.chosen.contains(index);
-            (is_readable(&place.socket), is_chosen, place.worker == id, Reverse(*index))
+            (is_readable(&entry.socket), is_chosen, entry.worker == id, Reverse(*index))
         });
         best.map(|(index, _)| index)
     }
 
     /// What was launched is this process, or nothing.
     pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
-        self.pass_on((id, User::Launched), pid.map_or(User::Nobody, User::Process));
+        self.pass_on((id, Owner::Launched), pid.map_or(Owner::Nobody, Owner::Process));
     }
 
     /// A process has ended.
     pub(crate) fn ended(&mut self, id: WorkerId, pid: i32) {
-        self.pass_on((id, User::Process(pid)), User::Nobody);
+        self.pass_on((id, Owner::Process(pid)), Owner::Nobody);
     }
 
-    fn pass_on(&mut self, from: (WorkerId, User), to: User) {
-        let of_it = self.places.iter_mut().filter(|place| (place.worker, place.user) == from);
-        of_it.for_each(|place| place.user = to);
+    fn pass_on(&mut self, from: (WorkerId, Owner), to: Owner) {
+        let of_it = self.sockets.iter_mut().filter(|entry| (entry.worker, entry.owner) == from);
+        of_it.for_each(|entry| entry.owner = to);
     }
 
     /// Who stops or is about to, and has not accepted all that it was given: a process, or a worker.
@@ -173,9 +173,9 @@ impl Steered {
         &self,
         state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
     ) -> impl Iterator<Item = (WorkerId, Option<i32>)> {
-        self.places.iter().filter_map(move |place| {
-            let is_stopping = place.state(&state) == Some(State::Stopping);
-            (is_stopping && is_readable(&place.socket)).then(|| (place.worker, place.process()))
+        self.sockets.iter().filter_map(move |entry| {
+            let is_stopping = entry.state(&state) == Some(State::Stopping);
+            (is_stopping && is_readable(&entry.socket)).then(|| (entry.worker, entry.process()))
         })
     }
 
@@ -191,19 +191,20 @@ impl Steered {
         is_blocking: bool,
         state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
     ) {
-        let is_gone = |place: &Place| place.user == User::Worker && place.state(&state).is_none();
-        let gone = self.places.iter_mut().filter(|place| is_gone(place));
-        gone.for_each(|place| place.user = User::Nobody);
+        let is_gone =
+            |entry: &SteeredSocket| entry.owner == Owner::Worker && entry.state(&state).is_none();
+        let gone = self.sockets.iter_mut().filter(|entry| is_gone(entry));
+        gone.for_each(|entry| entry.owner = Owner::Nobody);
         let those = |wanted| {
-            let places = self.places.iter().enumerate();
-            let those = places.filter(|(_, place)| place.state(&state) == Some(wanted));
+            let sockets = self.sockets.iter().enumerate();
+            let those = sockets.filter(|(_, entry)| entry.state(&state) == Some(wanted));
             those.map(|(index, _)| index).take(MOST).collect::<Vec<_>>()
         };
         let mut chosen = those(State::Ready);
         if chosen.is_empty() {
             chosen = those(State::Starting);
         }
-        if chosen.is_empty() && !self.places.is_empty() {
+        if chosen.is_empty() && !self.sockets.is_empty() {
             chosen = self.waiting_room(names, is_blocking).into_iter().collect();
         }
         self.tell(names.0, chosen);
@@ -211,7 +212,7 @@ impl Steered {
 
     /// The socket in which connections wait where there is nobody: one that the next process gets.
     fn waiting_room(&mut self, names: (&str, &str), is_blocking: bool) -> Option<usize> {
-        let worker = self.places.first()?.worker;
+        let worker = self.sockets.first()?.worker;
         let found = self.free(worker).map_or_else(|| self.add(names, worker, is_blocking), Ok);
         let report = |error: &Error| {
             let (group, reason) = (names.0, error.report());
@@ -221,7 +222,7 @@ impl Steered {
     }
 
     fn tell(&mut self, group: &str, chosen: Vec<usize>) {
-        let Some(master) = self.places.iter().find(|place| place.user == User::Master) else {
+        let Some(master) = self.sockets.iter().find(|entry| entry.owner == Owner::Master) else {
             return;
         };
         let address = &self.common.address;
@@ -252,32 +253,32 @@ impl Steered {
     ) -> Result<(), Error> {
         let mut deaf = Vec::new();
         for number in shut {
-            let is_it = |place: &Place| place.socket.as_raw_fd() == *number;
-            if let Some(index) = self.places.iter().position(is_it)
-                && !is_listening(&self.places[index].socket)
+            let is_it = |entry: &SteeredSocket| entry.socket.as_raw_fd() == *number;
+            if let Some(index) = self.sockets.iter().position(is_it)
+                && !is_listening(&self.sockets[index].socket)
             {
-                deaf.push(self.places.swap_remove(index));
+                deaf.push(self.sockets.swap_remove(index));
             }
         }
-        while let Some(index) = self.places.iter().position(|it| !is_listening(&it.socket)) {
-            deaf.push(self.places.swap_remove(index));
+        while let Some(index) = self.sockets.iter().position(|it| !is_listening(&it.socket)) {
+            deaf.push(self.sockets.swap_remove(index));
         }
         if deaf.is_empty() {
             return Ok(());
         }
         let address = self.common.address;
         let (mut outcome, mut lost) = (Ok(()), Vec::new());
-        for place in deaf {
-            let is_master = place.user == User::Master;
-            match listen_again(&place.socket, Some(address), if is_master { 0 } else { BACKLOG }) {
-                Ok(()) => self.places.push(place),
+        for entry in deaf {
+            let is_master = entry.owner == Owner::Master;
+            match listen_again(&entry.socket, Some(address), if is_master { 0 } else { BACKLOG }) {
+                Ok(()) => self.sockets.push(entry),
                 Err(error) => {
                     outcome = Err(error);
-                    lost.push(place);
+                    lost.push(entry);
                 }
             }
         }
-        self.places.append(&mut lost);
+        self.sockets.append(&mut lost);
         // The numbers mean others now.
         self.chosen.clear();
         tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
@@ -301,16 +302,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let common = Common { address: "127.0.0.1:0".parse().unwrap(), only_v6: false };
+            let common =
+                ReusePortAddress { address: "127.0.0.1:0".parse().unwrap(), only_v6: false };
             Steered::is_possible(&common).unwrap();
             Self { steered: Steered::new(common, true), clients: Vec::new() }
         }
 
         /// The places of workers: the master's own never has a connection.
-        fn workers(&self) -> impl Iterator<Item = &Place> {
-            let master = self.steered.places.iter().find(|place| place.user == User::Master);
+        fn workers(&self) -> impl Iterator<Item = &SteeredSocket> {
+            let master = self.steered.sockets.iter().find(|entry| entry.owner == Owner::Master);
             master.into_iter().for_each(|master| assert!(!is_readable(&master.socket)));
-            self.steered.places.iter().filter(|place| place.user != User::Master)
+            self.steered.sockets.iter().filter(|entry| entry.owner != Owner::Master)
         }
 
         /// A process of a worker is started: the number of its socket.
@@ -318,7 +320,7 @@ mod tests {
             let worker = WorkerId(worker);
             let socket = self.steered.take(NAMES, worker, false).unwrap().as_raw_fd();
             self.steered.launched(worker, Some(pid));
-            self.workers().position(|place| place.socket.as_raw_fd() == socket).unwrap()
+            self.workers().position(|entry| entry.socket.as_raw_fd() == socket).unwrap()
         }
 
         /// Those processes are ready, others start, and others stop.
@@ -338,7 +340,8 @@ mod tests {
 
         /// How many connections wait in each socket; they do not any more.
         fn waiting(&mut self) -> Vec<usize> {
-            let of = |place: &Place| std::iter::from_fn(|| accept(&place.socket).ok()).count();
+            let of =
+                |entry: &SteeredSocket| std::iter::from_fn(|| accept(&entry.socket).ok()).count();
             self.workers().map(of).collect()
         }
     }
@@ -415,12 +418,12 @@ mod tests {
         let mut world = World::new();
         assert_eq!([world.start(0, 10), world.start(1, 11)], [0, 1]);
         world.steer(&[10, 11], &[]);
-        for place in world.workers() {
-            let refused = steer(&place.socket, &[0]).unwrap_err();
+        for entry in world.workers() {
+            let refused = steer(&entry.socket, &[0]).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
         }
-        let place = world.workers().next().unwrap();
-        forget_steering(&place.socket).unwrap();
+        let entry = world.workers().next().unwrap();
+        forget_steering(&entry.socket).unwrap();
         world.steer(&[11], &[]);
         world.connect(64);
         assert_eq!(world.waiting(), [0, 64]);
@@ -433,7 +436,7 @@ mod tests {
             world.start(worker, 10 + worker.cast_signed());
         }
         for those in [&[1, 3][..], &[4, 0, 2], &[2], &[0, 1, 2, 3, 4]] {
-            let sockets: Vec<_> = world.workers().map(|place| place.socket.as_raw_fd()).collect();
+            let sockets: Vec<_> = world.workers().map(|entry| entry.socket.as_raw_fd()).collect();
             let shut: Vec<_> = those.iter().map(|index| sockets[*index]).collect();
             shut.iter().for_each(|number| {
                 nix::sys::socket::shutdown(*number, nix::sys::socket::Shutdown::Both).unwrap();
@@ -442,7 +445,7 @@ mod tests {
             for pid in 10..15 {
                 world.steer(&[pid], &[]);
                 world.connect(8);
-                let of = |place: &Place| place.process() == Some(pid);
+                let of = |entry: &SteeredSocket| entry.process() == Some(pid);
                 let expected: Vec<_> =
                     world.workers().map(|it| if of(it) { 8 } else { 0 }).collect();
                 assert_eq!(world.waiting(), expected, "{pid} after {those:?}");

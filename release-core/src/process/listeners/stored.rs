@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::{KeptListener, Listener, Opened, Shared, Sockets, settle};
+use super::open::settle;
+use super::shared::{OpenSocket, SharedSocket};
+use super::{KeptListener, Listener, Sockets};
 use crate::Error;
 use crate::net::{FileIdentity, STORED, stored_sockets};
 use crate::systemd::{Notifier, store_size};
@@ -107,7 +109,7 @@ impl Listener {
     /// One socket of each listener is stored, but for those that each worker has for itself.
     fn stored_name(&self, group: &str) -> Option<String> {
         match &self.sockets {
-            Sockets::Shared(Shared { opened: Some(Opened { file, .. }), .. }) => {
+            Sockets::Shared(SharedSocket { opened: Some(OpenSocket { file, .. }), .. }) => {
                 let file = file.as_ref().map(|file| file.file);
                 name_of([group, &self.name, &self.requested], file)
             }
@@ -116,8 +118,8 @@ impl Listener {
     }
 
     fn store(&mut self, name: &str, systemd: &Notifier) -> io::Result<()> {
-        if let Sockets::Shared(Shared { opened: Some(opened), .. }) = &mut self.sockets {
-            let Opened { socket, file, .. } = opened;
+        if let Sockets::Shared(SharedSocket { opened: Some(opened), .. }) = &mut self.sockets {
+            let OpenSocket { socket, file, .. } = opened;
             systemd.store(name, &[socket.as_fd()])?;
             // Connections go on to arrive by it when this process has ended.
             file.iter_mut().for_each(|file| file.stays = true);

@@ -2,32 +2,9 @@
 
 use std::io::Write;
 
-use super::OutputStream;
-use crate::WorkerInfo;
+use super::capture::{OutputFormat, OutputStream};
+use crate::process::worker_info::WorkerInfo;
 use crate::streams::printable;
-
-/// How lines that workers write to standard output and error are passed on to the same stream of the
-/// master.
-///
-/// Lines of several workers never mix. A worker whose lines there is no room for waits, because its
-/// pipe is not read meanwhile; the master does not.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub enum OutputFormat {
-    /// The line, with its control characters escaped: it can neither command a terminal nor hide
-    /// what was printed before.
-    #[default]
-    Plain,
-    /// The same, after a prefix that tells which worker has written it, and a blank.
-    Prefixed(fn(&WorkerInfo) -> String),
-    /// The bytes of the line as they are, colours included. Whoever reads it on a terminal trusts the
-    /// workers.
-    Raw,
-    /// A JSON object with the members `worker`, `pid`, `stream` (`stdout` or `stderr`) and `message`.
-    Json,
-    /// Nothing is passed on: workers have the descriptors of the master.
-    Inherit,
-}
 
 /// The format of one process.
 pub(super) struct Formatter {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use memchr::memchr;
 use nix::unistd::read;
 
-use super::OutputStream;
+use super::capture::OutputStream;
 use super::writer::Writer;
 use crate::rt::{Direction, Io, Progress};
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::capture::{Capture, OutputFormat, OutputStream, Sink};
 use super::format::Formatter;
-use super::{Capture, OutputStream, Sink};
-use crate::WorkerInfo;
+use crate::process::worker_info::WorkerInfo;
 use crate::rt::Rt;
 use crate::streams::{self, Stream, launcher, printable};
 
@@ -18,13 +18,13 @@ pub(super) struct Writer {
     worker: WorkerInfo,
     sink: Sink,
     formatter: Formatter,
-    rate: Option<Rate>,
+    rate: Option<RateLimit>,
     /// Who this is for those that give room.
     number: u64,
 }
 
 /// How many lines there may be in a second.
-struct Rate {
+struct RateLimit {
     rt: Rt,
     most: u32,
     /// The second that is counted now.
@@ -51,9 +51,9 @@ impl Writer {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let format = match &capture.sink {
             Sink::Streams(format) => *format,
-            Sink::Lines(_) => super::OutputFormat::Plain,
+            Sink::Lines(_) => OutputFormat::Plain,
         };
-        let rate = capture.rate.map(|most| Rate {
+        let rate = capture.rate.map(|most| RateLimit {
             rt: rt.clone(),
             most,
             began: rt.now(),
@@ -86,7 +86,7 @@ impl Writer {
         let Self { worker, sink, formatter, rate, .. } = self;
         let mut heard = launcher::is_there().then(Vec::new);
         let mut is_allowed = |line: &[u8]| {
-            let is_allowed = rate.as_mut().is_none_or(Rate::allows);
+            let is_allowed = rate.as_mut().is_none_or(RateLimit::allows);
             if let (true, Some(heard)) = (is_allowed, &mut heard) {
                 heard.extend_from_slice(format!("[{} {}] ", worker.id, worker.pid).as_bytes());
                 printable::append(heard, line);
@@ -111,7 +111,7 @@ impl Writer {
         if let Some(heard) = heard {
             launcher::write(&heard);
         }
-        if self.rate.as_ref().is_some_and(Rate::is_told) {
+        if self.rate.as_ref().is_some_and(RateLimit::is_told) {
             self.tell_dropped();
         }
     }
@@ -124,7 +124,7 @@ impl Writer {
     }
 }
 
-impl Rate {
+impl RateLimit {
     fn allows(&mut self) -> bool {
         let now = self.rt.now();
         if now.saturating_duration_since(self.began) >= SECOND {

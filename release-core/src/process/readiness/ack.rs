@@ -8,9 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Sender;
-use super::inbox::Inbox;
-use super::place::{Place, SocketFile};
+use super::inbox::{AllowedSender, Inbox};
+use super::socket_directory::{SocketDirectory, SocketPath};
 use crate::Error;
 use crate::net::{Credentials, Passive, Socket, Unix};
 use crate::rt::Rt;
@@ -31,17 +30,17 @@ const TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Acknowledgement {
     listener: OwnedFd,
-    file: SocketFile,
+    file: SocketPath,
     passed: OwnedFd,
 }
 
 impl Acknowledgement {
     /// And the descriptor that the process gets.
-    pub(super) fn new(place: &Arc<Place>) -> Result<(Self, OwnedFd), Error> {
+    pub(super) fn new(directory: &Arc<SocketDirectory>) -> Result<(Self, OwnedFd), Error> {
         let errno = |error: io::Error| {
             nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
         };
-        let (listener, file) = place.socket(|path| UnixListener::bind(path).map_err(errno))?;
+        let (listener, file) = directory.socket(|path| UnixListener::bind(path).map_err(errno))?;
         let (passed, theirs) = crate::sys::socket::pair()
             .map_err(|error| Error::system("cannot make a socket pair", error))?;
         let listener = OwnedFd::from(listener);
@@ -55,9 +54,9 @@ impl Acknowledgement {
     }
 
     /// Waits until the process has acknowledged in one way or the other.
-    pub(super) async fn wait(self, rt: &Rt, sender: Sender) -> Result<(), Error> {
+    pub(super) async fn wait(self, rt: &Rt, sender: AllowedSender) -> Result<(), Error> {
         let failed = |error| Error::system("its acknowledgement", error);
-        let mut passed = Lines::new(Inbox::new(rt, self.passed).map_err(failed)?);
+        let mut passed = LineReader::new(Inbox::new(rt, self.passed).map_err(failed)?);
         let by_path = pin!(at_listener(rt, self.listener, sender));
         let by_descriptor = pin!(async {
             while let Some(line) = passed.next().await {
@@ -75,7 +74,7 @@ impl Acknowledgement {
     }
 }
 
-async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), Error> {
+async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Result<(), Error> {
     let failed = |error| Error::system("its acknowledgement", error);
     // Connections that nobody accepts are closed with it, and what waits in them.
     let last = (!rights::refuses(listener.as_fd())).then(|| listener.try_clone());
@@ -86,10 +85,10 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
         let peer = Credentials::of_peer(&socket);
         let Ok(inbox) = Inbox::new(rt, socket) else { continue };
         // Nobody waits for a stranger's line.
-        if !peer.is_ok_and(|peer| sender.is(peer.uid, peer.pid)) {
+        if !peer.is_ok_and(|peer| sender.allows(peer.uid, peer.pid)) {
             continue;
         }
-        let mut lines = Lines::new(inbox);
+        let mut lines = LineReader::new(inbox);
         let told = rt.timeout(TIME, lines.next()).await.ok().flatten();
         if told.is_some_and(|line| is_acknowledgement(&line, sender)) {
             return Ok(());
@@ -98,14 +97,14 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: Sender) -> Result<(), E
 }
 
 /// The lines that arrive.
-struct Lines {
+struct LineReader {
     inbox: Inbox,
     unread: Vec<u8>,
     /// How many bytes have come in all.
     seen: usize,
 }
 
-impl Lines {
+impl LineReader {
     fn new(inbox: Inbox) -> Self {
         Self { inbox, unread: Vec::new(), seen: 0 }
     }
@@ -131,7 +130,7 @@ impl Lines {
 /// Whether a line acknowledges the worker, or a process of its group.
 ///
 /// einhorn's is a YAML document with its line ends as `%0A`; JSON is YAML, too.
-fn is_acknowledgement(line: &str, sender: Sender) -> bool {
+fn is_acknowledgement(line: &str, sender: AllowedSender) -> bool {
     let document = line.replace("%0A", "\n").replace("%25", "%");
     let (mut command, mut pid) = (None, None);
     for entry in document.split([',', '\n', '{', '}']) {
@@ -146,7 +145,7 @@ fn is_acknowledgement(line: &str, sender: Sender) -> bool {
         }
     }
     command.as_deref() == Some("worker:ack")
-        && pid.is_some_and(|pid| sender.is(sender.uid.as_raw(), pid))
+        && pid.is_some_and(|pid| sender.allows(sender.uid.as_raw(), pid))
 }
 
 #[cfg(test)]
@@ -156,7 +155,7 @@ mod tests {
     #[test]
     fn both_dialects_of_einhorn_are_understood() {
         let own = nix::unistd::getpid();
-        let sender = Sender { uid: nix::unistd::geteuid(), worker: own };
+        let sender = AllowedSender { uid: nix::unistd::geteuid(), worker: own };
         let is = |line: &str| is_acknowledgement(&line.replace("PID", &own.to_string()), sender);
         assert!(is("{\"command\":\"worker:ack\",\"pid\":PID}\n"));
         assert!(is("{\"pid\": PID, \"command\": \"worker:ack\"}\n"));

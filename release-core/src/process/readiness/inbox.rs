@@ -5,6 +5,7 @@ use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 
 use futures_channel::oneshot;
+use nix::unistd::{Pid, Uid, getpgid};
 
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::rights::{Arrived, discard, receive};
@@ -54,5 +55,22 @@ impl Inbox {
 impl Drop for Inbox {
     fn drop(&mut self) {
         discard(self.io.as_fd());
+    }
+}
+
+/// Who may say that a worker is ready.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AllowedSender {
+    pub(super) uid: Uid,
+    pub(super) worker: Pid,
+}
+
+impl AllowedSender {
+    /// Whether it is the worker or one of its process group, as its user.
+    pub(super) fn allows(&self, uid: u32, pid: i32) -> bool {
+        let pid = Pid::from_raw(pid);
+        uid == self.uid.as_raw()
+            && pid.as_raw() > 0
+            && (pid == self.worker || getpgid(Some(pid)) == Ok(self.worker))
     }
 }

@@ -6,15 +6,15 @@ mod environment;
 mod inbox;
 mod newline;
 mod notify;
-mod place;
-mod words;
+mod notify_state;
+mod socket_directory;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use nix::unistd::{Pid, Uid, getpgid};
+use nix::unistd::{Pid, Uid};
 
 use super::attach::{Attached, Notify, WorkerEvent};
 use super::worker_info::WorkerInfo;
@@ -25,9 +25,10 @@ use crate::worker_types::WorkerId;
 use crate::{Error, ErrorKind};
 use ack::Acknowledgement;
 pub(crate) use environment::of_the_master;
+use inbox::AllowedSender;
 use newline::Newline;
 use notify::NotifySocket;
-use place::{Place, sweep};
+use socket_directory::{SocketDirectory, sweep};
 
 /// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
 ///
@@ -81,12 +82,12 @@ impl Default for Readiness {
 
 /// What all processes of a group have in common.
 #[derive(Debug)]
-pub(crate) struct Foreign {
+pub(crate) struct GroupReadiness {
     readiness: Readiness,
     /// Within which time its processes say that they live.
     watchdog: Option<Duration>,
     /// Where their sockets are, once the master runs and if they have any.
-    place: OnceLock<Arc<Place>>,
+    directory: OnceLock<Arc<SocketDirectory>>,
     owner: Option<Uid>,
 }
 
@@ -113,7 +114,7 @@ enum ReadinessSignal {
     Newline(Newline),
 }
 
-impl Foreign {
+impl GroupReadiness {
     /// # Errors
     ///
     /// When a descriptor is to have a number that is taken, or that no process can have; when a sign
@@ -140,7 +141,7 @@ impl Foreign {
             return Err(Error::new(ErrorKind::Usage, message));
         }
         let owner = credentials.map(|credentials| credentials.uid);
-        Ok(Self { readiness, watchdog, place: OnceLock::new(), owner })
+        Ok(Self { readiness, watchdog, directory: OnceLock::new(), owner })
     }
 
     /// The variables in which a process finds its own number.
@@ -153,9 +154,9 @@ impl Foreign {
     pub(crate) fn open(&self) -> Result<(), Error> {
         sweep();
         match self.readiness {
-            Readiness::Acknowledge => self.place().map(drop),
+            Readiness::Acknowledge => self.directory().map(drop),
             Readiness::Notify => {
-                if let Err(error) = self.place() {
+                if let Err(error) = self.directory() {
                     // Nothing can be written here: there are sockets without a file.
                     tracing::debug!(reason = error.report(), "NOTIFY_SOCKET is an abstract one");
                 }
@@ -166,12 +167,12 @@ impl Foreign {
     }
 
     /// The place, made unless it is there.
-    fn place(&self) -> Result<&Arc<Place>, Error> {
-        match self.place.get() {
-            Some(place) => Ok(place),
+    fn directory(&self) -> Result<&Arc<SocketDirectory>, Error> {
+        match self.directory.get() {
+            Some(directory) => Ok(directory),
             None => {
-                let place = Arc::new(Place::new(self.owner)?);
-                Ok(self.place.get_or_init(|| place))
+                let directory = Arc::new(SocketDirectory::new(self.owner)?);
+                Ok(self.directory.get_or_init(|| directory))
             }
         }
     }
@@ -189,8 +190,8 @@ impl Foreign {
         let next = first_free(listeners.len());
         let waits_for = match self.readiness {
             Readiness::Notify => {
-                let notices = match self.place() {
-                    Ok(place) => NotifySocket::new(place, self.watchdog)
+                let notices = match self.directory() {
+                    Ok(directory) => NotifySocket::new(directory, self.watchdog)
                         .or_else(|_| NotifySocket::without_a_file(self.watchdog))?,
                     Err(_) => NotifySocket::without_a_file(self.watchdog)?,
                 };
@@ -201,7 +202,7 @@ impl Foreign {
                 Some(ReadinessSignal::NotifySocket(notices))
             }
             Readiness::Acknowledge => {
-                let (acknowledgement, theirs) = Acknowledgement::new(self.place()?)?;
+                let (acknowledgement, theirs) = Acknowledgement::new(self.directory()?)?;
                 given.tell("EINHORN_SOCK_PATH", acknowledgement.path())?;
                 given.tell("EINHORN_SOCK_FD", next.to_string())?;
                 given.descriptors.push((next, theirs));
@@ -239,7 +240,7 @@ impl ChildResources {
 impl PendingReadiness {
     /// Listens to the process until what is returned is dropped.
     pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
-        let sender = Sender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
+        let sender = AllowedSender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
         let (timer, worker) = (rt.clone(), worker.clone());
         let serving = rt.spawn(async move {
             let heard = match self.waits_for {
@@ -258,23 +259,6 @@ impl PendingReadiness {
             }
         });
         Attached { link: Weak::new(), serving }
-    }
-}
-
-/// Who may say that a worker is ready.
-#[derive(Clone, Copy, Debug)]
-struct Sender {
-    uid: Uid,
-    worker: Pid,
-}
-
-impl Sender {
-    /// Whether it is the worker or one of its process group, as its user.
-    fn is(&self, uid: u32, pid: i32) -> bool {
-        let pid = Pid::from_raw(pid);
-        uid == self.uid.as_raw()
-            && pid.as_raw() > 0
-            && (pid == self.worker || getpgid(Some(pid)) == Ok(self.worker))
     }
 }
 

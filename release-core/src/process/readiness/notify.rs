@@ -10,10 +10,9 @@ use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::Sender;
-use super::inbox::Inbox;
-use super::place::{Place, SocketFile};
-use super::words::Words;
+use super::inbox::{AllowedSender, Inbox};
+use super::notify_state::NotifyState;
+use super::socket_directory::{SocketDirectory, SocketPath};
 use crate::Error;
 use crate::process::attach::Notify;
 use crate::process::worker_info::WorkerInfo;
@@ -45,14 +44,17 @@ pub(super) struct NotifySocket {
     socket: OwnedFd,
     /// Its name, and the file of this name if it has one.
     name: OsString,
-    file: Option<SocketFile>,
+    file: Option<SocketPath>,
     /// Within which time the process is to say that it lives.
     watchdog: Option<Duration>,
 }
 
 impl NotifySocket {
-    pub(super) fn new(place: &Arc<Place>, watchdog: Option<Duration>) -> Result<Self, Error> {
-        let (socket, file) = place.socket(|path| {
+    pub(super) fn new(
+        directory: &Arc<SocketDirectory>,
+        watchdog: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let (socket, file) = directory.socket(|path| {
             let socket = unnamed()?;
             bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
             Ok(socket)
@@ -82,20 +84,20 @@ impl NotifySocket {
     pub(super) async fn listen(
         self,
         rt: &Rt,
-        sender: Sender,
+        sender: AllowedSender,
         worker: &WorkerInfo,
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
         let mut inbox = Inbox::new(rt, self.socket).map_err(failed)?;
         let _file = self.file;
-        let mut words = Words::new(self.watchdog, rt.now());
+        let mut state = NotifyState::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];
         // Descriptors that come along are closed, which is what the sender of a `BARRIER=1` waits for.
-        let hear = |words: &mut Words, bytes: &[u8], arrived: Arrived| {
-            if arrived.sender.is_some_and(|from| sender.is(from.uid, from.pid))
+        let hear = |state: &mut NotifyState, bytes: &[u8], arrived: Arrived| {
+            if arrived.sender.is_some_and(|from| sender.allows(from.uid, from.pid))
                 && let message = String::from_utf8_lossy(&bytes[..arrived.bytes])
-                && let Some(line) = words.hear(&message, rt.now())
+                && let Some(line) = state.hear(&message, rt.now())
             {
                 let line: String = line.chars().take(80).collect();
                 let (id, pid, line) = (worker.id, worker.pid, line.escape_debug());
@@ -107,24 +109,24 @@ impl NotifySocket {
             }
         };
         loop {
-            if words.deadline().is_some_and(|at| at <= rt.now()) {
+            if state.deadline().is_some_and(|at| at <= rt.now()) {
                 // What came in time is in time, also when this process is late itself.
                 for _ in 0..QUEUE {
                     let Ok(arrived) = inbox.try_receive(&mut bytes) else { break };
-                    hear(&mut words, &bytes, arrived);
+                    hear(&mut state, &bytes, arrived);
                 }
             }
-            words.due(rt.now()).into_iter().for_each(notify);
+            state.due(rt.now()).into_iter().for_each(notify);
             let received = inbox.receive(&mut bytes);
-            let received = match words.deadline() {
+            let received = match state.deadline() {
                 None => received.await,
                 Some(deadline) => match rt.timeout_at(deadline, received).await {
                     Ok(received) => received,
                     Err(_) => continue,
                 },
             };
-            hear(&mut words, &bytes, received.map_err(failed)?);
-            words.due(rt.now()).into_iter().for_each(notify);
+            hear(&mut state, &bytes, received.map_err(failed)?);
+            state.due(rt.now()).into_iter().for_each(notify);
             rt.sleep(PAUSE).await;
         }
     }

@@ -15,7 +15,7 @@ const LEAST_TIME: Duration = Duration::from_secs(2);
 
 /// What a program has said.
 #[derive(Debug)]
-pub(super) struct Words {
+pub(super) struct NotifyState {
     /// Within which time it is to say that it lives, each time anew.
     watchdog: Option<Duration>,
     /// When it has been silent for so long, once it is ready.
@@ -36,7 +36,7 @@ pub(super) struct Words {
     was_strange: bool,
 }
 
-impl Words {
+impl NotifyState {
     pub(super) fn new(watchdog: Option<Duration>, now: Instant) -> Self {
         Self {
             watchdog,
@@ -137,66 +137,66 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn told(words: &mut Words, message: &str, now: Instant) -> Vec<String> {
-        words.hear(message, now);
-        due(words, now)
+    fn told(state: &mut NotifyState, message: &str, now: Instant) -> Vec<String> {
+        state.hear(message, now);
+        due(state, now)
     }
 
-    fn due(words: &mut Words, now: Instant) -> Vec<String> {
-        words.due(now).iter().map(|news| format!("{news:?}")).collect()
+    fn due(state: &mut NotifyState, now: Instant) -> Vec<String> {
+        state.due(now).iter().map(|news| format!("{news:?}")).collect()
     }
 
     #[test]
     fn ready_and_stopping_are_told_at_once_and_once() {
         let now = Instant::now();
-        let mut words = Words::new(None, now);
+        let mut state = NotifyState::new(None, now);
         let expected = ["Ready", "Status(\"up\")"];
-        assert_eq!(told(&mut words, "X_OTHER=7\nSTATUS=up\nREADY=1", now), expected);
-        assert_eq!(told(&mut words, "STOPPING=1\nREADY=1", now), ["Stops"]);
-        assert!(told(&mut words, "READY=1\nSTOPPING=1\nREADY=0\n=\nREADY", now).is_empty());
-        assert_eq!(words.deadline(), None);
+        assert_eq!(told(&mut state, "X_OTHER=7\nSTATUS=up\nREADY=1", now), expected);
+        assert_eq!(told(&mut state, "STOPPING=1\nREADY=1", now), ["Stops"]);
+        assert!(told(&mut state, "READY=1\nSTOPPING=1\nREADY=0\n=\nREADY", now).is_empty());
+        assert_eq!(state.deadline(), None);
     }
 
     #[test]
     fn what_is_said_again_and_again_is_told_once_a_second() {
         let start = Instant::now();
-        let mut words = Words::new(None, start);
+        let mut state = NotifyState::new(None, start);
         let mut told = 0;
         for step in 0..10_000 {
             let now = start + Duration::from_millis(step);
-            words.hear(&format!("STATUS={step}\nEXTEND_TIMEOUT_USEC=3000000"), now);
-            told += words.due(now).len();
+            state.hear(&format!("STATUS={step}\nEXTEND_TIMEOUT_USEC=3000000"), now);
+            told += state.due(now).len();
         }
         assert_eq!(told, 20);
-        let end = words.deadline().unwrap();
-        assert_eq!(due(&mut words, end)[1], "Status(\"9999\")");
-        words.hear("STATUS=9999", end);
-        assert_eq!(words.deadline(), None, "nothing new");
+        let end = state.deadline().unwrap();
+        assert_eq!(due(&mut state, end)[1], "Status(\"9999\")");
+        state.hear("STATUS=9999", end);
+        assert_eq!(state.deadline(), None, "nothing new");
     }
 
     #[test]
     fn a_status_is_one_short_line() {
         let now = Instant::now();
-        let mut words = Words::new(None, now);
-        let heard = told(&mut words, &format!("STATUS=a\tb\x1b[2J{}", "\u{e9}".repeat(1000)), now);
+        let mut state = NotifyState::new(None, now);
+        let heard = told(&mut state, &format!("STATUS=a\tb\x1b[2J{}", "\u{e9}".repeat(1000)), now);
         assert!(heard[0].starts_with("Status(\"a b [2J\u{e9}") && heard[0].len() <= 1034);
     }
 
     #[test]
     fn who_is_silent_once_it_is_ready_hangs() {
         let start = Instant::now();
-        let mut words = Words::new(Some(seconds(10)), start);
-        words.hear("WATCHDOG=1", start);
-        assert_eq!(words.deadline(), None, "not before it is ready");
-        told(&mut words, "READY=1", start);
-        told(&mut words, "WATCHDOG=1", start + seconds(9));
-        assert_eq!(words.deadline(), Some(start + seconds(19)));
-        told(&mut words, "STATUS=busy", start + seconds(18));
-        assert_eq!(due(&mut words, start + seconds(19)), ["Hung(Silent(10s))"]);
-        assert_eq!(told(&mut words, "WATCHDOG=trigger", start + seconds(20)), ["Hung(Admitted)"]);
-        assert!(due(&mut words, start + seconds(60)).is_empty(), "it stood still as well");
-        assert_eq!(due(&mut words, start + seconds(70)), ["Hung(Silent(10s))"]);
-        let mut other = Words::new(None, start);
+        let mut state = NotifyState::new(Some(seconds(10)), start);
+        state.hear("WATCHDOG=1", start);
+        assert_eq!(state.deadline(), None, "not before it is ready");
+        told(&mut state, "READY=1", start);
+        told(&mut state, "WATCHDOG=1", start + seconds(9));
+        assert_eq!(state.deadline(), Some(start + seconds(19)));
+        told(&mut state, "STATUS=busy", start + seconds(18));
+        assert_eq!(due(&mut state, start + seconds(19)), ["Hung(Silent(10s))"]);
+        assert_eq!(told(&mut state, "WATCHDOG=trigger", start + seconds(20)), ["Hung(Admitted)"]);
+        assert!(due(&mut state, start + seconds(60)).is_empty(), "it stood still as well");
+        assert_eq!(due(&mut state, start + seconds(70)), ["Hung(Silent(10s))"]);
+        let mut other = NotifyState::new(None, start);
         told(&mut other, "READY=1", start);
         assert_eq!(other.deadline(), None, "nobody asked for it");
     }
@@ -204,20 +204,20 @@ mod tests {
     #[test]
     fn a_number_that_is_none_is_said_once() {
         let now = Instant::now();
-        let mut words = Words::new(None, now);
+        let mut state = NotifyState::new(None, now);
         for wrong in ["", "x", "-1", "1.5", "99999999999999999999"] {
             let line = format!("EXTEND_TIMEOUT_USEC={wrong}");
             let expected = (wrong.is_empty()).then_some(&*line);
-            assert_eq!(words.hear(&line, now), expected, "{wrong}");
-            assert!(words.due(now).is_empty());
+            assert_eq!(state.hear(&line, now), expected, "{wrong}");
+            assert!(state.due(now).is_empty());
         }
         let longest = format!("EXTEND_TIMEOUT_USEC={}", u64::MAX);
-        assert_eq!(words.hear(&longest, now), None);
+        assert_eq!(state.hear(&longest, now), None);
         assert!(
-            matches!(words.due(now)[..], [WorkerEvent::Extend(time)] if time > seconds(1 << 40))
+            matches!(state.due(now)[..], [WorkerEvent::Extend(time)] if time > seconds(1 << 40))
         );
-        words.hear("EXTEND_TIMEOUT_USEC=1", now);
-        let later = words.deadline().unwrap();
-        assert!(matches!(words.due(later)[..], [WorkerEvent::Extend(time)] if time == seconds(1)));
+        state.hear("EXTEND_TIMEOUT_USEC=1", now);
+        let later = state.deadline().unwrap();
+        assert!(matches!(state.due(later)[..], [WorkerEvent::Extend(time)] if time == seconds(1)));
     }
 }

@@ -21,36 +21,36 @@ const TRIES: usize = 10;
 /// Where sockets are that belong to this user, if it is another than this process's: in a directory,
 /// which is made again when somebody has removed it.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SocketDirectory {
     owner: Option<Uid>,
-    directory: Mutex<Arc<Directory>>,
+    directory: Mutex<Arc<LockedDirectory>>,
 }
 
 /// A directory that only this user may look into and only the workers' user may use. Dropping it
 /// removes it; what a master leaves that was killed, the next one removes.
 #[derive(Debug)]
-struct Directory {
+struct LockedDirectory {
     path: PathBuf,
     last: AtomicU32,
     /// Locked as long as somebody uses it.
     _lock: File,
 }
 
-impl Place {
+impl SocketDirectory {
     pub(super) fn new(owner: Option<Uid>) -> Result<Self, Error> {
-        Ok(Self { owner, directory: Mutex::new(Arc::new(Directory::new(owner)?)) })
+        Ok(Self { owner, directory: Mutex::new(Arc::new(LockedDirectory::new(owner)?)) })
     }
 
     /// The path of a new socket. `bind` makes it.
     pub(super) fn socket<T>(
         &self,
         bind: impl Fn(&Path) -> nix::Result<T>,
-    ) -> Result<(T, SocketFile), Error> {
+    ) -> Result<(T, SocketPath), Error> {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let mut made = directory.socket(self.owner, &bind);
         if let Err((Errno::ENOENT, _)) = made {
             tracing::warn!(path = %directory.path.display(), "the directory of sockets was removed");
-            *directory = Arc::new(Directory::new(self.owner)?);
+            *directory = Arc::new(LockedDirectory::new(self.owner)?);
             made = directory.socket(self.owner, &bind);
         }
         made.map_err(|(errno, path)| {
@@ -59,7 +59,7 @@ impl Place {
     }
 }
 
-impl Directory {
+impl LockedDirectory {
     fn new(owner: Option<Uid>) -> Result<Self, Error> {
         let base = base();
         let failed = |error: io::Error| {
@@ -96,10 +96,10 @@ impl Directory {
         self: &Arc<Self>,
         owner: Option<Uid>,
         bind: impl Fn(&Path) -> nix::Result<T>,
-    ) -> Result<(T, SocketFile), (Errno, PathBuf)> {
+    ) -> Result<(T, SocketPath), (Errno, PathBuf)> {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(number.to_string());
-        let file = SocketFile { path: path.clone(), _directory: Arc::clone(self) };
+        let file = SocketPath { path: path.clone(), _directory: Arc::clone(self) };
         let made = bind(&file.path).and_then(|socket| {
             chown(&file.path, owner, None)?;
             Ok((socket, file))
@@ -108,7 +108,7 @@ impl Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for LockedDirectory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.path);
     }
@@ -116,18 +116,18 @@ impl Drop for Directory {
 
 /// A socket's file, removed when it is dropped.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(super) struct SocketPath {
     path: PathBuf,
-    _directory: Arc<Directory>,
+    _directory: Arc<LockedDirectory>,
 }
 
-impl SocketFile {
+impl SocketPath {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for SocketFile {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -176,16 +176,16 @@ mod tests {
 
     #[test]
     fn a_place_goes_with_its_last_socket_and_one_of_the_dead_with_the_next() {
-        let place = Place::new(None).unwrap();
-        let path = place.directory.lock().unwrap().path.clone();
+        let sockets = SocketDirectory::new(None).unwrap();
+        let path = sockets.directory.lock().unwrap().path.clone();
         let bind = |path: &Path| Ok(UnixListener::bind(path).unwrap());
-        let (_socket, file) = place.socket(bind).unwrap();
+        let (_socket, file) = sockets.socket(bind).unwrap();
         assert!(file.path().exists());
         let left = nix::unistd::mkdtemp(&base().join(format!("{PREFIX}XXXXXX"))).unwrap();
         std::fs::write(left.join("0"), "").unwrap();
         sweep();
         assert!(!left.exists() && file.path().exists());
-        drop(place);
+        drop(sockets);
         assert!(file.path().exists());
         drop(file);
         assert!(!path.exists());
@@ -193,16 +193,16 @@ mod tests {
 
     #[test]
     fn one_that_was_removed_is_made_again() {
-        let place = Place::new(None).unwrap();
+        let sockets = SocketDirectory::new(None).unwrap();
         let bind = |path: &Path| {
             UnixListener::bind(path).map_err(|it| Errno::from_raw(it.raw_os_error().unwrap_or(0)))
         };
-        let (_first, old) = place.socket(bind).unwrap();
+        let (_first, old) = sockets.socket(bind).unwrap();
         std::fs::remove_dir_all(old.path().parent().unwrap()).unwrap();
-        let (_second, new) = place.socket(bind).unwrap();
+        let (_second, new) = sockets.socket(bind).unwrap();
         assert!(new.path().exists() && new.path().parent() != old.path().parent());
         let directory = new.path().parent().unwrap().to_owned();
-        drop((old, new, place));
+        drop((old, new, sockets));
         assert!(!directory.exists());
     }
 }

@@ -150,7 +150,7 @@ impl Processes {
             // It has become ready, or is started again when its time to is over.
             (Some(Contact::Foreign(_)), None) => None,
             (Some(Contact::Connection(attach)), Some(link)) => {
-                let attached = attach.reattach(&self.rt, link, info, listener);
+                let attached = attach.reattach(info, link, listener);
                 let attached = attached.inspect_err(|error| {
                     // It ends, and its exit is the news.
                     let reason = error.report();

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal as Sig;
 use super::{MasterEvent, Process, Processes, Wish, no_group, send_outputs};
 use crate::ipc::hello::{Agreed, Hello, PROTOCOL, Types};
 use crate::master::group::{Contact, Group, Particulars};
-use crate::process::attach::Attach;
+use crate::process::attach::{Attach, NewConnection};
 use crate::process::child::{Bound, Child};
 use crate::process::output::Pipes;
 use crate::process::readiness::{ChildResources, PendingReadiness};
@@ -104,7 +104,10 @@ impl Processes {
         let (connection, silence) = match ours {
             Ours::Connection { attach, socket, hello } => {
                 let limits = group.limits;
-                (attach.attach(&self.rt, socket, worker, hello, limits, news), Some(silence))
+                (
+                    attach.attach(worker, NewConnection { socket, hello, limits }, news),
+                    Some(silence),
+                )
             }
             Ours::Foreign(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
         };
