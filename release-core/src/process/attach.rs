@@ -1,4 +1,4 @@
-//! The master's side of one worker's connection, in call mode or plain.
+//! The master's side of a worker's connection, in call mode or plain mode.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -24,33 +24,34 @@ pub use calls::Decision;
 pub(crate) use calls::{Calls, Rules};
 pub(crate) use plain::Plain;
 
-/// What the supervisor hears from a connection.
+/// Reports events to the supervisor.
 pub(crate) type Notify = Box<dyn Fn(WorkerEvent) + Send + Sync>;
 
-/// Something that a worker says, in call mode or by a readiness protocol, or that its connection shows.
+/// An event reported by a worker, in call mode or through a readiness protocol, or observed on its
+/// connection.
 #[derive(Debug)]
 pub(crate) enum WorkerEvent {
     Ready,
-    /// How many units of work it has finished.
+    /// The number of units of work that the worker has finished.
     Finished(u64),
-    /// It does not get on with its work.
+    /// The worker does not make progress.
     Hung(Hung),
-    /// It needs so much more time to start or to end.
+    /// The worker needs this much more time to start or to stop.
     Extend(Duration),
-    /// It ends of itself.
+    /// The worker stops on its own.
     Stops,
-    /// How it is, in one line.
+    /// The status of the worker, in one line.
     Status(String),
-    /// The worker closed this. It may be about to exit; if not, it is of no use any more.
+    /// The worker closed this. It may be about to exit; otherwise it cannot be used any more.
     Closed(&'static str),
-    /// The worker broke the protocol or does not read: this is what it did.
+    /// The worker violated the protocol, or does not read; with a description.
     Violation(String),
 }
 
-/// A worker's connection, and the task that serves it until it is dropped.
+/// The connection of a worker, and the task that serves it until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// Gone when it has ended and nobody uses it any more.
+    /// Dangling after the connection has ended and all its users are gone.
     pub(crate) link: Weak<Link>,
     pub(crate) serving: Task<()>,
 }
@@ -62,7 +63,7 @@ pub(crate) struct NewConnection {
     pub(crate) limits: Limits,
 }
 
-/// Serves the connections of a group's workers, whatever the types of their messages.
+/// Serves the connections of a group's workers, independently of the types of their messages.
 pub(crate) trait Attach: Send + Sync {
     /// Greets the worker and serves it.
     fn attach(
@@ -72,11 +73,11 @@ pub(crate) trait Attach: Send + Sync {
         notify: Notify,
     ) -> Result<Attached, Error>;
 
-    /// Serves a worker that an earlier image of this process has greeted. Its `Ready` may be among
-    /// what it has sent and nobody has read.
+    /// Serves a worker that was greeted by an earlier image of this process. Its `Ready` may be
+    /// among its unread messages.
     ///
-    /// The state that [`Workers::answer_permitted`](crate::Workers::answer_permitted) has for each
-    /// process begins anew.
+    /// The state of [`Workers::answer_permitted`](crate::Workers::answer_permitted) starts again
+    /// for each process.
     fn reattach(
         &self,
         worker: WorkerInfo,
@@ -84,10 +85,11 @@ pub(crate) trait Attach: Send + Sync {
         notify: Notify,
     ) -> Result<Attached, Error>;
 
-    /// Whether workers of this kind say when they are ready; the others are in plain mode.
+    /// Returns whether workers of this kind report when they are ready. Otherwise they are in plain
+    /// mode.
     fn says_ready(&self) -> bool;
 
-    /// What workers and master tell each other; no context.
+    /// Returns the types of the messages, without the context.
     fn types(&self) -> &Types;
 }
 
@@ -95,7 +97,7 @@ fn cannot_watch(error: std::io::Error) -> Error {
     Error::system("cannot watch a worker's socket", error)
 }
 
-/// The link, if it is one of this kind.
+/// Returns the link if it has this mode.
 fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
     if frozen.mode() != mode {
         let message = "calls and plain mode are different connections";
@@ -104,7 +106,7 @@ fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
     Link::thaw(rt, frozen).map(Arc::new)
 }
 
-/// Takes a worker off the list when its serving ends, however it ends.
+/// Removes a worker from the list when it is no longer served, for any reason.
 struct Listed<W, C> {
     connections: Connections<W, C>,
     worker: WorkerInfo,

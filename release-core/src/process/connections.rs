@@ -1,4 +1,4 @@
-//! The running workers' connections, for the master to ask and to broadcast.
+//! Connections of the running workers, for requests and broadcasts of the master.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,10 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::worker_info::WorkerInfo;
 use crate::ipc::{Codec, Peer, Postcard, Request};
 
-/// The processes of a group's workers that run now, each with its connection.
+/// The running processes of a group's workers, each with its connection; see
+/// [`Workers::connections`](crate::Workers::connections).
 ///
-/// A worker that is being replaced has two or more: see [`WorkerInfo::generation`]. A clone shows the
-/// same, always current list.
+/// A worker that is being replaced has two or more processes: see [`WorkerInfo::generation`].
+/// Clones share the list, which is always current.
+///
+/// # Examples
+///
+/// Keeps the connections of a group for later use by the master:
+///
+/// ```
+/// use release_core::ipc::Never;
+/// use release_core::{Connections, Workers};
+///
+/// let workers = Workers::same_executable("http", 4).user("nobody").requests::<String>();
+/// let connections: Connections<String> = workers.connections();
+/// assert!(connections.list().is_empty(), "no worker runs before the master does");
+/// ```
 pub struct Connections<W, C = Postcard> {
     members: Arc<Mutex<Members<W, C>>>,
 }
@@ -35,16 +49,47 @@ impl<W, C> fmt::Debug for Connections<W, C> {
 }
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
-    /// The processes and their connections, at this moment.
+    /// Returns the processes and their connections at this moment.
+    ///
+    /// # Examples
+    ///
+    /// Asks each worker in turn:
+    ///
+    /// ```
+    /// use release_core::Connections;
+    /// use release_core::ipc::CallError;
+    ///
+    /// async fn ask(connections: &Connections<String>) -> Result<(), CallError> {
+    ///     for (worker, peer) in connections.list() {
+    ///         let answer = peer.call(&"status".to_owned()).await?;
+    ///         println!("worker {}: {answer}", worker.id);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = ask;
+    /// ```
     #[must_use]
     pub fn list(&self) -> Vec<(WorkerInfo, Peer<W, C>)> {
         self.lock().clone()
     }
 
-    /// Sends a message that wants no answer to every process; says to how many it was given.
+    /// Sends a message without an answer to every process. Returns the number of processes that it
+    /// was queued for.
     ///
-    /// Never waits: a worker that does not read, and has enough waiting for it already, is passed
-    /// over with a warning in the log.
+    /// Never waits: a worker that does not read, and has too many messages queued, is skipped with
+    /// a warning in the log.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Connections;
+    ///
+    /// fn announce(connections: &Connections<String>) {
+    ///     let count = connections.broadcast(&"the price list has changed".to_owned());
+    ///     println!("{count} processes were told");
+    /// }
+    /// # announce(&Connections::default());
+    /// ```
     pub fn broadcast(&self, message: &W) -> usize {
         let sent = self.list().into_iter().filter(|(worker, peer)| {
             let sent = peer.notify(message);
@@ -70,7 +115,7 @@ impl<W, C> Connections<W, C> {
 
     pub(crate) fn remove(&self, worker: &WorkerInfo) {
         let mut members = self.lock();
-        // Only one: the number of a process that has ended may be that of a new one already.
+        // Removes only one: the pid of a process that has ended may already belong to a new one.
         if let Some(index) = members.iter().position(|(member, _)| member == worker) {
             members.remove(index);
         }

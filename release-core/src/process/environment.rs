@@ -1,4 +1,4 @@
-//! What a worker finds in its environment.
+//! Environment variables of workers.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -8,9 +8,10 @@ use std::path::Path;
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
 
-/// Which variables of the master a worker gets, and which are set for it.
+/// The variables of the master that a worker inherits, and the variables that are set for it; see
+/// [`Workers::environment`](crate::Workers::environment).
 ///
-/// By default only those that the language's runtime and its log filters read: `RUST_BACKTRACE`,
+/// The default inherits only the variables of Rust and its log filters: `RUST_BACKTRACE`,
 /// `RUST_LIB_BACKTRACE`, `RUST_MIN_STACK`, `RUST_LOG`.
 ///
 /// # Examples
@@ -41,33 +42,62 @@ impl Default for Environment {
 }
 
 impl Environment {
-    /// Everything that the master has.
+    /// Inherits all variables of the master.
     ///
-    /// Workers of another account than the master's have `HOME`, `USER`, `LOGNAME` and `SHELL` of that
-    /// account, and nothing of the session that the master was started from, such as `SSH_AUTH_SOCK`,
-    /// `SUDO_USER` or `XDG_RUNTIME_DIR`, unless [`set`](Environment::set) does it. Whatever else the
-    /// master has is theirs, too: where it has secrets, [`keep`](Environment::keep) names what is not one.
+    /// Workers with another account than the master's have `HOME`, `USER`, `LOGNAME` and `SHELL` of
+    /// that account. They inherit no variables of the login session, such as `SSH_AUTH_SOCK`,
+    /// `SUDO_USER` or `XDG_RUNTIME_DIR`, unless you use [`set`](Environment::set). They inherit all
+    /// other variables: if some contain secrets, name the others with [`keep`](Environment::keep).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Environment, Workers};
+    ///
+    /// let workers = Workers::command("jobs", 2, "/opt/jobs/run", [""; 0])
+    ///     .environment(Environment::inherit());
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn inherit() -> Self {
         Self { kept: KeptVariables::All, set: BTreeMap::new() }
     }
 
-    /// The variables of these names, where the master has them, and nothing else. `HOME`, `USER`,
-    /// `LOGNAME` and `SHELL` are those of the workers' account, where that is another than the master's.
+    /// Inherits only the variables with these names. If the workers have another account than the
+    /// master, `HOME`, `USER`, `LOGNAME` and `SHELL` have the values of that account.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Environment, Workers};
+    ///
+    /// let workers = Workers::command("jobs", 2, "/opt/jobs/run", [""; 0])
+    ///     .environment(Environment::keep(["PATH", "TZ"]));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn keep<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
         Self { kept: KeptVariables::Names(names), set: BTreeMap::new() }
     }
 
-    /// Sets a variable, whatever the master has.
+    /// Sets a variable, with or without a variable of this name in the master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Environment;
+    ///
+    /// let environment = Environment::default().set("PORT", "8080").set("RUST_LOG", "info");
+    /// # let _ = environment;
+    /// ```
     #[must_use]
     pub fn set(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.set.insert(name.into(), value.into());
         self
     }
 
-    /// Says the working directory of a process that has another one.
+    /// Sets `PWD` to the working directory of a process that has its own.
     pub(crate) fn in_directory(self, directory: &Path) -> Self {
         match self.keeps("PWD".as_ref()) && !self.set.contains_key(OsStr::new("PWD")) {
             true => self.set("PWD", directory),
@@ -82,9 +112,9 @@ impl Environment {
         }
     }
 
-    /// The block for execve, from the master's environment as it is now, less what is not for
-    /// workers. One of another account has that account's home, name and shell, and nothing that
-    /// belongs to the session of whoever has started the master, unless it is named.
+    /// Returns the environment for execve(2), from the master's environment at this moment without
+    /// private variables. With another account, contains the home, name and shell of that account,
+    /// and no variables of the master's login session unless they are named.
     pub(crate) fn block(
         &self,
         is_private: impl Fn(&OsStr) -> bool,
@@ -111,7 +141,7 @@ impl Environment {
                 "not in the environment of another account, as nothing names them"
             );
         }
-        // What somebody has named in a way that no program can is none of ours to judge.
+        // Names that no program could use are inherited unchecked.
         let kept = kept.into_iter().map(|(name, value)| joined(&name, value));
         let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let own = own.map(|(name, value)| entry(name.as_ref(), value));
@@ -120,8 +150,8 @@ impl Environment {
     }
 }
 
-/// Whether a variable is about the session of a person: what is at its terminal and on its screen, the
-/// agents with its keys, and as whom it came.
+/// Returns whether a variable describes a login session: its terminal and screen, agents with keys,
+/// and the original user.
 fn is_of_a_session(name: &OsStr) -> bool {
     const NAMES: [&str; 11] = [
         "DISPLAY",
@@ -142,7 +172,7 @@ fn is_of_a_session(name: &OsStr) -> bool {
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-/// One variable as execve takes it.
+/// Returns a variable in the form of execve(2).
 pub(crate) fn entry(name: &OsStr, value: OsString) -> Result<CString, Error> {
     if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
         return Err(cannot_be(name));

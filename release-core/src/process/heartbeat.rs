@@ -1,4 +1,4 @@
-//! The heartbeat of a worker: it is asked again and again how its work goes, and found to hang.
+//! The heartbeat of a worker: sends it periodically and detects workers that hang.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::ipc::link::Link;
 use crate::ipc::{Header, Heartbeat, HeartbeatReply, SendError};
 use crate::worker_types::Hung;
 
-/// The latest answer, until it is looked at.
+/// The latest reply, until it is evaluated.
 #[derive(Debug, Default)]
 pub(crate) struct LatestReply(Mutex<Option<HeartbeatReply>>);
 
@@ -21,26 +21,27 @@ impl LatestReply {
     }
 }
 
-/// An answer that tells of a unit of work that takes too long. It needs another one to be believed: a
-/// peer that stood still, alone or with this process, finishes what it has in hand when it goes on.
+/// A reply that reports an overdue unit of work. A second reply must confirm it: a peer that was
+/// suspended, alone or with this process, finishes its units soon after it continues.
 #[derive(Debug, Default)]
 struct Suspicion(Option<Duration>);
 
 impl Suspicion {
-    /// The age of a unit that is too old, if it was too old in the answer before: one that is as much
-    /// younger as time has `passed` is another unit. No age means no suspicion.
+    /// Returns the age of an overdue unit if it was overdue in the previous reply as well. A unit
+    /// that is about `passed` younger than expected is another one. Without an age there is no
+    /// suspicion.
     fn confirmed(&mut self, age: Option<Duration>, passed: Duration) -> Option<Duration> {
         let before = std::mem::replace(&mut self.0, age)?;
         age.filter(|age| *age >= before + passed / 2)
     }
 }
 
-/// Asks for as long as it is polled, and says when the peer is found to hang.
+/// Sends heartbeats until the future is dropped, and calls `hangs` whenever the peer hangs.
 pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, hangs: impl Fn(Hung)) {
     let (mut misses, mut suspicion) = (0, Suspicion::default());
     loop {
         if misses == 0 {
-            // When the connection has ended, others say so.
+            // The end of a connection is reported elsewhere.
             let _ = link.queue(Some(Header::Heartbeat), |_| Ok::<(), SendError>(()));
             link.flush_now();
         }
@@ -48,7 +49,7 @@ pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, han
         link.rt().sleep(pulse.every).await;
         let passed = link.rt().now().saturating_duration_since(asked_at);
         let beat = latest.take();
-        // What it answers to a link that stands still is not heard.
+        // Replies to a paused link are not received.
         misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
         let Some(timeout) = pulse.timeout else { continue };
         if let Some(beat) = beat {
@@ -81,20 +82,21 @@ mod tests {
         let mut suspicion = Suspicion::default();
         assert_eq!(suspicion.confirmed(Some(millis(5100)), every), None);
         assert_eq!(suspicion.confirmed(Some(millis(6090)), every), Some(millis(6090)));
-        // After two pauses: each time another unit, the second one even older than the first.
+        // After two pauses, each time another unit, even if the second one is older.
         for second in [4800, 5100, 5300] {
             let mut suspicion = Suspicion::default();
             assert_eq!(suspicion.confirmed(Some(millis(5100)), every), None);
             assert_eq!(suspicion.confirmed(Some(millis(second)), every), None, "{second}");
         }
-        // One that was finished meanwhile is forgotten.
+        // A unit that was finished in the meantime is forgotten.
         let mut suspicion = Suspicion::default();
         assert_eq!(suspicion.confirmed(Some(millis(5100)), every), None);
         assert_eq!(suspicion.confirmed(None, every), None);
         assert_eq!(suspicion.confirmed(Some(millis(9000)), every), None);
     }
 
-    /// Asks a peer for an hour, which answers so; how often, after how long, it was found to hang.
+    /// Sends heartbeats for an hour to a peer with these answers. Returns each time at which it was
+    /// found to hang, and how.
     fn asked(
         answers: impl Fn(u32) -> Option<HeartbeatReply> + Send + 'static,
     ) -> Vec<(Duration, Hung)> {
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn a_peer_that_answers_is_not_found_to_hang_in_an_hour() {
         assert!(asked(|_| Some(HeartbeatReply::default())).is_empty());
-        // A unit of work may take as long as there is time for it.
+        // A unit of work may take almost as long as the timeout.
         let busy = HeartbeatReply { finished: 1, oldest: Some(TIMEOUT - Duration::from_millis(1)) };
         assert!(asked(move |_| Some(busy)).is_empty());
     }
@@ -140,7 +142,7 @@ mod tests {
             matches!(found[0], (after, Hung::Silent(TIMEOUT)) if after == TIMEOUT),
             "{found:?}"
         );
-        // One that answers three times falls silent later.
+        // A peer that answers three times falls silent later.
         let found = asked(|number| (number < 3).then(HeartbeatReply::default));
         let expected = TIMEOUT + 3 * (TIMEOUT / 4);
         assert!(matches!(found[0], (after, Hung::Silent(_)) if after == expected), "{found:?}");

@@ -1,4 +1,4 @@
-//! Listening sockets of a group: what the program asks for, and what the master opens.
+//! Listening sockets of a group: their settings, and the sockets opened by the master.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -25,43 +25,43 @@ pub(crate) use steered::Steered;
 use steered::{Owner, SteeredSocket};
 pub(crate) use watch::Watch;
 
-/// A socket that workers find by its name, or one for each of them.
+/// A named socket for all workers of a group, or one for each worker.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) name: String,
-    /// The address that was asked for, in words.
+    /// The requested address as text.
     requested: String,
     sockets: Sockets,
-    /// Whether an accept waits: what programs expect that were not told otherwise.
+    /// Whether accept(2) on the socket blocks, as most programs expect.
     is_blocking: bool,
 }
 
-/// A socket that the next version of the program gets.
+/// A socket for the next version of the program.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeptListener {
-    /// Of which group, by which name, and where: the next version asks for the same, or gets none.
+    /// Group, name and address. The next version gets the socket if it requests the same.
     key: [String; 3],
-    /// The worker that has it for itself, and the port that it shares with others.
+    /// The worker that has the socket for itself, and the port shared with other workers.
     worker: Option<(u32, u16)>,
-    /// The process of the worker that has it for itself, where processes have.
+    /// The process that has the socket for itself, if each process has one.
     process: Option<i32>,
     socket: Descriptor,
     file: Option<FileIdentity>,
 }
 
-/// The worker in whose name the master keeps the socket through which it steers.
+/// The worker id stored for the socket through which the master steers.
 const MASTER: u32 = u32::MAX;
 
 #[derive(Debug)]
 enum Sockets {
-    /// The program has opened it.
+    /// A socket opened by the program.
     Given(GivenSocket),
     /// One for all workers.
     Shared(SharedSocket),
-    /// One for each worker, where the kernel cannot be told which of them get connections. The master
-    /// keeps it while the worker is started again: connections that wait in it are not lost.
+    /// One for each worker, if the kernel does not support steering. The master keeps it while the
+    /// worker is restarted, so that queued connections are not lost.
     Each { common: ReusePortAddress, opened: BTreeMap<WorkerId, OwnedFd> },
-    /// One for each worker, or for each process of it.
+    /// One for each worker, or for each process of a worker.
     Steered(Steered),
 }
 
@@ -86,8 +86,8 @@ impl Listener {
         Self { name, requested, sockets, is_blocking: false }
     }
 
-    /// Makes it independent of what a start in the background changes. Where each worker has a
-    /// socket, each process of a command has.
+    /// Makes the listener independent of changes at daemonization. For a command, a socket for each
+    /// worker becomes a socket for each process.
     pub(crate) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
         self.is_blocking = is_blocking;
         match &mut self.sockets {
@@ -121,8 +121,8 @@ impl Listener {
         }
     }
 
-    /// Whether new connections are kept from a process that is about to be told to stop; or from all of
-    /// a worker that is scaled away.
+    /// Returns whether new connections are kept from a process that will be told to stop, and
+    /// whether they are kept from all processes of a worker that is scaled away.
     pub(crate) fn steers(&self) -> (bool, bool) {
         match &self.sockets {
             Sockets::Steered(steered) => (steered.of_processes, true),
@@ -130,7 +130,7 @@ impl Listener {
         }
     }
 
-    /// Opens what has to be open for a worker before it is started.
+    /// Opens the sockets that a worker needs before its start.
     pub(crate) fn open(&mut self, group: &str, id: WorkerId) -> Result<(), Error> {
         match &mut self.sockets {
             Sockets::Steered(steered) => steered.open((group, &self.name), id, self.is_blocking),
@@ -138,8 +138,8 @@ impl Listener {
         }
     }
 
-    /// The socket of a worker's next process: opened, unless it is, and again where somebody has shut it
-    /// down or has removed its file.
+    /// Returns the socket for a worker's next process. Opens it if it is not open, was shut down,
+    /// or has lost its file.
     pub(crate) fn socket(&mut self, group: &str, id: WorkerId) -> Result<&OwnedFd, Error> {
         let (name, is_blocking) = (&self.name, self.is_blocking);
         match &mut self.sockets {
@@ -160,8 +160,8 @@ impl Listener {
         }
     }
 
-    /// Has all sockets listen again that somebody has shut down: those in `shut`, in this order, and
-    /// others.
+    /// Makes all sockets listen again that were shut down: first those in `shut`, in this order,
+    /// then the others.
     pub(crate) fn look(&mut self, group: &str, shut: &[RawFd]) -> Result<(), Error> {
         let names = (group, &*self.name);
         match &mut self.sockets {
@@ -174,8 +174,8 @@ impl Listener {
         }
     }
 
-    /// How often another socket has taken the place of one that workers have: those that were started
-    /// before get nothing.
+    /// Returns how often a new socket has replaced the workers' socket. Processes started before
+    /// such a replacement receive no connections.
     pub(crate) fn replaced(&self) -> u64 {
         match &self.sockets {
             Sockets::Shared(shared) => shared.replaced,
@@ -183,7 +183,7 @@ impl Listener {
         }
     }
 
-    /// All that are open.
+    /// Returns all open sockets.
     pub(crate) fn all(&self) -> Vec<BorrowedFd<'_>> {
         match &self.sockets {
             Sockets::Given(given) => vec![given.socket.as_fd()],
@@ -195,18 +195,19 @@ impl Listener {
         }
     }
 
-    /// By which the next version knows it again; a socket of the program's own making has none.
+    /// Returns the key by which the next version recognizes the listener. A socket opened by the
+    /// program has none.
     pub(crate) fn key(&self, group: &str) -> Option<[String; 3]> {
         let is_given = matches!(self.sockets, Sockets::Given(_));
         (!is_given).then(|| [group.to_owned(), self.name.clone(), self.requested.clone()])
     }
 
-    /// Whether any is open.
+    /// Returns whether any socket is open.
     pub(crate) fn is_open(&self) -> bool {
         !self.all().is_empty()
     }
 
-    /// The sockets that are open; a socket of the program's own making is not among them.
+    /// Returns the open sockets, except for those opened by the program.
     pub(crate) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
         let keep = |socket: &OwnedFd, worker, file| {
             let socket = duplicate_from(socket.as_fd(), 3)
@@ -236,8 +237,9 @@ impl Listener {
         }
     }
 
-    /// Takes over what an earlier version of the program has opened for this listener; at `any`
-    /// address, where the program is that version and would ask for another one by now.
+    /// Takes over the sockets that an earlier version of the program has opened for this listener.
+    /// With `any`, the address may differ: the program is that version, and its configuration has
+    /// changed since.
     pub(crate) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>, any: bool) {
         if let Some(moved) = kept.iter().find(|one| any && one.is_of(group, &self.name)) {
             self.move_to(&moved.key[2].clone());
@@ -271,7 +273,7 @@ impl Listener {
         }
     }
 
-    /// Has it be at another address, which is not opened.
+    /// Changes the address without opening it.
     fn move_to(&mut self, requested: &str) {
         if self.requested == requested {
             return;
@@ -296,8 +298,8 @@ impl Listener {
         }
     }
 
-    /// Closes the sockets of workers that are not wanted any more, or keeps new connections from them.
-    /// The last one stays open as long as the group is there: the address is its own.
+    /// Closes the sockets of workers that are no longer wanted, or keeps new connections from them.
+    /// The last socket stays open while the group exists, to keep the address.
     pub(crate) fn settle_users(
         &mut self,
         group: &str,
@@ -317,7 +319,7 @@ impl Listener {
         }
     }
 
-    /// The sockets that workers or processes have for themselves.
+    /// Returns the steered sockets, if the listener has such.
     pub(crate) fn steered(&mut self) -> Option<&mut Steered> {
         match &mut self.sockets {
             Sockets::Steered(steered) => Some(steered),
@@ -326,7 +328,7 @@ impl Listener {
     }
 }
 
-/// Has a socket of TCP listen again that somebody has shut down.
+/// Makes a TCP socket listen again if it was shut down.
 fn look((group, listener): (&str, &str), socket: &OwnedFd, address: Inet) -> Result<(), Error> {
     if is_listening(socket) {
         return Ok(());
@@ -341,7 +343,7 @@ impl KeptListener {
         self.key[0] == group && self.key[1] == name
     }
 
-    /// Nobody asks for it any more.
+    /// Closes a socket that no listener requests any more.
     pub(crate) fn give_up(self) {
         let [group, listener, address] = &self.key;
         tracing::info!(group, listener, address, "not listening any more");

@@ -1,5 +1,5 @@
-//! One worker process: its program, its environment and privileges, its sockets, how it says that it
-//! is ready, what it writes, and its connection.
+//! One worker process: program, environment, privileges, sockets, readiness, output, and connection
+//! to the master.
 
 use std::time::Duration;
 
@@ -26,5 +26,5 @@ pub use readiness::Readiness;
 pub use stop_signal::StopSignal;
 pub use worker_info::WorkerInfo;
 
-/// Later than this nothing is noticed by a master that runs.
+/// A master that runs notices every event within this time.
 pub(crate) const HELD_UP: Duration = Duration::from_millis(100);

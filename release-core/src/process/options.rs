@@ -1,4 +1,4 @@
-//! What one worker has for itself: arguments, environment, processors, priority, limits.
+//! Options of one worker: arguments, environment, processors, priority and limits.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
@@ -12,19 +12,20 @@ use crate::path::c_string;
 use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
 use crate::{Error, ErrorKind};
 
-/// What one worker gets besides what its group gets: see [`Workers::worker_options`](crate::Workers::worker_options).
+/// Options of one worker, in addition to the options of its group: see
+/// [`Workers::worker_options`](crate::Workers::worker_options).
 ///
-/// The kernel puts processors, priority and limits into effect in the new process, before it gives
-/// up root and before its program begins: a master that runs as root may raise what its workers,
-/// under their own user, can only lower. One that the kernel refuses is a failed start, whose reason
-/// names the call, such as `setpriority: Permission denied`.
+/// The kernel applies processors, priority and limits in the new process, before it drops root and
+/// runs its program: a master that runs as root can raise values that its unprivileged workers can
+/// only lower. If the kernel refuses a value, the start fails with a reason that names the call,
+/// such as `setpriority: Permission denied`.
 ///
 /// # Errors
 ///
-/// Checked when the master starts, before it goes into the background, with
-/// [`ErrorKind::Usage`]: a NUL byte in an argument or a variable, a variable
-/// without a name or with `=` in it, a processor that does not exist, no processor at all, a
-/// priority outside of -20 to 19, a soft limit above the hard one.
+/// Options are checked when the master starts, before it daemonizes. The error has
+/// [`ErrorKind::Usage`] if an argument or a variable contains a NUL byte, if the name of a variable
+/// is empty or contains `=`, if there is no processor or a missing one, if the priority is not in
+/// -20 to 19, or if a soft limit is above the hard limit.
 ///
 /// # Examples
 ///
@@ -51,7 +52,7 @@ pub struct WorkerOptions {
     limits: BTreeMap<Resource, (u64, u64)>,
 }
 
-/// A map in a format whose maps have strings as keys: names need not be text.
+/// Serializes a map as pairs: JSON requires text as keys, and names of variables need not be text.
 mod pairs {
     use super::{BTreeMap, OsString};
     use serde::{Deserialize, Deserializer, Serializer};
@@ -70,32 +71,56 @@ mod pairs {
     }
 }
 
-/// What [`WorkerOptions::limit`] limits.
+/// The resource that [`WorkerOptions::limit`] limits.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Resource, WorkerOptions};
+///
+/// // Workers leave no core files, and each may open up to 4096 files.
+/// let options = WorkerOptions::default()
+///     .limit(Resource::CoreSize, 0, 0)
+///     .limit(Resource::OpenFiles, 4096, 4096);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Resource {
-    /// How many descriptors a process has open: more exactly, each of their numbers is below it.
+    /// The number of open descriptors of a process; more precisely, an upper bound of their
+    /// numbers.
     #[doc(alias = "RLIMIT_NOFILE")]
     OpenFiles,
-    /// The size of the file that a crash leaves, in bytes; 0 for none.
+    /// The size of the core file after a crash, in bytes; 0 for none.
     #[doc(alias = "RLIMIT_CORE")]
     CoreSize,
-    /// The address space of a process, in bytes, used or only reserved. Runtimes reserve a lot.
+    /// The address space of a process, in bytes, used or only reserved. Async runtimes reserve a
+    /// lot.
     #[doc(alias = "RLIMIT_AS")]
     AddressSpace,
-    /// The processes and threads of the user as a whole, whoever started them.
+    /// The number of all processes and threads of the user, including other programs.
     #[doc(alias = "RLIMIT_NPROC")]
     Processes,
-    /// The size that a process can give a file, in bytes. Going beyond it is `SIGXFSZ`.
+    /// The maximum size of files written by a process, in bytes. A process that exceeds it receives
+    /// `SIGXFSZ`.
     #[doc(alias = "RLIMIT_FSIZE")]
     FileSize,
 }
 
 impl Resource {
-    /// A limit that is none.
+    /// The value for no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Resource, WorkerOptions};
+    ///
+    /// let options = WorkerOptions::default().limit(Resource::FileSize, 1 << 30, Resource::UNLIMITED);
+    /// # let _ = options;
+    /// ```
     pub const UNLIMITED: u64 = u64::MAX;
 
-    /// The call that is named when the limit is refused, and what the kernel calls the resource.
+    /// Returns the name of the call for error messages, and the kernel's name of the resource.
     fn in_kernel(self) -> (&'static str, KernelResource) {
         match self {
             Self::OpenFiles => (OPEN_FILES, KernelResource::RLIMIT_NOFILE),
@@ -108,25 +133,57 @@ impl Resource {
 }
 
 impl WorkerOptions {
-    /// One more argument, after those of the group. A worker that is the same executable finds it
-    /// in [`std::env::args_os`], after the name that says who it is in `ps`.
+    /// Adds an argument after the group's arguments. A worker of the same executable finds it in
+    /// [`std::env::args_os`], after the name that identifies the worker in `ps`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{WorkerOptions, Workers};
+    ///
+    /// let workers = Workers::command("web", 4, "/usr/bin/server", ["--quiet"])
+    ///     .worker_options(|id| WorkerOptions::default().argument(format!("--shard={id}")));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// Sets an environment variable, whatever the group's [`Environment`](crate::Environment) says.
+    /// Sets an environment variable, in preference to the group's
+    /// [`Environment`](crate::Environment).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{WorkerOptions, Workers};
+    ///
+    /// let workers = Workers::command("web", 4, "/usr/bin/server", [""; 0])
+    ///     .worker_options(|id| WorkerOptions::default().variable("PORT", (8000 + id).to_string()));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.into(), value.into());
         self
     }
 
-    /// The processors that the worker runs on, by the numbers that the kernel gives them; by default
-    /// those of the master.
+    /// Sets the processors on which the worker runs, by their numbers in the kernel. The default is
+    /// the processors of the master.
     ///
-    /// One that exists and that the master's container keeps from it makes the start fail.
+    /// If a processor exists but is not available in the master's container, the start fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{WorkerOptions, Workers};
+    ///
+    /// // One worker for each processor.
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .worker_options(|id| WorkerOptions::default().processors([id]));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     #[doc(alias = "affinity")]
     pub fn processors(mut self, numbers: impl IntoIterator<Item = u32>) -> Self {
@@ -134,8 +191,18 @@ impl WorkerOptions {
         self
     }
 
-    /// The priority, from -20, which goes first, to 19; by default that of the master. It does not
-    /// count from the master's. Less than the master's takes root.
+    /// Sets the priority, from -20 (highest) to 19; not relative to the master's, which is the
+    /// default. A priority above the master's requires root.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{WorkerOptions, Workers};
+    ///
+    /// let workers = Workers::same_executable("batch", 2)
+    ///     .worker_options(|_| WorkerOptions::default().nice(10));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     #[doc(alias = "priority")]
     pub fn nice(mut self, nice: i32) -> Self {
@@ -143,8 +210,19 @@ impl WorkerOptions {
         self
     }
 
-    /// The soft limit, which holds, and the hard one, up to which the worker may raise it; by default
-    /// those that the master was started with. A hard limit above the master's takes root.
+    /// Sets the soft limit, which the kernel enforces, and the hard limit, up to which the worker
+    /// can raise it. The default is the limits with which the master was started. A hard limit
+    /// above the master's requires root.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Resource, WorkerOptions, Workers};
+    ///
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .worker_options(|_| WorkerOptions::default().limit(Resource::OpenFiles, 1024, 65_536));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     #[doc(alias = "rlimit")]
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
@@ -174,7 +252,7 @@ impl WorkerOptions {
 }
 
 fn check_nice(nice: i32) -> Result<i32, Error> {
-    // The kernel would take the nearest priority there is without a word.
+    // The kernel would silently use the nearest valid priority.
     if (-20..=19).contains(&nice) {
         Ok(nice)
     } else {
@@ -188,7 +266,7 @@ fn processor_set(numbers: &[u32]) -> Result<CpuSet, Error> {
     if numbers.is_empty() {
         return refuse("no processor to run on".to_owned());
     }
-    // Where the list is not to be had, what the kernel says to the worker has to do.
+    // Without the list, the kernel's answer to the worker must suffice.
     let online = processors_online().ok();
     let mut set = CpuSet::new();
     for number in numbers {
@@ -202,7 +280,7 @@ fn processor_set(numbers: &[u32]) -> Result<CpuSet, Error> {
     Ok(set)
 }
 
-/// Whether a list such as `0-3,8` has this number.
+/// Returns whether a list such as `0-3,8` contains this number.
 fn lists(list: &str, number: u32) -> bool {
     list.split(',').any(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -211,7 +289,7 @@ fn lists(list: &str, number: u32) -> bool {
     })
 }
 
-/// What was said about one worker, ready for its start.
+/// The valid options of one worker, in the form for its start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CheckedOptions {
     pub(crate) arguments: Vec<CString>,
@@ -220,7 +298,8 @@ pub(crate) struct CheckedOptions {
 }
 
 impl CheckedOptions {
-    /// The group's environment, with this worker's variables in the place of those of the same name.
+    /// Returns the group's environment, in which this worker's variables replace variables of the
+    /// same name.
     pub(crate) fn environment(&self, group: &[CString]) -> Vec<CString> {
         let is_replaced =
             |entry: &&CString| self.variables.iter().any(|own| name(own) == name(entry));

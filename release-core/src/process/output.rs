@@ -1,4 +1,4 @@
-//! What workers write to standard output and error, line by line.
+//! Forwards the standard output and error of workers, line by line.
 
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
@@ -25,7 +25,7 @@ pub use capture::{OutputFormat, OutputStream};
 use pipe::Pipe;
 use writer::Writer;
 
-/// The two pipes of a process that is about to be started.
+/// The two pipes for a process that will be started.
 pub(crate) struct Pipes {
     ours: [PipeReader; 2],
     theirs: [PipeWriter; 2],
@@ -50,14 +50,14 @@ impl Pipes {
         (1..).zip(self.theirs.iter().map(AsFd::as_fd))
     }
 
-    /// Keeps the reading ends alone.
+    /// Keeps only the reading ends.
     pub(crate) fn watch(self, rt: &Rt, worker: WorkerInfo) -> io::Result<Output> {
         let ends = self.ours.map(|end| (Some(OwnedFd::from(end)), Vec::new()));
         Output::new(rt, worker, &self.capture, ends)
     }
 }
 
-/// What a running process writes. A clone is the same.
+/// The output of a running process. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Output(Arc<Mutex<Forwarder>>);
 
@@ -67,7 +67,7 @@ struct Forwarder {
     writer: Writer,
 }
 
-/// An output on its way to the next version of the program: the pipes, and the lines that began.
+/// An output for the next version of the program: the pipes, and the unfinished lines.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeptOutput([(Option<Descriptor>, Vec<u8>); 2]);
 
@@ -95,7 +95,8 @@ impl Output {
         Ok(Self(Arc::new(Mutex::new(Forwarder { pipes, writer }))))
     }
 
-    /// For the next version of the program. Nothing is read afterwards.
+    /// Returns the output for the next version of the program. This version must not read it
+    /// afterwards.
     pub(crate) fn freeze(&self) -> Result<KeptOutput, Error> {
         let keep = |pipe: &Pipe| {
             let end = pipe.io().map(|io| duplicate_from(io.as_fd(), 3)).transpose();
@@ -110,9 +111,9 @@ impl Output {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes lines on until `end` is done, and then those that are in the pipes at that moment,
-    /// whether there is room for them or not: processes that the worker leaves behind may hold the pipes
-    /// open for ever.
+    /// Forwards lines until `end` completes, and then the lines that the pipes contain at that
+    /// moment, with or without room for them. It does not wait for the end of the pipes: processes
+    /// left behind by the worker may hold them open for ever.
     pub(crate) async fn pass_on_until<T>(self, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
         let ended = std::future::poll_fn(|cx: &mut Context<'_>| {

@@ -1,4 +1,4 @@
-//! Giving up root in the worker itself.
+//! Drops the privileges of root in a worker.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use crate::sys::creds::{enter_root, leave_capabilities};
 use crate::sys::image::take_variable;
 use crate::{Error, ErrorKind};
 
-/// The variable that says which root directory a worker has to enter, see
+/// The variable with the root directory for a worker, see
 /// [`Workers::chroot`](crate::Workers::chroot).
 pub(crate) const ROOT: &str = "RELEASE_ROOT";
 
-/// Enters the root directory that the master has chosen, and gives up the right to do so.
+/// Changes to the root directory chosen by the master, and drops the capability for it.
 pub(crate) fn enter_chosen_root() -> Result<(), Error> {
     let Some(directory) = take_variable(ROOT)
         .map_err(|error| Error::system("cannot read the root directory to enter", error))?
@@ -28,7 +28,7 @@ pub(crate) fn enter_chosen_root() -> Result<(), Error> {
     })
 }
 
-/// What a worker is to become.
+/// The target user, groups and root directory of a worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Privileges {
     pub(crate) user: Option<String>,
@@ -38,12 +38,12 @@ pub(crate) struct Privileges {
 }
 
 impl Privileges {
-    /// Whether there is anything to give up.
+    /// Returns whether this process has privileges to drop.
     pub(crate) fn have_to_be_given_up(&self) -> bool {
         geteuid().is_root() || std::env::var_os(ROOT).is_some()
     }
 
-    /// Looks names up first (nothing can be looked up inside the new root), then gives up root.
+    /// Drops root. Looks up names first, which is impossible inside the new root directory.
     pub(crate) fn give_up(&self) -> Result<(), Error> {
         enter_chosen_root()?;
         let as_root = geteuid().is_root();
@@ -79,7 +79,8 @@ impl Privileges {
         credentials.assume().map_err(failed)
     }
 
-    /// A process that is not root has the right user already, but cannot do the rest.
+    /// Checks the settings of a process that is not root: it already has the right user, but cannot
+    /// change its root directory.
     fn nothing_to_give(&self) -> Result<(), Error> {
         if self.root.is_some() || self.root_is_home {
             let message = "only root can change the root directory, and this worker is another user by \
@@ -98,7 +99,7 @@ fn no_user() -> Error {
     Error::new(ErrorKind::Privileges, message)
 }
 
-/// Looks a group up by its name.
+/// Looks up a group by name.
 pub(crate) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
     match accounts::group_named(name) {
         Ok(Some(gid)) => Ok(gid),
@@ -113,8 +114,8 @@ pub(crate) fn group(name: &str) -> Result<nix::unistd::Gid, Error> {
     }
 }
 
-/// A root directory that the worker's user could change is no prison: it and every directory above
-/// it must belong to root and be writable by root alone.
+/// Checks that the directory and every directory above it belong to root and are writable only by
+/// root: a worker could escape from a root directory that its user can change.
 pub(crate) fn check_root(directory: &Path) -> Result<(), Error> {
     let refuse = |path: &Path, why: &str| {
         let message = format!("cannot use {} as root directory: {why}", path.display());

@@ -1,4 +1,4 @@
-//! The signal by which a worker learns that it is to end.
+//! The signal that tells a worker to stop.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::{Error, ErrorKind};
 
-/// How the processes of a group are told to finish and exit: see
+/// The signal that tells the processes of a group to finish their work and exit: see
 /// [`Workers::stop_signal`](crate::Workers::stop_signal).
 ///
 /// # Examples
@@ -23,26 +23,26 @@ use crate::{Error, ErrorKind};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopSignal {
-    /// `SIGTERM`, what most programs expect.
+    /// `SIGTERM`, which most programs expect.
     #[default]
     Term,
-    /// `SIGHUP`, as socketmaster sends it.
+    /// `SIGHUP`, as in socketmaster.
     Hup,
     /// `SIGINT`.
     Int,
-    /// `SIGQUIT`, which nginx and unicorn take for a graceful stop.
+    /// `SIGQUIT`, the graceful stop of nginx and unicorn.
     Quit,
     /// `SIGUSR1`.
     Usr1,
-    /// `SIGUSR2`, as einhorn sends it.
+    /// `SIGUSR2`, as in einhorn.
     Usr2,
     /// `SIGWINCH`.
     Winch,
-    /// None: the process learns it in another way, or goes on until the stop deadline.
+    /// No signal: the process is informed in another way, or continues until the stop deadline.
     None,
 }
 
-/// Every name, with the signal.
+/// All names and their signals.
 const NAMES: [(&str, StopSignal); 8] = [
     ("TERM", StopSignal::Term),
     ("HUP", StopSignal::Hup),
@@ -69,7 +69,7 @@ impl StopSignal {
     }
 }
 
-/// By its name in either case, with or without `SIG`.
+/// Parses the name in upper or lower case, with or without `SIG`.
 impl FromStr for StopSignal {
     type Err = Error;
 

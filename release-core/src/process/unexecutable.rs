@@ -1,4 +1,5 @@
-//! Why a program cannot be executed: what its file tells, where execve(2) has but a number.
+//! Explains from its file why a program cannot be executed, because execve(2) returns only a
+//! number.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
@@ -9,10 +10,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// As much of a file as the kernel looks at.
+/// Number of bytes of a file that the kernel examines.
 const HEAD: u64 = 256;
 
-/// What is wrong with the file, if that can be seen; `errno` is what execve(2) has said of it.
+/// Returns the fault of the file that explains this `errno` of execve(2), if one is visible.
 pub(crate) fn why_not(program: &Path, errno: Errno) -> Option<String> {
     let metadata = program.metadata().ok()?;
     match errno {
@@ -38,7 +39,7 @@ pub(crate) fn why_not(program: &Path, errno: Errno) -> Option<String> {
     }
 }
 
-/// What nobody may execute, not even root.
+/// Returns the reason why no user, not even root, can execute the file.
 fn forbidden(file: &Metadata) -> Option<&'static str> {
     match file {
         file if file.is_dir() => Some("is a directory"),
@@ -47,12 +48,12 @@ fn forbidden(file: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// The program that the first line of a script names.
+/// The program named in the first line of a script.
 struct Interpreter(Vec<u8>);
 
 impl Interpreter {
     fn of(script: &Path, metadata: &Metadata) -> Option<Self> {
-        // Neither a pipe that nobody writes to nor a device is opened.
+        // Opening a pipe without a writer, or a device, could block or have effects.
         if !metadata.is_file() {
             return None;
         }
@@ -113,7 +114,8 @@ mod tests {
         assert!(what.contains("not executable"), "{what}");
         assert_eq!(why("", 0o755, Errno::ENOEXEC).as_deref(), Some("it is empty"));
         assert!(why("#!\n", 0o755, Errno::ENOEXEC).is_some_and(|what| what.contains("`#!`")));
-        // The account may not, or a directory above cannot be passed: the file does not tell.
+        // The account has no permission, or a directory above cannot be passed: the file does not
+        // tell.
         assert_eq!(why("#!/bin/sh", 0o700, Errno::EACCES), None);
         assert_eq!(why_not("/no/such/program".as_ref(), Errno::ENOENT), None);
         let place = tempfile::tempdir().unwrap();

@@ -1,28 +1,59 @@
-//! What a master knows of a worker's process.
+//! The master's view of a worker's process.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::rt::Rt;
 
-/// One of the running workers, as its master knows it.
+/// A running process of a worker, as seen by its master.
+///
+/// The master passes it to handlers, contexts and hooks.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::Workers;
+///
+/// let workers = Workers::same_executable("clock", 2).user("nobody").answer(
+///     |worker, question: String| async move {
+///         Ok(format!("{question}, worker {} of {} (pid {})", worker.id, worker.group, worker.pid))
+///     },
+/// );
+/// # let _ = workers;
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct WorkerInfo {
-    /// Its identity, kept over restarts; unique in the whole master.
+    /// Worker id, unique in the master and stable across restarts.
     pub id: u32,
-    /// Its process.
+    /// Process id.
     pub pid: i32,
-    /// The name of its group.
+    /// Name of the group.
     pub group: Arc<str>,
-    /// The generation of this process.
+    /// Generation of this process; see [`Me::generation`](crate::Me::generation).
     pub generation: u32,
     pub(crate) rt: Rt,
 }
 
 impl WorkerInfo {
-    /// The runtime that the master runs on: for tasks, timers, and what blocks
+    /// Returns the runtime of the master, for tasks, timers, and blocking functions
     /// ([`Rt::unblock`]).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("login", 2).user("nobody").answer(
+    ///     |worker, password: String| async move {
+    ///         // Slows down guessing.
+    ///         worker.rt().sleep(Duration::from_secs(1)).await;
+    ///         Ok((password == "xyzzy").to_string())
+    ///     },
+    /// );
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt

@@ -1,4 +1,4 @@
-//! The master's side of a connection in call mode.
+//! Serves the master's side of a connection in call mode.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -23,36 +23,63 @@ const STATE: Guard = Guard::new("answer_permitted's state");
 const PERMIT: Guard = Guard::new("answer_permitted's rule");
 const ANSWER: Guard = Guard::new("answer");
 
-/// Whether a worker may ask this now: see [`Workers::answer_permitted`].
+/// Whether a request of a worker is permitted now. Returned by the rule of
+/// [`Workers::answer_permitted`].
 ///
 /// [`Workers::answer_permitted`]: crate::Workers::answer_permitted
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Decision, Workers};
+///
+/// let workers = Workers::same_executable("mail", 2).user("nobody").answer_permitted(
+///     |worker| worker.id == 0,
+///     |is_first, question: &String| match question.as_str() {
+///         "time" => Decision::Allow,
+///         "backup" => Decision::only_if(*is_first, "a backup by another worker than the first"),
+///         _ => Decision::Deny("an unknown question"),
+///     },
+///     |_worker, _is_first, question: String| async move { Ok(format!("{question}: done")) },
+/// );
+/// # let _ = workers;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Decision {
-    /// It may.
+    /// The request is permitted.
     Allow,
-    /// It may not: the worker is killed, and these words are in the log.
+    /// The request is not permitted: the worker is killed, and this text is logged.
     Deny(&'static str),
 }
 
 impl Decision {
-    /// Allows the request if `so` holds, and denies it with the words of `otherwise` if not.
+    /// Allows the request if `so` holds, and otherwise denies it with the text of `otherwise`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Decision;
+    ///
+    /// assert_eq!(Decision::only_if(true, "a second login"), Decision::Allow);
+    /// assert_eq!(Decision::only_if(false, "a second login"), Decision::Deny("a second login"));
+    /// ```
     #[must_use]
     pub fn only_if(so: bool, otherwise: &'static str) -> Self {
         if so { Self::Allow } else { Self::Deny(otherwise) }
     }
 }
 
-/// How the requests of workers in call mode are dealt with.
+/// The functions of the program that handle requests of workers in call mode.
 pub(crate) struct Rules<N, P, H> {
-    /// Makes the state of a new process.
+    /// Creates the state of a new process.
     pub(crate) state: N,
-    /// Says whether a request is permitted in that state.
+    /// Decides whether a request is permitted in that state.
     pub(crate) permit: P,
     pub(crate) handler: H,
 }
 
-/// Call mode.
+/// Serves connections in call mode.
 pub(crate) struct Calls<W, C, N, P, H, R> {
     types: Types,
     codec: C,
@@ -100,7 +127,7 @@ where
             })
         };
         let greeted = greet(&hello).or_else(|error| match (error, hello.types.take()) {
-            // Where frames are short the names have to do.
+            // A frame that is too short for the structure of the types contains only their names.
             (SendError::TooLong(_), Some(types)) => {
                 hello.types = Some(Box::new(types.names()));
                 greet(&hello)
@@ -156,9 +183,10 @@ where
             let _beating = listen_to_heart(&link, &latest, &notify);
             let mut is_ready = false;
             let heard = |word| match word {
-                // Said once; a worker that goes on saying so is not listened to.
+                // Reported once; repetitions are ignored.
                 Word::Ready if !std::mem::replace(&mut is_ready, true) => {
-                    // What it did not answer while it started is not held against it.
+                    // A worker that starts need not answer heartbeats; missing replies do not
+                    // count.
                     latest.heard(HeartbeatReply::default());
                     notify(WorkerEvent::Ready);
                 }
@@ -196,7 +224,7 @@ where
     }
 }
 
-/// A rule that panics has permitted nothing.
+/// Applies the rule. A rule that panics denies the request.
 fn permitted<N, S, P, H, R>(rules: &Rules<N, P, H>, state: &S, request: &R) -> Decision
 where
     P: Fn(&S, &R) -> Decision,
@@ -207,7 +235,7 @@ where
     })
 }
 
-/// Asks a worker how its work goes, if its group wants that.
+/// Sends heartbeats to a worker, if its group has a heartbeat.
 fn listen_to_heart(
     link: &Arc<Link>,
     latest: &Arc<LatestReply>,

@@ -1,4 +1,4 @@
-//! The master's side of a connection in plain mode.
+//! Serves the master's side of a connection in plain mode.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -17,7 +17,7 @@ use crate::process::worker_info::WorkerInfo;
 
 const PLAIN: Guard = Guard::new("plain");
 
-/// Plain mode.
+/// Serves connections in plain mode.
 pub(crate) struct Plain<W, C, H, R> {
     types: Types,
     codec: C,
@@ -93,10 +93,10 @@ where
                 .run(|| server.handle_requests(|request| handler(worker.clone(), request)))
                 .await;
             match serving {
-                // A program that does not speak to its master is free to close its input.
+                // A program that does not talk to its master may close its standard input.
                 Ok(Ok(()) | Err(ReadError::Ended(Ended::Here))) => {}
                 Ok(Err(error)) => notify(WorkerEvent::Violation(crate::error::chain(&error))),
-                // The worker waits for an answer, and a plain stream has no way to refuse one.
+                // The worker waits for an answer, and a plain stream cannot express a refusal.
                 Err(panicked) => {
                     let message = panicked.message();
                     let why = format!("its request's handler panicked: {message} (`plain`)");

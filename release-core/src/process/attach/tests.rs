@@ -1,4 +1,4 @@
-//! Connections of workers that another image of the master goes on with.
+//! Connections of workers that continue in another image of the master.
 
 use std::future::{poll_fn, ready};
 use std::os::unix::net::UnixStream;
@@ -39,7 +39,7 @@ fn notify(told: &Told) -> Notify {
     Box::new(move |news| told.lock().unwrap().push(format!("{news:?}")))
 }
 
-/// Answers with its name in front; counts the requests of each process.
+/// Answers with the prefix `name`, and counts the requests of each process.
 fn calls(name: &'static str, connections: &Connections<String, Postcard>) -> impl Attach + use<> {
     let handler = move |_: WorkerInfo, seen: Arc<Mutex<u32>>, text: String| {
         let mut seen = seen.lock().unwrap();
@@ -70,7 +70,7 @@ async fn some_turns() {
     }
 }
 
-/// What another image of the process gets.
+/// Returns the state for another image of the process.
 async fn hand_over(rt: &Rt, old: Attached) -> Frozen {
     let link = old.link.upgrade().unwrap();
     link.pause();
@@ -98,7 +98,7 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let limits = Limits::IPC;
         let connection = NewConnection { socket: here.into(), hello: hello(), limits };
         let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
-        // It reads the greeting, and then asks and answers.
+        // The worker reads the greeting, and then asks and answers.
         let link = Arc::new(Link::new(&rt, there.into(), Mode::Calls, limits).unwrap());
         let mut greetings = 0;
         let mut take = |incoming: crate::ipc::link::Incoming<'_>| {

@@ -1,4 +1,4 @@
-//! Opening a listening socket, and what to do where it cannot be.
+//! Opens listening sockets, and explains failures.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,14 +15,14 @@ use crate::net::{
 use crate::sys::fds::{set_blocking, set_nonblocking};
 use crate::sys::socket::{lock_filter, steer};
 
-/// How many connections may wait to be accepted; the system has its own limit.
+/// Maximum number of queued connections; the system may have a lower limit.
 pub(super) const BACKLOG: u32 = 1024;
 
-/// What is said when a socket of TCP is made to listen again.
+/// Logged when a TCP socket is made to listen again.
 pub(super) const SHUT_DOWN: &str =
     "somebody has shut the listening socket down (a worker as it stops?): it listens again";
 
-/// Opens the socket that all workers of a group share.
+/// Opens a socket shared by all workers of a group.
 pub(super) fn open(
     group: &str,
     listener: &str,
@@ -59,12 +59,13 @@ pub(super) fn open(
     opened.map_err(|error| cannot_listen(group, listener, address, error))
 }
 
-/// The socket file that this process has made. Dropping it removes the file, if it is still its own.
+/// A socket file created by this process. Dropping it removes the file, unless another file has
+/// replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     pub(super) path: PathBuf,
     pub(super) file: FileIdentity,
-    /// Whether systemd keeps its socket for the next process.
+    /// Whether the file stays, because systemd keeps its socket for the next process.
     pub(super) stays: bool,
 }
 
@@ -87,7 +88,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// An address that several sockets have together.
+/// An address shared by several sockets with `SO_REUSEPORT`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReusePortAddress {
     pub(super) address: Inet,
@@ -95,7 +96,7 @@ pub(super) struct ReusePortAddress {
 }
 
 impl ReusePortAddress {
-    /// Opens another one of them.
+    /// Opens another socket of this address.
     pub(super) fn open(
         &mut self,
         group: &str,
@@ -106,8 +107,8 @@ impl ReusePortAddress {
         self.open_with(group, listener, is_first, Ok).and_then(|socket| settle(socket, is_blocking))
     }
 
-    /// Opens another one of them; the first has the kernel know from its first moment that it gets all
-    /// connections.
+    /// Opens another socket of this address. The first socket is steered before it listens, so that
+    /// all connections go to it.
     pub(super) fn open_steered(
         &mut self,
         group: &str,
@@ -125,8 +126,8 @@ impl ReusePortAddress {
         settle(socket, is_blocking)
     }
 
-    /// Opens the one that no worker gets: connections are steered through it, to others. Its queue is
-    /// as short as can be.
+    /// Opens the master's socket, through which it steers connections to the others. Its queue is
+    /// as short as possible.
     pub(super) fn open_for_master(&self, group: &str, listener: &str) -> Result<OwnedFd, Error> {
         let address = &self.address;
         let opened = self.unbound().and_then(|socket| socket.reuse_port(true));
@@ -143,8 +144,8 @@ impl ReusePortAddress {
         prepare: impl FnOnce(Socket<Unconnected, Inet>) -> Result<Socket<Unconnected, Inet>, Error>,
     ) -> Result<OwnedFd, Error> {
         let address = &self.address;
-        // Another program of this user that shares the port too would get a part of the connections
-        // without a word. One that shares nothing finds it.
+        // Another program of this user that shares the port as well would silently receive a part
+        // of the connections. A socket that does not share the port detects it.
         let alone = match is_first && address.port() != 0 {
             true => self.unbound().and_then(|socket| socket.bind(address)).map(drop),
             false => Ok(()),
@@ -157,7 +158,7 @@ impl ReusePortAddress {
         if is_first {
             tracing::info!(group, listener, address = %local, "listening, with a socket for each worker");
         }
-        // The others get the port that the system chose for the first.
+        // The other sockets use the port that the system has chosen for the first.
         self.address = local;
         Ok(socket)
     }
@@ -184,15 +185,15 @@ fn listening<A: Address>(
 
 fn begin<A: Address>(socket: Socket<Unconnected, A>, address: &A) -> Result<(OwnedFd, A), Error> {
     let socket = socket.bind_listening(address, BACKLOG)?;
-    // What arrives is for all workers: none of them says what becomes of it.
+    // The socket is shared: no single worker may filter its connections.
     lock_filter(&socket).map_err(|error| Error::system("SO_LOCK_FILTER", error))?;
     let local =
         local(&socket).map_err(|error| Error::system("cannot read a socket's address", error))?;
     Ok((socket, local))
 }
 
-/// Makes a TCP socket listen that somebody has shut down; all who have it accept on it again. One whose
-/// port the system had chosen has lost it.
+/// Makes a TCP socket listen again that was shut down. All processes with this socket can accept
+/// again. A port chosen by the system was lost and is bound again.
 pub(super) fn listen_again(
     socket: &OwnedFd,
     address: Option<Inet>,
@@ -200,7 +201,7 @@ pub(super) fn listen_again(
 ) -> Result<(), Error> {
     if let Some(address) = address {
         match nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-            // It has its address.
+            // The socket still has its address, or has it again.
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(Error::system(format!("cannot bind {address} again"), errno)),
         }
@@ -210,7 +211,7 @@ pub(super) fn listen_again(
         .map_err(|errno| Error::system("a socket that was shut down cannot listen again", errno))
 }
 
-/// The failure, with the way out where there is one.
+/// Returns the error with a way out, if one is known.
 #[cold]
 fn cannot_listen(group: &str, listener: &str, address: &AnyAddress, error: Error) -> Error {
     let way_out = match (errno(&error), address) {

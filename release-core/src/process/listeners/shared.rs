@@ -1,4 +1,4 @@
-//! A socket that all workers of a group have: opened once, and again when somebody has spoilt it.
+//! Sockets shared by all workers of a group: opened once, and again after damage.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,11 +9,11 @@ use crate::net::{FileIdentity, Inet, ListenOn, local};
 use crate::sys::socket::is_listening;
 use crate::{Error, ErrorKind};
 
-/// One that the program has opened, or that it was started with.
+/// A socket opened by the program, or passed to it at its start.
 #[derive(Debug)]
 pub(super) struct GivenSocket {
     pub(super) socket: OwnedFd,
-    /// Its address, if it is one of TCP.
+    /// The address, if it is a TCP socket.
     inet: Option<Inet>,
 }
 
@@ -23,11 +23,12 @@ impl GivenSocket {
         Self { socket, inet }
     }
 
-    /// Has it listen again if somebody has shut it down.
+    /// Makes the socket listen again if it was shut down.
     ///
     /// # Errors
     ///
-    /// When it cannot: a Unix socket stays as it is, and its name is not for this process to take.
+    /// Returns an error if that fails, and for a Unix socket: it cannot listen again, and its name
+    /// does not belong to this process.
     pub(super) fn look(&self, (group, listener): (&str, &str)) -> Result<(), Error> {
         if is_listening(&self.socket) {
             return Ok(());
@@ -46,12 +47,12 @@ impl GivenSocket {
     }
 }
 
-/// One that the master opens.
+/// A socket opened by the master.
 #[derive(Debug)]
 pub(super) struct SharedSocket {
     pub(super) address: ListenOn,
     pub(super) opened: Option<OpenSocket>,
-    /// How often one that was shut down had to be replaced.
+    /// Number of replacements of a socket that was shut down.
     pub(super) replaced: u64,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct SharedSocket {
 pub(super) struct OpenSocket {
     pub(super) socket: OwnedFd,
     pub(super) file: Option<SocketFile>,
-    /// Its address, if it is one of TCP: with the port that the system has chosen.
+    /// The address, if it is a TCP socket, with the port chosen by the system.
     inet: Option<Inet>,
 }
 
@@ -68,14 +69,14 @@ impl SharedSocket {
         Self { address, opened: None, replaced: 0 }
     }
 
-    /// Takes one over.
+    /// Takes over an open socket.
     pub(super) fn adopt(&mut self, socket: OwnedFd, file: Option<FileIdentity>) {
         let file = file.and_then(|file| SocketFile::of(&self.address.address, file));
         let inet = local(&socket).ok();
         self.opened = Some(OpenSocket { socket, file, inet });
     }
 
-    /// The socket for the next process.
+    /// Returns the socket for the next process.
     pub(super) fn socket(
         &mut self,
         names: (&str, &str),
@@ -86,7 +87,7 @@ impl SharedSocket {
         if self.opened.is_none() {
             self.opened = Some(self.open(names, is_blocking)?);
         }
-        // Nothing else is there without it.
+        // Cannot happen: it was opened above.
         let absent = || Error::new(ErrorKind::Worker, "a listening socket was not opened");
         self.opened.as_ref().map(|opened| &opened.socket).ok_or_else(absent)
     }
@@ -98,8 +99,8 @@ impl SharedSocket {
         Ok(OpenSocket { socket, file, inet })
     }
 
-    /// Has it listen again, if somebody has shut it down; a Unix socket cannot, and another one takes
-    /// its place.
+    /// Makes the socket listen again if it was shut down. Replaces a Unix socket, which cannot
+    /// listen again.
     pub(super) fn look(
         &mut self,
         names @ (group, listener): (&str, &str),
@@ -115,7 +116,7 @@ impl SharedSocket {
             tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
             return outcome;
         }
-        // An abstract name is free when nobody has the socket any more; a path is from here on.
+        // An abstract name is free only when no process has the socket; a path is free from now on.
         opened.file.iter_mut().for_each(|file| file.stays = false);
         drop(opened);
         self.replaced += 1;
@@ -131,8 +132,8 @@ impl SharedSocket {
         Ok(())
     }
 
-    /// Opens another one where the file of a Unix socket was removed. One that is somebody else's stays;
-    /// then this one does, too, for the connections that it has.
+    /// Opens a new socket if the file of a Unix socket was removed. If another file has its place,
+    /// that file and this socket with its connections stay.
     fn look_at_file(&mut self, names @ (group, listener): (&str, &str), is_blocking: bool) {
         let file = self.opened.as_ref().and_then(|opened| opened.file.as_ref());
         let Some((path, file)) = file.map(|it| (it.path.clone(), it.file)) else { return };

@@ -1,10 +1,11 @@
-//! Sockets with one address, one for each process of a group or for each worker, among which the master
-//! says which ones get the new connections.
+//! Sockets that share an address, one for each worker or each process of a group. The master
+//! selects the sockets that receive new connections.
 //!
-//! So a process that is about to be told to stop is left alone before, and takes what it was given. For
-//! that it needs a socket of its own: two of one worker serve at the same time while it is replaced. Where
-//! each worker has one, both have it, and only a worker that is scaled away is left alone. What still waits
-//! in the socket of one that is gone is for the next one that starts.
+//! Before a process is told to stop, it receives no new connections, and handles its queued ones.
+//! It needs a socket of its own, because two processes of a worker serve at the same time during a
+//! replacement. With one socket for each worker, both processes share it, and only a worker that is
+//! scaled away is spared. The next process that starts receives the connections queued in an
+//! abandoned socket.
 
 use std::cmp::Reverse;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -15,34 +16,34 @@ use crate::net::Socket;
 use crate::sys::socket::{accept, is_listening, is_readable, steer};
 use crate::worker_types::{State, WorkerId};
 
-/// A program for more sockets is larger than what `net.core.optmem_max` has long allowed by default,
-/// 20 KiB.
+/// Maximum number of selected sockets. A larger filter program would exceed the long-standing
+/// default of `net.core.optmem_max`, 20 KiB.
 const MOST: usize = 800;
 
 #[derive(Debug)]
 pub(crate) struct Steered {
     pub(super) common: ReusePortAddress,
-    /// Whether each process has a socket, and not each worker.
+    /// Whether each process has a socket, instead of each worker.
     pub(super) of_processes: bool,
-    /// In the order in which they began to listen: that is how the kernel counts them. So none is
-    /// closed before all are.
+    /// In the order in which they began to listen, which is the numbering of the kernel. Therefore
+    /// none is closed before all are.
     pub(super) sockets: Vec<SteeredSocket>,
-    /// Those that get the new connections, as the kernel was told.
+    /// The sockets that receive new connections, as last set in the kernel.
     chosen: Vec<usize>,
 }
 
 #[derive(Debug)]
 pub(super) struct SteeredSocket {
     pub(super) socket: OwnedFd,
-    /// Whose it is, or was last.
+    /// The current worker, or the last one.
     pub(super) worker: WorkerId,
     pub(super) owner: Owner,
 }
 
-/// Who has the socket.
+/// The owner of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// The master alone, which steers through it: no worker has the right to.
+    /// The master alone, which steers through it; workers have no right to steer.
     Master,
     Nobody,
     /// A process of the worker that is being started.
@@ -61,7 +62,7 @@ impl SteeredSocket {
         }
     }
 
-    /// What those do who have it; nothing where nobody does.
+    /// Returns the state of the owner; `None` without an owner.
     fn state(&self, of: &impl Fn(WorkerId, Option<i32>) -> Option<State>) -> Option<State> {
         match self.owner {
             Owner::Master | Owner::Nobody => None,
@@ -77,13 +78,13 @@ impl Steered {
         Self { common, of_processes, sockets: Vec::new(), chosen: Vec::new() }
     }
 
-    /// Whether the kernel can be told at all.
+    /// Returns an error if the kernel does not support steering.
     pub(super) fn is_possible(common: &ReusePortAddress) -> Result<(), Error> {
         let socket = Socket::unconnected(&common.address)?.reuse_port(true)?;
         steer(&socket, &[0]).map_err(|error| Error::system("SO_ATTACH_REUSEPORT_CBPF", error))
     }
 
-    /// Opens the socket of a worker; where processes have them, the first one, if there is none.
+    /// Opens the socket of a worker; if each process has one, only the first socket of the group.
     pub(super) fn open(
         &mut self,
         names: (&str, &str),
@@ -98,8 +99,8 @@ impl Steered {
         Ok(())
     }
 
-    /// The first one is told before it listens that it gets all connections, and only then the master's
-    /// own listens: none ever arrives there.
+    /// Opens another socket. The first one is selected for all connections before it listens, and
+    /// the master's socket listens only afterwards: no connection ever arrives there.
     fn add(
         &mut self,
         (group, listener): (&str, &str),
@@ -117,8 +118,8 @@ impl Steered {
         Ok(index)
     }
 
-    /// The socket of the next process of a worker: its own, or one in which connections wait, if
-    /// there is one.
+    /// Returns the socket for the next process of a worker: its own, or preferably one with queued
+    /// connections.
     pub(super) fn take(
         &mut self,
         names: (&str, &str),
@@ -142,23 +143,23 @@ impl Steered {
         own.or_else(|| self.free(id))
     }
 
-    /// The place that nobody has and that is best for this worker.
+    /// Returns the best socket without an owner for this worker.
     fn free(&self, id: WorkerId) -> Option<usize> {
         let free = self.sockets.iter().enumerate().filter(|(_, it)| it.owner == Owner::Nobody);
         let best = free.max_by_key(|(index, entry)| {
-            // Those chosen for the kernel may get one at any moment.
+            // A selected socket can receive a connection at any moment.
             let is_chosen = self.chosen.contains(index);
             (is_readable(&entry.socket), is_chosen, entry.worker == id, Reverse(*index))
         });
         best.map(|(index, _)| index)
     }
 
-    /// What was launched is this process, or nothing.
+    /// Records the outcome of a launch: this process, or a failure.
     pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
         self.pass_on((id, Owner::Launched), pid.map_or(Owner::Nobody, Owner::Process));
     }
 
-    /// A process has ended.
+    /// Records the end of a process.
     pub(crate) fn ended(&mut self, id: WorkerId, pid: i32) {
         self.pass_on((id, Owner::Process(pid)), Owner::Nobody);
     }
@@ -168,7 +169,8 @@ impl Steered {
         of_it.for_each(|entry| entry.owner = to);
     }
 
-    /// Who stops or is about to, and has not accepted all that it was given: a process, or a worker.
+    /// Returns the workers and processes that stop, or are about to, and still have queued
+    /// connections.
     pub(crate) fn backlog(
         &self,
         state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
@@ -179,12 +181,11 @@ impl Steered {
         })
     }
 
-    /// Has the kernel give new connections to those that are ready; where nobody is, to those that
-    /// start; and where there is nobody at all they wait in one socket, which the next one that starts
-    /// gets.
+    /// Selects the sockets for new connections, by their owners: all that are ready; if there are
+    /// none, all that start; without any owner, a single socket, in which connections wait for the
+    /// next process.
     ///
-    /// It is told each time, as a worker can have it forget: a socket's program can be detached by
-    /// everybody who has one of the sockets.
+    /// Sets the selection in the kernel each time: any process with such a socket can remove it.
     pub(crate) fn steer(
         &mut self,
         names: (&str, &str),
@@ -210,7 +211,8 @@ impl Steered {
         self.tell(names.0, chosen);
     }
 
-    /// The socket in which connections wait where there is nobody: one that the next process gets.
+    /// Returns the socket in which connections wait while there is no owner. The next process gets
+    /// it.
     fn waiting_room(&mut self, names: (&str, &str), is_blocking: bool) -> Option<usize> {
         let worker = self.sockets.first()?.worker;
         let found = self.free(worker).map_or_else(|| self.add(names, worker, is_blocking), Ok);
@@ -240,12 +242,12 @@ impl Steered {
         self.chosen = chosen;
     }
 
-    /// Sockets that somebody has shut down listen again. Those in `shut` were, in this order, which is
-    /// the one in which the kernel has put the last of them in the place of each.
+    /// Makes sockets listen again that were shut down. Those in `shut` were shut down in this
+    /// order: each time, the kernel has moved the last socket to the free place.
     ///
     /// # Errors
     ///
-    /// When one does not.
+    /// Returns an error if a socket cannot listen again.
     pub(super) fn listen_again(
         &mut self,
         (group, listener): (&str, &str),
@@ -279,7 +281,7 @@ impl Steered {
             }
         }
         self.sockets.append(&mut lost);
-        // The numbers mean others now.
+        // The numbers belong to other sockets now.
         self.chosen.clear();
         tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
         outcome
@@ -308,14 +310,14 @@ mod tests {
             Self { steered: Steered::new(common, true), clients: Vec::new() }
         }
 
-        /// The places of workers: the master's own never has a connection.
+        /// Returns the sockets of workers. Asserts that the master's own has no connection.
         fn workers(&self) -> impl Iterator<Item = &SteeredSocket> {
             let master = self.steered.sockets.iter().find(|entry| entry.owner == Owner::Master);
             master.into_iter().for_each(|master| assert!(!is_readable(&master.socket)));
             self.steered.sockets.iter().filter(|entry| entry.owner != Owner::Master)
         }
 
-        /// A process of a worker is started: the number of its socket.
+        /// Starts a process of a worker. Returns the number of its socket.
         fn start(&mut self, worker: u32, pid: i32) -> usize {
             let worker = WorkerId(worker);
             let socket = self.steered.take(NAMES, worker, false).unwrap().as_raw_fd();
@@ -323,7 +325,7 @@ mod tests {
             self.workers().position(|entry| entry.socket.as_raw_fd() == socket).unwrap()
         }
 
-        /// Those processes are ready, others start, and others stop.
+        /// Steers while these processes are ready, these start, and all others stop.
         fn steer(&mut self, ready: &[i32], starting: &[i32]) {
             self.steered.steer(NAMES, false, |_, pid| match pid {
                 Some(pid) if ready.contains(&pid) => Some(State::Ready),
@@ -338,7 +340,7 @@ mod tests {
             }
         }
 
-        /// How many connections wait in each socket; they do not any more.
+        /// Accepts all queued connections. Returns their number for each socket.
         fn waiting(&mut self) -> Vec<usize> {
             let of =
                 |entry: &SteeredSocket| std::iter::from_fn(|| accept(&entry.socket).ok()).count();
@@ -357,7 +359,7 @@ mod tests {
         world.steer(&[11], &[]);
         world.connect(16);
         assert_eq!(world.waiting(), [0, 16, 0]);
-        // Where nobody is ready, they wait for those that start; where nobody is, for the next one.
+        // Without a ready process, connections wait for a starting one; without any, for the next.
         world.steer(&[], &[12]);
         world.connect(16);
         assert_eq!(world.waiting(), [0, 0, 16]);
@@ -385,7 +387,7 @@ mod tests {
         assert_eq!([world.start(0, 10), world.start(0, 11)], [0, 1]);
         world.steered.ended(WorkerId(0), 10);
         assert_eq!([world.start(0, 12), world.start(0, 13)], [0, 2]);
-        // One that could not be started has none.
+        // A process that could not be started has no socket.
         world.steered.ended(WorkerId(0), 13);
         world.steered.take(NAMES, WorkerId(0), false).unwrap();
         world.steered.launched(WorkerId(0), None);
@@ -408,7 +410,7 @@ mod tests {
         (0..4).for_each(|worker| world.steered.ended(WorkerId(worker), 10 + worker.cast_signed()));
         assert_eq!(backlog(&world), []);
         assert_eq!(world.start(0, 20), 2);
-        // Then its own, and then any.
+        // Then its own is taken, and then any.
         assert_eq!([world.start(1, 21), world.start(7, 27)], [1, 0]);
         assert_eq!(world.waiting(), [0, 0, 1, 0]);
     }
@@ -471,7 +473,7 @@ mod tests {
         steer(&mut world, [Some(State::Ready), Some(State::Stopping)]);
         world.connect(16);
         assert_eq!(world.waiting(), [16, 0]);
-        // Nobody is wanted: they wait in a socket that nobody has yet, and then has.
+        // Without a wanted worker, connections wait in a free socket, which the next worker gets.
         steer(&mut world, [Some(State::Stopping), None]);
         world.connect(16);
         steer(&mut world, [None, None]);

@@ -1,8 +1,8 @@
-//! Listening sockets that systemd keeps for the next process of the service (`FDSTORE=1`): while none
-//! runs, connections wait in them.
+//! Listening sockets stored by systemd for the next process of the service (`FDSTORE=1`):
+//! connections queue in them while no process runs.
 //!
-//! A process that is told to stop does not know whether it is restarted. So it leaves to systemd what
-//! becomes of them, which closes them at a stop unless the unit says otherwise.
+//! A process that is told to stop does not know whether it will be restarted. It therefore leaves
+//! the sockets to systemd, which closes them at a stop unless the unit says otherwise.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,14 +15,14 @@ use crate::Error;
 use crate::net::{FileIdentity, STORED, stored_sockets};
 use crate::systemd::{Notifier, store_size};
 
-/// The longest name that systemd takes.
+/// Maximum length of a name in systemd.
 const LONGEST: usize = 255;
 
-/// How long systemd may take to close a socket whose address is needed.
+/// Time limit for systemd to close a socket so that its address becomes free.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
-/// Takes back what an earlier process of the service has stored. What nobody asks for any more, or is
-/// not what it was, systemd closes too, so that its address is free.
+/// Takes back the sockets stored by an earlier process of the service. Makes systemd close those
+/// that no listener requests any more, or that have changed, so that their addresses become free.
 pub(crate) fn restore<'a>(
     listeners: impl Iterator<Item = (&'a str, &'a mut Listener)>,
     systemd: &Notifier,
@@ -47,8 +47,8 @@ pub(crate) fn restore<'a>(
     Ok(())
 }
 
-/// Has systemd keep the sockets that are open, as far as it says that it has room, and no others
-/// that a version before has stored.
+/// Stores the open sockets at systemd, as far as it has room for them. Removes unwanted sockets
+/// that a previous version has stored.
 pub(crate) fn store<'a>(
     listeners: impl Iterator<Item = (&'a str, &'a mut Listener)>,
     unwanted: &[KeptListener],
@@ -65,7 +65,7 @@ pub(crate) fn store<'a>(
         }
         match listener.store(&name, systemd) {
             Ok(()) => names.push(name),
-            // Each of the others would wait as long.
+            // Each further socket would wait equally long.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return tracing::warn!(%error, "systemd does not listen; no more sockets are stored");
             }
@@ -81,7 +81,8 @@ pub(crate) fn store<'a>(
     }
 }
 
-/// By which name a socket is stored. systemd's names are of printable ASCII without colons.
+/// Returns the name under which a socket is stored. Names in systemd consist of printable ASCII
+/// without colons.
 fn name_of(key: [&str; 3], file: Option<FileIdentity>) -> Option<String> {
     let file = file.map(|file| format!("/{file}")).unwrap_or_default();
     let name = format!("{STORED}{}{file}", key.map(escape).join("/"));
@@ -106,7 +107,7 @@ impl KeptListener {
 }
 
 impl Listener {
-    /// One socket of each listener is stored, but for those that each worker has for itself.
+    /// Returns the name for a shared socket. Sockets of single workers are not stored.
     fn stored_name(&self, group: &str) -> Option<String> {
         match &self.sockets {
             Sockets::Shared(SharedSocket { opened: Some(OpenSocket { file, .. }), .. }) => {
@@ -121,14 +122,14 @@ impl Listener {
         if let Sockets::Shared(SharedSocket { opened: Some(opened), .. }) = &mut self.sockets {
             let OpenSocket { socket, file, .. } = opened;
             systemd.store(name, &[socket.as_fd()])?;
-            // Connections go on to arrive by it when this process has ended.
+            // Clients continue to connect through the file after this process has ended.
             file.iter_mut().for_each(|file| file.stays = true);
         }
         Ok(())
     }
 
-    /// Takes the socket that was stored for this listener, if there is one and it is what is asked for;
-    /// by which name.
+    /// Takes the socket stored for this listener, if there is one and it still fits. Returns its
+    /// name.
     fn restore(
         &mut self,
         group: &str,

@@ -1,4 +1,4 @@
-//! Notices that somebody has shut a listening socket down, without waking for its connections.
+//! Detects that a listening socket was shut down, without waking for its connections.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -11,14 +11,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::rt::{Direction, Progress, Rt, Task};
 use crate::sys::fds::duplicate_from;
 
-/// How long it does not look after it has seen something: whoever shuts sockets down again and again
-/// does not keep the master busy.
+/// Pause after each detection: a process that shuts sockets down repeatedly cannot keep the master
+/// busy.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many are heard of at a time.
+/// Maximum number of events in one read.
 const MOST: usize = 256;
 
-/// Sockets that are watched until this is dropped.
+/// Watches sockets until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     sockets: Arc<Epoll>,
@@ -26,8 +26,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// `shut` is called with the numbers of those that were shut down, in that order. Each is watched
-    /// again from the next [`Watch::add`] on.
+    /// Calls `shut` with the numbers of sockets that were shut down, in the order of the events.
+    /// Each socket is watched again from the next [`Watch::add`] on.
     pub(crate) fn new(rt: &Rt, shut: impl Fn(Vec<RawFd>) + Send + 'static) -> io::Result<Self> {
         let sockets = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let (watched, timer) = (Arc::clone(&sockets), rt.clone());
@@ -48,10 +48,10 @@ impl Watch {
         Ok(Self { sockets, _watching: watching })
     }
 
-    /// A socket that others get.
+    /// Watches a socket that is passed to workers.
     pub(crate) fn add(&self, socket: impl AsFd) {
         let number = u64::try_from(socket.as_fd().as_raw_fd()).unwrap_or_default();
-        // Connections are none of its business; that it hangs up is always told.
+        // Without EPOLLIN, connections cause no event; a hang-up always does.
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
         let mut event = EpollEvent::new(flags, number);
         let added = match self.sockets.add(&socket, event) {

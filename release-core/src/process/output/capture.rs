@@ -4,7 +4,19 @@ use std::sync::Arc;
 
 use crate::process::worker_info::WorkerInfo;
 
-/// Where a line was written to.
+/// The stream to which a worker wrote a line.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{OutputStream, Workers, printable};
+///
+/// let workers = Workers::command("web", 2, "/usr/bin/server", [""; 0]).output(|worker, stream, line| {
+///     let level = if stream == OutputStream::Error { "warn" } else { "info" };
+///     eprintln!("{level} web {}: {}", worker.id, printable(line));
+/// });
+/// # let _ = workers;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum OutputStream {
@@ -14,48 +26,57 @@ pub enum OutputStream {
     Error,
 }
 
-/// How lines that workers write to standard output and error are passed on to the same stream of the
-/// master.
+/// The format in which the master forwards standard output and error of workers to its own.
 ///
-/// Lines of several workers never mix. A worker whose lines there is no room for waits, because its
-/// pipe is not read meanwhile; the master does not.
+/// Lines of different workers never mix. If there is no room for a worker's output, the master
+/// stops reading its pipe, so that the worker waits; the master does not.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{OutputFormat, Workers};
+///
+/// let workers = Workers::command("web", 2, "/usr/bin/server", [""; 0])
+///     .output_format(OutputFormat::Prefixed(|worker| format!("[web {}]", worker.id)));
+/// # let _ = workers;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub enum OutputFormat {
-    /// The line, with its control characters escaped: it can neither command a terminal nor hide
-    /// what was printed before.
+    /// The line, with its control characters escaped: it can neither control a terminal nor hide
+    /// earlier output.
     #[default]
     Plain,
-    /// The same, after a prefix that tells which worker has written it, and a blank.
+    /// Like `Plain`, after a prefix that names the worker, and a space.
     Prefixed(fn(&WorkerInfo) -> String),
-    /// The bytes of the line as they are, colours included. Whoever reads it on a terminal trusts the
+    /// The unchanged bytes of the line, including colours. A terminal must trust the
     /// workers.
     Raw,
     /// A JSON object with the members `worker`, `pid`, `stream` (`stdout` or `stderr`) and `message`.
     Json,
-    /// Nothing is passed on: workers have the descriptors of the master.
+    /// Nothing is forwarded: workers inherit the descriptors of the master.
     Inherit,
 }
 
-/// Takes a line.
+/// Receives each line.
 type LineSink = Arc<dyn Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync>;
 
-/// Where lines go.
+/// The destination of lines.
 #[derive(Clone)]
 pub(crate) enum Sink {
-    /// A function of the program takes each.
+    /// A function of the program, called for each line.
     Lines(LineSink),
     /// The standard streams of the master.
     Streams(OutputFormat),
 }
 
-/// How the output of a group is taken.
+/// The output settings of a group.
 #[derive(Clone)]
 pub(crate) struct Capture {
     pub(crate) sink: Sink,
-    /// The longest line; what is longer goes on in the next.
+    /// Maximum line length. Longer lines are split.
     pub(crate) longest: usize,
-    /// How many lines a process may write in a second before the rest of that second is dropped.
+    /// Maximum number of lines per second and process. Further lines of that second are dropped.
     pub(crate) rate: Option<u32>,
 }
 
@@ -66,7 +87,7 @@ impl Default for Capture {
 }
 
 impl Capture {
-    /// None where workers write to the same files as the master.
+    /// Returns `None` if workers write to the same files as the master.
     pub(crate) fn unless_inherited(self) -> Option<Self> {
         match self.sink {
             Sink::Streams(OutputFormat::Inherit) => None,

@@ -1,4 +1,4 @@
-//! What a line of a worker looks like among those of others.
+//! Formats the lines of workers.
 
 use std::io::Write;
 
@@ -6,10 +6,10 @@ use super::capture::{OutputFormat, OutputStream};
 use crate::process::worker_info::WorkerInfo;
 use crate::streams::printable;
 
-/// The format of one process.
+/// The format for the lines of one process.
 pub(super) struct Formatter {
     format: OutputFormat,
-    /// What comes before a line.
+    /// The text before each line.
     head: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ impl Formatter {
     }
 }
 
-/// Adds the inside of a JSON string.
+/// Appends the content of a JSON string, without quotes.
 fn append_json(queue: &mut Vec<u8>, line: &[u8]) {
     let is_plain = line.iter().fold(true, |is_plain, byte| {
         is_plain & (matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\'))
@@ -57,7 +57,7 @@ fn append_json(queue: &mut Vec<u8>, line: &[u8]) {
         '\\' => queue.extend_from_slice(b"\\\\"),
         '\t' => queue.extend_from_slice(b"\\t"),
         _ => {
-            // A Vec takes everything.
+            // Writing to a Vec cannot fail.
             let _ = write!(queue, "\\u{:04x}", u32::from(letter));
         }
     });

@@ -1,4 +1,4 @@
-//! One of the two pipes of a worker's process: bytes in, lines out.
+//! Splits the bytes from a pipe of a worker into lines.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -11,20 +11,20 @@ use super::capture::OutputStream;
 use super::writer::Writer;
 use crate::rt::{Direction, Io, Progress};
 
-/// What a pipe holds, and is read at once.
+/// Number of bytes in one read; also the default capacity of a pipe.
 const BLOCK: usize = 64 * 1024;
 
-/// How many blocks there may be left of a process that has ended: what pipes of a mebibyte hold.
+/// Maximum number of blocks read after the process has ended, enough for a pipe of 1 MiB.
 const LAST_READS: usize = 17;
 
-/// Where bytes are read to, before they are lines.
+/// The buffer of all reads, before the bytes are split into lines.
 static READ: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
 pub(super) struct Pipe {
-    /// `None` once everybody has closed the other end.
+    /// `None` once all writers have closed the other end.
     io: Option<Io>,
-    /// The beginning of a line.
+    /// The unfinished line.
     line: Vec<u8>,
     stream: OutputStream,
     longest: usize,
@@ -43,9 +43,9 @@ impl Pipe {
         &self.line
     }
 
-    /// Passes one block on, if there is room for it: the others of the runtime have their turn then.
+    /// Forwards one block if there is room for it, and then gives way to the other tasks.
     ///
-    /// As long as there is none, nothing is read, the pipe fills, and its worker waits.
+    /// Without room it reads nothing: the pipe fills up, and its worker waits.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, writer: &mut Writer) {
         let Some(io) = &self.io else { return };
         if writer.poll_room(cx, self.stream).is_pending() {
@@ -68,7 +68,7 @@ impl Pipe {
         cx.waker().wake_by_ref();
     }
 
-    /// Takes what is there at this moment, whether or not the runtime has noticed.
+    /// Forwards the bytes that are in the pipe now, without waiting for an event of the runtime.
     pub(super) fn empty(&mut self, writer: &mut Writer) {
         let mut block = READ.lock().unwrap_or_else(PoisonError::into_inner);
         block.resize(BLOCK, 0);

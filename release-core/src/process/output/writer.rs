@@ -1,4 +1,4 @@
-//! The lines of one process, on their way out.
+//! Writes the lines of one process to their destination.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,21 +13,21 @@ use crate::streams::{self, Stream, launcher, printable};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What one process writes goes through one of these.
+/// The destination of one process's lines, with its format and rate limit.
 pub(super) struct Writer {
     worker: WorkerInfo,
     sink: Sink,
     formatter: Formatter,
     rate: Option<RateLimit>,
-    /// Who this is for those that give room.
+    /// Identifies this writer in the queue for room.
     number: u64,
 }
 
-/// How many lines there may be in a second.
+/// A limit for the number of lines per second.
 struct RateLimit {
     rt: Rt,
     most: u32,
-    /// The second that is counted now.
+    /// Start of the current second.
     began: Instant,
     lines: u32,
     dropped: u64,
@@ -69,7 +69,7 @@ impl Writer {
         }
     }
 
-    /// Done when there is room for another block.
+    /// Completes when there is room for another block.
     pub(super) fn poll_room(&self, cx: &Context<'_>, stream: OutputStream) -> Poll<()> {
         match self.sink {
             Sink::Streams(_) => stream_of(stream).poll_room(cx, self.number),
@@ -77,7 +77,7 @@ impl Writer {
         }
     }
 
-    /// Has `pass` called for each line, without its end.
+    /// Writes the lines that `lines` passes to its argument, each without its end.
     pub(super) fn write(
         &mut self,
         stream: OutputStream,
@@ -139,7 +139,7 @@ impl RateLimit {
         is_allowed
     }
 
-    /// Whether lines were dropped in a second that is over.
+    /// Returns whether lines were dropped in an earlier second.
     fn is_told(&self) -> bool {
         self.dropped > 0 && self.lines < self.most
     }

@@ -1,4 +1,4 @@
-//! Readiness as einhorn has it: a line at its command socket.
+//! Readiness as in einhorn: the worker writes a line to a command socket.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,16 +17,16 @@ use crate::sys::rights;
 use crate::sys::untrusted::Untrusted;
 use futures_util::future::{Either, select};
 
-/// The longest line.
+/// Maximum line length.
 const LONGEST: usize = 1024;
 
-/// How many bytes all lines of a process may have.
+/// Maximum number of bytes of all lines of a connection.
 const MOST: usize = 64 * 1024;
 
-/// How long a connection has for its line.
+/// Time limit for a connection to send its line.
 const TIME: Duration = Duration::from_secs(5);
 
-/// The two ways to acknowledge that one process has.
+/// The two ways in which a process can acknowledge.
 #[derive(Debug)]
 pub(super) struct Acknowledgement {
     listener: OwnedFd,
@@ -35,7 +35,7 @@ pub(super) struct Acknowledgement {
 }
 
 impl Acknowledgement {
-    /// And the descriptor that the process gets.
+    /// Returns the master's side, and the descriptor for the process.
     pub(super) fn new(directory: &Arc<SocketDirectory>) -> Result<(Self, OwnedFd), Error> {
         let errno = |error: io::Error| {
             nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
@@ -53,7 +53,7 @@ impl Acknowledgement {
         self.file.path()
     }
 
-    /// Waits until the process has acknowledged in one way or the other.
+    /// Waits until the process acknowledges in either way.
     pub(super) async fn wait(self, rt: &Rt, sender: AllowedSender) -> Result<(), Error> {
         let failed = |error| Error::system("its acknowledgement", error);
         let mut passed = LineReader::new(Inbox::new(rt, self.passed).map_err(failed)?);
@@ -64,7 +64,7 @@ impl Acknowledgement {
                     return;
                 }
             }
-            // Closed by a program that connects instead.
+            // The program has closed it and connects instead.
             std::future::pending().await
         });
         match select(by_path, by_descriptor).await {
@@ -76,7 +76,8 @@ impl Acknowledgement {
 
 async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Result<(), Error> {
     let failed = |error| Error::system("its acknowledgement", error);
-    // Connections that nobody accepts are closed with it, and what waits in them.
+    // Closes connections that were never accepted, with the descriptors queued in them, without
+    // waiting.
     let last = (!rights::refuses(listener.as_fd())).then(|| listener.try_clone());
     let _last = last.transpose().map_err(failed)?.map(Untrusted::from);
     let mut listener = Socket::<Passive, Unix>::inherited(rt, listener)?;
@@ -84,7 +85,7 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Resul
         let socket = listener.accept_descriptor().await.map_err(failed)?;
         let peer = Credentials::of_peer(&socket);
         let Ok(inbox) = Inbox::new(rt, socket) else { continue };
-        // Nobody waits for a stranger's line.
+        // Strangers are not read, and cannot delay the worker.
         if !peer.is_ok_and(|peer| sender.allows(peer.uid, peer.pid)) {
             continue;
         }
@@ -96,11 +97,11 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Resul
     }
 }
 
-/// The lines that arrive.
+/// Splits received bytes into lines.
 struct LineReader {
     inbox: Inbox,
     unread: Vec<u8>,
-    /// How many bytes have come in all.
+    /// Number of all bytes received.
     seen: usize,
 }
 
@@ -109,7 +110,8 @@ impl LineReader {
         Self { inbox, unread: Vec::new(), seen: 0 }
     }
 
-    /// `None` when there is no more, one that is too long, or more than anybody has to say.
+    /// Returns the next line, or `None` at the end of the stream, after a line that is too long,
+    /// and after too many bytes.
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -127,9 +129,9 @@ impl LineReader {
     }
 }
 
-/// Whether a line acknowledges the worker, or a process of its group.
+/// Returns whether a line acknowledges the worker, or a process of its group.
 ///
-/// einhorn's is a YAML document with its line ends as `%0A`; JSON is YAML, too.
+/// einhorn sends a YAML document with line ends as `%0A`; JSON is YAML, too.
 fn is_acknowledgement(line: &str, sender: AllowedSender) -> bool {
     let document = line.replace("%0A", "\n").replace("%25", "%");
     let (mut command, mut pid) = (None, None);

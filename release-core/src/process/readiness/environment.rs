@@ -1,4 +1,4 @@
-//! What a foreign worker finds in its environment, in the words of everybody who passes sockets.
+//! The environment variables of commands, in the conventions of systemd, einhorn and socketmaster.
 
 use std::ffi::{CString, OsStr};
 
@@ -7,7 +7,7 @@ use crate::process::environment::entry;
 use crate::sys::spawn::FIRST_PASSED;
 use crate::worker_types::WorkerId;
 
-/// Whether a variable is about the master itself: a worker would take it for its own.
+/// Returns whether a variable describes the master itself: a worker would mistake it for its own.
 pub(crate) fn of_the_master(name: &OsStr) -> bool {
     const NAMES: [&str; 2] = ["NOTIFY_SOCKET", "MAINPID"];
     const PREFIXES: [&str; 4] = ["LISTEN_", "WATCHDOG_", "EINHORN_", "FDSTORE"];
@@ -16,8 +16,8 @@ pub(crate) fn of_the_master(name: &OsStr) -> bool {
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-/// Where the listeners are, as systemd (but for `LISTEN_PID`, which only the child knows), einhorn
-/// and socketmaster say it.
+/// Returns the variables that describe the listeners, in the conventions of systemd, einhorn and
+/// socketmaster. `LISTEN_PID` is missing, because only the child knows its pid.
 pub(super) fn of_a_worker(id: WorkerId, listeners: &[String]) -> Result<Vec<CString>, Error> {
     let numbers: Vec<String> =
         (FIRST_PASSED..).zip(listeners).map(|(number, _)| number.to_string()).collect();

@@ -1,4 +1,4 @@
-//! A socket that a program writes to.
+//! The receiving end of a socket to which workers write, and the check of the sender.
 
 use std::io;
 use std::mem;
@@ -11,8 +11,8 @@ use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::rights::{Arrived, discard, receive};
 use crate::sys::untrusted::close_all;
 
-/// One at which descriptors that come along hold nobody up, also those that were not received: as
-/// long as some are not closed, nothing more is received here.
+/// A socket whose messages may carry descriptors. These are closed in the background, so that a
+/// slow close delays only further messages of the same socket.
 #[derive(Debug)]
 pub(super) struct Inbox {
     io: Io,
@@ -24,7 +24,11 @@ impl Inbox {
         Ok(Self { io: rt.register(socket)?, unclosed: None })
     }
 
-    /// Waits for what comes next; descriptors are closed. A dropped call has received nothing.
+    /// Waits for the next message and closes its descriptors.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no message.
     pub(super) async fn receive(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
         if let Some(unclosed) = &mut self.unclosed {
             let _ = unclosed.await;
@@ -36,7 +40,7 @@ impl Inbox {
         received.map(|arrived| self.close(arrived))
     }
 
-    /// What is there already.
+    /// Returns a message that has already arrived.
     pub(super) fn try_receive(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
         let is_closed = |unclosed: &mut oneshot::Receiver<()>| unclosed.try_recv() != Ok(None);
         if !self.unclosed.as_mut().is_none_or(is_closed) {
@@ -58,7 +62,7 @@ impl Drop for Inbox {
     }
 }
 
-/// Who may say that a worker is ready.
+/// The processes that may report the readiness of a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AllowedSender {
     pub(super) uid: Uid,
@@ -66,7 +70,7 @@ pub(super) struct AllowedSender {
 }
 
 impl AllowedSender {
-    /// Whether it is the worker or one of its process group, as its user.
+    /// Returns whether the sender is the worker, or a process of its group, and runs as its user.
     pub(super) fn allows(&self, uid: u32, pid: i32) -> bool {
         let pid = Pid::from_raw(pid);
         uid == self.uid.as_raw()

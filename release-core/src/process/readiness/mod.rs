@@ -1,5 +1,5 @@
-//! Workers that are any program: nothing of this library is in them, so they are reached by what
-//! the environment, descriptors and signals can say.
+//! Readiness of programs that do not use this library. They communicate through environment
+//! variables, descriptors and signals.
 
 mod ack;
 mod environment;
@@ -47,66 +47,67 @@ use socket_directory::{SocketDirectory, sweep};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Readiness {
-    /// It has lived so long.
+    /// The worker counts as ready after it has run for this long.
     After(Duration),
-    /// It says `READY=1` at the socket that `NOTIFY_SOCKET` names, as systemd's services do. The
-    /// message must come from the worker itself or a process of its process group.
+    /// The worker sends `READY=1` to the socket named by `NOTIFY_SOCKET`, like a service of
+    /// systemd. The message must come from the worker itself or a process of its process group.
     ///
-    /// What else it says there:
+    /// The other messages:
     ///
-    /// | message | what follows |
+    /// | message | effect |
     /// |---|---|
-    /// | `STATUS=` | is in [`WorkerState::status_text`](crate::WorkerState::status_text) |
-    /// | `EXTEND_TIMEOUT_USEC=` | its start, or its end after it was told to, may take so long from now: at least 2 s more, and in all at most ten times the [ready timeout](crate::supervise::RestartPolicy::ready_timeout) or the [stop deadline](crate::Master::stop_deadline) |
-    /// | `STOPPING=1` | it is not told to stop any more, and is killed at the stop deadline; an exit with status 0 does not count among the deaths that come [too fast](crate::supervise::RestartPolicy::intensity) |
-    /// | `WATCHDOG=1` | it lives, where the group has a [heartbeat](crate::Workers::heartbeat) |
-    /// | `WATCHDOG=trigger` | once it is ready, it is killed and started again |
+    /// | `STATUS=` | sets [`WorkerState::status_text`](crate::WorkerState::status_text) |
+    /// | `EXTEND_TIMEOUT_USEC=` | extends the start, or the stop after it was requested, by this time from now: at least 2 s, and in all at most ten times the [ready timeout](crate::supervise::RestartPolicy::ready_timeout) or the [stop deadline](crate::Master::stop_deadline) |
+    /// | `STOPPING=1` | the worker is not told to stop any more, and is killed at the stop deadline; an exit with status 0 does not count as an exit that comes [too fast](crate::supervise::RestartPolicy::intensity) |
+    /// | `WATCHDOG=1` | reports that the worker is alive, if the group has a [heartbeat](crate::Workers::heartbeat) |
+    /// | `WATCHDOG=trigger` | a worker that is ready is killed and restarted |
     ///
-    /// The master hears of what can be said again and again once a second, the latest each.
+    /// Messages that may repeat are forwarded at most once per second; only the latest value is
+    /// kept.
     Notify,
-    /// It acknowledges as einhorn's workers do: a line such as `{"command":"worker:ack","pid":123}`,
-    /// in JSON or YAML, at the socket that `EINHORN_SOCK_PATH` names or through the descriptor in
-    /// `EINHORN_SOCK_FD`.
+    /// The worker acknowledges like a worker of einhorn: with a line such as
+    /// `{"command":"worker:ack","pid":123}`, in JSON or YAML, sent to the socket named by
+    /// `EINHORN_SOCK_PATH` or through the descriptor in `EINHORN_SOCK_FD`.
     Acknowledge,
-    /// It writes a newline to a descriptor, as s6's services do: to that of this number, by default
-    /// the first after the listeners. `NOTIFY_FD` has the number.
+    /// The worker writes a newline to a descriptor, like a service of s6. This is the number of the
+    /// descriptor, by default the first after the listeners; `NOTIFY_FD` contains it.
     Newline(Option<RawFd>),
 }
 
-/// A second: long enough for most programs to fail, short enough to wait for.
+/// Returns one second: long enough for most programs to fail, short enough to wait for.
 impl Default for Readiness {
     fn default() -> Self {
         Self::After(Duration::from_secs(1))
     }
 }
 
-/// What all processes of a group have in common.
+/// The readiness protocol of a group of commands.
 #[derive(Debug)]
 pub(crate) struct GroupReadiness {
     readiness: Readiness,
-    /// Within which time its processes say that they live.
+    /// Interval within which its processes must report that they are alive.
     watchdog: Option<Duration>,
-    /// Where their sockets are, once the master runs and if they have any.
+    /// The directory of the sockets, once the master runs and if the protocol has sockets.
     directory: OnceLock<Arc<SocketDirectory>>,
     owner: Option<Uid>,
 }
 
-/// What the master keeps of a process that is about to be started.
+/// The master's side of the protocol, for a process that will be started.
 #[derive(Debug)]
 pub(crate) struct PendingReadiness {
     waits_for: Option<ReadinessSignal>,
-    /// Who may give the sign.
+    /// The user that may give the signal.
     uid: Uid,
 }
 
-/// What a process gets.
+/// The variables and descriptors for a process that will be started.
 #[derive(Debug)]
 pub(crate) struct ChildResources {
     pub(crate) environment: Vec<CString>,
     descriptors: Vec<(RawFd, OwnedFd)>,
 }
 
-/// What makes it ready.
+/// The source of the signal that makes a process ready.
 #[derive(Debug)]
 enum ReadinessSignal {
     NotifySocket(NotifySocket),
@@ -115,10 +116,12 @@ enum ReadinessSignal {
 }
 
 impl GroupReadiness {
+    /// Creates the protocol of a group.
+    ///
     /// # Errors
     ///
-    /// When a descriptor is to have a number that is taken, or that no process can have; when a sign
-    /// of life is wanted where there is no way to give it.
+    /// Returns an error if the descriptor has a number that is taken or out of range, or if the
+    /// group has a heartbeat but the protocol cannot report one.
     pub(crate) fn new(
         readiness: Readiness,
         watchdog: Option<Duration>,
@@ -144,20 +147,20 @@ impl GroupReadiness {
         Ok(Self { readiness, watchdog, directory: OnceLock::new(), owner })
     }
 
-    /// The variables in which a process finds its own number.
+    /// Returns the names of the variables in which a process finds its own pid.
     pub(crate) fn pid_variables(&self, has_listeners: bool) -> Vec<&'static str> {
         let all = [("LISTEN_PID", has_listeners), ("WATCHDOG_PID", self.watchdog.is_some())];
         all.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
     }
 
-    /// Makes room for sockets, where there is any use for it.
+    /// Creates the directory for sockets, if the protocol has sockets.
     pub(crate) fn open(&self) -> Result<(), Error> {
         sweep();
         match self.readiness {
             Readiness::Acknowledge => self.directory().map(drop),
             Readiness::Notify => {
                 if let Err(error) = self.directory() {
-                    // Nothing can be written here: there are sockets without a file.
+                    // No directory is writable: use sockets without a file.
                     tracing::debug!(reason = error.report(), "NOTIFY_SOCKET is an abstract one");
                 }
                 Ok(())
@@ -166,7 +169,7 @@ impl GroupReadiness {
         }
     }
 
-    /// The place, made unless it is there.
+    /// Returns the directory, and creates it if necessary.
     fn directory(&self) -> Result<&Arc<SocketDirectory>, Error> {
         match self.directory.get() {
             Some(directory) => Ok(directory),
@@ -177,7 +180,7 @@ impl GroupReadiness {
         }
     }
 
-    /// What a process of this worker gets, and what the master keeps.
+    /// Returns the two sides of the protocol for a process of this worker.
     pub(crate) fn prepare(
         &self,
         id: WorkerId,
@@ -238,7 +241,7 @@ impl ChildResources {
 }
 
 impl PendingReadiness {
-    /// Listens to the process until what is returned is dropped.
+    /// Listens to the process until the returned value is dropped.
     pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
         let sender = AllowedSender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
         let (timer, worker) = (rt.clone(), worker.clone());
@@ -262,7 +265,7 @@ impl PendingReadiness {
     }
 }
 
-/// The first number after the listeners.
+/// Returns the first descriptor number after the listeners.
 fn first_free(listeners: usize) -> RawFd {
     FIRST_PASSED + RawFd::try_from(listeners).unwrap_or(1024)
 }

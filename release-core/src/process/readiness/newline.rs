@@ -1,4 +1,4 @@
-//! Readiness as s6 has it: a newline on a descriptor.
+//! Readiness as in s6: the worker writes a newline to a descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,22 +9,23 @@ use crate::Error;
 use crate::process::attach::WorkerEvent;
 use crate::rt::{Direction, Progress, Rt};
 
-/// More than this without a newline is no readiness protocol.
+/// Maximum number of bytes before the newline.
 const MOST: usize = 4096;
 
-/// The reading end of a pipe into which a newline is written.
+/// The reading end of the pipe for the newline.
 #[derive(Debug)]
 pub(super) struct Newline(OwnedFd);
 
 impl Newline {
-    /// And the end that the worker gets.
+    /// Returns the reading end, and the writing end for the worker.
     pub(super) fn new() -> Result<(Self, OwnedFd), Error> {
         let (ours, theirs) =
             io::pipe().map_err(|error| Error::system("cannot make a pipe", error))?;
         Ok((Self(ours.into()), theirs.into()))
     }
 
-    /// Waits for the newline. A worker that closes its end instead will never be ready.
+    /// Waits for the newline. A worker that closes its end without a newline can never become
+    /// ready.
     pub(super) async fn wait(self, rt: &Rt) -> Result<WorkerEvent, Error> {
         let failed = |error| Error::system("its readiness descriptor", error);
         let pipe = rt.register(self.0).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! What programs say as systemd has it: datagrams at `NOTIFY_SOCKET`.
+//! Messages as in systemd: datagrams to `NOTIFY_SOCKET`.
 
 use std::ffi::{OsStr, OsString};
 use std::hash::BuildHasher;
@@ -19,20 +19,20 @@ use crate::process::worker_info::WorkerInfo;
 use crate::rt::Rt;
 use crate::sys::rights::Arrived;
 
-/// Between two messages of a worker: one that sends without a pause waits itself.
+/// Pause between two messages of a worker: a flood delays only its sender.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The longest message; longer ones are cut off, as systemd does it.
+/// Maximum message length. Longer messages are cut off, as in systemd.
 const LONGEST: usize = 4096;
 
-/// How many messages may wait in a socket, or more: `net.unix.max_dgram_qlen`.
+/// Maximum number of messages that are read at once, at least `net.unix.max_dgram_qlen`.
 const QUEUE: usize = 1024;
 
-/// A socket that has no name yet.
+/// Returns a socket without a name.
 fn unnamed() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-    // Before there is a name that a message could be sent to.
+    // Set before the socket has a name, and messages can arrive.
     setsockopt(&socket, PassCred, &true)?;
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     Ok(socket)
@@ -42,10 +42,10 @@ fn unnamed() -> nix::Result<OwnedFd> {
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: OwnedFd,
-    /// Its name, and the file of this name if it has one.
+    /// The name of the socket, and its file if it has one.
     name: OsString,
     file: Option<SocketPath>,
-    /// Within which time the process is to say that it lives.
+    /// Interval within which the process must report that it is alive.
     watchdog: Option<Duration>,
 }
 
@@ -63,7 +63,7 @@ impl NotifySocket {
         Ok(Self { socket, name, file: Some(file), watchdog })
     }
 
-    /// An abstract socket. Everybody can send there, and who may is looked at in any case.
+    /// Creates an abstract socket. Any process can send to it; the sender is checked in any case.
     pub(super) fn without_a_file(watchdog: Option<Duration>) -> Result<Self, Error> {
         let number = std::hash::RandomState::new().hash_one(std::process::id());
         let name = format!("release-notify/{number:016x}");
@@ -80,7 +80,7 @@ impl NotifySocket {
         &self.name
     }
 
-    /// Hears messages as long as the process runs.
+    /// Receives messages until the future is dropped.
     pub(super) async fn listen(
         self,
         rt: &Rt,
@@ -93,7 +93,7 @@ impl NotifySocket {
         let _file = self.file;
         let mut state = NotifyState::new(self.watchdog, rt.now());
         let mut bytes = [0; LONGEST];
-        // Descriptors that come along are closed, which is what the sender of a `BARRIER=1` waits for.
+        // The sender of a `BARRIER=1` waits until its descriptor is closed, which `Inbox` does.
         let hear = |state: &mut NotifyState, bytes: &[u8], arrived: Arrived| {
             if arrived.sender.is_some_and(|from| sender.allows(from.uid, from.pid))
                 && let message = String::from_utf8_lossy(&bytes[..arrived.bytes])
@@ -110,7 +110,8 @@ impl NotifySocket {
         };
         loop {
             if state.deadline().is_some_and(|at| at <= rt.now()) {
-                // What came in time is in time, also when this process is late itself.
+                // Messages that arrived before the deadline count, even if this process reads them
+                // late.
                 for _ in 0..QUEUE {
                     let Ok(arrived) = inbox.try_receive(&mut bytes) else { break };
                     hear(&mut state, &bytes, arrived);

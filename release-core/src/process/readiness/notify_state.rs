@@ -1,4 +1,4 @@
-//! What a program says at its `NOTIFY_SOCKET`, and when its master hears of it.
+//! The messages of a program at its `NOTIFY_SOCKET`, and the events that follow from them.
 
 use std::time::{Duration, Instant};
 
@@ -7,32 +7,32 @@ use crate::process::attach::WorkerEvent;
 use crate::systemd::status_line;
 use crate::worker_types::Hung;
 
-/// How often its master hears of what can be said again and again; the latest counts.
+/// Minimum interval between events of messages that may repeat. Only the latest value is kept.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The least that somebody who needs more time gets: until the master hears of the next time.
+/// Minimum extension of a time limit, because the next extension may be reported this late.
 const LEAST_TIME: Duration = Duration::from_secs(2);
 
-/// What a program has said.
+/// The messages of one process, and the events that are not reported yet.
 #[derive(Debug)]
 pub(super) struct NotifyState {
-    /// Within which time it is to say that it lives, each time anew.
+    /// Interval within which the process must report that it is alive.
     watchdog: Option<Duration>,
-    /// When it has been silent for so long, once it is ready.
+    /// The end of that interval, once the process is ready.
     silent_at: Option<Instant>,
     is_ready: bool,
     is_stopping: bool,
-    /// What its master hears at once, and only once.
+    /// Events that are reported immediately, and only once.
     news: Vec<WorkerEvent>,
-    /// What its master has not heard yet.
+    /// The latest status, if it is not reported yet.
     status: Option<String>,
     needs_until: Option<Instant>,
     is_hung: bool,
-    /// The latest status that its master has heard.
+    /// The latest status that was reported.
     told: String,
-    /// When its master may hear of such things again.
+    /// Earliest time of the next event of a message that may repeat.
     tell_at: Instant,
-    /// Whether anything was not to be understood.
+    /// Whether the process has sent an invalid line.
     was_strange: bool,
 }
 
@@ -53,8 +53,8 @@ impl NotifyState {
         }
     }
 
-    /// Takes note of a message: lines `NAME=VALUE`, of which those that are not known here are for
-    /// others. Returns one that cannot be understood, if it is the first.
+    /// Reads a message: lines `NAME=VALUE`, in which unknown names are ignored. Returns an invalid
+    /// line if it is the first of this process.
     pub(super) fn hear<'a>(&mut self, message: &'a str, now: Instant) -> Option<&'a str> {
         let mut strange = None;
         for line in message.lines() {
@@ -79,7 +79,8 @@ impl NotifyState {
                 Some(("EXTEND_TIMEOUT_USEC", number)) => match number.parse() {
                     Ok(micros) => {
                         let time = Duration::from_micros(micros).max(LEAST_TIME);
-                        // An instant may not go as far; whoever hears it has a limit in any case.
+                        // The sum may exceed the range of an instant. The pool limits the extension
+                        // anyway.
                         self.needs_until = now.checked_add(time);
                     }
                     Err(_) => strange = Some(line),
@@ -90,7 +91,8 @@ impl NotifyState {
         strange.filter(|_| !std::mem::replace(&mut self.was_strange, true))
     }
 
-    /// When [`due`](Words::due) has something to say, if nothing is heard before.
+    /// Returns the time at which [`due`](NotifyState::due) has events, if no message arrives
+    /// before.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.silent_at.into_iter().chain(self.has_more().then_some(self.tell_at)).min()
     }
@@ -99,7 +101,7 @@ impl NotifyState {
         self.status.is_some() || self.needs_until.is_some() || self.is_hung
     }
 
-    /// What its master is to hear now, in this order.
+    /// Returns the events to report now, in this order.
     pub(super) fn due(&mut self, now: Instant) -> Vec<WorkerEvent> {
         let mut news = std::mem::take(&mut self.news);
         if self.has_more() && self.tell_at <= now {
@@ -119,7 +121,8 @@ impl NotifyState {
         if let (Some(at), Some(time)) = (self.silent_at, self.watchdog)
             && at <= now
         {
-            // Noticed late: this process was held up, and this program with it, for all that is known.
+            // When the deadline is noticed late, this process was suspended, and perhaps the
+            // worker, too.
             if now <= at + HELD_UP {
                 news.push(WorkerEvent::Hung(Hung::Silent(time)));
             }

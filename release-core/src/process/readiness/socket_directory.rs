@@ -1,4 +1,4 @@
-//! A directory for the sockets at which foreign workers say that they are ready.
+//! A directory for the sockets through which commands report their readiness.
 
 use std::fs::File;
 use std::io;
@@ -15,24 +15,25 @@ use crate::Error;
 
 const PREFIX: &str = "release-sockets-";
 
-/// How often a directory is made anew that another master has taken for a dead one's.
+/// Maximum number of attempts, because another master may remove the new directory as an abandoned
+/// one.
 const TRIES: usize = 10;
 
-/// Where sockets are that belong to this user, if it is another than this process's: in a directory,
-/// which is made again when somebody has removed it.
+/// Creates sockets for the user of the workers, if they have another user than this process.
+/// Replaces the directory if it was removed.
 #[derive(Debug)]
 pub(super) struct SocketDirectory {
     owner: Option<Uid>,
     directory: Mutex<Arc<LockedDirectory>>,
 }
 
-/// A directory that only this user may look into and only the workers' user may use. Dropping it
-/// removes it; what a master leaves that was killed, the next one removes.
+/// A directory that only this user can list, and only the workers' user can use. Dropping it
+/// removes it; directories of killed masters are removed by the next master.
 #[derive(Debug)]
 struct LockedDirectory {
     path: PathBuf,
     last: AtomicU32,
-    /// Locked as long as somebody uses it.
+    /// Locked while the directory is in use.
     _lock: File,
 }
 
@@ -41,7 +42,7 @@ impl SocketDirectory {
         Ok(Self { owner, directory: Mutex::new(Arc::new(LockedDirectory::new(owner)?)) })
     }
 
-    /// The path of a new socket. `bind` makes it.
+    /// Creates a socket at a new path by calling `bind`.
     pub(super) fn socket<T>(
         &self,
         bind: impl Fn(&Path) -> nix::Result<T>,
@@ -81,7 +82,7 @@ impl LockedDirectory {
         Err(failed(error))
     }
 
-    /// Who does not know the name of a socket finds none.
+    /// Lets the workers' user use sockets whose name it knows.
     fn open_to(self, owner: Option<Uid>) -> Result<Self, Error> {
         if owner.is_some() {
             let mode = std::fs::Permissions::from_mode(0o711);
@@ -114,7 +115,7 @@ impl Drop for LockedDirectory {
     }
 }
 
-/// A socket's file, removed when it is dropped.
+/// The file of a socket. Dropping it removes the file.
 #[derive(Debug)]
 pub(super) struct SocketPath {
     path: PathBuf,
@@ -133,8 +134,9 @@ impl Drop for SocketPath {
     }
 }
 
-/// `/run` for root, a user's own directory of that kind; or where temporary files go, as in a container
-/// that is read-only but for those, or in an environment that is another user's.
+/// Returns `/run` for root, and the runtime directory of other users. Without such a directory, as
+/// in a read-only container or with the environment of another user, returns the directory of
+/// temporary files.
 fn base() -> PathBuf {
     let run = match geteuid().is_root() {
         true => Some(PathBuf::from("/run")),
@@ -153,7 +155,7 @@ fn lock(path: &Path) -> io::Result<File> {
     opened.try_lock().map(|()| opened).map_err(io::Error::from)
 }
 
-/// Removes what masters left that were killed: their directories are locked by nobody.
+/// Removes the directories of killed masters: nothing locks them any more.
 pub(super) fn sweep() {
     let base = base();
     let own = geteuid().as_raw();
