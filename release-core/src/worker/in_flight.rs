@@ -21,6 +21,23 @@ struct Counts {
 /// A unit of work in flight, such as a request. Dropping it marks the unit as finished.
 ///
 /// See [`Me::begin_work`](super::Me::begin_work).
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Me, Work};
+///
+/// /// The request is in flight until it is dropped.
+/// struct Request {
+///     path: String,
+///     _work: Work,
+/// }
+///
+/// fn begin(me: &Me, path: String) -> Request {
+///     Request { path, _work: me.begin_work() }
+/// }
+/// # let _ = (begin, |request: Request| request.path);
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it says that the work is finished"]
 pub struct Work {

@@ -17,6 +17,27 @@ use crate::{Error, ErrorKind};
 ///
 /// `Context` is the value that [`Workers::context`](crate::Workers::context) created for this
 /// worker. `M` is the type of its requests to the master.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::ipc::CallError;
+/// use release_core::rt::local::Local;
+/// use release_core::{Exit, Me, me};
+///
+/// /// Asks the master a question, and serves until it should stop.
+/// async fn worker(me: Me<(), String>) -> Result<(), CallError> {
+///     let answer = me.master().call(&"which colour?".to_owned()).await?;
+///     tracing::info!(worker = me.id(), answer);
+///     me.ready().ok();
+///     me.stopping().await;
+///     Ok(())
+/// }
+///
+/// fn main() -> Exit {
+///     me().run(Local::new, worker)
+/// }
+/// ```
 pub struct Me<Context = (), M = Never, C = Postcard> {
     pub(crate) id: u32,
     pub(crate) generation: u32,
@@ -42,6 +63,17 @@ impl<Context, M, C> fmt::Debug for Me<Context, M, C> {
 
 impl<Context, M, C> Me<Context, M, C> {
     /// Returns the worker's id, which is stable across restarts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// fn port(me: &Me) -> u32 {
+    ///     8000 + me.id()
+    /// }
+    /// # let _ = port;
+    /// ```
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
@@ -49,24 +81,83 @@ impl<Context, M, C> Me<Context, M, C> {
 
     /// Returns the generation of this process: 1 for the first workers of the master, and a higher
     /// number after each reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// fn hello(me: &Me) {
+    ///     tracing::info!(worker = me.id(), generation = me.generation(), "hello");
+    /// }
+    /// # let _ = hello;
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
     /// Returns the name of the group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// fn cache_directory(me: &Me) -> String {
+    ///     format!("/var/cache/service/{}/{}", me.group(), me.id())
+    /// }
+    /// # let _ = cache_directory;
+    /// ```
     #[must_use]
     pub fn group(&self) -> &str {
         &self.group
     }
 
     /// Returns the context sent by the master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Settings {
+    ///     motto: String,
+    /// }
+    ///
+    /// fn greet(me: &Me<Settings>) {
+    ///     tracing::info!("{}", me.context().motto);
+    /// }
+    /// # let _ = greet;
+    /// ```
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
     /// Returns the runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Me;
+    ///
+    /// /// Reports every minute that the worker is up.
+    /// fn report(me: &Me) {
+    ///     let rt = me.rt().clone();
+    ///     let report = async move {
+    ///         loop {
+    ///             rt.sleep(Duration::from_secs(60)).await;
+    ///             tracing::info!("still here");
+    ///         }
+    ///     };
+    ///     me.rt().spawn(report).detach();
+    /// }
+    /// # let _ = report;
+    /// ```
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
@@ -78,6 +169,20 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// Returns an error if there is no socket of this name (any more), if it is not a listening
     /// socket of this kind of address, or if the runtime cannot watch it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::Inet;
+    /// use release_core::{Error, Me};
+    ///
+    /// async fn serve(me: &Me) -> Result<(), Error> {
+    ///     let listener = me.listener::<Inet>("http")?;
+    ///     tracing::info!(?listener, "accepting connections");
+    ///     Ok(())
+    /// }
+    /// # let _ = serve;
+    /// ```
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
@@ -100,6 +205,21 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # Errors
     ///
     /// Returns an error if the connection has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use release_core::ipc::SendError;
+    ///
+    /// async fn worker(me: Me) -> Result<(), SendError> {
+    ///     // Everything that can fail at the start comes before.
+    ///     me.ready()?;
+    ///     me.stopping().await;
+    ///     Ok(())
+    /// }
+    /// # let _ = worker;
+    /// ```
     pub fn ready(&self) -> Result<(), SendError> {
         self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
         self.link.flush_now();
@@ -133,12 +253,42 @@ impl<Context, M, C> Me<Context, M, C> {
     ///
     /// Finish the work in flight and return from the main function: the process is killed after the
     /// master's stop deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Me;
+    ///
+    /// async fn work(me: Me) {
+    ///     let mut stopping = me.stopping();
+    ///     // Does a step every second until the worker should stop.
+    ///     while me.rt().timeout(Duration::from_secs(1), &mut stopping).await.is_err() {
+    ///         tracing::info!("a step");
+    ///     }
+    /// }
+    /// # let _ = work;
+    /// ```
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()
     }
 
     /// Returns the reason why the connection to the master has ended, if it has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// async fn wait(me: Me) {
+    ///     me.stopping().await;
+    ///     if let Some(reason) = me.disconnected() {
+    ///         tracing::warn!(%reason, "the master is gone");
+    ///     }
+    /// }
+    /// # let _ = wait;
+    /// ```
     #[must_use]
     pub fn disconnected(&self) -> Option<Ended> {
         self.link.ended()
@@ -147,6 +297,18 @@ impl<Context, M, C> Me<Context, M, C> {
 
 impl<Context, M, C: Clone> Me<Context, M, C> {
     /// Returns the peer for requests to the master. It is cheap to clone and pass to tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use release_core::ipc::CallError;
+    ///
+    /// async fn colour(me: &Me<(), String>) -> Result<String, CallError> {
+    ///     me.master().call(&"which colour?".to_owned()).await
+    /// }
+    /// # let _ = colour;
+    /// ```
     #[must_use]
     pub fn master(&self) -> Peer<M, C> {
         self.master.clone()
@@ -154,6 +316,22 @@ impl<Context, M, C: Clone> Me<Context, M, C> {
 }
 
 /// A running worker in plain mode.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::rt::local::Local;
+/// use release_core::{Exit, PlainMe, me};
+///
+/// fn main() -> Exit {
+///     me().run_plain(Local::new, |me: PlainMe<String>| async move {
+///         let answer = me.master().call(&"which colour?".to_owned()).await?;
+///         tracing::info!(answer);
+///         me.stopping().await;
+///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+///     })
+/// }
+/// ```
 pub struct PlainMe<M, C = Postcard> {
     pub(crate) master: Client<M, C>,
     pub(crate) stopping: Stopping,
@@ -169,12 +347,35 @@ impl<M, C> fmt::Debug for PlainMe<M, C> {
 
 impl<M, C> PlainMe<M, C> {
     /// Returns the client for requests to the master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::PlainMe;
+    ///
+    /// async fn ask(me: &PlainMe<String>) -> Option<String> {
+    ///     me.master().call(&"which colour?".to_owned()).await.ok()
+    /// }
+    /// # let _ = ask;
+    /// ```
     #[must_use]
     pub fn master(&self) -> &Client<M, C> {
         &self.master
     }
 
     /// Returns the runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::PlainMe;
+    ///
+    /// async fn pause(me: &PlainMe<String>) {
+    ///     me.rt().sleep(Duration::from_secs(1)).await;
+    /// }
+    /// # let _ = pause;
+    /// ```
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
@@ -182,6 +383,18 @@ impl<M, C> PlainMe<M, C> {
 
     /// Returns a future that completes when this worker should shut down: the master requested it,
     /// or the connection to the master was lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::PlainMe;
+    ///
+    /// async fn wait(me: &PlainMe<String>) {
+    ///     me.stopping().await;
+    ///     tracing::info!("stopping");
+    /// }
+    /// # let _ = wait;
+    /// ```
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()

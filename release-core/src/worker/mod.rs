@@ -51,6 +51,22 @@ pub fn is_worker() -> bool {
 
 /// Returns this process as a worker of the master at its standard input. Continue with
 /// [`run`](Worker::run).
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::rt::local::Local;
+/// use release_core::{Exit, Me, me};
+///
+/// fn worker() -> Exit {
+///     me().run(Local::new, |worker: Me| async move {
+///         worker.ready()?;
+///         worker.stopping().await;
+///         Ok::<(), release_core::ipc::SendError>(())
+///     })
+/// }
+/// # worker();
+/// ```
 #[must_use]
 pub fn me() -> Worker {
     Worker {
@@ -62,6 +78,17 @@ pub fn me() -> Worker {
 }
 
 /// The settings of a worker process: its user, and its communication with the master.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Worker, me};
+///
+/// fn settings() -> Worker {
+///     me().user("www-data").frame_limit(64 * 1024)
+/// }
+/// # let _ = settings();
+/// ```
 #[derive(Clone, Debug)]
 #[doc(alias = "me")]
 pub struct Worker<C = Postcard> {
@@ -78,6 +105,13 @@ impl<C> Worker<C> {
     ///
     /// Not needed if the master's [`Workers::user`](crate::Workers::user) changed the user before
     /// this program began.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let worker = release_core::me().user("www-data");
+    /// # let _ = worker;
+    /// ```
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.privileges.user = Some(login.into());
@@ -85,6 +119,14 @@ impl<C> Worker<C> {
     }
 
     /// Limits the user's groups to these. An empty list leaves only the primary group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// // Not in `docker` or `adm`, even if the account is.
+    /// let worker = release_core::me().user("www-data").groups(["www-data"]);
+    /// # let _ = worker;
+    /// ```
     #[must_use]
     pub fn groups<G: Into<String>>(mut self, groups: impl IntoIterator<Item = G>) -> Self {
         self.privileges.groups = Some(groups.into_iter().map(Into::into).collect());
@@ -95,6 +137,13 @@ impl<C> Worker<C> {
     ///
     /// The directory and all directories above it must belong to root and be writable by no other
     /// user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let worker = release_core::me().user("www-data").chroot("/var/empty");
+    /// # let _ = worker;
+    /// ```
     #[must_use]
     pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
         self.privileges.root = Some(directory.into());
@@ -103,6 +152,13 @@ impl<C> Worker<C> {
 
     /// Sets the root directory to the user's home, like the OCaml library; see
     /// [`chroot`](Worker::chroot).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let worker = release_core::me().user("mail").chroot_home();
+    /// # let _ = worker;
+    /// ```
     #[must_use]
     pub fn chroot_home(mut self) -> Self {
         self.privileges.root_is_home = true;
@@ -113,6 +169,18 @@ impl<C> Worker<C> {
     /// master's group must have the same limit
     /// ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker with another limit reports
     /// that and exits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Workers, me};
+    ///
+    /// const LIMIT: u32 = 64 * 1024;
+    ///
+    /// let at_the_master = Workers::same_executable("http", 4).user("nobody").frame_limit(LIMIT);
+    /// let in_the_worker = me().frame_limit(LIMIT);
+    /// # let _ = (at_the_master, in_the_worker);
+    /// ```
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits = self.limits.with_frame(bytes);
@@ -149,6 +217,16 @@ impl<C> Worker<C> {
     /// Allows descriptors in messages to and from the master: a maximum per message, and a total
     /// for all unanswered requests of one side. The master's group must have the same values; see
     /// [`Workers::descriptors`](crate::Workers::descriptors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Workers, me};
+    ///
+    /// let at_the_master = Workers::same_executable("http", 4).user("nobody").descriptors(1);
+    /// let in_the_worker = me().descriptors(1);
+    /// # let _ = (at_the_master, in_the_worker);
+    /// ```
     #[must_use]
     pub fn descriptors(mut self, most: u8) -> Self {
         self.limits = self.limits.with_descriptors(most);
@@ -156,6 +234,16 @@ impl<C> Worker<C> {
     }
 
     /// Sets a codec other than postcard. The master's group must use the same codec.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Text;
+    /// use release_core::me;
+    ///
+    /// let worker = me().codec(Text);
+    /// # let _ = worker;
+    /// ```
     pub fn codec<D>(self, codec: D) -> Worker<D> {
         Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
     }

@@ -24,9 +24,26 @@ use crate::worker::panics;
 use crate::{Error, ErrorKind};
 
 impl<C> Worker<C> {
-    /// Runs a worker in call mode that answers no requests of its master.
+    /// Runs a worker in call mode that answers no requests of its master. See
+    /// [`Worker::run_answering`] for the steps and the requirements.
     ///
-    /// See [`Worker::run_answering`].
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::ipc::SendError;
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, Me, me};
+    ///
+    /// async fn worker(me: Me) -> Result<(), SendError> {
+    ///     me.ready()?;
+    ///     me.stopping().await;
+    ///     Ok(())
+    /// }
+    ///
+    /// fn main() -> Exit {
+    ///     me().user("nobody").run(Local::new, worker)
+    /// }
+    /// ```
     pub fn run<D, Context, M, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
@@ -153,6 +170,22 @@ impl<C> Worker<C> {
 
     /// Runs a worker in plain mode, for masters of the OCaml library and masters in other
     /// languages.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::ipc::Text;
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, PlainMe, me};
+    ///
+    /// fn main() -> Exit {
+    ///     me().codec(Text).run_plain(Local::new, |me: PlainMe<String, Text>| async move {
+    ///         let answer = me.master().call(&"which colour?".to_owned()).await?;
+    ///         tracing::info!(answer);
+    ///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    ///     })
+    /// }
+    /// ```
     pub fn run_plain<D, M, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
