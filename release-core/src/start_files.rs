@@ -25,15 +25,16 @@ struct Content {
 }
 
 #[derive(Debug)]
-struct State {
+struct ReadFiles {
     read: BTreeMap<PathBuf, Vec<u8>>,
     /// Whether this process is already the master: then only known entries are updated.
     has_started: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { read: BTreeMap::new(), has_started: false });
+static STATE: Mutex<ReadFiles> =
+    Mutex::new(ReadFiles { read: BTreeMap::new(), has_started: false });
 
-fn state() -> MutexGuard<'static, State> {
+fn state() -> MutexGuard<'static, ReadFiles> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -45,17 +46,17 @@ fn key(path: &Path) -> PathBuf {
 /// The part of a state that concerns files, under the names used in the whole state.
 #[derive(Deserialize)]
 struct Envelope {
-    state: Part,
+    state: LeftState,
 }
 
 #[derive(Deserialize)]
-struct Part {
-    summary: Both,
+struct LeftState {
+    summary: LeftFiles,
 }
 
 /// The data read by the version that left this at its start, and by the next version in its trial.
 #[derive(Deserialize)]
-struct Both {
+struct LeftFiles {
     #[serde(default)]
     files: Files,
     #[serde(default)]
@@ -67,7 +68,7 @@ fn left_files() -> Option<&'static Files> {
     static FILES: OnceLock<Option<Files>> = OnceLock::new();
     let read = || {
         let Left::State { state, returned } = left().ok()? else { return None };
-        let Both { files, tried_files } =
+        let LeftFiles { files, tried_files } =
             serde_json::from_slice::<Envelope>(state).ok()?.state.summary;
         Some(if returned.is_some() { files } else { tried_files })
     };

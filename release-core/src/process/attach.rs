@@ -107,19 +107,19 @@ fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
 }
 
 /// Removes a worker from the list when it is no longer served, for any reason.
-struct Listed<W, C> {
+struct Registration<W, C> {
     connections: Connections<W, C>,
     worker: WorkerInfo,
 }
 
-impl<W, C> Listed<W, C> {
+impl<W, C> Registration<W, C> {
     fn new(connections: &Connections<W, C>, worker: WorkerInfo, peer: Peer<W, C>) -> Self {
         connections.add(worker.clone(), peer);
         Self { connections: connections.clone(), worker }
     }
 }
 
-impl<W, C> Drop for Listed<W, C> {
+impl<W, C> Drop for Registration<W, C> {
     fn drop(&mut self) {
         self.connections.remove(&self.worker);
     }

@@ -127,7 +127,7 @@ impl Output {
         let ended = ended.await;
         let Forwarder { pipes, writer } = &mut *self.forwarder();
         pipes.iter_mut().for_each(|pipe| pipe.empty(writer));
-        writer.tell_dropped();
+        writer.report_dropped();
         ended
     }
 }

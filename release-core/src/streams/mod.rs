@@ -45,11 +45,11 @@ type Identity = (libc::dev_t, libc::ino_t);
 /// A standard stream of this process.
 pub(crate) struct Stream {
     number: i32,
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
 }
 
 /// The queue of a stream, its waiters, and the outlet of its file.
-struct State {
+struct StreamState {
     queue: Vec<u8>,
     /// Number of bytes of the queue that are written.
     written: usize,
@@ -144,7 +144,7 @@ fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
 
 impl Stream {
     const fn new(number: i32) -> Self {
-        let state = State {
+        let state = StreamState {
             queue: Vec::new(),
             written: 0,
             lost: 0,
@@ -197,7 +197,7 @@ impl Stream {
         drop(gone);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StreamState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,7 +207,7 @@ impl Stream {
     }
 
     /// Writes as much as there is room for. Returns whether that was everything.
-    fn flush(&self, mut state: MutexGuard<'_, State>) -> bool {
+    fn flush(&self, mut state: MutexGuard<'_, StreamState>) -> bool {
         let is_done = self.file(|file| state.flush(file));
         let woken = state.take_woken(is_done);
         drop(state);
@@ -282,7 +282,7 @@ impl Stream {
     }
 }
 
-impl State {
+impl StreamState {
     fn unwritten(&self) -> usize {
         self.queue.len() - self.written
     }

@@ -2,13 +2,13 @@ use std::io::{PipeReader, PipeWriter, Read};
 
 use super::*;
 
-fn pipe() -> (PipeReader, PipeWriter, State) {
+fn pipe() -> (PipeReader, PipeWriter, StreamState) {
     let (reader, writer) = io::pipe().unwrap();
     let Stream { state, .. } = Stream::new(1);
     (reader, writer, state.into_inner().unwrap())
 }
 
-fn push(state: &mut State, file: &PipeWriter, lines: &[u8]) -> bool {
+fn push(state: &mut StreamState, file: &PipeWriter, lines: &[u8]) -> bool {
     state.append(|queue| queue.extend_from_slice(lines));
     state.flush(file.as_fd())
 }
@@ -90,7 +90,7 @@ fn a_pipe_that_may_not_be_opened_is_written_as_well() {
 #[test]
 fn as_many_are_woken_as_there_is_room_for_and_all_once_it_is_empty() {
     let (_reader, _writer, mut state) = pipe();
-    let waiting = |state: &mut State| {
+    let waiting = |state: &mut StreamState| {
         state.waiting = (0..20).map(|who| (who, Waker::noop().clone())).collect();
     };
     state.append(|queue| queue.resize(ROOM, b'x'));

@@ -143,7 +143,7 @@ impl<C> Worker<C> {
                     let answer = |request| Ok(answer(request));
                     let heard = |word| {
                         if let Word::Heartbeat = word {
-                            tell_how_it_goes(&link, &in_flight);
+                            reply_to_heartbeat(&link, &in_flight);
                         }
                     };
                     let ended = serve(Arc::clone(&link), codec, answer, heard).await;
@@ -215,7 +215,7 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 }
 
 /// Answers the master's heartbeat. The reply is sent together with other pending messages.
-fn tell_how_it_goes(link: &Link, in_flight: &InFlight) {
+fn reply_to_heartbeat(link: &Link, in_flight: &InFlight) {
     let beat = Header::HeartbeatReply { reply: in_flight.beat(link.rt().now()) };
     // A connection that has ended needs no reply.
     let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, NewConnection, Notify, WorkerEvent, cannot_watch, thaw};
+use super::{
+    Attach, Attached, NewConnection, Notify, Registration, WorkerEvent, cannot_watch, thaw,
+};
 use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
 use crate::ipc::link::frozen::Frozen;
@@ -172,15 +174,15 @@ where
 {
     fn serve(&self, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
-        let listed = Listed::new(&self.connections, worker.clone(), peer);
+        let registration = Registration::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         let weak = Arc::downgrade(&link);
         let notify: Arc<dyn Fn(WorkerEvent) + Send + Sync> = notify.into();
         let rt = worker.rt().clone();
         let serving = rt.spawn(async move {
-            let _listed = listed;
+            let _registration = registration;
             let latest = Arc::<LatestReply>::default();
-            let _beating = listen_to_heart(&link, &latest, &notify);
+            let _heartbeat = start_heartbeat(&link, &latest, &notify);
             let mut is_ready = false;
             let heard = |word| match word {
                 // Reported once; repetitions are ignored.
@@ -236,7 +238,7 @@ where
 }
 
 /// Sends heartbeats to a worker, if its group has a heartbeat.
-fn listen_to_heart(
+fn start_heartbeat(
     link: &Arc<Link>,
     latest: &Arc<LatestReply>,
     notify: &Arc<dyn Fn(WorkerEvent) + Send + Sync>,

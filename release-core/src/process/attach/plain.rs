@@ -4,7 +4,9 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{Attach, Attached, Listed, NewConnection, Notify, WorkerEvent, cannot_watch, thaw};
+use super::{
+    Attach, Attached, NewConnection, Notify, Registration, WorkerEvent, cannot_watch, thaw,
+};
 use crate::Error;
 use crate::guard::Guard;
 use crate::ipc::hello::Types;
@@ -84,11 +86,11 @@ where
         let weak = Arc::downgrade(&link);
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let mut server = Server::over(link, self.codec.clone());
-        let listed = Listed::new(&self.connections, worker.clone(), peer);
+        let registration = Registration::new(&self.connections, worker.clone(), peer);
         let handler = Arc::clone(&self.handler);
         let rt = worker.rt().clone();
         let serving = rt.spawn(async move {
-            let _listed = listed;
+            let _registration = registration;
             let serving = PLAIN
                 .run(|| server.handle_requests(|request| handler(worker.clone(), request)))
                 .await;

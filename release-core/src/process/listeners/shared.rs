@@ -137,12 +137,12 @@ impl SharedSocket {
     fn look_at_file(&mut self, names @ (group, listener): (&str, &str), is_blocking: bool) {
         let file = self.opened.as_ref().and_then(|opened| opened.file.as_ref());
         let Some((path, file)) = file.map(|it| (it.path.clone(), it.file)) else { return };
-        let there = at(&path, file);
+        let there = found(&path, file);
         let path = path.display();
         let failed = match there {
-            At::Same => return,
-            At::Other => "something else is there".to_owned(),
-            At::Nothing => match self.open(names, is_blocking) {
+            FoundFile::Same => return,
+            FoundFile::Other => "something else is there".to_owned(),
+            FoundFile::Nothing => match self.open(names, is_blocking) {
                 Ok(opened) => {
                     self.opened = Some(opened);
                     let message = "the socket file was removed: workers that start get a new one, a \
@@ -158,16 +158,16 @@ impl SharedSocket {
     }
 }
 
-enum At {
+enum FoundFile {
     Same,
     Other,
     Nothing,
 }
 
-fn at(path: &Path, file: FileIdentity) -> At {
+fn found(path: &Path, file: FileIdentity) -> FoundFile {
     match (FileIdentity::of(path), std::fs::symlink_metadata(path)) {
-        (Ok(there), _) if there == file => At::Same,
-        (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => At::Nothing,
-        _ => At::Other,
+        (Ok(there), _) if there == file => FoundFile::Same,
+        (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => FoundFile::Nothing,
+        _ => FoundFile::Other,
     }
 }

@@ -208,7 +208,7 @@ impl Steered {
         if chosen.is_empty() && !self.sockets.is_empty() {
             chosen = self.waiting_room(names, is_blocking).into_iter().collect();
         }
-        self.tell(names.0, chosen);
+        self.select(names.0, chosen);
     }
 
     /// Returns the socket in which connections wait while there is no owner. The next process gets
@@ -223,7 +223,7 @@ impl Steered {
         found.inspect_err(report).ok()
     }
 
-    fn tell(&mut self, group: &str, chosen: Vec<usize>) {
+    fn select(&mut self, group: &str, chosen: Vec<usize>) {
         let Some(master) = self.sockets.iter().find(|entry| entry.owner == Owner::Master) else {
             return;
         };
@@ -376,7 +376,7 @@ mod tests {
         world.start(0, 10);
         let mut chosen = vec![0];
         chosen.resize(MOST, 0);
-        world.steered.tell("web", chosen);
+        world.steered.select("web", chosen);
         world.connect(16);
         assert_eq!(world.waiting(), [16]);
     }

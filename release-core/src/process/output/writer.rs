@@ -111,12 +111,12 @@ impl Writer {
         if let Some(heard) = heard {
             launcher::write(&heard);
         }
-        if self.rate.as_ref().is_some_and(RateLimit::is_told) {
-            self.tell_dropped();
+        if self.rate.as_ref().is_some_and(RateLimit::has_dropped) {
+            self.report_dropped();
         }
     }
 
-    pub(super) fn tell_dropped(&mut self) {
+    pub(super) fn report_dropped(&mut self) {
         let Some(rate) = self.rate.as_mut().filter(|rate| rate.dropped > 0) else { return };
         let (id, pid) = (self.worker.id, self.worker.pid);
         tracing::warn!(worker = id, pid, lines = rate.dropped, "wrote too much, some is lost");
@@ -140,7 +140,7 @@ impl RateLimit {
     }
 
     /// Returns whether lines were dropped in an earlier second.
-    fn is_told(&self) -> bool {
+    fn has_dropped(&self) -> bool {
         self.dropped > 0 && self.lines < self.most
     }
 }

@@ -186,42 +186,42 @@ impl GroupReadiness {
         id: WorkerId,
         listeners: &[String],
     ) -> Result<(ChildResources, PendingReadiness), Error> {
-        let mut given = ChildResources {
+        let mut resources = ChildResources {
             environment: environment::of_a_worker(id, listeners)?,
             descriptors: vec![(0, open_nothing()?)],
         };
         let next = first_free(listeners.len());
         let waits_for = match self.readiness {
             Readiness::Notify => {
-                let notices = match self.directory() {
+                let socket = match self.directory() {
                     Ok(directory) => NotifySocket::new(directory, self.watchdog)
                         .or_else(|_| NotifySocket::without_a_file(self.watchdog))?,
                     Err(_) => NotifySocket::without_a_file(self.watchdog)?,
                 };
-                given.tell("NOTIFY_SOCKET", notices.name())?;
+                resources.set("NOTIFY_SOCKET", socket.name())?;
                 if let Some(time) = self.watchdog {
-                    given.tell("WATCHDOG_USEC", time.as_micros().to_string())?;
+                    resources.set("WATCHDOG_USEC", time.as_micros().to_string())?;
                 }
-                Some(ReadinessSignal::NotifySocket(notices))
+                Some(ReadinessSignal::NotifySocket(socket))
             }
             Readiness::Acknowledge => {
                 let (acknowledgement, theirs) = Acknowledgement::new(self.directory()?)?;
-                given.tell("EINHORN_SOCK_PATH", acknowledgement.path())?;
-                given.tell("EINHORN_SOCK_FD", next.to_string())?;
-                given.descriptors.push((next, theirs));
+                resources.set("EINHORN_SOCK_PATH", acknowledgement.path())?;
+                resources.set("EINHORN_SOCK_FD", next.to_string())?;
+                resources.descriptors.push((next, theirs));
                 Some(ReadinessSignal::Acknowledgement(acknowledgement))
             }
             Readiness::Newline(number) => {
                 let number = number.unwrap_or(next);
                 let (newline, theirs) = Newline::new()?;
-                given.tell("NOTIFY_FD", number.to_string())?;
-                given.descriptors.push((number, theirs));
+                resources.set("NOTIFY_FD", number.to_string())?;
+                resources.descriptors.push((number, theirs));
                 Some(ReadinessSignal::Newline(newline))
             }
             Readiness::After(_) => None,
         };
         let uid = self.owner.unwrap_or_else(nix::unistd::geteuid);
-        Ok((given, PendingReadiness { waits_for, uid }))
+        Ok((resources, PendingReadiness { waits_for, uid }))
     }
 }
 
@@ -230,7 +230,7 @@ impl ChildResources {
         Self { environment: Vec::new(), descriptors: vec![(0, descriptor)] }
     }
 
-    fn tell(&mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Result<(), Error> {
+    fn set(&mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Result<(), Error> {
         self.environment.push(super::environment::entry(name.as_ref(), value.into())?);
         Ok(())
     }
@@ -248,8 +248,8 @@ impl PendingReadiness {
         let serving = rt.spawn(async move {
             let heard = match self.waits_for {
                 None => return,
-                Some(ReadinessSignal::NotifySocket(notices)) => {
-                    notices.listen(&timer, sender, &worker, &notify).await
+                Some(ReadinessSignal::NotifySocket(socket)) => {
+                    socket.listen(&timer, sender, &worker, &notify).await
                 }
                 Some(ReadinessSignal::Acknowledgement(acknowledgement)) => {
                     acknowledgement.wait(&timer, sender).await.map(|()| notify(WorkerEvent::Ready))
