@@ -12,8 +12,8 @@ use crate::worker_types::Hung;
 pub(crate) struct LatestReply(Mutex<Option<HeartbeatReply>>);
 
 impl LatestReply {
-    pub(crate) fn heard(&self, beat: HeartbeatReply) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+    pub(crate) fn heard(&self, reply: HeartbeatReply) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
     }
 
     fn take(&self) -> Option<HeartbeatReply> {
@@ -37,7 +37,12 @@ impl Suspicion {
 }
 
 /// Sends heartbeats until the future is dropped, and calls `hangs` whenever the peer hangs.
-pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, hangs: impl Fn(Hung)) {
+pub(crate) async fn ask(
+    heartbeat: Heartbeat,
+    link: &Link,
+    latest: &LatestReply,
+    hangs: impl Fn(Hung),
+) {
     let (mut misses, mut suspicion) = (0, Suspicion::default());
     loop {
         if misses == 0 {
@@ -46,18 +51,18 @@ pub(crate) async fn ask(pulse: Heartbeat, link: &Link, latest: &LatestReply, han
             link.flush_now();
         }
         let asked_at = link.rt().now();
-        link.rt().sleep(pulse.every).await;
+        link.rt().sleep(heartbeat.every).await;
         let passed = link.rt().now().saturating_duration_since(asked_at);
-        let beat = latest.take();
+        let reply = latest.take();
         // Replies to a paused link are not received.
-        misses = if beat.is_some() || link.is_paused() { 0 } else { misses + 1 };
-        let Some(timeout) = pulse.timeout else { continue };
-        if let Some(beat) = beat {
-            let age = beat.oldest.filter(|age| *age >= timeout && passed < pulse.every * 2);
+        misses = if reply.is_some() || link.is_paused() { 0 } else { misses + 1 };
+        let Some(timeout) = heartbeat.timeout else { continue };
+        if let Some(reply) = reply {
+            let age = reply.oldest.filter(|age| *age >= timeout && passed < heartbeat.every * 2);
             if let Some(age) = suspicion.confirmed(age, passed) {
                 hangs(Hung::Stuck(age));
             }
-        } else if pulse.every * misses >= timeout {
+        } else if heartbeat.every * misses >= timeout {
             misses = 0;
             hangs(Hung::Silent(timeout));
         }
@@ -102,21 +107,21 @@ mod tests {
     ) -> Vec<(Duration, Hung)> {
         let (here, there) = UnixStream::pair().unwrap();
         let driver = Local::with_virtual_time().unwrap();
-        let (rt, pulse) = (driver.handle(), Heartbeat::new(Some(TIMEOUT), false).unwrap());
+        let (rt, heartbeat) = (driver.handle(), Heartbeat::new(Some(TIMEOUT), false).unwrap());
         let link = |socket: UnixStream| Link::new(&rt, socket.into(), Mode::Calls, Limits::IPC);
         let (link, peer) = (link(here).unwrap(), link(there).unwrap());
-        let (beats, found) = (LatestReply::default(), Mutex::new(Vec::new()));
+        let (replies, found) = (LatestReply::default(), Mutex::new(Vec::new()));
         let start = rt.now();
         run(&driver, async {
             let hangs = |hung| found.lock().unwrap().push((rt.now() - start, hung));
-            let asking = ask(pulse, &link, &beats, hangs);
+            let asking = ask(heartbeat, &link, &replies, hangs);
             let answering = async {
                 for number in 0.. {
                     let heard =
                         |incoming: Incoming<'_>| matches!(incoming.header, Header::Heartbeat);
                     let heard = poll_fn(|cx| peer.poll_incoming(cx, 0, &mut { heard })).await;
                     assert_eq!(heard.ok(), Some(true), "it is asked how it goes");
-                    answers(number).into_iter().for_each(|beat| beats.heard(beat));
+                    answers(number).into_iter().for_each(|reply| replies.heard(reply));
                 }
             };
             let both = futures_util::future::join(asking, answering);

@@ -63,7 +63,7 @@ impl InFlight {
     }
 
     /// Returns the progress, for a heartbeat reply.
-    pub(crate) fn beat(&self, now: Instant) -> HeartbeatReply {
+    pub(crate) fn reply(&self, now: Instant) -> HeartbeatReply {
         let counts = self.lock();
         let oldest = counts.open.first_key_value();
         let oldest = oldest.map(|(_, begun)| now.saturating_duration_since(*begun));
@@ -85,13 +85,13 @@ mod tests {
     fn the_oldest_unfinished_unit_counts() {
         let (in_flight, start) = (Arc::<InFlight>::default(), Instant::now());
         let second = Duration::from_secs(1);
-        let beat = |seconds| in_flight.beat(start + second * seconds);
-        assert_eq!(beat(9), HeartbeatReply { finished: 0, oldest: None });
+        let reply = |seconds| in_flight.reply(start + second * seconds);
+        assert_eq!(reply(9), HeartbeatReply { finished: 0, oldest: None });
         let (first, next) = (in_flight.begin(start), in_flight.begin(start + second));
-        assert_eq!(beat(3), HeartbeatReply { finished: 0, oldest: Some(second * 3) });
+        assert_eq!(reply(3), HeartbeatReply { finished: 0, oldest: Some(second * 3) });
         drop(first);
-        assert_eq!(beat(3), HeartbeatReply { finished: 1, oldest: Some(second * 2) });
+        assert_eq!(reply(3), HeartbeatReply { finished: 1, oldest: Some(second * 2) });
         drop(next);
-        assert_eq!(beat(3), HeartbeatReply { finished: 2, oldest: None });
+        assert_eq!(reply(3), HeartbeatReply { finished: 2, oldest: None });
     }
 }

@@ -216,9 +216,9 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 
 /// Answers the master's heartbeat. The reply is sent together with other pending messages.
 fn reply_to_heartbeat(link: &Link, in_flight: &InFlight) {
-    let beat = Header::HeartbeatReply { reply: in_flight.beat(link.rt().now()) };
+    let reply = Header::HeartbeatReply { reply: in_flight.reply(link.rt().now()) };
     // A connection that has ended needs no reply.
-    let _ = link.queue(Some(beat), |_| Ok::<(), SendError>(()));
+    let _ = link.queue(Some(reply), |_| Ok::<(), SendError>(()));
 }
 
 /// Treats TERM and INT as requests to shut down.

@@ -243,8 +243,8 @@ fn start_heartbeat(
     latest: &Arc<LatestReply>,
     notify: &Arc<dyn Fn(WorkerEvent) + Send + Sync>,
 ) -> Option<Task<()>> {
-    let pulse = link.limits().pulse?;
+    let heartbeat = link.limits().pulse?;
     let (asked, latest, notify) = (Arc::clone(link), Arc::clone(latest), Arc::clone(notify));
     let hangs = move |how| notify(WorkerEvent::Hung(how));
-    Some(link.rt().spawn(async move { ask(pulse, &asked, &latest, hangs).await }))
+    Some(link.rt().spawn(async move { ask(heartbeat, &asked, &latest, hangs).await }))
 }
