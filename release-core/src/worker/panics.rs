@@ -27,7 +27,7 @@ pub(crate) fn log() {
     });
 }
 
-/// Marks panics as those of this worker.
+/// Sets the worker whose id later panics are logged with.
 pub(crate) fn of_worker(id: u32) {
     let _ = WORKER.set(id);
 }

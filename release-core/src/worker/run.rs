@@ -65,7 +65,7 @@ impl<C> Worker<C> {
     /// requests with `answer`, and runs `main`. The process ends when `main` returns.
     ///
     /// `main` should call [`Me::ready`] when it serves, and return soon after [`Me::stopping`]
-    /// completes. The types must match those of the master's group. Call this first in your `main`:
+    /// completes. The types must match the types of the master's group. Call this first in your `main`:
     /// no thread may exist.
     ///
     /// # Examples
