@@ -23,6 +23,8 @@ mod source;
 mod spoil;
 mod terminal;
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -93,6 +95,13 @@ pub fn can_inject(test: &str) -> bool {
         eprintln!("skipped: {test} needs strace");
     }
     works
+}
+
+/// Replaces a file in one step: nobody reads a part of it.
+pub fn replace_file(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("it is written");
+    fs::rename(&new, path).expect("it is replaced");
 }
 
 /// Lets this test process open enough descriptors for the tests that run in it at the same time, also where

@@ -61,8 +61,8 @@ pub const WITHOUT_INHERITED: [&str; 4] = [
     "bash",
 ];
 
-/// Has it hear SIGHUP, also where these tests run under `nohup`.
-fn hung_up(command: Command) -> Command {
+/// Makes the command receive SIGHUP, also where these tests run under `nohup`.
+fn with_sighup(command: Command) -> Command {
     let own = Process(Pid::this().as_raw());
     let ignored = own.status("SigIgn").expect("a mask");
     let ignored = u64::from_str_radix(&ignored, 16).expect("a mask");
@@ -103,7 +103,7 @@ impl Program {
     }
 
     pub(crate) fn of(command: Command) -> Self {
-        let mut command = hung_up(command);
+        let mut command = with_sighup(command);
         let directory = tempfile::tempdir().expect("a temporary directory");
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         Self { command, directory }

@@ -11,7 +11,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use release_tests::{
     Backend, Daemon, Installed, Process, Program, Running, control, eventually, free_port,
-    is_alive, is_root, on_every_backend,
+    is_alive, is_root, on_every_backend, replace_file,
 };
 
 /// What a mistake leads to.
@@ -77,17 +77,10 @@ struct Service {
     address: SocketAddr,
 }
 
-/// In one step.
-fn write(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).expect("it is written");
-    fs::rename(&new, path).expect("it is replaced");
-}
-
 fn configure(directory: &Path, address: SocketAddr) {
     let _ = fs::remove_dir(directory.join("out"));
-    write(&directory.join("faulty.conf"), &format!("listen = \"{address}\" workers = 1"));
-    write(&directory.join("greeting"), "hello");
+    replace_file(&directory.join("faulty.conf"), &format!("listen = \"{address}\" workers = 1"));
+    replace_file(&directory.join("greeting"), "hello");
 }
 
 impl Service {
@@ -116,13 +109,12 @@ impl Service {
         control(&self.running.control(), words)
     }
 
-    /// Another worker answers: one that was told to stop may take some connections more.
     /// A service whose next worker waits for the file `open`.
     fn gated(installed: &Installed) -> Self {
         let program = installed.program();
         fs::write(program.path("open"), "").expect("a file");
         let service = Self::start(program);
-        write(&service.running.path("greeting"), "gate");
+        replace_file(&service.running.path("greeting"), "gate");
         assert_eq!(service.ask("upgrade"), "ok");
         eventually("the old worker is gone", || service.running.workers().len() == 1);
         service.close();
@@ -137,6 +129,7 @@ impl Service {
         fs::remove_file(self.running.path("open")).expect("it is there");
     }
 
+    /// Another worker answers: one that was told to stop may take some connections more.
     fn is_followed(&self, old: Process, why: &str) {
         eventually(&format!("another worker answers: {why}"), || self.answer().0 != old);
     }
@@ -153,7 +146,7 @@ impl Service {
     /// The upgrade in which this mistake is made ends so.
     fn makes(&self, mistake: &str, end: &End) {
         let (old, _) = self.answer();
-        write(&self.running.path("fault"), mistake);
+        replace_file(&self.running.path("fault"), mistake);
         let said = self.ask("upgrade");
         let log = self.running.stderr();
         assert!(!self.running.path("fault").exists(), "{mistake} was not made: {said}; {log}");
@@ -209,7 +202,7 @@ on_every_backend! {
         let directory = service.running.path("x").parent().expect("a directory").to_owned();
         configure(&directory, new);
         // Its path, too, and its file of its own.
-        write(&directory.join("fault"), &format!("begin master take {new}"));
+        replace_file(&directory.join("fault"), &format!("begin master take {new}"));
         let said = service.ask("upgrade");
         assert!(said.contains("another program has the address"), "{said}");
         assert!(TcpStream::connect(new).is_err(), "nobody listens there");
@@ -231,7 +224,7 @@ on_every_backend! {
             let said = thread::scope(|scope| {
                 let changing = scope.spawn(|| control(&socket, change));
                 eventually("it begins", || service.running.workers().len() == 2);
-                write(&service.running.path("fault"), "driver trial write tried yes");
+                replace_file(&service.running.path("fault"), "driver trial write tried yes");
                 let upgrading = scope.spawn(|| control(&socket, "upgrade"));
                 eventually("it is tried", || service.running.path("tried").exists());
                 fs::remove_file(service.running.path("faulty.conf")).expect("it is there");
@@ -251,7 +244,7 @@ on_every_backend! {
         let installed = Installed::new(backend, "faulty");
         let mut service = Service::gated(&installed);
         let (old, fail) = (service.answer().0, service.running.path("fail"));
-        write(&service.running.path("fault"), "main master late");
+        replace_file(&service.running.path("fault"), "main master late");
         let said = thread::scope(|scope| {
             let upgrading = scope.spawn(|| service.ask("upgrade"));
             eventually("a new worker starts", || service.running.workers().len() == 2);
@@ -264,7 +257,7 @@ on_every_backend! {
         fs::remove_file(&fail).expect("it is there");
         service.open();
         // The next one is no failure, and its main task is its own.
-        write(&service.running.path("fault"), "main master late");
+        replace_file(&service.running.path("fault"), "main master late");
         service.upgrades();
         // From the answer on it is that of the master, as at any other time.
         fs::write(&fail, "").expect("a file");
@@ -279,7 +272,7 @@ on_every_backend! {
         let installed = Installed::new(backend, "faulty");
         let mut service = Service::start(Program::command(&["unshare", "-m"], installed.path()));
         let old = service.answer().0;
-        write(&service.running.path("fault"), "configured master blind");
+        replace_file(&service.running.path("fault"), "configured master blind");
         let said = service.ask("upgrade");
         assert!(said.contains("on purpose"), "{said}");
         assert!(!installed.path().exists(), "nothing was hidden");
@@ -305,7 +298,7 @@ on_every_backend! {
                 let changing = scope.spawn(|| control(&socket, change));
                 eventually("it begins", || service.running.workers().len() == 2);
                 if !fault.is_empty() {
-                    write(&service.running.path("fault"), fault);
+                    replace_file(&service.running.path("fault"), fault);
                 }
                 let upgrading = scope.spawn(|| control(&socket, "upgrade"));
                 if dies {
@@ -339,7 +332,7 @@ on_every_backend! {
         for fault in ["", "begin master error", "main master error"] {
             let old = service.answer().0;
             if !fault.is_empty() {
-                write(&place.join("fault"), fault);
+                replace_file(&place.join("fault"), fault);
             }
             small.fill();
             let said = service.ask("upgrade");
@@ -402,7 +395,7 @@ fn a_program_behind_a_script_that_is_replaced_is_not_run() {
     let said = thread::scope(|scope| {
         let changing = scope.spawn(|| control(&socket, "restart 0"));
         eventually("it begins", || service.running.workers().len() == 2);
-        write(&service.running.path("fault"), "driver trial write tried yes");
+        replace_file(&service.running.path("fault"), "driver trial write tried yes");
         let upgrading = scope.spawn(|| control(&socket, "upgrade"));
         eventually("it is tried", || service.running.path("tried").exists());
         put();
@@ -421,194 +414,6 @@ fn a_program_behind_a_script_that_is_replaced_is_not_run() {
     service.upgrades();
     assert_eq!(runs().as_deref(), behind.to_str());
     assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
-}
-
-/// Everything that `release run` finds out to start is gone when it comes back.
-#[test]
-fn release_run_comes_back_as_it_was() {
-    if !is_root("mounting") {
-        return;
-    }
-    let installed = Installed::cli();
-    let program = Program::command(&["unshare", "-m"], installed.path());
-    let (file, shell) = (program.path("run.conf"), program.path("bin/pool-shell"));
-    fs::create_dir(program.path("bin")).expect("a directory");
-    std::os::unix::fs::symlink("/bin/sh", &shell).expect("a link");
-    let path = format!("{}:/usr/bin:/bin", program.path("bin").display());
-    let (address, other) = (free_port(), free_port());
-    let named = |address| pool(address).replace("\"sh\"", "\"pool-shell\"");
-    write(&file, &named(address));
-    fs::write(program.path("variables"), "WORD=first\n").expect("a file");
-    let options = ["--config", "run.conf", "--env-file", "variables", "--allow-read", "daemon"];
-    let program = program.args(["run"]).args(options).with(|command| {
-        command.env("PATH", path);
-    });
-    let mut manager = program.start();
-    manager.await_ready(1);
-    write(&manager.path("gate"), "");
-    let real = Program::release_path();
-    let trial = manager.path("trial");
-    let script = format!("[ -e trial ] || echo $$ > trial; exec {} \"$@\"", real.display());
-    installed.install_script(&script);
-    write(&file, &named(other));
-    let (socket, old) = (manager.control(), manager.workers());
-    let (said, holder) = thread::scope(|scope| {
-        let scaling = scope.spawn(|| control(&socket, "scale 2"));
-        eventually("it begins", || manager.workers().len() == 2);
-        let upgrading = scope.spawn(|| control(&socket, "upgrade"));
-        let is_over = || {
-            let number = fs::read_to_string(&trial).unwrap_or_default();
-            number.trim().parse().is_ok_and(|pid| !is_alive(pid))
-        };
-        eventually("its trial is over", is_over);
-        let holder = TcpListener::bind(other).expect("it is free");
-        for hidden in ["/etc/passwd", "/etc/group"] {
-            let pid = manager.pid().to_string();
-            let mount = ["-t", &pid, "-m", "mount", "--bind", "/dev/null", hidden];
-            let mounted = Command::new("nsenter").args(mount).status();
-            assert!(mounted.is_ok_and(|status| status.success()), "nothing was hidden");
-        }
-        for gone in [&file, &shell, &manager.path("variables")] {
-            fs::remove_file(gone).expect("it is there");
-        }
-        write(&manager.path("open"), "");
-        ([scaling, upgrading].map(|asking| asking.join().expect("an answer")), holder)
-    });
-    let log = manager.stderr();
-    assert_eq!(said[0], "ok", "{log}");
-    assert!(said[1].contains("another program has the address"), "{}; {log}", said[1]);
-    assert!(manager.workers().len() == 2 && manager.workers().contains(&old[0]), "{log}");
-    drop(holder);
-    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
-}
-
-#[test]
-fn what_is_relative_stays_where_it_was_in_the_background() {
-    let installed = Installed::cli();
-    let program = installed.program().args([
-        "run",
-        "--background",
-        "--out",
-        "out.log",
-        "--err",
-        "err.log",
-        "--pid-file",
-        "pid",
-        "--control",
-        "control",
-        "--config",
-        "run.conf",
-        "--env-file",
-        "variables",
-        "--ready",
-        "fd",
-    ]);
-    let [pid, socket, log, moved, file, variables] =
-        ["pid", "control", "out.log", "moved", "run.conf", "variables"]
-            .map(|name| program.path(name));
-    let configure = |word: &str, workers: u32| {
-        let worker = "echo $WORD; echo >&$NOTIFY_FD; exec sleep 1000";
-        let text = format!("workers = {workers} command = [\"sh\", \"-c\", \"{worker}\"]");
-        write(&file, &text);
-        write(&variables, &format!("WORD={word}\n"));
-    };
-    configure("first", 1);
-    let mut launcher = program.start();
-    assert_eq!(launcher.wait().code(), Some(0), "{}", launcher.stderr());
-    let daemon = Daemon::named_in(&pid);
-    let says = |word: &str| {
-        let text = || fs::read_to_string(&log).unwrap_or_default();
-        eventually(&format!("{word} is in the log"), || text().contains(word));
-    };
-    says("first");
-    configure("second", 1);
-    assert_eq!(control(&socket, "upgrade"), "ok");
-    says("second");
-    fs::rename(&log, &moved).expect("it is there");
-    assert_eq!(control(&socket, "reopen"), "ok");
-    configure("third", 2);
-    assert_eq!(control(&socket, "reload"), "ok");
-    says("third");
-    eventually("both are there", || daemon.workers().len() == 2);
-    installed.install(&Program::release_path());
-    configure("fourth", 1);
-    assert_eq!(control(&socket, "upgrade"), "ok");
-    says("fourth");
-    assert!(installed.is_run_by(daemon.process()));
-    assert_eq!(daemon.process().link("cwd").as_deref(), Some("/"));
-    assert_eq!(daemon.process().link("fd/1").as_deref(), log.to_str());
-    assert!(!Path::new("/out.log").exists() && !Path::new("/err.log").exists());
-    daemon.stop();
-    assert!(!pid.exists() && !socket.exists());
-}
-
-/// A pool whose next worker waits for a file `open`, once there is a file `gate`.
-fn pool(address: SocketAddr) -> String {
-    let worker = "while [ -e gate ] && [ ! -e open ]; do sleep 0.02; done; echo >&$NOTIFY_FD; exec sleep 1000";
-    format!(
-        "listen = [\"tcp://{address}\"] control = control ready = fd workers = 1\n\
-         command = [\"sh\", \"-c\", \"{worker}\"]"
-    )
-}
-
-/// What happens to the file while an upgrade waits for a scale, and what becomes of it.
-#[test]
-fn release_run_becomes_what_was_tried_or_stays_what_it_was() {
-    let [bad, empty, gone, taken] = ["listen = = 7", "", "gone", "taken"];
-    for case in [bad, empty, gone, taken] {
-        let installed = Installed::cli();
-        let program = installed.program().args(["run", "--config", "run.conf"]);
-        let (address, other) = (free_port(), free_port());
-        let file = program.path("run.conf");
-        write(&file, &pool(address));
-        let mut manager = program.start();
-        manager.await_ready(1);
-        write(&manager.path("gate"), "");
-        let real = Program::release_path();
-        let trial = manager.path("trial");
-        installed.install_script(&format!(
-            "[ -e trial ] || echo $$ > trial; exec {} \"$@\"",
-            real.display()
-        ));
-        if case == taken {
-            write(&file, &pool(other));
-        }
-        let (socket, old) = (manager.control(), manager.workers());
-        let mut holder = None;
-        let said = thread::scope(|scope| {
-            let scaling = scope.spawn(|| control(&socket, "scale 2"));
-            eventually("it begins", || manager.workers().len() == 2);
-            let upgrading = scope.spawn(|| control(&socket, "upgrade"));
-            let is_over = || {
-                let number = fs::read_to_string(&trial).unwrap_or_default();
-                number.trim().parse().is_ok_and(|pid| !is_alive(pid))
-            };
-            eventually("its trial is over", is_over);
-            match case {
-                "taken" => holder = Some(TcpListener::bind(other).expect("it is free")),
-                "gone" => fs::remove_file(&file).expect("it is there"),
-                text => write(&file, text),
-            }
-            write(&manager.path("open"), "");
-            [scaling, upgrading].map(|asking| asking.join().expect("an answer"))
-        });
-        assert_eq!(said[0], "ok", "{case}");
-        let log = manager.stderr();
-        if case == taken {
-            assert!(said[1].contains("another program has the address"), "{}; {log}", said[1]);
-            assert!(log.contains("another program has the address"), "{log}");
-            assert!(manager.workers().len() == 2 && manager.workers().contains(&old[0]), "{log}");
-        } else {
-            assert_eq!(said[1], "ok", "{case}: {log}");
-        }
-        drop(TcpStream::connect(address).expect("it still listens"));
-        drop(holder);
-        write(&file, &pool(address));
-        installed.install(&real);
-        assert_eq!(control(&socket, "upgrade"), "ok", "{case}: {}", manager.stderr());
-        assert!(installed.is_run_by(manager.process()), "{case}");
-        assert_eq!(manager.stop(), 0, "{case}: {}", manager.stderr());
-    }
 }
 
 /// A script in between that does not become the program would be the master in its place.

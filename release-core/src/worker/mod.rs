@@ -192,7 +192,8 @@ impl<C> Worker<C> {
     ///
     /// Other tasks of the thread wait meanwhile, and the processor is busy. Use it for workers that
     /// make many calls, have little else to do until the response arrives, and run on a different
-    /// processor than the master. On a shared processor it makes calls slower.
+    /// processor than the master. Where polling does not help, such as on a shared or busy processor,
+    /// it is tried for at most a tenth of the time.
     ///
     /// # Examples
     ///

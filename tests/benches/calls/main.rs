@@ -11,8 +11,9 @@
 //! of them.
 
 use std::fmt::Write as _;
-use std::io;
-use std::process::{Command, ExitCode, Stdio, Termination};
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitCode, Stdio, Termination};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc;
@@ -40,6 +41,9 @@ const ON_ONE_PROCESSOR: [&str; 7] =
 
 const ON_ALL_PROCESSORS: [&str; 5] =
     ["blocking", "tokio", "tokio, spinning", "smol", "smol, spinning"];
+
+/// Each beside the same that polls for its responses: there, that must not make calls slower.
+const SPINNING_OR_NOT: [&str; 2] = ["tokio", "tokio, spinning"];
 
 /// What makes a worker of this candidate spin.
 const SPINNING: &str = ", spinning";
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--echo", candidate, size] => floor::echo(candidate, size),
+        ["--busy", processor] => be_busy(processor),
         ["--measure", candidate, calls, size] => measure(candidate, calls, size),
         _ => table(arguments.iter().any(|argument| argument == "--quick")),
     };
@@ -106,9 +111,46 @@ fn table(quick: bool) -> Result<(), AnyError> {
     println!("Both processes on one processor");
     compare(&ON_ONE_PROCESSOR, 64, 7_000, quick)?;
     compare(&ON_ONE_PROCESSOR, 1 << 20, 100, quick)?;
+    compare(&SPINNING_OR_NOT, 64, 7_000, quick)?;
     sched_setaffinity(Pid::from_raw(0), &all)?;
     println!("\nOn all processors");
-    compare(&ON_ALL_PROCESSORS, 64, 7_000, quick)
+    compare(&ON_ALL_PROCESSORS, 64, 7_000, quick)?;
+    println!("\nOn all processors, one of which another process keeps busy");
+    let _one = Busy::on(0)?;
+    compare(&SPINNING_OR_NOT, 64, 2_000, quick)?;
+    println!("\nOn all processors, each of which another process keeps busy");
+    let others = (1..CpuSet::count()).filter(|processor| all.is_set(*processor).unwrap_or(false));
+    let _others = others.map(Busy::on).collect::<Result<Vec<_>, _>>()?;
+    compare(&SPINNING_OR_NOT, 64, 2_000, quick)
+}
+
+/// A process that keeps a processor busy until this is dropped.
+struct Busy(Child);
+
+impl Busy {
+    fn on(processor: usize) -> Result<Self, AnyError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        Ok(Self(command.args(["--busy", &processor.to_string()]).stdin(Stdio::piped()).spawn()?))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Works until its parent has gone.
+fn be_busy(processor: &str) -> Result<(), AnyError> {
+    let mut one = CpuSet::new();
+    one.set(processor.parse()?)?;
+    sched_setaffinity(Pid::from_raw(0), &one)?;
+    let gone = thread::spawn(|| io::stdin().read(&mut [0]));
+    while !gone.is_finished() {
+        std::hint::spin_loop();
+    }
+    Ok(())
 }
 
 /// Lets the candidates take turns, and prints the medians and their ratios to the first.

@@ -33,6 +33,7 @@ mod readable;
 mod room;
 mod socket;
 mod spin;
+mod spinning;
 mod state;
 #[cfg(test)]
 mod tests;

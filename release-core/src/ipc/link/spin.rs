@@ -1,39 +1,45 @@
-//! Looking for an answer without the runtime, for those who trade processor time for latency.
+//! Polls for a response without the runtime: processor time in exchange for latency.
 
+use std::hint::spin_loop;
 use std::io;
 use std::os::fd::AsFd;
-use std::thread;
 use std::time::Instant;
 
 use super::Link;
 use super::socket::receive;
 use super::state::{State, Wakes};
 
-/// How many answers in a row may be found so: other tasks of the thread have their turn then.
-const IN_A_ROW: u32 = 32;
+/// How many pauses of the processor lie between two attempts to read.
+const PAUSES: u32 = 8;
 
 impl Link {
-    /// Reads as soon as there is something. False when nothing came within the time for it.
+    /// Reads as soon as bytes arrive. Returns false if none did within the limit.
     pub(super) fn spin(&self, state: &mut State, wakes: &mut Wakes) -> bool {
-        if self.limits.spin.is_zero() || state.spun >= IN_A_ROW {
-            state.spun = 0;
+        let limit = self.limits.spin;
+        if limit.is_zero() {
             return false;
         }
         // Not the runtime's clock, which a test may have stopped.
-        let until = Instant::now() + self.limits.spin;
+        let begun = Instant::now();
+        if !state.spinning.may_begin(begun) {
+            return false;
+        }
         loop {
-            // Where both processes share a processor, the peer needs it to answer.
-            thread::yield_now();
-            match receive(self.io.as_fd(), state.inbox.space(), self.limits.arriving()) {
+            let received = receive(self.io.as_fd(), state.inbox.space(), self.limits.arriving());
+            let now = Instant::now();
+            let took = now - begun;
+            match received {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if Instant::now() >= until {
-                        state.spun = 0;
+                    if took >= limit {
+                        state.spinning.ended(false, took, limit, now);
                         return false;
                     }
+                    // Never yields: another process on this processor would have it for milliseconds.
+                    (0..PAUSES).for_each(|_| spin_loop());
                 }
                 received => {
-                    state.spun += 1;
+                    state.spinning.ended(true, took, limit, now);
                     self.on_received(state, received.map(|(received, _)| received), wakes);
                     return true;
                 }
@@ -48,6 +54,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
     use std::time::Duration;
 
     use serde::{Deserialize, Serialize};
@@ -55,6 +62,7 @@ mod tests {
     use super::*;
     use crate::ipc::limits::Limits;
     use crate::ipc::link::Mode;
+    use crate::ipc::link::spinning::IN_A_ROW;
     use crate::ipc::serve::serve;
     use crate::ipc::{CallError, Never, Peer, Postcard, Refused, Request};
     use crate::rt::local::Local;

@@ -9,6 +9,7 @@ use super::arrivals::Arrivals;
 use super::meaning::Meaning;
 use super::pause::Pause;
 use super::room::Room;
+use super::spinning::Spinning;
 use crate::ipc::Ended;
 use crate::ipc::answers::{Answer, Answers, Delivery};
 use crate::ipc::body::Body;
@@ -40,8 +41,8 @@ pub(super) struct State {
     /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
     pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
-    /// How many answers have been found in a row without the runtime.
-    pub(super) spun: u32,
+    /// Of callers that poll for their responses.
+    pub(super) spinning: Spinning,
     /// Set while no request of the peer is begun.
     pub(super) pause: Option<Box<Pause>>,
 }
@@ -89,7 +90,7 @@ impl State {
             unsent_since: None,
             crowded_until: None,
             ended: None,
-            spun: 0,
+            spinning: Spinning::default(),
             pause: None,
         }
     }
