@@ -1,28 +1,20 @@
-//! A world without processes: the pool, a clock that jumps, and workers that behave as scripted.
+//! Simulation of a pool: no processes, a clock that jumps, and workers with scripted behaviour.
 //!
-//! For tests of what a daemon's settings lead to, thousands of hours in a second: how long a crash
-//! loop waits, what a reload does when the new version hangs, how many workers serve at the worst
-//! moment. The same seed and script always give the same history.
+//! Use it to test the consequences of your settings, thousands of hours in a second: the delays in
+//! a crash loop, a reload whose new version hangs, or the lowest number of serving workers. The
+//! same seed and script always yield the same history.
 //!
 //! # Examples
 //!
-//! The second generation crashes half a second after its start, and the canary time notices:
+//! The second generation crashes half a second after its start, which the canary time detects:
 //!
 //! ```
 //! use std::time::Duration;
 //! use release_core::supervise::simulation::{Life, Simulation};
-//! use release_core::supervise::{
-//!     Operation, ExitStatus, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
-//! };
+//! use release_core::supervise::{ExitStatus, GroupSpec, Operation, ReloadPolicy};
 //!
-//! let group = GroupSpec {
-//!     name: "web".to_owned(),
-//!     size: 4,
-//!     restart: RestartPolicy::default(),
-//!     reload: ReloadPolicy::default().surge(1).canary(Duration::from_secs(1)),
-//!     life: LifeLimits::default(),
-//!     ready: Ready::Message,
-//! };
+//! let reload = ReloadPolicy::default().surge(1).canary(Duration::from_secs(1));
+//! let group = GroupSpec { reload, ..GroupSpec::new("web", 4) };
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
 //!     match launch.generation {
 //!         2 => Life::good().dies_after(Duration::from_millis(500), ExitStatus::Code(1)),
@@ -51,19 +43,49 @@ use super::{
     WorkerId, WorkerStatus,
 };
 
-/// A process that is about to be started.
+/// Describes a process that is about to be started, for the script of a [`Simulation`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::GroupSpec;
+/// use release_core::supervise::simulation::{Launch, Life, Simulation};
+///
+/// // The first process of each worker cannot be started. Worker 1 is slow.
+/// let script = |launch: Launch| match launch {
+///     Launch { before: 0 | 1, .. } => Life::impossible(),
+///     Launch { id, .. } if id.0 == 1 => Life::good().ready_after(Duration::from_secs(5)),
+///     _ => Life::good(),
+/// };
+/// let groups = vec![GroupSpec::new("web", 2)];
+/// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+/// world.run(Duration::from_secs(1));
+/// assert_eq!(world.processes().map(|process| process.is_ready).collect::<Vec<_>>(), [true, false]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Launch {
-    /// The worker.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// The generation of the process.
+    /// Generation of the process.
     pub generation: u32,
-    /// How many processes the world has had before, whoever's they were.
+    /// Number of earlier attempts to start a process, of all workers.
     pub before: u32,
 }
 
-/// How a process behaves.
+/// Describes the behaviour of a process.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::ExitStatus;
+/// use release_core::supervise::simulation::Life;
+///
+/// let crashes = Life::good().dies_after(Duration::from_secs(30), ExitStatus::Code(1));
+/// # let _ = crashes;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Life {
     starts: bool,
@@ -75,7 +97,19 @@ pub struct Life {
 }
 
 impl Life {
-    /// It says ready after 50 ms, lives, and ends 50 ms after it was told to.
+    /// Returns a process that is ready after 50 ms, runs, and exits 50 ms after a request to stop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 4)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_millis(50));
+    /// assert!(world.processes().all(|process| process.is_serving()));
+    /// ```
     #[must_use]
     pub fn good() -> Self {
         let moment = Duration::from_millis(50);
@@ -83,54 +117,177 @@ impl Life {
         Self { starts: true, is_short: false, ready, death: None, stop, hang: None }
     }
 
-    /// The system refuses to start it.
+    /// Returns a process that the system cannot start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, State};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |_| Life::impossible();
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_millis(50));
+    /// assert_eq!(world.status()[0].state, State::Waiting);
+    /// ```
     #[must_use]
     pub fn impossible() -> Self {
         Self { starts: false, ..Self::good() }
     }
 
-    /// The system is too short of descriptors, processes or memory to start it.
+    /// Returns a process that cannot be started for a lack of descriptors, processes or memory.
+    /// Operations wait for the end of such a shortage.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |launch: release_core::supervise::simulation::Launch| match launch.generation {
+    ///     2 => Life::scarce(),
+    ///     _ => Life::good(),
+    /// };
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(1));
+    /// let reload = world.change(Operation::Reload);
+    /// world.run(Duration::from_secs(10));
+    /// assert_eq!(world.answer(reload), None);
+    /// world.run(Duration::from_secs(60));
+    /// assert!(world.answer(reload).is_some_and(|outcome| outcome.is_err()));
+    /// ```
     #[must_use]
     pub fn scarce() -> Self {
         Self { is_short: true, ..Self::impossible() }
     }
 
-    /// It says ready so long after its start.
+    /// Sets the time from the start until the process is ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |_| Life::good().ready_after(Duration::from_secs(5));
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(4));
+    /// assert_eq!(world.processes().filter(|process| process.is_ready).count(), 0);
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.processes().filter(|process| process.is_ready).count(), 1);
+    /// ```
     #[must_use]
     pub fn ready_after(mut self, time: Duration) -> Self {
         self.ready = Some(time);
         self
     }
 
-    /// It never says that it is ready.
+    /// Lets the process never become ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// // The master gives up after five attempts of 30 seconds.
+    /// let script = |_| Life::good().never_ready();
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(200));
+    /// assert_eq!(world.processes().count(), 0);
+    /// ```
     #[must_use]
     pub fn never_ready(mut self) -> Self {
         self.ready = None;
         self
     }
 
-    /// It ends so long after its start, whatever it is told.
+    /// Lets the process exit at this time after its start, whatever happens before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{ExitStatus, GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |_| Life::good().dies_after(Duration::from_secs(30), ExitStatus::Code(1));
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(95));
+    /// assert_eq!(world.status()[0].restarts, 3);
+    /// ```
     #[must_use]
     pub fn dies_after(mut self, time: Duration, exit: ExitStatus) -> Self {
         self.death = Some((time, exit));
         self
     }
 
-    /// It is found to hang so long after its start.
+    /// Lets the process be found hanging at this time after its start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Hung};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let silent = Hung::Silent(Duration::from_secs(10));
+    /// let script = move |_| Life::good().hangs_after(Duration::from_secs(60), silent);
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(90));
+    /// assert_eq!(world.status()[0].restarts, 1);
+    /// ```
     #[must_use]
     pub fn hangs_after(mut self, time: Duration, how: Hung) -> Self {
         self.hang = Some((time, how));
         self
     }
 
-    /// It ends so long after it was told to.
+    /// Sets the time from a request to stop until the process exits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Event, GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |_| Life::good().stops_after(Duration::from_secs(3));
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(1));
+    /// world.tell(Event::Stop);
+    /// world.run(Duration::from_secs(2));
+    /// assert_eq!(world.processes().count(), 1);
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.processes().count(), 0);
+    /// ```
     #[must_use]
     pub fn stops_after(mut self, time: Duration) -> Self {
         self.stop = Some(time);
         self
     }
 
-    /// It does not listen when it is told to stop.
+    /// Lets the process ignore requests to stop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Action, Event, GroupSpec, Outcome};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// let script = |_| Life::good().never_stops();
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// world.run(Duration::from_secs(1));
+    /// world.tell(Event::Stop);
+    /// world.run(Duration::from_secs(10));
+    /// let last = world.history().last().map(|(_, action)| action);
+    /// assert_eq!(last, Some(&Action::Done(Outcome::Killed { workers: 1 })));
+    /// ```
     #[must_use]
     pub fn never_stops(mut self) -> Self {
         self.stop = None;
@@ -139,57 +296,97 @@ impl Life {
 }
 
 /// A process that was started and has not been reaped.
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{GroupSpec};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 1)];
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// world.run(Duration::from_secs(1));
+/// let process = world.processes().next().expect("the worker has a process");
+/// assert_eq!((process.id.0, process.generation), (0, 1));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Process {
-    /// The worker.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// Its number.
+    /// Process id.
     pub pid: i32,
-    /// Its generation.
+    /// Generation of the process.
     pub generation: u32,
-    /// Whether it has said that it is ready.
+    /// Whether it reported that it is ready.
     pub is_ready: bool,
-    /// Whether it was told to end, or killed.
+    /// Whether it was asked to stop, or killed.
     pub is_stopping: bool,
     stop: Option<Duration>,
 }
 
 impl Process {
-    /// Whether it is at work: ready, and not told to end.
+    /// Returns whether the process is ready and was not asked to stop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Event, GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// assert!(world.processes().all(|process| process.is_serving()));
+    /// world.tell(Event::Stop);
+    /// assert!(!world.processes().any(|process| process.is_serving()));
+    /// ```
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.is_ready && !self.is_stopping
     }
 }
 
-/// The pool in its world. See the [module](self).
+/// Runs a pool with a simulated clock and scripted processes. See the [module](self).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::GroupSpec;
+/// use release_core::supervise::simulation::{Life, Simulation};
+///
+/// let groups = vec![GroupSpec::new("web", 4)];
+/// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// world.run(Duration::from_secs(24 * 60 * 60));
+/// assert!(world.status().iter().all(|worker| worker.restarts == 0));
+/// ```
 pub struct Simulation {
     pool: Pool,
     groups: Vec<GroupSpec>,
-    /// What the next version has instead.
+    /// Groups of the next version, if they differ.
     next_groups: Option<Vec<GroupSpec>>,
     stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
     now: Moment,
-    /// What will happen, in order; what happens at the same moment, in the order of its causes.
+    /// Planned events in the order of time, and of their causes within the same moment.
     agenda: BTreeMap<(Moment, u32), Event>,
     processes: BTreeMap<i32, Process>,
     launched: u32,
     planned: u32,
     preparation: Result<Vec<Option<u32>>, String>,
     trial: Result<(), String>,
-    /// The changes that have no answer yet.
+    /// Operations without an answer.
     asked: BTreeMap<RequestId, Operation>,
     answers: BTreeMap<RequestId, Result<(), String>>,
     requests: u64,
     history: Vec<(Duration, Action)>,
-    /// The workers at the moment of each "ok": which group, process, state and generation.
+    /// Workers at the time of each success.
     #[cfg(test)]
     pub(super) at_ok: Vec<(RequestId, Vec<Seen>)>,
 }
 
-/// What a test wants to know of a worker that is wanted.
+/// State of a wanted worker, for tests.
 #[cfg(test)]
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -211,7 +408,26 @@ impl fmt::Debug for Simulation {
 }
 
 impl Simulation {
-    /// A pool as of [`Pool::new`], that starts at once; the script says how each process behaves.
+    /// Creates a simulation and starts the pool as by [`Pool::new`]. The script is called for each
+    /// process and decides its behaviour.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// // Every third process cannot be started.
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |launch| {
+    ///     match launch.before % 3 {
+    ///         2 => Life::impossible(),
+    ///         _ => Life::good(),
+    ///     }
+    /// });
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.processes().count(), 1);
+    /// ```
     #[must_use]
     pub fn new(
         groups: Vec<GroupSpec>,
@@ -243,12 +459,28 @@ impl Simulation {
         world
     }
 
-    /// Tells the pool, now.
+    /// Passes an event to the pool, at the present time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Event, GroupSpec, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let pid = world.processes().next().expect("the worker has a process").pid;
+    /// let reason = "sent garbage".to_owned();
+    /// world.tell(Event::Violation { id: WorkerId(0), pid, reason });
+    /// world.run(Duration::from_secs(1));
+    /// assert!(world.processes().all(|process| process.pid != pid));
+    /// ```
     pub fn tell(&mut self, event: Event) {
         if let Event::Ready { pid, .. } = event {
             self.processes.get_mut(&pid).into_iter().for_each(|it| it.is_ready = true);
         }
-        // A script may let a process end more than once.
+        // A script may let a process exit more than once.
         if matches!(event, Event::Exited { pid, .. } if self.processes.remove(&pid).is_none()) {
             return;
         }
@@ -257,7 +489,21 @@ impl Simulation {
         self.obey(actions);
     }
 
-    /// Asks for a change; [`answer`](Self::answer) says what became of it.
+    /// Requests an operation. [`answer`](Self::answer) returns its outcome.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let restart = world.change(Operation::Restart { id: WorkerId(0) });
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.answer(restart), Some(&Ok(())));
+    /// ```
     pub fn change(&mut self, change: Operation) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
@@ -266,25 +512,83 @@ impl Simulation {
         request
     }
 
-    /// How a change ended, once it has.
+    /// Returns the outcome of an operation, or `None` while it is in progress.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let restart = world.change(Operation::Restart { id: WorkerId(7) });
+    /// assert_eq!(world.answer(restart), Some(&Err("there is no worker 7".to_owned())));
+    /// ```
     #[must_use]
     pub fn answer(&self, request: RequestId) -> Option<&Result<(), String>> {
         self.answers.get(&request)
     }
 
-    /// How reloads are prepared from now on: with these sizes of the groups, see [`Event::Prepared`]; an
-    /// error refuses them.
+    /// Sets the answer to later [`Action::Prepare`] actions: the sizes of the groups as in
+    /// [`Event::Prepared`], or an error that refuses the reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.prepare_with(Err("line 3: unknown key".to_owned()));
+    /// let reload = world.change(Operation::Reload);
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.answer(reload), Some(&Err("line 3: unknown key".to_owned())));
+    /// assert_eq!(world.pool().generation(), 1);
+    /// ```
     pub fn prepare_with(&mut self, outcome: Result<Vec<Option<u32>>, String>) {
         self.preparation = outcome;
     }
 
-    /// How new versions of the program do from now on when they are tried: an error refuses the
-    /// upgrade.
+    /// Sets the answer to later [`Action::TryUpgrade`] actions. An error refuses the upgrade.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.try_with(Err("cannot read the state".to_owned()));
+    /// let upgrade = world.change(Operation::Upgrade);
+    /// world.run(Duration::from_secs(1));
+    /// assert!(world.answer(upgrade).is_some_and(|outcome| outcome.is_err()));
+    /// ```
     pub fn try_with(&mut self, outcome: Result<(), String>) {
         self.trial = outcome;
     }
 
-    /// Jumps to the next moment at which something happens. False when nothing ever will.
+    /// Jumps to the next event and processes it. Returns false if there is none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let script = |_| Life::good();
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// while world.processes().all(|process| !process.is_ready) {
+    ///     assert!(world.step(), "the worker is never ready");
+    /// }
+    /// assert_eq!(world.time(), Duration::from_millis(50));
+    /// ```
     pub fn step(&mut self) -> bool {
         let deadline = self.pool.deadline();
         let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
@@ -300,19 +604,19 @@ impl Simulation {
         true
     }
 
-    /// The next version of the program has these groups.
+    /// Sets the groups of the next version.
     #[cfg(test)]
     pub(super) fn next_version_has(&mut self, groups: Vec<GroupSpec>) {
         self.next_groups = Some(groups);
     }
 
-    /// Whether this version of the program still has the worker's group.
+    /// Returns whether this version still has the group of the worker.
     #[cfg(test)]
     pub(super) fn has_group_of(&self, id: WorkerId) -> bool {
         self.pool.group_of(id).is_some_and(|group| group < self.groups.len())
     }
 
-    /// When something happens next.
+    /// Returns the time of the next event.
     #[cfg(test)]
     pub(super) fn next(&self) -> Option<Duration> {
         let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
@@ -320,7 +624,20 @@ impl Simulation {
         Some(at.max(self.now) - Moment::START)
     }
 
-    /// Lets time pass, and everything happen that happens meanwhile.
+    /// Lets this time pass and processes every event in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, State};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(3600));
+    /// assert_eq!(world.time(), Duration::from_secs(3600));
+    /// assert_eq!(world.status()[0].state, State::Ready);
+    /// ```
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         let is_near = |world: &Self| {
@@ -334,36 +651,116 @@ impl Simulation {
         self.tell(Event::Tick);
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// assert_eq!(world.time(), Duration::ZERO);
+    /// world.run(Duration::from_secs(5));
+    /// assert_eq!(world.time(), Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn time(&self) -> Duration {
         self.now - Moment::START
     }
 
-    /// The moment that it is, as the pool counts it.
+    /// Returns the present time of the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Moment};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(5));
+    /// assert_eq!(world.now(), Moment::START + Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// The pool, to be looked at.
+    /// Returns the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.pool().generation(), 1);
+    /// assert_eq!(world.pool().size(0), Some(1));
+    /// ```
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// What the pool says of its workers.
+    /// Returns the present status of all workers, see [`Pool::status`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, State};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.status()[0].state, State::Ready);
+    /// ```
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus<'_>> {
         self.pool.status(self.now)
     }
 
-    /// The processes that there are.
+    /// Returns all processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 2)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.change(Operation::Reload);
+    /// // At no time are there more processes than workers plus the surge and those that are draining.
+    /// while world.step() {
+    ///     assert!(world.processes().count() <= 4);
+    /// #     if world.pool().generation() == 2 { break }
+    /// }
+    /// ```
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         self.processes.values()
     }
 
-    /// Everything that the pool asked for, each with the time since the start.
+    /// Returns all actions of the pool, each with its time since the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Action, GroupSpec, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// let spawn = Action::Spawn { id: WorkerId(0), generation: 1 };
+    /// assert_eq!(world.history().first(), Some(&(Duration::ZERO, spawn)));
+    /// # world.run(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn history(&self) -> &[(Duration, Action)] {
         &self.history
@@ -421,7 +818,7 @@ impl Simulation {
         }
     }
 
-    /// The new version is the same with another pool. Whoever waits asks it again.
+    /// Replaces the pool with that of a new version, and repeats the requests that have no answer.
     fn take_over(&mut self) {
         if let Some(groups) = self.next_groups.take() {
             self.groups = groups;
@@ -447,7 +844,7 @@ impl Simulation {
         }
     }
 
-    /// Lets the pool go through a snapshot, if no change is under way.
+    /// Lets the pool pass through a snapshot if no operation is in progress.
     #[cfg(test)]
     pub(super) fn restore(&mut self) {
         if self.pool.is_quiet() && !self.pool.is_upgrading() {
