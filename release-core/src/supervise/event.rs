@@ -176,6 +176,37 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// Returns the worker that the event is about, if it is about one.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        match *self {
+            Self::Spawned { id, .. }
+            | Self::SpawnFailed { id, .. }
+            | Self::Ready { id, .. }
+            | Self::Exited { id, .. }
+            | Self::Unended { id, .. }
+            | Self::Violation { id, .. }
+            | Self::Hung { id, .. }
+            | Self::Extend { id, .. }
+            | Self::Stops { id, .. }
+            | Self::Status { id, .. } => Some(id),
+            Self::Start
+            | Self::Stop
+            | Self::StopNow
+            | Self::Change { .. }
+            | Self::Prepared(_)
+            | Self::Tried(_)
+            | Self::NotHandedOver { .. }
+            | Self::Rejoin { .. }
+            | Self::Measured(_)
+            | Self::Backlog(_)
+            | Self::Fail { .. }
+            | Self::TaskFailed { .. }
+            | Self::Tick => None,
+        }
+    }
+}
+
 /// Identifies a requested operation.
 ///
 /// # Examples

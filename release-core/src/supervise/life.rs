@@ -102,8 +102,8 @@ impl LifeLimits {
     }
 
     /// Returns the limits of one process.
-    pub(super) fn draw(&self, jitter: &mut Jitter) -> Own {
-        Own {
+    pub(super) fn draw(&self, jitter: &mut Jitter) -> ProcessLimits {
+        ProcessLimits {
             age: self.age.map(|age| age - jitter.tenth(age)),
             requests: self.requests.map(|requests| requests - jitter.tenth_of(requests)),
             memory: self.memory.map(|memory| memory - jitter.tenth_of(memory)),
@@ -114,14 +114,14 @@ impl LifeLimits {
 
 /// Limits of one process.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Own {
+pub(super) struct ProcessLimits {
     pub(super) age: Option<Duration>,
     pub(super) requests: Option<u64>,
     pub(super) memory: Option<u64>,
     pub(super) expires: Option<Moment>,
 }
 
-impl Own {
+impl ProcessLimits {
     /// Starts the measurement of the age: the process is ready.
     pub(super) fn begin(&mut self, now: Moment) {
         self.expires = self.age.map(|age| now + age);

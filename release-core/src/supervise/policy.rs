@@ -293,7 +293,7 @@ mod tests {
 /// before its old process is asked to stop and other processes are started. Each of the others must
 /// be ready before its old process is asked to stop. An old process then finishes its requests,
 /// limited by the master's stop deadline. At most `surge` workers of the group are replaced at a
-/// time. So the number of processes, without those that are draining, never exceeds the number of
+/// time. So the number of processes, without draining ones, never exceeds the number of
 /// workers plus `surge`.
 ///
 /// # Examples
@@ -402,7 +402,7 @@ impl ReloadPolicy {
     }
 
     /// Returns how long a process is not asked to stop that gets no new work but has some left.
-    pub(super) fn lingering(&self) -> Duration {
+    pub(super) fn longest_leaving(&self) -> Duration {
         self.leaving.max(self.removal)
     }
 

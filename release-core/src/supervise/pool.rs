@@ -26,17 +26,13 @@ use underway::{Rollout, Shortage, Upgrade};
 ///
 /// ```
 /// use std::time::Duration;
-/// use release_core::supervise::{Action, Event, GroupSpec, Moment, Outcome, Pool};
+/// use release_core::supervise::{Action, Event, GroupSpec, Moment, Pool};
 ///
-/// // A pool without workers has nothing to stop.
+/// // A pool without workers has started at once.
 /// let mut pool = Pool::new(vec![GroupSpec::new("web", 0)], Duration::from_secs(10), 42);
 /// let mut actions = Vec::new();
 /// pool.on(Event::Start, Moment::START, &mut actions);
 /// assert_eq!(actions, [Action::AllReady]);
-///
-/// actions.clear();
-/// pool.on(Event::Stop, Moment::START + Duration::from_secs(1), &mut actions);
-/// assert_eq!(actions, [Action::Done(Outcome::Stopped)]);
 /// ```
 #[derive(Debug)]
 pub struct Pool {
@@ -119,7 +115,7 @@ impl Pool {
             time: Moment::START,
         };
         for group in 0..pool.groups.len() {
-            pool.enlist(group);
+            pool.add_workers(group);
         }
         pool
     }
@@ -146,7 +142,7 @@ impl Pool {
             self.mode = Mode::Killing(KillReason::StopDeadline);
         }
         self.time = now;
-        self.shortage.pass(now);
+        self.shortage.expire(now);
         let turn = &mut Turn::new(now, self.jitter, actions);
         self.note(event, turn);
         let was_rolling = self.is_rolling();
@@ -358,7 +354,7 @@ impl Pool {
             let worker = &mut self.workers[index];
             let group = &self.groups[worker.group];
             let reload = &group.spec.reload;
-            let (leaving, removal) = (reload.leaving, reload.lingering());
+            let (leaving, removal) = (reload.leaving, reload.longest_leaving());
             let mut killed = worker.kill_overdue(turn);
             if let Mode::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, turn);
@@ -510,7 +506,7 @@ impl Pool {
             }
             (_, E::Rejoin { request }) => self.rejoin(request, turn),
             (Mode::Running, E::Measured(usages)) => self.measured(&usages, turn),
-            (Mode::Running, E::Backlog(those)) => self.backlog(&those, turn.now),
+            (Mode::Running, E::Backlog(queued)) => self.backlog(&queued, turn.now),
             (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
             (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
             (_, event) => self.note_worker(event, turn),
@@ -520,7 +516,7 @@ impl Pool {
     /// Processes events about one worker, which change its present state. Ignores an event that no
     /// process expects: it is late, a duplicate, or unfounded.
     fn note_worker(&mut self, event: Event, turn: &mut Turn<'_>) {
-        let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
+        let Some(index) = event.worker().and_then(|id| self.index(id)) else {
             return;
         };
         let worker = &mut self.workers[index];
@@ -528,7 +524,7 @@ impl Pool {
         match event {
             E::Spawned { pid, .. } => {
                 worker.spawned(pid, spec, turn);
-                self.shortage.relent(turn.now);
+                self.shortage.note_spawned(turn.now);
             }
             E::SpawnFailed { reason, is_short, .. } => {
                 self.spawn_failed(index, reason, is_short, turn);
@@ -584,12 +580,12 @@ impl Pool {
         }
     }
 
-    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Moment) {
-        for (id, pid) in those {
+    fn backlog(&mut self, queued: &[(WorkerId, i32)], now: Moment) {
+        for (id, pid) in queued {
             let Some(index) = self.index(*id) else { continue };
             let worker = &mut self.workers[index];
-            let leaving = self.groups[worker.group].spec.reload.lingering();
-            worker.find(*pid).into_iter().for_each(|process| process.linger(leaving, now));
+            let leaving = self.groups[worker.group].spec.reload.longest_leaving();
+            worker.find(*pid).into_iter().for_each(|process| process.extend_leaving(leaving, now));
         }
     }
 
@@ -599,34 +595,5 @@ impl Pool {
                 self.workers[index].measured(usage, turn);
             }
         }
-    }
-}
-
-/// Returns the worker of an event.
-fn subject(event: &Event) -> Option<WorkerId> {
-    match *event {
-        E::Spawned { id, .. }
-        | E::SpawnFailed { id, .. }
-        | E::Ready { id, .. }
-        | E::Exited { id, .. }
-        | E::Unended { id, .. }
-        | E::Violation { id, .. }
-        | E::Hung { id, .. }
-        | E::Extend { id, .. }
-        | E::Stops { id, .. }
-        | E::Status { id, .. } => Some(id),
-        E::Start
-        | E::Stop
-        | E::StopNow
-        | E::Change { .. }
-        | E::Prepared(_)
-        | E::Tried(_)
-        | E::NotHandedOver { .. }
-        | E::Rejoin { .. }
-        | E::Measured(_)
-        | E::Backlog(_)
-        | E::Fail { .. }
-        | E::TaskFailed { .. }
-        | E::Tick => None,
     }
 }

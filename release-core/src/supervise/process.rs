@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::life::{Excess, Own, Usage};
+use super::life::{Excess, ProcessLimits, Usage};
 use super::policy::LONGEST;
 use super::turn::Turn;
 use super::{Action, GroupSpec, KillReason, Moment, Ready, Report, Signal, State, WorkerId};
@@ -25,7 +25,7 @@ pub(super) struct Process {
     pub(super) over_limit_since: Option<Moment>,
     /// Status text that it reported.
     pub(super) status_text: Option<String>,
-    pub(super) limits: Own,
+    pub(super) limits: ProcessLimits,
     /// When its present state began.
     pub(super) since: Moment,
     pub(super) ready_at: Option<Moment>,
@@ -50,7 +50,7 @@ pub(super) enum Stage {
 }
 
 impl Process {
-    pub(super) fn wished(generation: u32, now: Moment) -> Self {
+    pub(super) fn requested(generation: u32, now: Moment) -> Self {
         Self {
             generation,
             stage: Stage::Spawning,
@@ -58,7 +58,7 @@ impl Process {
             needs_replacement: false,
             over_limit_since: None,
             status_text: None,
-            limits: Own::default(),
+            limits: ProcessLimits::default(),
             since: now,
             ready_at: None,
         }
@@ -118,7 +118,7 @@ impl Process {
     }
 
     /// Returns whether it may take over from the previous process: when it is proven, or as soon as
-    /// it is ready if others of its generation are proven.
+    /// it is ready if its generation has proven processes.
     pub(super) fn may_take_over(&self, is_tested: bool) -> bool {
         self.is_in_service() && (self.is_proven || (is_tested && self.was_ready()))
     }
@@ -257,7 +257,7 @@ impl Process {
     }
 
     /// Restarts the time before it is asked to stop, within a limit.
-    pub(super) fn linger(&mut self, time: Duration, now: Moment) {
+    pub(super) fn extend_leaving(&mut self, time: Duration, now: Moment) {
         if let Stage::Leaving { until, .. } = &mut self.stage {
             let last = self.since + time.saturating_mul(MOST_TIMES).min(LONGEST);
             *until = last.min(now + time).max(*until);

@@ -237,26 +237,26 @@ impl Worker {
         let is_crowded = self.draining.len() > policy.draining;
         let is_finished = self.last_end.is_some();
         if self.serving.is_none() && self.due.is_none() && !is_finished && !is_crowded {
-            self.serving = Some(self.wish(turn));
+            self.serving = Some(self.request_process(turn));
         }
     }
 
     pub(super) fn spawn_replacement(&mut self, turn: &mut Turn<'_>) {
-        self.replacement = Some(self.wish(turn));
+        self.replacement = Some(self.request_process(turn));
     }
 
-    fn wish(&self, turn: &mut Turn<'_>) -> Process {
+    fn request_process(&self, turn: &mut Turn<'_>) -> Process {
         let (id, generation) = (self.id, self.generation);
         turn.act(Action::Spawn { id, generation });
-        Process::wished(generation, turn.now)
+        Process::requested(generation, turn.now)
     }
 
     pub(super) fn spawned(&mut self, pid: i32, spec: &GroupSpec, turn: &mut Turn<'_>) {
         let id = self.id;
         let mut current = self.serving.iter_mut().chain(&mut self.replacement);
-        let Some(wish) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
-        wish.spawned(id, pid, spec, turn);
-        let is_ready = wish.was_ready();
+        let Some(process) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
+        process.spawned(id, pid, spec, turn);
+        let is_ready = process.was_ready();
         self.starts = self.starts.saturating_add(1);
         if is_ready {
             self.note_ready();
@@ -347,20 +347,20 @@ impl Worker {
 
     /// Kills every process that was not killed yet. Returns their number.
     pub(super) fn kill(&mut self, reason: &KillReason, turn: &mut Turn<'_>) -> usize {
-        self.kill_those(Process::is_alive, reason, turn)
+        self.kill_matching(Process::is_alive, reason, turn)
     }
 
     /// Kills every process whose stop deadline has passed. Returns their number.
     pub(super) fn kill_overdue(&mut self, turn: &mut Turn<'_>) -> usize {
         let now = turn.now;
         let overdue = |process: &Process| process.is_overdue(now);
-        self.kill_those(overdue, &KillReason::StopDeadline, turn)
+        self.kill_matching(overdue, &KillReason::StopDeadline, turn)
     }
 
     /// Kills a process that violated the protocol. Returns the number of killed processes.
     pub(super) fn violated(&mut self, pid: i32, what: String, turn: &mut Turn<'_>) -> usize {
         let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
-        self.kill_those(it, &KillReason::Violation(what), turn)
+        self.kill_matching(it, &KillReason::Violation(what), turn)
     }
 
     /// Kills a process that makes no progress, unless it is starting or stopping, which has a
@@ -369,18 +369,18 @@ impl Worker {
         let it = |process: &Process| {
             process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
         };
-        self.kill_those(it, &KillReason::Hung(how), turn);
+        self.kill_matching(it, &KillReason::Hung(how), turn);
     }
 
-    fn kill_those(
+    fn kill_matching(
         &mut self,
         which: impl Fn(&Process) -> bool,
         reason: &KillReason,
         turn: &mut Turn<'_>,
     ) -> usize {
         let id = self.id;
-        let those = self.processes_mut().filter(|process| which(process));
-        those.map(|process| process.kill(id, reason.clone(), turn)).count()
+        let matching = self.processes_mut().filter(|process| which(process));
+        matching.map(|process| process.kill(id, reason.clone(), turn)).count()
     }
 
     /// Delays the next replacement after a failure.

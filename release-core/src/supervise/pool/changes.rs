@@ -45,20 +45,19 @@ impl Pool {
         if let Err(why) = check_size(size) {
             return turn.refuse([request], &why);
         }
-        let configured = self.groups[index].configured;
-        self.begin_resize(index, size, Some(request), configured, turn);
+        self.begin_resize(index, size, Some(request), turn);
     }
 
     /// Applies the size in a new configuration. Of an operator's size and a configured one, the
     /// later holds. A configuration with an unchanged size has no effect.
     fn configure(&mut self, index: usize, size: u32, turn: &mut Turn<'_>) {
         let Some(group) = self.groups.get_mut(index).filter(|group| !group.is_gone) else { return };
-        let before = std::mem::replace(&mut group.configured, size);
-        if before != size {
-            return self.begin_resize(index, size, None, before, turn);
-        }
-        let is_made_so = group.spec.size == size;
-        if let Some(resize) = group.resize.as_mut().filter(|_| is_made_so) {
+        if group.configured != size {
+            self.begin_resize(index, size, None, turn);
+            self.groups[index].configured = size;
+        } else if let Some(resize) = group.resize.as_mut()
+            && group.spec.size == size
+        {
             resize.is_of_reload = true;
         }
     }
@@ -69,10 +68,10 @@ impl Pool {
         index: usize,
         size: u32,
         request: Option<RequestId>,
-        mut configured: u32,
         turn: &mut Turn<'_>,
     ) {
-        let mut before = self.groups[index].spec.size;
+        let group = &self.groups[index];
+        let (mut before, mut configured) = (group.spec.size, group.configured);
         let mut least = before.min(size);
         let later = "another change of the size came after it";
         if let Some(earlier) = self.fail_resize(index, later, turn) {
@@ -102,7 +101,7 @@ impl Pool {
             let group = spec.name.clone();
             turn.report(Report::Resized { group, size });
         }
-        self.enlist(group);
+        self.add_workers(group);
         let generation = self.target().unwrap_or(self.generation);
         let own = self.workers.iter_mut().filter(|worker| worker.group == group);
         for worker in own.filter(|worker| worker.rank >= before) {
@@ -112,7 +111,7 @@ impl Pool {
     }
 
     /// Adds the workers that a group has never had.
-    pub(super) fn enlist(&mut self, group: usize) {
+    pub(super) fn add_workers(&mut self, group: usize) {
         let size = self.groups[group].spec.size;
         let there = self.workers.iter().filter(|worker| worker.group == group).count();
         for rank in (0..size).skip(there) {

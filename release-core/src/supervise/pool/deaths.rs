@@ -51,19 +51,19 @@ impl Pool {
         let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(None, turn.now) else { return };
         let policy = &self.groups[group].spec.restart;
-        let is_borne = is_short && self.shortage.bears(policy, turn.now);
+        let should_wait = is_short && self.shortage.should_wait(policy, turn.now);
         let cause = reason.clone();
         let end = End { index, role, process, exit: None, cause, too_fast: false };
         let verdict = self.judge(&end, turn);
         let retry_in = match role {
-            Role::Replacement if is_borne => Some(PAUSE),
+            Role::Replacement if should_wait => Some(PAUSE),
             Role::Serving | Role::Replacement | Role::Draining => verdict.delay(),
         };
         let why = format!("worker {id} cannot be started: {reason}");
         turn.report(Report::SpawnFailed { id, reason, retry_in });
         self.carry_out(verdict, index, turn);
-        if !is_borne {
-            self.blame(&end, &why, turn);
+        if !should_wait {
+            self.fail_waiting(&end, &why, turn);
         }
     }
 
@@ -89,7 +89,7 @@ impl Pool {
         }
         self.carry_out(verdict, index, turn);
         let why = end.reason(id);
-        self.blame(&end, &why, turn);
+        self.fail_waiting(&end, &why, turn);
     }
 
     /// Gives up a process that cannot be killed.
@@ -105,7 +105,7 @@ impl Pool {
         let end = End { index, role, process, exit: None, cause: why.clone(), too_fast };
         let verdict = if is_up { self.judge(&end, turn) } else { Verdict::FailPool(why.clone()) };
         self.carry_out(verdict, index, turn);
-        self.blame(&end, &why, turn);
+        self.fail_waiting(&end, &why, turn);
     }
 
     /// Applies the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest rule first.
@@ -176,7 +176,7 @@ impl Pool {
     }
 
     /// Fails the requests that wait for the process.
-    fn blame(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
+    fn fail_waiting(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
         let (index, process) = (end.index, &end.process);
         if end.role == Role::Draining || !self.is_running() {
             return;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Mode, Pool};
 use crate::supervise::group::{Group, Intensity};
 use crate::supervise::jitter::Jitter;
-use crate::supervise::life::Own;
+use crate::supervise::life::ProcessLimits;
 use crate::supervise::process::{Process, Stage};
 use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
@@ -74,8 +74,10 @@ struct ProcessState {
     generation: u32,
     stage: StageState,
     is_proven: bool,
-    is_stale: bool,
-    worn_since: Option<Moment>,
+    #[serde(rename = "is_stale")]
+    needs_replacement: bool,
+    #[serde(rename = "worn_since")]
+    over_limit_since: Option<Moment>,
     status_text: Option<String>,
     #[serde(default)]
     limits: LimitsState,
@@ -178,13 +180,13 @@ impl WorkerState {
 
 impl ProcessState {
     fn of(process: &Process) -> Self {
-        let Own { age, requests, memory, expires } = process.limits;
+        let ProcessLimits { age, requests, memory, expires } = process.limits;
         Self {
             generation: process.generation,
             stage: StageState::of(&process.stage),
             is_proven: process.is_proven,
-            is_stale: process.needs_replacement,
-            worn_since: process.over_limit_since,
+            needs_replacement: process.needs_replacement,
+            over_limit_since: process.over_limit_since,
             status_text: process.status_text.clone(),
             limits: LimitsState { age, requests, memory, expires },
             since: process.since,
@@ -198,10 +200,10 @@ impl ProcessState {
             generation: self.generation,
             stage: self.stage.stage(),
             is_proven: self.is_proven,
-            needs_replacement: self.is_stale,
-            over_limit_since: self.worn_since,
+            needs_replacement: self.needs_replacement,
+            over_limit_since: self.over_limit_since,
             status_text: self.status_text,
-            limits: Own { age, requests, memory, expires },
+            limits: ProcessLimits { age, requests, memory, expires },
             since: self.since,
             ready_at: self.ready_at,
         }

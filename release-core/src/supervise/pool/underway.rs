@@ -70,7 +70,7 @@ pub(super) struct Shortage {
 impl Shortage {
     /// Notes a failure. Returns whether the operation should wait, in total as long as a process
     /// may take to become ready.
-    pub(super) fn bears(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
+    pub(super) fn should_wait(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
         let lull = LULL.max(policy.max.saturating_mul(2));
         let times = self.times.filter(|(_, latest)| now - *latest <= lull);
         let (since, _) = times.unwrap_or((now, now));
@@ -79,13 +79,13 @@ impl Shortage {
     }
 
     /// Notes that a process could be started.
-    pub(super) fn relent(&mut self, now: Moment) {
+    pub(super) fn note_spawned(&mut self, now: Moment) {
         if let Some((since, _)) = &mut self.times {
             *since = now;
         }
     }
 
-    pub(super) fn pass(&mut self, now: Moment) {
+    pub(super) fn expire(&mut self, now: Moment) {
         self.until = self.until.filter(|until| now < *until);
     }
 
