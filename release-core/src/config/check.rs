@@ -1,10 +1,10 @@
 //! Checks a file against its specification.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
+use super::duplicates;
+use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
-use super::loaded::{Config, Entry, Values};
 use super::parse::{self, parse};
 use super::printable::shortened;
 use super::source::{Source, Span};
@@ -16,21 +16,21 @@ use super::value::Value;
 /// Maximum number of known names listed when none is near.
 const LISTED: usize = 10;
 
-/// Returns the configuration in the text, or every error in it.
-pub(super) fn check(source: Source, spec: &Spec) -> Result<Config, Errors> {
-    let (written, mut problems) = parse(&source);
+/// Returns the sections of the configuration in the text, or every error in it.
+pub(super) fn check(source: &Source, spec: &Spec) -> Result<Vec<Values>, Errors> {
+    let (written, mut problems) = parse(source);
+    duplicates::report(&written, source, &mut problems);
     for mistake in spec.mistakes() {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
-    let mut check = Check::new(&source, spec, problems);
+    let mut check = Check::new(source, spec, problems);
     for section in written {
         check.section(section);
     }
     let sections = check.complete();
     check.problems.result()?;
-    let config = Config { source: Arc::new(source), sections };
-    spec.fits.iter().try_for_each(|fits| fits(&config))?;
-    Ok(config)
+    spec.fits.iter().try_for_each(|fits| fits(&sections, source))?;
+    Ok(sections)
 }
 
 struct Check<'a> {

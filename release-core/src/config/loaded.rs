@@ -1,5 +1,6 @@
-//! A valid configuration: its values, and the origin of each.
+//! A valid configuration: its values, the origin of each, and its written form.
 
+use std::fmt::{self, Write};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,9 +8,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::check::check;
+use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::printable::shortened;
-use super::source::{Place, Source};
+use super::source::Source;
 use super::{Spec, Value, de, read};
 use crate::start_files::accepted;
 
@@ -55,23 +57,6 @@ pub struct Config {
     pub(super) sections: Vec<Values>,
 }
 
-/// The values of a section.
-#[derive(Clone, Debug)]
-pub(super) struct Values {
-    /// `None` for the global keys.
-    pub(super) name: Option<String>,
-    pub(super) entries: Vec<Entry>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    /// `None` for an optional key that is not set.
-    pub(super) value: Option<Value>,
-    /// `None` for a default.
-    pub(super) place: Option<Place>,
-}
-
 impl Config {
     /// Reads a file and checks it against the specification.
     ///
@@ -82,7 +67,7 @@ impl Config {
     /// Returns every error in the file, or the reason why it cannot be read.
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
-        let config = check(read::read(path, spec.size_limit)?, spec)?;
+        let config = Self::checked(read::read(path, spec.size_limit)?, spec)?;
         accepted(path, config.source.text.as_bytes());
         Ok(config)
     }
@@ -93,7 +78,12 @@ impl Config {
     ///
     /// Returns every error in the text.
     pub fn parse(name: &str, text: impl AsRef<[u8]>, spec: &Spec) -> Result<Self, Errors> {
-        check(read::text(name, text.as_ref().to_vec())?, spec)
+        Self::checked(read::text(name, text.as_ref().to_vec())?, spec)
+    }
+
+    fn checked(source: Source, spec: &Spec) -> Result<Self, Errors> {
+        let sections = check(&source, spec)?;
+        Ok(Self { source: Arc::new(source), sections })
     }
 
     /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,
@@ -169,7 +159,60 @@ impl Config {
     /// assert_eq!(config.deserialize::<Settings>().err().unwrap().problems()[0].column(), Some(13));
     /// ```
     pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Errors> {
-        T::deserialize(de::Whole(self)).map_err(|error| error.placed(&self.source))
+        de::whole(&self.sections, &self.source)
+    }
+
+    /// Returns every key with its value. A comment names the line that sets it, or marks it as the
+    /// default.
+    ///
+    /// Reading the result with the same specification gives the same values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new()
+    ///     .key(key("port").default(80))
+    ///     .key(key("proxy").optional())
+    ///     .section("web", [key("root")]);
+    /// let config = Config::parse("web.conf", "[web]\nroot = \"/srv\"\n", &spec).unwrap();
+    /// let expected = [
+    ///     "port = 80  # default",
+    ///     "# proxy is not set",
+    ///     "",
+    ///     "[web]",
+    ///     "root = \"/srv\"  # web.conf:2",
+    ///     "",
+    /// ];
+    /// assert_eq!(config.dump(), expected.join("\n"));
+    /// ```
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        for section in &self.sections {
+            if let Some(name) = &section.name {
+                let separator = if text.is_empty() { "" } else { "\n" };
+                writeln!(text, "{separator}[{name}]")?;
+            }
+            for Entry { key, value, place } in &section.entries {
+                match (value, place) {
+                    (None, _) => writeln!(text, "# {key} is not set")?,
+                    (Some(value), None) => writeln!(text, "{key} = {value}  # default")?,
+                    (Some(value), Some(place)) => {
+                        let (name, line) = (self.source.name(), place.span.line);
+                        writeln!(text, "{key} = {value}  # {name}:{line}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use serde::de::DeserializeOwned;
 
+use super::de;
+use super::entry::Values;
 use super::error::Errors;
 use super::printable::shortened;
+use super::source::Source;
 use super::validation::Validation;
 use super::value::is_plain;
-use super::{Config, Value, parse};
+use super::{Value, parse};
 
 /// Default of the maximum file size, see [`Spec::size_limit`].
 const SIZE_LIMIT: u64 = 1024 * 1024;
@@ -47,8 +50,8 @@ pub struct Spec {
     pub(super) fits: Vec<Fits>,
 }
 
-/// A check whether a configuration fits a type.
-type Fits = fn(&Config) -> Result<(), Errors>;
+/// A check whether the content of a file fits a type.
+type Fits = fn(&[Values], &Source) -> Result<(), Errors>;
 
 #[derive(Clone, Debug)]
 pub(super) struct SectionSpec {
@@ -119,7 +122,7 @@ impl Spec {
         self
     }
 
-    /// Requires that the configuration fits your type, see [`Config::deserialize`]. A reload then
+    /// Requires that the configuration fits your type, see [`Config::deserialize`](super::Config::deserialize). A reload then
     /// accepts only files that fit.
     ///
     /// # Examples
@@ -138,7 +141,7 @@ impl Spec {
     /// # assert_eq!(config.deserialize::<Settings>().unwrap().port, 80);
     /// ```
     pub fn fits<T: DeserializeOwned>(mut self) -> Self {
-        self.fits.push(|config| config.deserialize::<T>().map(drop));
+        self.fits.push(|sections, source| de::whole::<T>(sections, source).map(drop));
         self
     }
 

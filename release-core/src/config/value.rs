@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::number::{write_duration, write_size};
 use super::printable::{is_hidden, shortened};
+use super::units::{write_duration, write_size};
 use super::{Address, Regexp};
 
 /// A value of a configuration file.

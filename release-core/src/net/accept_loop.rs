@@ -80,12 +80,22 @@ pub struct Served {
     pub aborted: u64,
 }
 
-impl<A: Address> AcceptLoop<A> {
-    pub(super) fn new(rt: Rt, socket: Socket<Passive, A>) -> Self {
-        let until = Box::pin(pending());
-        Self { rt, socket, connections: usize::MAX, timeout: None, until, stop_deadline: None }
+impl<A: Address> Socket<Passive, A> {
+    /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
+    #[must_use]
+    pub fn accept_loop(self) -> AcceptLoop<A> {
+        AcceptLoop {
+            rt: self.state.rt.clone(),
+            socket: self,
+            connections: usize::MAX,
+            timeout: None,
+            until: Box::pin(pending()),
+            stop_deadline: None,
+        }
     }
+}
 
+impl<A: Address> AcceptLoop<A> {
     /// Sets the maximum number of open connections, at least 1. Further connections wait in the
     /// kernel's queue until one ends.
     #[must_use]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::getpeername;
 
+use super::socket::Named;
 use super::{Address, Socket, Stream, Unix};
 use crate::sys::socket;
 
@@ -24,6 +25,8 @@ impl AsFd for Active {
         self.0.as_fd()
     }
 }
+
+impl Named for Active {}
 
 impl<A> Deref for Socket<Active, A> {
     type Target = Stream;

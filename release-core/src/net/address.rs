@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -142,7 +142,7 @@ impl kind::Kind for Inet {
         socket: &OwnedFd,
         then: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        socket_file::bind(socket, self)?;
+        bind(socket, self)?;
         then()
     }
 }
@@ -194,8 +194,15 @@ impl kind::Kind for Unix {
         then: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         match self {
-            Self::Path(path) => socket_file::bind_path(socket, self, path, then),
-            _ => socket_file::bind(socket, self).and_then(|()| then()),
+            Self::Path(path) => socket_file::bind_path(socket, path, &self.to_system()?, then),
+            _ => bind(socket, self).and_then(|()| then()),
         }
     }
+}
+
+/// Binds a socket to an address without a file.
+fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Error> {
+    let system = address.to_system()?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &system)
+        .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
 }

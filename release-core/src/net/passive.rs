@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockname, getsockopt};
 
-use super::socket::not_the_socket;
-use super::{AcceptLoop, Active, Address, Socket, Stream};
+use super::socket::{Named, not_the_socket};
+use super::{Active, Address, Bound, Socket, Stream};
 use crate::Error;
 use crate::log_throttle::LogThrottle;
 use crate::rt::{Direction, Io, Progress, Rt, give_way};
@@ -35,7 +35,7 @@ const WAITS: [Duration; 4] = [
 #[derive(Debug)]
 pub struct Passive {
     io: Io,
-    rt: Rt,
+    pub(super) rt: Rt,
     in_a_row: u32,
     /// Number of failed connections and waits since the last accepted connection.
     failures: usize,
@@ -46,6 +46,21 @@ pub struct Passive {
 impl AsFd for Passive {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.io.as_fd()
+    }
+}
+
+impl Named for Passive {}
+
+impl<A: Address> Socket<Bound, A> {
+    /// Starts to listen. `backlog` is the maximum number of connections that wait to be accepted;
+    /// the system has its own limit (`net.core.somaxconn`).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
+    /// the socket.
+    pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
+        Socket::inherited(rt, self.into_listening(backlog)?)
     }
 }
 
@@ -142,13 +157,6 @@ impl<A: Address> Socket<Passive, A> {
     /// Accepts a connection as a descriptor, for callers that watch it in another way.
     pub(crate) async fn accept_descriptor(&mut self) -> io::Result<OwnedFd> {
         self.state.accept().await
-    }
-
-    /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
-    #[must_use]
-    pub fn accept_loop(self) -> AcceptLoop<A> {
-        let rt = self.state.rt.clone();
-        AcceptLoop::new(rt, self)
     }
 }
 

@@ -12,12 +12,12 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
-use super::{Active, Address, Inet, Passive, Unix};
-use crate::rt::Rt;
+use super::{Address, Inet, Unix};
 use crate::{Error, ErrorKind};
 
-/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or [`Active`]; `A` is
-/// its kind of address: [`Unix`] or [`Inet`].
+/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`],
+/// [`Passive`](super::Passive) or [`Active`](super::Active); `A` is its kind of address: [`Unix`] or
+/// [`Inet`].
 ///
 /// The [module](super) shows all states in use, and the misuses that do not compile. A socket is
 /// closed when it is dropped, and is never passed on to programs that this process runs.
@@ -40,8 +40,6 @@ pub struct Bound(pub(super) OwnedFd);
 pub trait Named: AsFd {}
 
 impl Named for Bound {}
-impl Named for Passive {}
-impl Named for Active {}
 
 impl AsFd for Unconnected {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -225,17 +223,6 @@ impl Socket<Unconnected, Unix> {
 }
 
 impl<A: Address> Socket<Bound, A> {
-    /// Starts to listen. `backlog` is the maximum number of connections that wait to be accepted;
-    /// the system has its own limit (`net.core.somaxconn`).
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
-    /// the socket.
-    pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
-        Socket::inherited(rt, self.into_listening(backlog)?)
-    }
-
     /// Starts to listen without a runtime. Pass the descriptor to [`Workers::listener`], or to
     /// [`Socket::inherited`] once you have a runtime.
     ///
