@@ -69,6 +69,22 @@ impl<A> fmt::Debug for AcceptLoop<A> {
 }
 
 /// Counts of the connections of an [`AcceptLoop`], by outcome.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Active, Inet, Passive, Socket};
+///
+/// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+///     let served = socket
+///         .accept_loop()
+///         .until(std::future::ready(()))
+///         .run(async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await)
+///         .await?;
+///     println!("{} finished, {} failed", served.finished, served.failed);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
@@ -82,6 +98,17 @@ pub struct Served {
 
 impl<A: Address> Socket<Passive, A> {
     /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn accept_loop(self) -> AcceptLoop<A> {
         AcceptLoop {
@@ -98,6 +125,17 @@ impl<A: Address> Socket<Passive, A> {
 impl<A: Address> AcceptLoop<A> {
     /// Sets the maximum number of open connections, at least 1. Further connections wait in the
     /// kernel's queue until one ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().connections(500).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.max(1);
@@ -106,6 +144,18 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Sets the time limit of each handler. A handler that exceeds it is dropped, together with its
     /// connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().timeout(Duration::from_secs(30)).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
@@ -114,6 +164,18 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Shuts the loop down when a future completes, such as a worker's
     /// [`Stopping`](crate::Stopping) or the receiver of a channel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Stopping;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>, stopping: Stopping) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().until(stopping).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(stop);
@@ -122,6 +184,20 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Sets how long running handlers may continue after the loop stops accepting. Unlimited by
     /// default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Stopping;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>, stopping: Stopping) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     let accept_loop = socket.accept_loop().until(stopping).stop_deadline(Duration::from_secs(5));
+    ///     accept_loop.run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = Some(time);
@@ -149,7 +225,6 @@ impl<A: Address> AcceptLoop<A> {
     ///     };
     ///     socket.accept_loop().run(handler).await.map(drop)
     /// }
-    /// # let _ = serve;
     /// ```
     ///
     /// # Errors

@@ -32,6 +32,20 @@ const WAITS: [Duration; 4] = [
 ];
 
 /// The state of a listening [`Socket`]. Several processes may accept on the same socket.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Inet, Passive, Socket};
+/// use release_core::rt::{Driver, local::Local};
+///
+/// let driver = Local::new()?;
+/// let address: Inet = "127.0.0.1:0".parse()?;
+/// let socket: Socket<Passive, Inet> =
+///     Socket::unconnected(&address)?.bind(&address)?.listen(&driver.handle(), 128)?;
+/// assert_ne!(socket.local()?.port(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Passive {
     io: Io,
@@ -59,6 +73,19 @@ impl<A: Address> Socket<Bound, A> {
     ///
     /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
     /// the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let driver = Local::new()?;
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.bind(&address)?.listen(&driver.handle(), 128)?;
+    /// println!("listening on {}", socket.local()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
         Socket::inherited(rt, self.into_listening(backlog)?)
     }
@@ -143,6 +170,21 @@ impl<A: Address> Socket<Passive, A> {
     /// # Cancel safety
     ///
     /// A call that is dropped has accepted nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Passive, Socket};
+    ///
+    /// /// Serves one client after the other.
+    /// async fn serve(mut socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     loop {
+    ///         let client = socket.accept().await?;
+    ///         // A client that disconnects early does not end the server.
+    ///         let _ = client.write_all(b"hello\n").await;
+    ///     }
+    /// }
+    /// ```
     pub async fn accept(&mut self) -> io::Result<Socket<Active, A>> {
         loop {
             let socket = self.accept_descriptor().await?;

@@ -101,6 +101,16 @@ impl Local {
     ///
     /// Returns an error if the pipe that other threads use to wake this one cannot be created
     /// (`EMFILE`, `ENFILE`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::rt::{local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// assert_eq!(run(&driver, async { 42 }), 42);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> io::Result<Self> {
         Self::with_clock(None)
     }

@@ -215,7 +215,6 @@ impl Event {
 /// use release_core::supervise::{Event, Operation, RequestId};
 ///
 /// let event = Event::Change { request: RequestId(7), change: Operation::Reload };
-/// # let _ = event;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(clippy::exhaustive_structs)]

@@ -19,7 +19,6 @@ use super::{LifeLimits, ReloadPolicy, RequestId, RestartPolicy};
 ///     restart: RestartPolicy::default().healthy_after(Duration::from_secs(60)),
 ///     ..GroupSpec::new("legacy", 2)
 /// };
-/// # let _ = group;
 /// ```
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs)]
@@ -71,7 +70,6 @@ impl GroupSpec {
 /// use release_core::supervise::{GroupSpec, Ready};
 ///
 /// let group = GroupSpec { ready: Ready::After(Duration::from_secs(1)), ..GroupSpec::new("web", 4) };
-/// # let _ = group;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

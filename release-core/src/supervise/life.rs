@@ -31,7 +31,6 @@ use super::policy::LONGEST;
 /// let limits = LifeLimits::default()
 ///     .max_age(Duration::from_secs(24 * 60 * 60))
 ///     .max_memory(512 * 1024 * 1024);
-/// # let _ = limits;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct LifeLimits {
@@ -50,7 +49,6 @@ impl LifeLimits {
     /// use release_core::supervise::LifeLimits;
     ///
     /// let daily = LifeLimits::default().max_age(Duration::from_secs(24 * 60 * 60));
-    /// # let _ = daily;
     /// ```
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
@@ -68,7 +66,6 @@ impl LifeLimits {
     /// use release_core::supervise::LifeLimits;
     ///
     /// let limits = LifeLimits::default().max_requests(100_000);
-    /// # let _ = limits;
     /// ```
     #[must_use]
     pub fn max_requests(mut self, requests: u64) -> Self {
@@ -85,7 +82,6 @@ impl LifeLimits {
     /// use release_core::supervise::LifeLimits;
     ///
     /// let limits = LifeLimits::default().max_memory(512 * 1024 * 1024);
-    /// # let _ = limits;
     /// ```
     #[must_use]
     pub fn max_memory(mut self, bytes: u64) -> Self {
@@ -158,7 +154,6 @@ impl ProcessLimits {
 ///
 /// let usage = Usage { id: WorkerId(0), pid: 100, requests: Some(12_000), memory: None };
 /// let event = Event::Measured(vec![usage]);
-/// # let _ = event;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)]

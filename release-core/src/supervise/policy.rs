@@ -37,7 +37,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// let strict = RestartPolicy::default()
 ///     .intensity(2, Duration::from_secs(60))
 ///     .exceeded(Exceeded::FailMaster);
-/// # let _ = strict;
 /// ```
 #[derive(Clone, Debug)]
 pub struct RestartPolicy {
@@ -60,7 +59,6 @@ pub struct RestartPolicy {
 /// use release_core::supervise::{Exceeded, RestartPolicy};
 ///
 /// let policy = RestartPolicy::default().exceeded(Exceeded::FailMaster);
-/// # let _ = policy;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,7 +83,6 @@ pub enum Exceeded {
 ///
 /// // A worker that exits with status 0 has finished its work.
 /// let batch = RestartPolicy::default().respawn(Respawn::OnFailure);
-/// # let _ = batch;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -138,7 +135,6 @@ impl RestartPolicy {
     ///
     /// // 1 s, 2 s, 4 s and so on, up to a minute.
     /// let patient = RestartPolicy::default().backoff(Duration::from_secs(1), Duration::from_secs(60));
-    /// # let _ = patient;
     /// ```
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
@@ -157,7 +153,6 @@ impl RestartPolicy {
     /// use release_core::supervise::RestartPolicy;
     ///
     /// let policy = RestartPolicy::default().healthy_after(Duration::from_secs(60));
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn healthy_after(mut self, life: Duration) -> Self {
@@ -175,7 +170,6 @@ impl RestartPolicy {
     /// use release_core::supervise::RestartPolicy;
     ///
     /// let policy = RestartPolicy::default().intensity(3, Duration::from_secs(60));
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn intensity(mut self, limit: usize, window: Duration) -> Self {
@@ -193,7 +187,6 @@ impl RestartPolicy {
     /// use release_core::supervise::{Exceeded, RestartPolicy};
     ///
     /// let policy = RestartPolicy::default().exceeded(Exceeded::FailMaster);
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn exceeded(mut self, exceeded: Exceeded) -> Self {
@@ -209,7 +202,6 @@ impl RestartPolicy {
     /// use release_core::supervise::{Respawn, RestartPolicy};
     ///
     /// let once = RestartPolicy::default().respawn(Respawn::Never);
-    /// # let _ = once;
     /// ```
     #[must_use]
     pub fn respawn(mut self, respawn: Respawn) -> Self {
@@ -227,7 +219,6 @@ impl RestartPolicy {
     ///
     /// // The first failure ends the master.
     /// let policy = RestartPolicy::default().start_attempts(1);
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn start_attempts(mut self, attempts: u32) -> Self {
@@ -247,7 +238,6 @@ impl RestartPolicy {
     ///
     /// // Reading the cache takes a while.
     /// let policy = RestartPolicy::default().ready_timeout(Duration::from_secs(120));
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn ready_timeout(mut self, timeout: Duration) -> Self {
@@ -304,7 +294,6 @@ mod tests {
 ///
 /// // Big workers: one at a time, none while another is still draining, each watched for a while.
 /// let careful = ReloadPolicy::default().surge(1).draining(1).canary(Duration::from_secs(5));
-/// # let _ = careful;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ReloadPolicy {
@@ -339,7 +328,6 @@ impl ReloadPolicy {
     /// use release_core::supervise::ReloadPolicy;
     ///
     /// let one_by_one = ReloadPolicy::default().surge(1);
-    /// # let _ = one_by_one;
     /// ```
     #[must_use]
     pub fn surge(mut self, workers: u32) -> Self {
@@ -361,7 +349,6 @@ impl ReloadPolicy {
     /// use release_core::supervise::ReloadPolicy;
     ///
     /// let policy = ReloadPolicy::default().canary(Duration::from_secs(30));
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn canary(mut self, time: Duration) -> Self {
@@ -379,7 +366,6 @@ impl ReloadPolicy {
     /// use release_core::supervise::ReloadPolicy;
     ///
     /// let policy = ReloadPolicy::default().draining(1);
-    /// # let _ = policy;
     /// ```
     #[must_use]
     pub fn draining(mut self, processes: usize) -> Self {

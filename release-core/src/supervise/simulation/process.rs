@@ -45,7 +45,6 @@ pub struct Launch {
 /// use release_core::supervise::simulation::Life;
 ///
 /// let crashes = Life::good().dies_after(Duration::from_secs(30), ExitStatus::Code(1));
-/// # let _ = crashes;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Life {
