@@ -71,8 +71,8 @@ impl<A: Address> Socket<Bound, A> {
     ///
     /// # Errors
     ///
-    /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
-    /// the socket.
+    /// Returns [`ErrorKind::System`](crate::ErrorKind::System) for the errors of listen(2), or if
+    /// the runtime cannot watch the socket.
     ///
     /// # Examples
     ///

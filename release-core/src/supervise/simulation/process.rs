@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::supervise::{ExitStatus, Hung, WorkerId};
 
-/// Describes a process that is about to be started, for the script of a [`Simulation`].
+/// Describes a process that is about to be started, for the script of a [`Simulation`](super::Simulation).
 ///
 /// # Examples
 ///
