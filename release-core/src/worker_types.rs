@@ -7,14 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Worker id: 0, 1, 2... in the order of the groups. It is stable across the worker's processes.
-///
-/// # Examples
-///
-/// ```
-/// use release_core::supervise::WorkerId;
-///
-/// assert_eq!(format!("worker {}", WorkerId(3)), "worker 3");
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_structs)]
 pub struct WorkerId(pub u32);
@@ -26,14 +18,6 @@ impl fmt::Display for WorkerId {
 }
 
 /// The state of a worker.
-///
-/// # Examples
-///
-/// ```
-/// use release_core::supervise::State;
-///
-/// assert_eq!(State::Ready.to_string(), "ready");
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
@@ -51,14 +35,6 @@ pub enum State {
 
 impl State {
     /// Returns the name of the state, in lower case.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::supervise::State;
-    ///
-    /// assert_eq!(State::Waiting.as_str(), "waiting");
-    /// ```
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -78,16 +54,6 @@ impl fmt::Display for State {
 }
 
 /// The sign that a worker hangs.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use release_core::supervise::Hung;
-///
-/// let hung = Hung::Silent(Duration::from_secs(10));
-/// assert_eq!(hung.to_string(), "no answer to the heartbeat for 10.0s");
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Hung {
