@@ -15,19 +15,6 @@ use crate::{Error, ErrorKind};
 /// | 3 | asked to stop, but at least one worker had to be killed |
 /// | 128 + n | the way of the OCaml library after signal n, when [`Master::exit_with_signal`] asks for it |
 ///
-/// # Examples
-///
-/// ```no_run
-/// use release_core::{Error, ErrorKind, Exit};
-///
-/// fn main() -> Exit {
-///     if std::env::args().len() > 1 {
-///         return Error::new(ErrorKind::Usage, "this program takes no arguments").into();
-///     }
-///     Exit::success()
-/// }
-/// ```
-///
 /// [`Master::exit_with_signal`]: crate::Master::exit_with_signal
 #[derive(Debug)]
 #[must_use = "return it from `main`: it carries the exit status"]
@@ -41,14 +28,6 @@ const KILLED: u8 = 3;
 
 impl Exit {
     /// Returns the result of a successful run.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::Exit;
-    ///
-    /// assert_eq!(Exit::success().code(), 0);
-    /// ```
     pub fn success() -> Self {
         Self { code: 0, error: None }
     }
@@ -90,30 +69,12 @@ impl Exit {
     }
 
     /// Returns the exit status.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{Error, ErrorKind, Exit};
-    ///
-    /// assert_eq!(Exit::from(Error::new(ErrorKind::Usage, "no such command")).code(), 1);
-    /// ```
     #[must_use]
     pub fn code(&self) -> u8 {
         self.code
     }
 
     /// Returns the reason of a failure, if there is one to print.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::{Error, ErrorKind, Exit};
-    ///
-    /// let exit = Exit::from(Error::new(ErrorKind::Usage, "no such command"));
-    /// assert_eq!(exit.error().map(Error::kind), Some(ErrorKind::Usage));
-    /// assert!(Exit::success().error().is_none());
-    /// ```
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
