@@ -114,6 +114,7 @@ pub(super) struct ProcessLimits {
     pub(super) age: Option<Duration>,
     pub(super) requests: Option<u64>,
     pub(super) memory: Option<u64>,
+    /// Time when the process reaches its maximum age.
     pub(super) expires: Option<Moment>,
 }
 
@@ -121,11 +122,6 @@ impl ProcessLimits {
     /// Starts the measurement of the age: the process is ready.
     pub(super) fn begin(&mut self, now: Moment) {
         self.expires = self.age.map(|age| now + age);
-    }
-
-    /// Returns the time when the process reaches its maximum age.
-    pub(super) fn expires(&self) -> Option<Moment> {
-        self.expires
     }
 
     /// Returns the excess if the process has reached its maximum age.

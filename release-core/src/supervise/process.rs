@@ -86,10 +86,6 @@ impl Process {
         }
     }
 
-    pub(super) fn since(&self) -> Moment {
-        self.since
-    }
-
     /// Returns whether it runs and was not asked to stop.
     pub(super) fn is_in_service(&self) -> bool {
         matches!(self.stage, Stage::Starting { .. } | Stage::Trial { .. } | Stage::Ready { .. })
@@ -135,7 +131,7 @@ impl Process {
             | Stage::Trial { until, .. }
             | Stage::Leaving { until, .. } => Some(until),
             Stage::Stopping { kill_at, .. } => Some(kill_at),
-            Stage::Ready { .. } if self.over_limit_since.is_none() => self.limits.expires(),
+            Stage::Ready { .. } if self.over_limit_since.is_none() => self.limits.expires,
             Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,
         }
     }

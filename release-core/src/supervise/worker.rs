@@ -93,7 +93,7 @@ impl Worker {
             None if self.due.is_some() => State::Waiting,
             None => State::Gone,
         };
-        let since = process.map_or(self.idle_since, |process| Some(process.since()));
+        let since = process.map_or(self.idle_since, |process| Some(process.since));
         WorkerStatus {
             id: self.id,
             group,
@@ -171,11 +171,6 @@ impl Worker {
 
     pub(super) fn is_outdated(&self, process: &Process) -> bool {
         process.needs_replacement || process.generation != self.generation
-    }
-
-    /// Delays its next process until `due`.
-    pub(super) fn wait_until(&mut self, due: Moment) {
-        self.due = Some(due);
     }
 
     /// Removes a process that has ended. Without a pid, removes the process that could not be
@@ -381,11 +376,6 @@ impl Worker {
         let id = self.id;
         let matching = self.processes_mut().filter(|process| which(process));
         matching.map(|process| process.kill(id, reason.clone(), turn)).count()
-    }
-
-    /// Delays the next replacement after a failure.
-    pub(super) fn retry_replacement(&mut self, at: Moment) {
-        self.retry_at = Some(at);
     }
 
     /// Counts the end of a process, or of the attempt to start one.

@@ -29,7 +29,7 @@ impl Pool {
     pub(super) fn change(&mut self, request: RequestId, change: Operation, turn: &mut Turn<'_>) {
         match change {
             Operation::Reload => self.reloads.push(request),
-            Operation::Upgrade => self.ask_for_upgrade(request),
+            Operation::Upgrade => self.upgrade.requests.push(request),
             Operation::Resize { group, size } => self.resize(request, &group, size, turn),
             Operation::Restart { id } => self.restart(request, id, turn),
         }
@@ -468,10 +468,6 @@ impl Pool {
     /// Returns whether no operation may begin, because the new version is about to take over.
     pub(crate) fn is_handing_over(&self) -> bool {
         matches!(self.upgrade.stage, UpgradeStage::Settling | UpgradeStage::HandingOver)
-    }
-
-    pub(super) fn ask_for_upgrade(&mut self, request: RequestId) {
-        self.upgrade.requests.push(request);
     }
 
     /// Holds an operation back while the new version takes over. Returns it if it can begin now.

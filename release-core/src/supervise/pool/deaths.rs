@@ -170,7 +170,7 @@ impl Pool {
         match verdict {
             // Its successor is on the way already, or not wanted.
             Verdict::Retry(Duration::ZERO) | Verdict::Gone => {}
-            Verdict::Retry(delay) => self.workers[index].wait_until(turn.now + delay),
+            Verdict::Retry(delay) => self.workers[index].due = Some(turn.now + delay),
             Verdict::FailPool(reason) => self.fail(reason, turn),
         }
     }
@@ -194,7 +194,7 @@ impl Pool {
         if end.role == Role::Replacement && is_outdated && process.generation == worker.generation {
             let delay = self.groups[worker.group].spec.restart.max;
             let at = turn.now + turn.jitter.apply(delay);
-            self.workers[index].retry_replacement(at);
+            self.workers[index].retry_at = Some(at);
             self.note_failed_restoration(why, turn);
         }
     }
