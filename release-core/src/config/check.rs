@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::duplicates;
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::parse::{self, parse};
@@ -19,7 +18,7 @@ const LISTED: usize = 10;
 /// Returns the sections of the configuration in the text, or every error in it.
 pub(super) fn check(source: &Source, spec: &Spec) -> Result<Vec<Values>, Errors> {
     let (written, mut problems) = parse(source);
-    duplicates::report(&written, source, &mut problems);
+    report_duplicates(&written, source, &mut problems);
     for mistake in spec.mistakes() {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
@@ -262,6 +261,42 @@ impl<'a> Check<'a> {
             (Some(section), None) => {
                 let message = format!("the section `{section}` with the required {all} is missing");
                 self.problems.about(&self.source.end(), message);
+            }
+        }
+    }
+}
+
+/// Reports duplicate sections, and duplicate keys in a section.
+fn report_duplicates(sections: &[parse::Section], source: &Source, problems: &mut Problems<'_>) {
+    let headers = sections.iter().filter_map(|section| section.name.as_ref());
+    report_duplicate("section", headers, source, problems);
+    for section in sections {
+        let keys = section.entries.iter().filter(|entry| entry.set).map(|entry| &entry.key);
+        report_duplicate("key", keys, source, problems);
+    }
+}
+
+fn report_duplicate<'a>(
+    kind: &str,
+    names: impl Iterator<Item = &'a Span>,
+    source: &Source,
+    problems: &mut Problems<'_>,
+) {
+    let mut known: HashMap<&str, &Span> = HashMap::new();
+    for name in names {
+        let text = source.slice(name);
+        match known.get(text) {
+            // Only counted: searching for the first occurrence would be wasted.
+            Some(_) if problems.is_full() => {
+                problems.general("");
+            }
+            Some(first) => {
+                let (shown, first) = (shortened(text, 60), source.reference(first));
+                let message = format!("the {kind} `{shown}` comes twice; the first is at {first}");
+                problems.at(name, message);
+            }
+            None => {
+                known.insert(text, name);
             }
         }
     }

@@ -57,7 +57,6 @@ mod address;
 mod check;
 mod de;
 pub mod default;
-mod duplicates;
 mod entry;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
