@@ -31,6 +31,21 @@ struct Inner {
 }
 
 /// The kinds of errors, for callers that distinguish them.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Error, ErrorKind};
+///
+/// fn exit_status(error: &Error) -> u8 {
+///     match error.kind() {
+///         ErrorKind::AlreadyRunning => 0,
+///         ErrorKind::Usage | ErrorKind::Configuration => 2,
+///         _ => 1,
+///     }
+/// }
+/// assert_eq!(exit_status(&Error::new(ErrorKind::Usage, "no such command")), 2);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -56,12 +71,30 @@ pub enum ErrorKind {
 
 impl Error {
     /// Creates an error with your message.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, ErrorKind};
+    ///
+    /// let error = Error::new(ErrorKind::Usage, "the pool has no workers");
+    /// assert_eq!(error.to_string(), "the pool has no workers");
+    /// ```
     #[cold]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), source: None }))
     }
 
     /// Adds the cause of the error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, ErrorKind};
+    ///
+    /// let error = Error::new(ErrorKind::Program, "cannot open the cache").caused_by("no space left");
+    /// assert_eq!(error.report(), "cannot open the cache: no space left");
+    /// ```
     #[cold]
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -88,12 +121,30 @@ impl Error {
     }
 
     /// Returns the kind of the error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::new(ErrorKind::Usage, "no such command").kind(), ErrorKind::Usage);
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// Returns the message and all its causes on one line, separated by `: `.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, ErrorKind};
+    ///
+    /// let cause = std::io::Error::other("the disk is broken");
+    /// let error = Error::new(ErrorKind::System, "cannot read the cache").caused_by(cause);
+    /// assert_eq!(error.report(), "cannot read the cache: the disk is broken");
+    /// ```
     #[must_use]
     pub fn report(&self) -> String {
         chain(self)

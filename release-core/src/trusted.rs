@@ -36,6 +36,19 @@ pub(crate) fn check_file(file: &Metadata) -> Result<(), String> {
 /// # Errors
 ///
 /// Returns an error if this process is root and another user can write to the file or replace it.
+///
+/// # Examples
+///
+/// ```
+/// use std::fs::File;
+/// use std::path::Path;
+/// use release_core::check_for_root;
+///
+/// let path = Path::new("/proc/version");
+/// let file = File::open(path)?;
+/// check_for_root(path, &file).map_err(std::io::Error::other)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn check_for_root(path: &Path, file: &std::fs::File) -> Result<(), String> {
     check_path(path, Writers::Nobody)?;
     file.metadata().map_err(|error| error.to_string()).and_then(|found| check_file(&found))

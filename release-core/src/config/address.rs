@@ -30,6 +30,15 @@ pub enum Address {
 }
 
 /// The reason why a text is not a valid [`Address`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::Address;
+///
+/// let error = "db.example:65536".parse::<Address>().unwrap_err();
+/// assert_eq!(error.to_string(), "a port is at most 65535");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError(pub(super) &'static str);
 

@@ -1,10 +1,9 @@
 //! Checks a file against its specification.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
+use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
-use super::loaded::{Config, Entry, Values};
 use super::parse::{self, parse};
 use super::printable::shortened;
 use super::source::{Source, Span};
@@ -16,21 +15,21 @@ use super::value::Value;
 /// Maximum number of known names listed when none is near.
 const LISTED: usize = 10;
 
-/// Returns the configuration in the text, or every error in it.
-pub(super) fn check(source: Source, spec: &Spec) -> Result<Config, Errors> {
-    let (written, mut problems) = parse(&source);
+/// Returns the sections of the configuration in the text, or every error in it.
+pub(super) fn check(source: &Source, spec: &Spec) -> Result<Vec<Values>, Errors> {
+    let (written, mut problems) = parse(source);
+    report_duplicates(&written, source, &mut problems);
     for mistake in spec.mistakes() {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
-    let mut check = Check::new(&source, spec, problems);
+    let mut check = Check::new(source, spec, problems);
     for section in written {
         check.section(section);
     }
     let sections = check.complete();
     check.problems.result()?;
-    let config = Config { source: Arc::new(source), sections };
-    spec.fits.iter().try_for_each(|fits| fits(&config))?;
-    Ok(config)
+    spec.fits.iter().try_for_each(|fits| fits(&sections, source))?;
+    Ok(sections)
 }
 
 struct Check<'a> {
@@ -262,6 +261,42 @@ impl<'a> Check<'a> {
             (Some(section), None) => {
                 let message = format!("the section `{section}` with the required {all} is missing");
                 self.problems.about(&self.source.end(), message);
+            }
+        }
+    }
+}
+
+/// Reports duplicate sections, and duplicate keys in a section.
+fn report_duplicates(sections: &[parse::Section], source: &Source, problems: &mut Problems<'_>) {
+    let headers = sections.iter().filter_map(|section| section.name.as_ref());
+    report_duplicate("section", headers, source, problems);
+    for section in sections {
+        let keys = section.entries.iter().filter(|entry| entry.set).map(|entry| &entry.key);
+        report_duplicate("key", keys, source, problems);
+    }
+}
+
+fn report_duplicate<'a>(
+    kind: &str,
+    names: impl Iterator<Item = &'a Span>,
+    source: &Source,
+    problems: &mut Problems<'_>,
+) {
+    let mut known: HashMap<&str, &Span> = HashMap::new();
+    for name in names {
+        let text = source.slice(name);
+        match known.get(text) {
+            // Only counted: searching for the first occurrence would be wasted.
+            Some(_) if problems.is_full() => {
+                problems.general("");
+            }
+            Some(first) => {
+                let (shown, first) = (shortened(text, 60), source.reference(first));
+                let message = format!("the {kind} `{shown}` comes twice; the first is at {first}");
+                problems.at(name, message);
+            }
+            None => {
+                known.insert(text, name);
             }
         }
     }

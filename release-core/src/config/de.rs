@@ -4,13 +4,14 @@ use std::fmt;
 
 use serde::de::value::{BorrowedStrDeserializer, MapDeserializer, StrDeserializer};
 use serde::de::{
-    self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+    Visitor,
 };
 use serde::forward_to_deserialize_any;
 
 use super::Value;
+use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
-use super::loaded::{Config, Entry};
 use super::printable::shortened;
 use super::source::{Place, Source, Span};
 
@@ -208,14 +209,14 @@ impl<'de> Deserializer<'de> for Keys<'de> {
 
 /// The whole configuration: the global keys and the sections are its fields.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whole<'a>(pub(super) &'a Config);
+struct Whole<'a>(&'a [Values]);
 
 impl<'de> Deserializer<'de> for Whole<'de> {
     type Error = Unfit;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
         let mut fields = Vec::new();
-        for section in &self.0.sections {
+        for section in self.0 {
             let keys = Keys(&section.entries);
             match &section.name {
                 None => fields.extend(keys.fields()),
@@ -229,6 +230,14 @@ impl<'de> Deserializer<'de> for Whole<'de> {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
         unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
+}
+
+/// Deserializes a whole configuration. Returns the error at its position in the file.
+pub(super) fn whole<'a, T: Deserialize<'a>>(
+    sections: &'a [Values],
+    source: &Source,
+) -> Result<T, Errors> {
+    T::deserialize(Whole(sections)).map_err(|error| error.placed(source))
 }
 
 /// The source of a field of the user's struct.

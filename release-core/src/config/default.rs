@@ -14,7 +14,6 @@
 //!     key("admins").default(default::string_list(["root"])),
 //!     key("buffer").default(default::size(64 << 10)),
 //! ];
-//! # let _ = keys;
 //! ```
 
 use std::time::Duration;
@@ -22,30 +21,70 @@ use std::time::Duration;
 use super::{Address, Regexp, Value};
 
 /// Creates a keyword.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::keyword("info").to_string(), "info");
+/// ```
 #[must_use]
 pub fn keyword(word: &str) -> Value {
     Value::Keyword(word.to_owned())
 }
 
 /// Creates a boolean.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::bool(true).to_string(), "true");
+/// ```
 #[must_use]
 pub fn bool(value: bool) -> Value {
     value.into()
 }
 
 /// Creates an integer.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::int(80).to_string(), "80");
+/// ```
 #[must_use]
 pub fn int(value: i64) -> Value {
     value.into()
 }
 
 /// Creates a float.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::float(0.5).to_string(), "0.5");
+/// ```
 #[must_use]
 pub fn float(value: f64) -> Value {
     value.into()
 }
 
 /// Creates a string.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::string("root").to_string(), r#""root""#);
+/// ```
 #[must_use]
 pub fn string(text: &str) -> Value {
     text.into()
@@ -56,6 +95,14 @@ pub fn string(text: &str) -> Value {
 /// # Panics
 ///
 /// Panics if the pattern is invalid: it is part of the program.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::regexp("^[a-z]+$").to_string(), "/^[a-z]+$/");
+/// ```
 #[must_use]
 #[track_caller]
 pub fn regexp(pattern: &str) -> Value {
@@ -66,12 +113,29 @@ pub fn regexp(pattern: &str) -> Value {
 }
 
 /// Creates a duration.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::config::default;
+///
+/// assert_eq!(default::duration(Duration::from_secs(90)).to_string(), "90s");
+/// ```
 #[must_use]
 pub fn duration(value: Duration) -> Value {
     value.into()
 }
 
 /// Creates a size in bytes.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::size(65_536).to_string(), "64KiB");
+/// ```
 #[must_use]
 pub fn size(bytes: u64) -> Value {
     Value::Size(bytes)
@@ -82,6 +146,14 @@ pub fn size(bytes: u64) -> Value {
 /// # Panics
 ///
 /// Panics if the text is not an address: it is part of the program.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::address("[::1]:80").to_string(), "[::1]:80");
+/// ```
 #[must_use]
 #[track_caller]
 pub fn address(text: &str) -> Value {
@@ -92,30 +164,70 @@ pub fn address(text: &str) -> Value {
 }
 
 /// Creates a list of keywords.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::keyword_list(["a", "b"]).to_string(), "[a, b]");
+/// ```
 #[must_use]
 pub fn keyword_list<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
     Value::List(words.into_iter().map(keyword).collect())
 }
 
 /// Creates a list of booleans.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::bool_list([true, false]).to_string(), "[true, false]");
+/// ```
 #[must_use]
 pub fn bool_list(values: impl IntoIterator<Item = bool>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
 /// Creates a list of integers.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::int_list([80, 443]).to_string(), "[80, 443]");
+/// ```
 #[must_use]
 pub fn int_list(values: impl IntoIterator<Item = i64>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
 /// Creates a list of floats.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::float_list([0.5, 1.0]).to_string(), "[0.5, 1.0]");
+/// ```
 #[must_use]
 pub fn float_list(values: impl IntoIterator<Item = f64>) -> Value {
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
 /// Creates a list of strings.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::string_list(["root"]).to_string(), r#"["root"]"#);
+/// ```
 #[must_use]
 pub fn string_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::List(texts.into_iter().map(Value::from).collect())

@@ -37,12 +37,32 @@ pub struct Errors {
 
 impl Errors {
     /// Returns the errors, at most 100.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].message(), "unknown key `prot`; is it `port`?");
+    /// ```
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
     /// Returns the total number of errors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+    /// assert_eq!(errors.count(), 1);
+    /// ```
     #[must_use]
     pub fn count(&self) -> usize {
         self.problems.len() + self.more
@@ -67,6 +87,18 @@ impl Errors {
 }
 
 /// One error in a configuration.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Spec, key};
+///
+/// let spec = Spec::new().key(key("port"));
+/// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+/// for problem in errors.problems() {
+///     eprintln!("{problem}");
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
     file: Arc<str>,
@@ -78,24 +110,64 @@ pub struct Problem {
 
 impl Problem {
     /// Returns the line in the file, from 1, if the error has a position there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].line(), Some(2));
+    /// ```
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         self.at.map(|(line, _)| line)
     }
 
     /// Returns the column in characters, from 1, if the error has a position in the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].column(), Some(1));
+    /// ```
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         self.at.map(|(_, column)| column)
     }
 
     /// Returns the error message, one line that is safe to print.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port = 80\nprot = 81", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].message(), "unknown key `prot`; is it `port`?");
+    /// ```
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
     /// Returns a suggested correction, if there is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().section("web", [key("port")]);
+    /// let errors = Config::parse("web.conf", "port = 80 [web]", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].hint(), Some("it belongs to [web]"));
+    /// ```
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

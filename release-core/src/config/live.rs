@@ -44,6 +44,24 @@ pub struct Live {
 }
 
 /// A key whose value was changed by a reload.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Live, Spec, key};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("web.conf");
+/// std::fs::write(&path, "port = 80")?;
+/// let live = Live::load(&path, Spec::new().key(key("port")))?;
+///
+/// std::fs::write(&path, "port = 81")?;
+/// for change in live.reload()? {
+///     println!("{change} has a new value");
+///     assert_eq!((change.section, change.key), (None, "port".to_owned()));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Change {
@@ -70,6 +88,19 @@ impl Live {
     /// # Errors
     ///
     /// Returns the same errors as [`Config::load`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Live, Spec, key};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.conf");
+    /// std::fs::write(&path, "port = 80")?;
+    /// let live = Live::load(&path, Spec::new().key(key("port")))?;
+    /// assert_eq!(live.current().get::<u16>("port")?, 80);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: impl AsRef<Path>, spec: Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
         let config = Config::load(path, &spec)?;
@@ -80,6 +111,24 @@ impl Live {
     }
 
     /// Returns the configuration in force. It does not change while you hold it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Live, Spec, key};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.conf");
+    /// std::fs::write(&path, "port = 80")?;
+    /// let live = Live::load(&path, Spec::new().key(key("port")))?;
+    ///
+    /// let config = live.current();
+    /// std::fs::write(&path, "port = 81")?;
+    /// live.reload()?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// assert_eq!(live.current().get::<u16>("port")?, 81);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn current(&self) -> Arc<Config> {
         // No code panics while it holds the lock.
@@ -94,6 +143,22 @@ impl Live {
     /// # Errors
     ///
     /// Returns the same errors as [`Config::load`]. The old configuration then stays in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Live, Spec, key};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.conf");
+    /// std::fs::write(&path, "port = 80")?;
+    /// let live = Live::load(&path, Spec::new().key(key("port")))?;
+    ///
+    /// std::fs::write(&path, "port = 81")?;
+    /// assert_eq!(live.reload()?.len(), 1);
+    /// assert!(live.reload()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reload(&self) -> Result<Vec<Change>, Errors> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let new = Arc::new(Config::load(&self.path, &self.spec)?);

@@ -1,5 +1,6 @@
-//! A valid configuration: its values, and the origin of each.
+//! A valid configuration: its values, the origin of each, and its written form.
 
+use std::fmt::{self, Write};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,9 +8,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::check::check;
+use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::printable::shortened;
-use super::source::{Place, Source};
+use super::source::Source;
 use super::{Spec, Value, de, read};
 use crate::start_files::accepted;
 
@@ -55,23 +57,6 @@ pub struct Config {
     pub(super) sections: Vec<Values>,
 }
 
-/// The values of a section.
-#[derive(Clone, Debug)]
-pub(super) struct Values {
-    /// `None` for the global keys.
-    pub(super) name: Option<String>,
-    pub(super) entries: Vec<Entry>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    /// `None` for an optional key that is not set.
-    pub(super) value: Option<Value>,
-    /// `None` for a default.
-    pub(super) place: Option<Place>,
-}
-
 impl Config {
     /// Reads a file and checks it against the specification.
     ///
@@ -80,9 +65,22 @@ impl Config {
     /// # Errors
     ///
     /// Returns every error in the file, or the reason why it cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.conf");
+    /// std::fs::write(&path, "port = 80")?;
+    /// let config = Config::load(&path, &Spec::new().key(key("port")))?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
-        let config = check(read::read(path, spec.size_limit)?, spec)?;
+        let config = Self::checked(read::read(path, spec.size_limit)?, spec)?;
         accepted(path, config.source.text.as_bytes());
         Ok(config)
     }
@@ -92,8 +90,23 @@ impl Config {
     /// # Errors
     ///
     /// Returns every error in the text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let config = Config::parse("web.conf", "port = 80", &Spec::new().key(key("port")))?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn parse(name: &str, text: impl AsRef<[u8]>, spec: &Spec) -> Result<Self, Errors> {
-        check(read::text(name, text.as_ref().to_vec())?, spec)
+        Self::checked(read::text(name, text.as_ref().to_vec())?, spec)
+    }
+
+    fn checked(source: Source, spec: &Spec) -> Result<Self, Errors> {
+        let sections = check(&source, spec)?;
+        Ok(Self { source: Arc::new(source), sections })
     }
 
     /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,
@@ -104,18 +117,54 @@ impl Config {
     ///
     /// Returns an error if the value does not fit the type, with its position in the file, or if
     /// the specification has no such key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("ports")).key(key("timeout"));
+    /// let config = Config::parse("web.conf", "ports = [80, 443] timeout = 1.5s", &spec)?;
+    /// let (ports, timeout): (Vec<u16>, Duration) = (config.get("ports")?, config.get("timeout")?);
+    /// assert_eq!((ports, timeout), (vec![80, 443], Duration::from_millis(1500)));
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn get<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<T, Errors> {
         self.globals().get(key)
     }
 
     /// Returns a global value as written in the file. Returns `None` for an optional key that is
     /// not set, and for a key that is not in the specification.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, Value, key};
+    ///
+    /// let spec = Spec::new().key(key("port")).key(key("proxy").optional());
+    /// let config = Config::parse("web.conf", "port = 80", &spec)?;
+    /// assert_eq!(config.value("port"), Some(&Value::Int(80)));
+    /// assert_eq!(config.value("proxy"), None);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.globals().value(key)
     }
 
     /// Returns the values of a section. A section that is not in the specification is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().section("web", [key("port")]);
+    /// let config = Config::parse("web.conf", "[web] port = 80", &spec)?;
+    /// assert_eq!(config.section("web").get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     #[must_use]
     pub fn section<'a>(&'a self, name: &'a str) -> Section<'a> {
         let found = self.sections.iter().find(|section| section.name.as_deref() == Some(name));
@@ -169,11 +218,80 @@ impl Config {
     /// assert_eq!(config.deserialize::<Settings>().err().unwrap().problems()[0].column(), Some(13));
     /// ```
     pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Errors> {
-        T::deserialize(de::Whole(self)).map_err(|error| error.placed(&self.source))
+        de::whole(&self.sections, &self.source)
+    }
+
+    /// Returns every key with its value. A comment names the line that sets it, or marks it as the
+    /// default.
+    ///
+    /// Reading the result with the same specification gives the same values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new()
+    ///     .key(key("port").default(80))
+    ///     .key(key("proxy").optional())
+    ///     .section("web", [key("root")]);
+    /// let config = Config::parse("web.conf", "[web]\nroot = \"/srv\"\n", &spec).unwrap();
+    /// let expected = [
+    ///     "port = 80  # default",
+    ///     "# proxy is not set",
+    ///     "",
+    ///     "[web]",
+    ///     "root = \"/srv\"  # web.conf:2",
+    ///     "",
+    /// ];
+    /// assert_eq!(config.dump(), expected.join("\n"));
+    /// ```
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        for section in &self.sections {
+            if let Some(name) = &section.name {
+                let separator = if text.is_empty() { "" } else { "\n" };
+                writeln!(text, "{separator}[{name}]")?;
+            }
+            for Entry { key, value, place } in &section.entries {
+                match (value, place) {
+                    (None, _) => writeln!(text, "# {key} is not set")?,
+                    (Some(value), None) => writeln!(text, "{key} = {value}  # default")?,
+                    (Some(value), Some(place)) => {
+                        let (name, line) = (self.source.name(), place.span.line);
+                        writeln!(text, "{key} = {value}  # {name}:{line}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 /// The values of a section of a [`Config`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Section, Spec, key};
+///
+/// /// Each service has a section of its own.
+/// fn port(section: Section<'_>) -> u16 {
+///     section.get("port").unwrap_or(80)
+/// }
+///
+/// let spec = Spec::new().section("web", [key("port")]);
+/// let config = Config::parse("web.conf", "[web] port = 8080", &spec)?;
+/// assert_eq!(port(config.section("web")), 8080);
+/// # Ok::<(), release_core::config::Errors>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
     source: &'a Source,
@@ -188,6 +306,17 @@ impl<'a> Section<'a> {
     ///
     /// Returns an error if the value does not fit the type, with its position in the file, or if
     /// the specification has no such section or key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().section("web", [key("root")]);
+    /// let config = Config::parse("web.conf", "[web] root = \"/srv/www\"", &spec)?;
+    /// assert_eq!(config.section("web").get::<&str>("root")?, "/srv/www");
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn get<T: Deserialize<'a>>(&self, key: &str) -> Result<T, Errors> {
         match self.entries.iter().find(|entry| entry.key == key) {
             Some(entry) => de::Node::of(entry)
@@ -199,6 +328,17 @@ impl<'a> Section<'a> {
 
     /// Returns a value as written in the file. Returns `None` for an optional key that is not set,
     /// and for a key that is not in the specification.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, Value, key};
+    ///
+    /// let spec = Spec::new().section("web", [key("port")]);
+    /// let config = Config::parse("web.conf", "[web] port = 80", &spec)?;
+    /// assert_eq!(config.section("web").value("port"), Some(&Value::Int(80)));
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&'a Value> {
         self.entries.iter().find(|entry| entry.key == key)?.value.as_ref()
@@ -209,6 +349,23 @@ impl<'a> Section<'a> {
     /// # Errors
     ///
     /// Returns an error if a value does not fit, with its position in the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Web {
+    ///     port: u16,
+    /// }
+    ///
+    /// let spec = Spec::new().section("web", [key("port")]);
+    /// let config = Config::parse("web.conf", "[web] port = 80", &spec)?;
+    /// let web: Web = config.section("web").deserialize()?;
+    /// assert_eq!(web.port, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn deserialize<T: Deserialize<'a>>(&self) -> Result<T, Errors> {
         T::deserialize(de::Keys(self.entries)).map_err(|error| error.placed(self.source))
     }

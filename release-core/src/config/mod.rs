@@ -57,8 +57,7 @@ mod address;
 mod check;
 mod de;
 pub mod default;
-mod dump;
-mod duplicates;
+mod entry;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -75,6 +74,7 @@ mod regexp;
 mod source;
 mod spec;
 mod suggest;
+mod units;
 /// The examples of the document are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/CONFIGURATION.md")]

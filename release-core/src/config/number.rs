@@ -1,38 +1,10 @@
 //! Bare words that begin like numbers: integers, floats, durations, sizes and numeric addresses.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::printable::shortened;
+use super::units::{SIZES, TIMES};
 use super::{Address, Value};
-
-/// Units of time in nanoseconds, largest first.
-const TIMES: [(&str, u64); 5] = [
-    ("d", 86_400_000_000_000),
-    ("h", 3_600_000_000_000),
-    ("m", 60_000_000_000),
-    ("s", 1_000_000_000),
-    ("ms", 1_000_000),
-];
-
-/// Units of size in bytes. The first seven, from the largest, are used for output.
-const SIZES: [(&str, u64); 14] = [
-    ("EiB", 1 << 60),
-    ("PiB", 1 << 50),
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-    ("EB", 1_000_000_000_000_000_000),
-    ("PB", 1_000_000_000_000_000),
-    ("TB", 1_000_000_000_000),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("KB", 1000),
-    ("kB", 1000),
-];
-const WRITTEN_SIZES: usize = 7;
 
 const UNITS: &str = "units of time are ms, s, m, h, d; of size B, KB, MB, GB, TB (1000) and KiB, MiB, GiB, TiB (1024)";
 
@@ -192,28 +164,4 @@ fn size(number: &Number<'_>, unit: u64) -> Result<Value, String> {
         Inexact::TooLarge => too_large(),
     })?;
     u64::try_from(bytes).map(Value::Size).map_err(|_| too_large())
-}
-
-/// Formats in the largest unit that gives an integer; below a millisecond as a fraction of a
-/// second.
-pub(super) fn write_duration(f: &mut fmt::Formatter<'_>, duration: Duration) -> fmt::Result {
-    let nanoseconds = duration.as_nanos();
-    if nanoseconds == 0 {
-        return f.write_str("0s");
-    }
-    match TIMES.iter().find(|(_, unit)| nanoseconds.is_multiple_of((*unit).into())) {
-        Some((name, unit)) => write!(f, "{}{name}", nanoseconds / u128::from(*unit)),
-        None => {
-            let fraction = format!("{:09}", duration.subsec_nanos());
-            write!(f, "{}.{}s", duration.as_secs(), fraction.trim_end_matches('0'))
-        }
-    }
-}
-
-pub(super) fn write_size(f: &mut fmt::Formatter<'_>, bytes: u64) -> fmt::Result {
-    match SIZES[..WRITTEN_SIZES].iter().find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit))
-    {
-        Some((name, unit)) => write!(f, "{}{name}", bytes / unit),
-        None => write!(f, "{bytes}B"),
-    }
 }

@@ -4,7 +4,6 @@
 mod list;
 mod recover;
 
-use super::duplicates;
 use super::error::Problems;
 use super::lex::{Lexer, Token};
 use super::printable::shortened;
@@ -41,9 +40,7 @@ pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
     let globals = Section { name: None, lost: false, entries: Vec::new() };
     let mut parser = Parser { source, lexer, peeked: None, sections: vec![globals], depth: 0 };
     parser.file();
-    let Parser { sections, mut lexer, .. } = parser;
-    duplicates::report(&sections, source, &mut lexer.problems);
-    (sections, lexer.problems)
+    (parser.sections, parser.lexer.problems)
 }
 
 struct Parser<'a> {

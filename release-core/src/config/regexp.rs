@@ -36,6 +36,15 @@ const NEST_LIMIT: u32 = 100;
 pub struct Regexp(Regex);
 
 /// The reason why a text is not a valid [`Regexp`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::Regexp;
+///
+/// let error = Regexp::new("(").unwrap_err();
+/// assert!(error.to_string().contains("unclosed group"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegexpError {
     message: String,
@@ -51,6 +60,15 @@ impl Regexp {
     /// Returns an error if it is not a regular expression, uses look-around or back-references
     /// (impossible in linear time), is too large, or contains an invisible character such as a line
     /// break.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Regexp;
+    ///
+    /// assert!(Regexp::new("^[a-z]+$").is_ok());
+    /// assert!(Regexp::new("[a-z").is_err());
+    /// ```
     pub fn new(pattern: &str) -> Result<Self, RegexpError> {
         let mut characters = pattern.char_indices();
         if let Some((at, hidden)) =
@@ -79,12 +97,30 @@ impl Regexp {
     }
 
     /// Returns the compiled form.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Regexp;
+    ///
+    /// let names = Regexp::new("^([a-z]+)[.]example$").unwrap();
+    /// let found = names.regex().captures("www.example").unwrap();
+    /// assert_eq!(&found[1], "www");
+    /// ```
     #[must_use]
     pub fn regex(&self) -> &Regex {
         &self.0
     }
 
     /// Returns the pattern, without the slashes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Regexp;
+    ///
+    /// assert_eq!(Regexp::new("^[a-z]+$").unwrap().as_str(), "^[a-z]+$");
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()

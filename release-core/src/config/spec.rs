@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use serde::de::DeserializeOwned;
 
+use super::de;
+use super::entry::Values;
 use super::error::Errors;
 use super::printable::shortened;
+use super::source::Source;
 use super::validation::Validation;
 use super::value::is_plain;
-use super::{Config, Value, parse};
+use super::{Value, parse};
 
 /// Default of the maximum file size, see [`Spec::size_limit`].
 const SIZE_LIMIT: u64 = 1024 * 1024;
@@ -47,8 +50,8 @@ pub struct Spec {
     pub(super) fits: Vec<Fits>,
 }
 
-/// A check whether a configuration fits a type.
-type Fits = fn(&Config) -> Result<(), Errors>;
+/// A check whether the content of a file fits a type.
+type Fits = fn(&[Values], &Source) -> Result<(), Errors>;
 
 #[derive(Clone, Debug)]
 pub(super) struct SectionSpec {
@@ -58,6 +61,21 @@ pub(super) struct SectionSpec {
 }
 
 /// A key of a [`Spec`], created by [`key`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Key, Spec, key};
+/// use release_core::config::validation::int_in_range;
+///
+/// /// The key of a port, which several sections have.
+/// fn port() -> Key {
+///     key("port").check(int_in_range(1..=65535))
+/// }
+///
+/// let spec = Spec::new().section("web", [port()]).section("admin", [port()]);
+/// assert!(Config::parse("x", "[web] port = 80 [admin] port = 8080", &spec).is_ok());
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Key {
@@ -68,6 +86,16 @@ pub struct Key {
 }
 
 /// Creates a key. Without further settings, the file must set it, to any value.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Spec, key};
+///
+/// let spec = Spec::new().key(key("user"));
+/// assert!(Config::parse("x", "user = \"www-data\"", &spec).is_ok());
+/// assert!(Config::parse("x", "", &spec).is_err());
+/// ```
 pub fn key(name: impl Into<String>) -> Key {
     Key { name: name.into(), default: None, optional: false, checks: Vec::new() }
 }
@@ -75,18 +103,47 @@ pub fn key(name: impl Into<String>) -> Key {
 impl Key {
     /// Sets the value for files that do not set the key. It must pass the validations too: they may
     /// concern the machine, for example whether a directory exists.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port").default(80));
+    /// assert_eq!(Config::parse("x", "", &spec)?.get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn default(mut self, value: impl Into<Value>) -> Self {
         self.default = Some(value.into());
         self
     }
 
     /// Makes the key optional, without a default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("proxy").optional());
+    /// assert_eq!(Config::parse("x", "", &spec)?.get::<Option<String>>("proxy")?, None);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
     /// Adds a validation of the value. If several validations fail, the first one is reported.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key, validation::int_in_range};
+    ///
+    /// let spec = Spec::new().key(key("port").check(int_in_range(1..=65535)));
+    /// assert!(Config::parse("x", "port = 0", &spec).is_err());
+    /// ```
     pub fn check(mut self, validation: Validation) -> Self {
         self.checks.push(validation);
         self
@@ -101,25 +158,56 @@ impl Default for Spec {
 
 impl Spec {
     /// Creates a configuration with no keys.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec};
+    ///
+    /// assert!(Config::parse("x", "# nothing but a comment", &Spec::new()).is_ok());
+    /// assert!(Config::parse("x", "port = 80", &Spec::new()).is_err());
+    /// ```
     pub fn new() -> Self {
         let globals = SectionSpec { name: None, keys: Vec::new() };
         Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new() }
     }
 
     /// Adds a global key, which precedes the first section.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("host")).key(key("port"));
+    /// let config = Config::parse("x", "host = \"localhost\" port = 80", &spec)?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn key(mut self, key: Key) -> Self {
         self.sections[0].keys.push(key);
         self
     }
 
     /// Adds a section with its keys. The section may be absent if none of its keys is required.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().section("web", [key("root"), key("port").default(80)]);
+    /// let config = Config::parse("x", "[web] root = \"/srv/www\"", &spec)?;
+    /// assert_eq!(config.section("web").get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
     pub fn section(mut self, name: impl Into<String>, keys: impl IntoIterator<Item = Key>) -> Self {
         let keys = keys.into_iter().collect();
         self.sections.push(SectionSpec { name: Some(name.into()), keys });
         self
     }
 
-    /// Requires that the configuration fits your type, see [`Config::deserialize`]. A reload then
+    /// Requires that the configuration fits your type, see [`Config::deserialize`](super::Config::deserialize). A reload then
     /// accepts only files that fit.
     ///
     /// # Examples
@@ -138,11 +226,19 @@ impl Spec {
     /// # assert_eq!(config.deserialize::<Settings>().unwrap().port, 80);
     /// ```
     pub fn fits<T: DeserializeOwned>(mut self) -> Self {
-        self.fits.push(|config| config.deserialize::<T>().map(drop));
+        self.fits.push(|sections, source| de::whole::<T>(sections, source).map(drop));
         self
     }
 
     /// Sets the maximum file size in bytes (default 1 MiB).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Spec;
+    ///
+    /// let spec = Spec::new().size_limit(16 * 1024 * 1024);
+    /// ```
     pub fn size_limit(mut self, bytes: u64) -> Self {
         self.size_limit = bytes;
         self

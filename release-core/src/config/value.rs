@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::number::{write_duration, write_size};
 use super::printable::{is_hidden, shortened};
+use super::units::{write_duration, write_size};
 use super::{Address, Regexp};
 
 /// A value of a configuration file.
@@ -49,6 +49,15 @@ pub enum Value {
 }
 
 /// The kind of a [`Value`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Kind, Value};
+///
+/// assert_eq!(Value::from(80).kind(), Kind::Int);
+/// assert_eq!(Kind::Int.to_string(), "an integer");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -96,6 +105,14 @@ const SHOWN: usize = 60;
 
 impl Value {
     /// Returns the kind of this value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Kind, Value};
+    ///
+    /// assert_eq!(Value::from("text").kind(), Kind::String);
+    /// ```
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -113,18 +130,48 @@ impl Value {
     }
 
     /// Returns the boolean, if this is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Bool(true);
+    /// assert_eq!(value.as_bool(), Some(true));
+    /// assert_eq!(Value::Int(1).as_bool(), None);
+    /// ```
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }
     }
 
     /// Returns the integer, if this is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Int(80);
+    /// assert_eq!(value.as_int(), Some(80));
+    /// assert_eq!(Value::Bool(true).as_int(), None);
+    /// ```
     #[must_use]
     pub fn as_int(&self) -> Option<i64> {
         if let Self::Int(value) = self { Some(*value) } else { None }
     }
 
     /// Returns the number, if this is a float or an integer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// assert_eq!(Value::Float(0.5).as_float(), Some(0.5));
+    /// assert_eq!(Value::Int(2).as_float(), Some(2.0));
+    /// assert_eq!(Value::Bool(true).as_float(), None);
+    /// ```
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "what a float is for")]
     pub fn as_float(&self) -> Option<f64> {
@@ -136,12 +183,32 @@ impl Value {
     }
 
     /// Returns the text, if this is a string in UTF-8.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::from("text");
+    /// assert_eq!(value.as_str(), Some("text"));
+    /// assert_eq!(Value::Bytes(vec![0xff]).as_str(), None);
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
     /// Returns the bytes of a string, whether they are UTF-8 or not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Bytes(vec![0xff]);
+    /// assert_eq!(value.as_bytes(), Some(&[0xff][..]));
+    /// assert_eq!(Value::Bool(true).as_bytes(), None);
+    /// ```
     #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
@@ -152,36 +219,96 @@ impl Value {
     }
 
     /// Returns the word, if this is a keyword.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Keyword("debug".to_owned());
+    /// assert_eq!(value.as_keyword(), Some("debug"));
+    /// assert_eq!(Value::from("debug").as_keyword(), None);
+    /// ```
     #[must_use]
     pub fn as_keyword(&self) -> Option<&str> {
         if let Self::Keyword(word) = self { Some(word) } else { None }
     }
 
     /// Returns the regular expression, if this is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Value, default};
+    ///
+    /// let value = default::regexp("^[a-z]+$");
+    /// assert!(value.as_regexp().is_some_and(|regexp| regexp.regex().is_match("abc")));
+    /// assert!(Value::from("^[a-z]+$").as_regexp().is_none());
+    /// ```
     #[must_use]
     pub fn as_regexp(&self) -> Option<&Regexp> {
         if let Self::Regexp(regexp) = self { Some(regexp) } else { None }
     }
 
     /// Returns the duration, if this is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::from(Duration::from_secs(5));
+    /// assert_eq!(value.as_duration(), Some(Duration::from_secs(5)));
+    /// assert_eq!(Value::Int(5).as_duration(), None);
+    /// ```
     #[must_use]
     pub fn as_duration(&self) -> Option<Duration> {
         if let Self::Duration(duration) = self { Some(*duration) } else { None }
     }
 
     /// Returns the number of bytes, if this is a size.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Size(65_536);
+    /// assert_eq!(value.as_size(), Some(65_536));
+    /// assert_eq!(Value::Int(65_536).as_size(), None);
+    /// ```
     #[must_use]
     pub fn as_size(&self) -> Option<u64> {
         if let Self::Size(bytes) = self { Some(*bytes) } else { None }
     }
 
     /// Returns the address, if this is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Address, default};
+    ///
+    /// let value = default::address("db.example:5432");
+    /// assert_eq!(value.as_address(), Some(&Address::Host("db.example".to_owned(), 5432)));
+    /// ```
     #[must_use]
     pub fn as_address(&self) -> Option<&Address> {
         if let Self::Address(address) = self { Some(address) } else { None }
     }
 
     /// Returns the elements, if this is a list.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::from(vec![80, 443]);
+    /// assert_eq!(value.as_list(), Some(&[Value::Int(80), Value::Int(443)][..]));
+    /// assert_eq!(Value::Int(80).as_list(), None);
+    /// ```
     #[must_use]
     pub fn as_list(&self) -> Option<&[Self]> {
         if let Self::List(items) = self { Some(items) } else { None }

@@ -69,6 +69,22 @@ impl<A> fmt::Debug for AcceptLoop<A> {
 }
 
 /// Counts of the connections of an [`AcceptLoop`], by outcome.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Active, Inet, Passive, Socket};
+///
+/// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+///     let served = socket
+///         .accept_loop()
+///         .until(std::future::ready(()))
+///         .run(async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await)
+///         .await?;
+///     println!("{} finished, {} failed", served.finished, served.failed);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
@@ -80,14 +96,46 @@ pub struct Served {
     pub aborted: u64,
 }
 
-impl<A: Address> AcceptLoop<A> {
-    pub(super) fn new(rt: Rt, socket: Socket<Passive, A>) -> Self {
-        let until = Box::pin(pending());
-        Self { rt, socket, connections: usize::MAX, timeout: None, until, stop_deadline: None }
+impl<A: Address> Socket<Passive, A> {
+    /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().run(handler).await.map(drop)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn accept_loop(self) -> AcceptLoop<A> {
+        AcceptLoop {
+            rt: self.state.rt.clone(),
+            socket: self,
+            connections: usize::MAX,
+            timeout: None,
+            until: Box::pin(pending()),
+            stop_deadline: None,
+        }
     }
+}
 
+impl<A: Address> AcceptLoop<A> {
     /// Sets the maximum number of open connections, at least 1. Further connections wait in the
     /// kernel's queue until one ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().connections(500).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.max(1);
@@ -96,6 +144,18 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Sets the time limit of each handler. A handler that exceeds it is dropped, together with its
     /// connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().timeout(Duration::from_secs(30)).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
@@ -104,6 +164,18 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Shuts the loop down when a future completes, such as a worker's
     /// [`Stopping`](crate::Stopping) or the receiver of a channel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Stopping;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>, stopping: Stopping) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     socket.accept_loop().until(stopping).run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(stop);
@@ -112,6 +184,20 @@ impl<A: Address> AcceptLoop<A> {
 
     /// Sets how long running handlers may continue after the loop stops accepting. Unlimited by
     /// default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Stopping;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>, stopping: Stopping) -> std::io::Result<()> {
+    ///     let handler = async |client: Socket<Active, Inet>| client.write_all(b"hello\n").await;
+    ///     let accept_loop = socket.accept_loop().until(stopping).stop_deadline(Duration::from_secs(5));
+    ///     accept_loop.run(handler).await.map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.stop_deadline = Some(time);
@@ -139,7 +225,6 @@ impl<A: Address> AcceptLoop<A> {
     ///     };
     ///     socket.accept_loop().run(handler).await.map(drop)
     /// }
-    /// # let _ = serve;
     /// ```
     ///
     /// # Errors

@@ -7,10 +7,25 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::getpeername;
 
+use super::socket::Named;
 use super::{Address, Socket, Stream, Unix};
 use crate::sys::socket;
 
 /// The state of a connected [`Socket`]. It dereferences to a [`Stream`] for reading and writing.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Active, Inet, Read, Socket};
+///
+/// /// Answers one request of four bytes.
+/// async fn echo(client: Socket<Active, Inet>) -> std::io::Result<()> {
+///     if let Read::Data(request) = client.read(4, None).await? {
+///         client.write_all(&request).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct Active(pub(super) Stream);
 
 impl fmt::Debug for Active {
@@ -24,6 +39,8 @@ impl AsFd for Active {
         self.0.as_fd()
     }
 }
+
+impl Named for Active {}
 
 impl<A> Deref for Socket<Active, A> {
     type Target = Stream;
@@ -39,6 +56,17 @@ impl<A: Address> Socket<Active, A> {
     /// # Errors
     ///
     /// Returns [`io::ErrorKind::NotConnected`] if the peer has already disconnected.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Inet, Socket};
+    ///
+    /// async fn greet(client: Socket<Active, Inet>) -> std::io::Result<()> {
+    ///     let greeting = format!("hello, {}\n", client.peer()?);
+    ///     client.write_all(greeting.as_bytes()).await
+    /// }
+    /// ```
     pub fn peer(&self) -> io::Result<A> {
         let address = getpeername::<A::System>(self.as_fd().as_raw_fd())?;
         A::from_system(&address).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -46,6 +74,19 @@ impl<A: Address> Socket<Active, A> {
 
     /// Returns the connection without its kind of address. The result implements `AsyncRead` and
     /// `AsyncWrite` of the futures crates.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_util::AsyncWriteExt;
+    /// use release_core::net::{Active, Inet, Socket};
+    ///
+    /// async fn farewell(client: Socket<Active, Inet>) -> std::io::Result<()> {
+    ///     let mut stream = client.into_stream();
+    ///     AsyncWriteExt::write_all(&mut stream, b"goodbye\n").await?;
+    ///     stream.close().await
+    /// }
+    /// ```
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.state.0
@@ -57,6 +98,19 @@ impl<A: Address> Socket<Active, A> {
     /// # Errors
     ///
     /// Returns an error if no descriptor is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Socket, Unix};
+    ///
+    /// /// Continues with blocking calls.
+    /// fn blocking(client: Socket<Active, Unix>) -> std::io::Result<std::os::unix::net::UnixStream> {
+    ///     let stream = std::os::unix::net::UnixStream::from(client.into_descriptor()?);
+    ///     stream.set_nonblocking(false)?;
+    ///     Ok(stream)
+    /// }
+    /// ```
     pub fn into_descriptor(self) -> io::Result<OwnedFd> {
         // A runtime does not give back a watched descriptor, hence a duplicate.
         self.as_fd().try_clone_to_owned()
@@ -66,6 +120,16 @@ impl<A: Address> Socket<Active, A> {
 /// The identity of a peer, as recorded by the kernel when the connection was made.
 ///
 /// Pids are reused, so never base a decision on the pid.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::Credentials;
+///
+/// fn is_root(peer: Credentials) -> bool {
+///     peer.uid == 0
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -90,6 +154,19 @@ impl Socket<Active, Unix> {
     /// # Errors
     ///
     /// Returns the errors of getsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Active, Socket, Unix};
+    ///
+    /// async fn serve_root(client: Socket<Active, Unix>) -> std::io::Result<()> {
+    ///     if client.credentials()?.uid != 0 {
+    ///         return client.write_all(b"only root may use this\n").await;
+    ///     }
+    ///     client.write_all(b"welcome\n").await
+    /// }
+    /// ```
     pub fn credentials(&self) -> io::Result<Credentials> {
         Credentials::of_peer(self)
     }

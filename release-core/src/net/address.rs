@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -14,9 +14,28 @@ use super::socket_file;
 use crate::{Error, ErrorKind};
 
 /// An IP address, version 4 or 6, and a port.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::Inet;
+///
+/// let address: Inet = "[::1]:8080".parse()?;
+/// assert_eq!(address.port(), 8080);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub type Inet = SocketAddr;
 
 /// The address of a Unix socket.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::Unix;
+///
+/// assert_eq!(Unix::path("/run/web.sock").to_string(), "/run/web.sock");
+/// assert_eq!(Unix::abstract_name("web").to_string(), "@web");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unix {
@@ -34,11 +53,27 @@ pub enum Unix {
 
 impl Unix {
     /// Creates the address of a socket file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::Unix;
+    ///
+    /// assert_eq!(Unix::path("/run/web.sock"), Unix::Path("/run/web.sock".into()));
+    /// ```
     pub fn path(path: impl Into<PathBuf>) -> Self {
         Self::Path(path.into())
     }
 
     /// Creates an abstract address, without a file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::Unix;
+    ///
+    /// assert_eq!(Unix::abstract_name("web"), Unix::Abstract(b"web".to_vec()));
+    /// ```
     pub fn abstract_name(name: impl Into<Vec<u8>>) -> Self {
         Self::Abstract(name.into())
     }
@@ -56,6 +91,18 @@ impl fmt::Display for Unix {
 }
 
 /// An address of either kind.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{AnyAddress, Inet, Unix};
+///
+/// let inet: Inet = "127.0.0.1:80".parse()?;
+/// let addresses = [AnyAddress::from(inet), AnyAddress::from(Unix::path("/run/web.sock"))];
+/// let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+/// assert_eq!(shown, ["127.0.0.1:80", "/run/web.sock"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum AnyAddress {
@@ -87,6 +134,20 @@ impl fmt::Display for AnyAddress {
 }
 
 /// The kind of address of a [`Socket`](super::Socket): [`Unix`] or [`Inet`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Address, Bound, Socket};
+///
+/// /// Binds a socket of either kind.
+/// fn bound<A: Address>(address: &A) -> Result<Socket<Bound, A>, release_core::Error> {
+///     Socket::unconnected(address)?.bind(address)
+/// }
+/// # let address: release_core::net::Inet = "127.0.0.1:0".parse()?;
+/// # bound(&address)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Address: Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::Kind {}
 
 impl Address for Unix {}
@@ -142,7 +203,7 @@ impl kind::Kind for Inet {
         socket: &OwnedFd,
         then: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        socket_file::bind(socket, self)?;
+        bind(socket, self)?;
         then()
     }
 }
@@ -194,8 +255,15 @@ impl kind::Kind for Unix {
         then: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         match self {
-            Self::Path(path) => socket_file::bind_path(socket, self, path, then),
-            _ => socket_file::bind(socket, self).and_then(|()| then()),
+            Self::Path(path) => socket_file::bind_path(socket, path, &self.to_system()?, then),
+            _ => bind(socket, self).and_then(|()| then()),
         }
     }
+}
+
+/// Binds a socket to an address without a file.
+fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Error> {
+    let system = address.to_system()?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &system)
+        .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
 }

@@ -25,6 +25,26 @@ impl<A: Address> Socket<Unconnected, A> {
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Socket};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let address: Inet = server.local_addr()?;
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     let socket = Socket::unconnected(&address)?;
+    ///     let connection = socket.connect(&rt, &address, Duration::from_secs(5)).await?;
+    ///     assert_eq!(connection.peer()?, address);
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn connect(
         self,
         rt: &Rt,
@@ -46,6 +66,27 @@ impl<A: Address> Socket<Bound, A> {
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Socket};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let (here, there): (Inet, Inet) = ("127.0.0.1:0".parse()?, server.local_addr()?);
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     let socket = Socket::unconnected(&here)?.bind(&here)?;
+    ///     let from = socket.local()?;
+    ///     let connection = socket.connect(&rt, &there, Duration::from_secs(5)).await?;
+    ///     assert_eq!(connection.local()?, from);
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn connect(
         self,
         rt: &Rt,

@@ -89,6 +89,15 @@ fn passed() -> Result<Vec<(String, RawFd)>, Error> {
 ///
 /// Returns [`ErrorKind::Usage`] if the number is 2 or less, or if the descriptor is not open or not
 /// a listening socket.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::inherited_socket;
+///
+/// // 0 to 2 are standard input, output and error.
+/// assert!(inherited_socket(0).is_err());
+/// ```
 pub fn inherited_socket(number: RawFd) -> Result<OwnedFd, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::Usage, format!("descriptor {number} {why}"));
     if number < FIRST_PASSED {

@@ -37,7 +37,6 @@ use crate::{Error, ErrorKind};
 /// let file: ListenOn = "unix:///run/web.sock?mode=0666".parse()?;
 /// assert_eq!(file, ListenOn::from(Unix::path("/run/web.sock")).mode(0o666));
 /// assert!("udp://:53".parse::<ListenOn>().is_err());
-/// # let _ = everywhere;
 /// # Ok::<(), release_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +65,14 @@ impl ListenOn {
 
     /// Sets the mode of the socket file, if there is one. The default is 0600. Connecting requires
     /// write permission.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{ListenOn, Unix};
+    ///
+    /// let everyone = ListenOn::from(Unix::path("/run/web.sock")).mode(0o666);
+    /// ```
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
@@ -73,6 +80,14 @@ impl ListenOn {
     }
 
     /// Sets the owner and group of the socket file, if there is one, as numeric ids.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{ListenOn, Unix};
+    ///
+    /// let for_proxy = ListenOn::from(Unix::path("/run/web.sock")).owner(33, 33).mode(0o660);
+    /// ```
     #[must_use]
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         (self.owner, self.group) = (Some(uid), Some(gid));

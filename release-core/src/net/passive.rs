@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockname, getsockopt};
 
-use super::socket::not_the_socket;
-use super::{AcceptLoop, Active, Address, Socket, Stream};
+use super::socket::{Named, not_the_socket};
+use super::{Active, Address, Bound, Socket, Stream};
 use crate::Error;
 use crate::log_throttle::LogThrottle;
 use crate::rt::{Direction, Io, Progress, Rt, give_way};
@@ -32,10 +32,24 @@ const WAITS: [Duration; 4] = [
 ];
 
 /// The state of a listening [`Socket`]. Several processes may accept on the same socket.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Inet, Passive, Socket};
+/// use release_core::rt::{Driver, local::Local};
+///
+/// let driver = Local::new()?;
+/// let address: Inet = "127.0.0.1:0".parse()?;
+/// let socket: Socket<Passive, Inet> =
+///     Socket::unconnected(&address)?.bind(&address)?.listen(&driver.handle(), 128)?;
+/// assert_ne!(socket.local()?.port(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Passive {
     io: Io,
-    rt: Rt,
+    pub(super) rt: Rt,
     in_a_row: u32,
     /// Number of failed connections and waits since the last accepted connection.
     failures: usize,
@@ -46,6 +60,34 @@ pub struct Passive {
 impl AsFd for Passive {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.io.as_fd()
+    }
+}
+
+impl Named for Passive {}
+
+impl<A: Address> Socket<Bound, A> {
+    /// Starts to listen. `backlog` is the maximum number of connections that wait to be accepted;
+    /// the system has its own limit (`net.core.somaxconn`).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::System`](crate::ErrorKind::System) for the errors of listen(2), or if
+    /// the runtime cannot watch the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let driver = Local::new()?;
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.bind(&address)?.listen(&driver.handle(), 128)?;
+    /// println!("listening on {}", socket.local()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
+        Socket::inherited(rt, self.into_listening(backlog)?)
     }
 }
 
@@ -128,6 +170,21 @@ impl<A: Address> Socket<Passive, A> {
     /// # Cancel safety
     ///
     /// A call that is dropped has accepted nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Passive, Socket};
+    ///
+    /// /// Serves one client after the other.
+    /// async fn serve(mut socket: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     loop {
+    ///         let client = socket.accept().await?;
+    ///         // A client that disconnects early does not end the server.
+    ///         let _ = client.write_all(b"hello\n").await;
+    ///     }
+    /// }
+    /// ```
     pub async fn accept(&mut self) -> io::Result<Socket<Active, A>> {
         loop {
             let socket = self.accept_descriptor().await?;
@@ -142,13 +199,6 @@ impl<A: Address> Socket<Passive, A> {
     /// Accepts a connection as a descriptor, for callers that watch it in another way.
     pub(crate) async fn accept_descriptor(&mut self) -> io::Result<OwnedFd> {
         self.state.accept().await
-    }
-
-    /// Accepts connections and runs each in its own task: see [`AcceptLoop`].
-    #[must_use]
-    pub fn accept_loop(self) -> AcceptLoop<A> {
-        let rt = self.state.rt.clone();
-        AcceptLoop::new(rt, self)
     }
 }
 

@@ -12,15 +12,27 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
-use super::{Active, Address, Inet, Passive, Unix};
-use crate::rt::Rt;
+use super::{Address, Inet, Unix};
 use crate::{Error, ErrorKind};
 
-/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`], [`Passive`] or [`Active`]; `A` is
-/// its kind of address: [`Unix`] or [`Inet`].
+/// A stream socket. `S` is its state: [`Unconnected`], [`Bound`],
+/// [`Passive`](super::Passive) or [`Active`](super::Active); `A` is its kind of address: [`Unix`] or
+/// [`Inet`].
 ///
 /// The [module](super) shows all states in use, and the misuses that do not compile. A socket is
 /// closed when it is dropped, and is never passed on to programs that this process runs.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Bound, Inet, Socket, Unconnected};
+///
+/// let address: Inet = "127.0.0.1:0".parse()?;
+/// let socket: Socket<Unconnected, Inet> = Socket::unconnected(&address)?;
+/// let socket: Socket<Bound, Inet> = socket.bind(&address)?;
+/// assert_ne!(socket.local()?.port(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Socket<S, A> {
     pub(super) state: S,
@@ -28,10 +40,31 @@ pub struct Socket<S, A> {
 }
 
 /// The state of a [`Socket`] without address and peer. Set options in this state.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Inet, Socket};
+///
+/// let address: Inet = "127.0.0.1:0".parse()?;
+/// let socket = Socket::unconnected(&address)?.no_delay(true)?.send_buffer(64 * 1024)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Unconnected(pub(super) OwnedFd);
 
 /// The state of a [`Socket`] with an address: it can listen, or connect from that address.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::{Inet, Socket};
+///
+/// let address: Inet = "127.0.0.1:0".parse()?;
+/// let socket = Socket::unconnected(&address)?.bind(&address)?;
+/// println!("bound to {}", socket.local()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Bound(pub(super) OwnedFd);
 
@@ -40,8 +73,6 @@ pub struct Bound(pub(super) OwnedFd);
 pub trait Named: AsFd {}
 
 impl Named for Bound {}
-impl Named for Passive {}
-impl Named for Active {}
 
 impl AsFd for Unconnected {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -74,6 +105,17 @@ impl<S: Named, A: Address> Socket<S, A> {
     /// # Errors
     ///
     /// Returns the errors of getsockname(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.bind(&address)?;
+    /// assert_eq!(socket.local()?.ip(), address.ip());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local(&self) -> std::io::Result<A> {
         local(&self.state)
     }
@@ -96,6 +138,16 @@ impl<A: Address> Socket<Unconnected, A> {
     ///
     /// Returns [`ErrorKind::System`] for the errors of socket(2): no descriptors left, or a family
     /// that the system does not support.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unconnected(address: &A) -> Result<Self, Error> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let made = socket(address.family(), SockType::Stream, flags, None)
@@ -111,6 +163,16 @@ impl<A: Address> Socket<Unconnected, A> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.send_buffer(256 * 1024)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_buffer(self, bytes: usize) -> Result<Self, Error> {
         self.set(SndBuf, &bytes, "the send buffer")
     }
@@ -121,6 +183,16 @@ impl<A: Address> Socket<Unconnected, A> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.receive_buffer(256 * 1024)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn receive_buffer(self, bytes: usize) -> Result<Self, Error> {
         self.set(RcvBuf, &bytes, "the receive buffer")
     }
@@ -138,6 +210,24 @@ impl<A: Address> Socket<Unconnected, A> {
     ///   too long or empty;
     /// * [`ErrorKind::System`] for the errors of bind(2), such as an address in use or a port
     ///   reserved for root.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ErrorKind;
+    /// use release_core::net::{Socket, Unix};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.sock");
+    /// let address = Unix::path(&path);
+    /// let listening = Socket::unconnected(&address)?.bind(&address)?.into_listening(128)?;
+    ///
+    /// // While a process answers on the path, no other can take it.
+    /// let error = Socket::unconnected(&address)?.bind(&address).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::AlreadyRunning);
+    /// # drop(listening);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bind(self, address: &A) -> Result<Socket<Bound, A>, Error> {
         address.bind(&self.state.0, || Ok(()))?;
         Ok(Socket::in_state(Bound(self.state.0)))
@@ -164,6 +254,16 @@ impl Socket<Unconnected, Inet> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.reuse_address(false)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reuse_address(self, on: bool) -> Result<Self, Error> {
         self.set(ReuseAddr, &on, "SO_REUSEADDR")
     }
@@ -174,6 +274,19 @@ impl Socket<Unconnected, Inet> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let first = Socket::unconnected(&address)?.reuse_port(true)?.bind(&address)?;
+    /// let same = first.local()?;
+    /// let second = Socket::unconnected(&same)?.reuse_port(true)?.bind(&same)?;
+    /// assert_eq!(second.local()?, same);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reuse_port(self, on: bool) -> Result<Self, Error> {
         self.set(ReusePort, &on, "SO_REUSEPORT")
     }
@@ -184,6 +297,16 @@ impl Socket<Unconnected, Inet> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2), for example for a socket of IP version 4.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "[::]:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.only_v6(true)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn only_v6(self, on: bool) -> Result<Self, Error> {
         self.set(Ipv6V6Only, &on, "IPV6_V6ONLY")
     }
@@ -194,6 +317,16 @@ impl Socket<Unconnected, Inet> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.no_delay(true)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn no_delay(self, on: bool) -> Result<Self, Error> {
         self.set(TcpNoDelay, &on, "TCP_NODELAY")
     }
@@ -204,6 +337,17 @@ impl Socket<Unconnected, Inet> {
     /// # Errors
     ///
     /// Returns the errors of setsockopt(2). Linux allows up to 32767 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Socket};
+    ///
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let socket = Socket::unconnected(&address)?.keep_alive(Duration::from_secs(60))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn keep_alive(self, idle: Duration) -> Result<Self, Error> {
         let seconds = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1);
         self.set(KeepAlive, &true, "SO_KEEPALIVE")?.set(TcpKeepIdle, &seconds, "TCP_KEEPIDLE")
@@ -217,6 +361,21 @@ impl Socket<Unconnected, Unix> {
     /// # Errors
     ///
     /// Returns the errors of fchmod(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    /// use release_core::net::{Socket, Unix};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("web.sock");
+    /// let address = Unix::path(&path);
+    /// let socket = Socket::unconnected(&address)?.mode(0o666)?.bind(&address)?;
+    /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o666);
+    /// # drop(socket);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn mode(self, mode: u32) -> Result<Self, Error> {
         fchmod(&self.state.0, Mode::from_bits_truncate(mode))
             .map_err(|errno| Error::system("cannot set the mode of a socket", errno))?;
@@ -225,17 +384,6 @@ impl Socket<Unconnected, Unix> {
 }
 
 impl<A: Address> Socket<Bound, A> {
-    /// Starts to listen. `backlog` is the maximum number of connections that wait to be accepted;
-    /// the system has its own limit (`net.core.somaxconn`).
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ErrorKind::System`] for the errors of listen(2), or if the runtime cannot watch
-    /// the socket.
-    pub fn listen(self, rt: &Rt, backlog: u32) -> Result<Socket<Passive, A>, Error> {
-        Socket::inherited(rt, self.into_listening(backlog)?)
-    }
-
     /// Starts to listen without a runtime. Pass the descriptor to [`Workers::listener`], or to
     /// [`Socket::inherited`] once you have a runtime.
     ///
@@ -250,7 +398,6 @@ impl<A: Address> Socket<Bound, A> {
     ///
     /// let address: Inet = "[::1]:0".parse()?;
     /// let descriptor = Socket::unconnected(&address)?.bind(&address)?.into_listening(128)?;
-    /// # let _ = descriptor;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

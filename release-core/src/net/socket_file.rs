@@ -1,4 +1,4 @@
-//! Binding: to an address in general, and to a path that may hold another process's socket.
+//! Binding to a path that may hold another process's socket.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -16,32 +16,22 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
-use super::Address;
-use super::Unix;
-use super::address::kind::Kind;
 use crate::{Error, ErrorKind};
 
 /// Time allowed for another process between bind and listen, before its socket counts as dead.
 const UNTIL_IT_LISTENS: Duration = Duration::from_millis(20);
 
-/// Binds a socket to an address.
-pub(super) fn bind<A: Address>(socket: &OwnedFd, address: &A) -> Result<(), Error> {
-    let system = address.to_system()?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &system)
-        .map_err(|errno| Error::system(format!("cannot bind {address}"), errno))
-}
-
 /// Binds a socket to a path. A dead socket at the path is replaced; every other file is kept. Runs
 /// `then` before another process checks whether the socket is alive.
 pub(super) fn bind_path(
     socket: &OwnedFd,
-    address: &Unix,
     path: &Path,
+    address: &UnixAddr,
     then: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let system = address.to_system()?;
-    let bind = || nix::sys::socket::bind(socket.as_raw_fd(), &system);
-    let failed = |errno| Error::making(format!("cannot bind {address}"), path, errno);
+    let shown = path.display();
+    let bind = || nix::sys::socket::bind(socket.as_raw_fd(), address);
+    let failed = |errno| Error::making(format!("cannot bind {shown}"), path, errno);
     // If several processes find the same dead socket, one must not remove another's new socket. If
     // the path is free, there is no need to wait.
     let directory = open_directory(path);
@@ -49,13 +39,13 @@ pub(super) fn bind_path(
     match bind() {
         Err(Errno::EADDRINUSE) => {
             directory.as_ref().into_iter().for_each(wait_for_lock);
-            clear_the_way(path, &system)?;
+            clear_the_way(path, address)?;
             bind().map_err(failed)?;
         }
         bound => bound.map_err(failed)?,
     }
     set_mode(socket, path)
-        .map_err(|errno| Error::system(format!("cannot set the mode of {address}"), errno))
+        .map_err(|errno| Error::system(format!("cannot set the mode of {shown}"), errno))
         .and_then(|()| then())
         .inspect_err(|_| drop(std::fs::remove_file(path)))
 }

@@ -45,6 +45,21 @@ pub struct Stream {
 }
 
 /// The result of [`Stream::read`]. Bytes that were read are never discarded.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::net::Read;
+///
+/// /// Returns a complete message, if there is one.
+/// fn message(read: Read) -> Option<Vec<u8>> {
+///     match read {
+///         Read::Data(bytes) => Some(bytes),
+///         Read::Eof(_) | Read::TimedOut(_) => None,
+///     }
+/// }
+/// # assert_eq!(message(Read::Eof(vec![])), None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Read {
@@ -74,6 +89,19 @@ impl Stream {
     /// # Errors
     ///
     /// Returns an error if the runtime cannot watch the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::Stream;
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let driver = Local::new()?;
+    /// let (here, _there) = UnixStream::pair()?;
+    /// let stream = Stream::new(&driver.handle(), here.into())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { io: rt.register(socket)?, rt: rt.clone() })
     }
@@ -83,6 +111,20 @@ impl Stream {
     /// # Errors
     ///
     /// Returns an error if the runtime cannot watch the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use release_core::net::Stream;
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let driver = Local::new()?;
+    /// let server = TcpListener::bind("127.0.0.1:0")?;
+    /// let connection = TcpStream::connect(server.local_addr()?)?;
+    /// let stream = Stream::from_tcp(&driver.handle(), connection)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn from_tcp(rt: &Rt, socket: TcpStream) -> io::Result<Self> {
         Self::new(rt, socket.into())
     }
@@ -92,6 +134,19 @@ impl Stream {
     /// # Errors
     ///
     /// Returns an error if the runtime cannot watch the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::Stream;
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let driver = Local::new()?;
+    /// let (here, _there) = UnixStream::pair()?;
+    /// let stream = Stream::from_unix(&driver.handle(), here)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn from_unix(rt: &Rt, socket: UnixStream) -> io::Result<Self> {
         Self::new(rt, socket.into())
     }
@@ -107,6 +162,27 @@ impl Stream {
     /// # Cancel safety
     ///
     /// A call that is dropped has read nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::Stream;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let (here, there) = UnixStream::pair()?;
+    /// run(&driver, async {
+    ///     let (here, there) = (Stream::from_unix(&rt, here)?, Stream::from_unix(&rt, there)?);
+    ///     here.write_all(b"hello").await?;
+    ///     let mut buffer = [0; 100];
+    ///     let count = there.read_once(&mut buffer).await?;
+    ///     assert_eq!(&buffer[..count], b"hello");
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn read_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_receive(cx, buffer)).await
     }
@@ -122,6 +198,30 @@ impl Stream {
     /// # Cancel safety
     ///
     /// Not cancel safe: bytes already read by a dropped call are lost. Use `limit` instead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::{Read, Stream};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let (here, there) = UnixStream::pair()?;
+    /// run(&driver, async {
+    ///     let (here, there) = (Stream::from_unix(&rt, here)?, Stream::from_unix(&rt, there)?);
+    ///     here.write_all(b"four").await?;
+    ///     assert_eq!(there.read(4, None).await?, Read::Data(b"four".to_vec()));
+    ///
+    ///     // After the time limit, you get the bytes that have arrived.
+    ///     here.write_all(b"tw").await?;
+    ///     let limit = std::time::Duration::from_millis(5);
+    ///     assert_eq!(there.read(4, Some(limit)).await?, Read::TimedOut(b"tw".to_vec()));
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn read(&self, count: usize, limit: Option<Duration>) -> io::Result<Read> {
         let deadline = limit.map(|limit| self.rt.after(limit));
         let mut data = Vec::new();
@@ -155,6 +255,25 @@ impl Stream {
     /// # Cancel safety
     ///
     /// Not cancel safe: a dropped call may have written part of the bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::{Read, Stream};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let (here, there) = UnixStream::pair()?;
+    /// run(&driver, async {
+    ///     let (here, there) = (Stream::from_unix(&rt, here)?, Stream::from_unix(&rt, there)?);
+    ///     here.write_all(b"hello").await?;
+    ///     assert_eq!(there.read(5, None).await?, Read::Data(b"hello".to_vec()));
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[doc(alias = "write")]
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -170,6 +289,26 @@ impl Stream {
     /// # Errors
     ///
     /// Returns the errors of shutdown(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use release_core::net::{Read, Stream};
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let (here, there) = UnixStream::pair()?;
+    /// run(&driver, async {
+    ///     let (here, there) = (Stream::from_unix(&rt, here)?, Stream::from_unix(&rt, there)?);
+    ///     here.write_all(b"last words").await?;
+    ///     here.shutdown(std::net::Shutdown::Write)?;
+    ///     assert_eq!(there.read(100, None).await?, Read::Eof(b"last words".to_vec()));
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let how = match how {
             Shutdown::Read => nix::sys::socket::Shutdown::Read,

@@ -17,11 +17,55 @@ use super::{BoxFuture, Direction, Progress, Source};
 /// # Errors
 ///
 /// Returns an error if no descriptors are left for a reactor (`EMFILE`, `ENFILE`).
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::async_io;
+///
+/// #[derive(Debug)]
+/// struct MyDriver;
+///
+/// impl MyDriver {
+///     fn new() -> std::io::Result<Self> {
+///         async_io::check()?;
+///         Ok(Self)
+///     }
+/// }
+/// # assert!(MyDriver::new().is_ok());
+/// ```
 pub fn check() -> io::Result<()> {
     polling::Poller::new().map(drop)
 }
 
 /// Implements [`Runtime::sleep_until`](super::Runtime::sleep_until).
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::OwnedFd;
+/// use std::time::Instant;
+/// use release_core::rt::{BoxFuture, Runtime, Source, async_io};
+///
+/// #[derive(Debug)]
+/// struct MyRuntime;
+///
+/// impl Runtime for MyRuntime {
+///     fn spawn(&self, task: BoxFuture) {
+///         // Passes the task to your executor.
+///         # drop(task);
+///     }
+///
+///     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+///         async_io::sleep_until(deadline)
+///     }
+///
+///     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+///         async_io::register(fd)
+///     }
+/// }
+/// ```
 #[must_use]
 pub fn sleep_until(deadline: Instant) -> BoxFuture {
     let timer = Timer::at(deadline);
@@ -35,6 +79,33 @@ pub fn sleep_until(deadline: Instant) -> BoxFuture {
 /// # Errors
 ///
 /// Returns the errors of epoll.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::OwnedFd;
+/// use std::time::Instant;
+/// use release_core::rt::{BoxFuture, Runtime, Source, async_io};
+///
+/// #[derive(Debug)]
+/// struct MyRuntime;
+///
+/// impl Runtime for MyRuntime {
+///     fn spawn(&self, task: BoxFuture) {
+///         // Passes the task to your executor.
+///         # drop(task);
+///     }
+///
+///     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+///         async_io::sleep_until(deadline)
+///     }
+///
+///     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+///         async_io::register(fd)
+///     }
+/// }
+/// ```
 pub fn register(fd: OwnedFd) -> io::Result<Box<dyn Source>> {
     let io = Async::new_nonblocking(fd)?;
     Ok(Box::new(Watched { io, waits: Default::default() }))

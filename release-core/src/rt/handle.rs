@@ -39,6 +39,19 @@ use crate::{Error, ErrorKind};
 pub struct Rt(pub(super) Arc<dyn Runtime>);
 
 /// The error of a future that did not complete within its time limit.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::rt::{Driver, local::Local, run};
+///
+/// let driver = Local::with_virtual_time()?;
+/// let rt = driver.handle();
+/// let never = rt.timeout(Duration::from_secs(5), std::future::pending::<()>());
+/// assert_eq!(run(&driver, never).unwrap_err().to_string(), "the deadline passed");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Elapsed;
@@ -59,6 +72,16 @@ impl fmt::Debug for Rt {
 
 impl Rt {
     /// Wraps an implementation. A backend's [`Driver::handle`] returns the result.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::rt::{Rt, Runtime};
+    ///
+    /// fn handle(backend: impl Runtime) -> Rt {
+    ///     Rt::new(backend)
+    /// }
+    /// ```
     pub fn new(runtime: impl Runtime) -> Self {
         Self(Arc::new(runtime))
     }
@@ -68,6 +91,21 @@ impl Rt {
     ///
     /// A panic in the task is caught and logged. Awaiting the task then panics with the same
     /// payload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let sum = run(&driver, async {
+    ///     let (one, two) = (rt.spawn(async { 40 }), rt.spawn(async { 2 }));
+    ///     one.await + two.await
+    /// });
+    /// assert_eq!(sum, 42);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
@@ -133,11 +171,43 @@ impl Rt {
     }
 
     /// Waits for a duration.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     let start = rt.now();
+    ///     rt.sleep(Duration::from_secs(60)).await;
+    ///     assert_eq!(rt.now() - start, Duration::from_secs(60));
+    /// });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn sleep(&self, duration: Duration) {
         self.sleep_until(self.after(duration)).await;
     }
 
     /// Waits until an instant of [`Rt::now`]'s clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     let deadline = rt.now() + Duration::from_secs(60);
+    ///     rt.sleep_until(deadline).await;
+    ///     assert!(rt.now() >= deadline);
+    /// });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn sleep_until(&self, deadline: Instant) {
         self.0.sleep_until(deadline).await;
     }
@@ -147,6 +217,22 @@ impl Rt {
     /// # Errors
     ///
     /// Returns [`Elapsed`] if the future does not complete in time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     assert_eq!(rt.timeout(Duration::from_secs(5), async { 42 }).await, Ok(42));
+    ///     let never = std::future::pending::<()>();
+    ///     assert!(rt.timeout(Duration::from_secs(5), never).await.is_err());
+    /// });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn timeout<F: Future>(
         &self,
         limit: Duration,
@@ -160,6 +246,24 @@ impl Rt {
     /// # Errors
     ///
     /// Returns [`Elapsed`] if the future does not complete before the deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     // Both steps together have five seconds.
+    ///     let deadline = rt.now() + Duration::from_secs(5);
+    ///     let first = rt.timeout_at(deadline, rt.sleep(Duration::from_secs(3))).await;
+    ///     let second = rt.timeout_at(deadline, rt.sleep(Duration::from_secs(3))).await;
+    ///     assert!(first.is_ok() && second.is_err());
+    /// });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub async fn timeout_at<F: Future>(
         &self,
         deadline: Instant,
@@ -180,6 +284,22 @@ impl Rt {
     }
 
     /// Returns the current instant of the runtime's clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::with_virtual_time()?;
+    /// let rt = driver.handle();
+    /// run(&driver, async {
+    ///     let start = rt.now();
+    ///     rt.sleep(Duration::from_secs(1)).await;
+    ///     assert_eq!(rt.now(), start + Duration::from_secs(1));
+    /// });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn now(&self) -> Instant {
         self.0.now()
@@ -202,6 +322,16 @@ impl Rt {
 /// # Panics
 ///
 /// Panics if the driver violates its contract and returns before `main` completes.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::{local::Local, run};
+///
+/// let driver = Local::new()?;
+/// assert_eq!(run(&driver, async { 40 + 2 }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn run<T>(driver: &dyn Driver, main: impl Future<Output = T>) -> T {
     let mut output = None;
     {

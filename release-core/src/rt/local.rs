@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -34,7 +34,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use self::shared::{Ready, Shared, TaskWaker};
-use super::{BoxFuture, Driver, Rt};
+use self::watch::{LocalSource, Sleep};
+use super::{BoxFuture, Driver, Rt, Runtime, Source};
 use crate::sys::fds::set_nonblocking;
 
 /// The built-in single-threaded runtime.
@@ -100,6 +101,16 @@ impl Local {
     ///
     /// Returns an error if the pipe that other threads use to wake this one cannot be created
     /// (`EMFILE`, `ENFILE`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::rt::{local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// assert_eq!(run(&driver, async { 42 }), 42);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> io::Result<Self> {
         Self::with_clock(None)
     }
@@ -142,7 +153,7 @@ impl Local {
         set_nonblocking(&kicks)?;
         let shared = Arc::new(Shared::new(kick, virtual_now));
         Ok(Self {
-            rt: Rt::new(shared::Handle(Arc::clone(&shared))),
+            rt: Rt::new(Handle(Arc::clone(&shared))),
             shared,
             tasks: RefCell::default(),
             kicks,
@@ -183,6 +194,29 @@ impl Local {
         let ids = waits.watched.iter().map(|(id, ..)| *id);
         let woken = self.shared.end_wait(ids.zip(events));
         woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The [`Runtime`] behind an [`Rt`] of this driver.
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+impl Runtime for Handle {
+    fn spawn(&self, task: BoxFuture) {
+        self.0.spawn(task);
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+        Box::pin(Sleep::new(deadline, self.0.new_id(), Arc::clone(&self.0)))
+    }
+
+    fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+        let (id, watched) = self.0.register(fd);
+        Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
     }
 }
 

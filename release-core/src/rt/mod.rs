@@ -33,12 +33,33 @@ pub use task::Task;
 pub(crate) use task::give_way;
 
 /// A task, as passed to [`Runtime::spawn`]; a timer, as returned by [`Runtime::sleep_until`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::BoxFuture;
+///
+/// let task: BoxFuture = Box::pin(async { println!("hello") });
+/// ```
 pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Owns an executor. The `main` of a program creates it once, after the last fork.
 ///
 /// Entry points take the *constructor* of a driver instead of a driver: an executor's threads do
 /// not survive a fork, so no executor may exist before the processes are forked.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::{Driver, local::Local, run};
+///
+/// /// Runs a program on any executor.
+/// fn program<D: Driver>(driver: fn() -> std::io::Result<D>) -> std::io::Result<i32> {
+///     Ok(run(&driver()?, async { 42 }))
+/// }
+/// assert_eq!(program(Local::new)?, 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Driver: Debug {
     /// Returns the handle through which all other code uses the executor.
     fn handle(&self) -> Rt;
@@ -50,6 +71,18 @@ pub trait Driver: Debug {
 }
 
 /// A function, as passed to [`Runtime::unblock`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::Blocking;
+///
+/// /// Runs each function on a new thread, which a runtime with a pool does not need.
+/// fn unblock(work: Blocking) {
+///     std::thread::spawn(work);
+/// }
+/// unblock(Box::new(|| println!("hello")));
+/// ```
 pub type Blocking = Box<dyn FnOnce() + Send>;
 
 /// One thread, for runtimes without threads for blocking functions.
@@ -60,6 +93,34 @@ static BLOCKING: Threads = Threads::new("blocking", 1);
 /// Every method may be called from any thread, with no ambient context, and before the driver runs.
 /// An implementation must therefore contain all that it needs. It must not own the executor (the
 /// [`Driver`] does): tasks that hold the runtime would keep their own executor alive.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::OwnedFd;
+/// use std::time::Instant;
+/// use release_core::rt::{BoxFuture, Runtime, Source};
+///
+/// /// Logs each new task of another runtime.
+/// #[derive(Debug)]
+/// struct Logged<R>(R);
+///
+/// impl<R: Runtime> Runtime for Logged<R> {
+///     fn spawn(&self, task: BoxFuture) {
+///         eprintln!("a task is spawned");
+///         self.0.spawn(task);
+///     }
+///
+///     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+///         self.0.sleep_until(deadline)
+///     }
+///
+///     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+///         self.0.register(fd)
+///     }
+/// }
+/// ```
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// Runs a task to completion concurrently with the caller, never inside this call. The driver
     /// must notice the task even if it sleeps and another thread calls. After the driver's end the
@@ -115,6 +176,42 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 /// another descriptor, which can be watched. On another thread it may be closed a moment later,
 /// when the driver no longer waits for it. Only `RLIMIT_NOFILE` limits how many descriptors may be
 /// watched and how high their numbers may be.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+/// use std::task::{Context, Poll};
+/// use release_core::rt::{Direction, Progress, Source};
+///
+/// /// Simple and slow: tries again whenever the executor has nothing else to do.
+/// #[derive(Debug)]
+/// struct Polled(OwnedFd);
+///
+/// impl AsFd for Polled {
+///     fn as_fd(&self) -> BorrowedFd<'_> {
+///         self.0.as_fd()
+///     }
+/// }
+///
+/// impl Source for Polled {
+///     fn poll_io(
+///         &self,
+///         cx: &mut Context<'_>,
+///         _direction: Direction,
+///         attempt: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<Progress>,
+///     ) -> Poll<io::Result<()>> {
+///         match attempt(self.as_fd()) {
+///             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+///                 cx.waker().wake_by_ref();
+///                 Poll::Pending
+///             }
+///             done => Poll::Ready(done.map(drop)),
+///         }
+///     }
+/// }
+/// ```
 pub trait Source: AsFd + Debug + Send + Sync + 'static {
     /// Runs `attempt` now or when the descriptor is ready, until it returns anything other than
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
@@ -141,6 +238,21 @@ pub trait Source: AsFd + Debug + Send + Sync + 'static {
 }
 
 /// The readiness that an attempt needs.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::rt::Direction;
+///
+/// /// Returns the events of poll(2) to wait for.
+/// fn events(direction: Direction) -> libc::c_short {
+///     match direction {
+///         Direction::Read => libc::POLLIN,
+///         Direction::Write => libc::POLLOUT,
+///     }
+/// }
+/// # assert_eq!(events(Direction::Read), libc::POLLIN);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Direction {
@@ -151,6 +263,21 @@ pub enum Direction {
 }
 
 /// The state of the queue behind the descriptor, as seen by a successful attempt.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Read};
+/// use std::os::unix::net::UnixStream;
+/// use release_core::rt::Progress;
+///
+/// /// Reads once. A short read empties the queue of a stream of bytes.
+/// fn attempt(mut socket: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Progress)> {
+///     let count = socket.read(buffer)?;
+///     let is_short = count < buffer.len();
+///     Ok((count, if is_short { Progress::Drained } else { Progress::More }))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Progress {

@@ -16,6 +16,24 @@ use crate::guard::{Guard, Payload, panic_message};
 ///
 /// Dropping it cancels the task at its next suspension point; [`detach`](Task::detach) lets it run
 /// on. Awaiting a task that panicked panics with the same payload.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::rt::{Driver, local::Local, run};
+///
+/// let driver = Local::with_virtual_time()?;
+/// let rt = driver.handle();
+/// run(&driver, async {
+///     let task = rt.spawn(std::future::pending::<()>());
+///     rt.sleep(Duration::from_secs(1)).await;
+///     // Cancels it.
+///     drop(task);
+///     assert_eq!(rt.spawn(async { 42 }).await, 42);
+/// });
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping a task cancels it; detach it to let it run"]
 pub struct Task<T: 'static> {
@@ -45,6 +63,23 @@ impl<T: Send + 'static> Task<T> {
     }
 
     /// Lets the task run to completion without a waiting caller.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_channel::oneshot;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let (sender, answer) = oneshot::channel();
+    /// let answer = run(&driver, async {
+    ///     rt.spawn(async { sender.send(42) }).detach();
+    ///     answer.await
+    /// });
+    /// assert_eq!(answer, Ok(42));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn detach(mut self) {
         self.abort = None;
     }

@@ -1,241 +1,355 @@
-//! What the pool is told and what it asks for.
+//! Input and output of the pool: events, operations and actions.
 
 use std::time::Duration;
 
 use super::{Hung, Outcome, Report, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
-/// What happened.
+/// Tells the pool that something happened.
 ///
-/// The process id says which of the worker's processes is meant: news of an earlier one or of an
-/// unknown worker, and news that comes twice, is ignored.
+/// The process id selects one process of the worker. An event about an earlier process or an
+/// unknown worker is ignored, and so is a duplicate.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Action, Event, GroupSpec, Moment, Pool, WorkerId};
+/// use std::time::Duration;
+///
+/// let mut pool = Pool::new(vec![GroupSpec::new("web", 1)], Duration::from_secs(10), 42);
+/// let mut actions = Vec::new();
+/// pool.on(Event::Start, Moment::START, &mut actions);
+/// pool.on(Event::Spawned { id: WorkerId(0), pid: 100 }, Moment::START, &mut actions);
+///
+/// // The worker has no process 99: nothing happens.
+/// actions.clear();
+/// pool.on(Event::Ready { id: WorkerId(0), pid: 99 }, Moment::START, &mut actions);
+/// assert!(actions.is_empty());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The pool is to start. Only the first one counts.
+    /// Starts the pool. Has an effect only once.
     Start,
-    /// The answer to [`Action::Spawn`]: a process was started.
+    /// Answers [`Action::Spawn`]: a process was started.
     Spawned {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its new process.
+        /// Process id of the new process.
         pid: i32,
     },
-    /// The answer to [`Action::Spawn`]: no process could be started.
+    /// Answers [`Action::Spawn`]: no process could be started.
     SpawnFailed {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// What the system said.
+        /// Error of the system.
         reason: String,
-        /// Whether the system is short of what it may have again soon, such as descriptors, processes
-        /// or memory: a change waits for it.
+        /// Whether the failure may pass soon because the system is short of descriptors, processes
+        /// or memory. An operation in progress waits for that.
         is_short: bool,
     },
-    /// A worker says that it is ready.
+    /// A worker reported that it is ready.
     Ready {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
     },
-    /// A worker needs more time from now on for its start, or for its end after it was told to. It
-    /// never gets less than it had, nor more than ten times that in all.
+    /// A worker requested more time to start, or to stop after it was asked to stop. The time
+    /// counts from now. It never shortens the deadline, and the total is limited to ten times the
+    /// configured time.
     Extend {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// How much it needs.
+        /// Time that the worker needs.
         time: Duration,
     },
-    /// A worker ends of itself. It has as long as one that was told to; if its exit status is 0 then,
-    /// it does not count among the deaths that come too fast.
+    /// A worker reported that it is stopping without being asked. The stop deadline applies. If it
+    /// exits with status 0, the exit does not count towards the [intensity
+    /// limit](super::RestartPolicy::intensity).
     Stops {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
     },
-    /// A worker says in words how it is.
+    /// A worker reported a status text.
     Status {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// The words.
+        /// The text.
         text: String,
     },
-    /// A process ended and was reaped.
+    /// A process exited and was reaped.
     Exited {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// How it ended.
+        /// Exit status.
         exit: ExitStatus,
     },
-    /// The answer to [`Action::Signal`], or found out before: a process cannot be ended. It is waited
-    /// for no longer; a start, a reload or a stop that it takes part in has failed.
+    /// A process cannot be killed. Sent as the answer to [`Action::Signal`] or before it. The pool
+    /// no longer waits for the process. A start, reload or stop that involves it has failed.
     Unended {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// What the system said.
+        /// Error of the system.
         reason: String,
     },
-    /// A worker broke the protocol; it is killed and started again.
+    /// A worker violated the protocol. It is killed and restarted.
     Violation {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// What it did.
+        /// Description of the violation.
         reason: String,
     },
-    /// A worker does not get on with its work; it is killed and started again, if it is at work: one
-    /// that starts or stops has another deadline.
+    /// A worker makes no progress. If it is ready, it is killed and restarted. While it starts or
+    /// stops, another deadline applies.
     Hung {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// What shows it.
+        /// Observed symptom.
         how: Hung,
     },
-    /// What processes have used, for their groups' [`LifeLimits`](super::LifeLimits).
+    /// Resource usage of processes, compared with the [`LifeLimits`](super::LifeLimits) of their
+    /// groups.
     Measured(Vec<Usage>),
-    /// Connections still wait for these processes to accept them. Of those that get no new ones, as they
-    /// are about to be told to stop, each has the time for it anew, up to ten times that.
+    /// Connections are queued for these processes. A process among them that no longer receives new
+    /// connections gets more time before it is asked to stop, up to ten times the configured time.
     Backlog(Vec<(WorkerId, i32)>),
-    /// The pool is to stop: workers are asked to, and killed at the stop deadline.
+    /// Stops the pool in order: workers are asked to stop and killed at the stop deadline.
     Stop,
-    /// The pool is to stop at once: workers are killed.
+    /// Stops the pool at once: workers are killed.
     StopNow,
-    /// The pool is to change; [`Action::Answer`] with this request says how that ended.
+    /// Requests an operation. [`Action::Answer`] with the same request id reports the outcome.
     Change {
-        /// Who asks: a number that no other change has.
+        /// Identifies the request. Must be unique.
         request: RequestId,
-        /// What is to change.
+        /// The operation.
         change: Operation,
     },
-    /// The answer to [`Action::Prepare`]: a new generation may be started, or not for this reason.
+    /// Answers [`Action::Prepare`]: a new generation may start, or must not for the given reason.
     ///
-    /// The configuration of the new generation wants this many workers in each group, in the order given
-    /// to [`Pool::new`](super::Pool::new); `None`, or no entry, when it says nothing. A number that
-    /// differs from the one that it wanted before is in force when the new generation serves.
+    /// The vector has the number of workers for each group, in the order given to
+    /// [`Pool::new`](super::Pool::new). `None` or a missing entry leaves the size as it is. A
+    /// number that differs from the previous configuration is applied once the new generation
+    /// serves.
     Prepared(Result<Vec<Option<u32>>, String>),
-    /// The answer to [`Action::TryUpgrade`]: the new version can take over, or not for this reason.
+    /// Answers [`Action::TryUpgrade`]: the new version can take over, or cannot for the given
+    /// reason.
     Tried(Result<(), String>),
-    /// The answer to [`Action::HandOver`], if there is one: nothing was handed over, for this reason.
+    /// Answers [`Action::HandOver`] if the new version did not take over.
     NotHandedOver {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Somebody who asked for the upgrade before the new version took over still waits for its end.
+    /// A caller that requested the upgrade from the previous version still waits for its outcome.
     Rejoin {
-        /// Who asks: a number that no change has.
+        /// Identifies the request. Must be unique.
         request: RequestId,
     },
-    /// A task of the master's own has failed, which ends the pool like [`Event::Fail`]; but while the
-    /// workers of another version of the program are being started, that version has failed, and the
-    /// workers before it go on.
+    /// A task of the master failed. Usually it ends the pool like [`Event::Fail`]. While the
+    /// workers of a new version of the program are started, only the new version has failed: it is
+    /// rolled back and the previous workers go on.
     TaskFailed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Something beside the workers failed: the pool stops as with [`Event::Stop`], and has failed.
+    /// A failure unrelated to the workers. The pool stops as with [`Event::Stop`], and its outcome
+    /// is a failure.
     Fail {
-        /// What failed.
+        /// The reason.
         reason: String,
     },
-    /// Time has passed, nothing else happened.
+    /// Only time has passed.
     Tick,
 }
 
-/// Who asked for a change.
+impl Event {
+    /// Returns the worker that the event is about, if it is about one.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        match *self {
+            Self::Spawned { id, .. }
+            | Self::SpawnFailed { id, .. }
+            | Self::Ready { id, .. }
+            | Self::Exited { id, .. }
+            | Self::Unended { id, .. }
+            | Self::Violation { id, .. }
+            | Self::Hung { id, .. }
+            | Self::Extend { id, .. }
+            | Self::Stops { id, .. }
+            | Self::Status { id, .. } => Some(id),
+            Self::Start
+            | Self::Stop
+            | Self::StopNow
+            | Self::Change { .. }
+            | Self::Prepared(_)
+            | Self::Tried(_)
+            | Self::NotHandedOver { .. }
+            | Self::Rejoin { .. }
+            | Self::Measured(_)
+            | Self::Backlog(_)
+            | Self::Fail { .. }
+            | Self::TaskFailed { .. }
+            | Self::Tick => None,
+        }
+    }
+}
+
+/// Identifies a requested operation.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Event, Operation, RequestId};
+///
+/// let event = Event::Change { request: RequestId(7), change: Operation::Reload };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(clippy::exhaustive_structs)]
 pub struct RequestId(pub u64);
 
-/// A change of what the pool is to be. One that fails leaves the pool as it was.
+/// Changes the workers of a running pool. An operation that fails leaves the pool as it was.
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{GroupSpec, Operation};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 2)];
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// # world.run(Duration::from_secs(1));
+/// let request = world.change(Operation::Resize { group: "web".to_owned(), size: 3 });
+/// world.run(Duration::from_secs(1));
+/// assert_eq!(world.answer(request), Some(&Ok(())));
+/// assert_eq!(world.pool().size(0), Some(3));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Every worker gets a new process, of a new generation. Those that come while one is under way
-    /// are one more together, which follows.
+    /// Starts a new generation and replaces every worker. Requests that arrive while a reload runs
+    /// share one more reload, which follows.
     Reload,
-    /// Another version of the program becomes the master, then every worker gets a process of it.
-    /// One at a time, with nothing else under way; those that come before the new version has taken
-    /// over are the same one.
+    /// Lets a new version of the program become the master and then replaces every worker. Runs
+    /// alone. Requests that arrive before the new version has taken over share this upgrade.
     Upgrade,
-    /// A group is to have so many workers. It replaces a change of the group's size that is under
-    /// way, which has then failed.
+    /// Sets the number of workers in a group. Supersedes a resize of the group that is still
+    /// running, which fails.
     Resize {
-        /// The name of the group.
+        /// Name of the group.
         group: String,
-        /// How many.
+        /// Number of workers.
         size: u32,
     },
-    /// One worker gets a new process, of the generation that it is to run.
+    /// Replaces one worker with a new process of its current generation.
     Restart {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
     },
 }
 
-/// What is to be done, in this order.
+/// Tells the caller of [`Pool::on`](super::Pool::on) to do something. Actions are executed in
+/// order.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Action, Event, GroupSpec, Moment, Pool, WorkerId};
+/// use std::time::Duration;
+///
+/// let mut pool = Pool::new(vec![GroupSpec::new("web", 2)], Duration::from_secs(10), 42);
+/// let mut actions = Vec::new();
+/// pool.on(Event::Start, Moment::START, &mut actions);
+/// for action in actions {
+///     match action {
+///         Action::Spawn { id, generation } => assert!(id <= WorkerId(1) && generation == 1),
+///         other => panic!("unexpected: {other:?}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Start a process for this worker, and answer with exactly one [`Event::Spawned`] or
-    /// [`Event::SpawnFailed`], also when other actions came to be in between.
+    /// Start a process for this worker. Answer with exactly one [`Event::Spawned`] or
+    /// [`Event::SpawnFailed`]; other actions may be requested in between.
     ///
-    /// A worker has no second one of these before the first is answered.
+    /// A worker never has two unanswered requests.
     Spawn {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The generation that the process is of.
+        /// Generation of the process.
         generation: u32,
     },
-    /// Send a signal to a process that was started and has not been reaped as far as the pool knows.
+    /// Send a signal to a process that, as far as the pool knows, has not been reaped.
     Signal {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// What it is to do.
+        /// The signal.
         signal: Signal,
     },
-    /// Something worth a line in the log.
+    /// Log this report.
     Report(Report),
-    /// A reload begins: read the configuration of a new generation, and answer with exactly one
+    /// A reload begins: read the configuration of the new generation. Answer with exactly one
     /// [`Event::Prepared`].
     Prepare,
-    /// An upgrade begins: find out whether the new version can take over, and answer with exactly
-    /// one [`Event::Tried`].
+    /// An upgrade begins: check whether the new version can take over. Answer with exactly one
+    /// [`Event::Tried`].
     TryUpgrade,
-    /// Nothing is under way: become the new version, or answer with one [`Event::NotHandedOver`].
-    /// Until then nothing is started.
+    /// Nothing is in progress: let the new version take over, or answer with one
+    /// [`Event::NotHandedOver`]. Until then no process is started.
     HandOver,
-    /// A change has been made, or not for this reason. Comes once for each [`Event::Change`].
+    /// An operation has ended. Follows exactly once after each [`Event::Change`].
     Answer {
-        /// Who asked for it.
+        /// Identifies the request.
         request: RequestId,
-        /// How it ended.
+        /// Success, or the reason of the failure.
         outcome: Result<(), String>,
     },
-    /// Every worker has been ready: the initial start succeeded. Comes once at most.
+    /// Every worker has been ready: the initial start succeeded. Occurs at most once.
     AllReady,
-    /// No process is left and none will be started. Comes once, last.
+    /// No process is left and none will be started. Occurs once, as the last action.
     Done(Outcome),
 }
 
-/// How a process is told to end.
+/// Signal for a worker's process.
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{Action, Event, GroupSpec, Signal};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 1)];
+/// # let script = |_| Life::good().never_stops();
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+/// # world.run(Duration::from_secs(1));
+/// // A worker that ignores the request to stop is killed at the stop deadline.
+/// world.tell(Event::Stop);
+/// world.run(Duration::from_secs(10));
+/// let signals = world.history().iter().filter_map(|(_, action)| match action {
+///     Action::Signal { signal, .. } => Some(*signal),
+///     _ => None,
+/// });
+/// assert_eq!(signals.collect::<Vec<_>>(), [Signal::Terminate, Signal::Kill]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Signal {
-    /// Finish and exit: `SIGTERM`.
+    /// `SIGTERM`: finish and exit.
     Terminate,
     /// `SIGKILL`.
     Kill,

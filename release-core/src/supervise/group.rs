@@ -1,4 +1,4 @@
-//! The groups that a pool consists of.
+//! Groups of workers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,49 +6,95 @@ use std::time::Duration;
 use super::Moment;
 use super::{LifeLimits, ReloadPolicy, RequestId, RestartPolicy};
 
-/// A number of workers that run the same program under the same rules.
+/// Describes a group: workers that run the same program with the same policies.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::{GroupSpec, Ready, RestartPolicy};
+///
+/// let group = GroupSpec {
+///     ready: Ready::After(Duration::from_secs(1)),
+///     restart: RestartPolicy::default().healthy_after(Duration::from_secs(60)),
+///     ..GroupSpec::new("legacy", 2)
+/// };
+/// ```
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs)]
 pub struct GroupSpec {
-    /// The name for logs and commands.
+    /// Name, for logs and commands.
     pub name: String,
-    /// How many workers; none is legal.
+    /// Number of workers, possibly zero.
     pub size: u32,
-    /// When they are started again.
+    /// Policy for restarts.
     pub restart: RestartPolicy,
-    /// How they are replaced by another generation.
+    /// Policy for replacement during a reload.
     pub reload: ReloadPolicy,
-    /// When they are replaced because they have lived enough.
+    /// Limits on the lifetime of a process.
     pub life: LifeLimits,
-    /// How they become ready.
+    /// How a process becomes ready.
     pub ready: Ready,
 }
 
-/// How the pool learns that a worker is ready.
+impl GroupSpec {
+    /// Returns a group with the default policies, no limits and [`Ready::Message`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{GroupSpec, Ready};
+    ///
+    /// let group = GroupSpec::new("web", 4);
+    /// assert_eq!((group.size, group.ready), (4, Ready::Message));
+    /// ```
+    #[must_use]
+    pub fn new(name: impl Into<String>, size: u32) -> Self {
+        Self {
+            name: name.into(),
+            size,
+            restart: RestartPolicy::default(),
+            reload: ReloadPolicy::default(),
+            life: LifeLimits::default(),
+            ready: Ready::Message,
+        }
+    }
+}
+
+/// Selects how the pool learns that a process is ready.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::{GroupSpec, Ready};
+///
+/// let group = GroupSpec { ready: Ready::After(Duration::from_secs(1)), ..GroupSpec::new("web", 4) };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ready {
-    /// The worker says so: [`Event::Ready`](super::Event::Ready).
+    /// The process reports it: [`Event::Ready`](super::Event::Ready).
     Message,
-    /// A process is ready when it was started, for programs that say nothing.
+    /// The process counts as ready when it was started. For programs that report nothing.
     AtOnce,
-    /// A process is ready when it has lived so long, for programs that say nothing and may fail to
-    /// start: the [ready timeout](RestartPolicy::ready_timeout) does not apply.
+    /// The process counts as ready after it has run for this long. For programs that report nothing
+    /// and may fail to start. The [ready timeout](RestartPolicy::ready_timeout) does not apply.
     After(Duration),
 }
 
-/// A group and its deaths.
+/// A group with its recent exits and its resize in progress.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
     pub(super) intensity: Intensity,
-    /// The size that the program's configuration asked for last.
+    /// Size in the latest configuration of the program.
     pub(super) configured: u32,
-    /// The change of its size that is under way.
+    /// The resize in progress.
     pub(super) resize: Option<Resize>,
-    /// The latest generation of which a process has lived for the canary time.
+    /// Latest generation with a proven process.
     pub(super) tested: u32,
-    /// Whether this version of the program does not have it any more: its workers end.
+    /// Whether this version of the program no longer has the group: its workers stop.
     pub(super) is_gone: bool,
 }
 
@@ -56,13 +102,13 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Resize {
     pub(super) requests: Vec<RequestId>,
-    /// Whether the reload that is under way waits for it.
+    /// Whether the reload in progress waits for it.
     pub(super) is_of_reload: bool,
-    /// The size that the group goes back to when a new worker fails.
+    /// Size that is restored if a new worker fails.
     pub(super) before: u32,
-    /// The one that the configuration asked for until then.
+    /// Configured size before the change.
     pub(super) configured: u32,
-    /// The smallest size since then: workers from this rank on are new.
+    /// Smallest size since then: workers from this rank on are new.
     pub(super) least: u32,
 }
 
@@ -78,47 +124,39 @@ impl Group {
         }
     }
 
-    /// The group of this name that an earlier version had: no change brings it back.
+    /// Returns the group of this name of an earlier version, which no operation can resize.
     pub(super) fn gone(name: String) -> Self {
-        let spec = GroupSpec {
-            name,
-            size: 0,
-            restart: RestartPolicy::default(),
-            reload: ReloadPolicy::default(),
-            life: LifeLimits::default(),
-            ready: Ready::Message,
-        };
-        Self { is_gone: true, ..Self::new(spec) }
+        Self { is_gone: true, ..Self::new(GroupSpec::new(name, 0)) }
     }
 
-    /// Whether workers of this generation may take over as soon as they are ready.
+    /// Returns whether workers of this generation may take over as soon as they are ready.
     pub(super) fn is_tested(&self, generation: u32) -> bool {
         self.tested >= generation
     }
 
-    /// Counts the death of a process. True when it is the one that makes too many.
+    /// Counts the exit of a process. Returns true if it is the first in excess of the limit.
     pub(super) fn count_death(&mut self, now: Moment) -> bool {
         self.intensity.death(&self.spec.restart, now)
     }
 
-    /// Whether a worker at this place is wanted.
+    /// Returns whether the size includes a worker of this rank.
     pub(super) fn wants(&self, rank: u32) -> bool {
         rank < self.spec.size
     }
 
-    /// How many of its workers may be in the middle of a replacement.
+    /// Returns how many of its workers may be replaced at a time.
     pub(super) fn surge(&self) -> u32 {
         self.spec.reload.surge_of(self.spec.size)
     }
 
-    /// The nominal delay before a worker is started again.
+    /// Returns the delay of the next restart, before jitter.
     pub(super) fn delay(&mut self, early_deaths: u32, now: Moment) -> Duration {
         let policy = &self.spec.restart;
         if self.intensity.exceeded(policy, now) { policy.max } else { policy.delay(early_deaths) }
     }
 }
 
-/// The latest deaths of a group, and whether they were too many.
+/// Recent exits of a group, and whether they exceed the limit.
 #[derive(Debug, Default)]
 pub(super) struct Intensity {
     pub(super) deaths: VecDeque<Moment>,
@@ -126,12 +164,12 @@ pub(super) struct Intensity {
 }
 
 impl Intensity {
-    /// Counts a death. True when it is the one that makes too many: once per episode.
+    /// Counts an exit. Returns true for the first exit in excess of the limit, once per episode.
     pub(super) fn death(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
         let was_exceeded = self.exceeded(policy, now);
         self.deaths.push_back(now);
         if self.deaths.len() > policy.limit.saturating_add(1) {
-            // One more than the limit is all that the rule needs to know.
+            // The rule needs only one more than the limit.
             self.deaths.pop_front();
         }
         let too_many = self.deaths.len() > policy.limit;
@@ -139,8 +177,8 @@ impl Intensity {
         too_many && !was_exceeded
     }
 
-    /// Whether the episode lasts. It ends at half the limit, not at the limit, or a group that dies
-    /// at just that rate would begin a new one with every death.
+    /// Returns whether the episode lasts. It ends at half of the limit. At the limit itself, a
+    /// group that exits at exactly that rate would begin a new episode with each exit.
     pub(super) fn exceeded(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
         let recent = |at: &Moment| now - *at < policy.window;
         self.deaths.retain(recent);

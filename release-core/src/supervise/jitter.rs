@@ -1,8 +1,8 @@
-//! Chance, from a seed: the same history always gets the same delays.
+//! Random delays from a seed: the same history always yields the same delays.
 
 use std::time::Duration;
 
-/// A splitmix64 generator. Nothing secret depends on it.
+/// Generates random numbers with splitmix64. Must not be used for secrets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jitter(pub(super) u64);
 
@@ -11,18 +11,18 @@ impl Jitter {
         Self(seed)
     }
 
-    /// Uniformly between a half and the whole of `nominal`.
+    /// Returns a duration between a half and the whole of `nominal`, uniformly distributed.
     pub(super) fn apply(&mut self, nominal: Duration) -> Duration {
         let half = nominal / 2;
         half + half * u32::from(self.next()) / u32::from(u16::MAX)
     }
 
-    /// Uniformly between nothing and a tenth of `nominal`.
+    /// Returns a duration between zero and a tenth of `nominal`, uniformly distributed.
     pub(super) fn tenth(&mut self, nominal: Duration) -> Duration {
         nominal / 10 * u32::from(self.next()) / u32::from(u16::MAX)
     }
 
-    /// The same of a number.
+    /// Returns a number between zero and a tenth of `nominal`, uniformly distributed.
     pub(super) fn tenth_of(&mut self, nominal: u64) -> u64 {
         let tenth = u128::from(nominal) * u128::from(self.next()) / u128::from(u16::MAX) / 10;
         u64::try_from(tenth).unwrap_or(nominal)

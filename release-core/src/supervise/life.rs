@@ -1,4 +1,4 @@
-//! When a process is replaced although nothing is wrong with it.
+//! Limits on the lifetime of a process.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,16 +8,18 @@ use super::WorkerId;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
 
-/// How long the processes of a group live at most: by time, by work, by memory. No limits by default.
+/// Limits how long the processes of a group live: by age, by requests or by memory. Without limits
+/// by default.
 ///
-/// A process over a limit is replaced like one that somebody asked to restart: the new one must be
-/// ready and proven before the old one is told to stop, and no more are replaced at a time than the
-/// group's [`surge`](super::ReloadPolicy::surge). It is not a death for the
-/// [`RestartPolicy`](super::RestartPolicy). During a reload nobody is replaced for a limit: the reload
-/// does it, or it follows.
+/// A process that exceeds a limit is replaced as by
+/// [`Operation::Restart`](super::Operation::Restart): the new process must be ready and proven
+/// before the old one is asked to stop, and at most [`surge`](super::ReloadPolicy::surge) processes
+/// of the group are replaced at a time. The replacement does not count as a failure for the
+/// [`RestartPolicy`](super::RestartPolicy). During a reload no process is replaced for a limit,
+/// because the reload does that or the replacement follows it.
 ///
-/// Every process has limits of its own, between nine tenths and the whole, at random, so that
-/// processes that were started together do not end together.
+/// Each process has its own limits, shortened at random by up to a tenth, so that processes that
+/// were started together are not replaced together.
 ///
 /// # Examples
 ///
@@ -29,7 +31,6 @@ use super::policy::LONGEST;
 /// let limits = LifeLimits::default()
 ///     .max_age(Duration::from_secs(24 * 60 * 60))
 ///     .max_memory(512 * 1024 * 1024);
-/// # let _ = limits;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct LifeLimits {
@@ -39,23 +40,49 @@ pub struct LifeLimits {
 }
 
 impl LifeLimits {
-    /// How long a process may be at work, from the moment that it is ready; at least a second.
+    /// Sets the maximum time since a process became ready, at least one second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::LifeLimits;
+    ///
+    /// let daily = LifeLimits::default().max_age(Duration::from_secs(24 * 60 * 60));
+    /// ```
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.age = Some(age.clamp(Duration::from_secs(1), LONGEST));
         self
     }
 
-    /// How many units of work a process may finish, at least 1: those that it marks with
-    /// [`Me::begin_work`](crate::Me::begin_work). The master asks every second, so a busy process
-    /// finishes some more.
+    /// Sets the maximum number of requests that a process may finish, at least 1. A process counts
+    /// the requests that it marks with [`Me::begin_work`](crate::Me::begin_work). The master asks
+    /// for the number once per second, so a busy process finishes some more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::LifeLimits;
+    ///
+    /// let limits = LifeLimits::default().max_requests(100_000);
+    /// ```
     #[must_use]
     pub fn max_requests(mut self, requests: u64) -> Self {
         self.requests = Some(requests.max(1));
         self
     }
 
-    /// How many bytes of memory a process may have resident. The master looks every five seconds.
+    /// Sets the maximum resident memory of a process, in bytes. The master checks it every five
+    /// seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::LifeLimits;
+    ///
+    /// let limits = LifeLimits::default().max_memory(512 * 1024 * 1024);
+    /// ```
     #[must_use]
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
@@ -70,9 +97,9 @@ impl LifeLimits {
         self.memory.is_some()
     }
 
-    /// The limits of one process.
-    pub(super) fn draw(&self, jitter: &mut Jitter) -> Own {
-        Own {
+    /// Returns the limits of one process.
+    pub(super) fn draw(&self, jitter: &mut Jitter) -> ProcessLimits {
+        ProcessLimits {
             age: self.age.map(|age| age - jitter.tenth(age)),
             requests: self.requests.map(|requests| requests - jitter.tenth_of(requests)),
             memory: self.memory.map(|memory| memory - jitter.tenth_of(memory)),
@@ -81,33 +108,29 @@ impl LifeLimits {
     }
 }
 
-/// The limits of one process.
+/// Limits of one process.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Own {
+pub(super) struct ProcessLimits {
     pub(super) age: Option<Duration>,
     pub(super) requests: Option<u64>,
     pub(super) memory: Option<u64>,
+    /// Time when the process reaches its maximum age.
     pub(super) expires: Option<Moment>,
 }
 
-impl Own {
-    /// Its work begins.
+impl ProcessLimits {
+    /// Starts the measurement of the age: the process is ready.
     pub(super) fn begin(&mut self, now: Moment) {
         self.expires = self.age.map(|age| now + age);
     }
 
-    /// When it is too old.
-    pub(super) fn expires(&self) -> Option<Moment> {
-        self.expires
-    }
-
-    /// Whether it is too old.
+    /// Returns the excess if the process has reached its maximum age.
     pub(super) fn at(&self, now: Moment) -> Option<Excess> {
         let age = self.age.filter(|_| self.expires.is_some_and(|at| at <= now))?;
         Some(Excess::Age(age))
     }
 
-    /// Whether it has used too much.
+    /// Returns the excess if the usage reaches another limit.
     pub(super) fn after(&self, usage: &Usage) -> Option<Excess> {
         let over = |used: Option<u64>, limit: Option<u64>| {
             let limit = limit?;
@@ -118,29 +141,46 @@ impl Own {
     }
 }
 
-/// What a process has used; what was not measured is none.
+/// Resource usage of a process. A value that was not measured is `None`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Event, Usage, WorkerId};
+///
+/// let usage = Usage { id: WorkerId(0), pid: 100, requests: Some(12_000), memory: None };
+/// let event = Event::Measured(vec![usage]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Usage {
-    /// The worker.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// Its process.
+    /// Process id.
     pub pid: i32,
-    /// How many units of work it has finished.
+    /// Number of finished requests.
     pub requests: Option<u64>,
-    /// How many bytes of memory it has resident.
+    /// Resident memory in bytes.
     pub memory: Option<u64>,
 }
 
-/// Which limit a process is over.
+/// The limit that a process exceeds, with the measured value.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::Excess;
+///
+/// assert_eq!(Excess::Memory(2048).to_string(), "2 KiB of memory resident");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Excess {
-    /// It has been at work for so long.
+    /// Time since it became ready.
     Age(Duration),
-    /// It has finished so many units of work.
+    /// Number of finished requests.
     Requests(u64),
-    /// It has so many bytes of memory resident.
+    /// Resident memory in bytes.
     Memory(u64),
 }
 

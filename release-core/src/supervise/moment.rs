@@ -1,14 +1,14 @@
-//! The pool's time.
+//! Time of the pool.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A moment as a [`Pool`](super::Pool) counts it: the time since its first one, [`Moment::START`].
+/// Point in time, as the duration since [`Moment::START`] of a [`Pool`](super::Pool).
 ///
-/// It depends on no clock: whoever drives the pool says what time it is. It can be written down, and means
-/// the same to a pool that goes on elsewhere.
+/// Depends on no clock: the caller of the pool supplies the time. It can be serialized, and has the
+/// same meaning for a pool that continues elsewhere.
 ///
 /// # Examples
 ///
@@ -16,20 +16,30 @@ use serde::{Deserialize, Serialize};
 /// use std::time::Duration;
 /// use release_core::supervise::Moment;
 ///
-/// let death = Moment::START + Duration::from_secs(5);
-/// assert_eq!(death - Moment::START, Duration::from_secs(5));
-/// assert_eq!(Moment::START - death, Duration::ZERO);
+/// let exit = Moment::START + Duration::from_secs(5);
+/// assert_eq!(exit - Moment::START, Duration::from_secs(5));
+/// assert_eq!(Moment::START - exit, Duration::ZERO);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// The first moment of a new pool.
+    /// The start of a new pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{GroupSpec, Moment, Pool};
+    ///
+    /// let pool = Pool::new(vec![GroupSpec::new("web", 1)], Duration::from_secs(10), 42);
+    /// assert_eq!(pool.time(), Moment::START);
+    /// ```
     pub const START: Self = Self(Duration::ZERO);
 }
 
-/// Ends at the last moment that there is.
+/// Saturates at the maximum.
 impl Add<Duration> for Moment {
     type Output = Self;
 
@@ -44,7 +54,7 @@ impl AddAssign<Duration> for Moment {
     }
 }
 
-/// The time from the other moment to this one; none if the other is the later one.
+/// Returns the time between both, or zero if `earlier` is later.
 impl Sub for Moment {
     type Output = Duration;
 

@@ -1,29 +1,31 @@
-//! The rules by which workers are started again, given up, and replaced.
+//! Policies for restarts and for replacement.
 
 use std::time::Duration;
 
 use crate::sys::exit_status::ExitStatus;
 
-/// Longer than any master runs; keeps `now + duration` from overflowing.
+/// Exceeds the lifetime of any master. Limits durations so that `now + duration` cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// A back-off of nothing would be a busy loop, a window of nothing would hold no death.
+/// Minimum of a back-off and of a window. A back-off of zero would be a busy loop, and a window of
+/// zero would contain no exit.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The rules by which the workers of a group are started again.
+/// Restart policy of a group of workers.
 ///
-/// **Back-off.** A worker that dies after a healthy life is restarted at once, and so is one that dies
-/// early for the first time. The `n`-th early death in a row, from the second on, is followed by a delay
-/// of `initial * 2^(n-2)`, at most `max`. Each delay is shortened at random, to a half of it at the least,
-/// so that workers that died together do not come back together. An exit with status 0 that nobody asked for is a death like any other, and a process
-/// that could not be started counts as an early death. Which ends are the last is [`Respawn`].
+/// **Back-off.** A worker that was healthy is restarted immediately, and so is a worker after its
+/// first early exit. After the `n`-th consecutive early exit, for `n` from 2, the restart is
+/// delayed by `initial * 2^(n-2)`, capped at `max`. Each delay is shortened by a random factor
+/// between 0.5 and 1 so that workers do not restart in lockstep. An unexpected exit counts as a
+/// failure even with status 0, and so does a process that could not be spawned. Use [`Respawn`] to
+/// change which exits lead to a restart.
 ///
-/// **Intensity.** More than `limit` deaths in the group within `window` are too many; what follows
-/// is [`Exceeded`].
+/// **Intensity.** More than `limit` exits in the group within `window` are too many. [`Exceeded`]
+/// decides the consequence.
 ///
 /// **Initial start.** Until every worker of the pool has been ready once, a worker that fails
-/// `start_attempts` times in a row before it is ready ends the master: a configuration that cannot
-/// work is reported to the one who started it. Afterwards this rule does not apply.
+/// `start_attempts` times in a row before it is ready ends the master. So a configuration that
+/// cannot work is reported at the start. Afterwards this rule does not apply.
 ///
 /// # Examples
 ///
@@ -31,11 +33,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// use std::time::Duration;
 /// use release_core::supervise::{Exceeded, RestartPolicy};
 ///
-/// // A group whose workers must never flap: three deaths in a minute end the master.
+/// // A group whose workers must never flap: three exits in a minute end the master.
 /// let strict = RestartPolicy::default()
 ///     .intensity(2, Duration::from_secs(60))
 ///     .exceeded(Exceeded::FailMaster);
-/// # let _ = strict;
 /// ```
 #[derive(Clone, Debug)]
 pub struct RestartPolicy {
@@ -50,37 +51,53 @@ pub struct RestartPolicy {
     pub(super) ready_timeout: Duration,
 }
 
-/// What follows when the workers of a group die too fast.
+/// Consequence when the workers of a group exit too often.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Exceeded, RestartPolicy};
+///
+/// let policy = RestartPolicy::default().exceeded(Exceeded::FailMaster);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exceeded {
-    /// Every restart in the group waits for the longest delay until the group has calmed down: at
-    /// most half of `limit` deaths are left in the window.
+    /// Delays every restart in the group by the maximum back-off until the group has calmed down:
+    /// at most half of `limit` exits remain in the window.
     KeepTrying,
-    /// The master stops the other workers and ends with an error.
+    /// Stops the other workers and ends the master with an error.
     FailMaster,
 }
 
-/// Which workers are started again after a process of theirs has ended by itself.
+/// Selects the exits that lead to a restart.
 ///
-/// A worker that is not stays without a process, until a [`Operation`](super::Operation) asks for one. When
-/// no worker of the pool is left that has a process or will get one, the pool ends: it has failed
-/// if the last process of some worker did.
+/// A worker without a restart stays without a process until an [`Operation`](super::Operation)
+/// requests one. When no worker of the pool has a process or will get one, the pool ends. Its
+/// outcome is a failure if the last process of any worker failed.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Respawn, RestartPolicy};
+///
+/// // A worker that exits with status 0 has finished its work.
+/// let batch = RestartPolicy::default().respawn(Respawn::OnFailure);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Respawn {
-    /// All.
+    /// Restarts after every exit.
     #[default]
     Always,
-    /// Those whose process ended in another way than with exit status 0.
+    /// Restarts after every exit except one with status 0.
     OnFailure,
-    /// None.
+    /// Never restarts.
     Never,
 }
 
 impl Respawn {
-    /// Whether a process that ended like this is to have a successor; `None` is one that could not
-    /// be started.
+    /// Returns whether a restart follows this exit. `None` is a process that could not be spawned.
     pub(super) fn follows(self, exit: Option<ExitStatus>) -> bool {
         match self {
             Self::Always => true,
@@ -107,8 +124,18 @@ impl Default for RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The delay after the second early death in a row (default 200 ms), and the longest (default 5 s).
-    /// Both are at least a millisecond.
+    /// Sets the delay after the second consecutive early exit (default 200 ms) and the maximum
+    /// delay (default 5 s). Both are at least one millisecond.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// // 1 s, 2 s, 4 s and so on, up to a minute.
+    /// let patient = RestartPolicy::default().backoff(Duration::from_secs(1), Duration::from_secs(60));
+    /// ```
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial = initial.clamp(SHORTEST, LONGEST);
@@ -116,15 +143,34 @@ impl RestartPolicy {
         self
     }
 
-    /// How long a worker must have been ready for its death not to count as early (default 10 s).
+    /// Sets how long a worker must have been ready so that its exit does not count as early
+    /// (default 10 s).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// let policy = RestartPolicy::default().healthy_after(Duration::from_secs(60));
+    /// ```
     #[must_use]
     pub fn healthy_after(mut self, life: Duration) -> Self {
         self.healthy_after = life;
         self
     }
 
-    /// How many deaths in the group within `window` are tolerated (default 10 in 10 s). The
-    /// window is at least a millisecond.
+    /// Sets how many exits in the group are tolerated within `window` (default 10 in 10 s). The
+    /// window is at least one millisecond.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// let policy = RestartPolicy::default().intensity(3, Duration::from_secs(60));
+    /// ```
     #[must_use]
     pub fn intensity(mut self, limit: usize, window: Duration) -> Self {
         self.limit = limit;
@@ -132,36 +178,74 @@ impl RestartPolicy {
         self
     }
 
-    /// What follows when there are more (default [`Exceeded::KeepTrying`]).
+    /// Sets the consequence of more exits than the [intensity](Self::intensity) tolerates (default
+    /// [`Exceeded::KeepTrying`]).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{Exceeded, RestartPolicy};
+    ///
+    /// let policy = RestartPolicy::default().exceeded(Exceeded::FailMaster);
+    /// ```
     #[must_use]
     pub fn exceeded(mut self, exceeded: Exceeded) -> Self {
         self.exceeded = exceeded;
         self
     }
 
-    /// Which workers are started again at all (default [`Respawn::Always`]).
+    /// Sets which exits lead to a restart (default [`Respawn::Always`]).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{Respawn, RestartPolicy};
+    ///
+    /// let once = RestartPolicy::default().respawn(Respawn::Never);
+    /// ```
     #[must_use]
     pub fn respawn(mut self, respawn: Respawn) -> Self {
         self.respawn = respawn;
         self
     }
 
-    /// How many times in a row a worker may be tried in the initial start (default 5, at least 1).
+    /// Sets the maximum number of consecutive attempts to start a worker during the initial start
+    /// (default 5, at least 1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// // The first failure ends the master.
+    /// let policy = RestartPolicy::default().start_attempts(1);
+    /// ```
     #[must_use]
     pub fn start_attempts(mut self, attempts: u32) -> Self {
         self.start_attempts = attempts.max(1);
         self
     }
 
-    /// How long a worker may take to become ready before it is killed (default 30 s); one that says
-    /// that it needs more time ([`Event::Extend`](super::Event::Extend)), at most ten times that.
+    /// Sets how long a worker may take to become ready before it is killed (default 30 s). A worker
+    /// that requests more time ([`Event::Extend`](super::Event::Extend)) gets at most ten times
+    /// that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// // Reading the cache takes a while.
+    /// let policy = RestartPolicy::default().ready_timeout(Duration::from_secs(120));
+    /// ```
     #[must_use]
     pub fn ready_timeout(mut self, timeout: Duration) -> Self {
         self.ready_timeout = timeout.min(LONGEST);
         self
     }
 
-    /// The nominal delay after so many early deaths in a row.
+    /// Returns the delay after this number of consecutive early exits, before jitter.
     pub(super) fn delay(&self, early_deaths: u32) -> Duration {
         match early_deaths.checked_sub(2) {
             None => Duration::ZERO,
@@ -193,13 +277,14 @@ mod tests {
     }
 }
 
-/// The rules by which the workers of a group get new processes while the old ones serve.
+/// Policy for replacing the workers of a group while the old ones serve.
 ///
-/// The first new process of a group must be ready, and have lived for the canary time, before its old
-/// one is told to stop and others are started. Each of those must be ready before its old one is told to
-/// stop. An old process then finishes what it has in hand, up to the master's stop deadline. No more than
-/// `surge` workers of the group are in the middle of this at a time, so there are never
-/// more processes than workers plus `surge`, those that finish aside.
+/// The first new process of a group is its canary. It must be ready and stay so for the canary time
+/// before its old process is asked to stop and other processes are started. Each of the others must
+/// be ready before its old process is asked to stop. An old process then finishes its requests,
+/// limited by the master's stop deadline. At most `surge` workers of the group are replaced at a
+/// time. So the number of processes, without draining ones, never exceeds the number of
+/// workers plus `surge`.
 ///
 /// # Examples
 ///
@@ -207,16 +292,15 @@ mod tests {
 /// use std::time::Duration;
 /// use release_core::supervise::ReloadPolicy;
 ///
-/// // Big workers: one at a time, none while another is still finishing, each watched for a while.
+/// // Big workers: one at a time, none while another is still draining, each watched for a while.
 /// let careful = ReloadPolicy::default().surge(1).draining(1).canary(Duration::from_secs(5));
-/// # let _ = careful;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ReloadPolicy {
     pub(super) surge: Option<u32>,
     pub(super) canary: Duration,
     pub(super) draining: usize,
-    /// How long before it is told to stop a process is to get no new work.
+    /// Time without new work before a process is asked to stop.
     pub(super) leaving: Duration,
     /// The same for a process whose worker is scaled away.
     pub(super) removal: Duration,
@@ -235,53 +319,80 @@ impl Default for ReloadPolicy {
 }
 
 impl ReloadPolicy {
-    /// How many workers are replaced at a time, at least 1 (default: a quarter of the group).
+    /// Sets the maximum number of workers that are replaced at a time, at least 1 (default: a
+    /// quarter of the group).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::ReloadPolicy;
+    ///
+    /// let one_by_one = ReloadPolicy::default().surge(1);
+    /// ```
     #[must_use]
     pub fn surge(mut self, workers: u32) -> Self {
         self.surge = Some(workers.max(1));
         self
     }
 
-    /// How long the first new process of a reload must have been ready for its old one to be told to
-    /// stop, and for others to follow (default 250 ms); the same for the new process of a restart. A
-    /// readiness that is a time ([`Ready::After`](super::Ready::After)) counts: it has lived for that time.
+    /// Sets how long the first new process of a reload, or the new process of a restart, must have
+    /// been ready before its old process is asked to stop and other processes follow (default 250
+    /// ms). The time of [`Ready::After`](super::Ready::After) counts towards it.
     ///
-    /// Any new process that ends within this time while the reload is under way is a failure of the whole
-    /// reload.
+    /// If any new process exits within this time while the reload is in progress, the whole reload
+    /// fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::ReloadPolicy;
+    ///
+    /// let policy = ReloadPolicy::default().canary(Duration::from_secs(30));
+    /// ```
     #[must_use]
     pub fn canary(mut self, time: Duration) -> Self {
         self.canary = time.min(LONGEST);
         self
     }
 
-    /// How many earlier processes of a worker may be finishing at a time, at least 1 (default 2).
-    /// With so many a further reload waits, for the stop deadline at most: no work is cut short to
-    /// make room for it.
+    /// Sets how many older processes of a worker may be draining at a time, at least 1 (default 2).
+    /// A further reload waits until there are fewer, at most for the stop deadline: no request is
+    /// cut short to make room for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::ReloadPolicy;
+    ///
+    /// let policy = ReloadPolicy::default().draining(1);
+    /// ```
     #[must_use]
     pub fn draining(mut self, processes: usize) -> Self {
         self.draining = processes.max(1);
         self
     }
 
-    /// How long a process that was ready gets no new work before it is told to stop. It does not apply
-    /// when the whole pool stops.
+    /// Sets how long a process that was ready gets no new work before it is asked to stop. Does not
+    /// apply when the whole pool stops.
     pub(crate) fn leaving(mut self, time: Duration) -> Self {
         self.leaving = time.min(LONGEST);
         self
     }
 
-    /// [`leaving`](Self::leaving) for a process whose worker is scaled away: no other has its work.
+    /// Sets [`leaving`](Self::leaving) for a process whose worker is scaled away: no other process
+    /// takes over its work.
     pub(crate) fn removal(mut self, time: Duration) -> Self {
         self.removal = time.min(LONGEST);
         self
     }
 
-    /// How long a process is not told to stop that has got no new work for that long, but has some left.
-    pub(super) fn lingering(&self) -> Duration {
+    /// Returns how long a process is not asked to stop that gets no new work but has some left.
+    pub(super) fn longest_leaving(&self) -> Duration {
         self.leaving.max(self.removal)
     }
 
-    /// The surge of a group of this size.
+    /// Returns the surge for a group of this size.
     pub(super) fn surge_of(&self, size: u32) -> u32 {
         self.surge.unwrap_or_else(|| size.div_ceil(4)).max(1)
     }

@@ -1,4 +1,4 @@
-//! The pool: which processes are to run, and what is done about the difference.
+//! The pool: desired state, present state, and the steps between both.
 
 mod changes;
 mod deaths;
@@ -19,57 +19,81 @@ use super::{
 };
 use underway::{Rollout, Shortage, Upgrade};
 
-/// The supervisor's decisions: events in, actions out. See the [module](super) for its promises.
+/// Decides which processes run: takes events and returns actions. The [module](super) lists its
+/// guarantees.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::{Action, Event, GroupSpec, Moment, Pool};
+///
+/// // A pool without workers has started at once.
+/// let mut pool = Pool::new(vec![GroupSpec::new("web", 0)], Duration::from_secs(10), 42);
+/// let mut actions = Vec::new();
+/// pool.on(Event::Start, Moment::START, &mut actions);
+/// assert_eq!(actions, [Action::AllReady]);
+/// ```
 #[derive(Debug)]
 pub struct Pool {
     groups: Vec<Group>,
     workers: Vec<Worker>,
     mode: Mode,
-    /// The generation that serves, or is to be restored.
+    /// Generation that serves or is being restored.
     generation: u32,
-    /// The number of the latest one that was started.
+    /// Number of the latest generation that was started.
     latest: u32,
-    /// The reload that is under way.
+    /// The reload in progress.
     rollout: Option<Rollout>,
-    /// Who asked for a reload since that one began.
+    /// Requests for a reload that arrived since then.
     reloads: Vec<RequestId>,
     upgrade: Upgrade,
     shortage: Shortage,
     /// Whether every worker has been ready once.
     all_ready: bool,
-    /// Why the pool fails, once it does.
+    /// Reason of the failure, once the pool fails.
     failure: Option<String>,
-    /// Whether it was told to stop at once.
+    /// Whether the pool was told to stop at once.
     is_forced: bool,
-    /// Processes killed since the pool is to stop.
+    /// Number of processes killed since the stop began.
     killed: usize,
     stop_deadline: Duration,
     jitter: Jitter,
-    /// What time it was when an event came the last time.
+    /// Time of the latest event.
     time: Moment,
 }
 
-/// What is wanted of all workers together.
+/// Desired state of all workers together.
 #[derive(Debug)]
 enum Mode {
     /// Not started.
     Idle,
-    /// Every worker is to have a process.
+    /// Every worker must have a process.
     Running,
-    /// No worker is to have one, in good order.
+    /// No worker may have a process. Processes are asked to stop.
     Stopping { kill_at: Moment },
-    /// No worker is to have one, now.
+    /// No worker may have a process. Processes are killed.
     Killing(KillReason),
-    /// No worker has one, and that has been said.
+    /// No worker has a process, and this was reported.
     Done,
 }
 
 impl Pool {
-    /// A pool of these groups that does nothing before [`Event::Start`]. Its first generation is
-    /// number 1.
+    /// Creates a pool that does nothing before [`Event::Start`]. Its first generation is number 1.
     ///
-    /// Processes have `stop_deadline` to end after they were asked to. The `seed` decides the jitter
-    /// of the delays: the same seed and history give the same actions.
+    /// After a request to stop, a process has `stop_deadline` to exit. The `seed` decides the
+    /// jitter of delays: the same seed and history yield the same actions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{GroupSpec, Pool, WorkerId};
+    ///
+    /// let groups = vec![GroupSpec::new("web", 4), GroupSpec::new("mail", 1)];
+    /// let pool = Pool::new(groups, Duration::from_secs(10), 42);
+    /// assert_eq!(pool.group_of(WorkerId(4)), Some(1));
+    /// ```
     #[must_use]
     pub fn new(groups: Vec<GroupSpec>, stop_deadline: Duration, seed: u64) -> Self {
         let mut pool = Self {
@@ -91,14 +115,26 @@ impl Pool {
             time: Moment::START,
         };
         for group in 0..pool.groups.len() {
-            pool.enlist(group);
+            pool.add_workers(group);
         }
         pool
     }
 
-    /// Takes note of an event and appends what is to be done about it.
+    /// Processes an event and appends the resulting actions.
     ///
-    /// Every call also does what has become due at `now`.
+    /// Each call also processes everything that is due at `now`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{Action, Event, GroupSpec, Moment, Pool, WorkerId};
+    ///
+    /// let mut pool = Pool::new(vec![GroupSpec::new("web", 1)], Duration::from_secs(10), 42);
+    /// let mut actions = Vec::new();
+    /// pool.on(Event::Start, Moment::START, &mut actions);
+    /// assert_eq!(actions, [Action::Spawn { id: WorkerId(0), generation: 1 }]);
+    /// ```
     pub fn on(&mut self, event: Event, now: Moment, actions: &mut Vec<Action>) {
         if let Mode::Stopping { kill_at } = self.mode
             && kill_at <= now
@@ -106,26 +142,43 @@ impl Pool {
             self.mode = Mode::Killing(KillReason::StopDeadline);
         }
         self.time = now;
-        self.shortage.pass(now);
+        self.shortage.expire(now);
         let turn = &mut Turn::new(now, self.jitter, actions);
         self.note(event, turn);
         let was_rolling = self.is_rolling();
         self.converge(turn);
         self.conclude(turn);
         if was_rolling && !self.is_rolling() && self.is_running() {
-            // Those over a limit have waited for this, and groups may have new sizes.
+            // Workers over a limit have waited for the reload, and groups may have new sizes.
             self.converge(turn);
         }
         self.jitter = turn.jitter;
     }
 
-    /// When [`Pool::on`] must be called at the latest, with [`Event::Tick`] if nothing else happens.
+    /// Returns the time of the next due step. Call [`Pool::on`] no later than that, with
+    /// [`Event::Tick`] if nothing else happens.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{Event, GroupSpec, Moment, Pool, WorkerId};
+    ///
+    /// let mut pool = Pool::new(vec![GroupSpec::new("web", 1)], Duration::from_secs(10), 42);
+    /// assert_eq!(pool.deadline(), None);
+    ///
+    /// // A process must be ready within 30 seconds.
+    /// pool.on(Event::Start, Moment::START, &mut Vec::new());
+    /// pool.on(Event::Spawned { id: WorkerId(0), pid: 100 }, Moment::START, &mut Vec::new());
+    /// assert_eq!(pool.deadline(), Some(Moment::START + Duration::from_secs(30)));
+    /// ```
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
         match self.mode {
             Mode::Idle | Mode::Killing(_) | Mode::Done => None,
             Mode::Running => {
-                // What is due is started when the upgrade was refused, or by the new version.
+                // Restarts that are due wait until the upgrade was refused, or happen in the new
+                // version.
                 let starts = self.may_start();
                 let timers = self.workers.iter().filter_map(|worker| worker.timer(starts));
                 timers.chain(self.shortage.until().filter(|_| starts)).min()
@@ -136,37 +189,103 @@ impl Pool {
         }
     }
 
-    /// What time it was when it was told of an event the last time.
+    /// Returns the time of the latest event.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{Event, GroupSpec, Moment, Pool};
+    ///
+    /// let mut pool = Pool::new(vec![GroupSpec::new("web", 1)], Duration::from_secs(10), 42);
+    /// let now = Moment::START + Duration::from_secs(3);
+    /// pool.on(Event::Start, now, &mut Vec::new());
+    /// assert_eq!(pool.time(), now);
+    /// ```
     #[must_use]
     pub fn time(&self) -> Moment {
         self.time
     }
 
-    /// The index of the group, in the order given to [`Pool::new`], that a worker belongs to.
+    /// Returns the index of the worker's group, in the order given to [`Pool::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{GroupSpec, Pool, WorkerId};
+    ///
+    /// let groups = vec![GroupSpec::new("web", 2), GroupSpec::new("mail", 1)];
+    /// let pool = Pool::new(groups, Duration::from_secs(10), 42);
+    /// assert_eq!(pool.group_of(WorkerId(1)), Some(0));
+    /// assert_eq!(pool.group_of(WorkerId(2)), Some(1));
+    /// assert_eq!(pool.group_of(WorkerId(3)), None);
+    /// ```
     #[must_use]
     pub fn group_of(&self, id: WorkerId) -> Option<usize> {
         Some(self.workers.get(self.index(id)?)?.group)
     }
 
-    /// The generation that serves. While another one is being started, still the one before.
+    /// Returns the generation that serves. While another generation is started, this is still the
+    /// previous one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// # world.run(Duration::from_secs(1));
+    /// assert_eq!(world.pool().generation(), 1);
+    /// world.change(Operation::Reload);
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.pool().generation(), 2);
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The number that the next generation gets.
+    /// Returns the number of the next generation.
     pub(crate) fn next_generation(&self) -> u32 {
         self.latest.saturating_add(1)
     }
 
-    /// How many workers a group, given by its index, is to have.
+    /// Returns the desired number of workers in a group, which is given by its index.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{GroupSpec, Pool};
+    ///
+    /// let pool = Pool::new(vec![GroupSpec::new("web", 4)], Duration::from_secs(10), 42);
+    /// assert_eq!((pool.size(0), pool.size(1)), (Some(4), None));
+    /// ```
     #[must_use]
     pub fn size(&self, group: usize) -> Option<u32> {
         Some(self.groups.get(group)?.spec.size)
     }
 
-    /// All workers, in the order of their ids. One that was scaled away is listed until its last
-    /// process has gone.
+    /// Returns the status of all workers, in the order of their ids. A worker that was scaled away
+    /// is included until its last process has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::supervise::{Event, GroupSpec, Moment, Pool, State, WorkerId};
+    ///
+    /// let mut pool = Pool::new(vec![GroupSpec::new("web", 2)], Duration::from_secs(10), 42);
+    /// pool.on(Event::Start, Moment::START, &mut Vec::new());
+    ///
+    /// let workers = pool.status(Moment::START + Duration::from_secs(2));
+    /// assert_eq!(workers.len(), 2);
+    /// assert_eq!((workers[0].id, workers[0].state), (WorkerId(0), State::Starting));
+    /// assert_eq!(workers[0].since, Duration::from_secs(2));
+    /// ```
     #[must_use]
     pub fn status(&self, now: Moment) -> Vec<WorkerStatus<'_>> {
         let listed =
@@ -174,22 +293,23 @@ impl Pool {
         listed.map(|worker| worker.status(&self.groups[worker.group].spec.name, now)).collect()
     }
 
-    /// Whether a process is expected to be there: it runs, and was not told to end.
+    /// Returns whether a process is expected to run: it was started and not asked to stop.
     pub(crate) fn relies_on(&self, id: WorkerId, pid: i32) -> bool {
         let worker = self.index(id).map(|index| &self.workers[index]);
         let mut processes = worker.into_iter().flat_map(Worker::processes);
         processes.any(|process| process.pid() == Some(pid) && process.is_in_service())
     }
 
-    /// What a process does.
+    /// Returns the state of a process.
     pub(crate) fn state_of(&self, id: WorkerId, pid: i32) -> Option<State> {
         let worker = &self.workers[self.index(id)?];
         let process = worker.processes().find(|process| process.pid() == Some(pid));
         process.map(Process::state)
     }
 
-    /// What a worker does, as far as the size of its group goes: it is ready for work when it is wanted,
-    /// whatever its processes do, and is no more when it is not and has none.
+    /// Returns the state of a worker as far as the size of its group decides it: `Ready` while the
+    /// worker is wanted, whatever its processes do, and `None` once it is unwanted and has no
+    /// process.
     pub(crate) fn standing(&self, id: WorkerId) -> Option<State> {
         let worker = &self.workers[self.index(id)?];
         match self.wants(worker) {
@@ -198,7 +318,7 @@ impl Pool {
         }
     }
 
-    /// Whether a worker is to be there, as far as the size of its group goes.
+    /// Returns whether the size of the group includes the worker.
     #[cfg(test)]
     pub(super) fn is_wanted(&self, id: WorkerId) -> bool {
         self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
@@ -213,16 +333,17 @@ impl Pool {
         self.groups[worker.group].wants(worker.rank)
     }
 
-    /// Brings every worker nearer to what is wanted of it. What is not said here is as it should be,
-    /// or waits for news.
+    /// Takes the next steps of every worker towards the desired state. A state without a step here
+    /// is as desired, or waits for an event.
     fn converge(&mut self, turn: &mut Turn<'_>) {
         let own = turn.now + self.stop_deadline;
         let kill_at = match self.mode {
-            // Also for one that is told late; what another was granted is not for all.
+            // Processes that are asked late have until the common deadline. Extra time for one of
+            // them is not for all.
             Mode::Stopping { kill_at } => own.min(kill_at),
             _ => own,
         };
-        // Nobody stays for new work when there is none.
+        // A pool that stops has no new work to wait for.
         let leave_at = if self.is_running() { turn.now } else { turn.now + LONGEST };
         if self.is_running() {
             self.age(turn);
@@ -233,7 +354,7 @@ impl Pool {
             let worker = &mut self.workers[index];
             let group = &self.groups[worker.group];
             let reload = &group.spec.reload;
-            let (leaving, removal) = (reload.leaving, reload.lingering());
+            let (leaving, removal) = (reload.leaving, reload.longest_leaving());
             let mut killed = worker.kill_overdue(turn);
             if let Mode::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, turn);
@@ -253,7 +374,7 @@ impl Pool {
         }
     }
 
-    /// Does what time alone does to processes that are wanted.
+    /// Processes the passing of time for wanted workers.
     fn age(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
         for worker in &mut self.workers {
@@ -267,8 +388,8 @@ impl Pool {
         }
     }
 
-    /// Says once that the initial start succeeded, once how every change ended, and once how
-    /// everything did.
+    /// Reports the initial start, the outcome of each operation and the outcome of the pool, each
+    /// of them once.
     fn conclude(&mut self, turn: &mut Turn<'_>) {
         if self.is_running() && self.is_exhausted() {
             self.note_last_ends(turn);
@@ -280,7 +401,8 @@ impl Pool {
                     self.all_ready = true;
                     turn.act(Action::AllReady);
                 }
-                // A new generation brings its sizes: a worker that it scales away is not restarted.
+                // A new generation brings its sizes: a restart of a worker that they remove must be
+                // refused.
                 self.conclude_rollout(turn);
                 self.conclude_changes(turn);
                 self.conclude_rollout(turn);
@@ -298,22 +420,22 @@ impl Pool {
         }
     }
 
-    /// Whether every worker has been ready.
+    /// Returns whether every worker has been ready.
     pub(crate) fn has_started(&self) -> bool {
         self.all_ready
     }
 
-    /// Whether it was told to stop, or has failed.
+    /// Returns whether the pool was told to stop, or has failed.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.mode, Mode::Stopping { .. } | Mode::Killing(_) | Mode::Done)
     }
 
-    /// Whether it was told to stop at once, whatever came after that.
+    /// Returns whether the pool was told to stop at once, whatever followed.
     pub(crate) fn is_forced(&self) -> bool {
         self.is_forced
     }
 
-    /// Until when processes may end, once it stops in order.
+    /// Returns the deadline of the processes while the pool stops in order.
     pub(crate) fn stops_by(&self) -> Option<Moment> {
         match self.mode {
             Mode::Stopping { kill_at } => Some(kill_at),
@@ -334,13 +456,13 @@ impl Pool {
     }
 
     fn stop(&mut self, now: Moment) {
-        // Those that are about to end keep the time that they were granted.
+        // Processes that are about to exit keep the time that they were granted.
         let granted = self.workers.iter().flat_map(Worker::processes).filter_map(Process::kill_at);
         let kill_at = granted.chain([now + self.stop_deadline]).max();
         self.mode = Mode::Stopping { kill_at: kill_at.unwrap_or(now) };
     }
 
-    /// Stops, unless that is under way, and remembers the first reason to.
+    /// Stops, unless that is in progress, and keeps the first reason.
     fn fail(&mut self, reason: String, turn: &mut Turn<'_>) {
         if matches!(self.mode, Mode::Idle | Mode::Running) {
             self.stop(turn.now);
@@ -357,7 +479,7 @@ impl Pool {
         }
     }
 
-    /// Events that concern the pool: changes what is wanted.
+    /// Processes events about the pool, which change the desired state.
     fn note(&mut self, event: Event, turn: &mut Turn<'_>) {
         match (&self.mode, event) {
             (Mode::Done, _) => {}
@@ -384,17 +506,17 @@ impl Pool {
             }
             (_, E::Rejoin { request }) => self.rejoin(request, turn),
             (Mode::Running, E::Measured(usages)) => self.measured(&usages, turn),
-            (Mode::Running, E::Backlog(those)) => self.backlog(&those, turn.now),
+            (Mode::Running, E::Backlog(queued)) => self.backlog(&queued, turn.now),
             (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
             (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
             (_, event) => self.note_worker(event, turn),
         }
     }
 
-    /// Events that concern one worker: changes what is known of it. What its processes do not expect
-    /// comes late, twice, or out of nowhere, and is ignored.
+    /// Processes events about one worker, which change its present state. Ignores an event that no
+    /// process expects: it is late, a duplicate, or unfounded.
     fn note_worker(&mut self, event: Event, turn: &mut Turn<'_>) {
-        let Some(index) = subject(&event).and_then(|id| self.index(id)) else {
+        let Some(index) = event.worker().and_then(|id| self.index(id)) else {
             return;
         };
         let worker = &mut self.workers[index];
@@ -402,7 +524,7 @@ impl Pool {
         match event {
             E::Spawned { pid, .. } => {
                 worker.spawned(pid, spec, turn);
-                self.shortage.relent(turn.now);
+                self.shortage.note_spawned(turn.now);
             }
             E::SpawnFailed { reason, is_short, .. } => {
                 self.spawn_failed(index, reason, is_short, turn);
@@ -427,7 +549,7 @@ impl Pool {
             }
             E::Unended { pid, reason, .. } => self.unended(index, pid, reason, turn),
             E::Exited { pid, exit, .. } => self.exited(index, pid, exit, turn),
-            // Of the pool, not of a worker.
+            // Events about the pool.
             E::Start
             | E::Stop
             | E::StopNow
@@ -453,17 +575,17 @@ impl Pool {
         let (generation, time) = (process.generation, until - now);
         turn.report(Report::Extended { id, pid, generation, time });
         if let Mode::Stopping { kill_at } = &mut self.mode {
-            // Each of the others is killed at its own time.
+            // Each of the other processes is killed at its own deadline.
             *kill_at = until.max(*kill_at);
         }
     }
 
-    fn backlog(&mut self, those: &[(WorkerId, i32)], now: Moment) {
-        for (id, pid) in those {
+    fn backlog(&mut self, queued: &[(WorkerId, i32)], now: Moment) {
+        for (id, pid) in queued {
             let Some(index) = self.index(*id) else { continue };
             let worker = &mut self.workers[index];
-            let leaving = self.groups[worker.group].spec.reload.lingering();
-            worker.find(*pid).into_iter().for_each(|process| process.linger(leaving, now));
+            let leaving = self.groups[worker.group].spec.reload.longest_leaving();
+            worker.find(*pid).into_iter().for_each(|process| process.extend_leaving(leaving, now));
         }
     }
 
@@ -473,34 +595,5 @@ impl Pool {
                 self.workers[index].measured(usage, turn);
             }
         }
-    }
-}
-
-/// The worker that an event is about.
-fn subject(event: &Event) -> Option<WorkerId> {
-    match *event {
-        E::Spawned { id, .. }
-        | E::SpawnFailed { id, .. }
-        | E::Ready { id, .. }
-        | E::Exited { id, .. }
-        | E::Unended { id, .. }
-        | E::Violation { id, .. }
-        | E::Hung { id, .. }
-        | E::Extend { id, .. }
-        | E::Stops { id, .. }
-        | E::Status { id, .. } => Some(id),
-        E::Start
-        | E::Stop
-        | E::StopNow
-        | E::Change { .. }
-        | E::Prepared(_)
-        | E::Tried(_)
-        | E::NotHandedOver { .. }
-        | E::Rejoin { .. }
-        | E::Measured(_)
-        | E::Backlog(_)
-        | E::Fail { .. }
-        | E::TaskFailed { .. }
-        | E::Tick => None,
     }
 }

@@ -1,56 +1,56 @@
-//! One process of a worker, from the wish for it to its end.
+//! One process of a worker, from the request for it to its end.
 
 use std::time::Duration;
 
-use super::life::{Excess, Own, Usage};
+use super::life::{Excess, ProcessLimits, Usage};
 use super::policy::LONGEST;
 use super::turn::Turn;
 use super::{Action, GroupSpec, KillReason, Moment, Ready, Report, Signal, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
-/// How many times as long as it is given a process may take that needs more time, whatever it says:
-/// a start or a stop comes to its end.
+/// Limits the extra time for a start or a stop to this multiple of the configured time, whatever
+/// the process requests.
 const MOST_TIMES: u32 = 10;
 
-/// A process, or the wish for one.
+/// A process, or the request for one.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) generation: u32,
     pub(super) stage: Stage,
     /// Whether it has been ready for the canary time.
     pub(super) is_proven: bool,
-    /// Whether somebody asked for another process in its place, of the same generation.
+    /// Whether a restart was requested, which replaces it with a process of the same generation.
     pub(super) needs_replacement: bool,
-    /// Since when it is over one of its limits, and another process is to take its place.
+    /// Since when it exceeds one of its limits.
     pub(super) over_limit_since: Option<Moment>,
-    /// How it is, in its own words.
+    /// Status text that it reported.
     pub(super) status_text: Option<String>,
-    pub(super) limits: Own,
-    /// When what it does, as the status shows it, began.
+    pub(super) limits: ProcessLimits,
+    /// When its present state began.
     pub(super) since: Moment,
     pub(super) ready_at: Option<Moment>,
 }
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It was asked for; the answer is on its way.
+    /// Requested, not answered yet.
     Spawning,
     /// Not ready yet.
     Starting { pid: i32, until: Moment },
-    /// At work, and in its canary time.
+    /// Ready, in its canary time.
     Trial { pid: i32, until: Moment },
-    /// At work.
+    /// Ready.
     Ready { pid: i32 },
-    /// Not wanted any more; it gets no new work, and is told to end after that.
+    /// Not needed any more. Gets no new work and is asked to stop after that time.
     Leaving { pid: i32, until: Moment },
-    /// Asked to end.
+    /// Asked to stop.
     Stopping { pid: i32, kill_at: Moment },
-    /// Killed, but not reaped yet.
+    /// Killed, not reaped yet.
     Killed { pid: i32, reason: KillReason },
 }
 
 impl Process {
-    pub(super) fn wished(generation: u32, now: Moment) -> Self {
+    pub(super) fn requested(generation: u32, now: Moment) -> Self {
         Self {
             generation,
             stage: Stage::Spawning,
@@ -58,7 +58,7 @@ impl Process {
             needs_replacement: false,
             over_limit_since: None,
             status_text: None,
-            limits: Own::default(),
+            limits: ProcessLimits::default(),
             since: now,
             ready_at: None,
         }
@@ -86,21 +86,17 @@ impl Process {
         }
     }
 
-    pub(super) fn since(&self) -> Moment {
-        self.since
-    }
-
-    /// Whether it runs and was not told to end.
+    /// Returns whether it runs and was not asked to stop.
     pub(super) fn is_in_service(&self) -> bool {
         matches!(self.stage, Stage::Starting { .. } | Stage::Trial { .. } | Stage::Ready { .. })
     }
 
-    /// Whether it runs and was not killed.
+    /// Returns whether it runs and was not killed.
     pub(super) fn is_alive(&self) -> bool {
         self.is_in_service() || matches!(self.stage, Stage::Leaving { .. } | Stage::Stopping { .. })
     }
 
-    /// When it is killed, if it was told to end and has not.
+    /// Returns the stop deadline of a process that was asked to stop.
     pub(super) fn kill_at(&self) -> Option<Moment> {
         match self.stage {
             Stage::Stopping { kill_at, .. } => Some(kill_at),
@@ -108,7 +104,7 @@ impl Process {
         }
     }
 
-    /// Whether it was told to end and has had its time to.
+    /// Returns whether its stop deadline has passed.
     pub(super) fn is_overdue(&self, now: Moment) -> bool {
         self.kill_at().is_some_and(|at| at <= now)
     }
@@ -117,25 +113,25 @@ impl Process {
         self.ready_at.is_some()
     }
 
-    /// Whether it does the job of the one before it: when it is proven, or as soon as it is ready when
-    /// others of its generation have stood the test.
+    /// Returns whether it may take over from the previous process: when it is proven, or as soon as
+    /// it is ready if its generation has proven processes.
     pub(super) fn may_take_over(&self, is_tested: bool) -> bool {
         self.is_in_service() && (self.is_proven || (is_tested && self.was_ready()))
     }
 
-    /// For how long it was at work, if it ever was.
+    /// Returns the time since it became ready.
     pub(super) fn life(&self, now: Moment) -> Option<Duration> {
         self.ready_at.map(|ready_at| now - ready_at)
     }
 
-    /// When the passing of time alone changes something, unless the pool stops.
+    /// Returns when the next change by time alone is due, unless the pool stops.
     pub(super) fn timer(&self) -> Option<Moment> {
         match self.stage {
             Stage::Starting { until, .. }
             | Stage::Trial { until, .. }
             | Stage::Leaving { until, .. } => Some(until),
             Stage::Stopping { kill_at, .. } => Some(kill_at),
-            Stage::Ready { .. } if self.over_limit_since.is_none() => self.limits.expires(),
+            Stage::Ready { .. } if self.over_limit_since.is_none() => self.limits.expires,
             Stage::Spawning | Stage::Ready { .. } | Stage::Killed { .. } => None,
         }
     }
@@ -171,7 +167,7 @@ impl Process {
         self.ready_at = Some(turn.now);
         self.limits.begin(turn.now);
         let canary = match spec.ready {
-            // It has lived for that time already.
+            // It has run for that time already.
             Ready::After(time) => spec.reload.canary.saturating_sub(time),
             Ready::Message | Ready::AtOnce => spec.reload.canary,
         };
@@ -180,7 +176,7 @@ impl Process {
         turn.report(Report::Ready { id, pid, generation });
     }
 
-    /// Does what time alone does to a process that was not told to end.
+    /// Applies changes by time alone to a process that was not asked to stop.
     pub(super) fn age(&mut self, id: WorkerId, spec: &GroupSpec, turn: &mut Turn<'_>) {
         match self.stage {
             Stage::Starting { until, .. }
@@ -207,12 +203,13 @@ impl Process {
         self.check_limits(id, self.limits.at(turn.now), turn);
     }
 
-    /// Compares what it has used with its limits.
+    /// Compares its usage with its limits.
     pub(super) fn measure(&mut self, id: WorkerId, usage: &Usage, turn: &mut Turn<'_>) {
         self.check_limits(id, self.limits.after(usage), turn);
     }
 
-    /// One that is not proven yet has its time to be: somebody may wait to hear how it does.
+    /// Marks a proven process that exceeds a limit. Others are left alone: a caller may wait until
+    /// they are proven.
     fn check_limits(&mut self, id: WorkerId, excess: Option<Excess>, turn: &mut Turn<'_>) {
         if let (Some(excess), Stage::Ready { pid }, None) =
             (excess, &self.stage, self.over_limit_since)
@@ -238,7 +235,8 @@ impl Process {
         self.enter(Stage::Killed { pid, reason }, turn.now);
     }
 
-    /// The cause of its death, for the one who asks why: not our `SIGKILL` but the reason for it.
+    /// Returns the cause of its end for reports. After a `SIGKILL` of ours, this is the reason of
+    /// the kill.
     pub(super) fn cause(&self, exit: ExitStatus) -> String {
         match &self.stage {
             Stage::Killed { reason, .. } => format!("killed: {reason}"),
@@ -246,7 +244,7 @@ impl Process {
         }
     }
 
-    /// It is not wanted any more. One that was at work has this time for what it was given last.
+    /// Begins its end. A process that was ready has this time for the work that it was given last.
     pub(super) fn leave(&mut self, time: Duration, now: Moment) {
         if let Some(pid) = self.pid().filter(|_| self.is_in_service()) {
             let until = if self.was_ready() { now + time } else { now };
@@ -254,20 +252,21 @@ impl Process {
         }
     }
 
-    /// It has the time to leave anew, but not for ever.
-    pub(super) fn linger(&mut self, time: Duration, now: Moment) {
+    /// Restarts the time before it is asked to stop, within a limit.
+    pub(super) fn extend_leaving(&mut self, time: Duration, now: Moment) {
         if let Stage::Leaving { until, .. } = &mut self.stage {
             let last = self.since + time.saturating_mul(MOST_TIMES).min(LONGEST);
             *until = last.min(now + time).max(*until);
         }
     }
 
-    /// Whether it was to leave at that time, or before.
+    /// Returns whether its time before the request to stop ends at that moment or earlier.
     pub(super) fn has_left(&self, at: Moment) -> bool {
         matches!(self.stage, Stage::Leaving { until, .. } if until <= at)
     }
 
-    /// Gives it more time for its start or its end; until when, if that is later than it was.
+    /// Grants more time for its start or its stop. Returns the new deadline if it is later than
+    /// before.
     pub(super) fn extend(
         &mut self,
         time: Duration,
@@ -291,7 +290,7 @@ impl Process {
         Some(wanted)
     }
 
-    /// It ends of itself: nobody has to tell it to.
+    /// Notes that it is stopping without being asked.
     pub(super) fn stops(&mut self, id: WorkerId, kill_at: Moment, turn: &mut Turn<'_>) {
         if let Some(pid) = self.pid().filter(|_| self.is_alive() && !self.is_stopping()) {
             let generation = self.generation;
@@ -300,7 +299,7 @@ impl Process {
         }
     }
 
-    /// Whether it has been about to end.
+    /// Returns whether it is stopping.
     pub(super) fn is_stopping(&self) -> bool {
         matches!(self.stage, Stage::Stopping { .. })
     }

@@ -1,4 +1,4 @@
-//! What the pool tells the log, and why it kills.
+//! Reports of the pool: log lines, reasons of kills, status and outcome.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,208 +8,250 @@ use serde::{Deserialize, Serialize};
 use super::{Excess, Hung, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
-/// Something that the log should say, and that [`Master::observe`](crate::Master::observe) sees.
+/// Describes an event of the pool for the log and for [`Master::observe`](crate::Master::observe).
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{Action, GroupSpec, Report, WorkerId};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 1)];
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// # world.run(Duration::from_secs(1));
+/// let mut reports = world.history().iter().filter_map(|(_, action)| match action {
+///     Action::Report(report) => Some(report),
+///     _ => None,
+/// });
+/// assert_eq!(reports.next(), Some(&Report::Started { id: WorkerId(0), pid: 1, generation: 1 }));
+/// assert_eq!(reports.next(), Some(&Report::Ready { id: WorkerId(0), pid: 1, generation: 1 }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Report {
-    /// The master begins: next it starts its workers. The pool itself does not say so.
+    /// The master starts and is about to start its workers. Reported by the master, not by the
+    /// pool.
     Starting,
-    /// Every worker has been ready: the start has succeeded. The pool itself does not say so.
+    /// Every worker has been ready: the start succeeded. Reported by the master, not by the pool.
     AllReady,
-    /// Somebody asks for the stop; a signal that asks after that makes it one at once. The pool itself
-    /// does not say so.
+    /// A stop was requested. Another signal after that stops the workers at once. Reported by the
+    /// master, not by the pool.
     Stopping {
-        /// Who asks.
+        /// Source of the request.
         cause: StopCause,
     },
-    /// No worker is left and the master ends. The pool itself does not say so.
+    /// No worker is left and the master exits. Reported by the master, not by the pool.
     Finished {
-        /// How it went.
+        /// The outcome.
         outcome: Outcome,
     },
     /// A process was started.
     Started {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its new process.
+        /// Process id of the new process.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
     },
     /// No process could be started.
     SpawnFailed {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// What the system said.
+        /// Error of the system.
         reason: String,
-        /// When it is tried again, if it is.
+        /// Time until the next attempt, if there is one.
         retry_in: Option<Duration>,
     },
     /// A worker is ready.
     Ready {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// Its process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
     },
-    /// A process needs more time for its start or its end, and gets it.
+    /// A process was granted more time to start or to stop.
     Extended {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
-        /// How much it has from now on.
+        /// Remaining time, from now.
         time: Duration,
     },
-    /// A process ends of itself.
+    /// A process is stopping without being asked.
     Stops {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
     },
-    /// A process ended.
+    /// A process exited.
     Died {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
-        /// How it ended.
+        /// Exit status.
         exit: ExitStatus,
-        /// When another process is started in its place, if one is; zero when there is one already.
+        /// Time until another process is started in its place, if any; zero if there is one
+        /// already.
         restart_in: Option<Duration>,
     },
     /// A process is sent `SIGKILL`.
     Killed {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
-        /// Why.
+        /// The reason.
         reason: KillReason,
     },
-    /// A process could not be killed, and is left behind.
+    /// A process could not be killed and is left behind.
     LeftBehind {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
-        /// What the system said.
+        /// Error of the system.
         reason: String,
     },
-    /// A process is over a limit of its group's [`LifeLimits`](super::LifeLimits), and another one is
-    /// to take its place.
+    /// A process exceeds one of its group's [`LifeLimits`](super::LifeLimits) and will be replaced.
     OverLimit {
-        /// The worker.
+        /// Id of the worker.
         id: WorkerId,
-        /// The process.
+        /// Process id.
         pid: i32,
-        /// The generation of the process.
+        /// Generation of the process.
         generation: u32,
-        /// Which limit.
+        /// The exceeded limit.
         excess: Excess,
     },
-    /// The workers of a group die too fast; said once until the group has calmed down.
+    /// The workers of a group exit too often. Reported once until the group has calmed down.
     TooFast {
-        /// The name of the group.
+        /// Name of the group.
         group: String,
     },
-    /// A new generation is started.
+    /// A new generation is being started.
     Reloading {
-        /// Its number.
+        /// Number of the generation.
         generation: u32,
     },
     /// A new generation serves.
     Reloaded {
-        /// Its number.
+        /// Number of the generation.
         generation: u32,
     },
-    /// A new generation failed, and the one before goes on.
+    /// A new generation failed. The previous one goes on.
     RolledBack {
-        /// The number of the one that failed.
+        /// Number of the failed generation.
         generation: u32,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// No new generation was started.
     ReloadRefused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A new version of the program is tried, to take this one's place.
+    /// A new version of the program is being checked before it takes over.
     Upgrading,
-    /// The new version has taken over: its generation serves.
+    /// The new version has taken over and its generation serves.
     Upgraded {
-        /// The number of the generation.
+        /// Number of the generation.
         generation: u32,
     },
-    /// The new version was not taken, and everything goes on as before.
+    /// The new version was not used. The running version goes on.
     UpgradeRefused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The new version is the master, but its workers failed: those before them go on.
+    /// The new version is the master, but its workers failed. The previous workers go on.
     UpgradeRolledBack {
-        /// The number of the generation that failed.
+        /// Number of the failed generation.
         generation: u32,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A group is to have another number of workers.
+    /// The number of workers in a group was changed.
     Resized {
-        /// The name of the group.
+        /// Name of the group.
         group: String,
-        /// How many.
+        /// Number of workers.
         size: u32,
     },
-    /// The pool stops because of this, and will end with [`Outcome::Failed`](super::Outcome::Failed).
+    /// The pool stops for this reason and will end with
+    /// [`Outcome::Failed`](super::Outcome::Failed).
     Failing {
-        /// What failed.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Who asks a master to stop.
+/// Source of a request to stop the master.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::supervise::{Report, StopCause};
+///
+/// /// Whether the report must be forwarded to the operator on duty.
+/// fn is_manual_stop(report: &Report) -> bool {
+///     matches!(report, Report::Stopping { cause: StopCause::Interrupt | StopCause::Terminal })
+/// }
+/// assert!(is_manual_stop(&Report::Stopping { cause: StopCause::Interrupt }));
+/// assert!(!is_manual_stop(&Report::Starting));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopCause {
-    /// The signal TERM.
+    /// `SIGTERM`.
     Terminate,
-    /// The signal INT.
+    /// `SIGINT`.
     Interrupt,
-    /// The signal QUIT: at once.
+    /// `SIGQUIT`, which stops at once.
     Quit,
-    /// The terminal of a service in the foreground has gone.
+    /// The terminal of a service in the foreground was closed.
     Terminal,
-    /// [`MasterHandle::stop`](crate::MasterHandle::stop).
+    /// A call of [`MasterHandle::stop`](crate::MasterHandle::stop).
     Program,
 }
 
-/// Why the pool kills a process.
+/// Reason of a kill.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::KillReason;
+///
+/// let reason = KillReason::NotReady(Duration::from_secs(30));
+/// assert_eq!(reason.to_string(), "not ready within 30s");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum KillReason {
-    /// It took longer than this to become ready.
+    /// The process was not ready within this time.
     NotReady(Duration),
-    /// It broke the protocol in this way.
+    /// The process violated the protocol in this way.
     Violation(String),
-    /// It did not get on with its work.
+    /// The process made no progress.
     Hung(Hung),
-    /// It was told to end and was still there at the stop deadline.
+    /// The process was asked to stop and still ran at the stop deadline.
     StopDeadline,
-    /// The pool was told to stop at once.
+    /// The pool was stopped at once.
     StopNow,
 }
 
@@ -225,44 +267,74 @@ impl fmt::Display for KillReason {
     }
 }
 
-/// A worker as it is now.
+/// Describes the present state of a worker. [`Pool::status`](super::Pool::status) returns one for
+/// each worker.
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{GroupSpec, State};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 1)];
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// # world.run(Duration::from_secs(1));
+/// let workers = world.pool().status(world.now());
+/// assert_eq!((workers[0].group, workers[0].state), ("web", State::Ready));
+/// assert_eq!(workers[0].restarts, 0);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStatus<'a> {
-    /// The worker.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// The name of its group.
+    /// Name of its group.
     pub group: &'a str,
-    /// Its process, if it has one.
+    /// Process id, if there is a process.
     pub pid: Option<i32>,
-    /// The generation of this process, or of the next one.
+    /// Generation of the process, or of the next one.
     pub generation: u32,
-    /// What it is doing.
+    /// State of the worker.
     pub state: State,
-    /// How many processes it has had before the present or latest one.
+    /// Number of restarts.
     pub restarts: u32,
-    /// For how long it has been in this state.
+    /// Time since the worker entered the state.
     pub since: Duration,
-    /// How many earlier processes are still finishing what they have in hand.
+    /// Number of older processes of this worker that are still draining.
     pub draining: usize,
-    /// What its process says of itself in words, if it does.
+    /// Status text reported by the process, if any.
     pub status_text: Option<&'a str>,
 }
 
-/// How the pool ended.
+/// Outcome of a pool.
+///
+/// # Examples
+///
+/// ```
+/// # use release_core::supervise::simulation::{Life, Simulation};
+/// # use release_core::supervise::{Action, Event, GroupSpec, Outcome};
+/// # use std::time::Duration;
+/// # let groups = vec![GroupSpec::new("web", 1)];
+/// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// # world.run(Duration::from_secs(1));
+/// world.tell(Event::Stop);
+/// world.run(Duration::from_secs(10));
+/// let last = world.history().last().map(|(_, action)| action);
+/// assert_eq!(last, Some(&Action::Done(Outcome::Stopped)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It was stopped, and every worker went by itself.
+    /// The pool was stopped and every worker exited by itself.
     Stopped,
-    /// It was stopped, and workers had to be killed.
+    /// The pool was stopped and workers had to be killed.
     Killed {
-        /// How many.
+        /// Number of killed processes.
         workers: usize,
     },
-    /// Something failed, or the workers did.
+    /// The workers failed, or something else did.
     Failed {
-        /// What, in words for the log.
+        /// The reason, as a text for the log.
         reason: String,
     },
 }

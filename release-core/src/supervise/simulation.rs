@@ -1,28 +1,20 @@
-//! A world without processes: the pool, a clock that jumps, and workers that behave as scripted.
+//! Simulation of a pool: no processes, a clock that jumps, and workers with scripted behaviour.
 //!
-//! For tests of what a daemon's settings lead to, thousands of hours in a second: how long a crash
-//! loop waits, what a reload does when the new version hangs, how many workers serve at the worst
-//! moment. The same seed and script always give the same history.
+//! Use it to test the consequences of your settings, thousands of hours in a second: the delays in
+//! a crash loop, a reload whose new version hangs, or the lowest number of serving workers. The
+//! same seed and script always yield the same history.
 //!
 //! # Examples
 //!
-//! The second generation crashes half a second after its start, and the canary time notices:
+//! The second generation crashes half a second after its start, which the canary time detects:
 //!
 //! ```
 //! use std::time::Duration;
 //! use release_core::supervise::simulation::{Life, Simulation};
-//! use release_core::supervise::{
-//!     Operation, ExitStatus, GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy,
-//! };
+//! use release_core::supervise::{ExitStatus, GroupSpec, Operation, ReloadPolicy};
 //!
-//! let group = GroupSpec {
-//!     name: "web".to_owned(),
-//!     size: 4,
-//!     restart: RestartPolicy::default(),
-//!     reload: ReloadPolicy::default().surge(1).canary(Duration::from_secs(1)),
-//!     life: LifeLimits::default(),
-//!     ready: Ready::Message,
-//! };
+//! let reload = ReloadPolicy::default().surge(1).canary(Duration::from_secs(1));
+//! let group = GroupSpec { reload, ..GroupSpec::new("web", 4) };
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
 //!     match launch.generation {
 //!         2 => Life::good().dies_after(Duration::from_millis(500), ExitStatus::Code(1)),
@@ -42,154 +34,58 @@
 //! assert_eq!((fewest, world.pool().generation()), (4, 1));
 //! ```
 
+mod process;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Action, Event, ExitStatus, GroupSpec, Hung, Moment, Operation, Pool, RequestId, Signal,
-    WorkerId, WorkerStatus,
+    Action, Event, ExitStatus, GroupSpec, Moment, Operation, Pool, RequestId, Signal, WorkerId,
+    WorkerStatus,
 };
+pub use process::{Launch, Life, Process};
 
-/// A process that is about to be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Launch {
-    /// The worker.
-    pub id: WorkerId,
-    /// The generation of the process.
-    pub generation: u32,
-    /// How many processes the world has had before, whoever's they were.
-    pub before: u32,
-}
-
-/// How a process behaves.
-#[derive(Clone, Debug)]
-pub struct Life {
-    starts: bool,
-    is_short: bool,
-    ready: Option<Duration>,
-    death: Option<(Duration, ExitStatus)>,
-    stop: Option<Duration>,
-    hang: Option<(Duration, Hung)>,
-}
-
-impl Life {
-    /// It says ready after 50 ms, lives, and ends 50 ms after it was told to.
-    #[must_use]
-    pub fn good() -> Self {
-        let moment = Duration::from_millis(50);
-        let (ready, stop) = (Some(moment), Some(moment));
-        Self { starts: true, is_short: false, ready, death: None, stop, hang: None }
-    }
-
-    /// The system refuses to start it.
-    #[must_use]
-    pub fn impossible() -> Self {
-        Self { starts: false, ..Self::good() }
-    }
-
-    /// The system is too short of descriptors, processes or memory to start it.
-    #[must_use]
-    pub fn scarce() -> Self {
-        Self { is_short: true, ..Self::impossible() }
-    }
-
-    /// It says ready so long after its start.
-    #[must_use]
-    pub fn ready_after(mut self, time: Duration) -> Self {
-        self.ready = Some(time);
-        self
-    }
-
-    /// It never says that it is ready.
-    #[must_use]
-    pub fn never_ready(mut self) -> Self {
-        self.ready = None;
-        self
-    }
-
-    /// It ends so long after its start, whatever it is told.
-    #[must_use]
-    pub fn dies_after(mut self, time: Duration, exit: ExitStatus) -> Self {
-        self.death = Some((time, exit));
-        self
-    }
-
-    /// It is found to hang so long after its start.
-    #[must_use]
-    pub fn hangs_after(mut self, time: Duration, how: Hung) -> Self {
-        self.hang = Some((time, how));
-        self
-    }
-
-    /// It ends so long after it was told to.
-    #[must_use]
-    pub fn stops_after(mut self, time: Duration) -> Self {
-        self.stop = Some(time);
-        self
-    }
-
-    /// It does not listen when it is told to stop.
-    #[must_use]
-    pub fn never_stops(mut self) -> Self {
-        self.stop = None;
-        self
-    }
-}
-
-/// A process that was started and has not been reaped.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Process {
-    /// The worker.
-    pub id: WorkerId,
-    /// Its number.
-    pub pid: i32,
-    /// Its generation.
-    pub generation: u32,
-    /// Whether it has said that it is ready.
-    pub is_ready: bool,
-    /// Whether it was told to end, or killed.
-    pub is_stopping: bool,
-    stop: Option<Duration>,
-}
-
-impl Process {
-    /// Whether it is at work: ready, and not told to end.
-    #[must_use]
-    pub fn is_serving(&self) -> bool {
-        self.is_ready && !self.is_stopping
-    }
-}
-
-/// The pool in its world. See the [module](self).
+/// Runs a pool with a simulated clock and scripted processes. See the [module](self).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::supervise::GroupSpec;
+/// use release_core::supervise::simulation::{Life, Simulation};
+///
+/// let groups = vec![GroupSpec::new("web", 4)];
+/// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+/// world.run(Duration::from_secs(24 * 60 * 60));
+/// assert!(world.status().iter().all(|worker| worker.restarts == 0));
+/// ```
 pub struct Simulation {
     pool: Pool,
     groups: Vec<GroupSpec>,
-    /// What the next version has instead.
+    /// Groups of the next version, if they differ.
     next_groups: Option<Vec<GroupSpec>>,
     stop_deadline: Duration,
     script: Box<dyn FnMut(Launch) -> Life>,
     now: Moment,
-    /// What will happen, in order; what happens at the same moment, in the order of its causes.
+    /// Planned events in the order of time, and of their causes within the same moment.
     agenda: BTreeMap<(Moment, u32), Event>,
     processes: BTreeMap<i32, Process>,
     launched: u32,
     planned: u32,
     preparation: Result<Vec<Option<u32>>, String>,
     trial: Result<(), String>,
-    /// The changes that have no answer yet.
+    /// Operations without an answer.
     asked: BTreeMap<RequestId, Operation>,
     answers: BTreeMap<RequestId, Result<(), String>>,
     requests: u64,
     history: Vec<(Duration, Action)>,
-    /// The workers at the moment of each "ok": which group, process, state and generation.
+    /// Workers at the time of each success.
     #[cfg(test)]
     pub(super) at_ok: Vec<(RequestId, Vec<Seen>)>,
 }
 
-/// What a test wants to know of a worker that is wanted.
+/// State of a wanted worker, for tests.
 #[cfg(test)]
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -211,7 +107,26 @@ impl fmt::Debug for Simulation {
 }
 
 impl Simulation {
-    /// A pool as of [`Pool::new`], that starts at once; the script says how each process behaves.
+    /// Creates a simulation and starts the pool as by [`Pool::new`]. The script is called for each
+    /// process and decides its behaviour.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// // Every third process cannot be started.
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |launch| {
+    ///     match launch.before % 3 {
+    ///         2 => Life::impossible(),
+    ///         _ => Life::good(),
+    ///     }
+    /// });
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.processes().count(), 1);
+    /// ```
     #[must_use]
     pub fn new(
         groups: Vec<GroupSpec>,
@@ -243,21 +158,51 @@ impl Simulation {
         world
     }
 
-    /// Tells the pool, now.
+    /// Passes an event to the pool, at the present time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Event, GroupSpec, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let pid = world.processes().next().expect("the worker has a process").pid;
+    /// let reason = "sent garbage".to_owned();
+    /// world.tell(Event::Violation { id: WorkerId(0), pid, reason });
+    /// world.run(Duration::from_secs(1));
+    /// assert!(world.processes().all(|process| process.pid != pid));
+    /// ```
     pub fn tell(&mut self, event: Event) {
         if let Event::Ready { pid, .. } = event {
             self.processes.get_mut(&pid).into_iter().for_each(|it| it.is_ready = true);
         }
-        // A script may let a process end more than once.
+        // A script may let a process exit more than once.
         if matches!(event, Event::Exited { pid, .. } if self.processes.remove(&pid).is_none()) {
             return;
         }
         let mut actions = Vec::new();
         self.pool.on(event, self.now, &mut actions);
-        self.obey(actions);
+        self.execute(actions);
     }
 
-    /// Asks for a change; [`answer`](Self::answer) says what became of it.
+    /// Requests an operation. [`answer`](Self::answer) returns its outcome.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let restart = world.change(Operation::Restart { id: WorkerId(0) });
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.answer(restart), Some(&Ok(())));
+    /// ```
     pub fn change(&mut self, change: Operation) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
@@ -266,25 +211,83 @@ impl Simulation {
         request
     }
 
-    /// How a change ended, once it has.
+    /// Returns the outcome of an operation, or `None` while it is in progress.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// let restart = world.change(Operation::Restart { id: WorkerId(7) });
+    /// assert_eq!(world.answer(restart), Some(&Err("there is no worker 7".to_owned())));
+    /// ```
     #[must_use]
     pub fn answer(&self, request: RequestId) -> Option<&Result<(), String>> {
         self.answers.get(&request)
     }
 
-    /// How reloads are prepared from now on: with these sizes of the groups, see [`Event::Prepared`]; an
-    /// error refuses them.
+    /// Sets the answer to later [`Action::Prepare`] actions: the sizes of the groups as in
+    /// [`Event::Prepared`], or an error that refuses the reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.prepare_with(Err("line 3: unknown key".to_owned()));
+    /// let reload = world.change(Operation::Reload);
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.answer(reload), Some(&Err("line 3: unknown key".to_owned())));
+    /// assert_eq!(world.pool().generation(), 1);
+    /// ```
     pub fn prepare_with(&mut self, outcome: Result<Vec<Option<u32>>, String>) {
         self.preparation = outcome;
     }
 
-    /// How new versions of the program do from now on when they are tried: an error refuses the
-    /// upgrade.
+    /// Sets the answer to later [`Action::TryUpgrade`] actions. An error refuses the upgrade.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.try_with(Err("cannot read the state".to_owned()));
+    /// let upgrade = world.change(Operation::Upgrade);
+    /// world.run(Duration::from_secs(1));
+    /// assert!(world.answer(upgrade).is_some_and(|outcome| outcome.is_err()));
+    /// ```
     pub fn try_with(&mut self, outcome: Result<(), String>) {
         self.trial = outcome;
     }
 
-    /// Jumps to the next moment at which something happens. False when nothing ever will.
+    /// Jumps to the next event and processes it. Returns false if there is none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let script = |_| Life::good();
+    /// let mut world = Simulation::new(groups, Duration::from_secs(10), 42, script);
+    /// while world.processes().all(|process| !process.is_ready) {
+    ///     assert!(world.step(), "the worker is never ready");
+    /// }
+    /// assert_eq!(world.time(), Duration::from_millis(50));
+    /// ```
     pub fn step(&mut self) -> bool {
         let deadline = self.pool.deadline();
         let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
@@ -300,19 +303,19 @@ impl Simulation {
         true
     }
 
-    /// The next version of the program has these groups.
+    /// Sets the groups of the next version.
     #[cfg(test)]
     pub(super) fn next_version_has(&mut self, groups: Vec<GroupSpec>) {
         self.next_groups = Some(groups);
     }
 
-    /// Whether this version of the program still has the worker's group.
+    /// Returns whether this version still has the group of the worker.
     #[cfg(test)]
     pub(super) fn has_group_of(&self, id: WorkerId) -> bool {
         self.pool.group_of(id).is_some_and(|group| group < self.groups.len())
     }
 
-    /// When something happens next.
+    /// Returns the time of the next event.
     #[cfg(test)]
     pub(super) fn next(&self) -> Option<Duration> {
         let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
@@ -320,7 +323,20 @@ impl Simulation {
         Some(at.max(self.now) - Moment::START)
     }
 
-    /// Lets time pass, and everything happen that happens meanwhile.
+    /// Lets this time pass and processes every event in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, State};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(3600));
+    /// assert_eq!(world.time(), Duration::from_secs(3600));
+    /// assert_eq!(world.status()[0].state, State::Ready);
+    /// ```
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         let is_near = |world: &Self| {
@@ -334,42 +350,122 @@ impl Simulation {
         self.tell(Event::Tick);
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// assert_eq!(world.time(), Duration::ZERO);
+    /// world.run(Duration::from_secs(5));
+    /// assert_eq!(world.time(), Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn time(&self) -> Duration {
         self.now - Moment::START
     }
 
-    /// The moment that it is, as the pool counts it.
+    /// Returns the present time of the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Moment};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(5));
+    /// assert_eq!(world.now(), Moment::START + Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// The pool, to be looked at.
+    /// Returns the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.pool().generation(), 1);
+    /// assert_eq!(world.pool().size(0), Some(1));
+    /// ```
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// What the pool says of its workers.
+    /// Returns the present status of all workers, see [`Pool::status`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, State};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// assert_eq!(world.status()[0].state, State::Ready);
+    /// ```
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus<'_>> {
         self.pool.status(self.now)
     }
 
-    /// The processes that there are.
+    /// Returns all processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{GroupSpec, Operation};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 2)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// world.run(Duration::from_secs(1));
+    /// world.change(Operation::Reload);
+    /// // At no time are there more processes than workers plus the surge and draining processes.
+    /// while world.step() {
+    ///     assert!(world.processes().count() <= 4);
+    /// #     if world.pool().generation() == 2 { break }
+    /// }
+    /// ```
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         self.processes.values()
     }
 
-    /// Everything that the pool asked for, each with the time since the start.
+    /// Returns all actions of the pool, each with its time since the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::supervise::simulation::{Life, Simulation};
+    /// # use release_core::supervise::{Action, GroupSpec, WorkerId};
+    /// # use std::time::Duration;
+    /// # let groups = vec![GroupSpec::new("web", 1)];
+    /// # let mut world = Simulation::new(groups, Duration::from_secs(10), 42, |_| Life::good());
+    /// let spawn = Action::Spawn { id: WorkerId(0), generation: 1 };
+    /// assert_eq!(world.history().first(), Some(&(Duration::ZERO, spawn)));
+    /// # world.run(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn history(&self) -> &[(Duration, Action)] {
         &self.history
     }
 
-    fn obey(&mut self, actions: Vec<Action>) {
+    fn execute(&mut self, actions: Vec<Action>) {
         #[cfg(test)]
         for action in &actions {
             if let Action::Answer { request, outcome: Ok(()) } = action {
@@ -421,7 +517,7 @@ impl Simulation {
         }
     }
 
-    /// The new version is the same with another pool. Whoever waits asks it again.
+    /// Replaces the pool with that of a new version, and repeats the requests that have no answer.
     fn take_over(&mut self) {
         if let Some(groups) = self.next_groups.take() {
             self.groups = groups;
@@ -437,7 +533,7 @@ impl Simulation {
                 return self.plan(Duration::ZERO, Event::NotHandedOver { reason });
             }
         };
-        self.obey(actions);
+        self.execute(actions);
         self.tell(Event::Start);
         for (request, change) in self.asked.clone() {
             self.tell(match change {
@@ -447,7 +543,7 @@ impl Simulation {
         }
     }
 
-    /// Lets the pool go through a snapshot, if no change is under way.
+    /// Lets the pool pass through a snapshot if no operation is in progress.
     #[cfg(test)]
     pub(super) fn restore(&mut self) {
         if self.pool.is_quiet() && !self.pool.is_upgrading() {

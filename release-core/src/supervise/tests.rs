@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use proptest::prelude::ProptestConfig;
 
-use super::{GroupSpec, LifeLimits, Ready, ReloadPolicy, RestartPolicy, WorkerId};
+use super::{GroupSpec, ReloadPolicy, RestartPolicy, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 const FIRST: WorkerId = WorkerId(0);
@@ -28,14 +28,7 @@ const CRASH: ExitStatus = ExitStatus::Signal { number: 11, core: true };
 /// A group whose workers say when they are ready, and are proven then.
 fn group(size: u32, restart: RestartPolicy) -> GroupSpec {
     let reload = ReloadPolicy::default().canary(Duration::ZERO);
-    GroupSpec {
-        name: "web".to_owned(),
-        size,
-        restart,
-        reload,
-        life: LifeLimits::default(),
-        ready: Ready::Message,
-    }
+    GroupSpec { restart, reload, ..GroupSpec::new("web", size) }
 }
 
 /// How many histories are tried: `RELEASE_HISTORIES`, or a hundred.

@@ -1,9 +1,9 @@
-//! One call of the pool: what is passed along through all of it.
+//! Context of one call of the pool.
 
 use super::jitter::Jitter;
 use super::{Action, Moment, Report, RequestId};
 
-/// An event's time, and what is to be done about it.
+/// Carries the time of an event, the generator of jitter and the resulting actions.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     pub(super) now: Moment,

@@ -1,4 +1,4 @@
-//! One worker: what it is, which generation it is to run, and how it stands with its processes.
+//! One worker: its generation and its processes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     Usage, WorkerId, WorkerStatus,
 };
 
-/// What a process is to its worker.
+/// Role of a process for its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Serving,
@@ -17,38 +17,38 @@ pub(super) enum Role {
     Draining,
 }
 
-/// A worker, over all its processes.
+/// A worker with all its processes.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
-    /// The index of its group, and its place in it.
+    /// Index of its group, and its position in the group.
     pub(super) group: usize,
     pub(super) rank: u32,
-    /// The generation that it is to run.
+    /// Desired generation.
     pub(super) generation: u32,
-    /// The process that does its job.
+    /// Process that does the work.
     pub(super) serving: Option<Process>,
-    /// When the next one is due, if there is none and one is wanted.
+    /// When the next process is due, if there is none and a back-off applies.
     pub(super) due: Option<Moment>,
-    /// Since when there is none; never before the pool was started.
+    /// Since when it has no process. `None` until the pool is started.
     pub(super) idle_since: Option<Moment>,
-    /// The process that takes over when it is proven.
+    /// Process that takes over when it is proven.
     pub(super) replacement: Option<Process>,
-    /// When a replacement is tried again after one that failed.
+    /// When to retry after a failed replacement.
     pub(super) retry_at: Option<Moment>,
-    /// Processes that were told to end because they are not wanted any more.
+    /// Processes that stop because they are no longer needed.
     pub(super) draining: Vec<Process>,
-    /// Who waits for a restart of this worker.
+    /// Requests that wait for a restart of this worker.
     pub(super) restarting: Vec<RequestId>,
-    /// How its last process ended, when it is to have no other: in words when that was a failure.
+    /// End of its last process if no other follows, with the reason of a failure.
     pub(super) last_end: Option<Result<(), String>>,
     /// Whether any of its processes has been ready.
     pub(super) was_ready: bool,
-    /// Processes started.
+    /// Number of processes started.
     pub(super) starts: u32,
-    /// Deaths and failed starts in a row without a healthy life among them.
+    /// Consecutive early exits and failed starts.
     pub(super) early_deaths: u32,
-    /// Those in a row that did not even become ready.
+    /// Consecutive processes that did not become ready.
     pub(super) failed_starts: u32,
 }
 
@@ -93,7 +93,7 @@ impl Worker {
             None if self.due.is_some() => State::Waiting,
             None => State::Gone,
         };
-        let since = process.map_or(self.idle_since, |process| Some(process.since()));
+        let since = process.map_or(self.idle_since, |process| Some(process.since));
         WorkerStatus {
             id: self.id,
             group,
@@ -107,26 +107,25 @@ impl Worker {
         }
     }
 
-    /// When the passing of time alone changes something, as long as the pool runs; processes may be
-    /// `started` or not.
+    /// Returns when the next change by time alone is due while the pool runs. Restarts count only
+    /// if `starts`.
     pub(super) fn timer(&self, started: bool) -> Option<Moment> {
         let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
         self.processes().filter_map(Process::timer).chain(starts).min()
     }
 
-    /// Whether it has neither a process nor the wish for one.
+    /// Returns whether it has no process and none is due.
     pub(super) fn is_removed(&self) -> bool {
         self.due.is_none() && self.processes().next().is_none()
     }
 
-    /// Whether it has no process that serves, and is not to get one.
+    /// Returns whether it has no process that serves and will not get one.
     pub(super) fn is_finished(&self) -> bool {
         self.last_end.is_some() && self.serving.is_none() && self.replacement.is_none()
     }
 
-    /// Whether a proven process of the generation that it is to run does its job; a ready one is
-    /// enough when that generation `is_tested`. A replacement for one that is over a limit changes
-    /// nothing about that.
+    /// Returns whether a proven process of the desired generation serves. A ready one suffices if
+    /// that generation `is_tested`. A replacement for a process over its limit changes nothing.
     pub(super) fn is_settled(&self, is_tested: bool) -> bool {
         self.serving.as_ref().is_some_and(|process| {
             process.may_take_over(is_tested)
@@ -139,7 +138,7 @@ impl Worker {
         self.serving.as_ref().is_some_and(|process| process.state() == State::Ready)
     }
 
-    /// Whether nothing of another generation serves or is being started.
+    /// Returns whether no process of another generation serves or is being started.
     pub(super) fn is_idle(&self) -> bool {
         self.replacement.is_none()
             && self.serving.as_ref().is_none_or(|process| {
@@ -147,9 +146,9 @@ impl Worker {
             })
     }
 
-    /// Whether its serving process is to be replaced, and can be now.
+    /// Returns whether its serving process must be replaced and can be replaced now.
     ///
-    /// One that is over a limit waits while everybody is replaced anyway.
+    /// A process over its limit waits while a reload replaces all of them.
     pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy, is_rolling: bool) -> bool {
         let is_due =
             |it: &Process| self.is_outdated(it) || (it.over_limit_since.is_some() && !is_rolling);
@@ -159,12 +158,12 @@ impl Worker {
             && self.serving.as_ref().is_some_and(|it| it.is_in_service() && is_due(it))
     }
 
-    /// Since when its process is over a limit, if nothing else is wrong with it.
+    /// Returns since when its process exceeds a limit, if there is no other reason to replace it.
     pub(super) fn over_limit_since(&self) -> Option<Moment> {
         self.serving.as_ref().filter(|it| !self.is_outdated(it))?.over_limit_since
     }
 
-    /// Whether a process of this generation has been ready for the canary time.
+    /// Returns whether a process of this generation has been ready for the canary time.
     pub(super) fn has_proven(&self, generation: u32) -> bool {
         let mut current = self.serving.iter().chain(&self.replacement);
         current.any(|process| process.generation == generation && process.is_proven)
@@ -174,12 +173,8 @@ impl Worker {
         process.needs_replacement || process.generation != self.generation
     }
 
-    /// The next process is not started before this.
-    pub(super) fn wait_until(&mut self, due: Moment) {
-        self.due = Some(due);
-    }
-
-    /// Takes a process out that has ended; without a pid, the one that could not be started.
+    /// Removes a process that has ended. Without a pid, removes the process that could not be
+    /// started.
     pub(super) fn remove(&mut self, pid: Option<i32>, now: Moment) -> Option<(Role, Process)> {
         let is_it = |process: &mut Process| process.pid() == pid;
         let removed = if let Some(process) = self.serving.take_if(is_it) {
@@ -196,7 +191,7 @@ impl Worker {
         Some(removed)
     }
 
-    /// It is to run this generation from now on; without delay if it waits.
+    /// Sets its desired generation and ends its back-off.
     pub(super) fn set_generation(&mut self, generation: u32, now: Moment) {
         self.generation = generation;
         self.cancel_backoff(now);
@@ -208,18 +203,18 @@ impl Worker {
         self.due = self.due.map(|due| due.min(now));
     }
 
-    /// A process that is started from now on is to take over.
+    /// Adds a request for a restart: a process that is started after this must take over.
     pub(super) fn restart(&mut self, request: RequestId, now: Moment) {
         self.restarting.push(request);
         self.last_end = None;
         self.cancel_backoff(now);
-        // Also when it is being replaced: that may be taken back, and this is not.
+        // Holds even during a replacement, which may be rolled back. A restart is not.
         if let Some(process) = &mut self.serving {
             process.needs_replacement = process.pid().is_some();
         }
     }
 
-    /// The process that serves is to go on; who waited for another one.
+    /// Keeps the serving process. Returns the requests that waited for another one.
     pub(super) fn give_up_restart(&mut self) -> Vec<RequestId> {
         if let Some(process) = &mut self.serving {
             process.needs_replacement = false;
@@ -227,36 +222,36 @@ impl Worker {
         std::mem::take(&mut self.restarting)
     }
 
-    /// Starts a process when none serves and the time has come.
+    /// Starts a process if none serves and none must be waited for.
     pub(super) fn fill(&mut self, policy: &ReloadPolicy, turn: &mut Turn<'_>) {
         if self.serving.is_none() && self.due.is_none() {
             self.serving = self.replacement.take();
         }
         self.due = self.due.filter(|due| turn.now < *due);
-        // Only a worker that is scaled away and back all the time has more than that draining.
+        // Only a worker that is repeatedly scaled away and back has that many draining.
         let is_crowded = self.draining.len() > policy.draining;
         let is_finished = self.last_end.is_some();
         if self.serving.is_none() && self.due.is_none() && !is_finished && !is_crowded {
-            self.serving = Some(self.wish(turn));
+            self.serving = Some(self.request_process(turn));
         }
     }
 
     pub(super) fn spawn_replacement(&mut self, turn: &mut Turn<'_>) {
-        self.replacement = Some(self.wish(turn));
+        self.replacement = Some(self.request_process(turn));
     }
 
-    fn wish(&self, turn: &mut Turn<'_>) -> Process {
+    fn request_process(&self, turn: &mut Turn<'_>) -> Process {
         let (id, generation) = (self.id, self.generation);
         turn.act(Action::Spawn { id, generation });
-        Process::wished(generation, turn.now)
+        Process::requested(generation, turn.now)
     }
 
     pub(super) fn spawned(&mut self, pid: i32, spec: &GroupSpec, turn: &mut Turn<'_>) {
         let id = self.id;
         let mut current = self.serving.iter_mut().chain(&mut self.replacement);
-        let Some(wish) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
-        wish.spawned(id, pid, spec, turn);
-        let is_ready = wish.was_ready();
+        let Some(process) = current.find(|it| matches!(it.stage, Stage::Spawning)) else { return };
+        process.spawned(id, pid, spec, turn);
+        let is_ready = process.was_ready();
         self.starts = self.starts.saturating_add(1);
         if is_ready {
             self.note_ready();
@@ -272,7 +267,7 @@ impl Worker {
         }
     }
 
-    /// Takes note of what the process has used that does its job.
+    /// Compares the usage of its serving process with the limits.
     pub(super) fn measured(&mut self, usage: &Usage, turn: &mut Turn<'_>) {
         let id = self.id;
         let serving = self.serving.iter_mut().filter(|it| it.pid() == Some(usage.pid));
@@ -284,7 +279,7 @@ impl Worker {
         self.failed_starts = 0;
     }
 
-    /// Does what time alone does to processes that were not told to end.
+    /// Applies changes by time alone to processes that were not asked to stop.
     pub(super) fn age(&mut self, spec: &GroupSpec, turn: &mut Turn<'_>) {
         let mut is_ready = false;
         for process in self.serving.iter_mut().chain(&mut self.replacement) {
@@ -298,8 +293,8 @@ impl Worker {
         self.retry_at = self.retry_at.filter(|at| turn.now < *at);
     }
 
-    /// A proven replacement takes over, or a ready one when its generation `is_tested`; one of a
-    /// generation that is not wanted any more goes.
+    /// Lets a replacement take over if it is proven, or ready and its generation `is_tested`.
+    /// Drains a replacement of an undesired generation.
     pub(super) fn replace_current(&mut self, is_tested: bool, leaving: Duration, now: Moment) {
         let wanted = self.generation;
         let is_due = |it: &mut Process| {
@@ -314,7 +309,7 @@ impl Worker {
         self.drain(other, leaving, now);
     }
 
-    /// Wants no process.
+    /// Stops all its processes.
     pub(super) fn stop(&mut self, leaving: Duration, now: Moment) {
         if self.due.take().is_some() {
             self.idle_since = Some(now);
@@ -333,7 +328,7 @@ impl Worker {
         }
     }
 
-    /// Tells those to end whose time to leave is over at that moment.
+    /// Asks draining processes to stop whose time without new work has passed at `leave_at`.
     pub(super) fn terminate_leaving(
         &mut self,
         leave_at: Moment,
@@ -345,46 +340,42 @@ impl Worker {
         }
     }
 
-    /// Kills what is not dying yet; how many those were.
+    /// Kills every process that was not killed yet. Returns their number.
     pub(super) fn kill(&mut self, reason: &KillReason, turn: &mut Turn<'_>) -> usize {
-        self.kill_those(Process::is_alive, reason, turn)
+        self.kill_matching(Process::is_alive, reason, turn)
     }
 
-    /// Kills what was told to end and is still there when its time is over; how many those were.
+    /// Kills every process whose stop deadline has passed. Returns their number.
     pub(super) fn kill_overdue(&mut self, turn: &mut Turn<'_>) -> usize {
         let now = turn.now;
         let overdue = |process: &Process| process.is_overdue(now);
-        self.kill_those(overdue, &KillReason::StopDeadline, turn)
+        self.kill_matching(overdue, &KillReason::StopDeadline, turn)
     }
 
-    /// Kills a process that broke the protocol; how many those are.
+    /// Kills a process that violated the protocol. Returns the number of killed processes.
     pub(super) fn violated(&mut self, pid: i32, what: String, turn: &mut Turn<'_>) -> usize {
         let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
-        self.kill_those(it, &KillReason::Violation(what), turn)
+        self.kill_matching(it, &KillReason::Violation(what), turn)
     }
 
-    /// Kills a process that does not get on. One that starts, or was told to end, has its time to.
+    /// Kills a process that makes no progress, unless it is starting or stopping, which has a
+    /// deadline.
     pub(super) fn hung(&mut self, pid: i32, how: Hung, turn: &mut Turn<'_>) {
         let it = |process: &Process| {
             process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
         };
-        self.kill_those(it, &KillReason::Hung(how), turn);
+        self.kill_matching(it, &KillReason::Hung(how), turn);
     }
 
-    fn kill_those(
+    fn kill_matching(
         &mut self,
         which: impl Fn(&Process) -> bool,
         reason: &KillReason,
         turn: &mut Turn<'_>,
     ) -> usize {
         let id = self.id;
-        let those = self.processes_mut().filter(|process| which(process));
-        those.map(|process| process.kill(id, reason.clone(), turn)).count()
-    }
-
-    /// A replacement failed, and another one is still wanted.
-    pub(super) fn retry_replacement(&mut self, at: Moment) {
-        self.retry_at = Some(at);
+        let matching = self.processes_mut().filter(|process| which(process));
+        matching.map(|process| process.kill(id, reason.clone(), turn)).count()
     }
 
     /// Counts the end of a process, or of the attempt to start one.

@@ -87,13 +87,13 @@ pub(crate) fn discard(socket: BorrowedFd<'_>) {
         return;
     }
     match socket.try_clone_to_owned() {
-        Ok(other) => untrusted::drain(other),
+        Ok(other) => untrusted::drain(other, drain_now),
         Err(_) => drain_now(socket),
     }
 }
 
 /// Receives the whole queue of a socket, to discard it.
-pub(super) fn drain_now(socket: BorrowedFd<'_>) {
+fn drain_now(socket: BorrowedFd<'_>) {
     let mut space = [0; 4096];
     // An empty message has a sender, the end of file has none.
     let is_more = |arrived: Arrived| arrived.bytes > 0 || arrived.sender.is_some();

@@ -12,7 +12,6 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::sockopt::Linger;
 use nix::sys::socket::{getsockopt, setsockopt};
 
-use super::rights::drain_now;
 use crate::sys::threads::Threads;
 
 /// Maximum number closed at a time: this many slow ones delay the following ones.
@@ -23,12 +22,15 @@ static WAITING: Mutex<VecDeque<Waiting>> = Mutex::new(VecDeque::new());
 /// Notifies the caller that waits until descriptors are closed: when this is dropped.
 type Asker = Arc<oneshot::Sender<()>>;
 
+/// Receives the whole queue of a socket, to discard it.
+type Drain = fn(BorrowedFd<'_>);
+
 /// A descriptor to be closed.
 struct Waiting {
     descriptor: OwnedFd,
-    /// It is a socket whose queue is closed first, because another descriptor of it may be closed
-    /// after this one.
-    is_drained: bool,
+    /// Empties the queue of a socket first, because another descriptor of it may be closed after
+    /// this one.
+    drain: Option<Drain>,
     _asker: Option<Asker>,
 }
 
@@ -70,7 +72,7 @@ impl Drop for Untrusted {
 
 /// Closes a descriptor, without a time limit.
 pub(crate) fn close(descriptor: OwnedFd) {
-    add(Waiting { descriptor, is_drained: false, _asker: None });
+    add(Waiting { descriptor, drain: None, _asker: None });
 }
 
 /// Closes descriptors, for a caller that must not get new ones to close before these are closed.
@@ -79,14 +81,14 @@ pub(crate) fn close_all(descriptors: Vec<Untrusted>) -> oneshot::Receiver<()> {
     let asker = Arc::new(sender);
     for descriptor in descriptors {
         let _asker = Some(Arc::clone(&asker));
-        add(Waiting { descriptor: descriptor.into(), is_drained: false, _asker });
+        add(Waiting { descriptor: descriptor.into(), drain: None, _asker });
     }
     closed
 }
 
 /// Closes the content of a socket that receives no more.
-pub(super) fn drain(socket: OwnedFd) {
-    add(Waiting { descriptor: socket, is_drained: true, _asker: None });
+pub(super) fn drain(socket: OwnedFd, drain: Drain) {
+    add(Waiting { descriptor: socket, drain: Some(drain), _asker: None });
 }
 
 fn add(one: Waiting) {
@@ -115,8 +117,8 @@ pub(crate) fn unclosed() -> usize {
 fn close_next() {
     loop {
         let Some(one) = waiting().pop_front() else { return };
-        if one.is_drained {
-            drain_now(one.descriptor.as_fd());
+        if let Some(drain) = one.drain {
+            drain(one.descriptor.as_fd());
         }
         disarm(&one.descriptor);
         drop(one);

@@ -8,12 +8,29 @@ use crate::accounts::{self, Account};
 use crate::config::{Kind, Value};
 
 /// Requires the name of an existing user.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::existing_user};
+///
+/// assert!(existing_user().accepts(&Value::from("root")));
+/// assert!(!existing_user().accepts(&Value::from("no-such-user")));
+/// ```
 #[must_use]
 pub fn existing_user() -> Validation {
     Validation::of_kind(Kind::String, "the name of a user", |value| user(value).map(drop))
 }
 
 /// Requires the name of an existing user other than root: the user id is not 0.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::unprivileged_user};
+///
+/// assert!(!unprivileged_user().accepts(&Value::from("root")));
+/// ```
 #[must_use]
 pub fn unprivileged_user() -> Validation {
     Validation::of_kind(Kind::String, "the name of a user other than root", |value| {
@@ -25,6 +42,15 @@ pub fn unprivileged_user() -> Validation {
 }
 
 /// Requires the name of an existing group.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::existing_group};
+///
+/// assert!(existing_group().accepts(&Value::from("root")));
+/// assert!(!existing_group().accepts(&Value::from("no-such-group")));
+/// ```
 #[must_use]
 pub fn existing_group() -> Validation {
     Validation::of_kind(Kind::String, "the name of a group", |value| {

@@ -12,18 +12,45 @@ fn kind(kind: Kind) -> Validation {
 }
 
 /// Requires `true` or `false`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::bool};
+///
+/// assert!(bool().accepts(&Value::Bool(true)));
+/// assert!(!bool().accepts(&Value::from("text")));
+/// ```
 #[must_use]
 pub fn bool() -> Validation {
     kind(Kind::Bool)
 }
 
 /// Requires an integer.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::int};
+///
+/// assert!(int().accepts(&Value::Int(5)));
+/// assert!(!int().accepts(&Value::Float(5.0)));
+/// ```
 #[must_use]
 pub fn int() -> Validation {
     kind(Kind::Int)
 }
 
 /// Requires a float or an integer.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::float};
+///
+/// assert!(float().accepts(&Value::Float(0.5)));
+/// assert!(!float().accepts(&Value::from("text")));
+/// ```
 #[must_use]
 pub fn float() -> Validation {
     kind(Kind::Float)
@@ -31,12 +58,30 @@ pub fn float() -> Validation {
 
 /// Requires a string. Its escapes may produce bytes that are not UTF-8, as in a path. Use [`utf8`]
 /// to exclude them.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::string};
+///
+/// assert!(string().accepts(&Value::from("text")));
+/// assert!(!string().accepts(&Value::Int(5)));
+/// ```
 #[must_use]
 pub fn string() -> Validation {
     kind(Kind::String)
 }
 
 /// Requires a string in UTF-8.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::utf8};
+///
+/// assert!(utf8().accepts(&Value::from("text")));
+/// assert!(!utf8().accepts(&Value::Bytes(vec![0xff])));
+/// ```
 #[must_use]
 pub fn utf8() -> Validation {
     Validation::of_kind(Kind::String, "a string in UTF-8", |value| {
@@ -45,36 +90,91 @@ pub fn utf8() -> Validation {
 }
 
 /// Requires a regular expression.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, default, validation::regexp};
+///
+/// assert!(regexp().accepts(&default::regexp("^a")));
+/// assert!(!regexp().accepts(&Value::from("^a")));
+/// ```
 #[must_use]
 pub fn regexp() -> Validation {
     kind(Kind::Regexp)
 }
 
 /// Requires a duration: `1.5s`, `2m`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use release_core::config::{Value, validation::duration};
+///
+/// assert!(duration().accepts(&Value::from(Duration::from_secs(5))));
+/// assert!(!duration().accepts(&Value::Int(5)));
+/// ```
 #[must_use]
 pub fn duration() -> Validation {
     Validation::of_kind(Kind::Duration, "a duration such as 5s", |_| Ok(()))
 }
 
 /// Requires a size: `64KiB`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::size};
+///
+/// assert!(size().accepts(&Value::Size(65_536)));
+/// assert!(!size().accepts(&Value::Int(65_536)));
+/// ```
 #[must_use]
 pub fn size() -> Validation {
     Validation::of_kind(Kind::Size, "a size such as 64KiB", |_| Ok(()))
 }
 
 /// Requires an address: `127.0.0.1:80`, `[::1]:80`, `host:80`, `unix:/path`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, default, validation::address};
+///
+/// assert!(address().accepts(&default::address("[::1]:80")));
+/// assert!(!address().accepts(&Value::from("[::1]:80")));
+/// ```
 #[must_use]
 pub fn address() -> Validation {
     Validation::of_kind(Kind::Address, "an address such as 127.0.0.1:80", |_| Ok(()))
 }
 
 /// Requires the given keyword.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, default, validation::keyword};
+///
+/// assert!(keyword("auto").accepts(&default::keyword("auto")));
+/// assert!(!keyword("auto").accepts(&Value::from("auto")));
+/// ```
 #[must_use]
 pub fn keyword(word: &str) -> Validation {
     keywords([word])
 }
 
 /// Requires a keyword from the given list.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{default, validation::keywords};
+///
+/// assert!(keywords(["debug", "info"]).accepts(&default::keyword("info")));
+/// assert!(!keywords(["debug", "info"]).accepts(&default::keyword("loud")));
+/// ```
 #[must_use]
 pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
     let words: Vec<String> = words.into_iter().map(Into::into).collect();
@@ -90,6 +190,15 @@ pub fn keywords<I: IntoIterator<Item: Into<String>>>(words: I) -> Validation {
 }
 
 /// Requires a string from the given list.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::string_in};
+///
+/// assert!(string_in(["http", "https"]).accepts(&Value::from("http")));
+/// assert!(!string_in(["http", "https"]).accepts(&Value::from("ftp")));
+/// ```
 #[must_use]
 pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
     let texts: Vec<Value> = texts.into_iter().map(|text| Value::String(text.into())).collect();
@@ -106,6 +215,15 @@ pub fn string_in<I: IntoIterator<Item: Into<String>>>(texts: I) -> Validation {
 /// string.
 ///
 /// An invalid pattern accepts no value, and the message contains the reason.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::string_matching};
+///
+/// assert!(string_matching("^[a-z]+$").accepts(&Value::from("abc")));
+/// assert!(!string_matching("^[a-z]+$").accepts(&Value::from("ABC")));
+/// ```
 #[must_use]
 pub fn string_matching(pattern: &str) -> Validation {
     let expected = format!("a string that matches /{pattern}/");
@@ -118,6 +236,16 @@ pub fn string_matching(pattern: &str) -> Validation {
 }
 
 /// Requires a list whose elements all pass the given validation.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::{int_in_range, list_of}};
+///
+/// let ports = list_of(int_in_range(1..=65535));
+/// assert!(ports.accepts(&Value::from(vec![80, 443])));
+/// assert!(!ports.accepts(&Value::from(vec![80, 0])));
+/// ```
 #[must_use]
 pub fn list_of(element: Validation) -> Validation {
     let expected = format!("a list, each element {}", element.expected);
@@ -148,30 +276,75 @@ fn list(element: Kind, expected: &str) -> Validation {
 }
 
 /// Requires a list of booleans.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::bool_list};
+///
+/// assert!(bool_list().accepts(&Value::from(vec![true, false])));
+/// assert!(!bool_list().accepts(&Value::from(vec![1, 2])));
+/// ```
 #[must_use]
 pub fn bool_list() -> Validation {
     list(Kind::Bool, "a list of booleans")
 }
 
 /// Requires a list of integers.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::int_list};
+///
+/// assert!(int_list().accepts(&Value::from(vec![1, 2])));
+/// assert!(!int_list().accepts(&Value::Int(1)));
+/// ```
 #[must_use]
 pub fn int_list() -> Validation {
     list(Kind::Int, "a list of integers")
 }
 
 /// Requires a list of floats or of integers.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::float_list};
+///
+/// assert!(float_list().accepts(&Value::from(vec![0.5, 1.5])));
+/// assert!(!float_list().accepts(&Value::from(vec!["a"])));
+/// ```
 #[must_use]
 pub fn float_list() -> Validation {
     list(Kind::Float, "a list of floats")
 }
 
 /// Requires a list of strings.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::string_list};
+///
+/// assert!(string_list().accepts(&Value::from(vec!["a", "b"])));
+/// assert!(!string_list().accepts(&Value::from("a")));
+/// ```
 #[must_use]
 pub fn string_list() -> Validation {
     list(Kind::String, "a list of strings")
 }
 
 /// Requires a list of keywords.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, default, validation::keyword_list};
+///
+/// assert!(keyword_list().accepts(&default::keyword_list(["a", "b"])));
+/// assert!(!keyword_list().accepts(&Value::from(vec!["a", "b"])));
+/// ```
 #[must_use]
 pub fn keyword_list() -> Validation {
     list(Kind::Keyword, "a list of keywords")

@@ -104,6 +104,17 @@ impl Invalid {
 
 impl Validation {
     /// Creates your own condition. Its message reads: expected `expected`, found the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Value, validation::Validation};
+    ///
+    /// let even = Validation::new("an even number", |value| {
+    ///     value.as_int().is_some_and(|number| number % 2 == 0)
+    /// });
+    /// assert!(even.accepts(&Value::Int(2)));
+    /// ```
     pub fn new<F>(expected: impl Into<String>, test: F) -> Self
     where
         F: Fn(&Value) -> bool + Send + Sync + 'static,
@@ -126,7 +137,6 @@ impl Validation {
     ///     Some(text) if text.starts_with("https://") => Ok(()),
     ///     _ => Err("only https can be used".to_owned()),
     /// });
-    /// # let _ = url;
     /// ```
     pub fn explained<F>(expected: impl Into<String>, test: F) -> Self
     where
@@ -158,6 +168,16 @@ impl Validation {
     }
 
     /// Requires both conditions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Value, validation::{int_greater_than, int_less_than}};
+    ///
+    /// let digit = int_greater_than(-1).and(int_less_than(10));
+    /// assert!(digit.accepts(&Value::Int(7)));
+    /// assert!(!digit.accepts(&Value::Int(10)));
+    /// ```
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let expected = format!("{} and {}", self.expected, other.expected);
@@ -166,6 +186,17 @@ impl Validation {
     }
 
     /// Requires at least one of the conditions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Value, default, validation::{int, keyword}};
+    ///
+    /// let threads = int().or(keyword("auto"));
+    /// assert!(threads.accepts(&Value::Int(4)));
+    /// assert!(threads.accepts(&default::keyword("auto")));
+    /// assert!(!threads.accepts(&Value::from("auto")));
+    /// ```
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         let expected = format!("{} or {}", self.expected, other.expected);
@@ -181,6 +212,15 @@ impl Validation {
     }
 
     /// Returns whether the value fulfils the condition.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Value, validation::string};
+    ///
+    /// assert!(string().accepts(&Value::from("text")));
+    /// assert!(!string().accepts(&Value::Int(5)));
+    /// ```
     #[must_use]
     pub fn accepts(&self, value: &Value) -> bool {
         self.test(value).is_ok()

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::io::{self, PipeWriter, Write};
-use std::os::fd::OwnedFd;
+use std::io::{PipeWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
@@ -11,46 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
-use super::super::{BoxFuture, Direction, Runtime, Source};
-use super::watch::{LocalSource, Sleep, Watched};
-
-/// The [`Runtime`] behind an [`Rt`](super::Rt) of this driver.
-#[derive(Debug)]
-pub(super) struct Handle(pub(super) Arc<Shared>);
-
-impl Runtime for Handle {
-    fn spawn(&self, task: BoxFuture) {
-        // Returned if the driver is gone; it is then dropped here, after the lock.
-        let refused = self.0.change(|state| {
-            if state.closed {
-                return Some(task);
-            }
-            state.ready.push_back(Ready::New(task));
-            None
-        });
-        drop(refused);
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> BoxFuture {
-        let id = self.0.change(State::new_id);
-        Box::pin(Sleep::new(deadline, id, Arc::clone(&self.0)))
-    }
-
-    fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
-        let watched = Arc::new(Watched::new(fd));
-        let id = self.0.change(|state| {
-            let id = state.new_id();
-            let watched = Arc::clone(&watched);
-            state.sources.insert(id, Waiters { watched, reader: None, writer: None });
-            id
-        });
-        Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
-    }
-
-    fn now(&self) -> Instant {
-        self.0.now()
-    }
-}
+use super::super::{BoxFuture, Direction};
 
 /// Work for the driver.
 pub(super) enum Ready {
@@ -85,6 +46,44 @@ pub(super) struct Waiters {
     watched: Arc<Watched>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+/// A descriptor, and its readiness as known without asking the kernel.
+///
+/// poll(2) reports a condition as long as it lasts, so excess forgetting is harmless: an attempt
+/// that is made too early returns `WouldBlock`, and a wait that begins too late ends immediately.
+pub(super) struct Watched {
+    pub(super) fd: OwnedFd,
+    reading_blocks: AtomicBool,
+    writing_blocks: AtomicBool,
+}
+
+impl Watched {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, reading_blocks: AtomicBool::new(false), writing_blocks: AtomicBool::new(false) }
+    }
+
+    fn flag(&self, direction: Direction) -> &AtomicBool {
+        match direction {
+            Direction::Read => &self.reading_blocks,
+            Direction::Write => &self.writing_blocks,
+        }
+    }
+
+    /// Returns whether an attempt is known to be useless until poll(2) reports otherwise.
+    pub(super) fn blocked(&self, direction: Direction) -> bool {
+        self.flag(direction).load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_blocked(&self, direction: Direction, blocked: bool) {
+        self.flag(direction).store(blocked, Ordering::SeqCst);
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// The arguments of one call of poll(2). It owns its descriptors: otherwise another thread could
@@ -128,6 +127,34 @@ impl Shared {
             let _ = (&self.kick).write(&[1]);
         }
         changed
+    }
+
+    /// Queues a new task. If the driver is gone, drops it instead.
+    pub(super) fn spawn(&self, task: BoxFuture) {
+        // A refused task is dropped after the lock is released.
+        let refused = self.change(|state| {
+            if state.closed {
+                return Some(task);
+            }
+            state.ready.push_back(Ready::New(task));
+            None
+        });
+        drop(refused);
+    }
+
+    pub(super) fn new_id(&self) -> u64 {
+        self.change(State::new_id)
+    }
+
+    /// Registers a descriptor without a waiting task. Returns its number.
+    pub(super) fn register(&self, fd: OwnedFd) -> (u64, Arc<Watched>) {
+        let watched = Arc::new(Watched::new(fd));
+        let id = self.change(|state| {
+            let (id, watched) = (state.new_id(), Arc::clone(&watched));
+            state.sources.insert(id, Waiters { watched, reader: None, writer: None });
+            id
+        });
+        (id, watched)
     }
 
     pub(super) fn ready_count(&self) -> usize {

@@ -3,53 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::{Direction, Progress, Source};
-use super::shared::Shared;
-
-/// A descriptor, and its readiness as known without asking the kernel.
-///
-/// poll(2) reports a condition as long as it lasts, so excess forgetting is harmless: an attempt
-/// that is made too early returns `WouldBlock`, and a wait that begins too late ends immediately.
-pub(super) struct Watched {
-    fd: OwnedFd,
-    reading_blocks: AtomicBool,
-    writing_blocks: AtomicBool,
-}
-
-impl Watched {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, reading_blocks: AtomicBool::new(false), writing_blocks: AtomicBool::new(false) }
-    }
-
-    fn flag(&self, direction: Direction) -> &AtomicBool {
-        match direction {
-            Direction::Read => &self.reading_blocks,
-            Direction::Write => &self.writing_blocks,
-        }
-    }
-
-    /// Returns whether an attempt is known to be useless until poll(2) reports otherwise.
-    fn blocked(&self, direction: Direction) -> bool {
-        self.flag(direction).load(Ordering::SeqCst)
-    }
-
-    pub(super) fn set_blocked(&self, direction: Direction, blocked: bool) {
-        self.flag(direction).store(blocked, Ordering::SeqCst);
-    }
-}
-
-impl AsFd for Watched {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
+use super::shared::{Shared, Watched};
 
 pub(super) struct LocalSource {
     watched: Arc<Watched>,

@@ -1,5 +1,5 @@
-//! Changes that somebody asks for, and what becomes of them: another size, a restart, a new generation, which
-//! is started worker by worker and taken back when it fails, and another version of the program.
+//! Operations: resize, restart, reload and upgrade. A reload starts a new generation worker by
+//! worker and is rolled back if it fails. An upgrade lets another version of the program take over.
 
 use super::Pool;
 use super::underway::{Rollout, RolloutStage, UpgradeStage};
@@ -9,19 +9,19 @@ use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
 use crate::supervise::{Action, Operation, Report, RequestId, WorkerId};
 
-/// More workers than this in one group are taken for a mistake.
+/// Maximum number of workers in a group. A larger size is most likely a mistake.
 const MOST: u32 = 10_000;
 
 fn check_size(size: u32) -> Result<(), String> {
     if size > MOST { Err(format!("more than {MOST} workers are too many")) } else { Ok(()) }
 }
 
-/// How many more workers of a group may be in the middle of a replacement.
+/// How many more workers of a group may be replaced at the same time.
 #[derive(Clone, Copy)]
 struct Room {
-    /// Workers that may be turned to another generation.
+    /// Workers whose generation may be changed.
     turns: u32,
-    /// Workers that may get a process beside the one they have.
+    /// Workers that may get a second process.
     replacements: u32,
 }
 
@@ -29,7 +29,7 @@ impl Pool {
     pub(super) fn change(&mut self, request: RequestId, change: Operation, turn: &mut Turn<'_>) {
         match change {
             Operation::Reload => self.reloads.push(request),
-            Operation::Upgrade => self.ask_for_upgrade(request),
+            Operation::Upgrade => self.upgrade.requests.push(request),
             Operation::Resize { group, size } => self.resize(request, &group, size, turn),
             Operation::Restart { id } => self.restart(request, id, turn),
         }
@@ -38,42 +38,40 @@ impl Pool {
     fn resize(&mut self, request: RequestId, name: &str, size: u32, turn: &mut Turn<'_>) {
         let there = self.groups.iter().filter(|group| !group.is_gone);
         let names: Vec<_> = there.map(|group| &group.spec.name).collect();
-        // Those that are gone come after all others.
+        // Groups that are gone come after all others.
         let Some(index) = names.iter().position(|there| *there == name) else {
             return turn.refuse([request], &format!("no group `{name}`; there is: {names:?}"));
         };
         if let Err(why) = check_size(size) {
             return turn.refuse([request], &why);
         }
-        let configured = self.groups[index].configured;
-        self.begin_resize(index, size, Some(request), configured, turn);
+        self.begin_resize(index, size, Some(request), turn);
     }
 
-    /// Of what an operator and the configuration say, the latest holds; a configuration that says the
-    /// same as before says nothing.
+    /// Applies the size in a new configuration. Of an operator's size and a configured one, the
+    /// later holds. A configuration with an unchanged size has no effect.
     fn configure(&mut self, index: usize, size: u32, turn: &mut Turn<'_>) {
         let Some(group) = self.groups.get_mut(index).filter(|group| !group.is_gone) else { return };
-        let before = std::mem::replace(&mut group.configured, size);
-        if before != size {
-            return self.begin_resize(index, size, None, before, turn);
-        }
-        let is_made_so = group.spec.size == size;
-        if let Some(resize) = group.resize.as_mut().filter(|_| is_made_so) {
+        if group.configured != size {
+            self.begin_resize(index, size, None, turn);
+            self.groups[index].configured = size;
+        } else if let Some(resize) = group.resize.as_mut()
+            && group.spec.size == size
+        {
             resize.is_of_reload = true;
         }
     }
 
-    /// For whoever has made the request, or else for the reload; `configured` is what the configuration
-    /// wanted before.
+    /// Starts a resize for a request, or for the reload.
     fn begin_resize(
         &mut self,
         index: usize,
         size: u32,
         request: Option<RequestId>,
-        mut configured: u32,
         turn: &mut Turn<'_>,
     ) {
-        let mut before = self.groups[index].spec.size;
+        let group = &self.groups[index];
+        let (mut before, mut configured) = (group.spec.size, group.configured);
         let mut least = before.min(size);
         let later = "another change of the size came after it";
         if let Some(earlier) = self.fail_resize(index, later, turn) {
@@ -86,7 +84,7 @@ impl Pool {
         self.set_size(index, size, turn);
     }
 
-    /// Tells those who wait for it, the reload among them.
+    /// Fails a resize and answers its requests. A reload that waits for it ends.
     fn fail_resize(&mut self, index: usize, why: &str, turn: &mut Turn<'_>) -> Option<Resize> {
         let mut resize = self.groups[index].resize.take()?;
         turn.refuse(resize.requests.drain(..), why);
@@ -103,7 +101,7 @@ impl Pool {
             let group = spec.name.clone();
             turn.report(Report::Resized { group, size });
         }
-        self.enlist(group);
+        self.add_workers(group);
         let generation = self.target().unwrap_or(self.generation);
         let own = self.workers.iter_mut().filter(|worker| worker.group == group);
         for worker in own.filter(|worker| worker.rank >= before) {
@@ -112,8 +110,8 @@ impl Pool {
         }
     }
 
-    /// Adds the workers that a group is to have and never had.
-    pub(super) fn enlist(&mut self, group: usize) {
+    /// Adds the workers that a group has never had.
+    pub(super) fn add_workers(&mut self, group: usize) {
         let size = self.groups[group].spec.size;
         let there = self.workers.iter().filter(|worker| worker.group == group).count();
         for rank in (0..size).skip(there) {
@@ -130,7 +128,7 @@ impl Pool {
         self.workers[index].restart(request, turn.now);
     }
 
-    /// A process of a worker has ended by itself, or could not be started.
+    /// Fails the operations on a worker whose process ended by itself or could not be started.
     pub(super) fn note_failed_change(
         &mut self,
         index: usize,
@@ -156,14 +154,14 @@ impl Pool {
             self.fail_resize(index, reason, turn);
             self.set_size(index, before, turn);
         } else {
-            // It was there before, and fails whatever the size of the group is.
+            // The worker is older than the resize and would fail with any size.
             let size = group.spec.size;
             let reason = format!("the group has its new size, {size}, but {reason}");
             self.fail_resize(index, &reason, turn);
         }
     }
 
-    /// Answers what has come true.
+    /// Answers the requests of completed operations.
     pub(super) fn conclude_changes(&mut self, turn: &mut Turn<'_>) {
         let mut done = Vec::new();
         for worker in &mut self.workers {
@@ -187,7 +185,7 @@ impl Pool {
         done.into_iter().for_each(|request| turn.answer(request, Ok(())));
     }
 
-    /// The pool stops: nobody waits for a change any more.
+    /// Fails all operations because the pool stops.
     pub(super) fn refuse_changes(&mut self, turn: &mut Turn<'_>) {
         let why = "the pool stops";
         self.refuse_reloads(why, turn);
@@ -197,7 +195,7 @@ impl Pool {
         turn.refuse(restarting.chain(resizing.flat_map(|resize| resize.requests)), why);
     }
 
-    /// The generation that workers are being turned to.
+    /// Returns the generation that is being started.
     pub(super) fn target(&self) -> Option<u32> {
         match self.rollout.as_ref()?.stage {
             RolloutStage::Rolling { generation } => Some(generation),
@@ -207,13 +205,14 @@ impl Pool {
         }
     }
 
-    /// Whether workers are being replaced because of a reload.
+    /// Returns whether a reload is replacing workers.
     pub(crate) fn is_rolling(&self) -> bool {
         let stage = self.rollout.as_ref().map(|rollout| &rollout.stage);
         matches!(stage, Some(RolloutStage::Rolling { .. } | RolloutStage::Undoing { .. }))
     }
 
-    /// Begins what was asked for, once the pool stands and nothing else is under way.
+    /// Starts the requested reload if the initial start has ended and no other reload or upgrade is
+    /// in progress.
     pub(super) fn begin_rollout(&mut self, turn: &mut Turn<'_>) {
         let is_free = self.rollout.is_none() && !self.is_upgrading();
         if self.all_ready && is_free && !self.reloads.is_empty() {
@@ -224,7 +223,7 @@ impl Pool {
         }
     }
 
-    /// The new version has its configuration already.
+    /// Starts the generation of a new version, which has its configuration already.
     pub(super) fn begin_upgraded_rollout(&mut self, turn: &mut Turn<'_>) {
         let generation = self.next_generation();
         self.latest = generation;
@@ -234,7 +233,7 @@ impl Pool {
         turn.report(Report::Reloading { generation });
     }
 
-    /// A new generation begins, whose configuration wants groups of these sizes, or none.
+    /// Starts the new generation with the sizes in its configuration.
     pub(super) fn prepared(
         &mut self,
         outcome: Result<Vec<Option<u32>>, String>,
@@ -261,7 +260,7 @@ impl Pool {
         }
     }
 
-    /// Starts processes where none serves, and beside those that are to be replaced.
+    /// Starts processes for workers without one, and replacements.
     pub(super) fn start_what_is_missing(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
         let mut rooms = self.rooms(target);
@@ -282,7 +281,7 @@ impl Pool {
             worker.fill(&group.spec.reload, turn);
         }
         if self.shortage.until().is_some() {
-            // Those that are to be replaced serve on.
+            // Old processes serve on.
             return;
         }
         let groups = &self.groups;
@@ -291,8 +290,8 @@ impl Pool {
             group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
         };
         let mut due: Vec<_> = self.workers.iter_mut().filter(awaits_replacement).collect();
-        // What somebody asked for comes first. Of those over a limit, whoever has waited longest: one
-        // that is over it again and again leaves room for the others.
+        // Requested replacements come first. Among processes over a limit, the longest wait comes
+        // first, so that a process that exceeds it again and again leaves room for others.
         due.sort_by_key(|worker| worker.over_limit_since());
         for worker in due {
             let room = &mut rooms[worker.group];
@@ -328,8 +327,8 @@ impl Pool {
         rooms
     }
 
-    /// A process that nobody told to end has ended, or could not be started. One of the generation
-    /// that is being started, and not proven yet, takes that generation with it.
+    /// Rolls back the generation that is being started if an unproven process of it ended by itself
+    /// or could not be started.
     pub(super) fn note_failed_generation(
         &mut self,
         process: &Process,
@@ -342,12 +341,12 @@ impl Pool {
         self.undo_rollout(reason, turn);
     }
 
-    /// Whether the workers of another version of the program are being started, or taken back.
+    /// Returns whether the workers of a new version are being started or rolled back.
     pub(super) fn is_rolling_upgrade(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade)
     }
 
-    /// The generation before is restored, unless that is under way.
+    /// Rolls back to the previous generation, unless that is in progress.
     pub(super) fn undo_rollout(&mut self, reason: &str, turn: &mut Turn<'_>) {
         let (Some(failed), restored) = (self.target(), self.generation) else { return };
         let reason = reason.to_owned();
@@ -364,8 +363,7 @@ impl Pool {
         }
     }
 
-    /// The old generation cannot be restored as fast as was hoped: it goes on, but nobody has to
-    /// wait for it.
+    /// Answers the requests of a rollback that takes longer than expected. The rollback goes on.
     pub(super) fn note_failed_restoration(&mut self, why: &str, turn: &mut Turn<'_>) {
         if let Some(Rollout { stage: RolloutStage::Undoing { reason }, .. }) = &self.rollout {
             let reason = format!("{reason}; and the workers before it cannot be restored: {why}");
@@ -373,7 +371,7 @@ impl Pool {
         }
     }
 
-    /// Answers when every worker has come to where it was to go.
+    /// Takes the next step of a reload when every worker has completed the present one.
     pub(super) fn conclude_rollout(&mut self, turn: &mut Turn<'_>) {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
@@ -407,7 +405,7 @@ impl Pool {
         }
     }
 
-    /// The new generation serves: now its sizes hold.
+    /// Applies the sizes of the new generation, which serves now.
     fn begin_sizing(&mut self, generation: u32, turn: &mut Turn<'_>) {
         let Some(rollout) = &mut self.rollout else { return };
         rollout.stage = RolloutStage::Sizing { generation };
@@ -415,25 +413,25 @@ impl Pool {
         for (group, size) in sizes.into_iter().enumerate() {
             size.into_iter().for_each(|size| self.configure(group, size, turn));
         }
-        // Groups that have these sizes already are not waited for.
+        // Groups that have these sizes already are done.
         self.conclude_changes(turn);
         self.conclude_rollout(turn);
     }
 
-    /// Whether groups are given the sizes that a reload has for them.
+    /// Returns whether a resize of the reload is in progress.
     fn is_sizing(&self) -> bool {
         let mut resizes = self.groups.iter().filter_map(|group| group.resize.as_ref());
         resizes.any(|resize| resize.is_of_reload)
     }
 
-    /// A group is not given its size, or a worker fails meanwhile: nobody has to wait any longer.
+    /// Answers the requests of a reload whose resize failed, or during which a worker failed.
     pub(super) fn end_sizing(&mut self, why: &str, turn: &mut Turn<'_>) {
         if let Some(Rollout { stage: RolloutStage::Sizing { .. }, .. }) = &self.rollout {
             self.end_rollout(&Err(format!("the new generation serves, but {why}")), turn);
         }
     }
 
-    /// Whether a worker does its job as this generation.
+    /// Returns whether a worker serves as this generation.
     fn has_arrived(&self, worker: &Worker, generation: u32) -> bool {
         let is_tested = self.groups[worker.group].is_tested(generation);
         worker.generation == generation && (worker.is_settled(is_tested) || worker.is_finished())
@@ -451,32 +449,29 @@ impl Pool {
         }
     }
 
-    /// Whether a reload is under way or asked for.
+    /// Returns whether a reload is in progress or requested.
     pub(super) fn is_reloading(&self) -> bool {
         self.rollout.is_some() || !self.reloads.is_empty()
     }
 
-    /// The pool stops: nobody waits for a reload any more.
+    /// Fails all reloads.
     pub(super) fn refuse_reloads(&mut self, why: &str, turn: &mut Turn<'_>) {
         self.end_rollout(&Err(why.to_owned()), turn);
         turn.refuse(self.reloads.drain(..), why);
     }
 
-    /// Whether an upgrade is under way in this version.
+    /// Returns whether an upgrade is in progress in this version.
     pub(crate) fn is_upgrading(&self) -> bool {
         self.upgrade.stage != UpgradeStage::Waiting
     }
 
-    /// Whether nothing is begun any more, because the new version is about to take over.
+    /// Returns whether no operation may begin, because the new version is about to take over.
     pub(crate) fn is_handing_over(&self) -> bool {
         matches!(self.upgrade.stage, UpgradeStage::Settling | UpgradeStage::HandingOver)
     }
 
-    pub(super) fn ask_for_upgrade(&mut self, request: RequestId) {
-        self.upgrade.requests.push(request);
-    }
-
-    /// Keeps a change for later, if this is not the time for it; another upgrade is this one.
+    /// Holds an operation back while the new version takes over. Returns it if it can begin now.
+    /// Another upgrade is the same one.
     pub(super) fn hold(
         &mut self,
         request: RequestId,
@@ -489,7 +484,7 @@ impl Pool {
         Some((request, change))
     }
 
-    /// Takes the next step, as soon as what is under way allows it.
+    /// Takes the next step of an upgrade when the operations in progress allow it.
     pub(super) fn advance_upgrade(&mut self, turn: &mut Turn<'_>) {
         let is_wanted = !self.upgrade.requests.is_empty();
         match self.upgrade.stage {
@@ -509,7 +504,8 @@ impl Pool {
         }
     }
 
-    /// Whether processes may be started. For the upgrade only what is under way is finished.
+    /// Returns whether processes may be started. Before an upgrade, only operations in progress are
+    /// completed.
     pub(super) fn may_start(&self) -> bool {
         match self.upgrade.stage {
             UpgradeStage::Waiting | UpgradeStage::Trying => true,
@@ -524,7 +520,7 @@ impl Pool {
             || self.workers.iter().any(|worker| !worker.restarting.is_empty())
     }
 
-    /// Whether no change is under way and no process is about to be started.
+    /// Returns whether no operation is in progress and no process is about to be started.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut processes = self.workers.iter().flat_map(Worker::processes);
         self.is_running()
@@ -558,7 +554,7 @@ impl Pool {
         turn.refuse(self.upgrade.requests.drain(..), &reason);
     }
 
-    /// Somebody who waited already when the version before was the master.
+    /// Adds a request that waits since the previous version was the master.
     pub(super) fn rejoin(&mut self, request: RequestId, turn: &mut Turn<'_>) {
         match &mut self.rollout {
             Some(rollout) if rollout.is_upgrade => rollout.requests.push(request),
@@ -570,7 +566,7 @@ impl Pool {
         }
     }
 
-    /// The pool stops: nobody waits for an upgrade any more.
+    /// Fails all requests for an upgrade, and the operations that were held back.
     pub(super) fn refuse_upgrades(&mut self, why: &str, turn: &mut Turn<'_>) {
         if self.is_upgrading() {
             self.refuse_upgrade(why, turn);

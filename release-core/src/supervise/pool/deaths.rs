@@ -1,4 +1,4 @@
-//! What follows the end of a process, or of the attempt to start one.
+//! Consequences of the end of a process, or of a failed attempt to start one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::supervise::worker::{Role, Worker};
 use crate::supervise::{Exceeded, Report, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
-/// What becomes of a worker whose serving process has ended.
+/// Consequence for a worker whose serving process has ended.
 enum Verdict {
     Retry(Duration),
     FailPool(String),
@@ -28,14 +28,14 @@ impl Verdict {
 
 /// The end of a process, or of the attempt to start one.
 struct End {
-    /// The index of its worker, and what it was to it.
+    /// Index of its worker, and its role.
     index: usize,
     role: Role,
     process: Process,
-    /// Its exit status, if it had one.
+    /// Exit status, unless it was never started.
     exit: Option<ExitStatus>,
     cause: String,
-    /// Whether it is the death that makes too many.
+    /// Whether this exit is the first in excess of the limit.
     too_fast: bool,
 }
 
@@ -51,19 +51,19 @@ impl Pool {
         let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(None, turn.now) else { return };
         let policy = &self.groups[group].spec.restart;
-        let is_borne = is_short && self.shortage.bears(policy, turn.now);
+        let should_wait = is_short && self.shortage.should_wait(policy, turn.now);
         let cause = reason.clone();
         let end = End { index, role, process, exit: None, cause, too_fast: false };
         let verdict = self.judge(&end, turn);
         let retry_in = match role {
-            Role::Replacement if is_borne => Some(PAUSE),
+            Role::Replacement if should_wait => Some(PAUSE),
             Role::Serving | Role::Replacement | Role::Draining => verdict.delay(),
         };
         let why = format!("worker {id} cannot be started: {reason}");
         turn.report(Report::SpawnFailed { id, reason, retry_in });
         self.carry_out(verdict, index, turn);
-        if !is_borne {
-            self.blame(&end, &why, turn);
+        if !should_wait {
+            self.fail_waiting(&end, &why, turn);
         }
     }
 
@@ -72,10 +72,10 @@ impl Pool {
         let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(Some(pid), turn.now) else { return };
         let cause = process.cause(exit);
-        // Deaths while the pool stops are what was asked for, and those of replacements are the
-        // business of whoever wanted them.
+        // Exits while the pool stops are expected. The end of a replacement concerns only the
+        // operation that requested it.
         let follows = self.groups[group].spec.restart.respawn.follows(Some(exit));
-        // One that serves and was about to end has said so of itself.
+        // A serving process that was stopping has reported that itself.
         let is_orderly = process.is_stopping() && exit == ExitStatus::Code(0);
         let counts = role == Role::Serving && self.is_running() && follows && !is_orderly;
         let too_fast = counts && self.groups[group].count_death(turn.now);
@@ -89,10 +89,10 @@ impl Pool {
         }
         self.carry_out(verdict, index, turn);
         let why = end.reason(id);
-        self.blame(&end, &why, turn);
+        self.fail_waiting(&end, &why, turn);
     }
 
-    /// A process that cannot be ended is out of the pool's hands.
+    /// Gives up a process that cannot be killed.
     pub(super) fn unended(&mut self, index: usize, pid: i32, reason: String, turn: &mut Turn<'_>) {
         let worker = &mut self.workers[index];
         let (id, group) = (worker.id, worker.group);
@@ -105,10 +105,10 @@ impl Pool {
         let end = End { index, role, process, exit: None, cause: why.clone(), too_fast };
         let verdict = if is_up { self.judge(&end, turn) } else { Verdict::FailPool(why.clone()) };
         self.carry_out(verdict, index, turn);
-        self.blame(&end, &why, turn);
+        self.fail_waiting(&end, &why, turn);
     }
 
-    /// The rules of the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest first.
+    /// Applies the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest rule first.
     fn judge(&mut self, end: &End, turn: &mut Turn<'_>) -> Verdict {
         let End { process, exit, cause, .. } = end;
         if end.role != Role::Serving {
@@ -121,7 +121,7 @@ impl Pool {
             return Verdict::Gone;
         }
         let (id, name, policy) = (worker.id, &group.spec.name, &group.spec.restart);
-        // One that was to be replaced was not the last in any case.
+        // A process with a replacement ahead was not the last one in any case.
         if !policy.respawn.follows(*exit) && !worker.is_outdated(process) {
             let is_well = *exit == Some(ExitStatus::Code(0));
             worker.last_end = Some(if is_well { Ok(()) } else { Err(end.reason(id)) });
@@ -148,7 +148,7 @@ impl Pool {
         Verdict::Retry(turn.jitter.apply(nominal))
     }
 
-    /// Whether no worker has a process or will get one, by the rules of its group alone.
+    /// Returns whether no worker has a process or will get one, according to the policies alone.
     pub(super) fn is_exhausted(&self) -> bool {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker)).peekable();
         wanted.peek().is_some()
@@ -157,7 +157,7 @@ impl Pool {
             && !self.is_reloading()
     }
 
-    /// The pool ends with its last worker, and has failed if a worker has.
+    /// Ends the pool after its last worker. The pool has failed if a worker has.
     pub(super) fn note_last_ends(&mut self, turn: &mut Turn<'_>) {
         let mut ends = self.workers.iter().filter_map(|worker| worker.last_end.as_ref());
         match ends.find_map(|end| end.as_ref().err()).cloned() {
@@ -168,15 +168,15 @@ impl Pool {
 
     fn carry_out(&mut self, verdict: Verdict, index: usize, turn: &mut Turn<'_>) {
         match verdict {
-            // What takes its place is on its way already, or not wanted.
+            // Its successor is on the way already, or not wanted.
             Verdict::Retry(Duration::ZERO) | Verdict::Gone => {}
-            Verdict::Retry(delay) => self.workers[index].wait_until(turn.now + delay),
+            Verdict::Retry(delay) => self.workers[index].due = Some(turn.now + delay),
             Verdict::FailPool(reason) => self.fail(reason, turn),
         }
     }
 
-    /// Tells whoever waits for a process that it has failed.
-    fn blame(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
+    /// Fails the requests that wait for the process.
+    fn fail_waiting(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
         let (index, process) = (end.index, &end.process);
         if end.role == Role::Draining || !self.is_running() {
             return;
@@ -194,14 +194,14 @@ impl Pool {
         if end.role == Role::Replacement && is_outdated && process.generation == worker.generation {
             let delay = self.groups[worker.group].spec.restart.max;
             let at = turn.now + turn.jitter.apply(delay);
-            self.workers[index].retry_replacement(at);
+            self.workers[index].retry_at = Some(at);
             self.note_failed_restoration(why, turn);
         }
     }
 }
 
 impl End {
-    /// Why the process of this worker ended, in words.
+    /// Returns the reason of the worker's end as a text.
     fn reason(&self, id: WorkerId) -> String {
         let when = match (self.process.was_ready(), self.process.is_proven) {
             (false, _) => " before it was ready",

@@ -1,7 +1,7 @@
-//! A pool as a value, and a pool from that value in another version of the program.
+//! The state of a pool as a value, and a pool from that value in another version of the program.
 //!
-//! The names of what is written down are the format: they stay as they are, whatever the pool calls its own. A
-//! new field may be missing (`serde(default)`), and one that is not known is passed over.
+//! The serialized names are the format and do not change when the pool renames its fields. A new
+//! field may be missing (`serde(default)`), and an unknown field is ignored.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,38 +11,38 @@ use serde::{Deserialize, Serialize};
 use super::{Mode, Pool};
 use crate::supervise::group::{Group, Intensity};
 use crate::supervise::jitter::Jitter;
-use crate::supervise::life::Own;
+use crate::supervise::life::ProcessLimits;
 use crate::supervise::process::{Process, Stage};
 use crate::supervise::turn::Turn;
 use crate::supervise::worker::Worker;
 use crate::supervise::{Action, GroupSpec, KillReason, Moment, Report, WorkerId};
 use crate::{Error, ErrorKind};
 
-/// All that a pool knows which is quiet: no change is under way.
+/// State of a pool without an operation in progress.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
-    /// What time it is for the pool, which goes on from there.
+    /// Time of the pool, which continues from there.
     time: Moment,
     generation: u32,
     latest: u32,
     groups: Vec<GroupState>,
     workers: Vec<WorkerState>,
-    /// Where the generator of chance stands.
+    /// State of the generator of jitter.
     chance: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GroupState {
     name: String,
-    /// The size that its program asked for.
+    /// Size in the configuration.
     configured: u32,
-    /// The size that it has.
+    /// Present size.
     size: u32,
     #[serde(default)]
     deaths: VecDeque<Moment>,
     #[serde(default)]
     died_too_fast: bool,
-    /// Whether this version does not have it any more.
+    /// Whether this version no longer has the group.
     #[serde(default)]
     is_gone: bool,
 }
@@ -50,7 +50,7 @@ struct GroupState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct WorkerState {
     id: u32,
-    /// The place of its group.
+    /// Index of its group.
     group: usize,
     rank: u32,
     generation: u32,
@@ -74,8 +74,10 @@ struct ProcessState {
     generation: u32,
     stage: StageState,
     is_proven: bool,
-    is_stale: bool,
-    worn_since: Option<Moment>,
+    #[serde(rename = "is_stale")]
+    needs_replacement: bool,
+    #[serde(rename = "worn_since")]
+    over_limit_since: Option<Moment>,
     status_text: Option<String>,
     #[serde(default)]
     limits: LimitsState,
@@ -178,13 +180,13 @@ impl WorkerState {
 
 impl ProcessState {
     fn of(process: &Process) -> Self {
-        let Own { age, requests, memory, expires } = process.limits;
+        let ProcessLimits { age, requests, memory, expires } = process.limits;
         Self {
             generation: process.generation,
             stage: StageState::of(&process.stage),
             is_proven: process.is_proven,
-            is_stale: process.needs_replacement,
-            worn_since: process.over_limit_since,
+            needs_replacement: process.needs_replacement,
+            over_limit_since: process.over_limit_since,
             status_text: process.status_text.clone(),
             limits: LimitsState { age, requests, memory, expires },
             since: process.since,
@@ -198,10 +200,10 @@ impl ProcessState {
             generation: self.generation,
             stage: self.stage.stage(),
             is_proven: self.is_proven,
-            needs_replacement: self.is_stale,
-            over_limit_since: self.worn_since,
+            needs_replacement: self.needs_replacement,
+            over_limit_since: self.over_limit_since,
             status_text: self.status_text,
-            limits: Own { age, requests, memory, expires },
+            limits: ProcessLimits { age, requests, memory, expires },
             since: self.since,
             ready_at: self.ready_at,
         }
@@ -235,16 +237,16 @@ impl StageState {
 }
 
 impl Pool {
-    /// What another version needs to go on, see [`Pool::inherit`].
+    /// Returns the state for another version, see [`Pool::inherit`].
     pub(crate) fn snapshot(&self, now: Moment) -> Snapshot {
         Snapshot::of(self, now)
     }
 
-    /// The pool of that snapshot, which runs, as if nothing had been.
+    /// Restores a running pool from a snapshot.
     ///
     /// # Errors
     ///
-    /// When this is no snapshot.
+    /// Returns an error if the snapshot is invalid.
     #[cfg(test)]
     pub(crate) fn restore(
         groups: Vec<GroupSpec>,
@@ -254,16 +256,16 @@ impl Pool {
         Self::read(groups, snapshot, stop_deadline).map(|(pool, _)| pool)
     }
 
-    /// The pool of that snapshot, in the new version, whose generation is being started; or in the
-    /// version that has left it, when the new one has `returned` for this reason. Also what is to be
-    /// said.
+    /// Restores a pool in the new version, and starts the new generation. If the new version
+    /// `returned` for this reason, restores the pool in the previous version. Also returns the
+    /// resulting actions.
     ///
-    /// Groups are known by their names. One that is not among `groups` any more is told to stop, and
-    /// comes after them; one whose size the configuration has changed gets that size.
+    /// Groups are identified by their names. A group that is not among `groups` any more stops and
+    /// comes after them. A group whose configured size has changed gets that size.
     ///
     /// # Errors
     ///
-    /// When this is no snapshot.
+    /// Returns an error if the snapshot is invalid.
     pub(crate) fn inherit(
         groups: Vec<GroupSpec>,
         snapshot: &Snapshot,
@@ -289,7 +291,7 @@ impl Pool {
         Ok((pool, actions))
     }
 
-    /// And the size that each group is to have.
+    /// Returns the pool and the desired size of each group.
     fn read(
         groups: Vec<GroupSpec>,
         snapshot: &Snapshot,
@@ -300,7 +302,7 @@ impl Pool {
         let mut pool = Self::new(Vec::new(), stop_deadline, 0);
         pool.groups = groups.into_iter().map(Group::new).collect();
         let mut sizes: Vec<_> = pool.groups.iter().map(|group| group.spec.size).collect();
-        // A group of a new name has no worker yet.
+        // A group with a new name has no worker yet.
         pool.groups.iter_mut().for_each(|group| group.spec.size = 0);
         let mut places = Vec::new();
         for saved in &snapshot.groups {
@@ -312,7 +314,8 @@ impl Pool {
             });
             let is_in_both = known.is_some() && !saved.is_gone;
             if is_in_both && saved.configured == sizes[index] {
-                // Nobody has changed it in the program, but somebody may have in the running master.
+                // The program's size is unchanged, but an operator may have resized the running
+                // group.
                 sizes[index] = saved.size;
             }
             let group = &mut pool.groups[index];

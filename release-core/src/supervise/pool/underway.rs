@@ -1,76 +1,76 @@
-//! What may be under way in a pool, whatever its workers do.
+//! Operations in progress, independent of the workers.
 
 use std::time::Duration;
 
 use crate::supervise::{Moment, Operation, RequestId, RestartPolicy};
 
-/// A reload that is under way.
+/// A reload in progress.
 #[derive(Debug)]
 pub(super) struct Rollout {
     pub(super) requests: Vec<RequestId>,
-    /// Whether another version of the program is the reason.
+    /// Whether a new version of the program is the reason.
     pub(super) is_upgrade: bool,
-    /// How many workers the configuration wants in each group, if it says so.
+    /// Number of workers for each group in the configuration, if it has one.
     pub(super) sizes: Vec<Option<u32>>,
     pub(super) stage: RolloutStage,
 }
 
 #[derive(Debug)]
 pub(super) enum RolloutStage {
-    /// The configuration is being read.
+    /// Reads the configuration.
     Preparing,
-    /// Worker by worker is turned to this generation.
+    /// Replaces worker by worker with this generation.
     Rolling { generation: u32 },
-    /// That generation serves, and groups are given the sizes that it has for them.
+    /// Resizes groups. The generation serves.
     Sizing { generation: u32 },
-    /// The generation before is being restored, for this reason.
+    /// Restores the previous generation for this reason.
     Undoing { reason: String },
 }
 
-/// The upgrade that somebody waits for.
+/// An upgrade, requested or in progress.
 #[derive(Debug, Default)]
 pub(super) struct Upgrade {
     pub(super) requests: Vec<RequestId>,
     pub(super) stage: UpgradeStage,
-    /// Changes that came when it was too late for them to be made by this version.
+    /// Operations that arrived too late for this version.
     pub(super) held: Vec<(RequestId, Operation)>,
-    /// How the one ended that made this version the master.
+    /// Outcome of the upgrade that made this version the master.
     pub(super) outcome: Option<Result<(), String>>,
 }
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) enum UpgradeStage {
-    /// Nothing is done about it yet.
+    /// Not begun.
     #[default]
     Waiting,
-    /// The new version is tried; everything else goes on.
+    /// Checks the new version. Everything else goes on.
     Trying,
-    /// What is under way is finished, and nothing is begun any more.
+    /// Completes the operations in progress and begins no other.
     Settling,
     /// The new version is about to take over.
     HandingOver,
 }
 
-/// How long no process is started beside another one after that has failed.
+/// Time without a further replacement after one could not be started.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
-/// A failure that comes later than this is the first of another shortage.
+/// A failure after this time begins a new shortage.
 const LULL: Duration = Duration::from_secs(10);
 
-/// Descriptors, processes or memory are missing, which may be there again soon: the processes of the
-/// change before are about to end, or those of somebody else.
+/// A lack of descriptors, processes or memory, which may end soon: processes of the previous
+/// operation are about to exit, or those of another program.
 #[derive(Debug, Default)]
 pub(super) struct Shortage {
-    /// When it began, or let a process through, and when it was last noticed.
+    /// When it began, or last allowed a process, and when it was last noticed.
     times: Option<(Moment, Moment)>,
-    /// Until when no process is started beside another one.
+    /// Until when no replacement is started.
     until: Option<Moment>,
 }
 
 impl Shortage {
-    /// It was noticed. Whether whoever wants a process waits: for as long in all as a process may take
-    /// to become ready.
-    pub(super) fn bears(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
+    /// Notes a failure. Returns whether the operation should wait, in total as long as a process
+    /// may take to become ready.
+    pub(super) fn should_wait(&mut self, policy: &RestartPolicy, now: Moment) -> bool {
         let lull = LULL.max(policy.max.saturating_mul(2));
         let times = self.times.filter(|(_, latest)| now - *latest <= lull);
         let (since, _) = times.unwrap_or((now, now));
@@ -78,14 +78,14 @@ impl Shortage {
         now - since < policy.ready_timeout
     }
 
-    /// A process could be started.
-    pub(super) fn relent(&mut self, now: Moment) {
+    /// Notes that a process could be started.
+    pub(super) fn note_spawned(&mut self, now: Moment) {
         if let Some((since, _)) = &mut self.times {
             *since = now;
         }
     }
 
-    pub(super) fn pass(&mut self, now: Moment) {
+    pub(super) fn expire(&mut self, now: Moment) {
         self.until = self.until.filter(|until| now < *until);
     }
 

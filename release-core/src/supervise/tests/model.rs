@@ -120,16 +120,7 @@ impl Model {
                     self.lost(id, None, now);
                 }
             }
-            Event::Ready { id, pid } => {
-                if let Some(process) = self.live.get_mut(&id)
-                    && process.pid == pid
-                    && process.ready.is_none()
-                    && !process.is_doomed()
-                {
-                    process.ready = Some(now);
-                    self.was_ready(id);
-                }
-            }
+            Event::Ready { id, pid } => self.ready(id, pid, now),
             Event::Violation { id, pid, .. } => {
                 if let Some(process) = self.live.get_mut(&id) {
                     process.violated |= process.pid == pid;
@@ -147,19 +138,7 @@ impl Model {
                     self.lost(id, process.as_ref().map(|process| (process, exit)), now);
                 }
             }
-            Event::Unended { id, pid, .. } => {
-                if self.live.get(&id).is_some_and(|p| p.pid == pid) {
-                    let process = self.live.remove(&id);
-                    match self.running() && self.all_ready {
-                        true => self.lost(
-                            id,
-                            process.as_ref().map(|it| (it, ExitStatus::Code(-1))),
-                            now,
-                        ),
-                        false => self.fail(now),
-                    }
-                }
-            }
+            Event::Unended { id, pid, .. } => self.unended(id, pid, now),
             Event::Extend { id, pid, time } => self.extend(id, pid, time, now),
             Event::Stops { id, pid } => {
                 if let Some(process) = self.live.get_mut(&id)
@@ -176,6 +155,27 @@ impl Model {
             Event::Backlog(_) => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
+    }
+
+    fn ready(&mut self, id: WorkerId, pid: i32, now: Moment) {
+        if let Some(process) = self.live.get_mut(&id)
+            && process.pid == pid
+            && process.ready.is_none()
+            && !process.is_doomed()
+        {
+            process.ready = Some(now);
+            self.was_ready(id);
+        }
+    }
+
+    fn unended(&mut self, id: WorkerId, pid: i32, now: Moment) {
+        if self.live.get(&id).is_some_and(|process| process.pid == pid) {
+            let process = self.live.remove(&id);
+            match self.running() && self.all_ready {
+                true => self.lost(id, process.as_ref().map(|it| (it, ExitStatus::Code(-1))), now),
+                false => self.fail(now),
+            }
+        }
     }
 
     /// Nobody gets less time than before, nor more than ten times what there is.

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use nix::unistd::Pid;
 
-use super::{ASKS, CALLS, Command, FIRST_PASSED, GOES_ON, Identity, SpawnError, here};
+use super::command::{Command, FIRST_PASSED, Identity};
+use super::error::{SpawnError, here};
+use super::report::{ASKS, CALLS, GOES_ON};
 use crate::sys::process::{die_with, exit_now, leave_keyring};
 use crate::sys::{Failed, check, creds, fds, signal};
 
