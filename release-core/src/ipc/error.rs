@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::{CodecError, FrameTooLong};
+use super::wire::format::CodecError;
+use super::wire::frame::FrameTooLong;
 
 /// Why a connection has ended. It never recovers; every later use gives the same answer.
 #[derive(Clone, Debug)]

@@ -14,37 +14,28 @@
 //! with descriptors that nobody asked for) is ended: what follows in the stream has no meaning.
 //! A message that arrived whole but does not decode is an error of that message alone.
 
-mod answers;
-mod body;
-mod codec;
-mod descriptor;
 mod error;
-mod fd_slots;
-mod frame;
-mod header;
-mod heartbeat;
-pub(crate) mod hello;
-pub(crate) mod limits;
 pub(crate) mod link;
-mod outbox;
 mod peer;
 pub mod plain;
 pub(crate) mod serve;
-pub(crate) mod shape;
-pub(crate) mod state_blob;
-mod timer;
+mod wire;
 
-pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
-pub use descriptor::Descriptor;
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
-#[cfg(feature = "fuzzing")]
-pub(crate) use frame::Inbox;
-pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
-pub(crate) use header::Header;
-#[cfg(feature = "fuzzing")]
-pub(crate) use header::add_descriptors;
-pub(crate) use heartbeat::{Heartbeat, HeartbeatReply};
-#[cfg(feature = "fuzzing")]
-pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
-pub use shape::Shape;
+pub use wire::codec::{Codec, Never, Postcard, Request, Text};
+pub use wire::descriptor::Descriptor;
+pub use wire::format::CodecError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::frame::Inbox;
+pub use wire::frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::header::add_descriptors;
+pub(crate) use wire::header::{Header, HeartbeatReply};
+pub(crate) use wire::limits::Heartbeat;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::outbox::Outbox;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::shape;
+pub use wire::shape::Shape;
+pub(crate) use wire::{hello, limits, state_blob};

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
-use super::answers::Answer;
-use super::body::Draft;
-use super::header::Number;
 use super::limits::Limits;
-use super::link::{Link, Mode, Place};
+use super::link::answers::Answer;
+use super::link::{Link, Mode, WaitingCaller};
 use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
+use crate::ipc::wire::body::Draft;
+use crate::ipc::wire::header::Number;
 use crate::rt::{Rt, Task};
 
 /// The other process, to ask it requests of type `R`.
@@ -102,11 +102,11 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
         let mut encode = |draft: &mut Draft<'_>| -> Result<(), CallError> {
             Ok(draft.encode(&self.codec, request)?)
         };
-        let mut place = Place::new(&self.link);
+        let mut place = WaitingCaller::new(&self.link);
         let asking =
             |cx: &mut Context<'_>| self.link.poll_request(cx, &mut place, patience, &mut encode);
         let number = poll_fn(asking).await?;
-        let mut ticket = Ticket { link: &self.link, number: Some(number) };
+        let mut ticket = PendingCall { link: &self.link, number: Some(number) };
         let mut decode = |answer: Answer<'_>| match answer {
             Answer::Given(body) => body.decode(&self.codec).map_err(CallError::Codec),
             Answer::Refused(why) => {
@@ -222,12 +222,12 @@ where
 }
 
 /// A request that was sent and not answered; dropping it gives the answer up.
-struct Ticket<'a> {
+struct PendingCall<'a> {
     link: &'a Link,
     number: Option<Number>,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             self.link.abandon(number);

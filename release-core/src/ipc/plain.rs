@@ -6,9 +6,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 
 use super::limits::{FRAMES_PER_TURN, Limits};
+use super::link::deadline::within_deadlines;
 use super::link::{Incoming, Link, Mode};
 use super::{Codec, CodecError, Ended, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, give_way};
@@ -172,22 +172,4 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
         Ok(())
     }
-}
-
-/// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.
-async fn within_deadlines<T>(
-    link: &Link,
-    operation: impl Future<Output = Result<T, Ended>>,
-) -> Result<T, Ended> {
-    let mut timer = super::timer::Timer::default();
-    let mut operation = std::pin::pin!(operation);
-    poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(done) = operation.as_mut().poll(cx) {
-                return Poll::Ready(done);
-            }
-            ready!(timer.poll_deadline(cx, link));
-        }
-    })
-    .await
 }

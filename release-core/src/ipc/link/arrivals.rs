@@ -5,7 +5,6 @@ use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 
-use super::frozen::duplicates;
 use crate::ipc::Descriptor;
 use crate::sys::untrusted::Untrusted;
 
@@ -64,7 +63,8 @@ impl Arrivals {
 
     /// Duplicates, with the number of frames before theirs.
     pub(super) fn copy(&self) -> io::Result<Vec<(usize, Vec<Descriptor>)>> {
-        let copy = |arrival: &Arrival| Ok((arrival.frames, duplicates(&arrival.descriptors)?));
+        let copy =
+            |arrival: &Arrival| Ok((arrival.frames, Descriptor::duplicates(&arrival.descriptors)?));
         self.0.iter().map(copy).collect()
     }
 

@@ -2,11 +2,12 @@
 
 use std::task::{Context, Poll};
 
-use super::state::{Kind, State, Wakes};
-use super::{Incoming, Link};
+use super::Link;
+use super::room::Wakes;
+use super::state::{Incoming, Kind, State};
 use crate::ipc::Ended;
-use crate::ipc::body::Body;
 use crate::ipc::limits::FRAMES_PER_TURN;
+use crate::ipc::wire::body::Body;
 
 impl Link {
     /// The background task's turn: sends what is queued, and gives the next frame that is not an
@@ -55,7 +56,7 @@ impl Link {
                         bytes: state.inbox.payload(body),
                         descriptors: state.arrivals.take(),
                     };
-                    let heard = state.meaning.heard(header, self.limits, || self.rt.now());
+                    let heard = state.expectations.check(header, self.limits, || self.rt.now());
                     let heard = heard.map(|()| take(Incoming { header, body }));
                     match heard {
                         Ok(taken) => {
@@ -84,7 +85,7 @@ impl Link {
     /// A notice of so many bytes did not decode, and was dropped.
     pub(crate) fn undecodable(&self, size: usize) {
         self.with(|state, wakes| {
-            if let Err(why) = state.meaning.undecodable(size, self.rt.now()) {
+            if let Err(why) = state.expectations.undecodable(size, self.rt.now()) {
                 self.end_locked(state, why, wakes);
             }
         });

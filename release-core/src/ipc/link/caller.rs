@@ -3,20 +3,46 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::state::{Kind, Reader, State, Wakes};
-use super::{Link, Mode, Place};
-use crate::ipc::answers::Answer;
-use crate::ipc::body::{Body, Draft, Size};
-use crate::ipc::header::{Header, Number};
+use super::Link;
+use super::answers::Answer;
+use super::room::Wakes;
+use super::state::{Kind, Mode, Reader, State};
 use crate::ipc::limits::FRAMES_PER_TURN;
+use crate::ipc::wire::body::{Body, Draft, Size};
+use crate::ipc::wire::header::{Header, Number};
 use crate::ipc::{Ended, FrameTooLong};
+
+/// A caller's place among those that wait, which it gives up when it goes.
+#[derive(Debug)]
+pub(crate) struct WaitingCaller<'a> {
+    link: &'a Link,
+    number: Option<u64>,
+}
+
+impl<'a> WaitingCaller<'a> {
+    pub(crate) fn new(link: &'a Link) -> Self {
+        Self { link, number: None }
+    }
+}
+
+impl Drop for WaitingCaller<'_> {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            self.link.with(|state, wakes| {
+                state.room.leave(&mut self.number);
+                // It may have been woken for room that it does not take.
+                self.link.wake_for_room(state, wakes);
+            });
+        }
+    }
+}
 
 impl Link {
     /// Queues a request when there is room for it, and sends it at once when it is alone.
     pub(crate) fn poll_request<E: From<Ended> + From<FrameTooLong>>(
         &self,
         cx: &mut Context<'_>,
-        place: &mut Place<'_>,
+        place: &mut WaitingCaller<'_>,
         patience: Option<Duration>,
         encode: &mut dyn FnMut(&mut Draft<'_>) -> Result<(), E>,
     ) -> Poll<Result<Number, E>> {
@@ -25,7 +51,7 @@ impl Link {
                 return Poll::Ready(Err(ended.clone().into()));
             }
             if self.is_full(state) || !state.answers.have_room(self.limits.unsent) {
-                state.room.wait(place, cx.waker(), 0);
+                state.room.wait(&mut place.number, cx.waker(), 0);
                 return Poll::Pending;
             }
             let number = state.answers.expect(self.mode == Mode::PlainClient);
@@ -41,11 +67,11 @@ impl Link {
                 // Known only now. Requests with fewer or none go on.
                 state.outbox.take_back();
                 state.answers.take_back(number);
-                state.room.wait(place, cx.waker(), descriptors);
+                state.room.wait(&mut place.number, cx.waker(), descriptors);
                 self.wake_for_room(state, wakes);
                 return Poll::Pending;
             }
-            state.room.leave(place);
+            state.room.leave(&mut place.number);
             let size = Size { bytes: state.outbox.last_length(), descriptors };
             state.answers.set_size(number, size);
             self.wake_for_room(state, wakes);
@@ -144,7 +170,7 @@ impl Link {
             let gives_up = state.ended.is_none() && state.answers.is_unanswered(number);
             self.forget(state, number, wakes);
             if gives_up {
-                state.meaning.gave_up();
+                state.expectations.cancelled();
             }
             if gives_up && self.mode == Mode::Calls {
                 let _ = state.outbox.push::<FrameTooLong>(|payload| {

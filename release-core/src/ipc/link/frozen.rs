@@ -1,19 +1,20 @@
 //! A link as a value: taken out of one process image, and made again in the next.
 
-use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::meaning::Meaning;
-use super::state::State;
-use super::{Link, Mode, Readable, refuse_unagreed};
-use crate::ipc::answers::Answers;
-use crate::ipc::header::{Header, Number};
+use super::answers::Answers;
+use super::expectations::Expectations;
+use super::readable::Readable;
+use super::state::{Mode, State};
+use super::{Link, refuse_unagreed, socket};
 use crate::ipc::limits::Limits;
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::outbox::Outbox;
 use crate::ipc::{Descriptor, FrameTooLong};
 use crate::rt::Rt;
 use crate::sys::fds::duplicate_from;
@@ -63,18 +64,12 @@ impl Frozen {
         state.unsent_since = self.unsent.map(since);
         let is_whole = state.arrivals.restore(self.arrivals)
             && state.outbox.restore(self.output, self.attached);
-        state.meaning = Meaning::unknown();
+        state.expectations = Expectations::unknown();
         state.answers = Answers::after(self.numbers).filter(|_| is_whole).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
         })?;
         Ok((state, self.socket))
     }
-}
-
-/// Duplicates, for the next process image.
-pub(in crate::ipc) fn duplicates(descriptors: &[impl AsFd]) -> io::Result<Vec<Descriptor>> {
-    let duplicates = descriptors.iter().map(|one| duplicate_from(one.as_fd(), 3));
-    duplicates.map(|one| one.map(Descriptor::from)).collect()
 }
 
 /// The bytes of frames, as a link would send them.
@@ -87,6 +82,52 @@ fn frames(write: impl FnOnce(&mut Outbox) -> Result<(), FrameTooLong>) -> Result
 }
 
 impl Link {
+    /// Begins nothing that the peer asks from now on; what was begun is finished. Answers of the
+    /// peer still arrive, because a handler may wait for one.
+    pub(crate) fn pause(&self) {
+        self.with(|state, wakes| {
+            state.pause.get_or_insert_default();
+            state.wake_background(wakes);
+        });
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock().pause.is_some()
+    }
+
+    /// Waits until nothing is being answered, or the link has ended. One task at a time may wait.
+    pub(crate) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        let has_ended = state.ended.is_some();
+        match &mut state.pause {
+            Some(pause) if !has_ended && pause.unfinished != Some(0) => {
+                pause.waiter = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// How many requests of the peer are being answered, while it is paused; at least one when it
+    /// is not known.
+    pub(crate) fn unfinished(&self) -> usize {
+        let state = self.lock();
+        state.pause.as_ref().map_or(0, |pause| pause.unfinished.unwrap_or(1))
+    }
+
+    /// Goes on, as if there had been no pause; also after [`Link::freeze`].
+    pub(crate) fn resume(&self) {
+        self.with(|state, wakes| {
+            state.put_back();
+            let was_frozen = state.is_frozen();
+            if state.pause.take().is_some() && was_frozen && state.ended.is_some() {
+                socket::close(self.io.as_fd());
+            }
+            state.wake_background(wakes);
+            self.wake_for_room(state, wakes);
+        });
+    }
+
     /// Takes the state out of a paused link, which stands still until [`Link::resume`]; none if it
     /// has ended.
     ///

@@ -9,25 +9,26 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
+pub(crate) use self::caller::WaitingCaller;
 use self::readable::Readable;
-pub(crate) use self::room::Place;
-use self::state::{State, Wakes};
-use super::body::{Body, Draft};
-use super::header::{self, Header};
-use super::limits::Limits;
-use super::{Ended, FrameTooLong, SendError};
+use self::room::Wakes;
+use self::state::State;
+pub(crate) use self::state::{Incoming, Mode};
+use crate::ipc::limits::Limits;
+use crate::ipc::wire::body::Draft;
+use crate::ipc::wire::header::{self, Header};
+use crate::ipc::{Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
 use crate::sys::rights;
 
+pub(crate) mod answers;
 mod arrivals;
 mod background;
 mod caller;
+pub(crate) mod deadline;
+mod expectations;
 pub(crate) mod frozen;
-mod meaning;
 mod pause;
 mod readable;
 mod room;
@@ -37,24 +38,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transfer;
-
-/// What the frames of a connection mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Mode {
-    /// Every payload begins with a [`Header`].
-    Calls,
-    /// Payloads are answers in the order of the requests, or, when none is awaited, messages.
-    PlainClient,
-    /// Payloads are requests.
-    PlainServer,
-}
-
-/// A frame that is not an answer to this side. Plain frames are requests or, for a client, notices.
-#[derive(Debug)]
-pub(crate) struct Incoming<'a> {
-    pub(crate) header: Header,
-    pub(crate) body: Body<'a>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -151,7 +134,7 @@ impl Link {
         }
         self.push(&mut state, header, encode)?;
         if header == Some(Header::Heartbeat) {
-            state.meaning.asked_for_a_beat();
+            state.expectations.heartbeat_sent();
         }
         Ok(())
     }
@@ -226,36 +209,13 @@ impl Link {
         }
     }
 
-    /// Until when the peer has to finish a frame or read something, or when to send again.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.due(&self.lock()).map(|(deadline, _)| deadline)
-    }
-
-    /// Does what is to be done when the deadline has passed.
-    pub(crate) fn deadline_passed(&self) {
-        let now = self.rt.now();
-        // It may have been met meanwhile.
-        self.with(|state, wakes| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
-            Some((_, Some(why))) => self.end_locked(state, why, wakes),
-            Some((_, None)) => state.crowded_until = None,
-            None => {}
-        });
-    }
-
-    /// The next deadline, and what a peer is called that passes it.
-    fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
-        if state.is_frozen() {
-            return None;
+    /// Wakes as many callers as there is room for.
+    fn wake_for_room(&self, state: &mut State, wakes: &mut Wakes) {
+        if state.room.is_empty() || self.is_full(state) {
+            return;
         }
-        // While it is paused the rest of a frame may have come and not been read.
-        let partial_since = state.partial_since.filter(|_| state.pause.is_none());
-        let frame = partial_since.map(|since| since + self.limits.frame_time);
-        let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
-        let deadlines = [
-            frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),
-            unsent.map(|deadline| (deadline, Some(Ended::NotReading))),
-            state.crowded_until.map(|deadline| (deadline, None)),
-        ];
-        deadlines.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
+        let room = state.answers.room(self.limits.unsent);
+        let descriptors = self.limits.descriptors.saturating_sub(state.answers.descriptors());
+        state.room.wake(room, descriptors, wakes);
     }
 }

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::Link;
+use super::room::Wakes;
 use super::socket::receive;
-use super::state::{State, Wakes};
+use super::state::State;
 
 /// How many answers in a row may be found so: other tasks of the thread have their turn then.
 const IN_A_ROW: u32 = 32;

@@ -1,21 +1,41 @@
 //! What the lock protects, and what the first frame means.
 
+use std::mem;
 use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::answers::{Answer, Answers, Delivery};
 use super::arrivals::Arrivals;
-use super::meaning::Meaning;
-use super::pause::Pause;
-use super::room::Room;
+use super::expectations::Expectations;
+use super::pause::{Aside, HeldFrame, Pause};
+use super::room::{Room, Wakes};
 use crate::ipc::Ended;
-use crate::ipc::answers::{Answer, Answers, Delivery};
-use crate::ipc::body::Body;
-use crate::ipc::frame::Inbox;
-use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::body::Body;
+use crate::ipc::wire::frame::Inbox;
+use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::outbox::Outbox;
+
+/// What the frames of a connection mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Mode {
+    /// Every payload begins with a [`Header`].
+    Calls,
+    /// Payloads are answers in the order of the requests, or, when none is awaited, messages.
+    PlainClient,
+    /// Payloads are requests.
+    PlainServer,
+}
+
+/// A frame that is not an answer to this side. Plain frames are requests or, for a client, notices.
+#[derive(Debug)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) header: Header,
+    pub(crate) body: Body<'a>,
+}
 
 /// Who reads the socket and gets its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +54,7 @@ pub(super) struct State {
     /// The background task, while it sleeps.
     pub(super) background: Option<Waker>,
     pub(super) room: Room,
-    pub(super) meaning: Meaning,
+    pub(super) expectations: Expectations,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
     /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
@@ -44,24 +64,6 @@ pub(super) struct State {
     pub(super) spun: u32,
     /// Set while no request of the peer is begun.
     pub(super) pause: Option<Box<Pause>>,
-}
-
-/// Wakers to be woken when the lock is gone.
-#[derive(Default)]
-pub(super) struct Wakes {
-    pub(super) background: Option<Waker>,
-    pub(super) callers: Vec<Waker>,
-}
-
-impl Wakes {
-    pub(super) fn wake(self) {
-        if let Some(waker) = self.background {
-            waker.wake();
-        }
-        for waker in self.callers {
-            waker.wake();
-        }
-    }
 }
 
 const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
@@ -84,7 +86,7 @@ impl State {
             reader: Reader::Background,
             background: None,
             room: Room::default(),
-            meaning: Meaning::default(),
+            expectations: Expectations::default(),
             partial_since: None,
             unsent_since: None,
             crowded_until: None,
@@ -143,7 +145,7 @@ impl State {
         let size = body.bytes.len();
         match self.answers.deliver(number, Answer::new(body, refused)) {
             Delivery::Awaited(waker) => wakes.callers.extend(waker),
-            Delivery::Unawaited => self.meaning.unawaited(size, now)?,
+            Delivery::Unawaited => self.expectations.unawaited(size, now)?,
         }
         Ok(())
     }
@@ -176,5 +178,72 @@ impl State {
             pause.ended(wakes);
         }
         self.answers.wake_all(&mut wakes.callers);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.is_frozen)
+    }
+
+    /// Whether the background task may read: it is its turn, and there is room for what comes.
+    pub(super) fn may_background_read(&self, limits: Limits) -> bool {
+        self.reader == Reader::Background
+            && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
+    }
+
+    /// Keeps the first frame for later, and makes way for answers behind it. One that gives a request
+    /// up is for now: nobody is to wait for its handler, and what was not begun never is.
+    pub(super) fn set_aside(
+        &mut self,
+        header: Header,
+        frame: &Range<usize>,
+    ) -> Option<Incoming<'static>> {
+        let mut heard = None;
+        if let Some(Pause { aside, .. }) = self.pause.as_deref_mut() {
+            match header {
+                Header::Cancel { number } if aside.give_up(number) => {}
+                Header::Cancel { .. } => {
+                    heard = Some(Incoming { header, body: Body::default() });
+                }
+                _ => aside.push(HeldFrame {
+                    header,
+                    frame: self.inbox.with_header(frame).to_vec(),
+                    descriptors: self.arrivals.take(),
+                }),
+            }
+        }
+        self.consume(frame);
+        heard
+    }
+
+    /// Puts what was set aside before what came later.
+    pub(super) fn put_back(&mut self) {
+        if let Some(pause) = &mut self.pause {
+            let mut arrivals = Arrivals::default();
+            let mut bytes = Vec::with_capacity(pause.aside.bytes);
+            let Aside { frames, .. } = mem::take(&mut pause.aside);
+            let count = frames.len();
+            for (index, held) in frames.into_iter().enumerate() {
+                bytes.extend_from_slice(&held.frame);
+                if !held.descriptors.is_empty() {
+                    arrivals.add(index, held.descriptors);
+                }
+            }
+            self.inbox.put_back(&bytes);
+            self.arrivals.put_back(count, arrivals);
+        }
+    }
+
+    /// From now on nothing changes in what a copy holds, whatever the tasks of the link do.
+    pub(super) fn freeze(&mut self) {
+        self.put_back();
+        self.reader = Reader::Background;
+        self.pause.get_or_insert_default().is_frozen = true;
+    }
+
+    /// There is no copy after all.
+    pub(super) fn unfreeze(&mut self) {
+        if let Some(pause) = &mut self.pause {
+            pause.is_frozen = false;
+        }
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::Link;
+use super::room::Wakes;
 use super::socket::{Received, receive, transmit};
-use super::state::{State, Wakes};
-use super::{Link, Mode};
+use super::state::{Mode, State};
 use crate::ipc::Ended;
 use crate::rt::Direction;
 

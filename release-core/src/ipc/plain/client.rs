@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_channel::mpsc;
 
-use super::within_deadlines;
 use crate::ipc::limits::Limits;
+use crate::ipc::link::deadline::within_deadlines;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::{CallError, Codec, CodecError, Ended, Peer, Postcard, Request};
 use crate::rt::{Rt, Task};

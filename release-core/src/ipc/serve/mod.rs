@@ -2,23 +2,31 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 
-use super::link::{EndOnDrop, Link};
-use super::timer::Timer;
-use super::{Codec, Ended, HeartbeatReply, Refused, Request};
+use self::requests::{Decoded, HeldRequests, Load, PeerRequest};
+use super::limits::FRAMES_PER_TURN;
+use super::link::deadline::{Timer, sleep};
+use super::link::{EndOnDrop, Incoming, Link};
+use super::wire::body::Size;
+use super::wire::header::{Header, Number};
+use super::{Codec, Ended, Refused, Request, SendError};
+use crate::rt::BoxFuture;
+use crate::sys::process::redirect;
+use crate::sys::untrusted::Untrusted;
 
-mod held;
-mod received;
-mod running;
-mod serving;
+mod requests;
 
-use held::{Held, Load};
-use serving::Serving;
+pub(crate) use self::requests::ControlFrame;
 
 /// Serves a connection in call mode until it ends, and says why it did.
 ///
@@ -32,7 +40,7 @@ pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
     handler: H,
-    heard: impl FnMut(Word),
+    heard: impl FnMut(ControlFrame),
 ) -> impl Future<Output = Ended>
 where
     R: Request,
@@ -53,7 +61,7 @@ async fn serve_calls<R, C, H, F>(
     link: &Link,
     codec: C,
     handler: H,
-    mut heard: impl FnMut(Word),
+    mut heard: impl FnMut(ControlFrame),
 ) -> Ended
 where
     R: Request,
@@ -64,7 +72,7 @@ where
     let mut serving = Serving {
         link,
         codec,
-        held: Held::default(),
+        held: HeldRequests::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
         asked: Load::default(),
@@ -76,10 +84,275 @@ where
     poll_fn(|cx| serving.poll(cx, &handler, &mut heard)).await
 }
 
-/// What the peer says of itself, or wants to hear of this side.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Word {
-    Ready,
-    Heartbeat,
-    HeartbeatReply(HeartbeatReply),
+struct Serving<'a, R, C, F: Future> {
+    link: &'a Link,
+    codec: C,
+    held: HeldRequests<R>,
+    running: FuturesUnordered<Abortable<Running<F>>>,
+    /// How to drop the handler of a request that its asker gave up, and the request's size.
+    aborts: HashMap<Number, (AbortHandle, Size)>,
+    /// Requests and, apart from them, notices whose handlers have to wait.
+    asked: Load,
+    notices: Load,
+    /// The place of a handler's future, kept for the next one.
+    spare: Option<HandlerPlace<F>>,
+    was_choked: bool,
+    timer: Timer,
+}
+
+impl<R, C, F> Serving<'_, R, C, F>
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    F: Future<Output = Result<R::Response, Refused>>,
+{
+    fn poll<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+        heard: &mut dyn FnMut(ControlFrame),
+    ) -> Poll<Ended> {
+        for _ in 0..FRAMES_PER_TURN {
+            self.start_held(cx, handler);
+            self.poll_running(cx);
+            self.was_choked |= self.link.is_choked();
+            // What the peer has asked and not been answered, which an honest one keeps in bounds.
+            let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
+            let unfinished = self.running.len() + self.held.requests.len();
+            let incoming =
+                self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
+                    Incoming { header: Header::Request { .. }, body }
+                        if !asked.have_room(self.link, body.size()) =>
+                    {
+                        Decoded::TooMuch
+                    }
+                    incoming => Decoded::decode(codec, incoming),
+                });
+            match incoming {
+                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                // There is room for answers again: on with what was put off.
+                Poll::Pending if self.was_choked && !self.link.is_choked() => {
+                    self.was_choked = false
+                }
+                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link)),
+            }
+        }
+        let _ = self.link.poll_flush(cx);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn on_received<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: Decoded<R>,
+        handler: &H,
+        heard: &mut dyn FnMut(ControlFrame),
+    ) {
+        match received {
+            Decoded::TooMuch => self.link.end(TOO_MANY),
+            // Started in the next round at the latest, if there is room for its answer.
+            Decoded::Request(asked) if self.was_choked || self.held.is_waiting() => {
+                self.held.push(asked);
+            }
+            Decoded::Request(asked) => self.start_asked(cx, asked, handler),
+            Decoded::Notice(Ok(request), size) => {
+                let origin = RequestKey { number: None, size };
+                self.start(cx, origin, None, handler(request));
+            }
+            Decoded::Notice(Err(why), size) => {
+                tracing::debug!(why, "a message of another type was dropped");
+                self.link.undecodable(size.bytes);
+            }
+            Decoded::Cancel { number } => {
+                self.held.remove(number);
+                self.settle(number).inspect(AbortHandle::abort);
+            }
+            Decoded::Control(frame) => heard(frame),
+            Decoded::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(files),
+            Decoded::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
+            Decoded::Untimely(why) => self.link.end(Ended::Violation(why)),
+        }
+    }
+
+    /// A request is no longer being answered.
+    fn settle(&mut self, number: Number) -> Option<AbortHandle> {
+        let (abort, size) = self.aborts.remove(&number)?;
+        self.asked.remove(size);
+        Some(abort)
+    }
+
+    fn start_held<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+    ) {
+        while self.held.can_start(self.link)
+            && let Some(asked) = self.held.pop()
+        {
+            self.start_asked(cx, asked, handler);
+        }
+    }
+
+    fn start_asked<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: PeerRequest<R>,
+        handler: &H,
+    ) {
+        match asked.request {
+            Ok(request) => {
+                let origin = RequestKey { number: Some(asked.number), size: asked.size };
+                self.start(cx, origin, asked.patience, handler(request));
+            }
+            Err(why) => self.refuse(asked.number, &why),
+        }
+    }
+
+    /// Polls a new handler once; only one that has to wait is kept beside the others.
+    fn start(
+        &mut self,
+        cx: &mut Context<'_>,
+        origin: RequestKey,
+        patience: Option<Duration>,
+        future: Result<F, &'static str>,
+    ) {
+        let RequestKey { number, size } = origin;
+        let future = match future {
+            Ok(future) => future,
+            Err(why) => return self.link.end(Ended::Violation(why)),
+        };
+        // Requests are counted before; messages that want no answer are dropped when too many wait.
+        if number.is_none() && !self.notices.have_room(self.link, size) {
+            return;
+        }
+        let mut place = self.spare.take().unwrap_or_else(|| Box::pin(None));
+        place.set(Some(AssertUnwindSafe(future).catch_unwind()));
+        if let Poll::Ready(outcome) = poll_place(&mut place, cx) {
+            self.finish(number, outcome);
+            place.set(None);
+            self.spare = Some(place);
+            return;
+        }
+        let rt = self.link.rt();
+        let timer = patience.map(|patience| sleep(rt, rt.after(patience)));
+        let (abort, registration) = AbortHandle::new_pair();
+        if let Some(number) = number {
+            self.aborts.insert(number, (abort, size));
+            self.asked.add(size);
+        } else {
+            self.notices.add(size);
+        }
+        self.running.push(Abortable::new(Running { number, size, place, timer }, registration));
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) {
+        // What is done while the peer does not read stays where it is, instead of in its answer.
+        while !self.running.is_empty()
+            && !self.link.is_choked()
+            && let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx)
+        {
+            // An aborted handler's asker has gone, and its number with it.
+            let Ok((number, size, outcome)) = finished else {
+                continue;
+            };
+            match number {
+                Some(number) => drop(self.settle(number)),
+                None => self.notices.remove(size),
+            }
+            if let Some(outcome) = outcome {
+                self.finish(number, outcome);
+            }
+        }
+    }
+
+    fn finish(&self, number: Option<Number>, outcome: Outcome<F>) {
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(panic) => {
+                let message = crate::guard::panic_message(panic.as_ref());
+                tracing::error!(panic = message, "a request's handler panicked");
+                Err(Refused::new("the handler panicked"))
+            }
+        };
+        let Some(number) = number else { return };
+        match answer {
+            Ok(answer) => {
+                let header = Some(Header::Answer { number });
+                let queued = self.link.queue(header, |draft| -> Result<(), SendError> {
+                    Ok(draft.encode(&self.codec, &answer)?)
+                });
+                if let Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) = queued {
+                    self.refuse(number, &crate::error::chain(&error));
+                }
+            }
+            Err(refused) => self.refuse(number, &refused.into_words()),
+        }
+    }
+
+    fn refuse(&self, number: Number, why: &str) {
+        // A connection that has ended needs no answer, and a reason is never too long.
+        let _ =
+            self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
+                draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
+                Ok(())
+            });
+    }
+}
+
+/// Whatever this process writes from now on goes there, also from other threads.
+fn replace_outputs(files: Vec<Untrusted>) {
+    for (number, file) in [1, 2].into_iter().zip(files.into_iter().map(OwnedFd::from)) {
+        if let Err(error) = redirect(number, &file) {
+            tracing::error!(number, %error, "cannot replace an output of this process");
+        }
+    }
+}
+
+const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
+
+/// Which request a handler answers.
+#[derive(Clone, Copy)]
+struct RequestKey {
+    /// None for a message that wants no answer.
+    number: Option<Number>,
+    size: Size,
+}
+
+/// Where a handler's future is pinned; reused, so that requests that are answered at once do not
+/// allocate.
+type HandlerPlace<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
+
+type Outcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
+
+/// A handler that has to wait, until its asker's patience is over.
+struct Running<F> {
+    number: Option<Number>,
+    size: Size,
+    place: HandlerPlace<F>,
+    timer: Option<BoxFuture>,
+}
+
+impl<F: Future> Future for Running<F> {
+    type Output = (Option<Number>, Size, Option<Outcome<F>>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = &mut *self;
+        if let Poll::Ready(outcome) = poll_place(&mut running.place, cx) {
+            return Poll::Ready((running.number, running.size, Some(outcome)));
+        }
+        let Some(timer) = &mut running.timer else {
+            return Poll::Pending;
+        };
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready((running.number, running.size, None))
+    }
+}
+
+fn poll_place<F: Future>(place: &mut HandlerPlace<F>, cx: &mut Context<'_>) -> Poll<Outcome<F>> {
+    match place.as_mut().as_pin_mut() {
+        Some(future) => future.poll(cx),
+        None => Poll::Pending,
+    }
 }

@@ -11,7 +11,7 @@ use crate::ipc::hello::{Hello, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
-use crate::ipc::serve::{Word, serve};
+use crate::ipc::serve::{ControlFrame, serve};
 use crate::ipc::{
     Codec, Ended, Header, HeartbeatReply, Peer, Postcard, Refused, Request, SendError,
 };
@@ -141,16 +141,16 @@ where
             let mut is_ready = false;
             let heard = |word| match word {
                 // Said once; a worker that goes on saying so is not listened to.
-                Word::Ready if !std::mem::replace(&mut is_ready, true) => {
+                ControlFrame::Ready if !std::mem::replace(&mut is_ready, true) => {
                     // What it did not answer while it started is not held against it.
                     latest.heard(HeartbeatReply::default());
                     notify(WorkerEvent::Ready);
                 }
-                Word::HeartbeatReply(reply) => {
+                ControlFrame::HeartbeatReply(reply) => {
                     notify(WorkerEvent::Finished(reply.finished));
                     latest.heard(reply);
                 }
-                Word::Ready | Word::Heartbeat => {}
+                ControlFrame::Ready | ControlFrame::Heartbeat => {}
             };
             let state = match STATE.call(|| Arc::new((rules.state)(&worker))) {
                 Ok(state) => state,

@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CodecError, fd_slots};
+use super::fd_slots;
+use super::format::CodecError;
 
 /// The JSON of a value, and duplicates of the [`Descriptor`](super::Descriptor)s in it, in the
 /// order of the places that the bytes name.
@@ -32,7 +33,7 @@ mod tests {
     use proptest::prelude::*;
     use serde::Deserialize;
 
-    use super::super::Descriptor;
+    use super::super::descriptor::Descriptor;
     use super::*;
 
     #[derive(Debug, Serialize, Deserialize)]

@@ -4,11 +4,17 @@
 //! is encoded and decoded in one go, without waiting, hence on one thread.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::pipe;
 use std::mem;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{CodecError, Descriptor};
+use serde::de::{Error as _, Visitor};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::descriptor::Descriptor;
+use super::format::CodecError;
 use crate::sys::fds;
 
 thread_local! {
@@ -93,7 +99,7 @@ pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
 }
 
 /// Gives a descriptor a place in the message that is being encoded.
-pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
         let put = message.put(descriptor);
         put.inspect_err(|why| {
@@ -105,7 +111,7 @@ pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
 }
 
 /// Takes the descriptor of a place out of the message that is being decoded.
-pub(super) fn take(place: u32) -> Result<Descriptor, String> {
+fn take(place: u32) -> Result<Descriptor, String> {
     MESSAGE.with_borrow_mut(|message| message.take(place))
 }
 
@@ -153,13 +159,44 @@ const NO_MESSAGE: &str = "a descriptor means nothing outside of a message";
 const NOT_ALLOWED: &str =
     "this connection carries no descriptors; both sides have to allow them with `descriptors`";
 
+impl Serialize for Descriptor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = put(self.as_fd()).map_err(S::Error::custom)?;
+        serializer.serialize_newtype_struct(NAME, &place)
+    }
+}
+
+impl<'de> Deserialize<'de> for Descriptor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(NAME, Place)
+    }
+}
+
+/// What tells it from other numbers when a type is traced; formats write a newtype as what is in it.
+const NAME: &str = "Descriptor";
+
+struct Place;
+
+impl<'de> Visitor<'de> for Place {
+    type Value = Descriptor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the place of a descriptor")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Descriptor, D::Error> {
+        let place = u32::deserialize(inner)?;
+        take(place).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{PipeReader, PipeWriter, Read, pipe};
     use std::os::fd::AsFd;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{Codec, Descriptor, Postcard};
+    use super::super::codec::{Codec, Postcard};
     use super::*;
 
     type Both = (Descriptor, Vec<Option<Descriptor>>);

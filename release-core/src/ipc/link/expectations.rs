@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::ipc::Ended;
-use crate::ipc::header::Header;
 use crate::ipc::limits::Limits;
+use crate::ipc::wire::header::Header;
 
 /// How many such frames a peer may send at once, those of 64 bytes and more counted by their size.
 const MOST: u32 = 100_000;
@@ -23,7 +23,7 @@ const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and ag
 
 /// What the peer may still send, and how much that means nothing.
 #[derive(Debug, Default)]
-pub(super) struct Meaning {
+pub(super) struct Expectations {
     /// Requests that were given up, whose answers may be on their way.
     late: u64,
     /// Heartbeats that were asked for.
@@ -35,7 +35,7 @@ pub(super) struct Meaning {
     since: Option<Instant>,
 }
 
-impl Meaning {
+impl Expectations {
     /// Of a connection that an earlier process image has begun: what was asked there is not known.
     pub(super) fn unknown() -> Self {
         let many = u64::from(u16::MAX);
@@ -43,11 +43,11 @@ impl Meaning {
     }
 
     /// A request was given up before its answer came.
-    pub(super) fn gave_up(&mut self) {
+    pub(super) fn cancelled(&mut self) {
         self.late += 1;
     }
 
-    pub(super) fn asked_for_a_beat(&mut self) {
+    pub(super) fn heartbeat_sent(&mut self) {
         self.beats += 1;
     }
 
@@ -66,7 +66,7 @@ impl Meaning {
     }
 
     /// Something that the peer says by itself.
-    pub(super) fn heard(
+    pub(super) fn check(
         &mut self,
         header: Header,
         limits: Limits,
@@ -116,36 +116,36 @@ mod tests {
 
     #[test]
     fn late_answers_cost_nothing_and_others_are_forgotten_in_time() {
-        let (mut meaning, now) = (Meaning::default(), Instant::now());
+        let (mut expected, now) = (Expectations::default(), Instant::now());
         for _ in 0..100_000 {
-            meaning.gave_up();
+            expected.cancelled();
         }
         for _ in 0..100_000 + MOST {
-            meaning.unawaited(0, || now).unwrap();
+            expected.unawaited(0, || now).unwrap();
         }
-        assert!(matches!(meaning.unawaited(0, || now), Err(Ended::Violation(_))));
-        let mut meaning = Meaning::default();
+        assert!(matches!(expected.unawaited(0, || now), Err(Ended::Violation(_))));
+        let mut expected = Expectations::default();
         for number in 0..100_000 {
-            meaning.unawaited(0, || now + number * EVERY).unwrap();
+            expected.unawaited(0, || now + number * EVERY).unwrap();
         }
     }
 
     #[test]
     fn large_frames_cost_more() {
-        let (mut meaning, now) = (Meaning::default(), Instant::now());
-        let count = (0..).take_while(|_| meaning.undecodable(16 << 20, now).is_ok()).count();
+        let (mut expected, now) = (Expectations::default(), Instant::now());
+        let count = (0..).take_while(|_| expected.undecodable(16 << 20, now).is_ok()).count();
         assert_eq!(count, 1);
     }
 
     #[test]
     fn each_request_is_given_up_once_and_each_pulse_answered_once() {
-        let (mut meaning, now, limits) = (Meaning::default(), Instant::now(), Limits::IPC);
-        meaning.asked_for_a_beat();
+        let (mut expected, now, limits) = (Expectations::default(), Instant::now(), Limits::IPC);
+        expected.heartbeat_sent();
         let beat = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
         let mut say = |header| {
-            let before = meaning.meaningless;
-            meaning.heard(header, limits, || now).unwrap();
-            meaning.meaningless > before
+            let before = expected.meaningless;
+            expected.check(header, limits, || now).unwrap();
+            expected.meaningless > before
         };
         assert!(!say(beat) && say(beat));
         assert!(!say(Header::Ready) && say(Header::Ready));

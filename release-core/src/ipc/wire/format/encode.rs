@@ -4,8 +4,7 @@
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-use super::fault::Fault;
-use super::{EMPTY, LEFT_OUT, UNSIZED};
+use super::{EMPTY, Fault, LEFT_OUT, UNSIZED};
 
 /// Where postcard writes to: the end of a buffer that already holds other frames.
 struct Append<'a>(&'a mut Vec<u8>);

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::heartbeat::Heartbeat;
+use super::frame::DEFAULT_FRAME_LIMIT;
+use crate::sys::rights;
 
 /// How many frames a task handles before others have their turn: a peer that sends without end
 /// must not have the executor for itself.
-pub(super) const FRAMES_PER_TURN: usize = 64;
+pub(crate) const FRAMES_PER_TURN: usize = 64;
+
+/// How many requests of one side may be unanswered at a time.
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
 /// What a connection grants its peer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -37,7 +41,7 @@ pub(crate) struct Limits {
 ///
 /// The callers asked for them, and are woken: only a peer that answers all of many callers at once
 /// comes near it.
-pub(super) const UNTAKEN_DESCRIPTORS: usize = 1024;
+pub(crate) const UNTAKEN_DESCRIPTORS: usize = 1024;
 
 /// What looks for longer than this had better sleep.
 const LONGEST_SPIN: Duration = Duration::from_millis(1);
@@ -45,7 +49,7 @@ const LONGEST_SPIN: Duration = Duration::from_millis(1);
 impl Limits {
     /// Between master and worker.
     pub(crate) const IPC: Self = Self {
-        frame: super::DEFAULT_FRAME_LIMIT,
+        frame: DEFAULT_FRAME_LIMIT,
         frame_time: Duration::from_secs(10),
         unsent: 1024 * 1024,
         unsent_time: Duration::from_secs(30),
@@ -71,12 +75,36 @@ impl Limits {
     }
 
     /// How many descriptors may come with one frame of any kind.
-    pub(super) fn arriving(&self) -> usize {
+    pub(crate) fn arriving(&self) -> usize {
         if self.takes_outputs { self.descriptors.max(2) } else { self.descriptors }
     }
 
     /// The same with so many descriptors, as far as the kernel takes them.
     pub(crate) fn with_descriptors(self, most: u8) -> Self {
-        Self { descriptors: usize::from(most).min(crate::sys::rights::MOST), ..self }
+        Self { descriptors: usize::from(most).min(rights::MOST), ..self }
+    }
+}
+
+/// How often an answer must be missing, at least. One is not enough: a process that was stopped
+/// itself finds its own time over before it has read the answer that was there.
+const MISSES: u32 = 4;
+
+/// How often the peer is asked when its numbers are wanted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// How the peer is asked, and what follows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Heartbeat {
+    pub(crate) every: Duration,
+    /// How long it may be silent, and be busy with one thing.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Heartbeat {
+    /// A peer that does not get on for this time is found to hang; its numbers may be wanted too.
+    pub(crate) fn new(timeout: Option<Duration>, counts: bool) -> Option<Self> {
+        let every = timeout.map(|timeout| timeout / MISSES).into_iter();
+        let every = every.chain(counts.then_some(COUNT_EVERY)).min()?;
+        Some(Self { every, timeout })
     }
 }

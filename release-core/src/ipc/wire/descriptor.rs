@@ -1,13 +1,9 @@
 //! `Descriptor`: an open file, socket or pipe as a part of a message.
 
-use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::de::{Error as _, Visitor};
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::fd_slots;
+use crate::sys::fds::duplicate_from;
 use crate::sys::untrusted::Untrusted;
 
 /// An open file, socket, pipe or the like, anywhere inside a request, an answer or a notice.
@@ -95,6 +91,12 @@ impl Descriptor {
     pub fn new(owner: impl Into<OwnedFd>) -> Self {
         Self(Origin::Ours(owner.into()))
     }
+
+    /// Duplicates descriptors, for the next process image.
+    pub(crate) fn duplicates(descriptors: &[impl AsFd]) -> io::Result<Vec<Self>> {
+        let duplicates = descriptors.iter().map(|one| duplicate_from(one.as_fd(), 3));
+        duplicates.map(|one| one.map(Self::from)).collect()
+    }
 }
 
 impl From<OwnedFd> for Descriptor {
@@ -124,36 +126,5 @@ impl AsFd for Descriptor {
             Origin::Ours(fd) => fd.as_fd(),
             Origin::Theirs(fd) => fd.as_fd(),
         }
-    }
-}
-
-impl Serialize for Descriptor {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let place = fd_slots::put(self.as_fd()).map_err(S::Error::custom)?;
-        serializer.serialize_newtype_struct(NAME, &place)
-    }
-}
-
-impl<'de> Deserialize<'de> for Descriptor {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_newtype_struct(NAME, Place)
-    }
-}
-
-/// What tells it from other numbers when a type is traced; formats write a newtype as what is in it.
-const NAME: &str = "Descriptor";
-
-struct Place;
-
-impl<'de> Visitor<'de> for Place {
-    type Value = Descriptor;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the place of a descriptor")
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Descriptor, D::Error> {
-        let place = u32::deserialize(inner)?;
-        fd_slots::take(place).map_err(D::Error::custom)
     }
 }

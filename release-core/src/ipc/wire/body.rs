@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Codec, CodecError, fd_slots};
+use super::codec::Codec;
+use super::fd_slots;
+use super::format::CodecError;
 use crate::sys::untrusted::Untrusted;
 
 /// What a message costs the one who keeps it.
@@ -38,13 +40,13 @@ impl Body<'_> {
 pub(crate) struct Draft<'a> {
     /// The end of a buffer that already holds other things.
     pub(crate) bytes: &'a mut Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
     /// How many descriptors it may have.
     room: usize,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(bytes: &'a mut Vec<u8>, room: usize) -> Self {
+    pub(crate) fn new(bytes: &'a mut Vec<u8>, room: usize) -> Self {
         Self { bytes, descriptors: Vec::new(), room }
     }
 

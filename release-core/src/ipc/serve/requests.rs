@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::ipc::answers::MAX_IN_FLIGHT;
-use crate::ipc::body::Size;
-use crate::ipc::header::Number;
-use crate::ipc::link::Link;
+use crate::ipc::limits::MAX_IN_FLIGHT;
+use crate::ipc::link::{Incoming, Link};
+use crate::ipc::wire::body::{Body, Size};
+use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::{Codec, HeartbeatReply};
+use crate::sys::untrusted::Untrusted;
 
 /// A request of the peer, or why it is none.
-pub(super) struct Asked<R> {
+pub(super) struct PeerRequest<R> {
     pub(super) number: Number,
     pub(super) patience: Option<Duration>,
     pub(super) request: Result<R, String>,
@@ -20,18 +22,18 @@ pub(super) struct Asked<R> {
 ///
 /// Reading goes on meanwhile. If both sides stopped reading until the other one reads, neither
 /// would ever go on.
-pub(super) struct Held<R> {
-    pub(super) requests: VecDeque<Asked<R>>,
+pub(super) struct HeldRequests<R> {
+    pub(super) requests: VecDeque<PeerRequest<R>>,
     pub(super) load: Load,
 }
 
-impl<R> Default for Held<R> {
+impl<R> Default for HeldRequests<R> {
     fn default() -> Self {
         Self { requests: VecDeque::new(), load: Load::default() }
     }
 }
 
-impl<R> Held<R> {
+impl<R> HeldRequests<R> {
     pub(super) fn is_waiting(&self) -> bool {
         !self.requests.is_empty()
     }
@@ -40,12 +42,12 @@ impl<R> Held<R> {
         self.is_waiting() && !link.is_choked()
     }
 
-    pub(super) fn push(&mut self, asked: Asked<R>) {
+    pub(super) fn push(&mut self, asked: PeerRequest<R>) {
         self.load.add(asked.size);
         self.requests.push_back(asked);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Asked<R>> {
+    pub(super) fn pop(&mut self) -> Option<PeerRequest<R>> {
         let asked = self.requests.pop_front()?;
         self.load.remove(asked.size);
         Some(asked)
@@ -97,4 +99,49 @@ impl Load {
             && self.bytes <= limits.unsent
             && self.descriptors + next.descriptors <= limits.descriptors
     }
+}
+
+/// An incoming frame with its body decoded.
+pub(super) enum Decoded<R> {
+    Request(PeerRequest<R>),
+    /// One more request than agreed, not decoded.
+    TooMuch,
+    Notice(Result<R, String>, Size),
+    Cancel {
+        number: Number,
+    },
+    Control(ControlFrame),
+    Outputs(Vec<Untrusted>),
+    /// A frame that may not come now.
+    Untimely(&'static str),
+}
+
+impl<R> Decoded<R> {
+    pub(super) fn decode<C: Codec<R>>(codec: &C, Incoming { header, body }: Incoming<'_>) -> Self {
+        let size = body.size();
+        let decode = |body: Body<'_>| body.decode(codec).map_err(|error| error.to_string());
+        match header {
+            Header::Request { number, patience } => {
+                Self::Request(PeerRequest { number, patience, request: decode(body), size })
+            }
+            Header::Notice => Self::Notice(decode(body), size),
+            Header::Cancel { number } => Self::Cancel { number },
+            Header::Outputs => Self::Outputs(body.descriptors),
+            Header::Ready => Self::Control(ControlFrame::Ready),
+            Header::Heartbeat => Self::Control(ControlFrame::Heartbeat),
+            Header::HeartbeatReply { reply } => Self::Control(ControlFrame::HeartbeatReply(reply)),
+            Header::Hello => Self::Untimely("a greeting at the wrong time"),
+            Header::Answer { .. } | Header::Refusal { .. } => {
+                Self::Untimely("an answer at the wrong time")
+            }
+        }
+    }
+}
+
+/// What the peer says of itself, or wants to hear of this side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ControlFrame {
+    Ready,
+    Heartbeat,
+    HeartbeatReply(HeartbeatReply),
 }

@@ -5,15 +5,8 @@ use std::str::FromStr;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::decode::Decoder;
-pub(super) use self::decode::Depth;
-pub(super) use self::encode::encode;
-use self::fault::Fault;
-use super::Shape;
-
-mod decode;
-mod encode;
-mod fault;
+use super::format::{CodecError, Fault, decode, encode};
+use super::shape::Shape;
 
 /// A request, and the type of its answer: what the OCaml library's functor `Ops` pairs.
 ///
@@ -141,27 +134,6 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     }
 }
 
-/// A payload that is not a message, or a message that has no payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodecError(String);
-
-impl CodecError {
-    /// The reason in words.
-    #[cold]
-    #[allow(clippy::needless_pass_by_value)] // Errors are given away: `map_err(CodecError::new)`.
-    pub fn new(reason: impl Display) -> Self {
-        Self(reason.to_string())
-    }
-}
-
-impl Display for CodecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for CodecError {}
-
 /// serde values in the compact postcard format: the default between master and worker.
 ///
 /// It writes neither names nor kinds of what there is, so it has no place for types that need them:
@@ -191,32 +163,13 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     }
 
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
-        let mut decoder = Decoder::new(payload);
-        let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
-        match decoder.rest() {
-            [] => Ok(value),
-            rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
-        }
+        decode(payload)
     }
 
     fn shape(&self) -> Result<Shape, CodecError> {
         Shape::of::<T>()
     }
 }
-
-/// How many elements of a message's sequences may take no bytes, those of a `Vec<()>` say: nothing
-/// else bounds the work that they are.
-const EMPTY: usize = 1024;
-
-/// What a type is missing that was not made for this format.
-pub(super) const NO_KINDS: &str = "postcard does not carry this type, as with serde's `tag`, `untagged` and \
-                        `flatten`; take another codec, or another type";
-
-const LEFT_OUT: &str = "postcard carries all fields of a value or none, hence no type with serde's \
-                        `skip_serializing_if`; take another codec, or another type";
-
-const UNSIZED: &str = "postcard does not carry what does not say first how long it is, as with \
-                       serde's `flatten`; take another codec, or another type";
 
 /// UTF-8 text, by `Display` and `FromStr`: what the OCaml programs and scripts speak.
 ///

@@ -16,10 +16,10 @@ pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
 const FIRST_CAPACITY: usize = 8 * 1024;
 
 /// A buffer that has grown past this gives its memory back when it was too large for long.
-pub(super) const KEPT_CAPACITY: usize = 256 * 1024;
+pub(crate) const KEPT_CAPACITY: usize = 256 * 1024;
 
 /// A buffer that has grown past this gives its memory back as soon as it is empty.
-pub(super) const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
+pub(crate) const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
 
 /// How many small frames in a row make a large buffer "too large for long".
 const SMALL_FRAMES_BEFORE_SHRINKING: u32 = 64;

@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::Descriptor;
+use super::descriptor::Descriptor;
 use super::frame::{FrameTooLong, HEADER, KEPT_CAPACITY, LARGE_CAPACITY};
-use super::link::frozen::duplicates;
 
 /// Encoded frames on their way to the socket.
 #[derive(Debug)]
@@ -151,7 +150,10 @@ impl Outbox {
     #[allow(clippy::type_complexity)]
     pub(crate) fn copy(&self) -> io::Result<(Vec<u8>, Vec<(Range<usize>, Vec<Descriptor>)>)> {
         let copy = |Attached { frame, descriptors }: &Attached| {
-            Ok((frame.start - self.sent..frame.end - self.sent, duplicates(descriptors)?))
+            Ok((
+                frame.start - self.sent..frame.end - self.sent,
+                Descriptor::duplicates(descriptors)?,
+            ))
         };
         Ok((self.unsent().to_vec(), self.attached.iter().map(copy).collect::<io::Result<_>>()?))
     }
@@ -180,7 +182,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DEFAULT_FRAME_LIMIT;
+    use super::super::frame::DEFAULT_FRAME_LIMIT;
     use super::*;
 
     fn push(outbox: &mut Outbox, payload: &[u8]) -> Result<(), FrameTooLong> {

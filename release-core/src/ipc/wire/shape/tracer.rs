@@ -1,32 +1,17 @@
-//! Tracing: a type is read from nothing, again and again, until every variant has been seen.
-//!
-//! Each run is one value of the type. What was given to it is kept as postcard would have it, and
-//! compared with what the value writes: a type that writes other things than it reads is found here.
+//! The state of tracing: the types that are known, and the value that is made next.
 
-use std::any::type_name;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use super::reader::Reader;
 use super::{Body, Field, Kind, Named, Shape, Variant};
-use crate::ipc::codec::{Depth, NO_KINDS};
-use crate::ipc::{CodecError, fd_slots};
-
-mod variants;
-mod written;
-
-use written::writes_what_it_reads;
+use crate::ipc::wire::format::{CodecError, Depth, NO_KINDS};
 
 /// How many parts are read at most in all runs: a type that is nested without end must not keep a
 /// process from starting.
 const PARTS: usize = 200_000;
-
-/// How many values are made at most.
-const RUNS: usize = 10_000;
 
 /// How often a type may be inside of itself before its values are made as small as they can be.
 const INSIDE_ITSELF: usize = 4;
@@ -67,7 +52,7 @@ impl serde::de::Error for Stop {
 
 /// Which values are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
+pub(super) enum Plan {
     /// With all that may be there: this is what the shape is taken from.
     Full,
     /// Without all that may be missing.
@@ -140,29 +125,8 @@ struct Run {
     detours: Vec<(usize, usize)>,
 }
 
-/// The shape of a type.
-pub(super) fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
-    let mut tracer = Tracer::new();
-    let mut root = Kind::Unknown;
-    for plan in [Plan::Full, Plan::Hollow, Plan::Zero] {
-        tracer.plan = plan;
-        tracer.explored.clear();
-        for _ in 0..RUNS {
-            let mut kind = Kind::Unknown;
-            let outcome = tracer.value::<T>(&mut kind);
-            tracer.merge(&mut root, kind);
-            if !tracer.goes_on(outcome, type_name::<T>())? {
-                break;
-            }
-        }
-    }
-    root.in_short();
-    tracer.fields().for_each(|field| field.kind.in_short());
-    Ok(Shape { root, types: tracer.types, gap: tracer.gap })
-}
-
 impl Tracer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             types: Vec::new(),
             known: HashMap::new(),
@@ -177,21 +141,34 @@ impl Tracer {
         }
     }
 
-    /// Makes one value, and has it write itself.
-    fn value<T: Serialize + DeserializeOwned>(&mut self, kind: &mut Kind) -> Result<(), Stop> {
+    /// Begins again, with values of another kind.
+    pub(super) fn begin(&mut self, plan: Plan) {
+        self.plan = plan;
+        self.explored.clear();
+    }
+
+    pub(super) fn begin_value(&mut self) {
         self.run = Run::default();
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            let value = fd_slots::tracing(|| T::deserialize(Reader::new(self, kind)))?;
-            writes_what_it_reads(&value, &self.run.given)
-        }));
-        made.unwrap_or_else(|panic| {
-            let why = crate::guard::panic_message(panic.as_ref());
-            Err(Stop::Invalid(format!("a panic: {why}")))
-        })
+    }
+
+    /// The bytes that the value was made of.
+    pub(super) fn given(&self) -> &[u8] {
+        &self.run.given
+    }
+
+    /// The shape of a type that is of this kind.
+    pub(super) fn finish(mut self, mut root: Kind) -> Shape {
+        root.in_short();
+        self.fields().for_each(|field| field.kind.in_short());
+        Shape { root, types: self.types, gap: self.gap }
     }
 
     /// Whether another value is worth making.
-    fn goes_on(&mut self, outcome: Result<(), Stop>, name: &str) -> Result<bool, CodecError> {
+    pub(super) fn goes_on(
+        &mut self,
+        outcome: Result<(), Stop>,
+        name: &str,
+    ) -> Result<bool, CodecError> {
         let refused = |stop: Stop| CodecError::new(format_args!("`{name}`: {stop}"));
         match outcome {
             Ok(()) | Err(Stop::Never) => {}
@@ -382,7 +359,7 @@ impl Tracer {
     }
 
     /// Adds what one run has found to what is known.
-    fn merge(&mut self, known: &mut Kind, found: Kind) {
+    pub(super) fn merge(&mut self, known: &mut Kind, found: Kind) {
         match (known, found) {
             (_, Kind::Unknown) => {}
             (known @ Kind::Unknown, found) => *known = found,
@@ -416,8 +393,111 @@ impl Tracer {
             *fields = Some(fields_of(names));
         }
     }
+
+    /// Which variant of an enum is made next.
+    pub(super) fn choose(&mut self, index: usize, count: usize) -> Result<usize, Stop> {
+        if count == 0 {
+            return Err(Stop::Never);
+        }
+        let explored = self.explored.entry(index).or_insert_with(|| Exploration {
+            progress: vec![Progress::New; count],
+            exhausted: HashSet::new(),
+        });
+        let first = |wanted| explored.progress.iter().position(|one| *one == wanted);
+        let (new, begun) = (first(Progress::New), first(Progress::Begun));
+        let has_value = explored.progress.contains(&Progress::Done);
+        let may_explore = !self.is_inside_itself(INSIDE_ITSELF);
+        if let Some(variant) = new.filter(|_| may_explore || !has_value) {
+            if let Some(explored) = self.explored.get_mut(&index) {
+                explored.progress[variant] = Progress::Begun;
+            }
+            self.run.has_news = true;
+            return Ok(variant);
+        }
+        if may_explore && let Some(variant) = (0..count).find(|one| self.leads_on(index, *one)) {
+            self.run.detours.push((index, variant));
+            return Ok(variant);
+        }
+        let smallest = (0..count).filter(|one| self.is_done(index, *one)).min_by_key(|variant| {
+            let mut seen = HashSet::new();
+            (self.contains_itself(index, *variant, &mut seen), *variant)
+        });
+        smallest.or(begun).ok_or_else(|| {
+            self.run.last = None;
+            Stop::Invalid("it takes none of the samples".to_owned())
+        })
+    }
+
+    fn is_done(&self, index: usize, variant: usize) -> bool {
+        self.explored.get(&index).is_some_and(|one| one.progress[variant] == Progress::Done)
+    }
+
+    /// The types of a variant's fields, or of a struct's.
+    fn contents(&self, index: usize, variant: Option<usize>) -> Vec<usize> {
+        let mut found = Vec::new();
+        let mut look = |fields: &[Field]| {
+            fields.iter().for_each(|field| named_in(&field.kind, &mut found));
+        };
+        match (&self.types[index].body, variant) {
+            (Body::Struct(fields), _) => look(fields),
+            (Body::Enum(all), Some(one)) => look(all[one].fields.as_deref().unwrap_or_default()),
+            (Body::Enum(all), None) => {
+                all.iter().for_each(|one| look(one.fields.as_deref().unwrap_or_default()));
+            }
+        }
+        found
+    }
+
+    /// All types inside of a variant.
+    fn all_contents(&self, index: usize, variant: usize, seen: &mut HashSet<usize>) {
+        let mut ahead = self.contents(index, Some(variant));
+        while let Some(next) = ahead.pop() {
+            if seen.insert(next) {
+                ahead.extend(self.contents(next, None));
+            }
+        }
+    }
+
+    fn contains_itself(&self, index: usize, variant: usize, seen: &mut HashSet<usize>) -> bool {
+        self.all_contents(index, variant, seen);
+        seen.contains(&index)
+    }
+
+    /// Whether a variant has an enum in it of which not all has been seen.
+    fn leads_on(&self, index: usize, variant: usize) -> bool {
+        let is_over = |one: &Exploration| {
+            one.exhausted.contains(&variant) || one.progress[variant] == Progress::Failed
+        };
+        if self.explored.get(&index).is_none_or(is_over) {
+            return false;
+        }
+        let mut seen = HashSet::new();
+        self.all_contents(index, variant, &mut seen);
+        seen.iter().any(|one| match &self.types[*one].body {
+            Body::Struct(_) => false,
+            Body::Enum(variants) => self
+                .explored
+                .get(one)
+                .map_or(!variants.is_empty(), |one| one.progress.contains(&Progress::New)),
+        })
+    }
 }
 
 pub(super) fn fields_of(names: Vec<Cow<'static, str>>) -> Vec<Field> {
     names.into_iter().map(|name| Field { name, kind: Kind::Unknown }).collect()
+}
+
+fn named_in(kind: &Kind, found: &mut Vec<usize>) {
+    match kind {
+        Kind::Unknown | Kind::Plain(_) => {}
+        Kind::Option(inner) | Kind::Sequence(inner) | Kind::Array(_, inner) => {
+            named_in(inner, found);
+        }
+        Kind::Map(inner) => {
+            named_in(&inner.0, found);
+            named_in(&inner.1, found);
+        }
+        Kind::Tuple(parts) => parts.iter().for_each(|part| named_in(part, found)),
+        Kind::Named(index) => found.push(*index),
+    }
 }

@@ -7,14 +7,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
-use super::CodecError;
+use serde::{Deserialize, Serialize};
 
 mod difference;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod tracer;
 
 pub(crate) use difference::{Difference, Rule};
@@ -138,37 +137,6 @@ impl Kind {
 }
 
 impl Shape {
-    /// Traces a type as serde reads it.
-    ///
-    /// The type's `Deserialize` is called again and again with sample values, until all variants have
-    /// been seen, and each result is encoded again. A type that takes only special texts or numbers
-    /// may refuse all samples: the shape is then known up to there, and [`Shape::gap`] says so.
-    ///
-    /// # Errors
-    ///
-    /// When a format like postcard's does not carry the type: it writes what it does not read, as
-    /// with serde's `skip_serializing_if`, or has to be told what comes, as with serde's `tag`,
-    /// `untagged` and `flatten`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::ipc::Shape;
-    /// use serde::{Deserialize, Serialize};
-    ///
-    /// #[derive(Serialize, Deserialize)]
-    /// struct User {
-    ///     #[serde(skip_serializing_if = "Option::is_none")]
-    ///     email: Option<String>,
-    ///     admin: bool,
-    /// }
-    ///
-    /// assert!(Shape::of::<User>().is_err());
-    /// ```
-    pub fn of<T: Serialize + DeserializeOwned>() -> Result<Self, CodecError> {
-        tracer::trace::<T>()
-    }
-
     /// Returns a shape that equals every other one: nothing is compared.
     ///
     /// # Examples

@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use super::heartbeat::HeartbeatReply;
-
 /// The number of a request on its connection, given by the side that asks.
 pub(crate) type Number = u32;
+
+/// How the work of a process goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeartbeatReply {
+    /// How many units it has finished.
+    pub(crate) finished: u64,
+    /// The age of the oldest one that it has not.
+    pub(crate) oldest: Option<Duration>,
+}
 
 /// Makes the kinds of frames, their writer, their reader and the strategy of the property tests from
 /// one table. The compiler refuses a number that is there twice.

@@ -4,17 +4,26 @@
 //! elements that take no bytes has no other bound than the one here.
 
 use postcard::Error;
-use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 
-use super::fault::Fault;
-use super::{EMPTY, NO_KINDS};
+use super::{CodecError, EMPTY, Fault, NO_KINDS};
 
 /// How much of the stack a message's decoder may use. A type that contains itself is decoded by
 /// recursion, as deep as the peer likes; the stack of a thread ends, and the process with it.
 const STACK: usize = 256 * 1024;
 
+/// Decodes a whole payload.
+pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
+    let mut decoder = Decoder { rest: payload, depth: Depth::new(), empty: EMPTY };
+    let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
+    match decoder.rest {
+        [] => Ok(value),
+        rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
+    }
+}
+
 /// Reads values from a payload.
-pub(super) struct Decoder<'de> {
+struct Decoder<'de> {
     rest: &'de [u8],
     depth: Depth,
     /// How many more elements may take no bytes.
@@ -47,15 +56,6 @@ fn stack_address() -> usize {
 }
 
 impl<'de> Decoder<'de> {
-    pub(super) fn new(payload: &'de [u8]) -> Self {
-        Self { rest: payload, depth: Depth::new(), empty: EMPTY }
-    }
-
-    /// What was not read.
-    pub(super) fn rest(&self) -> &'de [u8] {
-        self.rest
-    }
-
     #[inline]
     fn byte(&mut self) -> Result<u8, Fault> {
         let (byte, rest) = self.rest.split_first().ok_or_else(too_short)?;

@@ -1,16 +1,13 @@
 //! Which requests are unanswered, and which answers wait for their asker.
 
-use crate::sys::untrusted::Untrusted;
 use std::collections::VecDeque;
 use std::mem;
 use std::task::Waker;
 
-use super::body::{Body, Size};
-use super::header::Number;
-use super::limits::UNTAKEN_DESCRIPTORS;
-
-/// How many requests of one side may be unanswered at a time.
-pub(crate) const MAX_IN_FLIGHT: usize = 1024;
+use crate::ipc::wire::body::{Body, Size};
+use crate::ipc::wire::header::Number;
+use crate::ipc::wire::limits::{MAX_IN_FLIGHT, UNTAKEN_DESCRIPTORS};
+use crate::sys::untrusted::Untrusted;
 
 /// The low bits of a request's number are its place in the table, the rest is how often the place
 /// was used before: a late answer finds the place empty or under another number.
