@@ -15,7 +15,7 @@ use super::link::{Link, Mode, WaitingCaller};
 use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
 use crate::ipc::wire::body::Draft;
-use crate::ipc::wire::header::Number;
+use crate::ipc::wire::header::RequestNumber;
 use crate::rt::{Rt, Task};
 
 /// The other process, to ask it requests of type `R`.
@@ -224,7 +224,7 @@ where
 /// A request that was sent and not answered; dropping it gives the answer up.
 struct PendingCall<'a> {
     link: &'a Link,
-    number: Option<Number>,
+    number: Option<RequestNumber>,
 }
 
 impl Drop for PendingCall<'_> {

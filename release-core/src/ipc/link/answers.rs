@@ -5,7 +5,7 @@ use std::mem;
 use std::task::Waker;
 
 use crate::ipc::wire::body::{Body, Size};
-use crate::ipc::wire::header::Number;
+use crate::ipc::wire::header::RequestNumber;
 use crate::ipc::wire::limits::{MAX_IN_FLIGHT, UNTAKEN_DESCRIPTORS};
 use crate::sys::untrusted::Untrusted;
 
@@ -29,13 +29,13 @@ impl<'a> Answer<'a> {
 
 /// An answer that waits for its asker.
 #[derive(Debug)]
-struct Kept {
+struct StoredAnswer {
     bytes: Vec<u8>,
     descriptors: Vec<Untrusted>,
     refused: bool,
 }
 
-impl Kept {
+impl StoredAnswer {
     /// With all descriptors of the answer, or, when there is no room for them, with none.
     fn new(answer: Answer<'_>, room: usize) -> Self {
         let (body, refused) = match answer {
@@ -63,12 +63,12 @@ pub(crate) enum Delivery {
 #[derive(Debug, Default)]
 struct Slot {
     /// The number of the request that has this place, or had it last.
-    number: Number,
+    number: RequestNumber,
     is_awaited: bool,
     /// What the request has.
     size: Size,
     waker: Option<Waker>,
-    answer: Option<Kept>,
+    answer: Option<StoredAnswer>,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ pub(crate) struct Answers {
     slots: Vec<Slot>,
     free: Vec<usize>,
     /// For answers without numbers: the requests in their order, those given up included.
-    in_turn: VecDeque<Number>,
+    in_turn: VecDeque<RequestNumber>,
     /// What all unanswered requests have together.
     size: Size,
     /// How many descriptors have come with answers that nobody has looked at yet.
@@ -116,10 +116,10 @@ impl Answers {
     }
 
     /// A number for one more request; the table is not full.
-    pub(crate) fn expect(&mut self, in_turn: bool) -> Number {
+    pub(crate) fn expect(&mut self, in_turn: bool) -> RequestNumber {
         let place = self.free.pop().unwrap_or_else(|| {
             let place = self.slots.len();
-            let number = Number::try_from(place).unwrap_or_default();
+            let number = RequestNumber::try_from(place).unwrap_or_default();
             self.slots.push(Slot { number, ..Slot::default() });
             place
         });
@@ -132,13 +132,13 @@ impl Answers {
         slot.number
     }
 
-    fn slot(&mut self, number: Number) -> Option<&mut Slot> {
+    fn slot(&mut self, number: RequestNumber) -> Option<&mut Slot> {
         let place = number & ((1 << PLACE_BITS) - 1);
         let slot = self.slots.get_mut(usize::try_from(place).ok()?)?;
         (slot.is_awaited && slot.number == number).then_some(slot)
     }
 
-    pub(crate) fn wait(&mut self, number: Number, waker: &Waker) {
+    pub(crate) fn wait(&mut self, number: RequestNumber, waker: &Waker) {
         if let Some(slot) = self.slot(number) {
             match &mut slot.waker {
                 Some(known) => known.clone_from(waker),
@@ -147,19 +147,19 @@ impl Answers {
         }
     }
 
-    pub(crate) fn is_unanswered(&mut self, number: Number) -> bool {
+    pub(crate) fn is_unanswered(&mut self, number: RequestNumber) -> bool {
         self.slot(number).is_some_and(|slot| slot.answer.is_none())
     }
 
-    pub(crate) fn delivered(&mut self, number: Number) -> Option<Answer<'_>> {
+    pub(crate) fn delivered(&mut self, number: RequestNumber) -> Option<Answer<'_>> {
         let descriptors = mem::take(&mut self.slot(number)?.answer.as_mut()?.descriptors);
         self.untaken -= descriptors.len();
-        let Kept { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
+        let StoredAnswer { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
         Some(Answer::new(Body { bytes, descriptors }, *refused))
     }
 
     /// The request has been queued and has this size.
-    pub(crate) fn set_size(&mut self, number: Number, size: Size) {
+    pub(crate) fn set_size(&mut self, number: RequestNumber, size: Size) {
         self.size.bytes += size.bytes;
         self.size.descriptors += size.descriptors;
         if let Some(slot) = self.slot(number) {
@@ -168,7 +168,7 @@ impl Answers {
     }
 
     /// The request could not be queued after all.
-    pub(crate) fn take_back(&mut self, number: Number) {
+    pub(crate) fn take_back(&mut self, number: RequestNumber) {
         self.forget(number);
         if self.in_turn.back() == Some(&number) {
             self.in_turn.pop_back();
@@ -176,7 +176,7 @@ impl Answers {
     }
 
     /// Whose answer the next frame is, when answers come in the order of the requests.
-    pub(crate) fn first_in_turn(&self) -> Option<Number> {
+    pub(crate) fn first_in_turn(&self) -> Option<RequestNumber> {
         self.in_turn.front().copied()
     }
 
@@ -186,13 +186,13 @@ impl Answers {
     }
 
     /// Keeps the answer for its asker; one that nobody awaits is dropped.
-    pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Delivery {
+    pub(crate) fn deliver(&mut self, number: RequestNumber, answer: Answer<'_>) -> Delivery {
         let untaken = self.untaken;
         let Some(slot) = self.slot(number).filter(|slot| slot.answer.is_none()) else {
             return Delivery::Unawaited;
         };
         let waker = slot.waker.take();
-        let kept = Kept::new(answer, UNTAKEN_DESCRIPTORS - untaken);
+        let kept = StoredAnswer::new(answer, UNTAKEN_DESCRIPTORS - untaken);
         let descriptors = kept.descriptors.len();
         slot.answer = Some(kept);
         self.untaken += descriptors;
@@ -200,7 +200,7 @@ impl Answers {
     }
 
     /// The asker has its answer, or wants it no more.
-    pub(crate) fn forget(&mut self, number: Number) {
+    pub(crate) fn forget(&mut self, number: RequestNumber) {
         if let Some(slot) = self.slot(number) {
             (slot.is_awaited, slot.waker) = (false, None);
             let (size, kept) = (mem::take(&mut slot.size), slot.answer.take());
@@ -213,20 +213,21 @@ impl Answers {
     }
 
     /// Requests that somebody waits for and that have no answer yet.
-    pub(crate) fn unanswered(&self) -> impl Iterator<Item = Number> {
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = RequestNumber> {
         let waits = |slot: &&Slot| slot.is_awaited && slot.answer.is_none();
         self.slots.iter().filter(waits).map(|slot| slot.number)
     }
 
     /// The number that each place had last.
-    pub(crate) fn numbers(&self) -> Vec<Number> {
+    pub(crate) fn numbers(&self) -> Vec<RequestNumber> {
         self.slots.iter().map(|slot| slot.number).collect()
     }
 
     /// A table whose numbers come after these; `None` when they cannot be.
-    pub(crate) fn after(numbers: Vec<Number>) -> Option<Self> {
-        let place_of = |number: Number| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();
-        let in_place = |(place, number): (usize, &Number)| place_of(*number) == Some(place);
+    pub(crate) fn after(numbers: Vec<RequestNumber>) -> Option<Self> {
+        let place_of =
+            |number: RequestNumber| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();
+        let in_place = |(place, number): (usize, &RequestNumber)| place_of(*number) == Some(place);
         if !numbers.iter().enumerate().all(in_place) {
             return None;
         }

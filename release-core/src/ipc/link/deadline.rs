@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::Link;
-use super::state::State;
+use super::state::LinkState;
 use crate::ipc::Ended;
 use crate::rt::{BoxFuture, Rt};
 
@@ -69,15 +69,15 @@ impl Link {
     pub(crate) fn deadline_passed(&self) {
         let now = self.rt.now();
         // It may have been met meanwhile.
-        self.with(|state, wakes| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
-            Some((_, Some(why))) => self.end_locked(state, why, wakes),
+        self.with(|state| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
+            Some((_, Some(why))) => self.end_locked(state, why),
             Some((_, None)) => state.crowded_until = None,
             None => {}
         });
     }
 
     /// The next deadline, and what a peer is called that passes it.
-    fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
+    fn due(&self, state: &LinkState) -> Option<(Instant, Option<Ended>)> {
         if state.is_frozen() {
             return None;
         }

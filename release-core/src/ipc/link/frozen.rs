@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::answers::Answers;
 use super::expectations::Expectations;
 use super::readable::Readable;
-use super::state::{Mode, State};
+use super::state::{LinkState, Mode};
 use super::{Link, refuse_unagreed, socket};
 use crate::ipc::limits::Limits;
-use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::wire::outbox::Outbox;
 use crate::ipc::{Descriptor, FrameTooLong};
 use crate::rt::Rt;
@@ -36,7 +36,7 @@ pub(crate) struct Frozen {
     output: Vec<u8>,
     attached: Vec<(Range<usize>, Vec<Descriptor>)>,
     /// The last numbers of this side's requests.
-    numbers: Vec<Number>,
+    numbers: Vec<RequestNumber>,
     /// For how long the peer has been due to finish a frame, and to read.
     partial: Option<Duration>,
     unsent: Option<Duration>,
@@ -56,8 +56,8 @@ impl Frozen {
         self.state(Instant::now()).map(drop)
     }
 
-    fn state(self, now: Instant) -> Result<(State, Descriptor), Error> {
-        let mut state = State::new(self.limits);
+    fn state(self, now: Instant) -> Result<(LinkState, Descriptor), Error> {
+        let mut state = LinkState::new(self.limits);
         state.inbox.put_back(&self.input);
         let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
         state.partial_since = self.partial.map(since);
@@ -85,9 +85,9 @@ impl Link {
     /// Begins nothing that the peer asks from now on; what was begun is finished. Answers of the
     /// peer still arrive, because a handler may wait for one.
     pub(crate) fn pause(&self) {
-        self.with(|state, wakes| {
+        self.with(|state| {
             state.pause.get_or_insert_default();
-            state.wake_background(wakes);
+            state.wake_background();
         });
     }
 
@@ -117,14 +117,14 @@ impl Link {
 
     /// Goes on, as if there had been no pause; also after [`Link::freeze`].
     pub(crate) fn resume(&self) {
-        self.with(|state, wakes| {
+        self.with(|state| {
             state.put_back();
             let was_frozen = state.is_frozen();
             if state.pause.take().is_some() && was_frozen && state.ended.is_some() {
                 socket::close(self.io.as_fd());
             }
-            state.wake_background(wakes);
-            self.wake_for_room(state, wakes);
+            state.wake_background();
+            self.wake_for_room(state);
         });
     }
 
@@ -145,7 +145,7 @@ impl Link {
             let message = format!("requests that are still being answered: {unfinished}");
             return Err(Error::new(ErrorKind::Change, message));
         }
-        self.with(|state, _| {
+        self.with(|state| {
             if state.ended.is_some() {
                 return Ok(None);
             }
@@ -164,13 +164,13 @@ impl Link {
     ///
     /// When there are no descriptors left.
     pub(crate) fn sample(&self) -> Result<Option<Frozen>, Error> {
-        self.with(|state, _| match state.ended {
+        self.with(|state| match state.ended {
             Some(_) => Ok(None),
             None => self.copy(state, None).map(Some),
         })
     }
 
-    fn copy(&self, state: &mut State, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
+    fn copy(&self, state: &mut LinkState, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
         let refused = |error| Error::system("cannot duplicate what a connection has", error);
         let mut input = match unanswered {
             Some(request) => frames(|outbox| {

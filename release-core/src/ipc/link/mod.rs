@@ -7,13 +7,13 @@
 //! stream; a future that is dropped leaves no trace in it.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::caller::WaitingCaller;
 use self::readable::Readable;
-use self::room::Wakes;
-use self::state::State;
+use self::state::LinkState;
 pub(crate) use self::state::{Incoming, Mode};
 use crate::ipc::limits::Limits;
 use crate::ipc::wire::body::Draft;
@@ -46,7 +46,7 @@ pub(crate) struct Link {
     limits: Limits,
     rt: Rt,
     readable: Readable,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
 }
 
 /// Has the kernel refuse descriptors where none may come.
@@ -78,7 +78,7 @@ impl Link {
             limits,
             rt: rt.clone(),
             readable: Readable::default(),
-            state: Mutex::new(State::new(limits)),
+            state: Mutex::new(LinkState::new(limits)),
         })
     }
 
@@ -90,22 +90,24 @@ impl Link {
         self.limits
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         // A decoder that panicked has changed nothing: frames are consumed after it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something under the lock, and wakes whom it concerns afterwards.
-    fn with<T>(&self, change: impl FnOnce(&mut State, &mut Wakes) -> T) -> T {
-        let mut wakes = Wakes::default();
-        let done = change(&mut self.lock(), &mut wakes);
+    fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
+        let mut state = self.lock();
+        let done = change(&mut state);
+        let wakes = mem::take(&mut state.wakes);
+        drop(state);
         wakes.wake();
         done
     }
 
     /// Ends the connection for both sides, at once.
     pub(crate) fn end(&self, why: Ended) {
-        self.with(|state, wakes| self.end_locked(state, why, wakes));
+        self.with(|state| self.end_locked(state, why));
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
@@ -142,7 +144,7 @@ impl Link {
     /// Appends a frame, and says how many descriptors it has.
     fn push<E: From<FrameTooLong>>(
         &self,
-        state: &mut State,
+        state: &mut LinkState,
         header: Option<Header>,
         encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
@@ -196,13 +198,13 @@ impl Link {
         self.is_full(&self.lock())
     }
 
-    fn is_full(&self, state: &State) -> bool {
+    fn is_full(&self, state: &LinkState) -> bool {
         state.outbox.unsent().len() > self.limits.unsent || state.is_frozen()
     }
 
-    fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
-        state.end(why, wakes);
-        wakes.callers.extend(self.readable.take());
+    fn end_locked(&self, state: &mut LinkState, why: Ended) {
+        state.end(why);
+        state.wakes.callers.extend(self.readable.take());
         // A frozen one has a copy of its state, which lives on.
         if !state.is_frozen() {
             socket::close(self.io.as_fd());
@@ -210,12 +212,12 @@ impl Link {
     }
 
     /// Wakes as many callers as there is room for.
-    fn wake_for_room(&self, state: &mut State, wakes: &mut Wakes) {
+    fn wake_for_room(&self, state: &mut LinkState) {
         if state.room.is_empty() || self.is_full(state) {
             return;
         }
         let room = state.answers.room(self.limits.unsent);
         let descriptors = self.limits.descriptors.saturating_sub(state.answers.descriptors());
-        state.room.wake(room, descriptors, wakes);
+        state.room.wake(room, descriptors, &mut state.wakes);
     }
 }

@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::room::Wakes;
 use crate::ipc::limits::Limits;
 use crate::ipc::limits::MAX_IN_FLIGHT;
-use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::sys::untrusted::Untrusted;
 
 /// What a paused link has beside its other state.
@@ -44,7 +44,7 @@ impl Aside {
 
     /// Takes the request out that the peer gives up: for it, the request and its descriptors are
     /// no longer on their way, and others may follow.
-    pub(super) fn give_up(&mut self, given_up: Number) -> bool {
+    pub(super) fn give_up(&mut self, given_up: RequestNumber) -> bool {
         let is_it = |held: &HeldFrame| matches!(held.header, Header::Request { number, .. } if number == given_up);
         let Some(index) = self.frames.iter().position(is_it) else {
             return false;

@@ -11,13 +11,13 @@ use futures_util::task::AtomicWaker;
 
 #[derive(Debug)]
 pub(super) struct Readable {
-    shared: Arc<Shared>,
+    shared: Arc<ReadWaker>,
     /// What the runtime is given.
     waker: Waker,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ReadWaker {
     reader: AtomicWaker,
     /// The runtime has said "not yet" and not woken since: it would say the same again.
     is_awaited: AtomicBool,
@@ -25,12 +25,12 @@ struct Shared {
 
 impl Default for Readable {
     fn default() -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ReadWaker::default());
         Self { waker: Waker::from(Arc::clone(&shared)), shared }
     }
 }
 
-impl Wake for Shared {
+impl Wake for ReadWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

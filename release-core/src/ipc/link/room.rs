@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 
 /// Wakers to be woken when the lock is gone.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Wakes {
     pub(super) background: Option<Waker>,
     pub(super) callers: Vec<Waker>,
@@ -23,7 +23,7 @@ impl Wakes {
 
 /// Callers that wait for room in the outbox or among the requests in flight.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct RoomQueue {
     waiting: BTreeMap<u64, Waiter>,
     next: u64,
 }
@@ -36,7 +36,7 @@ struct Waiter {
     descriptors: usize,
 }
 
-impl Room {
+impl RoomQueue {
     /// Keeps the caller's place until there is room for it.
     pub(super) fn wait(&mut self, number: &mut Option<u64>, waker: &Waker, descriptors: usize) {
         let number = *number.get_or_insert_with(|| {

@@ -6,16 +6,15 @@ use std::thread;
 use std::time::Instant;
 
 use super::Link;
-use super::room::Wakes;
 use super::socket::receive;
-use super::state::State;
+use super::state::LinkState;
 
 /// How many answers in a row may be found so: other tasks of the thread have their turn then.
 const IN_A_ROW: u32 = 32;
 
 impl Link {
     /// Reads as soon as there is something. False when nothing came within the time for it.
-    pub(super) fn spin(&self, state: &mut State, wakes: &mut Wakes) -> bool {
+    pub(super) fn spin(&self, state: &mut LinkState) -> bool {
         if self.limits.spin.is_zero() || state.spun >= IN_A_ROW {
             state.spun = 0;
             return false;
@@ -35,7 +34,7 @@ impl Link {
                 }
                 received => {
                     state.spun += 1;
-                    self.on_received(state, received.map(|(received, _)| received), wakes);
+                    self.on_received(state, received.map(|(received, _)| received));
                     return true;
                 }
             }

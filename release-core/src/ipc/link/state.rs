@@ -11,12 +11,12 @@ use super::answers::{Answer, Answers, Delivery};
 use super::arrivals::Arrivals;
 use super::expectations::Expectations;
 use super::pause::{Aside, HeldFrame, Pause};
-use super::room::{Room, Wakes};
+use super::room::{RoomQueue, Wakes};
 use crate::ipc::Ended;
 use crate::ipc::limits::Limits;
 use crate::ipc::wire::body::Body;
 use crate::ipc::wire::frame::Inbox;
-use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::wire::outbox::Outbox;
 
 /// What the frames of a connection mean.
@@ -39,21 +39,21 @@ pub(crate) struct Incoming<'a> {
 
 /// Who reads the socket and gets its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum SocketReader {
     Background,
-    Caller(Number),
+    Caller(RequestNumber),
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct LinkState {
     pub(super) inbox: Inbox,
     pub(super) arrivals: Arrivals,
     pub(super) outbox: Outbox,
     pub(super) answers: Answers,
-    pub(super) reader: Reader,
+    pub(super) reader: SocketReader,
     /// The background task, while it sleeps.
     pub(super) background: Option<Waker>,
-    pub(super) room: Room,
+    pub(super) room: RoomQueue,
     pub(super) expectations: Expectations,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) ended: Option<Ended>,
     /// How many answers have been found in a row without the runtime.
     pub(super) spun: u32,
+    /// Wakers to be woken when the lock is gone.
+    pub(super) wakes: Wakes,
     /// Set while no request of the peer is begun.
     pub(super) pause: Option<Box<Pause>>,
 }
@@ -71,43 +73,47 @@ const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame says");
 
 /// What the first frame is, as far as routing needs to know.
-pub(super) enum Kind {
-    Answer { number: Number, body: Range<usize>, refused: bool },
+pub(super) enum FrameKind {
+    Answer { number: RequestNumber, body: Range<usize>, refused: bool },
     Incoming { header: Header, body: Range<usize> },
 }
 
-impl State {
+impl LinkState {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             inbox: Inbox::new(limits.frame),
             arrivals: Arrivals::default(),
             outbox: Outbox::new(limits.frame),
             answers: Answers::default(),
-            reader: Reader::Background,
+            reader: SocketReader::Background,
             background: None,
-            room: Room::default(),
+            room: RoomQueue::default(),
             expectations: Expectations::default(),
             partial_since: None,
             unsent_since: None,
             crowded_until: None,
             ended: None,
             spun: 0,
+            wakes: Wakes::default(),
             pause: None,
         }
     }
 
-    pub(super) fn next_frame(&self, mode: Mode) -> Result<Option<(Range<usize>, Kind)>, Ended> {
+    pub(super) fn next_frame(
+        &self,
+        mode: Mode,
+    ) -> Result<Option<(Range<usize>, FrameKind)>, Ended> {
         let Some(frame) = self.inbox.frame()? else {
             return Ok(None);
         };
         let kind = match mode {
             Mode::PlainServer => {
                 let header = Header::Request { number: 0, patience: None };
-                Kind::Incoming { header, body: frame.clone() }
+                FrameKind::Incoming { header, body: frame.clone() }
             }
             Mode::PlainClient => match self.answers.first_in_turn() {
-                Some(number) => Kind::Answer { number, body: frame.clone(), refused: false },
-                None => Kind::Incoming { header: Header::Notice, body: frame.clone() },
+                Some(number) => FrameKind::Answer { number, body: frame.clone(), refused: false },
+                None => FrameKind::Incoming { header: Header::Notice, body: frame.clone() },
             },
             Mode::Calls => {
                 let payload = self.inbox.payload(frame.clone());
@@ -117,9 +123,9 @@ impl State {
                 }
                 let body = frame.end - body.len()..frame.end;
                 match header {
-                    Header::Answer { number } => Kind::Answer { number, body, refused: false },
-                    Header::Refusal { number } => Kind::Answer { number, body, refused: true },
-                    header => Kind::Incoming { header, body },
+                    Header::Answer { number } => FrameKind::Answer { number, body, refused: false },
+                    Header::Refusal { number } => FrameKind::Answer { number, body, refused: true },
+                    header => FrameKind::Incoming { header, body },
                 }
             }
         };
@@ -135,16 +141,15 @@ impl State {
 
     pub(super) fn deliver(
         &mut self,
-        number: Number,
+        number: RequestNumber,
         body: Range<usize>,
         refused: bool,
         now: impl FnOnce() -> Instant,
-        wakes: &mut Wakes,
     ) -> Result<(), Ended> {
         let body = Body { bytes: self.inbox.payload(body), descriptors: self.arrivals.take() };
         let size = body.bytes.len();
         match self.answers.deliver(number, Answer::new(body, refused)) {
-            Delivery::Awaited(waker) => wakes.callers.extend(waker),
+            Delivery::Awaited(waker) => self.wakes.callers.extend(waker),
             Delivery::Unawaited => self.expectations.unawaited(size, now)?,
         }
         Ok(())
@@ -160,24 +165,24 @@ impl State {
     }
 
     /// Has the background task look again, once the lock is gone.
-    pub(super) fn wake_background(&mut self, wakes: &mut Wakes) {
+    pub(super) fn wake_background(&mut self) {
         if let Some(waker) = self.background.take() {
-            wakes.background = Some(waker);
+            self.wakes.background = Some(waker);
         }
     }
 
-    pub(super) fn end(&mut self, why: Ended, wakes: &mut Wakes) {
+    pub(super) fn end(&mut self, why: Ended) {
         self.ended.get_or_insert(why);
         self.arrivals.close();
         self.outbox.close_descriptors();
-        self.reader = Reader::Background;
+        self.reader = SocketReader::Background;
         (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
-        self.wake_background(wakes);
-        self.room.wake_all(wakes);
+        self.wake_background();
+        self.room.wake_all(&mut self.wakes);
         if let Some(pause) = &mut self.pause {
-            pause.ended(wakes);
+            pause.ended(&mut self.wakes);
         }
-        self.answers.wake_all(&mut wakes.callers);
+        self.answers.wake_all(&mut self.wakes.callers);
     }
 
     pub(super) fn is_frozen(&self) -> bool {
@@ -186,7 +191,7 @@ impl State {
 
     /// Whether the background task may read: it is its turn, and there is room for what comes.
     pub(super) fn may_background_read(&self, limits: Limits) -> bool {
-        self.reader == Reader::Background
+        self.reader == SocketReader::Background
             && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
     }
 
@@ -236,7 +241,7 @@ impl State {
     /// From now on nothing changes in what a copy holds, whatever the tasks of the link do.
     pub(super) fn freeze(&mut self) {
         self.put_back();
-        self.reader = Reader::Background;
+        self.reader = SocketReader::Background;
         self.pause.get_or_insert_default().is_frozen = true;
     }
 

@@ -18,7 +18,7 @@ use super::limits::FRAMES_PER_TURN;
 use super::link::deadline::{Timer, sleep};
 use super::link::{EndOnDrop, Incoming, Link};
 use super::wire::body::Size;
-use super::wire::header::{Header, Number};
+use super::wire::header::{Header, RequestNumber};
 use super::{Codec, Ended, Refused, Request, SendError};
 use crate::rt::BoxFuture;
 use crate::sys::process::redirect;
@@ -88,14 +88,14 @@ struct Serving<'a, R, C, F: Future> {
     link: &'a Link,
     codec: C,
     held: HeldRequests<R>,
-    running: FuturesUnordered<Abortable<Running<F>>>,
+    running: FuturesUnordered<Abortable<RunningHandler<F>>>,
     /// How to drop the handler of a request that its asker gave up, and the request's size.
-    aborts: HashMap<Number, (AbortHandle, Size)>,
+    aborts: HashMap<RequestNumber, (AbortHandle, Size)>,
     /// Requests and, apart from them, notices whose handlers have to wait.
     asked: Load,
     notices: Load,
     /// The place of a handler's future, kept for the next one.
-    spare: Option<HandlerPlace<F>>,
+    spare: Option<FutureSlot<F>>,
     was_choked: bool,
     timer: Timer,
 }
@@ -177,7 +177,7 @@ where
     }
 
     /// A request is no longer being answered.
-    fn settle(&mut self, number: Number) -> Option<AbortHandle> {
+    fn settle(&mut self, number: RequestNumber) -> Option<AbortHandle> {
         let (abort, size) = self.aborts.remove(&number)?;
         self.asked.remove(size);
         Some(abort)
@@ -227,12 +227,12 @@ where
         if number.is_none() && !self.notices.have_room(self.link, size) {
             return;
         }
-        let mut place = self.spare.take().unwrap_or_else(|| Box::pin(None));
-        place.set(Some(AssertUnwindSafe(future).catch_unwind()));
-        if let Poll::Ready(outcome) = poll_place(&mut place, cx) {
+        let mut slot = self.spare.take().unwrap_or_else(|| Box::pin(None));
+        slot.set(Some(AssertUnwindSafe(future).catch_unwind()));
+        if let Poll::Ready(outcome) = poll_slot(&mut slot, cx) {
             self.finish(number, outcome);
-            place.set(None);
-            self.spare = Some(place);
+            slot.set(None);
+            self.spare = Some(slot);
             return;
         }
         let rt = self.link.rt();
@@ -244,7 +244,8 @@ where
         } else {
             self.notices.add(size);
         }
-        self.running.push(Abortable::new(Running { number, size, place, timer }, registration));
+        self.running
+            .push(Abortable::new(RunningHandler { number, size, slot, timer }, registration));
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) {
@@ -267,7 +268,7 @@ where
         }
     }
 
-    fn finish(&self, number: Option<Number>, outcome: Outcome<F>) {
+    fn finish(&self, number: Option<RequestNumber>, outcome: HandlerOutcome<F>) {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(panic) => {
@@ -291,7 +292,7 @@ where
         }
     }
 
-    fn refuse(&self, number: Number, why: &str) {
+    fn refuse(&self, number: RequestNumber, why: &str) {
         // A connection that has ended needs no answer, and a reason is never too long.
         let _ =
             self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
@@ -316,30 +317,30 @@ const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed")
 #[derive(Clone, Copy)]
 struct RequestKey {
     /// None for a message that wants no answer.
-    number: Option<Number>,
+    number: Option<RequestNumber>,
     size: Size,
 }
 
 /// Where a handler's future is pinned; reused, so that requests that are answered at once do not
 /// allocate.
-type HandlerPlace<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
+type FutureSlot<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
 
-type Outcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
+type HandlerOutcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
 
 /// A handler that has to wait, until its asker's patience is over.
-struct Running<F> {
-    number: Option<Number>,
+struct RunningHandler<F> {
+    number: Option<RequestNumber>,
     size: Size,
-    place: HandlerPlace<F>,
+    slot: FutureSlot<F>,
     timer: Option<BoxFuture>,
 }
 
-impl<F: Future> Future for Running<F> {
-    type Output = (Option<Number>, Size, Option<Outcome<F>>);
+impl<F: Future> Future for RunningHandler<F> {
+    type Output = (Option<RequestNumber>, Size, Option<HandlerOutcome<F>>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let running = &mut *self;
-        if let Poll::Ready(outcome) = poll_place(&mut running.place, cx) {
+        if let Poll::Ready(outcome) = poll_slot(&mut running.slot, cx) {
             return Poll::Ready((running.number, running.size, Some(outcome)));
         }
         let Some(timer) = &mut running.timer else {
@@ -350,8 +351,8 @@ impl<F: Future> Future for Running<F> {
     }
 }
 
-fn poll_place<F: Future>(place: &mut HandlerPlace<F>, cx: &mut Context<'_>) -> Poll<Outcome<F>> {
-    match place.as_mut().as_pin_mut() {
+fn poll_slot<F: Future>(slot: &mut FutureSlot<F>, cx: &mut Context<'_>) -> Poll<HandlerOutcome<F>> {
+    match slot.as_mut().as_pin_mut() {
         Some(future) => future.poll(cx),
         None => Poll::Pending,
     }

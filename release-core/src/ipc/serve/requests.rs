@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::ipc::limits::MAX_IN_FLIGHT;
 use crate::ipc::link::{Incoming, Link};
 use crate::ipc::wire::body::{Body, Size};
-use crate::ipc::wire::header::{Header, Number};
+use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::{Codec, HeartbeatReply};
 use crate::sys::untrusted::Untrusted;
 
 /// A request of the peer, or why it is none.
 pub(super) struct PeerRequest<R> {
-    pub(super) number: Number,
+    pub(super) number: RequestNumber,
     pub(super) patience: Option<Duration>,
     pub(super) request: Result<R, String>,
     pub(super) size: Size,
@@ -53,7 +53,7 @@ impl<R> HeldRequests<R> {
         Some(asked)
     }
 
-    pub(super) fn remove(&mut self, number: Number) {
+    pub(super) fn remove(&mut self, number: RequestNumber) {
         if let Some(index) = self.requests.iter().position(|asked| asked.number == number)
             && let Some(asked) = self.requests.remove(index)
         {
@@ -108,7 +108,7 @@ pub(super) enum Decoded<R> {
     TooMuch,
     Notice(Result<R, String>, Size),
     Cancel {
-        number: Number,
+        number: RequestNumber,
     },
     Control(ControlFrame),
     Outputs(Vec<Untrusted>),

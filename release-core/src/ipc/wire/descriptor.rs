@@ -77,19 +77,19 @@ use crate::sys::untrusted::Untrusted;
 /// [`Workers::descriptors`]: crate::Workers::descriptors
 /// [`Worker::descriptors`]: crate::Worker::descriptors
 #[derive(Debug)]
-pub struct Descriptor(Origin);
+pub struct Descriptor(Source);
 
 #[derive(Debug)]
-enum Origin {
-    Ours(OwnedFd),
+enum Source {
+    Local(OwnedFd),
     /// It came with a message.
-    Theirs(Untrusted),
+    Received(Untrusted),
 }
 
 impl Descriptor {
     /// A file, a socket, or what else owns a descriptor.
     pub fn new(owner: impl Into<OwnedFd>) -> Self {
-        Self(Origin::Ours(owner.into()))
+        Self(Source::Local(owner.into()))
     }
 
     /// Duplicates descriptors, for the next process image.
@@ -101,21 +101,21 @@ impl Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Self {
-        Self(Origin::Ours(fd))
+        Self(Source::Local(fd))
     }
 }
 
 impl From<Untrusted> for Descriptor {
     fn from(fd: Untrusted) -> Self {
-        Self(Origin::Theirs(fd))
+        Self(Source::Received(fd))
     }
 }
 
 impl From<Descriptor> for OwnedFd {
     fn from(descriptor: Descriptor) -> Self {
         match descriptor.0 {
-            Origin::Ours(fd) => fd,
-            Origin::Theirs(fd) => fd.into(),
+            Source::Local(fd) => fd,
+            Source::Received(fd) => fd.into(),
         }
     }
 }
@@ -123,8 +123,8 @@ impl From<Descriptor> for OwnedFd {
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Origin::Ours(fd) => fd.as_fd(),
-            Origin::Theirs(fd) => fd.as_fd(),
+            Source::Local(fd) => fd.as_fd(),
+            Source::Received(fd) => fd.as_fd(),
         }
     }
 }

@@ -18,11 +18,11 @@ use super::format::CodecError;
 use crate::sys::fds;
 
 thread_local! {
-    static MESSAGE: RefCell<Message> = const { RefCell::new(Message::None) };
+    static MESSAGE: RefCell<CurrentMessage> = const { RefCell::new(CurrentMessage::None) };
 }
 
 /// What this thread does with a message.
-enum Message {
+enum CurrentMessage {
     None,
     /// Encodes it; so many descriptors are allowed.
     Out(Vec<OwnedFd>, usize),
@@ -36,15 +36,15 @@ enum Message {
 }
 
 /// Puts the message back that was worked on before, also when a codec panics.
-struct Restore(Message);
+struct Restore(CurrentMessage);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        replace(mem::replace(&mut self.0, Message::None));
+        replace(mem::replace(&mut self.0, CurrentMessage::None));
     }
 }
 
-fn replace(message: Message) -> Message {
+fn replace(message: CurrentMessage) -> CurrentMessage {
     MESSAGE.with_borrow_mut(|current| mem::replace(current, message))
 }
 
@@ -53,13 +53,13 @@ pub(super) fn encoding(
     room: usize,
     encode: impl FnOnce() -> Result<(), CodecError>,
 ) -> Result<Vec<OwnedFd>, CodecError> {
-    let outer = Restore(replace(Message::Out(Vec::new(), room)));
+    let outer = Restore(replace(CurrentMessage::Out(Vec::new(), room)));
     let encoded = encode();
-    let message = replace(Message::None);
+    let message = replace(CurrentMessage::None);
     drop(outer);
     match (message, encoded) {
-        (Message::Failed(why), _) => Err(CodecError::new(why)),
-        (Message::Out(descriptors, _), Ok(())) => Ok(descriptors),
+        (CurrentMessage::Failed(why), _) => Err(CodecError::new(why)),
+        (CurrentMessage::Out(descriptors, _), Ok(())) => Ok(descriptors),
         (_, encoded) => encoded.map(|()| Vec::new()),
     }
 }
@@ -83,18 +83,18 @@ pub(super) fn decoding_some<T>(
     decode: impl FnOnce() -> Result<T, CodecError>,
 ) -> Result<(T, usize), CodecError> {
     let places = descriptors.into_iter().map(|one| Some(one.into())).collect();
-    let outer = Restore(replace(Message::In(places, None)));
+    let outer = Restore(replace(CurrentMessage::In(places, None)));
     let decoded = decode();
-    let message = replace(Message::None);
+    let message = replace(CurrentMessage::None);
     drop(outer);
-    let Message::In(places, why) = message else { return Ok((decoded?, 0)) };
+    let CurrentMessage::In(places, why) = message else { return Ok((decoded?, 0)) };
     let left = places.into_iter().flatten().count();
     decoded.map(|value| (value, left)).map_err(|error| why.map_or(error, CodecError::new))
 }
 
 /// Runs a decoder that reads samples, not a message.
 pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
-    let _outer = Restore(replace(Message::Traced));
+    let _outer = Restore(replace(CurrentMessage::Traced));
     decode()
 }
 
@@ -103,8 +103,8 @@ fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
         let put = message.put(descriptor);
         put.inspect_err(|why| {
-            if matches!(message, Message::Out(..)) {
-                *message = Message::Failed(why.clone());
+            if matches!(message, CurrentMessage::Out(..)) {
+                *message = CurrentMessage::Failed(why.clone());
             }
         })
     })
@@ -115,7 +115,7 @@ fn take(place: u32) -> Result<Descriptor, String> {
     MESSAGE.with_borrow_mut(|message| message.take(place))
 }
 
-impl Message {
+impl CurrentMessage {
     fn put(&mut self, descriptor: BorrowedFd<'_>) -> Result<u32, String> {
         let (descriptors, room) = match self {
             Self::Out(descriptors, room) => (descriptors, *room),
@@ -168,16 +168,16 @@ impl Serialize for Descriptor {
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_newtype_struct(NAME, Place)
+        deserializer.deserialize_newtype_struct(NAME, SlotVisitor)
     }
 }
 
 /// What tells it from other numbers when a type is traced; formats write a newtype as what is in it.
 const NAME: &str = "Descriptor";
 
-struct Place;
+struct SlotVisitor;
 
-impl<'de> Visitor<'de> for Place {
+impl<'de> Visitor<'de> for SlotVisitor {
     type Value = Descriptor;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The number of a request on its connection, given by the side that asks.
-pub(crate) type Number = u32;
+pub(crate) type RequestNumber = u32;
 
 /// How the work of a process goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,15 +76,15 @@ kinds! {
     /// The worker serves from now on.
     2 = Ready, descriptors: 0,
     /// A question; `patience` is how long the caller waits for the answer, if not for ever.
-    3 = Request { number: Number, patience: Option<Duration> }, descriptors: 1..,
+    3 = Request { number: RequestNumber, patience: Option<Duration> }, descriptors: 1..,
     /// The answer to the request of that number.
-    4 = Answer { number: Number }, descriptors: 1..,
+    4 = Answer { number: RequestNumber }, descriptors: 1..,
     /// The request of that number was refused; the body is the reason in UTF-8.
-    5 = Refusal { number: Number }, descriptors: 0,
+    5 = Refusal { number: RequestNumber }, descriptors: 0,
     /// A message that wants no answer.
     6 = Notice, descriptors: 1..,
     /// The caller no longer waits for the answer to that request.
-    7 = Cancel { number: Number }, descriptors: 0,
+    7 = Cancel { number: RequestNumber }, descriptors: 0,
     /// How does the work go?
     8 = Heartbeat, descriptors: 0,
     /// The answer to that.
@@ -94,13 +94,13 @@ kinds! {
 }
 
 /// A field of a header. Integers are big-endian.
-trait Field: Sized {
+trait HeaderField: Sized {
     fn write(self, payload: &mut Vec<u8>);
     /// The field and what is behind it; `None` when it is cut short.
     fn read(bytes: &[u8]) -> Option<(Self, &[u8])>;
 }
 
-impl Field for Number {
+impl HeaderField for RequestNumber {
     fn write(self, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&self.to_be_bytes());
     }
@@ -112,7 +112,7 @@ impl Field for Number {
 }
 
 /// In milliseconds, 0 for none; never 0 for a time that there is, and at most 49 days.
-impl Field for Option<Duration> {
+impl HeaderField for Option<Duration> {
     fn write(self, payload: &mut Vec<u8>) {
         let most = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
         self.map_or(0, most).write(payload);
@@ -125,7 +125,7 @@ impl Field for Option<Duration> {
     }
 }
 
-impl Field for HeartbeatReply {
+impl HeaderField for HeartbeatReply {
     fn write(self, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&self.finished.to_be_bytes());
         self.oldest.write(payload);
@@ -133,7 +133,7 @@ impl Field for HeartbeatReply {
 
     fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (finished, rest) = bytes.split_first_chunk()?;
-        let (oldest, rest) = Field::read(rest)?;
+        let (oldest, rest) = HeaderField::read(rest)?;
         Some((Self { finished: u64::from_be_bytes(*finished), oldest }, rest))
     }
 }
@@ -174,7 +174,7 @@ mod tests {
         fn any() -> BoxedStrategy<Self>;
     }
 
-    impl Any for Number {
+    impl Any for RequestNumber {
         fn any() -> BoxedStrategy<Self> {
             any::<Self>().boxed()
         }

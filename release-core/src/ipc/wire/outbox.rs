@@ -20,12 +20,12 @@ pub(crate) struct Outbox {
     last_length: usize,
     limit: u32,
     /// The frames with descriptors, in their order.
-    attached: VecDeque<Attached>,
+    attached: VecDeque<Attachment>,
 }
 
 /// Descriptors that travel with the first byte of a frame.
 #[derive(Debug)]
-struct Attached {
+struct Attachment {
     /// Where the frame is in the buffer.
     frame: Range<usize>,
     descriptors: Vec<OwnedFd>,
@@ -79,7 +79,7 @@ impl Outbox {
     pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
             let frame = self.complete - self.last_length..self.complete;
-            self.attached.push_back(Attached { frame, descriptors });
+            self.attached.push_back(Attachment { frame, descriptors });
         }
     }
 
@@ -129,7 +129,7 @@ impl Outbox {
         // A peer that reads, but never all of it, must not make the buffer hold what it has read.
         if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
             self.buffer.drain(..self.sent);
-            for Attached { frame, .. } in &mut self.attached {
+            for Attachment { frame, .. } in &mut self.attached {
                 *frame = frame.start - self.sent..frame.end - self.sent;
             }
             (self.sent, self.complete) = (0, self.complete - self.sent);
@@ -149,7 +149,7 @@ impl Outbox {
     /// What is still to be sent, with duplicates of the descriptors and the places of their frames.
     #[allow(clippy::type_complexity)]
     pub(crate) fn copy(&self) -> io::Result<(Vec<u8>, Vec<(Range<usize>, Vec<Descriptor>)>)> {
-        let copy = |Attached { frame, descriptors }: &Attached| {
+        let copy = |Attachment { frame, descriptors }: &Attachment| {
             Ok((
                 frame.start - self.sent..frame.end - self.sent,
                 Descriptor::duplicates(descriptors)?,
@@ -170,7 +170,7 @@ impl Outbox {
             let fits = free <= frame.start && frame.start < frame.end && frame.end <= self.complete;
             free = frame.end;
             let descriptors = descriptors.into_iter().map(OwnedFd::from).collect();
-            self.attached.push_back(Attached { frame, descriptors });
+            self.attached.push_back(Attachment { frame, descriptors });
             fits
         })
     }

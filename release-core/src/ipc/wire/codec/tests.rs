@@ -29,7 +29,7 @@ fn a_type_that_it_cannot_carry_is_told_so() {
     #[derive(Serialize, serde::Deserialize)]
     #[serde(untagged)]
     enum Either {
-        Number(u32),
+        RequestNumber(u32),
     }
     #[derive(Serialize, serde::Deserialize)]
     struct Outer {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Body, Field, Kind, Shape, Variant};
+use super::{Field, Kind, Shape, TypeBody, Variant};
 
 /// What one process may have that the other has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ struct Comparison<'a> {
 }
 
 /// The names that a list had and has at a place, and how that came about.
-type Change = (usize, Option<String>, Option<String>, &'static str);
+type NameChange = (usize, Option<String>, Option<String>, &'static str);
 
 impl<'a> Comparison<'a> {
     fn kinds(
@@ -86,7 +86,8 @@ impl<'a> Comparison<'a> {
         if !self.seen.insert((old, new)) {
             return None;
         }
-        let kind = |body: &Body| if matches!(body, Body::Enum(_)) { "enum" } else { "struct" };
+        let kind =
+            |body: &TypeBody| if matches!(body, TypeBody::Enum(_)) { "enum" } else { "struct" };
         if was.name != is.name || kind(&was.body) != kind(&is.body) {
             return Some(Difference {
                 place: place(),
@@ -96,8 +97,8 @@ impl<'a> Comparison<'a> {
             });
         }
         match (&was.body, &is.body) {
-            (Body::Enum(old), Body::Enum(new)) => self.variants(&is.name, old, new),
-            (Body::Struct(old), Body::Struct(new)) => self.fields(&is.name, old, new),
+            (TypeBody::Enum(old), TypeBody::Enum(new)) => self.variants(&is.name, old, new),
+            (TypeBody::Struct(old), TypeBody::Struct(new)) => self.fields(&is.name, old, new),
             _ => None,
         }
     }
@@ -110,7 +111,8 @@ impl<'a> Comparison<'a> {
     ) -> Option<Difference> {
         let names = |all: &'a [Variant]| all.iter().map(|one| &one.name).collect::<Vec<_>>();
         let change = first_change(&names(old), &names(new));
-        let is_allowed = |(at, ..): &Change| self.rule == Rule::MoreAtTheEnd && *at == old.len();
+        let is_allowed =
+            |(at, ..): &NameChange| self.rule == Rule::MoreAtTheEnd && *at == old.len();
         if let Some(change) = change.filter(|change| !is_allowed(change)) {
             return Some(in_words(name, "variant", change));
         }
@@ -132,7 +134,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// Where two lists of names differ first.
-fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<Change> {
+fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<NameChange> {
     let at = (0..old.len().max(new.len())).find(|at| old.get(*at) != new.get(*at))?;
     let (was, is) = (old.get(at), new.get(at));
     let (is_gone, is_new) =
@@ -146,7 +148,7 @@ fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Optio
     Some((at, was.map(|name| format!("`{name}`")), is.map(|name| format!("`{name}`")), how))
 }
 
-fn in_words(name: &str, what: &str, (at, old, new, how): Change) -> Difference {
+fn in_words(name: &str, what: &str, (at, old, new, how): NameChange) -> Difference {
     let none = || "not there".to_owned();
     Difference {
         place: format!("{what} {at} of `{name}`"),

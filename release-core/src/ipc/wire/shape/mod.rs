@@ -45,7 +45,7 @@ pub(crate) use difference::{Difference, Rule};
 pub struct Shape {
     root: Kind,
     /// Structs and enums, which may contain each other.
-    types: Vec<Named>,
+    types: Vec<NamedType>,
     /// Why a part is not known.
     #[serde(skip)]
     gap: Option<String>,
@@ -70,13 +70,13 @@ enum Kind {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Named {
+struct NamedType {
     name: Cow<'static, str>,
-    body: Body,
+    body: TypeBody,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Body {
+enum TypeBody {
     Struct(Vec<Field>),
     Enum(Vec<Variant>),
 }
@@ -215,11 +215,11 @@ impl Shape {
         Ok(())
     }
 
-    fn write_type(&self, f: &mut fmt::Formatter<'_>, named: &Named) -> fmt::Result {
+    fn write_type(&self, f: &mut fmt::Formatter<'_>, named: &NamedType) -> fmt::Result {
         write!(f, "{} {{", named.name)?;
         match &named.body {
-            Body::Struct(fields) => self.write_fields(f, fields)?,
-            Body::Enum(variants) => {
+            TypeBody::Struct(fields) => self.write_fields(f, fields)?,
+            TypeBody::Enum(variants) => {
                 for (index, Variant { name, fields }) in variants.iter().enumerate() {
                     let comma = if index > 0 { "," } else { "" };
                     write!(f, "{comma} {name}")?;

@@ -293,12 +293,12 @@ fn what_the_format_has_no_place_for_is_refused() {
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
-        Number(u32),
+        RequestNumber(u32),
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "kind")]
     enum Tagged {
-        Number { number: u32 },
+        RequestNumber { number: u32 },
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "t", content = "c")]

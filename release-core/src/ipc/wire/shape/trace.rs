@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::reader::Reader;
-use super::tracer::{Plan, Stop, Tracer};
+use super::reader::SampleReader;
+use super::tracer::{SamplePlan, TraceError, Tracer};
 use super::{Kind, Shape};
 use crate::ipc::wire::fd_slots;
 use crate::ipc::wire::format::{CodecError, decode, encode};
@@ -54,13 +54,13 @@ impl Shape {
 fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
     let mut tracer = Tracer::new();
     let mut root = Kind::Unknown;
-    for plan in [Plan::Full, Plan::Hollow, Plan::Zero] {
+    for plan in [SamplePlan::Full, SamplePlan::Hollow, SamplePlan::Zero] {
         tracer.begin(plan);
         for _ in 0..RUNS {
             let mut kind = Kind::Unknown;
             let outcome = value::<T>(&mut tracer, &mut kind);
             tracer.merge(&mut root, kind);
-            if !tracer.goes_on(outcome, type_name::<T>())? {
+            if !tracer.wants_another_value(outcome, type_name::<T>())? {
                 break;
             }
         }
@@ -72,15 +72,15 @@ fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
 fn value<T: Serialize + DeserializeOwned>(
     tracer: &mut Tracer,
     kind: &mut Kind,
-) -> Result<(), Stop> {
+) -> Result<(), TraceError> {
     tracer.begin_value();
     let made = catch_unwind(AssertUnwindSafe(|| {
-        let value = fd_slots::tracing(|| T::deserialize(Reader::new(tracer, kind)))?;
+        let value = fd_slots::tracing(|| T::deserialize(SampleReader::new(tracer, kind)))?;
         writes_what_it_reads(&value, tracer.given())
     }));
     made.unwrap_or_else(|panic| {
         let why = crate::guard::panic_message(panic.as_ref());
-        Err(Stop::Invalid(format!("a panic: {why}")))
+        Err(TraceError::Invalid(format!("a panic: {why}")))
     })
 }
 
@@ -89,7 +89,7 @@ fn value<T: Serialize + DeserializeOwned>(
 fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     value: &T,
     given: &[u8],
-) -> Result<(), Stop> {
+) -> Result<(), TraceError> {
     let Some((bytes, files)) = write(value)? else { return Ok(()) };
     if bytes == given {
         return Ok(());
@@ -97,14 +97,14 @@ fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     let again = fd_slots::decoding(files, || decode::<T>(&bytes));
     match again.ok().map(|again| write(&again)).transpose()?.flatten() {
         Some((second, _)) if second == bytes => Ok(()),
-        _ => Err(Stop::Unwritten(UNEQUAL.to_owned())),
+        _ => Err(TraceError::Unwritten(UNEQUAL.to_owned())),
     }
 }
 
 type Written = (Vec<u8>, Vec<OwnedFd>);
 
 /// The encoding of a value; none if the value itself refuses.
-fn write<T: Serialize>(value: &T) -> Result<Option<Written>, Stop> {
+fn write<T: Serialize>(value: &T) -> Result<Option<Written>, TraceError> {
     let (mut bytes, mut fault) = (Vec::new(), None);
     let written = fd_slots::encoding(usize::MAX, || {
         encode(value, &mut bytes).map_err(|error| fault.insert(error).error().clone())
@@ -112,7 +112,7 @@ fn write<T: Serialize>(value: &T) -> Result<Option<Written>, Stop> {
     match (written, fault) {
         (Ok(files), _) => Ok(Some((bytes, files))),
         (Err(error), Some(fault)) if fault.is_of_the_format() => {
-            Err(Stop::Unwritten(error.to_string()))
+            Err(TraceError::Unwritten(error.to_string()))
         }
         (Err(_), _) => Ok(None),
     }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Body, Field, Kind, Named, Shape, Variant};
+use super::{Field, Kind, NamedType, Shape, TypeBody, Variant};
 use crate::ipc::wire::format::{CodecError, Depth, NO_KINDS};
 
 /// How many parts are read at most in all runs: a type that is nested without end must not keep a
@@ -18,7 +18,7 @@ const INSIDE_ITSELF: usize = 4;
 
 /// Why a run has not led to a value.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum TraceError {
     /// The type refuses a sample.
     Invalid(String),
     /// No format without names and kinds carries it.
@@ -31,7 +31,7 @@ pub(super) enum Stop {
     TooLarge,
 }
 
-impl fmt::Display for Stop {
+impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Invalid(why) | Self::Unwritten(why) => why,
@@ -42,9 +42,9 @@ impl fmt::Display for Stop {
     }
 }
 
-impl std::error::Error for Stop {}
+impl std::error::Error for TraceError {}
 
-impl serde::de::Error for Stop {
+impl serde::de::Error for TraceError {
     fn custom<T: fmt::Display>(why: T) -> Self {
         Self::Invalid(why.to_string())
     }
@@ -52,7 +52,7 @@ impl serde::de::Error for Stop {
 
 /// Which values are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Plan {
+pub(super) enum SamplePlan {
     /// With all that may be there: this is what the shape is taken from.
     Full,
     /// Without all that may be missing.
@@ -71,11 +71,11 @@ pub(super) struct Spot {
 }
 
 /// What makes a type: its visitor, its name, and the names of its fields or variants.
-type Key = (&'static str, &'static str, &'static [&'static str]);
+type TypeKey = (&'static str, &'static str, &'static [&'static str]);
 
 /// How far a variant has been looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+enum VariantProgress {
     New,
     Begun,
     /// A value of it has been made.
@@ -87,17 +87,17 @@ enum Progress {
 /// The variants of an enum, as far as they have been looked at.
 #[derive(Debug)]
 struct Exploration {
-    progress: Vec<Progress>,
+    progress: Vec<VariantProgress>,
     /// Those from which nothing new can be reached any more.
     exhausted: HashSet<usize>,
 }
 
 #[derive(Debug)]
 pub(super) struct Tracer {
-    types: Vec<Named>,
-    known: HashMap<Key, usize>,
+    types: Vec<NamedType>,
+    known: HashMap<TypeKey, usize>,
     explored: HashMap<usize, Exploration>,
-    plan: Plan,
+    plan: SamplePlan,
     depth: Depth,
     /// How many parts may still be read.
     parts: usize,
@@ -131,7 +131,7 @@ impl Tracer {
             types: Vec::new(),
             known: HashMap::new(),
             explored: HashMap::new(),
-            plan: Plan::Full,
+            plan: SamplePlan::Full,
             depth: Depth::new(),
             parts: PARTS,
             gap: None,
@@ -142,7 +142,7 @@ impl Tracer {
     }
 
     /// Begins again, with values of another kind.
-    pub(super) fn begin(&mut self, plan: Plan) {
+    pub(super) fn begin(&mut self, plan: SamplePlan) {
         self.plan = plan;
         self.explored.clear();
     }
@@ -164,20 +164,22 @@ impl Tracer {
     }
 
     /// Whether another value is worth making.
-    pub(super) fn goes_on(
+    pub(super) fn wants_another_value(
         &mut self,
-        outcome: Result<(), Stop>,
+        outcome: Result<(), TraceError>,
         name: &str,
     ) -> Result<bool, CodecError> {
-        let refused = |stop: Stop| CodecError::new(format_args!("`{name}`: {stop}"));
+        let refused = |stop: TraceError| CodecError::new(format_args!("`{name}`: {stop}"));
         match outcome {
-            Ok(()) | Err(Stop::Never) => {}
-            Err(stop @ (Stop::NotCarried | Stop::Unwritten(_))) => return Err(refused(stop)),
-            Err(stop @ Stop::TooLarge) => {
+            Ok(()) | Err(TraceError::Never) => {}
+            Err(stop @ (TraceError::NotCarried | TraceError::Unwritten(_))) => {
+                return Err(refused(stop));
+            }
+            Err(stop @ TraceError::TooLarge) => {
                 self.leave_a_gap(&stop);
                 return Ok(false);
             }
-            Err(stop) if !self.try_otherwise() => {
+            Err(stop) if !self.try_next_candidate() => {
                 self.leave_a_gap(&stop);
                 return Ok(self.give_up_a_variant());
             }
@@ -195,23 +197,23 @@ impl Tracer {
         Ok(!detours.is_empty())
     }
 
-    fn leave_a_gap(&mut self, stop: &Stop) {
-        if self.plan == Plan::Full && self.gap.is_none() {
+    fn leave_a_gap(&mut self, stop: &TraceError) {
+        if self.plan == SamplePlan::Full && self.gap.is_none() {
             let place = self.run.failed.as_ref().and_then(|inside| inside.last());
             let place = place.map(|(index, variant)| match &self.types[*index] {
-                Named { name, body: Body::Enum(variants) } => {
+                NamedType { name, body: TypeBody::Enum(variants) } => {
                     format!("`{name}::{}`: ", variants[*variant].name)
                 }
-                Named { name, .. } => format!("`{name}`: "),
+                NamedType { name, .. } => format!("`{name}`: "),
             });
             self.gap = Some(format!("{}{stop}", place.unwrap_or_default()));
         }
     }
 
     /// After a sample was refused: the next candidate in its place, if there is one.
-    fn try_otherwise(&mut self) -> bool {
+    fn try_next_candidate(&mut self) -> bool {
         let last = self.run.last.filter(|(spot, _)| !self.spent.contains(spot));
-        let Some((spot, candidates)) = last.filter(|_| self.plan == Plan::Full) else {
+        let Some((spot, candidates)) = last.filter(|_| self.plan == SamplePlan::Full) else {
             return false;
         };
         let candidate = self.samples.entry(spot).or_default();
@@ -242,18 +244,18 @@ impl Tracer {
         for (index, explored) in &mut self.explored {
             for (variant, progress) in explored.progress.iter_mut().enumerate() {
                 if failed == Some((*index, variant)) {
-                    *progress = Progress::Failed;
-                } else if *progress == Progress::Begun {
-                    *progress = Progress::New;
+                    *progress = VariantProgress::Failed;
+                } else if *progress == VariantProgress::Begun {
+                    *progress = VariantProgress::New;
                 }
             }
         }
     }
 
     /// One more part is read.
-    pub(super) fn part(&mut self) -> Result<(), Stop> {
-        self.parts = self.parts.checked_sub(1).ok_or(Stop::TooLarge)?;
-        self.depth.check().map_err(|_| Stop::TooLarge)
+    pub(super) fn part(&mut self) -> Result<(), TraceError> {
+        self.parts = self.parts.checked_sub(1).ok_or(TraceError::TooLarge)?;
+        self.depth.check().map_err(|_| TraceError::TooLarge)
     }
 
     /// Bytes that the value is given.
@@ -269,7 +271,7 @@ impl Tracer {
         self.run.last = Some((spot, candidates.len()));
         let candidate = self.samples.get(&spot).and_then(|number| candidates.get(*number));
         let sample = match (self.plan, candidate) {
-            (Plan::Zero, None) => zero,
+            (SamplePlan::Zero, None) => zero,
             (_, candidate) => candidate.or_else(|| candidates.first()).copied().unwrap_or(zero),
         };
         self.give(&sample);
@@ -278,7 +280,7 @@ impl Tracer {
 
     /// Whether what may be there is there.
     pub(super) fn is_there(&self) -> bool {
-        self.plan == Plan::Full && !self.is_inside_itself(1)
+        self.plan == SamplePlan::Full && !self.is_inside_itself(1)
     }
 
     /// Whether the innermost type is so often among those that are being read, beside once.
@@ -289,10 +291,10 @@ impl Tracer {
     }
 
     /// The place of a type among the known ones.
-    pub(super) fn define(&mut self, key: Key, body: impl FnOnce() -> Body) -> usize {
+    pub(super) fn define(&mut self, key: TypeKey, body: impl FnOnce() -> TypeBody) -> usize {
         let types = &mut self.types;
         *self.known.entry(key).or_insert_with(|| {
-            types.push(Named { name: Cow::Borrowed(key.1), body: body() });
+            types.push(NamedType { name: Cow::Borrowed(key.1), body: body() });
             types.len() - 1
         })
     }
@@ -302,8 +304,8 @@ impl Tracer {
         &mut self,
         index: usize,
         variant: usize,
-        read: impl FnOnce(&mut Self) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
+        read: impl FnOnce(&mut Self) -> Result<T, TraceError>,
+    ) -> Result<T, TraceError> {
         self.run.inside.push((index, variant));
         let outcome = read(self);
         if outcome.is_err() && self.run.failed.is_none() {
@@ -311,9 +313,9 @@ impl Tracer {
         }
         self.run.inside.pop();
         if let Some(explored) = self.explored.get_mut(&index)
-            && matches!(outcome, Ok(_) | Err(Stop::Never))
+            && matches!(outcome, Ok(_) | Err(TraceError::Never))
         {
-            explored.progress[variant] = Progress::Done;
+            explored.progress[variant] = VariantProgress::Done;
         }
         outcome
     }
@@ -322,8 +324,8 @@ impl Tracer {
     pub(super) fn field<T>(
         &mut self,
         (index, variant, field): (usize, usize, usize),
-        read: impl FnOnce(&mut Self, &mut Kind) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
+        read: impl FnOnce(&mut Self, &mut Kind) -> Result<T, TraceError>,
+    ) -> Result<T, TraceError> {
         let before = self.run.spot;
         self.run.spot = Spot { owner: Some((index, variant, field)), nth: 0 };
         let mut kind = Kind::Unknown;
@@ -342,8 +344,8 @@ impl Tracer {
     fn fields(&mut self) -> impl Iterator<Item = &mut Field> {
         self.types.iter_mut().flat_map(|named| {
             let (fields, variants) = match &mut named.body {
-                Body::Struct(fields) => (Some(fields), None),
-                Body::Enum(variants) => (None, Some(variants)),
+                TypeBody::Struct(fields) => (Some(fields), None),
+                TypeBody::Enum(variants) => (None, Some(variants)),
             };
             let variants = variants.into_iter().flatten();
             fields.into_iter().chain(variants.filter_map(|one| one.fields.as_mut())).flatten()
@@ -352,8 +354,8 @@ impl Tracer {
 
     fn slot(&mut self, index: usize, variant: usize, field: usize) -> Option<&mut Kind> {
         let fields = match &mut self.types.get_mut(index)?.body {
-            Body::Struct(fields) => fields,
-            Body::Enum(variants) => variants.get_mut(variant)?.fields.as_mut()?,
+            TypeBody::Struct(fields) => fields,
+            TypeBody::Enum(variants) => variants.get_mut(variant)?.fields.as_mut()?,
         };
         fields.get_mut(field).map(|field| &mut field.kind)
     }
@@ -387,7 +389,7 @@ impl Tracer {
         variant: usize,
         names: Vec<Cow<'static, str>>,
     ) {
-        if let Body::Enum(variants) = &mut self.types[index].body
+        if let TypeBody::Enum(variants) = &mut self.types[index].body
             && let Some(Variant { fields: fields @ None, .. }) = variants.get_mut(variant)
         {
             *fields = Some(fields_of(names));
@@ -395,26 +397,28 @@ impl Tracer {
     }
 
     /// Which variant of an enum is made next.
-    pub(super) fn choose(&mut self, index: usize, count: usize) -> Result<usize, Stop> {
+    pub(super) fn choose(&mut self, index: usize, count: usize) -> Result<usize, TraceError> {
         if count == 0 {
-            return Err(Stop::Never);
+            return Err(TraceError::Never);
         }
         let explored = self.explored.entry(index).or_insert_with(|| Exploration {
-            progress: vec![Progress::New; count],
+            progress: vec![VariantProgress::New; count],
             exhausted: HashSet::new(),
         });
         let first = |wanted| explored.progress.iter().position(|one| *one == wanted);
-        let (new, begun) = (first(Progress::New), first(Progress::Begun));
-        let has_value = explored.progress.contains(&Progress::Done);
+        let (new, begun) = (first(VariantProgress::New), first(VariantProgress::Begun));
+        let has_value = explored.progress.contains(&VariantProgress::Done);
         let may_explore = !self.is_inside_itself(INSIDE_ITSELF);
         if let Some(variant) = new.filter(|_| may_explore || !has_value) {
             if let Some(explored) = self.explored.get_mut(&index) {
-                explored.progress[variant] = Progress::Begun;
+                explored.progress[variant] = VariantProgress::Begun;
             }
             self.run.has_news = true;
             return Ok(variant);
         }
-        if may_explore && let Some(variant) = (0..count).find(|one| self.leads_on(index, *one)) {
+        if may_explore
+            && let Some(variant) = (0..count).find(|one| self.leads_to_unseen(index, *one))
+        {
             self.run.detours.push((index, variant));
             return Ok(variant);
         }
@@ -424,12 +428,12 @@ impl Tracer {
         });
         smallest.or(begun).ok_or_else(|| {
             self.run.last = None;
-            Stop::Invalid("it takes none of the samples".to_owned())
+            TraceError::Invalid("it takes none of the samples".to_owned())
         })
     }
 
     fn is_done(&self, index: usize, variant: usize) -> bool {
-        self.explored.get(&index).is_some_and(|one| one.progress[variant] == Progress::Done)
+        self.explored.get(&index).is_some_and(|one| one.progress[variant] == VariantProgress::Done)
     }
 
     /// The types of a variant's fields, or of a struct's.
@@ -439,9 +443,11 @@ impl Tracer {
             fields.iter().for_each(|field| named_in(&field.kind, &mut found));
         };
         match (&self.types[index].body, variant) {
-            (Body::Struct(fields), _) => look(fields),
-            (Body::Enum(all), Some(one)) => look(all[one].fields.as_deref().unwrap_or_default()),
-            (Body::Enum(all), None) => {
+            (TypeBody::Struct(fields), _) => look(fields),
+            (TypeBody::Enum(all), Some(one)) => {
+                look(all[one].fields.as_deref().unwrap_or_default())
+            }
+            (TypeBody::Enum(all), None) => {
                 all.iter().for_each(|one| look(one.fields.as_deref().unwrap_or_default()));
             }
         }
@@ -464,9 +470,9 @@ impl Tracer {
     }
 
     /// Whether a variant has an enum in it of which not all has been seen.
-    fn leads_on(&self, index: usize, variant: usize) -> bool {
+    fn leads_to_unseen(&self, index: usize, variant: usize) -> bool {
         let is_over = |one: &Exploration| {
-            one.exhausted.contains(&variant) || one.progress[variant] == Progress::Failed
+            one.exhausted.contains(&variant) || one.progress[variant] == VariantProgress::Failed
         };
         if self.explored.get(&index).is_none_or(is_over) {
             return false;
@@ -474,11 +480,11 @@ impl Tracer {
         let mut seen = HashSet::new();
         self.all_contents(index, variant, &mut seen);
         seen.iter().any(|one| match &self.types[*one].body {
-            Body::Struct(_) => false,
-            Body::Enum(variants) => self
+            TypeBody::Struct(_) => false,
+            TypeBody::Enum(variants) => self
                 .explored
                 .get(one)
-                .map_or(!variants.is_empty(), |one| one.progress.contains(&Progress::New)),
+                .map_or(!variants.is_empty(), |one| one.progress.contains(&VariantProgress::New)),
         })
     }
 }
