@@ -1,4 +1,4 @@
-//! Which requests are unanswered, and which answers wait for their asker.
+//! The unanswered requests, and answers that wait for their callers.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -9,15 +9,15 @@ use crate::ipc::wire::header::RequestNumber;
 use crate::ipc::wire::limits::{MAX_IN_FLIGHT, UNTAKEN_DESCRIPTORS};
 use crate::sys::untrusted::Untrusted;
 
-/// The low bits of a request's number are its place in the table, the rest is how often the place
-/// was used before: a late answer finds the place empty or under another number.
+/// The low bits of a request number are its index in the table. The other bits count the uses of
+/// this slot, so that a late answer finds an empty slot or another number.
 const PLACE_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
 
-/// What the peer said to a request.
+/// The answer of the peer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer<'a> {
     Given(Body<'a>),
-    /// Its reason, as UTF-8 if it is an honest peer.
+    /// The reason of a refusal, in UTF-8 if the peer is honest.
     Refused(&'a [u8]),
 }
 
@@ -27,7 +27,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// An answer that waits for its asker.
+/// An answer that waits for its caller.
 #[derive(Debug)]
 struct StoredAnswer {
     bytes: Vec<u8>,
@@ -36,7 +36,7 @@ struct StoredAnswer {
 }
 
 impl StoredAnswer {
-    /// With all descriptors of the answer, or, when there is no room for them, with none.
+    /// Stores an answer with all its descriptors, or without any if there is no room for them.
     fn new(answer: Answer<'_>, room: usize) -> Self {
         let (body, refused) = match answer {
             Answer::Given(body) => (body, false),
@@ -51,21 +51,21 @@ impl StoredAnswer {
     }
 }
 
-/// What became of an answer.
+/// The result of delivering an answer.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// Its asker has it when it looks; this wakes it.
+    /// It is stored for its caller, which has this waker.
     Awaited(Option<Waker>),
-    /// It was dropped.
+    /// It was dropped, because no call waits for it.
     Unawaited,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// The number of the request that has this place, or had it last.
+    /// The number of the current or last request in this slot.
     number: RequestNumber,
     is_awaited: bool,
-    /// What the request has.
+    /// The size of the request.
     size: Size,
     waker: Option<Waker>,
     answer: Option<StoredAnswer>,
@@ -75,25 +75,26 @@ struct Slot {
 pub(crate) struct Answers {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// For answers without numbers: the requests in their order, those given up included.
+    /// For answers without numbers: the requests in order, including cancelled ones.
     in_turn: VecDeque<RequestNumber>,
-    /// What all unanswered requests have together.
+    /// The size of all unanswered requests together.
     size: Size,
-    /// How many descriptors have come with answers that nobody has looked at yet.
+    /// Number of descriptors in stored answers.
     untaken: usize,
 }
 
 impl Answers {
-    /// Whether one more request may be sent, when unanswered ones may have so many bytes together.
+    /// Returns true if another request may be sent. All unanswered requests together may have up to
+    /// `bytes` bytes.
     ///
-    /// The peer keeps requests that it cannot answer yet and goes on reading, so that two sides
-    /// that ask each other at once never wait for each other; this is what bounds its memory.
+    /// The peer stores requests that it cannot answer yet and continues reading, so that two sides
+    /// never wait for each other. This limit bounds the memory for them.
     pub(crate) fn have_room(&self, bytes: usize) -> bool {
         let places = !self.free.is_empty() || self.slots.len() < MAX_IN_FLIGHT;
         places && self.size.bytes <= bytes
     }
 
-    /// For how many more requests there is room, if they are as long as those that are unanswered.
+    /// Returns the number of further requests that fit, if they have the average length.
     pub(crate) fn room(&self, bytes: usize) -> usize {
         if !self.have_room(bytes) {
             return 0;
@@ -105,17 +106,17 @@ impl Answers {
         lengths.map_or(places, |lengths| places.min(lengths + 1))
     }
 
-    /// How many descriptors the unanswered requests have together.
+    /// Returns the number of descriptors of all unanswered requests.
     pub(crate) fn descriptors(&self) -> usize {
         self.size.descriptors
     }
 
-    /// Whether exactly one request is unanswered.
+    /// Returns true if exactly one request is unanswered.
     pub(crate) fn is_alone(&self) -> bool {
         self.slots.len() - self.free.len() == 1
     }
 
-    /// A number for one more request; the table is not full.
+    /// Returns a number for a new request. The table must not be full.
     pub(crate) fn expect(&mut self, in_turn: bool) -> RequestNumber {
         let place = self.free.pop().unwrap_or_else(|| {
             let place = self.slots.len();
@@ -158,7 +159,7 @@ impl Answers {
         Some(Answer::new(Body { bytes, descriptors }, *refused))
     }
 
-    /// The request has been queued and has this size.
+    /// Sets the size of a queued request.
     pub(crate) fn set_size(&mut self, number: RequestNumber, size: Size) {
         self.size.bytes += size.bytes;
         self.size.descriptors += size.descriptors;
@@ -167,7 +168,7 @@ impl Answers {
         }
     }
 
-    /// The request could not be queued after all.
+    /// Removes a request that was not queued.
     pub(crate) fn take_back(&mut self, number: RequestNumber) {
         self.forget(number);
         if self.in_turn.back() == Some(&number) {
@@ -175,17 +176,17 @@ impl Answers {
         }
     }
 
-    /// Whose answer the next frame is, when answers come in the order of the requests.
+    /// Returns the request that the next frame answers, if answers come in the order of the requests.
     pub(crate) fn first_in_turn(&self) -> Option<RequestNumber> {
         self.in_turn.front().copied()
     }
 
-    /// That frame has been dealt with.
+    /// Removes the request that the last frame answered.
     pub(crate) fn first_has_come(&mut self) {
         self.in_turn.pop_front();
     }
 
-    /// Keeps the answer for its asker; one that nobody awaits is dropped.
+    /// Stores an answer for its caller, or drops it if no call waits for it.
     pub(crate) fn deliver(&mut self, number: RequestNumber, answer: Answer<'_>) -> Delivery {
         let untaken = self.untaken;
         let Some(slot) = self.slot(number).filter(|slot| slot.answer.is_none()) else {
@@ -199,7 +200,7 @@ impl Answers {
         Delivery::Awaited(waker)
     }
 
-    /// The asker has its answer, or wants it no more.
+    /// Removes a request whose caller has its answer or was dropped.
     pub(crate) fn forget(&mut self, number: RequestNumber) {
         if let Some(slot) = self.slot(number) {
             (slot.is_awaited, slot.waker) = (false, None);
@@ -212,18 +213,18 @@ impl Answers {
         }
     }
 
-    /// Requests that somebody waits for and that have no answer yet.
+    /// Returns the requests without an answer.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = RequestNumber> {
         let waits = |slot: &&Slot| slot.is_awaited && slot.answer.is_none();
         self.slots.iter().filter(waits).map(|slot| slot.number)
     }
 
-    /// The number that each place had last.
+    /// Returns the last number of each slot.
     pub(crate) fn numbers(&self) -> Vec<RequestNumber> {
         self.slots.iter().map(|slot| slot.number).collect()
     }
 
-    /// A table whose numbers come after these; `None` when they cannot be.
+    /// Creates a table that continues these numbers. Returns `None` if they are invalid.
     pub(crate) fn after(numbers: Vec<RequestNumber>) -> Option<Self> {
         let place_of =
             |number: RequestNumber| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();

@@ -1,4 +1,4 @@
-//! The background task's side: what the peer sends unasked, and answers for callers that sleep.
+//! The side of the background task: it receives requests, and answers for sleeping callers.
 
 use std::task::{Context, Poll};
 
@@ -9,8 +9,8 @@ use crate::ipc::limits::FRAMES_PER_TURN;
 use crate::ipc::wire::body::Body;
 
 impl Link {
-    /// The background task's turn: sends what is queued, and gives the next frame that is not an
-    /// answer. `unfinished` is how many earlier ones are still being dealt with.
+    /// Sends queued frames, and returns the next frame that is not an answer. `unfinished` is the
+    /// number of earlier frames that are still being handled.
     pub(crate) fn poll_incoming<T>(
         &self,
         cx: &mut Context<'_>,
@@ -65,7 +65,7 @@ impl Link {
                     }
                 }
                 Ok(None) => {
-                    // All that came is handled: now the answers leave, in one call.
+                    // All received frames are handled: the answers are sent in one system call.
                     let _ = self.poll_send(state, cx);
                     if state.ended.is_none()
                         && (!may_read || self.poll_receive(state, cx).is_pending())
@@ -80,7 +80,7 @@ impl Link {
         state.sleep(cx)
     }
 
-    /// A notice of so many bytes did not decode, and was dropped.
+    /// Counts a notice of `size` bytes that did not decode.
     pub(crate) fn undecodable(&self, size: usize) {
         self.with(|state| {
             if let Err(why) = state.expectations.undecodable(size, self.rt.now()) {
@@ -89,7 +89,7 @@ impl Link {
         });
     }
 
-    /// Sends the last answer, which leaves nothing unfinished, before the next request is read.
+    /// Sends the last answer, before the next request is read.
     pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state| {
             if let Some(pause) = &mut state.pause {
@@ -102,7 +102,7 @@ impl Link {
         })
     }
 
-    /// The background task's write alone, for those who do not read meanwhile.
+    /// Sends queued frames without reading.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state| self.poll_send(state, cx))
     }

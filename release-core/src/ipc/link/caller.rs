@@ -1,4 +1,4 @@
-//! The one who asks: a request's way out, and its answer's way in.
+//! The side of a caller: it queues a request and receives its answer.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::ipc::wire::body::{Body, Draft, Size};
 use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::{Ended, FrameTooLong};
 
-/// A caller's place among those that wait, which it gives up when it goes.
+/// The position of a caller in the queue for room. Dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct WaitingCaller<'a> {
     link: &'a Link,
@@ -29,7 +29,7 @@ impl Drop for WaitingCaller<'_> {
         if self.number.is_some() {
             self.link.with(|state| {
                 state.room.leave(&mut self.number);
-                // It may have been woken for room that it does not take.
+                // It may have been woken for room that it does not use.
                 self.link.wake_for_room(state);
             });
         }
@@ -37,12 +37,12 @@ impl Drop for WaitingCaller<'_> {
 }
 
 impl Link {
-    /// Queues a request when there is room for it, and sends it at once when it is alone.
+    /// Queues a request when there is room for it. Sends it immediately if no other call waits.
     pub(crate) fn poll_request<E: From<Ended> + From<FrameTooLong>>(
         &self,
         cx: &mut Context<'_>,
         place: &mut WaitingCaller<'_>,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
         encode: &mut dyn FnMut(&mut Draft<'_>) -> Result<(), E>,
     ) -> Poll<Result<RequestNumber, E>> {
         self.with(|state| {
@@ -54,7 +54,7 @@ impl Link {
                 return Poll::Pending;
             }
             let number = state.answers.expect(self.mode == Mode::PlainClient);
-            let header = Header::Request { number, patience };
+            let header = Header::Request { number, timeout };
             let descriptors = match self.push(state, self.in_calls(header), &mut *encode) {
                 Ok(descriptors) => descriptors,
                 Err(error) => {
@@ -63,7 +63,7 @@ impl Link {
                 }
             };
             if state.answers.descriptors() + descriptors > self.limits.descriptors {
-                // Known only now. Requests with fewer or none go on.
+                // Known only after encoding. Requests with fewer descriptors may continue.
                 state.outbox.take_back();
                 state.answers.take_back(number);
                 state.room.wait(&mut place.number, cx.waker(), descriptors);
@@ -77,8 +77,8 @@ impl Link {
             if state.answers.is_alone() {
                 self.flush(state);
             } else {
-                // Others ask in this turn of the executor too: their frames leave in one call. From
-                // now on the background task reads, whether or not the first caller is still polled.
+                // Requests of the same turn of the executor are sent in one system call. From now on
+                // the background task reads, because the first caller may not be polled any more.
                 state.reader = SocketReader::Background;
                 state.wake_background();
             }
@@ -86,7 +86,7 @@ impl Link {
         })
     }
 
-    /// Waits for the answer to a request, reading the socket if nobody else does.
+    /// Waits for the answer to a request. Reads the socket if no other task does.
     pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
@@ -156,14 +156,14 @@ impl Link {
         Poll::Pending
     }
 
-    /// A caller reads when it is the only one: for several, the background task does.
+    /// Returns true if a caller may read the socket, because it is the only one.
     fn may_read(&self, state: &LinkState) -> bool {
         state.ended.is_none()
             && state.reader == SocketReader::Background
             && state.answers.is_alone()
     }
 
-    /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
+    /// Cancels the request of a dropped caller. A late answer will be dropped.
     pub(crate) fn abandon(&self, number: RequestNumber) {
         self.with(|state| {
             let gives_up = state.ended.is_none() && state.answers.is_unanswered(number);
@@ -181,7 +181,7 @@ impl Link {
         });
     }
 
-    /// Takes a caller out: what it held is free for others, and reading is the background's again.
+    /// Removes a caller, makes its room available, and returns reading to the background task.
     fn forget(&self, state: &mut LinkState, number: RequestNumber) {
         state.answers.forget(number);
         self.wake_for_room(state);
@@ -189,8 +189,8 @@ impl Link {
             return;
         }
         state.reader = SocketReader::Background;
-        // Usually nothing else has come, and the background task can sleep on: it is registered for
-        // what comes next without being run.
+        // Usually no other frame has arrived, and the background task can sleep: it is registered for
+        // the next one without being run.
         let idle = state.ended.is_none() && state.inbox.is_empty();
         let Some(background) = state.background.take() else {
             return;

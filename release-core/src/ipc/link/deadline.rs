@@ -1,4 +1,4 @@
-//! The deadlines of a connection: a frame to be finished, an answer to be read.
+//! The deadlines of a connection: the rest of a frame must arrive, and the peer must read.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,15 +10,14 @@ use super::state::LinkState;
 use crate::ipc::Ended;
 use crate::rt::{BoxFuture, Rt};
 
-/// One timer for a deadline that keeps moving.
+/// A timer for the next deadline, which changes often.
 #[derive(Default)]
 pub(crate) struct Timer {
     set: Option<(Instant, BoxFuture)>,
 }
 
 impl Timer {
-    /// Does what is due when the link's deadline has passed, and is ready then; otherwise it wakes
-    /// when it has.
+    /// Waits for the next deadline of the link and handles it.
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<()> {
         let Some(deadline) = link.deadline() else {
             self.set = None;
@@ -41,7 +40,7 @@ pub(crate) fn sleep(rt: &Rt, deadline: Instant) -> BoxFuture {
     Box::pin(async move { rt.sleep_until(deadline).await })
 }
 
-/// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.
+/// Runs a read or a write. Ends the link if the peer misses a deadline meanwhile.
 pub(crate) async fn within_deadlines<T>(
     link: &Link,
     operation: impl Future<Output = Result<T, Ended>>,
@@ -60,15 +59,16 @@ pub(crate) async fn within_deadlines<T>(
 }
 
 impl Link {
-    /// Until when the peer has to finish a frame or read something, or when to send again.
+    /// Returns the time until which the peer must finish a frame or read, or the time of the next
+    /// attempt to send.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.due(&self.lock()).map(|(deadline, _)| deadline)
     }
 
-    /// Does what is to be done when the deadline has passed.
+    /// Ends the connection or sends again if a deadline has passed.
     pub(crate) fn deadline_passed(&self) {
         let now = self.rt.now();
-        // It may have been met meanwhile.
+        // The peer may have met it meanwhile.
         self.with(|state| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
             Some((_, Some(why))) => self.end_locked(state, why),
             Some((_, None)) => state.crowded_until = None,
@@ -76,12 +76,12 @@ impl Link {
         });
     }
 
-    /// The next deadline, and what a peer is called that passes it.
+    /// Returns the next deadline, and the reason for the end if the peer misses it.
     fn due(&self, state: &LinkState) -> Option<(Instant, Option<Ended>)> {
         if state.is_frozen() {
             return None;
         }
-        // While it is paused the rest of a frame may have come and not been read.
+        // During a pause, the rest of a frame may have arrived without being read.
         let partial_since = state.partial_since.filter(|_| state.pause.is_none());
         let frame = partial_since.map(|since| since + self.limits.frame_time);
         let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);

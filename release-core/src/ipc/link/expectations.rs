@@ -1,5 +1,5 @@
-//! Frames that mean nothing: answers that nobody awaits, and what else nobody asked for. Each is
-//! dropped; who sends nothing else is not kept.
+//! Meaningless frames, such as answers for which no call waits. Each is dropped, and a peer that
+//! sends too many is disconnected.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use crate::ipc::Ended;
 use crate::ipc::limits::Limits;
 use crate::ipc::wire::header::Header;
 
-/// How many such frames a peer may send at once, those of 64 bytes and more counted by their size.
+/// Maximum number of meaningless frames at once. Frames of 64 bytes and more count as several.
 const MOST: u32 = 100_000;
 
-/// How often one more may come: an honest peer sends one where two things cross.
+/// Time after which one frame is forgotten. An honest peer sends one only if two frames cross.
 const EVERY: Duration = Duration::from_micros(100);
 
-/// What one large frame counts at most.
+/// Maximum count of one large frame.
 const LARGEST: u32 = MOST / 2;
 
 const ANSWERS: Ended = Ended::Violation("answers to nothing, again and again");
@@ -21,14 +21,14 @@ const CANCELS: Ended = Ended::Violation("the end of requests that there are not,
 const WORDS: Ended = Ended::Violation("words that nobody asked for, again and again");
 const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and again");
 
-/// What the peer may still send, and how much that means nothing.
+/// The frames that are expected from the peer, and the count of meaningless ones.
 #[derive(Debug, Default)]
 pub(super) struct Expectations {
-    /// Requests that were given up, whose answers may be on their way.
+    /// Number of cancelled requests, whose answers may still arrive.
     late: u64,
-    /// Heartbeats that were asked for.
+    /// Number of unanswered heartbeats.
     beats: u64,
-    /// Requests of the peer, each of which it may give up.
+    /// Number of requests of the peer, each of which it may cancel.
     requests: u64,
     was_ready: bool,
     meaningless: u32,
@@ -36,13 +36,13 @@ pub(super) struct Expectations {
 }
 
 impl Expectations {
-    /// Of a connection that an earlier process image has begun: what was asked there is not known.
+    /// Creates expectations for a connection of an earlier process image, whose requests are unknown.
     pub(super) fn unknown() -> Self {
         let many = u64::from(u16::MAX);
         Self { late: many, beats: many, requests: many, ..Self::default() }
     }
 
-    /// A request was given up before its answer came.
+    /// Expects a late answer to a cancelled request.
     pub(super) fn cancelled(&mut self) {
         self.late += 1;
     }
@@ -51,7 +51,7 @@ impl Expectations {
         self.beats += 1;
     }
 
-    /// An answer that nobody awaits.
+    /// Counts an answer for which no call waits, unless it is late.
     pub(super) fn unawaited(
         &mut self,
         size: usize,
@@ -60,12 +60,12 @@ impl Expectations {
         if take_one(&mut self.late) { Ok(()) } else { self.count(size, now(), ANSWERS) }
     }
 
-    /// A notice that does not decode.
+    /// Counts a notice that does not decode.
     pub(super) fn undecodable(&mut self, size: usize, now: Instant) -> Result<(), Ended> {
         self.count(size, now, NOTICES)
     }
 
-    /// Something that the peer says by itself.
+    /// Counts a frame that is not an answer, unless it is expected.
     pub(super) fn check(
         &mut self,
         header: Header,
@@ -80,10 +80,9 @@ impl Expectations {
             Header::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
             Header::HeartbeatReply { .. } => (take_one(&mut self.beats), WORDS),
             Header::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
-            // Only a master wants to know.
+            // Only a master sends heartbeats.
             Header::Heartbeat => (limits.takes_outputs, WORDS),
-            // These end the connection where nobody waits for them, or are counted where they are
-            // found to mean nothing.
+            // These end the connection if they are unexpected, or are counted after decoding.
             Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
             Header::Answer { .. } | Header::Refusal { .. } => return Ok(()),
         };

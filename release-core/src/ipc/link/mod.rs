@@ -1,10 +1,10 @@
-//! A framed socket that many tasks share: who reads, who writes, whose answer came.
+//! A framed socket that many tasks share. It routes frames between callers and the background task.
 //!
-//! There is no reader task between the socket and a caller. A caller that is alone reads the socket
-//! itself, so its answer costs one wake-up; when several wait, the connection's background task
-//! reads for all of them. Requests of the peer are always the background task's: a caller that
-//! meets one steps back. All frames are cut and told apart under one lock, in the order of the
-//! stream; a future that is dropped leaves no trace in it.
+//! There is no reader task between the socket and a caller. A single caller reads the socket
+//! itself, so that its answer costs one wake-up. If several callers wait, the background task of the
+//! connection reads for all of them. Requests of the peer are always handled by the background task:
+//! a caller that finds one stops reading. All frames are split and routed under one lock, in the
+//! order of the stream. A dropped future leaves no trace in it.
 
 use std::io;
 use std::mem;
@@ -49,15 +49,15 @@ pub(crate) struct Link {
     state: Mutex<LinkState>,
 }
 
-/// Has the kernel refuse descriptors where none may come.
+/// Tells the kernel to refuse descriptors if none are allowed.
 fn refuse_unagreed(socket: &OwnedFd, limits: Limits) {
     if limits.arriving() == 0 {
         rights::refuse(socket.as_fd());
     }
 }
 
-/// Ends a link when its background task goes, even one that never ran or that panicked: whoever
-/// still asks must not wait for answers that nobody reads any more.
+/// Ends a link when its background task is dropped, also if it never ran or has panicked. Otherwise
+/// callers would wait for answers that no task reads.
 #[derive(Debug)]
 pub(crate) struct EndOnDrop(pub(crate) Arc<Link>);
 
@@ -69,7 +69,7 @@ impl Drop for EndOnDrop {
 
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
-        // A plain frame cannot say how many it has.
+        // Frames in plain mode cannot announce descriptors.
         let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
         refuse_unagreed(&socket, limits);
         Ok(Self {
@@ -91,11 +91,11 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, LinkState> {
-        // A decoder that panicked has changed nothing: frames are consumed after it.
+        // A decoder that panicked has changed nothing, because frames are consumed afterwards.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something under the lock, and wakes whom it concerns afterwards.
+    /// Changes the state under the lock, and wakes tasks after it is released.
     fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
         let mut state = self.lock();
         let done = change(&mut state);
@@ -105,7 +105,7 @@ impl Link {
         done
     }
 
-    /// Ends the connection for both sides, at once.
+    /// Ends the connection for both sides immediately.
     pub(crate) fn end(&self, why: Ended) {
         self.with(|state| self.end_locked(state, why));
     }
@@ -114,17 +114,17 @@ impl Link {
         self.lock().ended.clone()
     }
 
-    /// Whether the peer answers requests at all.
+    /// Returns true if the peer answers requests.
     pub(crate) fn can_ask(&self) -> bool {
         self.mode != Mode::PlainServer
     }
 
-    /// Sends longer frames than it accepts.
+    /// Sets another limit for sent frames than for received frames.
     pub(crate) fn set_send_limit(&self, bytes: u32) {
         self.lock().outbox.set_limit(bytes);
     }
 
-    /// Queues a frame that is not a request; it leaves with the next flush.
+    /// Queues a frame that is not a request. The next flush sends it.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,
         header: Option<Header>,
@@ -141,7 +141,7 @@ impl Link {
         Ok(())
     }
 
-    /// Appends a frame, and says how many descriptors it has.
+    /// Appends a frame. Returns the number of its descriptors.
     fn push<E: From<FrameTooLong>>(
         &self,
         state: &mut LinkState,
@@ -167,13 +167,13 @@ impl Link {
         Ok(count)
     }
 
-    /// Sends these files to be the standard output and error of the peer's process; a peer in plain
-    /// mode has its own for as long as it lives.
+    /// Replaces the standard output and error of the peer's process with these files. Does nothing in
+    /// plain mode.
     pub(crate) fn send_outputs(&self, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         if self.mode == Mode::Calls {
             let [output, error] = files.map(|file| file.try_clone_to_owned());
             let files = vec![output?, error?];
-            // A connection that has ended is that of a worker that soon has.
+            // If the connection has ended, the worker will end soon.
             let _ = self.queue(Some(Header::Outputs), |draft| -> Result<(), SendError> {
                 draft.descriptors = files;
                 Ok(())
@@ -183,17 +183,17 @@ impl Link {
         Ok(())
     }
 
-    /// A header where frames have any.
+    /// Returns the header in call mode, and `None` in plain mode.
     fn in_calls(&self, header: Header) -> Option<Header> {
         (self.mode == Mode::Calls).then_some(header)
     }
 
-    /// The header of a message that wants no answer, where frames have headers.
+    /// Returns the header of a message without an answer, if frames have headers.
     pub(crate) fn notice(&self) -> Option<Header> {
         self.in_calls(Header::Notice)
     }
 
-    /// Whether so much waits for the peer that nothing more should be queued.
+    /// Returns true if the queue for the peer is full.
     pub(crate) fn is_choked(&self) -> bool {
         self.is_full(&self.lock())
     }
@@ -205,13 +205,13 @@ impl Link {
     fn end_locked(&self, state: &mut LinkState, why: Ended) {
         state.end(why);
         state.wakes.callers.extend(self.readable.take());
-        // A frozen one has a copy of its state, which lives on.
+        // The copy of a frozen state lives on.
         if !state.is_frozen() {
             socket::close(self.io.as_fd());
         }
     }
 
-    /// Wakes as many callers as there is room for.
+    /// Wakes as many callers as there is room for in the queue.
     fn wake_for_room(&self, state: &mut LinkState) {
         if state.room.is_empty() || self.is_full(state) {
             return;

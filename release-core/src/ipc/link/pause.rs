@@ -1,26 +1,25 @@
-//! A link that begins nothing new, so that it can be handed over.
+//! The state of a paused link, which starts no new requests so that it can be handed over.
 
 use std::task::Waker;
 
 use super::room::Wakes;
-use crate::ipc::limits::Limits;
-use crate::ipc::limits::MAX_IN_FLIGHT;
+use crate::ipc::limits::{Limits, MAX_IN_FLIGHT};
 use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::sys::untrusted::Untrusted;
 
-/// What a paused link has beside its other state.
+/// The additional state of a paused link.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
-    /// Nothing goes in or out: what was copied must stay true.
+    /// Set if nothing is sent or received, because a copy of the state must stay valid.
     pub(super) is_frozen: bool,
-    /// How many requests of the peer are being answered, as far as the background task has said.
+    /// Number of requests being answered, as reported by the background task.
     pub(super) unfinished: Option<usize>,
-    /// Who waits until there are none.
+    /// The task that waits until there are none.
     pub(super) waiter: Option<Waker>,
     pub(super) aside: Aside,
 }
 
-/// Frames of the peer that wait for the end of the pause, before what is in the inbox.
+/// Frames of the peer that wait for the end of the pause. They precede those in the inbox.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     pub(super) frames: Vec<HeldFrame>,
@@ -42,8 +41,8 @@ impl Aside {
         self.frames.push(held);
     }
 
-    /// Takes the request out that the peer gives up: for it, the request and its descriptors are
-    /// no longer on their way, and others may follow.
+    /// Removes a request that the peer cancels. The peer no longer counts the request and its
+    /// descriptors, and may send others.
     pub(super) fn give_up(&mut self, given_up: RequestNumber) -> bool {
         let is_it = |held: &HeldFrame| matches!(held.header, Header::Request { number, .. } if number == given_up);
         let Some(index) = self.frames.iter().position(is_it) else {
@@ -72,7 +71,7 @@ impl Pause {
         }
     }
 
-    /// Nothing is to be waited for any more.
+    /// Wakes the waiting task.
     pub(super) fn ended(&mut self, wakes: &mut Wakes) {
         wakes.callers.extend(self.waiter.take());
     }

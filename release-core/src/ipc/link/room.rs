@@ -1,9 +1,9 @@
-//! Callers that wait for room: each once, the first first, and gone when they are.
+//! The queue of callers that wait for room, in order of arrival.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-/// Wakers to be woken when the lock is gone.
+/// Tasks to wake when the lock is released.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
     pub(super) background: Option<Waker>,
@@ -30,14 +30,14 @@ pub(super) struct RoomQueue {
 
 #[derive(Debug)]
 struct Waiter {
-    /// None when it has been woken and has not looked since.
+    /// `None` if it was woken and has not been polled since.
     waker: Option<Waker>,
-    /// How many descriptors its request has, when they are what there is no room for.
+    /// Number of descriptors of its request, if it waits because of them.
     descriptors: usize,
 }
 
 impl RoomQueue {
-    /// Keeps the caller's place until there is room for it.
+    /// Adds a caller, or updates its waker. `number` is its position.
     pub(super) fn wait(&mut self, number: &mut Option<u64>, waker: &Waker, descriptors: usize) {
         let number = *number.get_or_insert_with(|| {
             self.next += 1;
@@ -53,7 +53,7 @@ impl RoomQueue {
         }
     }
 
-    /// Wakes so many, counting those that have been woken and not looked yet.
+    /// Wakes callers until `room` of them have been woken, including earlier ones not polled yet.
     pub(super) fn wake(&mut self, room: usize, descriptors: usize, wakes: &mut Wakes) {
         let fits = |waiter: &&mut Waiter| waiter.descriptors <= descriptors;
         for waiter in self.waiting.values_mut().filter(fits).take(room) {

@@ -1,4 +1,4 @@
-//! Looking for an answer without the runtime, for those who trade processor time for latency.
+//! Polling for an answer without the runtime, which costs processor time and reduces latency.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,11 +9,11 @@ use super::Link;
 use super::socket::receive;
 use super::state::LinkState;
 
-/// How many answers in a row may be found so: other tasks of the thread have their turn then.
+/// Maximum number of consecutive answers by polling. Then other tasks of the thread run.
 const IN_A_ROW: u32 = 32;
 
 impl Link {
-    /// Reads as soon as there is something. False when nothing came within the time for it.
+    /// Reads as soon as data arrives. Returns false if none arrives in time.
     pub(super) fn spin(&self, state: &mut LinkState) -> bool {
         if self.limits.spin.is_zero() || state.spun >= IN_A_ROW {
             state.spun = 0;
@@ -22,7 +22,7 @@ impl Link {
         // Not the runtime's clock, which a test may have stopped.
         let until = Instant::now() + self.limits.spin;
         loop {
-            // Where both processes share a processor, the peer needs it to answer.
+            // If both processes share a processor, the peer needs it to answer.
             thread::yield_now();
             match receive(self.io.as_fd(), state.inbox.space(), self.limits.arriving()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,4 +1,4 @@
-//! What the lock protects, and what the first frame means.
+//! The state of a link, which its lock protects, and the kind of its first frame.
 
 use std::mem;
 use std::ops::Range;
@@ -19,25 +19,25 @@ use crate::ipc::wire::frame::Inbox;
 use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::wire::outbox::Outbox;
 
-/// What the frames of a connection mean.
+/// The mode of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
-    /// Every payload begins with a [`Header`].
+    /// Each payload starts with a [`Header`].
     Calls,
-    /// Payloads are answers in the order of the requests, or, when none is awaited, messages.
+    /// Payloads are answers in the order of the requests. Without a waiting call, they are messages.
     PlainClient,
     /// Payloads are requests.
     PlainServer,
 }
 
-/// A frame that is not an answer to this side. Plain frames are requests or, for a client, notices.
+/// A received frame that is not an answer. In plain mode it is a request or, for a client, a notice.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     pub(crate) header: Header,
     pub(crate) body: Body<'a>,
 }
 
-/// Who reads the socket and gets its wake-ups.
+/// The task that reads the socket and receives its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketReader {
     Background,
@@ -51,20 +51,20 @@ pub(super) struct LinkState {
     pub(super) outbox: Outbox,
     pub(super) answers: Answers,
     pub(super) reader: SocketReader,
-    /// The background task, while it sleeps.
+    /// The waker of the background task while it sleeps.
     pub(super) background: Option<Waker>,
     pub(super) room: RoomQueue,
     pub(super) expectations: Expectations,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
-    /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
+    /// The time of the next attempt to send, after the kernel accepted no more descriptors.
     pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
-    /// How many answers have been found in a row without the runtime.
+    /// Number of consecutive answers that were found by polling the socket.
     pub(super) spun: u32,
-    /// Wakers to be woken when the lock is gone.
+    /// Tasks to wake when the lock is released.
     pub(super) wakes: Wakes,
-    /// Set while no request of the peer is begun.
+    /// Set while no request of the peer is started.
     pub(super) pause: Option<Box<Pause>>,
 }
 
@@ -72,7 +72,7 @@ const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 
 const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame says");
 
-/// What the first frame is, as far as routing needs to know.
+/// The kind of the first frame, for routing.
 pub(super) enum FrameKind {
     Answer { number: RequestNumber, body: Range<usize>, refused: bool },
     Incoming { header: Header, body: Range<usize> },
@@ -108,7 +108,7 @@ impl LinkState {
         };
         let kind = match mode {
             Mode::PlainServer => {
-                let header = Header::Request { number: 0, patience: None };
+                let header = Header::Request { number: 0, timeout: None };
                 FrameKind::Incoming { header, body: frame.clone() }
             }
             Mode::PlainClient => match self.answers.first_in_turn() {
@@ -155,7 +155,7 @@ impl LinkState {
         Ok(())
     }
 
-    /// The background task has nothing to do until it is woken.
+    /// Stores the waker of the background task, which has nothing to do.
     pub(super) fn sleep<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         match &mut self.background {
             Some(known) => known.clone_from(cx.waker()),
@@ -164,7 +164,7 @@ impl LinkState {
         Poll::Pending
     }
 
-    /// Has the background task look again, once the lock is gone.
+    /// Wakes the background task when the lock is released.
     pub(super) fn wake_background(&mut self) {
         if let Some(waker) = self.background.take() {
             self.wakes.background = Some(waker);
@@ -189,14 +189,15 @@ impl LinkState {
         self.pause.as_ref().is_some_and(|pause| pause.is_frozen)
     }
 
-    /// Whether the background task may read: it is its turn, and there is room for what comes.
+    /// Returns true if the background task is the reader, and there is room for more frames.
     pub(super) fn may_background_read(&self, limits: Limits) -> bool {
         self.reader == SocketReader::Background
             && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
     }
 
-    /// Keeps the first frame for later, and makes way for answers behind it. One that gives a request
-    /// up is for now: nobody is to wait for its handler, and what was not begun never is.
+    /// Stores the first frame until the end of the pause, so that answers after it can be read. A
+    /// cancelled request is removed at once. The cancellation of a request that was started is
+    /// returned, so that its handler is stopped.
     pub(super) fn set_aside(
         &mut self,
         header: Header,
@@ -220,7 +221,7 @@ impl LinkState {
         heard
     }
 
-    /// Puts what was set aside before what came later.
+    /// Puts stored frames back before later ones.
     pub(super) fn put_back(&mut self) {
         if let Some(pause) = &mut self.pause {
             let mut arrivals = Arrivals::default();
@@ -238,14 +239,14 @@ impl LinkState {
         }
     }
 
-    /// From now on nothing changes in what a copy holds, whatever the tasks of the link do.
+    /// Freezes the state: a copy of it stays valid, whatever the tasks of the link do.
     pub(super) fn freeze(&mut self) {
         self.put_back();
         self.reader = SocketReader::Background;
         self.pause.get_or_insert_default().is_frozen = true;
     }
 
-    /// There is no copy after all.
+    /// Ends the freeze, if no copy was made.
     pub(super) fn unfreeze(&mut self) {
         if let Some(pause) = &mut self.pause {
             pause.is_frozen = false;

@@ -1,4 +1,4 @@
-//! Bytes in and out of the socket, under the lock.
+//! Transfers between the socket and the state, under the lock.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,17 +15,17 @@ use crate::rt::Direction;
 
 const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame");
 
-/// How long to wait before descriptors are sent that the kernel does not take at the moment.
+/// Time until the next attempt to send descriptors that the kernel did not accept.
 const CROWDED_TIME: Duration = Duration::from_millis(10);
 
-/// Whether too many descriptors of this user are on their way, those of other processes included:
-/// their receivers have to read first, and nothing tells when they have.
+/// Returns true if too many descriptors of this user are in transit, including other processes. Their
+/// receivers must read first, and there is no event for that.
 fn is_crowded(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
 }
 
 impl Link {
-    /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
+    /// Reads once. Is ready if bytes have arrived or the connection has ended.
     pub(super) fn poll_receive(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
         let (space, most) = (state.inbox.space(), self.limits.arriving());
         let received = self
@@ -34,7 +34,7 @@ impl Link {
         let Poll::Ready(received) = received else {
             if state.partial_since.is_none() && state.inbox.is_partial() {
                 state.partial_since = Some(self.rt.now());
-                // The background task keeps the time, whoever reads.
+                // The background task checks the deadline for all readers.
                 state.wake_background();
             }
             return Poll::Pending;
@@ -61,13 +61,13 @@ impl Link {
         }
     }
 
-    /// Sends what is queued as far as the socket takes it; the background task sends the rest.
+    /// Sends queued frames until the socket is full. The background task sends the rest.
     pub(crate) fn flush_now(&self) {
         self.with(|state| self.flush(state));
     }
 
     pub(super) fn flush(&self, state: &mut LinkState) {
-        // What waits already waits for the background task to see room.
+        // The background task already waits until the socket has room.
         if state.unsent_since.is_some() || state.is_frozen() {
             return;
         }
@@ -84,7 +84,7 @@ impl Link {
         }
     }
 
-    /// Sends what is queued, and waits for room for the rest.
+    /// Sends queued frames, and waits until the socket has room for the rest.
     pub(super) fn poll_send(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
         if state.crowded_until.is_some() || state.is_frozen() {
             return Poll::Pending;
@@ -114,13 +114,13 @@ impl Link {
         Poll::Ready(())
     }
 
-    /// A peer that no longer reads may have sent its last answers: they are read before the end.
+    /// Handles a write error. If the peer has closed its side, its last answers are still read.
     fn write_failed(&self, state: &mut LinkState, error: io::Error) {
         let unsent = state.outbox.unsent().len();
         state.outbox.sent(unsent);
         let gone =
             matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-        // A peer that only asks sends no answers: what it asked for last is nobody's any more.
+        // A client in plain mode sends no answers, and nobody needs the answers to its requests.
         if !gone || self.mode == Mode::PlainServer {
             self.end_locked(state, error.into());
         }

@@ -1,4 +1,5 @@
-//! The background task of a connection: answers the peer's requests, sends what waits, keeps time.
+//! The background task of a connection: answers requests of the peer, sends queued frames, and
+//! checks deadlines.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -28,14 +29,14 @@ mod requests;
 
 pub(crate) use self::requests::ControlFrame;
 
-/// Serves a connection in call mode until it ends, and says why it did.
+/// Serves a connection in call mode, and returns the reason when it has ended.
 ///
-/// `handler` answers requests, each beside the others; most are done when they are first polled
-/// and cost no allocation. `heard` is called with what the peer says of itself.
+/// `handler` answers requests concurrently. Most handlers finish when they are first polled and cost
+/// no allocation. `heard` is called for each control frame of the peer.
 ///
-/// A request for which `handler` has no future but a reason is not permitted, and ends the
-/// connection. Dropping the future, polled or not, ends it; a panic outside of a handler's future (in
-/// a codec, say) too.
+/// If `handler` returns a reason in place of a future, the request is not permitted, and the
+/// connection is ended. Dropping the future also ends it, even if it was never polled. So does a
+/// panic outside a handler's future, for example in a codec.
 pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
@@ -89,12 +90,12 @@ struct Serving<'a, R, C, F: Future> {
     codec: C,
     held: HeldRequests<R>,
     running: FuturesUnordered<Abortable<RunningHandler<F>>>,
-    /// How to drop the handler of a request that its asker gave up, and the request's size.
+    /// The handles to drop handlers of cancelled requests, and the sizes of these requests.
     aborts: HashMap<RequestNumber, (AbortHandle, Size)>,
-    /// Requests and, apart from them, notices whose handlers have to wait.
+    /// Requests with waiting handlers; notices are counted apart from them.
     asked: Load,
     notices: Load,
-    /// The place of a handler's future, kept for the next one.
+    /// The slot of a finished handler, for the next one.
     spare: Option<FutureSlot<F>>,
     was_choked: bool,
     timer: Timer,
@@ -116,7 +117,7 @@ where
             self.start_held(cx, handler);
             self.poll_running(cx);
             self.was_choked |= self.link.is_choked();
-            // What the peer has asked and not been answered, which an honest one keeps in bounds.
+            // The unanswered requests, whose limit an honest peer respects.
             let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
             let unfinished = self.running.len() + self.held.requests.len();
             let incoming =
@@ -131,7 +132,7 @@ where
             match incoming {
                 Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                // There is room for answers again: on with what was put off.
+                // There is room for answers again: deferred requests are started.
                 Poll::Pending if self.was_choked && !self.link.is_choked() => {
                     self.was_choked = false
                 }
@@ -176,7 +177,7 @@ where
         }
     }
 
-    /// A request is no longer being answered.
+    /// Removes a request that is no longer being answered.
     fn settle(&mut self, number: RequestNumber) -> Option<AbortHandle> {
         let (abort, size) = self.aborts.remove(&number)?;
         self.asked.remove(size);
@@ -204,18 +205,18 @@ where
         match asked.request {
             Ok(request) => {
                 let origin = RequestKey { number: Some(asked.number), size: asked.size };
-                self.start(cx, origin, asked.patience, handler(request));
+                self.start(cx, origin, asked.timeout, handler(request));
             }
             Err(why) => self.refuse(asked.number, &why),
         }
     }
 
-    /// Polls a new handler once; only one that has to wait is kept beside the others.
+    /// Polls a new handler once. Only a waiting handler is added to the running ones.
     fn start(
         &mut self,
         cx: &mut Context<'_>,
         origin: RequestKey,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
         future: Result<F, &'static str>,
     ) {
         let RequestKey { number, size } = origin;
@@ -223,7 +224,7 @@ where
             Ok(future) => future,
             Err(why) => return self.link.end(Ended::Violation(why)),
         };
-        // Requests are counted before; messages that want no answer are dropped when too many wait.
+        // Requests were counted before. Notices are dropped when too many wait.
         if number.is_none() && !self.notices.have_room(self.link, size) {
             return;
         }
@@ -236,7 +237,7 @@ where
             return;
         }
         let rt = self.link.rt();
-        let timer = patience.map(|patience| sleep(rt, rt.after(patience)));
+        let timer = timeout.map(|timeout| sleep(rt, rt.after(timeout)));
         let (abort, registration) = AbortHandle::new_pair();
         if let Some(number) = number {
             self.aborts.insert(number, (abort, size));
@@ -249,12 +250,12 @@ where
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) {
-        // What is done while the peer does not read stays where it is, instead of in its answer.
+        // While the peer does not read, finished handlers wait here, and not as queued answers.
         while !self.running.is_empty()
             && !self.link.is_choked()
             && let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx)
         {
-            // An aborted handler's asker has gone, and its number with it.
+            // The request of an aborted handler was removed when it was cancelled.
             let Ok((number, size, outcome)) = finished else {
                 continue;
             };
@@ -293,7 +294,7 @@ where
     }
 
     fn refuse(&self, number: RequestNumber, why: &str) {
-        // A connection that has ended needs no answer, and a reason is never too long.
+        // An ended connection needs no answer, and a reason is never too long.
         let _ =
             self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
                 draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
@@ -302,7 +303,7 @@ where
     }
 }
 
-/// Whatever this process writes from now on goes there, also from other threads.
+/// Replaces the standard output and error of this process, for all threads.
 fn replace_outputs(files: Vec<Untrusted>) {
     for (number, file) in [1, 2].into_iter().zip(files.into_iter().map(OwnedFd::from)) {
         if let Err(error) = redirect(number, &file) {
@@ -313,21 +314,21 @@ fn replace_outputs(files: Vec<Untrusted>) {
 
 const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
 
-/// Which request a handler answers.
+/// The request of a handler.
 #[derive(Clone, Copy)]
 struct RequestKey {
-    /// None for a message that wants no answer.
+    /// `None` for a message without an answer.
     number: Option<RequestNumber>,
     size: Size,
 }
 
-/// Where a handler's future is pinned; reused, so that requests that are answered at once do not
-/// allocate.
+/// A pinned slot for the future of a handler. It is reused, so that requests that are answered at once
+/// do not allocate.
 type FutureSlot<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
 
 type HandlerOutcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
 
-/// A handler that has to wait, until its asker's patience is over.
+/// A waiting handler, with the timeout of its request.
 struct RunningHandler<F> {
     number: Option<RequestNumber>,
     size: Size,

@@ -1,4 +1,4 @@
-//! Requests that came while the peer did not read its answers.
+//! Decoded frames of the peer, and requests that are deferred.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::{Codec, HeartbeatReply};
 use crate::sys::untrusted::Untrusted;
 
-/// A request of the peer, or why it is none.
+/// A request of the peer, or the reason why it does not decode.
 pub(super) struct PeerRequest<R> {
     pub(super) number: RequestNumber,
-    pub(super) patience: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     pub(super) request: Result<R, String>,
     pub(super) size: Size,
 }
 
-/// Requests that came while the peer did not read its answers: answered when it does.
+/// Requests that arrived while the peer did not read its answers. They are started when it reads.
 ///
-/// Reading goes on meanwhile. If both sides stopped reading until the other one reads, neither
-/// would ever go on.
+/// Reading continues meanwhile. If both sides stopped reading until the other side reads, the
+/// connection would never recover.
 pub(super) struct HeldRequests<R> {
     pub(super) requests: VecDeque<PeerRequest<R>>,
     pub(super) load: Load,
@@ -62,7 +62,7 @@ impl<R> HeldRequests<R> {
     }
 }
 
-/// How many messages wait to be dealt with, and what they have together.
+/// The number of waiting messages, and their total size.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
     count: usize,
@@ -91,8 +91,8 @@ impl Load {
         }
     }
 
-    /// Whether one more is within what both sides agree on. It may go beyond the limit of bytes, but
-    /// not of descriptors.
+    /// Returns true if another message is within the limits. It may exceed the limit of bytes, but not
+    /// the limit of descriptors.
     pub(super) fn have_room(&self, link: &Link, next: Size) -> bool {
         let limits = link.limits();
         self.count < MAX_IN_FLIGHT
@@ -104,7 +104,7 @@ impl Load {
 /// An incoming frame with its body decoded.
 pub(super) enum Decoded<R> {
     Request(PeerRequest<R>),
-    /// One more request than agreed, not decoded.
+    /// A request over the limit, not decoded.
     TooMuch,
     Notice(Result<R, String>, Size),
     Cancel {
@@ -112,7 +112,7 @@ pub(super) enum Decoded<R> {
     },
     Control(ControlFrame),
     Outputs(Vec<Untrusted>),
-    /// A frame that may not come now.
+    /// A frame that is not allowed now.
     Untimely(&'static str),
 }
 
@@ -121,8 +121,8 @@ impl<R> Decoded<R> {
         let size = body.size();
         let decode = |body: Body<'_>| body.decode(codec).map_err(|error| error.to_string());
         match header {
-            Header::Request { number, patience } => {
-                Self::Request(PeerRequest { number, patience, request: decode(body), size })
+            Header::Request { number, timeout } => {
+                Self::Request(PeerRequest { number, timeout, request: decode(body), size })
             }
             Header::Notice => Self::Notice(decode(body), size),
             Header::Cancel { number } => Self::Cancel { number },
@@ -138,7 +138,7 @@ impl<R> Decoded<R> {
     }
 }
 
-/// What the peer says of itself, or wants to hear of this side.
+/// A frame without a message: the state of the peer, or a question about this side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ControlFrame {
     Ready,

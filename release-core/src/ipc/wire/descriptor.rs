@@ -1,4 +1,4 @@
-//! `Descriptor`: an open file, socket or pipe as a part of a message.
+//! `Descriptor`: an open file, socket or pipe in a message.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,36 +6,34 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::sys::fds::duplicate_from;
 use crate::sys::untrusted::Untrusted;
 
-/// An open file, socket, pipe or the like, anywhere inside a request, an answer or a notice.
+/// An open file, socket or pipe, anywhere in a request, an answer or a notice.
 ///
-/// The other process gets a descriptor of its own for the same open file, close-on-exec. The sender
-/// keeps its own: a message is borrowed to be sent, and a duplicate travels. A message that is not
-/// sent, not read, or not decoded leaves no descriptor behind on either side.
+/// The other process receives its own descriptor of the same open file, with close-on-exec set. The
+/// sender keeps its descriptor, because a duplicate is sent. If a message is not sent, not read or
+/// not decoded, no descriptor stays open on either side.
 ///
-/// To close a descriptor may block, for as long as the process that sent it likes: a socket that
-/// lingers, or a file of a network file system. One that came with a message and is dropped as a
-/// `Descriptor` is therefore closed by another thread, soon afterwards. Once you have made a file or a
-/// socket of it, dropping that is up to you: do it in [`Rt::unblock`](crate::rt::Rt::unblock) where the
-/// sender is not trusted.
+/// Closing a descriptor may block for as long as its sender chooses, for example a socket with a
+/// linger time or a file on a network file system. A received `Descriptor` that you drop is therefore
+/// closed in another thread. If you convert it into a file or socket of an untrusted sender, drop
+/// that in [`Rt::unblock`](crate::rt::Rt::unblock).
 ///
-/// Both sides of a connection have to allow it: [`Workers::descriptors`] and
+/// Both sides of a connection must allow descriptors: [`Workers::descriptors`] and
 /// [`Worker::descriptors`]. Connections in plain mode never carry any.
 ///
-/// With a codec of your own it works as with postcard, as long as the codec is made of serde: in the
-/// payload it is a small number, its place among the descriptors of the message. Each place is taken
-/// once, hence it cannot stand in an untagged enum behind another variant that takes it.
+/// Descriptors also work with your own codec if it is based on serde. The payload contains a small
+/// number, the index among the descriptors of the message. Each index must be used exactly once.
+/// Therefore a descriptor cannot be in an untagged enum after another variant that reads it.
 ///
-/// # What a peer may send
+/// # Security
 ///
-/// Anything that can be open: look at what came before you use it. Both processes share one *open
-/// file description*: its position, and whether it blocks. A directory, in a process that is
-/// confined to another root, is a way out of it. A socket that would linger when it is closed
-/// (`SO_LINGER`), and so block the one who closes it, has been told not to; the sender can undo that
-/// for as long as it has the socket too.
+/// A peer can send any kind of open file: check it before you use it. Both processes share one *open
+/// file description*, with its position and its blocking mode. A directory lets a process escape
+/// from its root directory. The linger time of a received socket (`SO_LINGER`) has been turned off,
+/// but the sender can turn it on again while it keeps the socket.
 ///
 /// # Examples
 ///
-/// A master that opens files for workers that may not:
+/// A master that opens files for unprivileged workers:
 ///
 /// ```
 /// use std::fs::File;
@@ -56,7 +54,7 @@ use crate::sys::untrusted::Untrusted;
 /// # let _ = workers;
 /// ```
 ///
-/// and what a worker makes of the answer:
+/// A worker that converts the answer into a file:
 ///
 /// ```
 /// # use release_core::ipc::Descriptor;
@@ -72,7 +70,7 @@ use crate::sys::untrusted::Untrusted;
 ///
 /// # Errors
 ///
-/// Outside of a message on such a connection it can be neither serialized nor deserialized.
+/// Serializing or deserializing it outside such a message returns an error.
 ///
 /// [`Workers::descriptors`]: crate::Workers::descriptors
 /// [`Worker::descriptors`]: crate::Worker::descriptors
@@ -82,12 +80,22 @@ pub struct Descriptor(Source);
 #[derive(Debug)]
 enum Source {
     Local(OwnedFd),
-    /// It came with a message.
+    /// Received with a message.
     Received(Untrusted),
 }
 
 impl Descriptor {
-    /// A file, a socket, or what else owns a descriptor.
+    /// Creates a `Descriptor` from an owner of a file descriptor, such as a `File` or a socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Descriptor;
+    ///
+    /// let descriptor = Descriptor::new(std::fs::File::open("/dev/null")?);
+    /// # drop(descriptor);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new(owner: impl Into<OwnedFd>) -> Self {
         Self(Source::Local(owner.into()))
     }

@@ -1,7 +1,7 @@
-//! The descriptors of the message that this thread encodes or decodes at the moment, by their places.
+//! The descriptors of the message that this thread currently encodes or decodes, by index.
 //!
-//! A serde type sees only its serializer, so what travels beside the bytes is left here. A message
-//! is encoded and decoded in one go, without waiting, hence on one thread.
+//! A serde type has access only to its serializer. Therefore the descriptors, which are sent beside
+//! the bytes, are in a thread-local. Encoding and decoding never wait, so one thread is enough.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,21 +21,21 @@ thread_local! {
     static MESSAGE: RefCell<CurrentMessage> = const { RefCell::new(CurrentMessage::None) };
 }
 
-/// What this thread does with a message.
+/// The message of this thread.
 enum CurrentMessage {
     None,
-    /// Encodes it; so many descriptors are allowed.
+    /// Being encoded: its descriptors, and their maximum number.
     Out(Vec<OwnedFd>, usize),
-    /// Decodes it; what was taken is gone. The words say why the last attempt to take one failed.
+    /// Being decoded: the remaining descriptors, and the error of the last attempt to take one.
     In(Vec<Option<Descriptor>>, Option<String>),
-    /// Traces its type: any place holds a descriptor, the reading end of a pipe.
+    /// The type is being traced: each index has a descriptor, the reading end of a pipe.
     Traced,
-    /// A descriptor could not be encoded. Kept, like the words above, because not every format keeps
-    /// the words of its errors.
+    /// A descriptor could not be encoded. The reason is stored here, as above, because some formats
+    /// drop the text of errors.
     Failed(String),
 }
 
-/// Puts the message back that was worked on before, also when a codec panics.
+/// Restores the outer message, also when a codec panics.
 struct Restore(CurrentMessage);
 
 impl Drop for Restore {
@@ -48,7 +48,7 @@ fn replace(message: CurrentMessage) -> CurrentMessage {
     MESSAGE.with_borrow_mut(|current| mem::replace(current, message))
 }
 
-/// Runs an encoder, and returns the duplicates of the descriptors it met.
+/// Runs an encoder. Returns duplicates of the descriptors in the message.
 pub(super) fn encoding(
     room: usize,
     encode: impl FnOnce() -> Result<(), CodecError>,
@@ -64,7 +64,7 @@ pub(super) fn encoding(
     }
 }
 
-/// Runs a decoder that may take these descriptors, and has to take all of them.
+/// Runs a decoder that must take all of these descriptors.
 pub(super) fn decoding<T>(
     descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
@@ -77,7 +77,7 @@ pub(super) fn decoding<T>(
     }
 }
 
-/// Runs a decoder that may take these descriptors; says how many it has left, which are closed.
+/// Runs a decoder that may take these descriptors. Closes the others, and returns their number.
 pub(super) fn decoding_some<T>(
     descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
@@ -92,13 +92,13 @@ pub(super) fn decoding_some<T>(
     decoded.map(|value| (value, left)).map_err(|error| why.map_or(error, CodecError::new))
 }
 
-/// Runs a decoder that reads samples, not a message.
+/// Runs a decoder on samples instead of a message.
 pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
     let _outer = Restore(replace(CurrentMessage::Traced));
     decode()
 }
 
-/// Gives a descriptor a place in the message that is being encoded.
+/// Adds a descriptor to the message that is being encoded. Returns its index.
 fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
         let put = message.put(descriptor);
@@ -110,7 +110,7 @@ fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     })
 }
 
-/// Takes the descriptor of a place out of the message that is being decoded.
+/// Takes the descriptor of an index out of the message that is being decoded.
 fn take(place: u32) -> Result<Descriptor, String> {
     MESSAGE.with_borrow_mut(|message| message.take(place))
 }
@@ -172,7 +172,7 @@ impl<'de> Deserialize<'de> for Descriptor {
     }
 }
 
-/// What tells it from other numbers when a type is traced; formats write a newtype as what is in it.
+/// Distinguishes a descriptor from other numbers in a shape. Formats do not write this name.
 const NAME: &str = "Descriptor";
 
 struct SlotVisitor;

@@ -1,4 +1,4 @@
-//! What a connection grants its peer.
+//! The limits of a connection for its peer.
 
 use std::time::Duration;
 
@@ -7,47 +7,47 @@ use serde::{Deserialize, Serialize};
 use super::frame::DEFAULT_FRAME_LIMIT;
 use crate::sys::rights;
 
-/// How many frames a task handles before others have their turn: a peer that sends without end
-/// must not have the executor for itself.
+/// Number of frames that a task handles before it yields. A peer that never stops sending must not
+/// occupy the executor.
 pub(crate) const FRAMES_PER_TURN: usize = 64;
 
-/// How many requests of one side may be unanswered at a time.
+/// Maximum number of unanswered requests of one side.
 pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
-/// What a connection grants its peer.
+/// The limits of a connection for its peer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// The longest payload, in bytes.
+    /// Maximum length of a payload in bytes.
     pub(crate) frame: u32,
-    /// How long a frame may take from its first byte to its last.
+    /// Maximum time from the first byte of a frame to its last.
     pub(crate) frame_time: Duration,
-    /// How many bytes may wait for a peer that does not read before nothing more is queued for it
-    /// and its requests are put off; and how many bytes unanswered requests may have together.
-    /// One message may go beyond it.
+    /// Maximum number of bytes in the queue for a peer that does not read. Beyond it, nothing more is
+    /// queued and the peer's requests are deferred. Also the maximum size of all unanswered requests
+    /// together. One message may exceed it.
     pub(crate) unsent: usize,
-    /// How long they may wait without any progress.
+    /// Maximum time without progress of the queue.
     pub(crate) unsent_time: Duration,
-    /// How many descriptors one message may have, and all unanswered requests together.
+    /// Maximum number of descriptors of one message, and of all unanswered requests together.
     pub(crate) descriptors: usize,
-    /// Whether the peer is this process's master, which may send it its standard output and error.
+    /// True if the peer is the master of this process, which may replace its outputs.
     pub(crate) takes_outputs: bool,
-    /// How long a caller looks for its answer before it sleeps.
+    /// Time for which a caller polls for its answer before it sleeps.
     pub(crate) spin: Duration,
-    /// How the peer is asked whether its work goes on, if it is.
+    /// The heartbeat of the connection, if there is one.
     pub(crate) pulse: Option<Heartbeat>,
 }
 
-/// How many descriptors may have come in answers that their callers have not looked at yet.
+/// Maximum number of descriptors in answers that their callers have not read yet.
 ///
-/// The callers asked for them, and are woken: only a peer that answers all of many callers at once
-/// comes near it.
+/// Callers are woken for each answer. Only a peer that answers many calls at once comes near this
+/// limit.
 pub(crate) const UNTAKEN_DESCRIPTORS: usize = 1024;
 
-/// What looks for longer than this had better sleep.
+/// Maximum polling time. A longer wait should sleep.
 const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
 impl Limits {
-    /// Between master and worker.
+    /// The limits between master and worker.
     pub(crate) const IPC: Self = Self {
         frame: DEFAULT_FRAME_LIMIT,
         frame_time: Duration::from_secs(10),
@@ -59,49 +59,49 @@ impl Limits {
         pulse: None,
     };
 
-    /// The same with another frame limit.
+    /// Sets the frame limit.
     pub(crate) fn with_frame(self, bytes: u32) -> Self {
         Self { frame: bytes, ..self }
     }
 
-    /// The same with callers that look for their answers for a time.
+    /// Sets the time for which callers poll for their answers.
     pub(crate) fn with_spin(self, time: Duration) -> Self {
         Self { spin: time.min(LONGEST_SPIN), ..self }
     }
 
-    /// The same at the worker's end.
+    /// Returns the limits for the worker's side.
     pub(crate) fn of_worker(self) -> Self {
         Self { takes_outputs: true, ..self }
     }
 
-    /// How many descriptors may come with one frame of any kind.
+    /// Returns the maximum number of descriptors of a received frame of any kind.
     pub(crate) fn arriving(&self) -> usize {
         if self.takes_outputs { self.descriptors.max(2) } else { self.descriptors }
     }
 
-    /// The same with so many descriptors, as far as the kernel takes them.
+    /// Sets the limit of descriptors, up to the limit of the kernel.
     pub(crate) fn with_descriptors(self, most: u8) -> Self {
         Self { descriptors: usize::from(most).min(rights::MOST), ..self }
     }
 }
 
-/// How often an answer must be missing, at least. One is not enough: a process that was stopped
-/// itself finds its own time over before it has read the answer that was there.
+/// Minimum number of missing answers. One is not enough: after this process was stopped, its timer
+/// expires before it reads an answer that is already there.
 const MISSES: u32 = 4;
 
-/// How often the peer is asked when its numbers are wanted.
+/// Interval of the heartbeat if only its numbers are needed.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// How the peer is asked, and what follows.
+/// The heartbeat of a connection. The master asks for the state of the work at an interval.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Heartbeat {
     pub(crate) every: Duration,
-    /// How long it may be silent, and be busy with one thing.
+    /// Maximum time without an answer, and for one unit of work.
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Heartbeat {
-    /// A peer that does not get on for this time is found to hang; its numbers may be wanted too.
+    /// Creates a heartbeat that finds a hanging peer after `timeout`, or that only counts its work.
     pub(crate) fn new(timeout: Option<Duration>, counts: bool) -> Option<Self> {
         let every = timeout.map(|timeout| timeout / MISSES).into_iter();
         let every = every.chain(counts.then_some(COUNT_EVERY)).min()?;

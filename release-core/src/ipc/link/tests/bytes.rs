@@ -26,7 +26,7 @@ fn fill(outbox: &mut Outbox) -> PipeReader {
         outbox
             .push::<FrameTooLong>(|payload| {
                 let start = payload.len();
-                Header::Request { number, patience: None }.write(payload);
+                Header::Request { number, timeout: None }.write(payload);
                 payload.extend_from_slice(b"body");
                 if count > 0 {
                     header::add_descriptors(payload, start, count);

@@ -1,4 +1,4 @@
-//! The error of an encoder or a decoder, as serde wants it.
+//! Postcard's format: its encoder, its decoder, and their errors.
 
 use std::fmt::{self, Display};
 
@@ -8,12 +8,32 @@ mod encode;
 pub(crate) use decode::{Depth, decode};
 pub(crate) use encode::encode;
 
-/// A payload that is not a message, or a message that has no payload.
+/// The error of encoding or decoding a message.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{Codec, CodecError, Text};
+///
+/// let result: Result<u8, CodecError> = Text.decode(b"300");
+/// assert!(result.is_err_and(|error| error.to_string().contains("too large")));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodecError(String);
 
 impl CodecError {
-    /// The reason in words.
+    /// Creates an error with a reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::CodecError;
+    ///
+    /// fn text(payload: &[u8]) -> Result<&str, CodecError> {
+    ///     std::str::from_utf8(payload).map_err(CodecError::new)
+    /// }
+    /// assert!(text(&[0xff]).is_err());
+    /// ```
     #[cold]
     #[allow(clippy::needless_pass_by_value)] // Errors are given away: `map_err(CodecError::new)`.
     pub fn new(reason: impl Display) -> Self {
@@ -29,8 +49,8 @@ impl Display for CodecError {
 
 impl std::error::Error for CodecError {}
 
-/// One word, so that a result of it is passed in registers: the error, and whether it is the format's
-/// and not the value's own.
+/// The error of the encoder and the decoder, with a flag: true if the format caused it, false if the
+/// value did. It has the size of a pointer, so that results are passed in registers.
 #[derive(Debug)]
 pub(crate) struct Fault(Box<(CodecError, bool)>);
 
@@ -48,7 +68,7 @@ impl Fault {
         &self.0.0
     }
 
-    /// Whether no value of the kind could be written.
+    /// Returns true if the format does not support the type of the value.
     pub(crate) fn is_of_the_format(&self) -> bool {
         self.0.1
     }
@@ -81,11 +101,11 @@ impl From<postcard::Error> for Fault {
     }
 }
 
-/// How many elements of a message's sequences may take no bytes, those of a `Vec<()>` say: nothing
-/// else bounds the work that they are.
+/// Maximum number of elements of a message that take no bytes, such as those of a `Vec<()>`. Nothing
+/// else limits the work for them.
 pub(crate) const EMPTY: usize = 1024;
 
-/// What a type is missing that was not made for this format.
+/// The reason why a type is not supported by this format.
 pub(crate) const NO_KINDS: &str = "postcard does not carry this type, as with serde's `tag`, `untagged` and \
                         `flatten`; take another codec, or another type";
 

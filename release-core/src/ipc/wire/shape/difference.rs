@@ -1,33 +1,33 @@
-//! The first difference of two shapes, in words.
+//! The description of the first difference between two shapes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{Field, Kind, Shape, TypeBody, Variant};
 
-/// What one process may have that the other has not.
+/// The permitted differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// Nothing.
+    /// None.
     Same,
-    /// The old one writes and the new one reads: an enum may have more variants at its end in the
-    /// new one, because the numbers of the others stay.
+    /// An enum may have more variants at its end in the new version, which reads. The numbers of the
+    /// other variants do not change.
     MoreAtTheEnd,
 }
 
-/// What differs in two versions of a type.
+/// The difference between two versions of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Which part of which type.
+    /// The part of a type.
     pub(crate) place: String,
     pub(crate) old: String,
     pub(crate) new: String,
-    /// How the new version came about, if that can be told.
+    /// The kind of change, if it can be determined.
     pub(crate) how: &'static str,
 }
 
 impl Shape {
-    /// The first difference between an old version and this one; none if there is none that matters.
+    /// Returns the first difference between an old version and this one that is not permitted.
     pub(crate) fn difference(&self, old: &Self, rule: Rule) -> Option<Difference> {
         let mut comparison = Comparison { old, new: self, rule, seen: HashSet::new() };
         comparison.kinds(&old.root, &self.root, &|| "the type".to_owned())
@@ -38,11 +38,11 @@ struct Comparison<'a> {
     old: &'a Shape,
     new: &'a Shape,
     rule: Rule,
-    /// Pairs of types that are being compared or have been.
+    /// Pairs of types that have been compared, or are being compared.
     seen: HashSet<(usize, usize)>,
 }
 
-/// The names that a list had and has at a place, and how that came about.
+/// The old and the new name at an index of a list, and the kind of change.
 type NameChange = (usize, Option<String>, Option<String>, &'static str);
 
 impl<'a> Comparison<'a> {
@@ -81,7 +81,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn types(&mut self, old: usize, new: usize, place: &dyn Fn() -> String) -> Option<Difference> {
-        // One whose contents are not there is not known.
+        // A type without contents is not known.
         let (was, is) = (self.old.types.get(old)?, self.new.types.get(new)?);
         if !self.seen.insert((old, new)) {
             return None;
@@ -133,7 +133,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Where two lists of names differ first.
+/// Returns the first difference between two lists of names.
 fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<NameChange> {
     let at = (0..old.len().max(new.len())).find(|at| old.get(*at) != new.get(*at))?;
     let (was, is) = (old.get(at), new.get(at));

@@ -1,8 +1,7 @@
-//! The shape of a message type: the names and kinds of what it consists of, to be compared with those
-//! of another process.
+//! The shape of a message type: the names and kinds of its parts. Two processes compare them.
 //!
-//! Postcard writes neither names nor kinds, so a process that has another version of a type takes one
-//! thing for another. A shape is traced once, when the process starts.
+//! Postcard writes neither names nor kinds. Therefore a process with another version of a type would
+//! decode wrong values. A shape is traced once, when the process starts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,12 +17,12 @@ mod tracer;
 
 pub(crate) use difference::{Difference, Rule};
 
-/// The names and kinds of what a type's encoding consists of.
+/// The names and kinds of the parts of an encoded type.
 ///
-/// Two processes that speak to each other compare the shapes of their message types, so that a
-/// variant or a field that only one of them has is an error in words, and not another value.
+/// Two connected processes compare the shapes of their message types. If only one of them has a
+/// variant or a field, the result is an error with a description, instead of a wrong value.
 ///
-/// A codec says what the shape is: see [`Codec::shape`](super::Codec::shape).
+/// The codec determines the shape: see [`Codec::shape`](super::Codec::shape).
 ///
 /// # Examples
 ///
@@ -46,26 +45,26 @@ pub struct Shape {
     root: Kind,
     /// Structs and enums, which may contain each other.
     types: Vec<NamedType>,
-    /// Why a part is not known.
+    /// The reason why a part is not known.
     #[serde(skip)]
     gap: Option<String>,
 }
 
-/// What a value is, as far as its encoding goes.
+/// The kind of an encoded value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
-    /// Not known: it equals everything.
+    /// Not known: equal to all kinds.
     #[default]
     Unknown,
-    /// Something without parts.
+    /// A value without parts.
     Plain(Cow<'static, str>),
     Option(Box<Self>),
     Sequence(Box<Self>),
     Map(Box<(Self, Self)>),
     Tuple(Vec<Self>),
-    /// Equal parts, and how many.
+    /// A number of equal parts.
     Array(usize, Box<Self>),
-    /// One of the shape's types.
+    /// The index of a type of the shape.
     Named(usize),
 }
 
@@ -83,7 +82,7 @@ enum TypeBody {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Field {
-    /// A number in a type whose fields have no names.
+    /// A number in types without field names.
     name: Cow<'static, str>,
     kind: Kind,
 }
@@ -91,12 +90,12 @@ struct Field {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Variant {
     name: Cow<'static, str>,
-    /// None while they are not known.
+    /// `None` while they are not known.
     fields: Option<Vec<Field>>,
 }
 
 impl Kind {
-    /// How many parts there are in something without a name.
+    /// Returns the number of parts of a tuple or array.
     fn count(&self) -> Option<usize> {
         match self {
             Self::Tuple(parts) => Some(parts.len()),
@@ -114,7 +113,7 @@ impl Kind {
         parts.iter().chain(repeated.into_iter().flatten())
     }
 
-    /// The same with tuples of equal parts in short.
+    /// Replaces tuples of equal parts by arrays.
     fn in_short(&mut self) {
         match self {
             Self::Unknown | Self::Plain(_) | Self::Named(_) => {}
@@ -137,7 +136,7 @@ impl Kind {
 }
 
 impl Shape {
-    /// Returns a shape that equals every other one: nothing is compared.
+    /// Returns a shape that equals all others, so that nothing is compared.
     ///
     /// # Examples
     ///
@@ -151,7 +150,7 @@ impl Shape {
         Self { root: Kind::Unknown, types: Vec::new(), gap: None }
     }
 
-    /// Returns a shape by a name that you give it. It must change with the encoding; shapes of
+    /// Returns a shape with a name. You must change the name together with the encoding: shapes with
     /// different names differ.
     ///
     /// # Examples
@@ -166,8 +165,7 @@ impl Shape {
         Self { root: Kind::Plain(Cow::Owned(name.into())), ..Self::unknown() }
     }
 
-    /// Returns the reason why a part of the type could not be traced, if one could not. That part
-    /// is not compared.
+    /// Returns the reason if a part of the type could not be traced. That part is not compared.
     ///
     /// # Examples
     ///
@@ -186,7 +184,7 @@ impl Shape {
         self.root != Kind::Unknown
     }
 
-    /// A type in one word or two.
+    /// Returns a short name of a kind.
     fn words(&self, kind: &Kind) -> String {
         match kind {
             Kind::Unknown => "?".to_owned(),
@@ -239,7 +237,7 @@ impl Shape {
     }
 }
 
-/// The type, and each struct and enum that it contains.
+/// Formats the type, and each struct and enum in it.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !matches!(self.root, Kind::Named(0)) {

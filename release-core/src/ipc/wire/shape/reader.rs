@@ -1,4 +1,4 @@
-//! What a type reads when it is traced: samples, whose kinds are taken down.
+//! The deserializer of tracing: it returns samples and records their kinds.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 use super::tracer::{TraceError, Tracer, fields_of};
 use super::{Kind, TypeBody, Variant};
 
-/// Texts that types take which do not take every text: numbers, times, addresses and the like.
+/// Samples for types that accept only some texts, such as numbers, times and addresses.
 const TEXTS: &[&str] = &[
     "a",
     "",
@@ -77,7 +77,7 @@ impl<'t> SampleReader<'t> {
         Ok(self.tracer.sample(zero, candidates))
     }
 
-    /// A type by its name, with a visitor that tells it from others of that name.
+    /// Defines a type by its name and its visitor, because others may have the same name.
     fn define<V>(
         self,
         name: &'static str,
@@ -90,7 +90,7 @@ impl<'t> SampleReader<'t> {
         Ok((self.tracer, index))
     }
 
-    /// The elements of a sequence: one, or none.
+    /// Returns the number of elements of a sequence: one or none.
     fn count(&mut self) -> Result<usize, TraceError> {
         self.tracer.part()?;
         let count = usize::from(self.tracer.is_there());
@@ -99,7 +99,7 @@ impl<'t> SampleReader<'t> {
     }
 }
 
-/// The parts of something that has no name.
+/// The parts of a type without a name.
 struct SampleParts<'t> {
     tracer: &'t mut Tracer,
     kinds: &'t mut [Kind],
@@ -133,7 +133,7 @@ impl<'de> de::SeqAccess<'de> for SampleParts<'_> {
     }
 }
 
-/// A key and a value, or nothing.
+/// Reads a key and a value, or nothing.
 impl<'de> de::MapAccess<'de> for SampleParts<'_> {
     type Error = TraceError;
 
@@ -380,7 +380,7 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
     }
 }
 
-/// The variant that is read.
+/// The variant that is being read.
 struct Chosen<'t> {
     tracer: &'t mut Tracer,
     index: usize,

@@ -1,7 +1,7 @@
-//! Tracing: a type is read from nothing, again and again, until every variant has been seen.
+//! Tracing: values of a type are made of samples, until each variant has been seen.
 //!
-//! Each run is one value of the type. What was given to it is kept as postcard would have it, and
-//! compared with what the value writes: a type that writes other things than it reads is found here.
+//! Each value is encoded and compared with the bytes of its samples. This detects types that do not
+//! write the same parts that they read.
 
 use std::any::type_name;
 use std::os::fd::OwnedFd;
@@ -15,20 +15,20 @@ use super::{Kind, Shape};
 use crate::ipc::wire::fd_slots;
 use crate::ipc::wire::format::{CodecError, decode, encode};
 
-/// How many values are made at most.
+/// Maximum number of values.
 const RUNS: usize = 10_000;
 
 impl Shape {
-    /// Traces a type as serde reads it.
+    /// Traces a type by deserializing it.
     ///
-    /// The type's `Deserialize` is called again and again with sample values, until all variants have
-    /// been seen, and each result is encoded again. A type that takes only special texts or numbers
-    /// may refuse all samples: the shape is then known up to there, and [`Shape::gap`] says so.
+    /// Calls the type's `Deserialize` with sample values until all variants have been seen, and
+    /// encodes each result again. A type may refuse all samples if it accepts only special texts or
+    /// numbers. This part of the shape is then unknown, and [`Shape::gap`] returns the reason.
     ///
     /// # Errors
     ///
-    /// When a format like postcard's does not carry the type: it writes what it does not read, as
-    /// with serde's `skip_serializing_if`, or has to be told what comes, as with serde's `tag`,
+    /// Returns an error if a format like postcard does not support the type. Such types do not write
+    /// all parts, as with serde's `skip_serializing_if`, or depend on names, as with serde's `tag`,
     /// `untagged` and `flatten`.
     ///
     /// # Examples
@@ -68,7 +68,7 @@ fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
     Ok(tracer.finish(root))
 }
 
-/// Makes one value, and has it write itself.
+/// Makes one value, and encodes it again.
 fn value<T: Serialize + DeserializeOwned>(
     tracer: &mut Tracer,
     kind: &mut Kind,
@@ -84,8 +84,8 @@ fn value<T: Serialize + DeserializeOwned>(
     })
 }
 
-/// Whether a value writes the bytes that it was made of, or others that come back as themselves: a
-/// type may take more than it gives.
+/// Returns an error unless a value writes the bytes of which it was made, or others that survive a
+/// round trip: a type may accept more than one encoding of a value.
 fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     value: &T,
     given: &[u8],
@@ -103,7 +103,7 @@ fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
 
 type Written = (Vec<u8>, Vec<OwnedFd>);
 
-/// The encoding of a value; none if the value itself refuses.
+/// Encodes a value. Returns `None` if the value itself refuses it.
 fn write<T: Serialize>(value: &T) -> Result<Option<Written>, TraceError> {
     let (mut bytes, mut fault) = (Vec::new(), None);
     let written = fd_slots::encoding(usize::MAX, || {

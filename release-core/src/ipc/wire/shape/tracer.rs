@@ -1,4 +1,4 @@
-//! The state of tracing: the types that are known, and the value that is made next.
+//! The state of tracing: the known types, the current value, and the choice of the next variant.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -9,25 +9,25 @@ use serde::Serialize;
 use super::{Field, Kind, NamedType, Shape, TypeBody, Variant};
 use crate::ipc::wire::format::{CodecError, Depth, NO_KINDS};
 
-/// How many parts are read at most in all runs: a type that is nested without end must not keep a
-/// process from starting.
+/// Maximum number of parts in all values. An endlessly nested type must not prevent the start of a
+/// process.
 const PARTS: usize = 200_000;
 
-/// How often a type may be inside of itself before its values are made as small as they can be.
+/// Maximum number of times that a type contains itself. Then its smallest variant is chosen.
 const INSIDE_ITSELF: usize = 4;
 
-/// Why a run has not led to a value.
+/// The reason why a value could not be made.
 #[derive(Debug)]
 pub(super) enum TraceError {
     /// The type refuses a sample.
     Invalid(String),
-    /// No format without names and kinds carries it.
+    /// Formats without names and kinds do not support the type.
     NotCarried,
-    /// It writes something else than it reads.
+    /// The type does not write the parts that it reads.
     Unwritten(String),
-    /// There are no values of it.
+    /// The type has no values.
     Never,
-    /// There is no end of it.
+    /// The type has too many parts.
     TooLarge,
 }
 
@@ -50,45 +50,45 @@ impl serde::de::Error for TraceError {
     }
 }
 
-/// Which values are made.
+/// The kind of values that are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SamplePlan {
-    /// With all that may be there: this is what the shape is taken from.
+    /// With all optional parts. They determine the shape.
     Full,
-    /// Without all that may be missing.
+    /// Without optional parts.
     Hollow,
-    /// The same with zeros: what a type may take for nothing.
+    /// Without optional parts and with zeros, which a type may treat as missing.
     Zero,
 }
 
-/// Where a sample is given.
+/// The position of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Spot {
-    /// The type, its variant, and the field of that.
+    /// The type, the variant and the field.
     owner: Option<(usize, usize, usize)>,
-    /// How many samples the field was given before.
+    /// Number of earlier samples of this field.
     nth: usize,
 }
 
-/// What makes a type: its visitor, its name, and the names of its fields or variants.
+/// The identity of a type: its visitor, its name, and the names of its fields or variants.
 type TypeKey = (&'static str, &'static str, &'static [&'static str]);
 
-/// How far a variant has been looked at.
+/// The progress with a variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum VariantProgress {
     New,
     Begun,
-    /// A value of it has been made.
+    /// A value has been made.
     Done,
-    /// It takes none of the samples.
+    /// It refuses all samples.
     Failed,
 }
 
-/// The variants of an enum, as far as they have been looked at.
+/// The progress with the variants of an enum.
 #[derive(Debug)]
 struct Exploration {
     progress: Vec<VariantProgress>,
-    /// Those from which nothing new can be reached any more.
+    /// Variants that lead to no further unseen variants.
     exhausted: HashSet<usize>,
 }
 
@@ -99,29 +99,29 @@ pub(super) struct Tracer {
     explored: HashMap<usize, Exploration>,
     plan: SamplePlan,
     depth: Depth,
-    /// How many parts may still be read.
+    /// Number of further parts that may be read.
     parts: usize,
     gap: Option<String>,
-    /// Which candidate of the samples each spot is at, and where none was taken.
+    /// The current candidate at each position, and the positions where all were refused.
     samples: HashMap<Spot, usize>,
     spent: HashSet<Spot>,
     run: Run,
 }
 
-/// What belongs to one value.
+/// The state of one value.
 #[derive(Debug, Default)]
 struct Run {
-    /// Its bytes.
+    /// The bytes of its samples.
     given: Vec<u8>,
     spot: Spot,
-    /// The types and variants that are being read.
+    /// The types and variants that are being read, outermost first.
     inside: Vec<(usize, usize)>,
-    /// Where the first error has come from.
+    /// The types and variants of the first error.
     failed: Option<Vec<(usize, usize)>>,
-    /// The last sample, and how many candidates there are in its place.
+    /// The position of the last sample, and the number of its candidates.
     last: Option<(Spot, usize)>,
     has_news: bool,
-    /// Variants that were taken because something new was to be reached from there.
+    /// Variants that were chosen because they lead to unseen variants.
     detours: Vec<(usize, usize)>,
 }
 
@@ -141,7 +141,7 @@ impl Tracer {
         }
     }
 
-    /// Begins again, with values of another kind.
+    /// Starts with values of another kind.
     pub(super) fn begin(&mut self, plan: SamplePlan) {
         self.plan = plan;
         self.explored.clear();
@@ -151,19 +151,19 @@ impl Tracer {
         self.run = Run::default();
     }
 
-    /// The bytes that the value was made of.
+    /// Returns the bytes of the samples of the value.
     pub(super) fn given(&self) -> &[u8] {
         &self.run.given
     }
 
-    /// The shape of a type that is of this kind.
+    /// Returns the shape of a type of this kind.
     pub(super) fn finish(mut self, mut root: Kind) -> Shape {
         root.in_short();
         self.fields().for_each(|field| field.kind.in_short());
         Shape { root, types: self.types, gap: self.gap }
     }
 
-    /// Whether another value is worth making.
+    /// Returns true if another value may show more of the type.
     pub(super) fn wants_another_value(
         &mut self,
         outcome: Result<(), TraceError>,
@@ -210,7 +210,7 @@ impl Tracer {
         }
     }
 
-    /// After a sample was refused: the next candidate in its place, if there is one.
+    /// Selects the next candidate in place of a refused sample, if there is one.
     fn try_next_candidate(&mut self) -> bool {
         let last = self.run.last.filter(|(spot, _)| !self.spent.contains(spot));
         let Some((spot, candidates)) = last.filter(|_| self.plan == SamplePlan::Full) else {
@@ -228,7 +228,7 @@ impl Tracer {
         is_left
     }
 
-    /// No sample is taken: the innermost variant that was being read has no values here.
+    /// Gives up the innermost variant of the refused sample.
     fn give_up_a_variant(&mut self) -> bool {
         let inside = self.run.failed.take().unwrap_or_default();
         let is_enum = |(index, _): &&(usize, usize)| self.explored.contains_key(index);
@@ -239,7 +239,7 @@ impl Tracer {
         true
     }
 
-    /// Variants that were begun in this run and not made are new again, but for this one.
+    /// Resets the variants of an unfinished value, except the failed one.
     fn reset(&mut self, failed: Option<(usize, usize)>) {
         for (index, explored) in &mut self.explored {
             for (variant, progress) in explored.progress.iter_mut().enumerate() {
@@ -252,19 +252,19 @@ impl Tracer {
         }
     }
 
-    /// One more part is read.
+    /// Counts a part that is read.
     pub(super) fn part(&mut self) -> Result<(), TraceError> {
         self.parts = self.parts.checked_sub(1).ok_or(TraceError::TooLarge)?;
         self.depth.check().map_err(|_| TraceError::TooLarge)
     }
 
-    /// Bytes that the value is given.
+    /// Adds the bytes of a sample.
     pub(super) fn give<T: Serialize>(&mut self, value: &T) {
         let given = postcard::to_extend(value, std::mem::take(&mut self.run.given));
         self.run.given = given.unwrap_or_default();
     }
 
-    /// One of these samples; it is the first one until that is refused.
+    /// Returns the current candidate, which is the first one until it is refused.
     pub(super) fn sample<T: Copy + Serialize>(&mut self, zero: T, candidates: &[T]) -> T {
         let spot = self.run.spot;
         self.run.spot.nth += 1;
@@ -278,19 +278,19 @@ impl Tracer {
         sample
     }
 
-    /// Whether what may be there is there.
+    /// Returns true if an optional part should be there.
     pub(super) fn is_there(&self) -> bool {
         self.plan == SamplePlan::Full && !self.is_inside_itself(1)
     }
 
-    /// Whether the innermost type is so often among those that are being read, beside once.
+    /// Returns true if a type that is being read contains itself at least `times` times.
     fn is_inside_itself(&self, times: usize) -> bool {
         let inside = &self.run.inside;
         let count = |index| inside.iter().filter(|(one, _)| *one == index).count();
         inside.iter().any(|(index, _)| count(*index) > times)
     }
 
-    /// The place of a type among the known ones.
+    /// Returns the index of a type, and adds it if it is new.
     pub(super) fn define(&mut self, key: TypeKey, body: impl FnOnce() -> TypeBody) -> usize {
         let types = &mut self.types;
         *self.known.entry(key).or_insert_with(|| {
@@ -299,7 +299,7 @@ impl Tracer {
         })
     }
 
-    /// Reads the contents of a type, or of a variant of it.
+    /// Reads the contents of a type or variant.
     pub(super) fn inside<T>(
         &mut self,
         index: usize,
@@ -320,7 +320,7 @@ impl Tracer {
         outcome
     }
 
-    /// Reads a field of a type, and keeps what it is.
+    /// Reads a field of a type, and stores its kind.
     pub(super) fn field<T>(
         &mut self,
         (index, variant, field): (usize, usize, usize),
@@ -360,7 +360,7 @@ impl Tracer {
         fields.get_mut(field).map(|field| &mut field.kind)
     }
 
-    /// Adds what one run has found to what is known.
+    /// Merges the kind that one value has shown into the known kind.
     pub(super) fn merge(&mut self, known: &mut Kind, found: Kind) {
         match (known, found) {
             (_, Kind::Unknown) => {}
@@ -382,7 +382,7 @@ impl Tracer {
         }
     }
 
-    /// Says what a variant has in it.
+    /// Sets the names of the fields of a variant.
     pub(super) fn set_fields(
         &mut self,
         index: usize,
@@ -396,7 +396,7 @@ impl Tracer {
         }
     }
 
-    /// Which variant of an enum is made next.
+    /// Chooses the variant of an enum for this value.
     pub(super) fn choose(&mut self, index: usize, count: usize) -> Result<usize, TraceError> {
         if count == 0 {
             return Err(TraceError::Never);
@@ -436,7 +436,7 @@ impl Tracer {
         self.explored.get(&index).is_some_and(|one| one.progress[variant] == VariantProgress::Done)
     }
 
-    /// The types of a variant's fields, or of a struct's.
+    /// Returns the types of the fields of a variant or a struct.
     fn contents(&self, index: usize, variant: Option<usize>) -> Vec<usize> {
         let mut found = Vec::new();
         let mut look = |fields: &[Field]| {
@@ -454,7 +454,7 @@ impl Tracer {
         found
     }
 
-    /// All types inside of a variant.
+    /// Collects all types in a variant.
     fn all_contents(&self, index: usize, variant: usize, seen: &mut HashSet<usize>) {
         let mut ahead = self.contents(index, Some(variant));
         while let Some(next) = ahead.pop() {
@@ -469,7 +469,7 @@ impl Tracer {
         seen.contains(&index)
     }
 
-    /// Whether a variant has an enum in it of which not all has been seen.
+    /// Returns true if a variant contains an enum with unseen variants.
     fn leads_to_unseen(&self, index: usize, variant: usize) -> bool {
         let is_over = |one: &Exploration| {
             one.exhausted.contains(&variant) || one.progress[variant] == VariantProgress::Failed
