@@ -90,8 +90,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the call. A request that is not queued yet is not sent. A request
-    /// that was sent is cancelled at the peer, and a late answer is dropped.
+    /// Dropping the future cancels the call. A request that is not queued yet is not sent. A
+    /// request that was sent is cancelled at the peer, and a late answer is dropped.
     ///
     /// You must either poll the future or drop it: the only call of a connection reads the socket
     /// for all tasks. If it is kept without being polled, as in a branch of a loop, requests of the
@@ -117,7 +117,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ///
     /// # Errors
     ///
-    /// Returns [`CallError::TimedOut`] after the timeout, and otherwise the errors of [`Peer::call`].
+    /// Returns [`CallError::TimedOut`] after the timeout, and otherwise the errors of
+    /// [`Peer::call`].
     ///
     /// # Cancel safety
     ///

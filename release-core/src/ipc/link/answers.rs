@@ -11,7 +11,7 @@ use crate::sys::untrusted::Untrusted;
 
 /// The low bits of a request number are its index in the table. The other bits count the uses of
 /// this slot, so that a late answer finds an empty slot or another number.
-const PLACE_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
+const SLOT_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
 
 /// The answer of the peer to a request.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Answers {
         lengths.map_or(places, |lengths| places.min(lengths + 1))
     }
 
-    /// Returns the number of descriptors of all unanswered requests.
+    /// Counts the descriptors of all unanswered requests.
     pub(crate) fn descriptors(&self) -> usize {
         self.size.descriptors
     }
@@ -125,7 +125,7 @@ impl Answers {
             place
         });
         let slot = &mut self.slots[place];
-        slot.number = slot.number.wrapping_add(1 << PLACE_BITS);
+        slot.number = slot.number.wrapping_add(1 << SLOT_BITS);
         slot.is_awaited = true;
         if in_turn {
             self.in_turn.push_back(slot.number);
@@ -134,7 +134,7 @@ impl Answers {
     }
 
     fn slot(&mut self, number: RequestNumber) -> Option<&mut Slot> {
-        let place = number & ((1 << PLACE_BITS) - 1);
+        let place = number & ((1 << SLOT_BITS) - 1);
         let slot = self.slots.get_mut(usize::try_from(place).ok()?)?;
         (slot.is_awaited && slot.number == number).then_some(slot)
     }
@@ -176,7 +176,8 @@ impl Answers {
         }
     }
 
-    /// Returns the request that the next frame answers, if answers come in the order of the requests.
+    /// Returns the request that the next frame answers, if answers come in the order of the
+    /// requests.
     pub(crate) fn first_in_turn(&self) -> Option<RequestNumber> {
         self.in_turn.front().copied()
     }
@@ -208,7 +209,7 @@ impl Answers {
             self.size.bytes -= size.bytes;
             self.size.descriptors -= size.descriptors;
             self.untaken -= kept.map_or(0, |kept| kept.descriptors.len());
-            let place = number & ((1 << PLACE_BITS) - 1);
+            let place = number & ((1 << SLOT_BITS) - 1);
             self.free.extend(usize::try_from(place));
         }
     }
@@ -227,7 +228,7 @@ impl Answers {
     /// Creates a table that continues these numbers. Returns `None` if they are invalid.
     pub(crate) fn after(numbers: Vec<RequestNumber>) -> Option<Self> {
         let place_of =
-            |number: RequestNumber| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();
+            |number: RequestNumber| usize::try_from(number & ((1 << SLOT_BITS) - 1)).ok();
         let in_place = |(place, number): (usize, &RequestNumber)| place_of(*number) == Some(place);
         if !numbers.iter().enumerate().all(in_place) {
             return None;

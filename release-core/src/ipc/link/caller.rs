@@ -77,8 +77,9 @@ impl Link {
             if state.answers.is_alone() {
                 self.flush(state);
             } else {
-                // Requests of the same turn of the executor are sent in one system call. From now on
-                // the background task reads, because the first caller may not be polled any more.
+                // Requests of the same turn of the executor are sent in one system call. From now
+                // on the background task reads, because the first caller may not be polled any
+                // more.
                 state.reader = SocketReader::Background;
                 state.wake_background();
             }
@@ -189,8 +190,8 @@ impl Link {
             return;
         }
         state.reader = SocketReader::Background;
-        // Usually no other frame has arrived, and the background task can sleep: it is registered for
-        // the next one without being run.
+        // Usually no other frame has arrived, and the background task can sleep: it is registered
+        // for the next one without being run.
         let idle = state.ended.is_none() && state.inbox.is_empty();
         let Some(background) = state.background.take() else {
             return;

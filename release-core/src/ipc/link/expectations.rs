@@ -18,7 +18,7 @@ const LARGEST: u32 = MOST / 2;
 
 const ANSWERS: Ended = Ended::Violation("answers to nothing, again and again");
 const CANCELS: Ended = Ended::Violation("the end of requests that there are not, again and again");
-const WORDS: Ended = Ended::Violation("words that nobody asked for, again and again");
+const UNASKED: Ended = Ended::Violation("words that nobody asked for, again and again");
 const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and again");
 
 /// The frames that are expected from the peer, and the count of meaningless ones.
@@ -27,7 +27,7 @@ pub(super) struct Expectations {
     /// Number of cancelled requests, whose answers may still arrive.
     late: u64,
     /// Number of unanswered heartbeats.
-    beats: u64,
+    heartbeats: u64,
     /// Number of requests of the peer, each of which it may cancel.
     requests: u64,
     was_ready: bool,
@@ -36,10 +36,11 @@ pub(super) struct Expectations {
 }
 
 impl Expectations {
-    /// Creates expectations for a connection of an earlier process image, whose requests are unknown.
+    /// Creates expectations for a connection of an earlier process image, whose requests are
+    /// unknown.
     pub(super) fn unknown() -> Self {
         let many = u64::from(u16::MAX);
-        Self { late: many, beats: many, requests: many, ..Self::default() }
+        Self { late: many, heartbeats: many, requests: many, ..Self::default() }
     }
 
     /// Expects a late answer to a cancelled request.
@@ -48,7 +49,7 @@ impl Expectations {
     }
 
     pub(super) fn heartbeat_sent(&mut self) {
-        self.beats += 1;
+        self.heartbeats += 1;
     }
 
     /// Counts an answer for which no call waits, unless it is late.
@@ -78,10 +79,10 @@ impl Expectations {
                 return Ok(());
             }
             Header::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
-            Header::HeartbeatReply { .. } => (take_one(&mut self.beats), WORDS),
-            Header::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
+            Header::HeartbeatReply { .. } => (take_one(&mut self.heartbeats), UNASKED),
+            Header::Ready => (!std::mem::replace(&mut self.was_ready, true), UNASKED),
             // Only a master sends heartbeats.
-            Header::Heartbeat => (limits.takes_outputs, WORDS),
+            Header::Heartbeat => (limits.takes_outputs, UNASKED),
             // These end the connection if they are unexpected, or are counted after decoding.
             Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
             Header::Answer { .. } | Header::Refusal { .. } => return Ok(()),
@@ -137,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn each_request_is_given_up_once_and_each_pulse_answered_once() {
+    fn each_request_is_given_up_once_and_each_heartbeat_answered_once() {
         let (mut expected, now, limits) = (Expectations::default(), Instant::now(), Limits::IPC);
         expected.heartbeat_sent();
-        let beat = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
+        let reply = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
         let mut say = |header| {
             let before = expected.meaningless;
             expected.check(header, limits, || now).unwrap();
             expected.meaningless > before
         };
-        assert!(!say(beat) && say(beat));
+        assert!(!say(reply) && say(reply));
         assert!(!say(Header::Ready) && say(Header::Ready));
         assert!(say(Header::Cancel { number: 1 }) && say(Header::Heartbeat));
     }

@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// Returns the number of running handlers of a paused link. It is 1 if the number is not known.
+    /// Counts the running handlers of a paused link. The result is 1 if the number is unknown.
     pub(crate) fn unfinished(&self) -> usize {
         let state = self.lock();
         state.pause.as_ref().map_or(0, |pause| pause.unfinished.unwrap_or(1))
@@ -123,16 +123,17 @@ impl Link {
         });
     }
 
-    /// Freezes a paused link until [`Link::resume`] and returns its state, or `None` if it has ended.
+    /// Freezes a paused link until [`Link::resume`] and returns its state, or `None` if it has
+    /// ended.
     ///
     /// In plain mode, the request that is being answered may be passed as `unanswered`. The next
-    /// process image receives it first. Requests of this side are cancelled, because their callers do
-    /// not exist there.
+    /// process image receives it first. Requests of this side are cancelled, because their callers
+    /// do not exist there.
     ///
     /// # Errors
     ///
-    /// Returns an error if other requests are being answered, or if no descriptors are left. The link
-    /// then stays paused.
+    /// Returns an error if other requests are being answered, or if no descriptors are left. The
+    /// link then stays paused.
     pub(crate) fn freeze(&self, unanswered: Option<&[u8]>) -> Result<Option<Frozen>, Error> {
         let unfinished = self.unfinished();
         if unanswered.is_none() && unfinished > 0 && self.ended().is_none() {

@@ -1,10 +1,10 @@
 //! A framed socket that many tasks share. It routes frames between callers and the background task.
 //!
 //! There is no reader task between the socket and a caller. A single caller reads the socket
-//! itself, so that its answer costs one wake-up. If several callers wait, the background task of the
-//! connection reads for all of them. Requests of the peer are always handled by the background task:
-//! a caller that finds one stops reading. All frames are split and routed under one lock, in the
-//! order of the stream. A dropped future leaves no trace in it.
+//! itself, so that its answer costs one wake-up. If several callers wait, the background task of
+//! the connection reads for all of them. Requests of the peer are always handled by the background
+//! task: a caller that finds one stops reading. All frames are split and routed under one lock, in
+//! the order of the stream. A dropped future leaves no trace in it.
 
 use std::io;
 use std::mem;
@@ -167,8 +167,8 @@ impl Link {
         Ok(count)
     }
 
-    /// Replaces the standard output and error of the peer's process with these files. Does nothing in
-    /// plain mode.
+    /// Replaces the standard output and error of the peer's process with these files. Does nothing
+    /// in plain mode.
     pub(crate) fn send_outputs(&self, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         if self.mode == Mode::Calls {
             let [output, error] = files.map(|file| file.try_clone_to_owned());

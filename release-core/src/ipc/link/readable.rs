@@ -1,7 +1,7 @@
 //! The waker of the socket's reader, which may change with each call.
 //!
-//! The runtime always keeps the same waker, which forwards a wake-up to the current reader. A change
-//! of the reader costs no system call and no call of the runtime.
+//! The runtime always keeps the same waker, which forwards a wake-up to the current reader. A
+//! change of the reader costs no system call and no call of the runtime.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,8 @@ pub(super) struct Readable {
 #[derive(Debug, Default)]
 struct ReadWaker {
     reader: AtomicWaker,
-    /// Set if the socket was not ready and the runtime has not woken since: the result would be the same.
+    /// Set if the socket was not ready and the runtime has not woken since: the result would be the
+    /// same.
     is_awaited: AtomicBool,
 }
 

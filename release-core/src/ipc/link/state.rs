@@ -24,13 +24,15 @@ use crate::ipc::wire::outbox::Outbox;
 pub(crate) enum Mode {
     /// Each payload starts with a [`Header`].
     Calls,
-    /// Payloads are answers in the order of the requests. Without a waiting call, they are messages.
+    /// Payloads are answers in the order of the requests. Without a waiting call, they are
+    /// messages.
     PlainClient,
     /// Payloads are requests.
     PlainServer,
 }
 
-/// A received frame that is not an answer. In plain mode it is a request or, for a client, a notice.
+/// A received frame that is not an answer. In plain mode it is a request or, for a client, a
+/// notice.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     pub(crate) header: Header,

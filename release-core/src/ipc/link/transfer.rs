@@ -18,8 +18,8 @@ const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame
 /// Time until the next attempt to send descriptors that the kernel did not accept.
 const CROWDED_TIME: Duration = Duration::from_millis(10);
 
-/// Returns true if too many descriptors of this user are in transit, including other processes. Their
-/// receivers must read first, and there is no event for that.
+/// Returns true if too many descriptors of this user are in transit, including other processes.
+/// Their receivers must read first, and there is no event for that.
 fn is_crowded(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
 }

@@ -152,8 +152,8 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
     /// Returns the next message that arrived while no call was waiting, such as a broadcast of the
     /// OCaml library, or `None` when the connection has ended.
     ///
-    /// In plain mode, a message cannot be told from an answer. If it arrives while a call waits, the
-    /// call receives it. Programs that need both should use call mode.
+    /// In plain mode, a message cannot be told from an answer. If it arrives while a call waits,
+    /// the call receives it. Programs that need both should use call mode.
     ///
     /// # Errors
     ///

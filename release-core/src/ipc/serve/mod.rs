@@ -31,8 +31,8 @@ pub(crate) use self::requests::ControlFrame;
 
 /// Serves a connection in call mode, and returns the reason when it has ended.
 ///
-/// `handler` answers requests concurrently. Most handlers finish when they are first polled and cost
-/// no allocation. `heard` is called for each control frame of the peer.
+/// `handler` answers requests concurrently. Most handlers finish when they are first polled and
+/// cost no allocation. `heard` is called for each control frame of the peer.
 ///
 /// If `handler` returns a reason in place of a future, the request is not permitted, and the
 /// connection is ended. Dropping the future also ends it, even if it was never polled. So does a
@@ -322,8 +322,8 @@ struct RequestKey {
     size: Size,
 }
 
-/// A pinned slot for the future of a handler. It is reused, so that requests that are answered at once
-/// do not allocate.
+/// A pinned slot for the future of a handler. It is reused, so that requests that are answered at
+/// once do not allocate.
 type FutureSlot<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
 
 type HandlerOutcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;

@@ -91,8 +91,8 @@ impl Load {
         }
     }
 
-    /// Returns true if another message is within the limits. It may exceed the limit of bytes, but not
-    /// the limit of descriptors.
+    /// Returns true if another message is within the limits. It may exceed the limit of bytes, but
+    /// not the limit of descriptors.
     pub(super) fn have_room(&self, link: &Link, next: Size) -> bool {
         let limits = link.limits();
         self.count < MAX_IN_FLIGHT

@@ -108,7 +108,8 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Returns a [`CodecError`] if the payload is not an encoded value, or is longer than the value.
+    /// Returns a [`CodecError`] if the payload is not an encoded value, or is longer than the
+    /// value.
     ///
     /// # Examples
     ///
@@ -140,14 +141,15 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     /// Returns the shape of the encoding. Master and workers compare it when they connect, and
     /// before an upgrade, with that of the other program version.
     ///
-    /// By default the shape is unknown and is not compared. This is correct for formats that contain
-    /// names and kinds, such as JSON. A codec that is based on serde and writes neither should return
-    /// [`Shape::of`] the type. Any other codec may return [`Shape::named`], with a name that you
-    /// change together with the encoding.
+    /// By default the shape is unknown and is not compared. This is correct for formats that
+    /// contain names and kinds, such as JSON. A codec that is based on serde and writes neither
+    /// should return [`Shape::of`] the type. Any other codec may return [`Shape::named`], with a
+    /// name that you change together with the encoding.
     ///
     /// # Errors
     ///
-    /// Returns a [`CodecError`] if the codec does not support the type. A master then does not start.
+    /// Returns a [`CodecError`] if the codec does not support the type. A master then does not
+    /// start.
     ///
     /// # Examples
     ///
@@ -181,9 +183,10 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
 /// The codec for serde types in the compact postcard format, the default between master and worker.
 ///
 /// The format contains neither names nor kinds. Therefore it does not support types that need them:
-/// types with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and `serde_json::Value`.
-/// A master with messages of such a type does not start. The sequences of a message may contain at
-/// most 1024 elements that take no bytes, such as the elements of a `Vec<()>`.
+/// types with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and
+/// `serde_json::Value`. A master with messages of such a type does not start. The sequences of a
+/// message may contain at most 1024 elements that take no bytes, such as the elements of a
+/// `Vec<()>`.
 ///
 /// Use a type of the crate `serde_bytes` for long byte strings: it is copied at once. A `String` is
 /// also checked for UTF-8, and serde visits each byte of a `Vec<u8>`.

@@ -13,9 +13,9 @@ use crate::sys::untrusted::Untrusted;
 /// not decoded, no descriptor stays open on either side.
 ///
 /// Closing a descriptor may block for as long as its sender chooses, for example a socket with a
-/// linger time or a file on a network file system. A received `Descriptor` that you drop is therefore
-/// closed in another thread. If you convert it into a file or socket of an untrusted sender, drop
-/// that in [`Rt::unblock`](crate::rt::Rt::unblock).
+/// linger time or a file on a network file system. A received `Descriptor` that you drop is
+/// therefore closed in another thread. If you convert it into a file or socket of an untrusted
+/// sender, drop that in [`Rt::unblock`](crate::rt::Rt::unblock).
 ///
 /// Both sides of a connection must allow descriptors: [`Workers::descriptors`] and
 /// [`Worker::descriptors`]. Connections in plain mode never carry any.
@@ -26,10 +26,10 @@ use crate::sys::untrusted::Untrusted;
 ///
 /// # Security
 ///
-/// A peer can send any kind of open file: check it before you use it. Both processes share one *open
-/// file description*, with its position and its blocking mode. A directory lets a process escape
-/// from its root directory. The linger time of a received socket (`SO_LINGER`) has been turned off,
-/// but the sender can turn it on again while it keeps the socket.
+/// A peer can send any kind of open file: check it before you use it. Both processes share one
+/// *open file description*, with its position and its blocking mode. A directory lets a process
+/// escape from its root directory. The linger time of a received socket (`SO_LINGER`) has been
+/// turned off, but the sender can turn it on again while it keeps the socket.
 ///
 /// # Examples
 ///

@@ -73,8 +73,8 @@ impl Inbox {
 
     /// Returns the space for the next bytes, which is never empty.
     ///
-    /// The buffer is at most twice as long as the received bytes. A header that announces 16 MiB
-    /// reserves nothing until its sender has sent 8 MiB.
+    /// The buffer is at most twice as long as the received bytes. A frame of 16 MiB does not take
+    /// that much memory before its sender has sent 8 MiB.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);

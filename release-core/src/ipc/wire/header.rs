@@ -111,7 +111,8 @@ impl HeaderField for RequestNumber {
     }
 }
 
-/// Milliseconds, up to 49 days. 0 means `None`; a shorter time than one millisecond is written as 1.
+/// Milliseconds, up to 49 days. 0 means `None`; a shorter time than one millisecond is written as
+/// 1.
 impl HeaderField for Option<Duration> {
     fn write(self, payload: &mut Vec<u8>) {
         let most = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);

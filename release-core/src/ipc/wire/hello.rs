@@ -120,8 +120,8 @@ impl Message {
         Self { name, shape, refusal }
     }
 
-    /// Returns the difference between this version and an old one. Names are compared only if a shape
-    /// is unknown, because a type may move to another module.
+    /// Returns the difference between this version and an old one. Names are compared only if a
+    /// shape is unknown, because a type may move to another module.
     pub(crate) fn difference(&self, old: &Self, rule: Rule) -> Option<Difference> {
         if self.shape.is_known() && old.shape.is_known() {
             return self.shape.difference(&old.shape, rule);

@@ -21,9 +21,9 @@ pub(crate) struct Limits {
     pub(crate) frame: u32,
     /// Maximum time from the first byte of a frame to its last.
     pub(crate) frame_time: Duration,
-    /// Maximum number of bytes in the queue for a peer that does not read. Beyond it, nothing more is
-    /// queued and the peer's requests are deferred. Also the maximum size of all unanswered requests
-    /// together. One message may exceed it.
+    /// Maximum number of bytes in the queue for a peer that does not read. Beyond it, nothing more
+    /// is queued and the peer's requests are deferred. Also the maximum size of all unanswered
+    /// requests together. One message may exceed it.
     pub(crate) unsent: usize,
     /// Maximum time without progress of the queue.
     pub(crate) unsent_time: Duration,

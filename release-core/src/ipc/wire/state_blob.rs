@@ -1,4 +1,5 @@
-//! The encoding of a state that one process image leaves to the next, with any number of descriptors.
+//! The encoding of a state that one process image leaves to the next, with any number of
+//! descriptors.
 
 use std::os::fd::OwnedFd;
 
@@ -7,8 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::fd_slots;
 use super::format::CodecError;
 
-/// Encodes a value as JSON. Returns duplicates of the [`Descriptor`](crate::ipc::Descriptor)s in it,
-/// in the order of their indexes.
+/// Encodes a value as JSON. Returns duplicates of the [`Descriptor`](crate::ipc::Descriptor)s in
+/// it, in the order of their indexes.
 pub(crate) fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError> {
     let mut bytes = Vec::new();
     let encode = || serde_json::to_writer(&mut bytes, value).map_err(CodecError::new);

@@ -1,5 +1,5 @@
-//! Values to bytes in postcard's format. Unsupported values are an error here, because a reader could
-//! not detect them.
+//! Values to bytes in postcard's format. Unsupported values are an error here, because a reader
+//! could not detect them.
 
 use serde::Serialize;
 use serde::ser::{self, Serializer};

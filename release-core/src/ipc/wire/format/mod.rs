@@ -49,8 +49,8 @@ impl Display for CodecError {
 
 impl std::error::Error for CodecError {}
 
-/// The error of the encoder and the decoder, with a flag: true if the format caused it, false if the
-/// value did. It has the size of a pointer, so that results are passed in registers.
+/// The error of the encoder and the decoder, with a flag: true if the format caused it, false if
+/// the value did. It has the size of a pointer, so that results are passed in registers.
 #[derive(Debug)]
 pub(crate) struct Fault(Box<(CodecError, bool)>);
 
@@ -101,8 +101,8 @@ impl From<postcard::Error> for Fault {
     }
 }
 
-/// Maximum number of elements of a message that take no bytes, such as those of a `Vec<()>`. Nothing
-/// else limits the work for them.
+/// Maximum number of elements of a message that take no bytes, such as those of a `Vec<()>`.
+/// Nothing else limits the work for them.
 pub(crate) const EMPTY: usize = 1024;
 
 /// The reason why a type is not supported by this format.

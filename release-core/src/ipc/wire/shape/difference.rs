@@ -10,8 +10,8 @@ use super::{Field, Kind, Shape, TypeBody, Variant};
 pub(crate) enum Rule {
     /// None.
     Same,
-    /// An enum may have more variants at its end in the new version, which reads. The numbers of the
-    /// other variants do not change.
+    /// An enum may have more variants at its end in the new version, which reads. The numbers of
+    /// the other variants do not change.
     MoreAtTheEnd,
 }
 

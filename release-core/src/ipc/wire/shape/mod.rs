@@ -1,7 +1,7 @@
 //! The shape of a message type: the names and kinds of its parts. Two processes compare them.
 //!
-//! Postcard writes neither names nor kinds. Therefore a process with another version of a type would
-//! decode wrong values. A shape is traced once, when the process starts.
+//! Postcard writes neither names nor kinds. Therefore a process with another version of a type
+//! would decode wrong values. A shape is traced once, when the process starts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,7 @@ pub(crate) use difference::{Difference, Rule};
 /// Two connected processes compare the shapes of their message types. If only one of them has a
 /// variant or a field, the result is an error with a description, instead of a wrong value.
 ///
-/// The codec determines the shape: see [`Codec::shape`](super::Codec::shape).
+/// The codec determines the shape: see [`Codec::shape`](crate::ipc::Codec::shape).
 ///
 /// # Examples
 ///
@@ -150,8 +150,8 @@ impl Shape {
         Self { root: Kind::Unknown, types: Vec::new(), gap: None }
     }
 
-    /// Returns a shape with a name. You must change the name together with the encoding: shapes with
-    /// different names differ.
+    /// Returns a shape with a name. You must change the name together with the encoding: shapes
+    /// with different names differ.
     ///
     /// # Examples
     ///

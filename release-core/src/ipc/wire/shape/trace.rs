@@ -27,8 +27,9 @@ impl Shape {
     ///
     /// # Errors
     ///
-    /// Returns an error if a format like postcard does not support the type. Such types do not write
-    /// all parts, as with serde's `skip_serializing_if`, or depend on names, as with serde's `tag`,
+    /// Returns an error if a format like postcard does not support the type. Such types do not
+    /// write all parts, as with serde's `skip_serializing_if`, or depend on names, as with serde's
+    /// `tag`,
     /// `untagged` and `flatten`.
     ///
     /// # Examples
