@@ -16,6 +16,18 @@ use crate::net::Stream;
 const MOST_AT_ONCE: usize = 64 * 1024;
 
 /// The error of a read or write outside the available bytes.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::buffer::{Buffer, OutOfRange};
+///
+/// fn third_byte(buffer: &Buffer) -> Result<u8, OutOfRange> {
+///     buffer.get(2)
+/// }
+/// let error = third_byte(&Buffer::of_string("ab")).expect_err("too short");
+/// assert_eq!((error.offset, error.available), (2, 2));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutOfRange {
@@ -97,6 +109,15 @@ impl Buffer {
     /// # Panics
     ///
     /// Panics if the size is more than `isize::MAX`: check sizes received from a peer first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let buffer = Buffer::create(64);
+    /// assert_eq!((buffer.size(), buffer.length()), (64, 0));
+    /// ```
     #[must_use]
     pub fn create(size: usize) -> Self {
         Self { bytes: BytesMut::with_capacity(size), size }
@@ -107,6 +128,14 @@ impl Buffer {
     /// # Panics
     ///
     /// Panics if the size is more than `isize::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// assert_eq!(Buffer::make(3, b'-').contents(), b"---");
+    /// ```
     #[must_use]
     pub fn make(size: usize, byte: u8) -> Self {
         let mut buffer = Self::create(size);
@@ -115,6 +144,14 @@ impl Buffer {
     }
 
     /// Creates a full buffer with a copy of these bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// assert_eq!(Buffer::of_string("hello").length(), 5);
+    /// ```
     #[must_use]
     pub fn of_string(text: impl AsRef<[u8]>) -> Self {
         let mut buffer = Self::default();
@@ -123,18 +160,46 @@ impl Buffer {
     }
 
     /// Returns the number of reserved bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut buffer = Buffer::create(4);
+    /// buffer.add_bytes("hello");
+    /// assert_eq!(buffer.size(), 5);
+    /// ```
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
     /// Returns the number of bytes in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut buffer = Buffer::create(4);
+    /// buffer.add_bytes("abc");
+    /// assert_eq!(buffer.length(), 3);
+    /// ```
     #[must_use]
     pub fn length(&self) -> usize {
         self.bytes.len()
     }
 
     /// Returns the bytes in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// assert_eq!(Buffer::of_string("abc").contents(), b"abc");
+    /// ```
     #[must_use]
     pub fn contents(&self) -> &[u8] {
         &self.bytes
@@ -145,6 +210,15 @@ impl Buffer {
     /// # Errors
     ///
     /// Returns an error if they are not UTF-8.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// assert_eq!(Buffer::of_string("abc").to_str(), Ok("abc"));
+    /// assert!(Buffer::of_string([0xff]).to_str().is_err());
+    /// ```
     #[doc(alias = "to_string")]
     pub fn to_str(&self) -> Result<&str, Utf8Error> {
         std::str::from_utf8(&self.bytes)
@@ -155,6 +229,16 @@ impl Buffer {
     /// # Errors
     ///
     /// Returns [`OutOfRange`] if the offset is not below the length.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let buffer = Buffer::of_string("abc");
+    /// assert_eq!(buffer.get(0), Ok(b'a'));
+    /// assert!(buffer.get(3).is_err());
+    /// ```
     pub fn get(&self, offset: usize) -> Result<u8, OutOfRange> {
         Ok(self.sub(offset, 1)?[0])
     }
@@ -164,11 +248,31 @@ impl Buffer {
     /// # Errors
     ///
     /// Returns [`OutOfRange`] if the offset is not below the size.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut buffer = Buffer::create(3);
+    /// buffer.set(2, b'c')?;
+    /// assert_eq!(buffer.contents(), b"\0\0c");
+    /// # Ok::<(), release_core::bytes::OutOfRange>(())
+    /// ```
     pub fn set(&mut self, offset: usize, byte: u8) -> Result<(), OutOfRange> {
         self.put(offset, &[byte])
     }
 
     /// Returns the offset of the first occurrence of a byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let line = Buffer::of_string("GET / HTTP/1.1");
+    /// assert_eq!(line.index(b' '), Some(3));
+    /// ```
     #[must_use]
     pub fn index(&self, byte: u8) -> Option<usize> {
         self.index_from(0, byte)
@@ -176,6 +280,16 @@ impl Buffer {
 
     /// Returns the offset of the first occurrence of a byte at or after an offset, or `None`, also
     /// if that offset is beyond the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let line = Buffer::of_string("GET / HTTP/1.1");
+    /// assert_eq!(line.index_from(4, b' '), Some(5));
+    /// assert_eq!(line.index_from(100, b' '), None);
+    /// ```
     #[must_use]
     pub fn index_from(&self, offset: usize, byte: u8) -> Option<usize> {
         let found = self.bytes.get(offset..)?.iter().position(|known| *known == byte)?;
@@ -183,6 +297,16 @@ impl Buffer {
     }
 
     /// Appends a byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut line = Buffer::of_string("OK");
+    /// line.add_char(b'\n');
+    /// assert_eq!(line.contents(), b"OK\n");
+    /// ```
     pub fn add_char(&mut self, byte: u8) {
         self.add_bytes([byte]);
     }
@@ -192,6 +316,17 @@ impl Buffer {
     /// # Panics
     ///
     /// Panics if the length would exceed `isize::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut packet = Buffer::create(16);
+    /// packet.add_bytes("name");
+    /// packet.add_bytes([0, 1]);
+    /// assert_eq!(packet.contents(), b"name\x00\x01");
+    /// ```
     #[doc(alias = "add_string")]
     pub fn add_bytes(&mut self, bytes: impl AsRef<[u8]>) {
         self.bytes.extend_from_slice(bytes.as_ref());
@@ -199,6 +334,16 @@ impl Buffer {
     }
 
     /// Appends the content of another buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut message = Buffer::of_string("head");
+    /// message.add_buffer(&Buffer::of_string("body"));
+    /// assert_eq!(message.contents(), b"headbody");
+    /// ```
     pub fn add_buffer(&mut self, other: &Self) {
         self.add_bytes(other);
     }
@@ -210,6 +355,17 @@ impl Buffer {
     ///
     /// Returns [`OutOfRange`] if the bytes are not all within this buffer's length and the other's
     /// size. Nothing is then changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// let mut to = Buffer::of_string("....");
+    /// Buffer::of_string("abcd").blit(1, &mut to, 0, 2)?;
+    /// assert_eq!(to.contents(), b"bc..");
+    /// # Ok::<(), release_core::bytes::OutOfRange>(())
+    /// ```
     pub fn blit(
         &self,
         offset: usize,
@@ -225,6 +381,15 @@ impl Buffer {
     /// # Errors
     ///
     /// Returns [`OutOfRange`] if they are not all within the length.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::buffer::Buffer;
+    ///
+    /// assert_eq!(Buffer::of_string("abcd").sub(1, 2)?, b"bc");
+    /// # Ok::<(), release_core::bytes::OutOfRange>(())
+    /// ```
     pub fn sub(&self, offset: usize, count: usize) -> Result<&[u8], OutOfRange> {
         Ok(&self.bytes[range(offset, count, self.length())?])
     }
@@ -300,6 +465,20 @@ impl Buffer {
     /// # Cancel safety
     ///
     /// A call that is dropped has sent nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{buffer::Buffer, net::Stream};
+    ///
+    /// async fn send(packet: &Buffer, stream: &Stream) -> std::io::Result<()> {
+    ///     let mut sent = 0;
+    ///     while sent < packet.length() {
+    ///         sent += packet.write(stream, sent, packet.length() - sent).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub async fn write(&self, stream: &Stream, offset: usize, count: usize) -> io::Result<usize> {
         let bytes = self.sub(offset, count)?;
         poll_fn(|cx| stream.poll_send(cx, &[IoSlice::new(bytes)])).await

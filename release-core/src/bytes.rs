@@ -42,6 +42,14 @@ pub use crate::buffer::OutOfRange;
 use crate::buffer::{Buffer, range};
 
 /// An integer of fixed size: `u8` to `u128` and `i8` to `i128`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::bytes::Integer;
+///
+/// assert_eq!((u16::SIZE, i128::SIZE), (2, 16));
+/// ```
 pub trait Integer: Copy + fmt::Debug + private::Coded {
     /// The size in bytes.
     const SIZE: usize;
@@ -93,6 +101,18 @@ integers! {
 const LARGEST: usize = size_of::<u128>();
 
 /// Reads and writes integers in one byte order; see the [module](self) for the whole table.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::bytes::{BigEndian, Endian, LittleEndian, OutOfRange};
+///
+/// fn port<E: Endian>(packet: &[u8]) -> Result<u16, OutOfRange> {
+///     E::read_at(packet, 2)
+/// }
+/// assert_eq!(port::<BigEndian>(&[0, 0, 1, 2]), Ok(0x0102));
+/// assert_eq!(port::<LittleEndian>(&[0, 0, 1, 2]), Ok(0x0201));
+/// ```
 pub trait Endian: ByteOrder {
     /// Reads the integer that begins at `offset` (in bytes, from 0).
     ///

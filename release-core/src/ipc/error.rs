@@ -1,30 +1,46 @@
-//! What can go wrong with a message, one small enum for each thing that a caller does.
+//! Errors of messages, one small enum for each operation.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::{CodecError, FrameTooLong};
+use super::wire::format::CodecError;
+use super::wire::frame::FrameTooLong;
 
-/// Why a connection has ended. It never recovers; every later use gives the same answer.
+/// The reason why a connection has ended. It never recovers, and every later use returns the same
+/// reason.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::Ended;
+///
+/// fn is_fault_of_peer(ended: &Ended) -> bool {
+///     match ended {
+///         Ended::Closed | Ended::Here | Ended::Io(_) => false,
+///         _ => true,
+///     }
+/// }
+/// assert!(!is_fault_of_peer(&Ended::Closed));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Ended {
     /// The peer closed the connection between two frames.
     Closed,
-    /// The peer closed the connection in the middle of a frame, which is not delivered.
+    /// The peer closed the connection in the middle of a frame. The frame is not delivered.
     Truncated,
-    /// The peer announced a frame over the limit; its length and the limit are in the error.
+    /// The peer announced a frame over the limit. The error contains its length and the limit.
     FrameTooLong(FrameTooLong),
-    /// The peer sent something that is not part of the protocol.
+    /// The peer violated the protocol.
     Violation(&'static str),
-    /// The peer began a frame and did not finish it in time.
+    /// The peer started a frame and did not finish it in time.
     FrameTimeout,
-    /// The peer did not read for so long that what waits for it passed its deadline.
+    /// The peer did not read waiting data before the deadline.
     NotReading,
     /// This side ended the connection.
     Here,
-    /// The operating system refused.
+    /// A system call failed.
     Io(Arc<io::Error>),
 }
 
@@ -68,17 +84,30 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Why a call has no answer.
+/// The error of a call.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{CallError, Peer};
+///
+/// async fn greet(peer: &Peer<String>) -> Result<String, CallError> {
+///     match peer.call(&"hello".to_owned()).await {
+///         Err(CallError::Refused(reason)) => Ok(format!("not now: {reason}")),
+///         other => other,
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The answer did not come in time. The connection goes on; a late answer is dropped.
+    /// The answer did not arrive in time. A late answer is dropped, and the connection lives on.
     TimedOut,
-    /// The peer's handler refused, failed or panicked: its words.
+    /// The peer's handler refused, failed or panicked, for this reason.
     Refused(String),
-    /// The request's encoding is longer than the connection allows; it was not sent.
+    /// The encoded request is longer than the connection allows. It was not sent.
     TooLong(FrameTooLong),
-    /// The request could not be encoded, or the answer not decoded.
+    /// The request could not be encoded, or the answer could not be decoded.
     Codec(CodecError),
     /// The connection has ended.
     Ended(Ended),
@@ -127,13 +156,27 @@ impl From<FrameTooLong> for CallError {
     }
 }
 
-/// Why a message could not be sent.
+/// The error of sending a message.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{Peer, SendError};
+///
+/// fn report(peer: &Peer<String>, text: String) {
+///     match peer.notify(&text) {
+///         Ok(()) => {}
+///         Err(SendError::Full) => eprintln!("{text}: lost, because the peer does not read"),
+///         Err(error) => eprintln!("{text}: {error}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SendError {
-    /// So much waits for the peer already that this message was not queued: the peer is stuck.
+    /// The queue is full because the peer does not read. The message was not queued.
     Full,
-    /// The message's encoding is longer than the connection allows.
+    /// The encoded message is longer than the connection allows.
     TooLong(FrameTooLong),
     /// The message could not be encoded.
     Codec(CodecError),
@@ -181,13 +224,29 @@ impl From<FrameTooLong> for SendError {
     }
 }
 
-/// Why no message could be read.
+/// The error of reading a message.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{ReadError, Text, plain::Server};
+///
+/// async fn next(server: &mut Server<String, Text>) -> Option<String> {
+///     loop {
+///         match server.read_request().await {
+///             Ok(request) => return request,
+///             Err(ReadError::Codec(error)) => eprintln!("skipped: {error}"),
+///             Err(_) => return None,
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The message came whole and was taken from the stream, but is not one of the expected type.
+    /// A complete message arrived that is not of the expected type. It was removed from the stream.
     Codec(CodecError),
-    /// The connection has ended otherwise than by a clean close.
+    /// The connection has ended, other than by a clean close.
     Ended(Ended),
 }
 
@@ -221,11 +280,13 @@ impl From<CodecError> for ReadError {
     }
 }
 
-/// A handler's "no": the words go to the one who asked.
+/// The refusal of a request by its handler. The caller receives the reason.
 ///
-/// Plain mode knows answers only: there, the connection is closed, and the words are lost.
+/// Plain mode has no error answer: there, the connection is closed without the reason.
 ///
-/// Every error turns into it by `?`, and a text by [`Refused::new`].
+/// Every error is converted with `?`, and text with [`Refused::new`].
+///
+/// # Examples
 ///
 /// ```
 /// use release_core::ipc::Refused;
@@ -241,7 +302,17 @@ impl From<CodecError> for ReadError {
 pub struct Refused(String);
 
 impl Refused {
-    /// A refusal in the handler's own words.
+    /// Creates a refusal with a reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Refused;
+    ///
+    /// let closed = |day: &str| Refused::new(format!("closed on {day}"));
+    /// let answer: Result<u32, Refused> = Err(closed("Sunday"));
+    /// assert!(answer.is_err());
+    /// ```
     #[cold]
     pub fn new(why: impl Into<String>) -> Self {
         Self(why.into())

@@ -1,50 +1,64 @@
-//! How master and workers talk: one wire, two ways to use it.
+//! Messages between processes over stream sockets, in two modes.
 //!
-//! On the wire a message is a 4-byte big-endian length and a payload, nothing else.
+//! In both modes, a frame on the wire is a 4-byte big-endian length followed by a payload.
 //!
-//! * **Plain** ([`plain`]): the payload is the encoded message, and answers come in the order of the
-//!   requests. Control sockets, scripts and programs in other languages speak it.
-//! * **Calls** ([`Peer`]): a small header inside the payload lets many tasks share a connection.
-//!   Answers come in any order, either side asks, and a caller may give up without disturbing the
-//!   others. Master and workers of this library speak it.
+//! * **Plain mode** ([`plain`]): The payload is the encoded message, and answers come in the order
+//!   of the requests. Use it for control sockets, scripts and programs in other languages.
+//! * **Call mode** ([`Peer`]): A small header in the payload lets many tasks share a connection.
+//!   Answers come in any order, both sides can send requests, and a cancelled call does not affect
+//!   the others. Master and workers use this mode.
 //!
-//! In call mode a message may also hold open files, as [`Descriptor`]s, if both sides allow it.
+//! In call mode a message may also contain open files, as [`Descriptor`]s, if both sides allow it.
 //!
-//! A connection that has met a frame it cannot take (over the limit, cut short, of no known kind,
-//! with descriptors that nobody asked for) is ended: what follows in the stream has no meaning.
-//! A message that arrived whole but does not decode is an error of that message alone.
+//! A frame that is too long, truncated, of an unknown kind, or that carries descriptors without
+//! permission ends the connection. A complete message that does not decode is an error of this
+//! message only.
+//!
+//! # Examples
+//!
+//! A call through the [codec](Codec) for text:
+//!
+//! ```
+//! use std::os::unix::net::UnixStream;
+//! use release_core::ipc::{Text, connect};
+//! use release_core::rt::{Driver, local::Local, run};
+//!
+//! let driver = Local::new()?;
+//! let (here, there) = UnixStream::pair()?;
+//! run(&driver, async {
+//!     let rt = driver.handle();
+//!     let upper = |text: String| async move { Ok(text.to_uppercase()) };
+//!     let (_, _serving) = connect::<String, String, _, _, _>(&rt, there.into(), Text, upper)?;
+//!     let (peer, _task) = connect::<String, String, _, _, _>(&rt, here.into(), Text, upper)?;
+//!     let answer = peer.call(&"hello".to_owned()).await;
+//!     assert_eq!(answer.ok().as_deref(), Some("HELLO"));
+//!     Ok::<(), std::io::Error>(())
+//! })?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
-mod answers;
-mod body;
-mod codec;
-mod descriptor;
 mod error;
-mod fd_slots;
-mod frame;
-mod header;
-mod heartbeat;
-pub(crate) mod hello;
-pub(crate) mod limits;
 pub(crate) mod link;
-mod outbox;
 mod peer;
 pub mod plain;
 pub(crate) mod serve;
-pub(crate) mod shape;
-pub(crate) mod state_blob;
-mod timer;
+mod wire;
 
-pub use codec::{Codec, CodecError, Never, Postcard, Request, Text};
-pub use descriptor::Descriptor;
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
-#[cfg(feature = "fuzzing")]
-pub(crate) use frame::Inbox;
-pub use frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
-pub(crate) use header::Header;
-#[cfg(feature = "fuzzing")]
-pub(crate) use header::add_descriptors;
-pub(crate) use heartbeat::{Heartbeat, HeartbeatReply};
-#[cfg(feature = "fuzzing")]
-pub(crate) use outbox::Outbox;
 pub use peer::{Peer, connect, connect_with_descriptors};
-pub use shape::Shape;
+pub use wire::codec::{Codec, Never, Postcard, Request, Text};
+pub use wire::descriptor::Descriptor;
+pub use wire::format::CodecError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::frame::Inbox;
+pub use wire::frame::{DEFAULT_FRAME_LIMIT, FrameTooLong};
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::header::add_descriptors;
+pub(crate) use wire::header::{Header, HeartbeatReply};
+pub(crate) use wire::limits::Heartbeat;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::outbox::Outbox;
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::shape;
+pub use wire::shape::Shape;
+pub(crate) use wire::{hello, limits, state_blob};

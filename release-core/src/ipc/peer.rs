@@ -1,4 +1,4 @@
-//! `Peer`: call mode, as the one who asks sees it.
+//! `Peer`: the side of a connection in call mode that sends requests.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -9,20 +9,32 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
-use super::answers::Answer;
-use super::body::Draft;
-use super::header::Number;
 use super::limits::Limits;
-use super::link::{Link, Mode, Place};
+use super::link::answers::Answer;
+use super::link::{Link, Mode, WaitingCaller};
 use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
+use crate::ipc::wire::body::Draft;
+use crate::ipc::wire::header::RequestNumber;
 use crate::rt::{Rt, Task};
 
-/// The other process, to ask it requests of type `R`.
+/// The other process of a connection in call mode, which answers requests of type `R`.
 ///
-/// Cheap to clone; all clones share one connection. Many tasks may call at once, answers come in
-/// any order, and each caller gets its own. A caller that gives up, by a timeout or by dropping the
-/// future, disturbs nobody: a late answer is dropped, and the peer is told that it can stop.
+/// Cheap to clone; all clones share one connection. Many tasks may call at the same time, and
+/// answers may come in any order. If a call times out or its future is dropped, the request is
+/// cancelled on the other side; other calls are not affected.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{CallError, Peer};
+/// use futures_util::future::try_join;
+///
+/// async fn two_at_once(peer: &Peer<String>) -> Result<(String, String), CallError> {
+///     let (first, second) = ("one".to_owned(), "two".to_owned());
+///     try_join(peer.call(&first), peer.call(&second)).await
+/// }
+/// ```
 pub struct Peer<R, C = Postcard> {
     link: Arc<Link>,
     codec: C,
@@ -51,7 +63,17 @@ impl<R, C> Peer<R, C> {
         &self.link
     }
 
-    /// Why the connection has ended, if it has.
+    /// Returns the reason why the connection has ended, or `None` while it lives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Peer;
+    ///
+    /// fn is_alive(peer: &Peer<String>) -> bool {
+    ///     peer.ended().is_none()
+    /// }
+    /// ```
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.link.ended()
@@ -59,54 +81,84 @@ impl<R, C> Peer<R, C> {
 }
 
 impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
-    /// Asks, and waits for the answer for as long as the connection lives.
+    /// Sends a request and waits for the answer, as long as the connection lives.
     ///
     /// # Errors
     ///
-    /// See [`CallError`]; after all of them but [`CallError::Ended`] the connection goes on.
+    /// Returns a [`CallError`]. The connection can still be used after every error except
+    /// [`CallError::Ended`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the call up: a request that was not yet queued is not sent; one
-    /// that was is cancelled at the peer, and its answer, should it still come, is dropped.
+    /// Dropping the future cancels the call. A request that is not queued yet is not sent. A
+    /// request that was sent is cancelled at the peer, and a late answer is dropped.
     ///
-    /// Poll it or drop it: a call that is the only one of its connection reads for all, so while it
-    /// is kept without being polled, as a branch of a loop may do, requests of the peer wait.
+    /// You must either poll the future or drop it: the only call of a connection reads the socket
+    /// for all tasks. If it is kept without being polled, as in a branch of a loop, requests of the
+    /// peer wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{CallError, Peer};
+    ///
+    /// async fn greet(peer: &Peer<String>) -> Result<String, CallError> {
+    ///     peer.call(&"hello".to_owned()).await
+    /// }
+    /// ```
     #[doc(alias = "make_request")]
     pub async fn call(&self, request: &R) -> Result<R::Response, CallError> {
         self.ask(request, None).await
     }
 
-    /// Asks, and gives up after `patience`, which travels along: the peer's handler is dropped then.
+    /// Sends a request and waits for the answer, at most for `timeout`.
+    ///
+    /// The timeout is sent with the request, and the peer's handler is dropped when it expires.
     ///
     /// # Errors
     ///
-    /// [`CallError::TimedOut`], and what [`Peer::call`] gives.
+    /// Returns [`CallError::TimedOut`] after the timeout, and otherwise the errors of
+    /// [`Peer::call`].
     ///
     /// # Cancel safety
     ///
-    /// As [`Peer::call`].
+    /// Like [`Peer::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::ipc::{CallError, Peer};
+    ///
+    /// async fn greet(peer: &Peer<String>) -> Result<Option<String>, CallError> {
+    ///     match peer.call_within(Duration::from_secs(1), &"hello".to_owned()).await {
+    ///         Ok(answer) => Ok(Some(answer)),
+    ///         Err(CallError::TimedOut) => Ok(None),
+    ///         Err(error) => Err(error),
+    ///     }
+    /// }
+    /// ```
     pub async fn call_within(
         &self,
-        patience: Duration,
+        timeout: Duration,
         request: &R,
     ) -> Result<R::Response, CallError> {
-        let asked = self.ask(request, Some(patience));
-        self.link.rt().timeout(patience, asked).await.unwrap_or(Err(CallError::TimedOut))
+        let asked = self.ask(request, Some(timeout));
+        self.link.rt().timeout(timeout, asked).await.unwrap_or(Err(CallError::TimedOut))
     }
 
-    async fn ask(&self, request: &R, patience: Option<Duration>) -> Result<R::Response, CallError> {
+    async fn ask(&self, request: &R, timeout: Option<Duration>) -> Result<R::Response, CallError> {
         if !self.link.can_ask() {
             return Err(CallError::Refused("a worker in plain mode answers nothing".to_owned()));
         }
         let mut encode = |draft: &mut Draft<'_>| -> Result<(), CallError> {
             Ok(draft.encode(&self.codec, request)?)
         };
-        let mut place = Place::new(&self.link);
+        let mut waiting = WaitingCaller::new(&self.link);
         let asking =
-            |cx: &mut Context<'_>| self.link.poll_request(cx, &mut place, patience, &mut encode);
+            |cx: &mut Context<'_>| self.link.poll_request(cx, &mut waiting, timeout, &mut encode);
         let number = poll_fn(asking).await?;
-        let mut ticket = Ticket { link: &self.link, number: Some(number) };
+        let mut pending = PendingCall { link: &self.link, number: Some(number) };
         let mut decode = |answer: Answer<'_>| match answer {
             Answer::Given(body) => body.decode(&self.codec).map_err(CallError::Codec),
             Answer::Refused(why) => {
@@ -114,19 +166,31 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
             }
         };
         let answer = poll_fn(|cx| self.link.poll_answer(cx, number, &mut decode)).await;
-        ticket.number = None;
+        pending.number = None;
         answer.unwrap_or_else(|ended| Err(ended.into()))
     }
 
-    /// Sends a message that wants no answer; never waits.
+    /// Sends a message without waiting for an answer. If the socket is full, the message is queued.
     ///
-    /// The peer handles it like a request and its answer is dropped. The message is queued when
-    /// the socket is full at the moment.
+    /// The peer handles it like a request, and the handler's answer is dropped.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] when so much is queued that the peer must be stuck; others are not
-    /// delayed by it.
+    /// Returns [`SendError::Full`] if so many bytes are queued that the peer must be stuck, and
+    /// otherwise a [`SendError`] for the message or the connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{Peer, SendError};
+    ///
+    /// fn report(peer: &Peer<String>, text: &str) -> Result<(), SendError> {
+    ///     match peer.notify(&text.to_owned()) {
+    ///         Err(SendError::Full) => Ok(()), // This report can be lost.
+    ///         other => other,
+    ///     }
+    /// }
+    /// ```
     pub fn notify(&self, message: &R) -> Result<(), SendError> {
         if self.link.is_choked() {
             return self.link.ended().map_or(Err(SendError::Full), |ended| Err(ended.into()));
@@ -139,15 +203,16 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     }
 }
 
-/// Speaks call mode over a connected stream socket of your own: asks requests of type `R`, and
-/// answers those of type `S` with `handler`.
+/// Starts call mode over a connected stream socket of your own. The peer answers requests of type
+/// `R`; `handler` answers its requests of type `S`.
 ///
-/// Master and workers are connected so already; this is for other pairs of processes. The task
-/// serves the connection until it ends, and says why; dropping the task ends the connection.
+/// Master and workers are already connected in this way; this function is for other pairs of
+/// processes. The task serves the connection and returns the reason when it has ended. Dropping
+/// the task ends the connection.
 ///
 /// # Errors
 ///
-/// When the runtime cannot watch the socket.
+/// Returns an error if the runtime cannot register the socket.
 ///
 /// # Examples
 ///
@@ -192,14 +257,46 @@ where
     connect_with_descriptors(rt, socket, codec, 0, handler)
 }
 
-/// [`connect`] over a Unix socket, for messages that hold a [`Descriptor`](super::Descriptor).
+/// Starts call mode over a Unix socket, for messages that contain a
+/// [`Descriptor`](super::Descriptor). Otherwise it works like [`connect`].
 ///
-/// One message may have `descriptors` of them, at most 253, and so may the unanswered requests of one
-/// side together; both sides have to say the same.
+/// One message may contain up to `descriptors` of them, at most 253. The same limit applies to all
+/// unanswered requests of one side together. Both sides must use the same limit.
 ///
 /// # Errors
 ///
-/// When the runtime cannot watch the socket.
+/// Returns an error if the runtime cannot register the socket.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Read};
+/// use std::os::{fd::OwnedFd, unix::net::UnixStream};
+/// use release_core::ipc::{Descriptor, Postcard, Request, connect_with_descriptors as connect};
+/// use release_core::rt::{Driver, local::Local, run};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Open;
+/// impl Request for Open {
+///     type Response = Descriptor;
+/// }
+///
+/// let driver = Local::new()?;
+/// let (here, there) = UnixStream::pair()?;
+/// run(&driver, async {
+///     let rt = driver.handle();
+///     let open = |Open| async { Ok(Descriptor::new(std::fs::File::open("/proc/self/comm")?)) };
+///     let (_, _serving) = connect::<Open, Open, _, _, _>(&rt, there.into(), Postcard, 1, open)?;
+///     let (peer, _task) = connect::<Open, Open, _, _, _>(&rt, here.into(), Postcard, 1, open)?;
+///     let answer = peer.call(&Open).await.map_err(io::Error::other)?;
+///     let mut name = String::new();
+///     std::fs::File::from(OwnedFd::from(answer)).read_to_string(&mut name)?;
+///     assert!(!name.is_empty());
+///     Ok::<(), io::Error>(())
+/// })?;
+/// # Ok::<(), io::Error>(())
+/// ```
 pub fn connect_with_descriptors<R, S, C, H, F>(
     rt: &Rt,
     socket: OwnedFd,
@@ -221,13 +318,13 @@ where
     Ok((peer, serving))
 }
 
-/// A request that was sent and not answered; dropping it gives the answer up.
-struct Ticket<'a> {
+/// A sent request without an answer. Dropping it cancels the request.
+struct PendingCall<'a> {
     link: &'a Link,
-    number: Option<Number>,
+    number: Option<RequestNumber>,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             self.link.abandon(number);

@@ -1,4 +1,27 @@
-//! Plain mode: what the OCaml library, control sockets and scripts speak.
+//! Plain mode: the protocol of the OCaml library, control sockets and scripts.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::os::unix::net::UnixStream;
+//! use release_core::ipc::{Text, plain::{Client, Server}};
+//! use release_core::rt::{Driver, local::Local, run};
+//!
+//! let driver = Local::new()?;
+//! let (here, there) = UnixStream::pair()?;
+//! run(&driver, async {
+//!     let rt = driver.handle();
+//!     let mut server = Server::<String, Text>::new(&rt, there.into(), Text)?;
+//!     let _serving = rt.spawn(async move {
+//!         server.handle_requests(|name| async move { Ok(format!("hello {name}")) }).await
+//!     });
+//!     let client = Client::<String, Text>::new(&rt, here.into(), Text)?;
+//!     let answer = client.call(&"world".to_owned()).await;
+//!     assert_eq!(answer.ok().as_deref(), Some("hello world"));
+//!     Ok::<(), std::io::Error>(())
+//! })?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -6,9 +29,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 
 use super::limits::{FRAMES_PER_TURN, Limits};
+use super::link::deadline::within_deadlines;
 use super::link::{Incoming, Link, Mode};
 use super::{Codec, CodecError, Ended, Postcard, ReadError, Refused, Request, SendError};
 use crate::rt::{Rt, give_way};
@@ -17,18 +40,19 @@ mod client;
 
 pub use client::Client;
 
-/// The end of a plain connection that answers: requests of type `R` one after the other.
+/// The server's side of a connection in plain mode. It answers requests of type `R`, one after the
+/// other.
 ///
-/// Dropping it closes the connection.
+/// Dropping it closes the connection. See the [module](self) for an example.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of any method loses no part of the stream: a request that was not returned
-/// is returned by the next call, a response that was begun is sent whole.
+/// Dropping the future of a method loses no part of the stream. The next call returns a request
+/// that was not returned, and a response that was started is sent completely.
 pub struct Server<R, C = Postcard> {
     link: Arc<Link>,
     codec: C,
-    /// How many requests have been read since others had their turn.
+    /// Number of requests read since the task yielded.
     in_a_row: usize,
     requests: PhantomData<fn() -> R>,
 }
@@ -50,40 +74,80 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         Ok(Self::over(link, codec))
     }
 
-    /// Serves a link of a plain server, also one from an earlier image of this process.
+    /// Serves a link in plain mode, for example from an earlier image of this process.
     pub(crate) fn over(link: Arc<Link>, codec: C) -> Self {
         Self { link, codec, in_a_row: 0, requests: PhantomData }
     }
 
-    /// Serves a connected stream socket.
+    /// Creates a server for a connected stream socket.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the socket.
+    /// Returns an error if the runtime cannot register the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io, os::unix::net::UnixStream};
+    /// use release_core::ipc::{Text, plain::Server};
+    /// use release_core::rt::Rt;
+    ///
+    /// fn serve(rt: &Rt, accepted: UnixStream) -> io::Result<Server<String, Text>> {
+    ///     Server::new(rt, accepted.into(), Text)
+    /// }
+    /// ```
     pub fn new(rt: &Rt, socket: OwnedFd, codec: C) -> io::Result<Self> {
         Self::with_limits(rt, socket, codec, Limits::IPC)
     }
 
-    /// [`Server::new`] with another frame limit than 16 MiB, in bytes.
+    /// Creates a server with a frame limit in bytes, in place of 16 MiB.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the socket.
+    /// Returns an error if the runtime cannot register the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io, os::unix::net::UnixStream};
+    /// use release_core::ipc::{Text, plain::Server};
+    /// use release_core::rt::Rt;
+    ///
+    /// fn serve(rt: &Rt, accepted: UnixStream) -> io::Result<Server<String, Text>> {
+    ///     Server::with_frame_limit(rt, accepted.into(), Text, 4096)
+    /// }
+    /// ```
     pub fn with_frame_limit(rt: &Rt, socket: OwnedFd, codec: C, bytes: u32) -> io::Result<Self> {
         Self::with_limits(rt, socket, codec, Limits::IPC.with_frame(bytes))
     }
 
-    /// The next request; `None` when the peer has closed the connection after a whole frame.
+    /// Returns the next request, or `None` when the peer has closed the connection after a complete
+    /// frame.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Codec`] for a request that does not decode: it has been taken from the stream
-    /// and the connection goes on. [`ReadError::Ended`] when it does not.
+    /// Returns [`ReadError::Codec`] if the request does not decode. It is then removed from the
+    /// stream, and you can read the next one. Returns [`ReadError::Ended`] if the connection has
+    /// ended for another reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{ReadError, Text, plain::Server};
+    ///
+    /// async fn count(mut server: Server<String, Text>) -> Result<usize, ReadError> {
+    ///     let mut requests = 0;
+    ///     while server.read_request().await?.is_some() {
+    ///         requests += 1;
+    ///     }
+    ///     Ok(requests)
+    /// }
+    /// ```
     pub async fn read_request(&mut self) -> Result<Option<R>, ReadError> {
         self.read(|_| {}).await
     }
 
-    /// [`read_request`](Self::read_request), which leaves the request's payload in `kept`.
+    /// Like [`read_request`](Self::read_request). Copies the request's payload to `kept`.
     pub(crate) async fn read_request_and(
         &mut self,
         kept: &mut Vec<u8>,
@@ -116,16 +180,31 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
     }
 
-    /// Sends the answer to the request that was read last, or a message that nobody asked for.
+    /// Sends the answer to the last request, or an unsolicited message.
     ///
     /// # Errors
     ///
-    /// See [`SendError`].
+    /// Returns a [`SendError`] if the response is too long or does not encode, or if the connection
+    /// has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use release_core::ipc::{Text, plain::Server};
+    ///
+    /// async fn echo_once(server: &mut Server<String, Text>) -> Result<(), Box<dyn Error>> {
+    ///     if let Some(text) = server.read_request().await? {
+    ///         server.write_response(&text).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn write_response(
         &mut self,
         response: &R::Response,
     ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, R, C> {
-        // Encoded before the future exists, which so holds no reference to the response.
+        // Encoded here, so that the future holds no reference to the response.
         let queued = self.link.queue(None, |draft| -> Result<(), SendError> {
             Ok(draft.encode(&self.codec, response)?)
         });
@@ -135,19 +214,29 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
     }
 
-    /// Sends what is left of the last answer.
+    /// Sends the rest of the last answer.
     pub(crate) async fn finish_answer(&self) -> Result<(), Ended> {
         let link = &*self.link;
         within_deadlines(link, poll_fn(|cx| link.poll_answered(cx).map(Ok))).await?;
         link.ended().map_or(Ok(()), Err)
     }
 
-    /// Answers every request with `handler` until the peer closes the connection.
+    /// Answers each request with `handler` until the peer closes the connection.
     ///
     /// # Errors
     ///
-    /// The first [`ReadError`]; a handler that refuses, and a response that cannot be sent, end the
-    /// connection too, because a plain stream has no way to say so.
+    /// Returns the first [`ReadError`]. A refusal of the handler and a response that cannot be sent
+    /// also end the connection, because plain mode has no error answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{ReadError, Text, plain::Server};
+    ///
+    /// async fn echo(mut server: Server<String, Text>) -> Result<(), ReadError> {
+    ///     server.handle_requests(|text| async move { Ok(text) }).await
+    /// }
+    /// ```
     #[doc(alias = "handle_request")]
     pub async fn handle_requests<F>(
         &mut self,
@@ -172,22 +261,4 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Server<R, C> {
         }
         Ok(())
     }
-}
-
-/// Runs a read or a write, and ends the link when the peer passes a deadline meanwhile.
-async fn within_deadlines<T>(
-    link: &Link,
-    operation: impl Future<Output = Result<T, Ended>>,
-) -> Result<T, Ended> {
-    let mut timer = super::timer::Timer::default();
-    let mut operation = std::pin::pin!(operation);
-    poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(done) = operation.as_mut().poll(cx) {
-                return Poll::Ready(done);
-            }
-            ready!(timer.poll_deadline(cx, link));
-        }
-    })
-    .await
 }

@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::ipc::hello::{Agreed, Message, Types};
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Client;
-use crate::ipc::serve::{Word, serve};
+use crate::ipc::serve::{ControlFrame, serve};
 use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Driver, Rt, Task};
 use crate::signals::Signals;
@@ -142,7 +142,7 @@ impl<C> Worker<C> {
                 rt.spawn(async move {
                     let answer = |request| Ok(answer(request));
                     let heard = |word| {
-                        if let Word::Heartbeat = word {
+                        if let ControlFrame::Heartbeat = word {
                             reply_to_heartbeat(&link, &in_flight);
                         }
                     };

@@ -1,30 +1,29 @@
-//! Descriptors that have come, and which frames they belong to.
+//! Received descriptors, and the frames to which they belong.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 
-use super::frozen::duplicates;
 use crate::ipc::Descriptor;
 use crate::sys::untrusted::Untrusted;
 
-/// Descriptors that have come with frames not yet dealt with: at most the first frame, of which the
-/// rest may be missing, and one behind it; more after a pause.
+/// Received descriptors of frames that are not handled yet. Outside a pause, these are at most the
+/// first frame, which may be incomplete, and one after it.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals(VecDeque<Arrival>);
 
 #[derive(Debug)]
 struct Arrival {
-    /// How many frames are in front of theirs.
+    /// Number of frames before their frame.
     frames: usize,
-    /// How many came, also when they have been taken.
+    /// Number of received descriptors, including those already taken.
     count: usize,
     descriptors: Vec<Untrusted>,
 }
 
 impl Arrivals {
-    /// Keeps what came with a frame that has so many before it.
+    /// Adds the descriptors of a frame that is preceded by `frames` others.
     pub(super) fn add(&mut self, frames: usize, descriptors: Vec<Untrusted>) {
         self.0.push_back(Arrival { frames, count: descriptors.len(), descriptors });
     }
@@ -33,17 +32,17 @@ impl Arrivals {
         self.0.front_mut().filter(|arrival| arrival.frames == 0)
     }
 
-    /// How many came with the first frame.
+    /// Returns the number of descriptors of the first frame.
     pub(super) fn count(&self) -> usize {
         self.0.front().filter(|arrival| arrival.frames == 0).map_or(0, |arrival| arrival.count)
     }
 
-    /// What came with the first frame.
+    /// Takes the descriptors of the first frame.
     pub(super) fn take(&mut self) -> Vec<Untrusted> {
         self.first().map(|arrival| mem::take(&mut arrival.descriptors)).unwrap_or_default()
     }
 
-    /// The first frame has been dealt with.
+    /// Removes the first frame.
     pub(super) fn consumed(&mut self) {
         if self.first().is_some() {
             self.0.pop_front();
@@ -53,7 +52,7 @@ impl Arrivals {
         }
     }
 
-    /// Puts earlier ones back, which came with some of so many frames before all of these.
+    /// Puts back the descriptors of `frames` earlier frames.
     pub(super) fn put_back(&mut self, frames: usize, Self(mut earlier): Self) {
         for arrival in &mut self.0 {
             arrival.frames += frames;
@@ -62,13 +61,14 @@ impl Arrivals {
         self.0 = earlier;
     }
 
-    /// Duplicates, with the number of frames before theirs.
+    /// Duplicates the descriptors, with the number of frames before their frame.
     pub(super) fn copy(&self) -> io::Result<Vec<(usize, Vec<Descriptor>)>> {
-        let copy = |arrival: &Arrival| Ok((arrival.frames, duplicates(&arrival.descriptors)?));
+        let copy =
+            |arrival: &Arrival| Ok((arrival.frames, Descriptor::duplicates(&arrival.descriptors)?));
         self.0.iter().map(copy).collect()
     }
 
-    /// What [`copy`](Self::copy) gave; false when it cannot be.
+    /// Restores a [`copy`](Self::copy). Returns false if it is invalid.
     pub(super) fn restore(&mut self, copies: Vec<(usize, Vec<Descriptor>)>) -> bool {
         let is_whole = copies.is_sorted_by(|(first, _), (second, _)| first < second);
         for (frames, descriptors) in copies {

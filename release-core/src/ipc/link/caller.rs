@@ -1,35 +1,60 @@
-//! The one who asks: a request's way out, and its answer's way in.
+//! The side of a caller: it queues a request and receives its answer.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::state::{Kind, Reader, State, Wakes};
-use super::{Link, Mode, Place};
-use crate::ipc::answers::Answer;
-use crate::ipc::body::{Body, Draft, Size};
-use crate::ipc::header::{Header, Number};
+use super::Link;
+use super::answers::Answer;
+use super::state::{FrameKind, LinkState, Mode, SocketReader};
 use crate::ipc::limits::FRAMES_PER_TURN;
+use crate::ipc::wire::body::{Body, Draft, Size};
+use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::{Ended, FrameTooLong};
 
+/// The position of a caller in the queue for room. Dropping it leaves the queue.
+#[derive(Debug)]
+pub(crate) struct WaitingCaller<'a> {
+    link: &'a Link,
+    number: Option<u64>,
+}
+
+impl<'a> WaitingCaller<'a> {
+    pub(crate) fn new(link: &'a Link) -> Self {
+        Self { link, number: None }
+    }
+}
+
+impl Drop for WaitingCaller<'_> {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            self.link.with(|state| {
+                state.room.leave(&mut self.number);
+                // It may have been woken for room that it does not use.
+                self.link.wake_for_room(state);
+            });
+        }
+    }
+}
+
 impl Link {
-    /// Queues a request when there is room for it, and sends it at once when it is alone.
+    /// Queues a request when there is room for it. Sends it immediately if no other call waits.
     pub(crate) fn poll_request<E: From<Ended> + From<FrameTooLong>>(
         &self,
         cx: &mut Context<'_>,
-        place: &mut Place<'_>,
-        patience: Option<Duration>,
+        place: &mut WaitingCaller<'_>,
+        timeout: Option<Duration>,
         encode: &mut dyn FnMut(&mut Draft<'_>) -> Result<(), E>,
-    ) -> Poll<Result<Number, E>> {
-        self.with(|state, wakes| {
+    ) -> Poll<Result<RequestNumber, E>> {
+        self.with(|state| {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone().into()));
             }
             if self.is_full(state) || !state.answers.have_room(self.limits.unsent) {
-                state.room.wait(place, cx.waker(), 0);
+                state.room.wait(&mut place.number, cx.waker(), 0);
                 return Poll::Pending;
             }
             let number = state.answers.expect(self.mode == Mode::PlainClient);
-            let header = Header::Request { number, patience };
+            let header = Header::Request { number, timeout };
             let descriptors = match self.push(state, self.in_calls(header), &mut *encode) {
                 Ok(descriptors) => descriptors,
                 Err(error) => {
@@ -38,40 +63,41 @@ impl Link {
                 }
             };
             if state.answers.descriptors() + descriptors > self.limits.descriptors {
-                // Known only now. Requests with fewer or none go on.
+                // Known only after encoding. Requests with fewer descriptors may continue.
                 state.outbox.take_back();
                 state.answers.take_back(number);
-                state.room.wait(place, cx.waker(), descriptors);
-                self.wake_for_room(state, wakes);
+                state.room.wait(&mut place.number, cx.waker(), descriptors);
+                self.wake_for_room(state);
                 return Poll::Pending;
             }
-            state.room.leave(place);
+            state.room.leave(&mut place.number);
             let size = Size { bytes: state.outbox.last_length(), descriptors };
             state.answers.set_size(number, size);
-            self.wake_for_room(state, wakes);
+            self.wake_for_room(state);
             if state.answers.is_alone() {
-                self.flush(state, wakes);
+                self.flush(state);
             } else {
-                // Others ask in this turn of the executor too: their frames leave in one call. From
-                // now on the background task reads, whether or not the first caller is still polled.
-                state.reader = Reader::Background;
-                state.wake_background(wakes);
+                // Requests of the same turn of the executor are sent in one system call. From now
+                // on the background task reads, because the first caller may not be polled any
+                // more.
+                state.reader = SocketReader::Background;
+                state.wake_background();
             }
             Poll::Ready(Ok(number))
         })
     }
 
-    /// Waits for the answer to a request, reading the socket if nobody else does.
+    /// Waits for the answer to a request. Reads the socket if no other task does.
     pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
-        number: Number,
+        number: RequestNumber,
         take: &mut dyn FnMut(Answer<'_>) -> T,
     ) -> Poll<Result<T, Ended>> {
-        self.with(|state, wakes| {
-            let polled = self.poll_caller(state, cx, number, take, wakes);
+        self.with(|state| {
+            let polled = self.poll_caller(state, cx, number, take);
             if polled.is_ready() {
-                self.forget(state, number, wakes);
+                self.forget(state, number);
             }
             polled
         })
@@ -79,11 +105,10 @@ impl Link {
 
     fn poll_caller<T>(
         &self,
-        state: &mut State,
+        state: &mut LinkState,
         cx: &mut Context<'_>,
-        number: Number,
+        number: RequestNumber,
         take: &mut dyn FnMut(Answer<'_>) -> T,
-        wakes: &mut Wakes,
     ) -> Poll<Result<T, Ended>> {
         if let Some(answer) = state.answers.delivered(number) {
             return Poll::Ready(Ok(take(answer)));
@@ -92,16 +117,16 @@ impl Link {
         if state.is_frozen() && state.ended.is_none() {
             return Poll::Pending;
         }
-        if state.reader != Reader::Caller(number) && !self.may_read(state) {
+        if state.reader != SocketReader::Caller(number) && !self.may_read(state) {
             return state.ended.clone().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended)));
         }
-        state.reader = Reader::Caller(number);
+        state.reader = SocketReader::Caller(number);
         for _ in 0..FRAMES_PER_TURN {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(Err(ended.clone()));
             }
             match state.next_frame(self.mode) {
-                Ok(Some((frame, Kind::Answer { number: to, body, refused }))) => {
+                Ok(Some((frame, FrameKind::Answer { number: to, body, refused }))) => {
                     if to == number {
                         let bytes = state.inbox.payload(body);
                         let body = Body { bytes, descriptors: state.arrivals.take() };
@@ -109,73 +134,72 @@ impl Link {
                         state.consume(&frame);
                         return Poll::Ready(Ok(taken));
                     }
-                    let delivered = state.deliver(to, body, refused, || self.rt.now(), wakes);
+                    let delivered = state.deliver(to, body, refused, || self.rt.now());
                     state.consume(&frame);
                     if let Err(why) = delivered {
-                        self.end_locked(state, why, wakes);
+                        self.end_locked(state, why);
                     }
                 }
-                Ok(Some((_, Kind::Incoming { .. }))) => {
-                    state.reader = Reader::Background;
-                    state.wake_background(wakes);
+                Ok(Some((_, FrameKind::Incoming { .. }))) => {
+                    state.reader = SocketReader::Background;
+                    state.wake_background();
                     return Poll::Pending;
                 }
                 Ok(None) => {
-                    if !self.spin(state, wakes) && self.poll_receive(state, cx, wakes).is_pending()
-                    {
+                    if !self.spin(state) && self.poll_receive(state, cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
-                Err(why) => self.end_locked(state, why, wakes),
+                Err(why) => self.end_locked(state, why),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// A caller reads when it is the only one: for several, the background task does.
-    fn may_read(&self, state: &State) -> bool {
-        state.ended.is_none() && state.reader == Reader::Background && state.answers.is_alone()
+    /// Returns true if a caller may read the socket, because it is the only one.
+    fn may_read(&self, state: &LinkState) -> bool {
+        state.ended.is_none()
+            && state.reader == SocketReader::Background
+            && state.answers.is_alone()
     }
 
-    /// The caller of `number` has gone: its answer, whenever it comes, is nobody's.
-    pub(crate) fn abandon(&self, number: Number) {
-        self.with(|state, wakes| {
+    /// Cancels the request of a dropped caller. A late answer will be dropped.
+    pub(crate) fn abandon(&self, number: RequestNumber) {
+        self.with(|state| {
             let gives_up = state.ended.is_none() && state.answers.is_unanswered(number);
-            self.forget(state, number, wakes);
+            self.forget(state, number);
             if gives_up {
-                state.meaning.gave_up();
+                state.expectations.cancelled();
             }
             if gives_up && self.mode == Mode::Calls {
                 let _ = state.outbox.push::<FrameTooLong>(|payload| {
                     Header::Cancel { number }.write(payload);
                     Ok(())
                 });
-                self.flush(state, wakes);
+                self.flush(state);
             }
         });
     }
 
-    /// Takes a caller out: what it held is free for others, and reading is the background's again.
-    fn forget(&self, state: &mut State, number: Number, wakes: &mut Wakes) {
+    /// Removes a caller, makes its room available, and returns reading to the background task.
+    fn forget(&self, state: &mut LinkState, number: RequestNumber) {
         state.answers.forget(number);
-        self.wake_for_room(state, wakes);
-        if state.reader != Reader::Caller(number) {
+        self.wake_for_room(state);
+        if state.reader != SocketReader::Caller(number) {
             return;
         }
-        state.reader = Reader::Background;
-        // Usually nothing else has come, and the background task can sleep on: it is registered for
-        // what comes next without being run.
+        state.reader = SocketReader::Background;
+        // Usually no other frame has arrived, and the background task can sleep: it is registered
+        // for the next one without being run.
         let idle = state.ended.is_none() && state.inbox.is_empty();
         let Some(background) = state.background.take() else {
             return;
         };
-        if idle
-            && self.poll_receive(state, &mut Context::from_waker(&background), wakes).is_pending()
-        {
+        if idle && self.poll_receive(state, &mut Context::from_waker(&background)).is_pending() {
             state.background = Some(background);
         } else {
-            wakes.background = Some(background);
+            state.wakes.background = Some(background);
         }
     }
 }

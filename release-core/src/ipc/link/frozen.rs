@@ -1,42 +1,43 @@
-//! A link as a value: taken out of one process image, and made again in the next.
+//! A link as a value: paused and frozen in one process image, and restored in the next.
 
-use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::meaning::Meaning;
-use super::state::State;
-use super::{Link, Mode, Readable, refuse_unagreed};
-use crate::ipc::answers::Answers;
-use crate::ipc::header::{Header, Number};
+use super::answers::Answers;
+use super::expectations::Expectations;
+use super::readable::Readable;
+use super::state::{LinkState, Mode};
+use super::{Link, refuse_unagreed, socket};
 use crate::ipc::limits::Limits;
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::header::{Header, RequestNumber};
+use crate::ipc::wire::outbox::Outbox;
 use crate::ipc::{Descriptor, FrameTooLong};
 use crate::rt::Rt;
 use crate::sys::fds::duplicate_from;
 use crate::{Error, ErrorKind};
 
-/// One side of a connection between two bytes of its streams, with nothing in hand.
+/// The state of one side of a connection, at a position of both streams where it handles nothing.
 ///
-/// The descriptors are duplicates: the link can go on after all, and its end does not reach them.
+/// The descriptors are duplicates. The link can be resumed, and its end does not affect them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Frozen {
     mode: Mode,
-    /// What was agreed when the connection began, whatever a later version of the program grants.
+    /// The limits from the start of the connection, also if the next program version has others.
     limits: Limits,
     socket: Descriptor,
-    /// What has come and was not dealt with, and which of its frames have descriptors.
+    /// The received bytes that are not handled yet, and the frames among them with descriptors.
     input: Vec<u8>,
     arrivals: Vec<(usize, Vec<Descriptor>)>,
-    /// What is to be sent, and where its frames with descriptors are.
+    /// The unsent bytes, and the positions of frames with descriptors.
     output: Vec<u8>,
     attached: Vec<(Range<usize>, Vec<Descriptor>)>,
-    /// The last numbers of this side's requests.
-    numbers: Vec<Number>,
-    /// For how long the peer has been due to finish a frame, and to read.
+    /// The last request numbers of this side.
+    numbers: Vec<RequestNumber>,
+    /// Times for which the peer has not finished a frame, and has not read.
     partial: Option<Duration>,
     unsent: Option<Duration>,
 }
@@ -46,24 +47,20 @@ impl Frozen {
         self.mode
     }
 
-    /// Whether a link can be made of it.
-    ///
-    /// # Errors
-    ///
-    /// When it makes no sense.
+    /// Returns an error if the state is invalid.
     pub(crate) fn check(self) -> Result<(), Error> {
         self.state(Instant::now()).map(drop)
     }
 
-    fn state(self, now: Instant) -> Result<(State, Descriptor), Error> {
-        let mut state = State::new(self.limits);
+    fn state(self, now: Instant) -> Result<(LinkState, Descriptor), Error> {
+        let mut state = LinkState::new(self.limits);
         state.inbox.put_back(&self.input);
         let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
         state.partial_since = self.partial.map(since);
         state.unsent_since = self.unsent.map(since);
         let is_whole = state.arrivals.restore(self.arrivals)
             && state.outbox.restore(self.output, self.attached);
-        state.meaning = Meaning::unknown();
+        state.expectations = Expectations::unknown();
         state.answers = Answers::after(self.numbers).filter(|_| is_whole).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
         })?;
@@ -71,13 +68,7 @@ impl Frozen {
     }
 }
 
-/// Duplicates, for the next process image.
-pub(in crate::ipc) fn duplicates(descriptors: &[impl AsFd]) -> io::Result<Vec<Descriptor>> {
-    let duplicates = descriptors.iter().map(|one| duplicate_from(one.as_fd(), 3));
-    duplicates.map(|one| one.map(Descriptor::from)).collect()
-}
-
-/// The bytes of frames, as a link would send them.
+/// Returns the bytes of frames, as a link would send them.
 fn frames(write: impl FnOnce(&mut Outbox) -> Result<(), FrameTooLong>) -> Result<Vec<u8>, Error> {
     let mut frames = Outbox::new(u32::MAX);
     write(&mut frames).map_err(|error| {
@@ -87,24 +78,69 @@ fn frames(write: impl FnOnce(&mut Outbox) -> Result<(), FrameTooLong>) -> Result
 }
 
 impl Link {
-    /// Takes the state out of a paused link, which stands still until [`Link::resume`]; none if it
-    /// has ended.
+    /// Stops starting requests of the peer. Running handlers are finished. Answers of the peer are
+    /// still received, because a handler may wait for one.
+    pub(crate) fn pause(&self) {
+        self.with(|state| {
+            state.pause.get_or_insert_default();
+            state.wake_background();
+        });
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock().pause.is_some()
+    }
+
+    /// Waits until all handlers are finished or the link has ended. Only one task may wait.
+    pub(crate) fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        let has_ended = state.ended.is_some();
+        match &mut state.pause {
+            Some(pause) if !has_ended && pause.unfinished != Some(0) => {
+                pause.waiter = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// Counts the running handlers of a paused link. The result is 1 if the number is unknown.
+    pub(crate) fn unfinished(&self) -> usize {
+        let state = self.lock();
+        state.pause.as_ref().map_or(0, |pause| pause.unfinished.unwrap_or(1))
+    }
+
+    /// Resumes the link after [`Link::pause`] or [`Link::freeze`].
+    pub(crate) fn resume(&self) {
+        self.with(|state| {
+            state.put_back();
+            let was_frozen = state.is_frozen();
+            if state.pause.take().is_some() && was_frozen && state.ended.is_some() {
+                socket::close(self.io.as_fd());
+            }
+            state.wake_background();
+            self.wake_for_room(state);
+        });
+    }
+
+    /// Freezes a paused link until [`Link::resume`] and returns its state, or `None` if it has
+    /// ended.
     ///
-    /// A plain request that is being answered may be given back as `unanswered`: it comes first
-    /// then in the next process image. Requests of this side are cancelled there, where nobody
-    /// waits for them.
+    /// In plain mode, the request that is being answered may be passed as `unanswered`. The next
+    /// process image receives it first. Requests of this side are cancelled, because their callers
+    /// do not exist there.
     ///
     /// # Errors
     ///
-    /// When something else is being answered, or there are no descriptors left; it is only paused
-    /// then.
+    /// Returns an error if other requests are being answered, or if no descriptors are left. The
+    /// link then stays paused.
     pub(crate) fn freeze(&self, unanswered: Option<&[u8]>) -> Result<Option<Frozen>, Error> {
         let unfinished = self.unfinished();
         if unanswered.is_none() && unfinished > 0 && self.ended().is_none() {
             let message = format!("requests that are still being answered: {unfinished}");
             return Err(Error::new(ErrorKind::Change, message));
         }
-        self.with(|state, _| {
+        self.with(|state| {
             if state.ended.is_some() {
                 return Ok(None);
             }
@@ -117,19 +153,20 @@ impl Link {
         })
     }
 
-    /// The state as it is, for whoever only looks whether it is understood. The link goes on.
+    /// Returns the current state, to check whether another program version understands it. The link
+    /// is not changed.
     ///
     /// # Errors
     ///
-    /// When there are no descriptors left.
+    /// Returns an error if no descriptors are left.
     pub(crate) fn sample(&self) -> Result<Option<Frozen>, Error> {
-        self.with(|state, _| match state.ended {
+        self.with(|state| match state.ended {
             Some(_) => Ok(None),
             None => self.copy(state, None).map(Some),
         })
     }
 
-    fn copy(&self, state: &mut State, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
+    fn copy(&self, state: &mut LinkState, unanswered: Option<&[u8]>) -> Result<Frozen, Error> {
         let refused = |error| Error::system("cannot duplicate what a connection has", error);
         let mut input = match unanswered {
             Some(request) => frames(|outbox| {
@@ -169,11 +206,11 @@ impl Link {
         })
     }
 
-    /// The link again, from where it was: the first byte that is sent or read is the next one.
+    /// Restores a link, which continues both streams at the next byte.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the socket, or the state makes no sense.
+    /// Returns an error if the runtime cannot register the socket, or if the state is invalid.
     pub(crate) fn thaw(rt: &Rt, frozen: Frozen) -> Result<Self, Error> {
         let (mode, limits) = (frozen.mode, frozen.limits);
         let (state, socket) = frozen.state(rt.now())?;

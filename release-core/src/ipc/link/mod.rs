@@ -1,33 +1,34 @@
-//! A framed socket that many tasks share: who reads, who writes, whose answer came.
+//! A framed socket that many tasks share. It routes frames between callers and the background task.
 //!
-//! There is no reader task between the socket and a caller. A caller that is alone reads the socket
-//! itself, so its answer costs one wake-up; when several wait, the connection's background task
-//! reads for all of them. Requests of the peer are always the background task's: a caller that
-//! meets one steps back. All frames are cut and told apart under one lock, in the order of the
-//! stream; a future that is dropped leaves no trace in it.
+//! There is no reader task between the socket and a caller. A single caller reads the socket
+//! itself, so that its answer costs one wake-up. If several callers wait, the background task of
+//! the connection reads for all of them. Requests of the peer are always handled by the background
+//! task: a caller that finds one stops reading. All frames are split and routed under one lock, in
+//! the order of the stream. A dropped future leaves no trace in it.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
+pub(crate) use self::caller::WaitingCaller;
 use self::readable::Readable;
-pub(crate) use self::room::Place;
-use self::state::{State, Wakes};
-use super::body::{Body, Draft};
-use super::header::{self, Header};
-use super::limits::Limits;
-use super::{Ended, FrameTooLong, SendError};
+use self::state::LinkState;
+pub(crate) use self::state::{Incoming, Mode};
+use crate::ipc::limits::Limits;
+use crate::ipc::wire::body::Draft;
+use crate::ipc::wire::header::{self, Header};
+use crate::ipc::{Ended, FrameTooLong, SendError};
 use crate::rt::{Io, Rt};
 use crate::sys::rights;
 
+pub(crate) mod answers;
 mod arrivals;
 mod background;
 mod caller;
+pub(crate) mod deadline;
+mod expectations;
 pub(crate) mod frozen;
-mod meaning;
 mod pause;
 mod readable;
 mod room;
@@ -39,24 +40,6 @@ mod state;
 mod tests;
 mod transfer;
 
-/// What the frames of a connection mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Mode {
-    /// Every payload begins with a [`Header`].
-    Calls,
-    /// Payloads are answers in the order of the requests, or, when none is awaited, messages.
-    PlainClient,
-    /// Payloads are requests.
-    PlainServer,
-}
-
-/// A frame that is not an answer to this side. Plain frames are requests or, for a client, notices.
-#[derive(Debug)]
-pub(crate) struct Incoming<'a> {
-    pub(crate) header: Header,
-    pub(crate) body: Body<'a>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Link {
     io: Io,
@@ -64,18 +47,18 @@ pub(crate) struct Link {
     limits: Limits,
     rt: Rt,
     readable: Readable,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
 }
 
-/// Has the kernel refuse descriptors where none may come.
+/// Tells the kernel to refuse descriptors if none are allowed.
 fn refuse_unagreed(socket: &OwnedFd, limits: Limits) {
     if limits.arriving() == 0 {
         rights::refuse(socket.as_fd());
     }
 }
 
-/// Ends a link when its background task goes, even one that never ran or that panicked: whoever
-/// still asks must not wait for answers that nobody reads any more.
+/// Ends a link when its background task is dropped, also if it never ran or has panicked. Otherwise
+/// callers would wait for answers that no task reads.
 #[derive(Debug)]
 pub(crate) struct EndOnDrop(pub(crate) Arc<Link>);
 
@@ -87,7 +70,7 @@ impl Drop for EndOnDrop {
 
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
-        // A plain frame cannot say how many it has.
+        // Frames in plain mode cannot announce descriptors.
         let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
         refuse_unagreed(&socket, limits);
         Ok(Self {
@@ -96,7 +79,7 @@ impl Link {
             limits,
             rt: rt.clone(),
             readable: Readable::default(),
-            state: Mutex::new(State::new(limits)),
+            state: Mutex::new(LinkState::new(limits)),
         })
     }
 
@@ -108,39 +91,41 @@ impl Link {
         self.limits
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A decoder that panicked has changed nothing: frames are consumed after it.
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
+        // A decoder that panicked has changed nothing, because frames are consumed afterwards.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something under the lock, and wakes whom it concerns afterwards.
-    fn with<T>(&self, change: impl FnOnce(&mut State, &mut Wakes) -> T) -> T {
-        let mut wakes = Wakes::default();
-        let done = change(&mut self.lock(), &mut wakes);
+    /// Changes the state under the lock, and wakes tasks after it is released.
+    fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
+        let mut state = self.lock();
+        let done = change(&mut state);
+        let wakes = mem::take(&mut state.wakes);
+        drop(state);
         wakes.wake();
         done
     }
 
-    /// Ends the connection for both sides, at once.
+    /// Ends the connection for both sides immediately.
     pub(crate) fn end(&self, why: Ended) {
-        self.with(|state, wakes| self.end_locked(state, why, wakes));
+        self.with(|state| self.end_locked(state, why));
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.lock().ended.clone()
     }
 
-    /// Whether the peer answers requests at all.
+    /// Returns true if the peer answers requests.
     pub(crate) fn can_ask(&self) -> bool {
         self.mode != Mode::PlainServer
     }
 
-    /// Sends longer frames than it accepts.
+    /// Sets another limit for sent frames than for received frames.
     pub(crate) fn set_send_limit(&self, bytes: u32) {
         self.lock().outbox.set_limit(bytes);
     }
 
-    /// Queues a frame that is not a request; it leaves with the next flush.
+    /// Queues a frame that is not a request. The next flush sends it.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,
         header: Option<Header>,
@@ -152,15 +137,15 @@ impl Link {
         }
         self.push(&mut state, header, encode)?;
         if header == Some(Header::Heartbeat) {
-            state.meaning.asked_for_a_beat();
+            state.expectations.heartbeat_sent();
         }
         Ok(())
     }
 
-    /// Appends a frame, and says how many descriptors it has.
+    /// Appends a frame. Returns the number of its descriptors.
     fn push<E: From<FrameTooLong>>(
         &self,
-        state: &mut State,
+        state: &mut LinkState,
         header: Option<Header>,
         encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
@@ -183,13 +168,13 @@ impl Link {
         Ok(count)
     }
 
-    /// Sends these files to be the standard output and error of the peer's process; a peer in plain
-    /// mode has its own for as long as it lives.
+    /// Replaces the standard output and error of the peer's process with these files. Does nothing
+    /// in plain mode.
     pub(crate) fn send_outputs(&self, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         if self.mode == Mode::Calls {
             let [output, error] = files.map(|file| file.try_clone_to_owned());
             let files = vec![output?, error?];
-            // A connection that has ended is that of a worker that soon has.
+            // If the connection has ended, the worker will end soon.
             let _ = self.queue(Some(Header::Outputs), |draft| -> Result<(), SendError> {
                 draft.descriptors = files;
                 Ok(())
@@ -199,64 +184,41 @@ impl Link {
         Ok(())
     }
 
-    /// A header where frames have any.
+    /// Returns the header in call mode, and `None` in plain mode.
     fn in_calls(&self, header: Header) -> Option<Header> {
         (self.mode == Mode::Calls).then_some(header)
     }
 
-    /// The header of a message that wants no answer, where frames have headers.
+    /// Returns the header of a message without an answer, if frames have headers.
     pub(crate) fn notice(&self) -> Option<Header> {
         self.in_calls(Header::Notice)
     }
 
-    /// Whether so much waits for the peer that nothing more should be queued.
+    /// Returns true if the queue for the peer is full.
     pub(crate) fn is_choked(&self) -> bool {
         self.is_full(&self.lock())
     }
 
-    fn is_full(&self, state: &State) -> bool {
+    fn is_full(&self, state: &LinkState) -> bool {
         state.outbox.unsent().len() > self.limits.unsent || state.is_frozen()
     }
 
-    fn end_locked(&self, state: &mut State, why: Ended, wakes: &mut Wakes) {
-        state.end(why, wakes);
-        wakes.callers.extend(self.readable.take());
-        // A frozen one has a copy of its state, which lives on.
+    fn end_locked(&self, state: &mut LinkState, why: Ended) {
+        state.end(why);
+        state.wakes.callers.extend(self.readable.take());
+        // The copy of a frozen state lives on.
         if !state.is_frozen() {
             socket::close(self.io.as_fd());
         }
     }
 
-    /// Until when the peer has to finish a frame or read something, or when to send again.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.due(&self.lock()).map(|(deadline, _)| deadline)
-    }
-
-    /// Does what is to be done when the deadline has passed.
-    pub(crate) fn deadline_passed(&self) {
-        let now = self.rt.now();
-        // It may have been met meanwhile.
-        self.with(|state, wakes| match self.due(state).filter(|(deadline, _)| *deadline <= now) {
-            Some((_, Some(why))) => self.end_locked(state, why, wakes),
-            Some((_, None)) => state.crowded_until = None,
-            None => {}
-        });
-    }
-
-    /// The next deadline, and what a peer is called that passes it.
-    fn due(&self, state: &State) -> Option<(Instant, Option<Ended>)> {
-        if state.is_frozen() {
-            return None;
+    /// Wakes as many callers as there is room for in the queue.
+    fn wake_for_room(&self, state: &mut LinkState) {
+        if state.room.is_empty() || self.is_full(state) {
+            return;
         }
-        // While it is paused the rest of a frame may have come and not been read.
-        let partial_since = state.partial_since.filter(|_| state.pause.is_none());
-        let frame = partial_since.map(|since| since + self.limits.frame_time);
-        let unsent = state.unsent_since.map(|since| since + self.limits.unsent_time);
-        let deadlines = [
-            frame.map(|deadline| (deadline, Some(Ended::FrameTimeout))),
-            unsent.map(|deadline| (deadline, Some(Ended::NotReading))),
-            state.crowded_until.map(|deadline| (deadline, None)),
-        ];
-        deadlines.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
+        let room = state.answers.room(self.limits.unsent);
+        let descriptors = self.limits.descriptors.saturating_sub(state.answers.descriptors());
+        state.room.wake(room, descriptors, &mut state.wakes);
     }
 }

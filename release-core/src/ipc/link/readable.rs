@@ -1,7 +1,7 @@
-//! Whom the socket wakes, when the reader changes with every call.
+//! The waker of the socket's reader, which may change with each call.
 //!
-//! The runtime holds one and the same waker all the time, which passes a wake-up on to whoever reads
-//! at the moment: another reader costs no system call, and no question to the runtime either.
+//! The runtime always keeps the same waker, which forwards a wake-up to the current reader. A
+//! change of the reader costs no system call and no call of the runtime.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,26 +11,27 @@ use futures_util::task::AtomicWaker;
 
 #[derive(Debug)]
 pub(super) struct Readable {
-    shared: Arc<Shared>,
-    /// What the runtime is given.
+    shared: Arc<ReadWaker>,
+    /// The waker for the runtime.
     waker: Waker,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ReadWaker {
     reader: AtomicWaker,
-    /// The runtime has said "not yet" and not woken since: it would say the same again.
+    /// Set if the socket was not ready and the runtime has not woken since: the result would be the
+    /// same.
     is_awaited: AtomicBool,
 }
 
 impl Default for Readable {
     fn default() -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ReadWaker::default());
         Self { waker: Waker::from(Arc::clone(&shared)), shared }
     }
 }
 
-impl Wake for Shared {
+impl Wake for ReadWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -42,7 +43,7 @@ impl Wake for Shared {
 }
 
 impl Readable {
-    /// Asks the runtime with `read` unless a wake-up is due anyway, which will be this reader's.
+    /// Polls the runtime with `read`, unless it will wake this reader anyway.
     pub(super) fn poll<T>(
         &self,
         cx: &Context<'_>,
@@ -50,7 +51,7 @@ impl Readable {
     ) -> Poll<T> {
         // First the waker, then the flag: a wake-up in between clears the flag or finds the waker.
         self.shared.reader.register(cx.waker());
-        // Set before the runtime is asked, whose wake-up may come before its answer.
+        // Set before the runtime is polled, because it may wake before it returns.
         if self.shared.is_awaited.swap(true, Ordering::AcqRel) {
             return Poll::Pending;
         }
@@ -61,7 +62,7 @@ impl Readable {
         polled
     }
 
-    /// The reader, who is to be told something else.
+    /// Takes the waker of the reader, to wake it for another reason.
     pub(super) fn take(&self) -> Option<Waker> {
         self.shared.reader.take()
     }

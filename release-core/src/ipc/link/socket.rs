@@ -1,4 +1,4 @@
-//! One read and one write of a framed socket, and what the kernel says about them.
+//! Single reads and writes of a framed socket, and their errors.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -16,7 +16,7 @@ pub(super) enum Received {
     /// Bytes, and descriptors that came with them.
     Rights(usize, Vec<Untrusted>),
     End,
-    /// What came along ends the connection; it is closed.
+    /// A violation, which ends the connection. Received descriptors are closed.
     Refused(Ended),
 }
 
@@ -24,7 +24,7 @@ const UNASKED: Ended = Ended::Violation("descriptors that nobody asked for");
 const TOO_MANY: Ended = Ended::Violation("more descriptors with one message than agreed");
 const STRANGE: Ended = Ended::Violation("something beside bytes and descriptors");
 
-/// One read, of bytes and at most so many descriptors.
+/// Reads bytes and at most `most` descriptors.
 pub(super) fn receive(
     fd: BorrowedFd<'_>,
     space: &mut [u8],
@@ -33,7 +33,7 @@ pub(super) fn receive(
     let room = space.len();
     let arrived = match rights::receive(fd, space) {
         Ok(arrived) => arrived,
-        // A peer that died with unread data in its socket; what it sent before was read before.
+        // The peer exited with unread data in its socket. Its own data was read before.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
             return Ok((Received::End, Progress::More));
         }
@@ -45,7 +45,7 @@ pub(super) fn receive(
     } else if descriptors.len() > most {
         Received::Refused(if most == 0 { UNASKED } else { TOO_MANY })
     } else if arrived.is_truncated {
-        // There was room in the message, hence there was none in this process.
+        // The message had room, so this process has no free descriptors.
         Received::Refused(io::Error::from(Errno::EMFILE).into())
     } else if !descriptors.is_empty() {
         Received::Rights(bytes, descriptors)
@@ -55,20 +55,19 @@ pub(super) fn receive(
         let progress = if bytes < room { Progress::Drained } else { Progress::More };
         return Ok((Received::Bytes(bytes), progress));
     };
-    // A read that took descriptors leaves what is behind them.
+    // A read with descriptors ends at them.
     Ok((received, Progress::More))
 }
 
-/// Ends a connection for both sides, whoever still has the socket.
+/// Shuts a connection down for both sides, also if other processes have the socket.
 ///
-/// What came and was not read is thrown away: descriptors in it would stay open as long as the
-/// socket.
+/// Discards unread data: descriptors in it would stay open as long as the socket.
 pub(super) fn close(fd: BorrowedFd<'_>) {
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
     rights::discard(fd);
 }
 
-/// One write, of as much as there is room for; the descriptors go with its first byte.
+/// Writes as many bytes as possible. The descriptors are sent with the first byte.
 pub(super) fn transmit(
     fd: BorrowedFd<'_>,
     (bytes, descriptors): (&[u8], &[OwnedFd]),

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use super::Link;
 use super::socket::receive;
-use super::state::{State, Wakes};
+use super::state::LinkState;
 
 /// How many pauses of the processor lie between two attempts to read.
 const PAUSES: u32 = 8;
 
 impl Link {
     /// Reads as soon as bytes arrive. Returns false if none did within the limit.
-    pub(super) fn spin(&self, state: &mut State, wakes: &mut Wakes) -> bool {
+    pub(super) fn spin(&self, state: &mut LinkState) -> bool {
         let limit = self.limits.spin;
         if limit.is_zero() {
             return false;
@@ -40,7 +40,7 @@ impl Link {
                 }
                 received => {
                     state.spinning.ended(true, took, limit, now);
-                    self.on_received(state, received.map(|(received, _)| received), wakes);
+                    self.on_received(state, received.map(|(received, _)| received));
                     return true;
                 }
             }

@@ -1,112 +1,122 @@
-//! What the lock protects, and what the first frame means.
+//! The state of a link, which its lock protects, and the kind of its first frame.
 
+use std::mem;
 use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::answers::{Answer, Answers, Delivery};
 use super::arrivals::Arrivals;
-use super::meaning::Meaning;
-use super::pause::Pause;
-use super::room::Room;
+use super::expectations::Expectations;
+use super::pause::{Aside, HeldFrame, Pause};
+use super::room::{RoomQueue, Wakes};
 use super::spinning::Spinning;
 use crate::ipc::Ended;
-use crate::ipc::answers::{Answer, Answers, Delivery};
-use crate::ipc::body::Body;
-use crate::ipc::frame::Inbox;
-use crate::ipc::header::{Header, Number};
 use crate::ipc::limits::Limits;
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::body::Body;
+use crate::ipc::wire::frame::Inbox;
+use crate::ipc::wire::header::{Header, RequestNumber};
+use crate::ipc::wire::outbox::Outbox;
 
-/// Who reads the socket and gets its wake-ups.
+/// The mode of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Mode {
+    /// Each payload starts with a [`Header`].
+    Calls,
+    /// Payloads are answers in the order of the requests. Without a waiting call, they are
+    /// messages.
+    PlainClient,
+    /// Payloads are requests.
+    PlainServer,
+}
+
+/// A received frame that is not an answer. In plain mode it is a request or, for a client, a
+/// notice.
+#[derive(Debug)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) header: Header,
+    pub(crate) body: Body<'a>,
+}
+
+/// The task that reads the socket and receives its wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum SocketReader {
     Background,
-    Caller(Number),
+    Caller(RequestNumber),
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct LinkState {
     pub(super) inbox: Inbox,
     pub(super) arrivals: Arrivals,
     pub(super) outbox: Outbox,
     pub(super) answers: Answers,
-    pub(super) reader: Reader,
-    /// The background task, while it sleeps.
+    pub(super) reader: SocketReader,
+    /// The waker of the background task while it sleeps.
     pub(super) background: Option<Waker>,
-    pub(super) room: Room,
-    pub(super) meaning: Meaning,
+    pub(super) room: RoomQueue,
+    pub(super) expectations: Expectations,
     pub(super) partial_since: Option<Instant>,
     pub(super) unsent_since: Option<Instant>,
-    /// Until when nothing is sent, because the kernel takes no descriptors at the moment.
+    /// The time of the next attempt to send, after the kernel accepted no more descriptors.
     pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
     /// Of callers that poll for their responses.
     pub(super) spinning: Spinning,
-    /// Set while no request of the peer is begun.
+    /// Tasks to wake when the lock is released.
+    pub(super) wakes: Wakes,
+    /// Set while no request of the peer is started.
     pub(super) pause: Option<Box<Pause>>,
-}
-
-/// Wakers to be woken when the lock is gone.
-#[derive(Default)]
-pub(super) struct Wakes {
-    pub(super) background: Option<Waker>,
-    pub(super) callers: Vec<Waker>,
-}
-
-impl Wakes {
-    pub(super) fn wake(self) {
-        if let Some(waker) = self.background {
-            waker.wake();
-        }
-        for waker in self.callers {
-            waker.wake();
-        }
-    }
 }
 
 const UNKNOWN_FRAME: Ended = Ended::Violation("a frame of no known kind");
 
 const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame says");
 
-/// What the first frame is, as far as routing needs to know.
-pub(super) enum Kind {
-    Answer { number: Number, body: Range<usize>, refused: bool },
+/// The kind of the first frame, for routing.
+pub(super) enum FrameKind {
+    Answer { number: RequestNumber, body: Range<usize>, refused: bool },
     Incoming { header: Header, body: Range<usize> },
 }
 
-impl State {
+impl LinkState {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             inbox: Inbox::new(limits.frame),
             arrivals: Arrivals::default(),
             outbox: Outbox::new(limits.frame),
             answers: Answers::default(),
-            reader: Reader::Background,
+            reader: SocketReader::Background,
             background: None,
-            room: Room::default(),
-            meaning: Meaning::default(),
+            room: RoomQueue::default(),
+            expectations: Expectations::default(),
             partial_since: None,
             unsent_since: None,
             crowded_until: None,
             ended: None,
             spinning: Spinning::default(),
+            wakes: Wakes::default(),
             pause: None,
         }
     }
 
-    pub(super) fn next_frame(&self, mode: Mode) -> Result<Option<(Range<usize>, Kind)>, Ended> {
+    pub(super) fn next_frame(
+        &self,
+        mode: Mode,
+    ) -> Result<Option<(Range<usize>, FrameKind)>, Ended> {
         let Some(frame) = self.inbox.frame()? else {
             return Ok(None);
         };
         let kind = match mode {
             Mode::PlainServer => {
-                let header = Header::Request { number: 0, patience: None };
-                Kind::Incoming { header, body: frame.clone() }
+                let header = Header::Request { number: 0, timeout: None };
+                FrameKind::Incoming { header, body: frame.clone() }
             }
             Mode::PlainClient => match self.answers.first_in_turn() {
-                Some(number) => Kind::Answer { number, body: frame.clone(), refused: false },
-                None => Kind::Incoming { header: Header::Notice, body: frame.clone() },
+                Some(number) => FrameKind::Answer { number, body: frame.clone(), refused: false },
+                None => FrameKind::Incoming { header: Header::Notice, body: frame.clone() },
             },
             Mode::Calls => {
                 let payload = self.inbox.payload(frame.clone());
@@ -116,9 +126,9 @@ impl State {
                 }
                 let body = frame.end - body.len()..frame.end;
                 match header {
-                    Header::Answer { number } => Kind::Answer { number, body, refused: false },
-                    Header::Refusal { number } => Kind::Answer { number, body, refused: true },
-                    header => Kind::Incoming { header, body },
+                    Header::Answer { number } => FrameKind::Answer { number, body, refused: false },
+                    Header::Refusal { number } => FrameKind::Answer { number, body, refused: true },
+                    header => FrameKind::Incoming { header, body },
                 }
             }
         };
@@ -134,22 +144,21 @@ impl State {
 
     pub(super) fn deliver(
         &mut self,
-        number: Number,
+        number: RequestNumber,
         body: Range<usize>,
         refused: bool,
         now: impl FnOnce() -> Instant,
-        wakes: &mut Wakes,
     ) -> Result<(), Ended> {
         let body = Body { bytes: self.inbox.payload(body), descriptors: self.arrivals.take() };
         let size = body.bytes.len();
         match self.answers.deliver(number, Answer::new(body, refused)) {
-            Delivery::Awaited(waker) => wakes.callers.extend(waker),
-            Delivery::Unawaited => self.meaning.unawaited(size, now)?,
+            Delivery::Awaited(waker) => self.wakes.callers.extend(waker),
+            Delivery::Unawaited => self.expectations.unawaited(size, now)?,
         }
         Ok(())
     }
 
-    /// The background task has nothing to do until it is woken.
+    /// Stores the waker of the background task, which has nothing to do.
     pub(super) fn sleep<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         match &mut self.background {
             Some(known) => known.clone_from(cx.waker()),
@@ -158,24 +167,92 @@ impl State {
         Poll::Pending
     }
 
-    /// Has the background task look again, once the lock is gone.
-    pub(super) fn wake_background(&mut self, wakes: &mut Wakes) {
+    /// Wakes the background task when the lock is released.
+    pub(super) fn wake_background(&mut self) {
         if let Some(waker) = self.background.take() {
-            wakes.background = Some(waker);
+            self.wakes.background = Some(waker);
         }
     }
 
-    pub(super) fn end(&mut self, why: Ended, wakes: &mut Wakes) {
+    pub(super) fn end(&mut self, why: Ended) {
         self.ended.get_or_insert(why);
         self.arrivals.close();
         self.outbox.close_descriptors();
-        self.reader = Reader::Background;
+        self.reader = SocketReader::Background;
         (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
-        self.wake_background(wakes);
-        self.room.wake_all(wakes);
+        self.wake_background();
+        self.room.wake_all(&mut self.wakes);
         if let Some(pause) = &mut self.pause {
-            pause.ended(wakes);
+            pause.ended(&mut self.wakes);
         }
-        self.answers.wake_all(&mut wakes.callers);
+        self.answers.wake_all(&mut self.wakes.callers);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.is_frozen)
+    }
+
+    /// Returns true if the background task is the reader, and there is room for more frames.
+    pub(super) fn may_background_read(&self, limits: Limits) -> bool {
+        self.reader == SocketReader::Background
+            && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
+    }
+
+    /// Stores the first frame until the end of the pause, so that answers after it can be read. A
+    /// cancelled request is removed at once. The cancellation of a request that was started is
+    /// returned, so that its handler is stopped.
+    pub(super) fn set_aside(
+        &mut self,
+        header: Header,
+        frame: &Range<usize>,
+    ) -> Option<Incoming<'static>> {
+        let mut heard = None;
+        if let Some(Pause { aside, .. }) = self.pause.as_deref_mut() {
+            match header {
+                Header::Cancel { number } if aside.give_up(number) => {}
+                Header::Cancel { .. } => {
+                    heard = Some(Incoming { header, body: Body::default() });
+                }
+                _ => aside.push(HeldFrame {
+                    header,
+                    frame: self.inbox.with_header(frame).to_vec(),
+                    descriptors: self.arrivals.take(),
+                }),
+            }
+        }
+        self.consume(frame);
+        heard
+    }
+
+    /// Puts stored frames back before later ones.
+    pub(super) fn put_back(&mut self) {
+        if let Some(pause) = &mut self.pause {
+            let mut arrivals = Arrivals::default();
+            let mut bytes = Vec::with_capacity(pause.aside.bytes);
+            let Aside { frames, .. } = mem::take(&mut pause.aside);
+            let count = frames.len();
+            for (index, held) in frames.into_iter().enumerate() {
+                bytes.extend_from_slice(&held.frame);
+                if !held.descriptors.is_empty() {
+                    arrivals.add(index, held.descriptors);
+                }
+            }
+            self.inbox.put_back(&bytes);
+            self.arrivals.put_back(count, arrivals);
+        }
+    }
+
+    /// Freezes the state: a copy of it stays valid, whatever the tasks of the link do.
+    pub(super) fn freeze(&mut self) {
+        self.put_back();
+        self.reader = SocketReader::Background;
+        self.pause.get_or_insert_default().is_frozen = true;
+    }
+
+    /// Ends the freeze, if no copy was made.
+    pub(super) fn unfreeze(&mut self) {
+        if let Some(pause) = &mut self.pause {
+            pause.is_frozen = false;
+        }
     }
 }

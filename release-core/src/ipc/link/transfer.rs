@@ -1,4 +1,4 @@
-//! Bytes in and out of the socket, under the lock.
+//! Transfers between the socket and the state, under the lock.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,31 +7,26 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::Link;
 use super::socket::{Received, receive, transmit};
-use super::state::{State, Wakes};
-use super::{Link, Mode};
+use super::state::{LinkState, Mode};
 use crate::ipc::Ended;
 use crate::rt::Direction;
 
 const IN_A_FRAME: Ended = Ended::Violation("descriptors in the middle of a frame");
 
-/// How long to wait before descriptors are sent that the kernel does not take at the moment.
+/// Time until the next attempt to send descriptors that the kernel did not accept.
 const CROWDED_TIME: Duration = Duration::from_millis(10);
 
-/// Whether too many descriptors of this user are on their way, those of other processes included:
-/// their receivers have to read first, and nothing tells when they have.
+/// Returns true if too many descriptors of this user are in transit, including other processes.
+/// Their receivers must read first, and there is no event for that.
 fn is_crowded(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
 }
 
 impl Link {
-    /// Reads once. Ready means: look again, there are more bytes or the connection has ended.
-    pub(super) fn poll_receive(
-        &self,
-        state: &mut State,
-        cx: &mut Context<'_>,
-        wakes: &mut Wakes,
-    ) -> Poll<()> {
+    /// Reads once. Is ready if bytes have arrived or the connection has ended.
+    pub(super) fn poll_receive(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
         let (space, most) = (state.inbox.space(), self.limits.arriving());
         let received = self
             .readable
@@ -39,45 +34,40 @@ impl Link {
         let Poll::Ready(received) = received else {
             if state.partial_since.is_none() && state.inbox.is_partial() {
                 state.partial_since = Some(self.rt.now());
-                // The background task keeps the time, whoever reads.
-                state.wake_background(wakes);
+                // The background task checks the deadline for all readers.
+                state.wake_background();
             }
             return Poll::Pending;
         };
-        self.on_received(state, received, wakes);
+        self.on_received(state, received);
         Poll::Ready(())
     }
 
-    pub(super) fn on_received(
-        &self,
-        state: &mut State,
-        received: io::Result<Received>,
-        wakes: &mut Wakes,
-    ) {
+    pub(super) fn on_received(&self, state: &mut LinkState, received: io::Result<Received>) {
         match received {
             Ok(Received::Bytes(count)) => state.inbox.received(count),
             Ok(Received::End) if state.inbox.is_partial() => {
-                self.end_locked(state, Ended::Truncated, wakes);
+                self.end_locked(state, Ended::Truncated);
             }
-            Ok(Received::End) => self.end_locked(state, Ended::Closed, wakes),
+            Ok(Received::End) => self.end_locked(state, Ended::Closed),
             Ok(Received::Rights(count, descriptors)) => {
                 match state.inbox.received_with_descriptors(count) {
                     Some(frames) => state.arrivals.add(frames, descriptors),
-                    None => self.end_locked(state, IN_A_FRAME, wakes),
+                    None => self.end_locked(state, IN_A_FRAME),
                 }
             }
-            Ok(Received::Refused(why)) => self.end_locked(state, why, wakes),
-            Err(error) => self.end_locked(state, error.into(), wakes),
+            Ok(Received::Refused(why)) => self.end_locked(state, why),
+            Err(error) => self.end_locked(state, error.into()),
         }
     }
 
-    /// Sends what is queued as far as the socket takes it; the background task sends the rest.
+    /// Sends queued frames until the socket is full. The background task sends the rest.
     pub(crate) fn flush_now(&self) {
-        self.with(|state, wakes| self.flush(state, wakes));
+        self.with(|state| self.flush(state));
     }
 
-    pub(super) fn flush(&self, state: &mut State, wakes: &mut Wakes) {
-        // What waits already waits for the background task to see room.
+    pub(super) fn flush(&self, state: &mut LinkState) {
+        // The background task already waits until the socket has room.
         if state.unsent_since.is_some() || state.is_frozen() {
             return;
         }
@@ -87,20 +77,15 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_crowded(&error) => {
                     state.unsent_since = Some(self.rt.now());
-                    return state.wake_background(wakes);
+                    return state.wake_background();
                 }
-                Err(error) => return self.write_failed(state, error, wakes),
+                Err(error) => return self.write_failed(state, error),
             }
         }
     }
 
-    /// Sends what is queued, and waits for room for the rest.
-    pub(super) fn poll_send(
-        &self,
-        state: &mut State,
-        cx: &mut Context<'_>,
-        wakes: &mut Wakes,
-    ) -> Poll<()> {
+    /// Sends queued frames, and waits until the socket has room for the rest.
+    pub(super) fn poll_send(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
         if state.crowded_until.is_some() || state.is_frozen() {
             return Poll::Pending;
         }
@@ -110,7 +95,7 @@ impl Link {
                 Poll::Ready(Ok(count)) => {
                     state.outbox.sent(count);
                     state.unsent_since = None;
-                    self.wake_for_room(state, wakes);
+                    self.wake_for_room(state);
                 }
                 Poll::Ready(Err(error)) if is_crowded(&error) => {
                     let now = self.rt.now();
@@ -118,7 +103,7 @@ impl Link {
                     state.crowded_until = Some(now + CROWDED_TIME);
                     return Poll::Pending;
                 }
-                Poll::Ready(Err(error)) => self.write_failed(state, error, wakes),
+                Poll::Ready(Err(error)) => self.write_failed(state, error),
                 Poll::Pending => {
                     state.unsent_since.get_or_insert_with(|| self.rt.now());
                     return Poll::Pending;
@@ -129,15 +114,15 @@ impl Link {
         Poll::Ready(())
     }
 
-    /// A peer that no longer reads may have sent its last answers: they are read before the end.
-    fn write_failed(&self, state: &mut State, error: io::Error, wakes: &mut Wakes) {
+    /// Handles a write error. If the peer has closed its side, its last answers are still read.
+    fn write_failed(&self, state: &mut LinkState, error: io::Error) {
         let unsent = state.outbox.unsent().len();
         state.outbox.sent(unsent);
         let gone =
             matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-        // A peer that only asks sends no answers: what it asked for last is nobody's any more.
+        // A client in plain mode sends no answers, and nobody needs the answers to its requests.
         if !gone || self.mode == Mode::PlainServer {
-            self.end_locked(state, error.into(), wakes);
+            self.end_locked(state, error.into());
         }
     }
 }

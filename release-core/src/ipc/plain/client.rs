@@ -1,4 +1,4 @@
-//! The end of a plain connection that asks.
+//! The client's side of a connection in plain mode.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use futures_channel::mpsc;
 
-use super::within_deadlines;
 use crate::ipc::limits::Limits;
+use crate::ipc::link::deadline::within_deadlines;
 use crate::ipc::link::{Incoming, Link, Mode};
 use crate::ipc::{CallError, Codec, CodecError, Ended, Peer, Postcard, Request};
 use crate::rt::{Rt, Task};
 
-/// The end of a plain connection that asks, from as many tasks as you like.
+/// The client's side of a connection in plain mode. Any number of tasks may call at the same time.
 ///
-/// A caller that gives up disturbs nobody: its answer is skipped when it comes.
+/// A call that is dropped does not affect others: its answer is skipped when it arrives. See the
+/// [module](super) for an example.
 pub struct Client<R, C = Postcard> {
     peer: Peer<R, C>,
     messages: futures_util::lock::Mutex<mpsc::Receiver<Vec<u8>>>,
@@ -25,7 +26,7 @@ pub struct Client<R, C = Postcard> {
     _background: Task<()>,
 }
 
-/// How many messages that nobody asked for are kept until they are taken; more are dropped.
+/// Maximum number of unsolicited messages in memory. Further ones are dropped.
 const KEPT_MESSAGES: usize = 1024;
 
 impl<R, C> fmt::Debug for Client<R, C> {
@@ -35,25 +36,50 @@ impl<R, C> fmt::Debug for Client<R, C> {
 }
 
 impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
-    /// Asks over a connected stream socket.
+    /// Creates a client for a connected stream socket.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the socket.
+    /// Returns an error if the runtime cannot register the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io, os::unix::net::UnixStream};
+    /// use release_core::ipc::{Text, plain::Client};
+    /// use release_core::rt::Rt;
+    ///
+    /// fn connect(rt: &Rt) -> io::Result<Client<String, Text>> {
+    ///     let socket = UnixStream::connect("/run/service.sock")?;
+    ///     Client::new(rt, socket.into(), Text)
+    /// }
+    /// ```
     pub fn new(rt: &Rt, socket: OwnedFd, codec: C) -> io::Result<Self> {
         Self::with_end(rt, socket, codec, Limits::IPC, || {})
     }
 
-    /// [`Client::new`] with another frame limit than 16 MiB, in bytes.
+    /// Creates a client with a frame limit in bytes, in place of 16 MiB.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the socket.
+    /// Returns an error if the runtime cannot register the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io, os::unix::net::UnixStream};
+    /// use release_core::ipc::{Text, plain::Client};
+    /// use release_core::rt::Rt;
+    ///
+    /// fn small(rt: &Rt, socket: UnixStream) -> io::Result<Client<String, Text>> {
+    ///     Client::with_frame_limit(rt, socket.into(), Text, 4096)
+    /// }
+    /// ```
     pub fn with_frame_limit(rt: &Rt, socket: OwnedFd, codec: C, bytes: u32) -> io::Result<Self> {
         Self::with_end(rt, socket, codec, Limits::IPC.with_frame(bytes), || {})
     }
 
-    /// [`Client::new`], with a function that is called when the connection has ended.
+    /// Like [`Client::new`], with limits. Calls `end` when the connection has ended.
     pub(crate) fn with_end(
         rt: &Rt,
         socket: OwnedFd,
@@ -74,42 +100,77 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
         })
     }
 
-    /// Asks, and waits for the answer for as long as the connection lives.
+    /// Sends a request and waits for the answer, as long as the connection lives.
     ///
     /// # Errors
     ///
-    /// See [`CallError`](CallError).
+    /// Returns a [`CallError`] if there is no answer.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call's answer is skipped when it comes; the next call gets its own.
+    /// The answer to a dropped call is skipped when it arrives; the next call receives its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{CallError, Text, plain::Client};
+    ///
+    /// async fn status(client: &Client<String, Text>) -> Result<String, CallError> {
+    ///     client.call(&"status".to_owned()).await
+    /// }
+    /// ```
     #[doc(alias = "make_request")]
     pub async fn call(&self, request: &R) -> Result<R::Response, CallError> {
         self.peer.call(request).await
     }
 
-    /// Asks, and gives up after `patience`.
+    /// Sends a request and waits for the answer, at most for `timeout`.
     ///
     /// # Errors
     ///
-    /// [`CallError::TimedOut`](CallError::TimedOut), and what [`Client::call`] gives.
+    /// Returns [`CallError::TimedOut`] after the timeout, and otherwise the errors of
+    /// [`Client::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::ipc::{CallError, Text, plain::Client};
+    ///
+    /// async fn status(client: &Client<String, Text>) -> Result<String, CallError> {
+    ///     client.call_within(Duration::from_secs(5), &"status".to_owned()).await
+    /// }
+    /// ```
     pub async fn call_within(
         &self,
-        patience: Duration,
+        timeout: Duration,
         request: &R,
     ) -> Result<R::Response, CallError> {
-        self.peer.call_within(patience, request).await
+        self.peer.call_within(timeout, request).await
     }
 
-    /// The next message that came while no answer was awaited, a broadcast of the OCaml library;
-    /// `None` when the connection has ended.
+    /// Returns the next message that arrived while no call was waiting, such as a broadcast of the
+    /// OCaml library, or `None` when the connection has ended.
     ///
-    /// On a plain stream such a message looks like an answer: one that comes while an answer is
-    /// awaited is taken for it. Programs that need both use call mode.
+    /// In plain mode, a message cannot be told from an answer. If it arrives while a call waits,
+    /// the call receives it. Programs that need both should use call mode.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when it is not the encoding of a response.
+    /// Returns a [`CodecError`] if the message is not an encoded response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{CodecError, Text, plain::Client};
+    ///
+    /// async fn print_all(client: &Client<String, Text>) -> Result<(), CodecError> {
+    ///     while let Some(message) = client.next_message().await? {
+    ///         println!("{message}");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub async fn next_message(&self) -> Result<Option<R::Response>, CodecError> {
         use futures_util::StreamExt;
         match self.messages.lock().await.next().await {
@@ -118,14 +179,24 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
         }
     }
 
-    /// Why the connection has ended, if it has.
+    /// Returns the reason why the connection has ended, or `None` while it lives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{Text, plain::Client};
+    ///
+    /// fn is_alive(client: &Client<String, Text>) -> bool {
+    ///     client.ended().is_none()
+    /// }
+    /// ```
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.peer.ended()
     }
 }
 
-/// Keeps messages for [`Client::next_message`], sends what waits for room, notices the end.
+/// Stores messages for [`Client::next_message`], sends queued frames, and detects the end.
 async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
     let mut dropped = false;
     loop {
@@ -134,7 +205,7 @@ async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
         let Ok(message) = within_deadlines(&link, read).await else {
             return;
         };
-        // Reading never waits for somebody to take messages: an answer may be behind them.
+        // Reading never waits until messages are taken: an answer may follow them.
         if messages.try_send(message).is_err() && !std::mem::replace(&mut dropped, true) {
             tracing::warn!("messages of the master are dropped: nobody takes them");
         }

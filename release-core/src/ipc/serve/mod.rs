@@ -1,38 +1,47 @@
-//! The background task of a connection: answers the peer's requests, sends what waits, keeps time.
+//! The background task of a connection: answers requests of the peer, sends queued frames, and
+//! checks deadlines.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 
-use super::link::{EndOnDrop, Link};
-use super::timer::Timer;
-use super::{Codec, Ended, HeartbeatReply, Refused, Request};
+use self::requests::{Decoded, HeldRequests, Load, PeerRequest};
+use super::limits::FRAMES_PER_TURN;
+use super::link::deadline::{Timer, sleep};
+use super::link::{EndOnDrop, Incoming, Link};
+use super::wire::body::Size;
+use super::wire::header::{Header, RequestNumber};
+use super::{Codec, Ended, Refused, Request, SendError};
+use crate::rt::BoxFuture;
+use crate::sys::process::redirect;
+use crate::sys::untrusted::Untrusted;
 
-mod held;
-mod received;
-mod running;
-mod serving;
+mod requests;
 
-use held::{Held, Load};
-use serving::Serving;
+pub(crate) use self::requests::ControlFrame;
 
-/// Serves a connection in call mode until it ends, and says why it did.
+/// Serves a connection in call mode, and returns the reason when it has ended.
 ///
-/// `handler` answers requests, each beside the others; most are done when they are first polled
-/// and cost no allocation. `heard` is called with what the peer says of itself.
+/// `handler` answers requests concurrently. Most handlers finish when they are first polled and
+/// cost no allocation. `heard` is called for each control frame of the peer.
 ///
-/// A request for which `handler` has no future but a reason is not permitted, and ends the
-/// connection. Dropping the future, polled or not, ends it; a panic outside of a handler's future (in
-/// a codec, say) too.
+/// If `handler` returns a reason in place of a future, the request is not permitted, and the
+/// connection is ended. Dropping the future also ends it, even if it was never polled. So does a
+/// panic outside a handler's future, for example in a codec.
 pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
     handler: H,
-    heard: impl FnMut(Word),
+    heard: impl FnMut(ControlFrame),
 ) -> impl Future<Output = Ended>
 where
     R: Request,
@@ -53,7 +62,7 @@ async fn serve_calls<R, C, H, F>(
     link: &Link,
     codec: C,
     handler: H,
-    mut heard: impl FnMut(Word),
+    mut heard: impl FnMut(ControlFrame),
 ) -> Ended
 where
     R: Request,
@@ -64,7 +73,7 @@ where
     let mut serving = Serving {
         link,
         codec,
-        held: Held::default(),
+        held: HeldRequests::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
         asked: Load::default(),
@@ -76,10 +85,276 @@ where
     poll_fn(|cx| serving.poll(cx, &handler, &mut heard)).await
 }
 
-/// What the peer says of itself, or wants to hear of this side.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Word {
-    Ready,
-    Heartbeat,
-    HeartbeatReply(HeartbeatReply),
+struct Serving<'a, R, C, F: Future> {
+    link: &'a Link,
+    codec: C,
+    held: HeldRequests<R>,
+    running: FuturesUnordered<Abortable<RunningHandler<F>>>,
+    /// The handles to drop handlers of cancelled requests, and the sizes of these requests.
+    aborts: HashMap<RequestNumber, (AbortHandle, Size)>,
+    /// Requests with waiting handlers; notices are counted apart from them.
+    asked: Load,
+    notices: Load,
+    /// The slot of a finished handler, for the next one.
+    spare: Option<FutureSlot<F>>,
+    was_choked: bool,
+    timer: Timer,
+}
+
+impl<R, C, F> Serving<'_, R, C, F>
+where
+    R: Request,
+    C: Codec<R> + Codec<R::Response>,
+    F: Future<Output = Result<R::Response, Refused>>,
+{
+    fn poll<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+        heard: &mut dyn FnMut(ControlFrame),
+    ) -> Poll<Ended> {
+        for _ in 0..FRAMES_PER_TURN {
+            self.start_held(cx, handler);
+            self.poll_running(cx);
+            self.was_choked |= self.link.is_choked();
+            // The unanswered requests, whose limit an honest peer respects.
+            let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
+            let unfinished = self.running.len() + self.held.requests.len();
+            let incoming =
+                self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
+                    Incoming { header: Header::Request { .. }, body }
+                        if !asked.have_room(self.link, body.size()) =>
+                    {
+                        Decoded::TooMuch
+                    }
+                    incoming => Decoded::decode(codec, incoming),
+                });
+            match incoming {
+                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                // There is room for answers again: deferred requests are started.
+                Poll::Pending if self.was_choked && !self.link.is_choked() => {
+                    self.was_choked = false
+                }
+                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link)),
+            }
+        }
+        let _ = self.link.poll_flush(cx);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn on_received<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: Decoded<R>,
+        handler: &H,
+        heard: &mut dyn FnMut(ControlFrame),
+    ) {
+        match received {
+            Decoded::TooMuch => self.link.end(TOO_MANY),
+            // Started in the next round at the latest, if there is room for its answer.
+            Decoded::Request(asked) if self.was_choked || self.held.is_waiting() => {
+                self.held.push(asked);
+            }
+            Decoded::Request(asked) => self.start_asked(cx, asked, handler),
+            Decoded::Notice(Ok(request), size) => {
+                let origin = RequestKey { number: None, size };
+                self.start(cx, origin, None, handler(request));
+            }
+            Decoded::Notice(Err(why), size) => {
+                tracing::debug!(why, "a message of another type was dropped");
+                self.link.undecodable(size.bytes);
+            }
+            Decoded::Cancel { number } => {
+                self.held.remove(number);
+                self.settle(number).inspect(AbortHandle::abort);
+            }
+            Decoded::Control(frame) => heard(frame),
+            Decoded::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(files),
+            Decoded::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
+            Decoded::Untimely(why) => self.link.end(Ended::Violation(why)),
+        }
+    }
+
+    /// Removes a request that is no longer being answered.
+    fn settle(&mut self, number: RequestNumber) -> Option<AbortHandle> {
+        let (abort, size) = self.aborts.remove(&number)?;
+        self.asked.remove(size);
+        Some(abort)
+    }
+
+    fn start_held<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+    ) {
+        while self.held.can_start(self.link)
+            && let Some(asked) = self.held.pop()
+        {
+            self.start_asked(cx, asked, handler);
+        }
+    }
+
+    fn start_asked<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: PeerRequest<R>,
+        handler: &H,
+    ) {
+        match asked.request {
+            Ok(request) => {
+                let origin = RequestKey { number: Some(asked.number), size: asked.size };
+                self.start(cx, origin, asked.timeout, handler(request));
+            }
+            Err(why) => self.refuse(asked.number, &why),
+        }
+    }
+
+    /// Polls a new handler once. Only a waiting handler is added to the running ones.
+    fn start(
+        &mut self,
+        cx: &mut Context<'_>,
+        origin: RequestKey,
+        timeout: Option<Duration>,
+        future: Result<F, &'static str>,
+    ) {
+        let RequestKey { number, size } = origin;
+        let future = match future {
+            Ok(future) => future,
+            Err(why) => return self.link.end(Ended::Violation(why)),
+        };
+        // Requests were counted before. Notices are dropped when too many wait.
+        if number.is_none() && !self.notices.have_room(self.link, size) {
+            return;
+        }
+        let mut slot = self.spare.take().unwrap_or_else(|| Box::pin(None));
+        slot.set(Some(AssertUnwindSafe(future).catch_unwind()));
+        if let Poll::Ready(outcome) = poll_slot(&mut slot, cx) {
+            self.finish(number, outcome);
+            slot.set(None);
+            self.spare = Some(slot);
+            return;
+        }
+        let rt = self.link.rt();
+        let timer = timeout.map(|timeout| sleep(rt, rt.after(timeout)));
+        let (abort, registration) = AbortHandle::new_pair();
+        if let Some(number) = number {
+            self.aborts.insert(number, (abort, size));
+            self.asked.add(size);
+        } else {
+            self.notices.add(size);
+        }
+        self.running
+            .push(Abortable::new(RunningHandler { number, size, slot, timer }, registration));
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) {
+        // While the peer does not read, finished handlers wait here, and not as queued answers.
+        while !self.running.is_empty()
+            && !self.link.is_choked()
+            && let Poll::Ready(Some(finished)) = Pin::new(&mut self.running).poll_next(cx)
+        {
+            // The request of an aborted handler was removed when it was cancelled.
+            let Ok((number, size, outcome)) = finished else {
+                continue;
+            };
+            match number {
+                Some(number) => drop(self.settle(number)),
+                None => self.notices.remove(size),
+            }
+            if let Some(outcome) = outcome {
+                self.finish(number, outcome);
+            }
+        }
+    }
+
+    fn finish(&self, number: Option<RequestNumber>, outcome: HandlerOutcome<F>) {
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(panic) => {
+                let message = crate::guard::panic_message(panic.as_ref());
+                tracing::error!(panic = message, "a request's handler panicked");
+                Err(Refused::new("the handler panicked"))
+            }
+        };
+        let Some(number) = number else { return };
+        match answer {
+            Ok(answer) => {
+                let header = Some(Header::Answer { number });
+                let queued = self.link.queue(header, |draft| -> Result<(), SendError> {
+                    Ok(draft.encode(&self.codec, &answer)?)
+                });
+                if let Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) = queued {
+                    self.refuse(number, &crate::error::chain(&error));
+                }
+            }
+            Err(refused) => self.refuse(number, &refused.into_words()),
+        }
+    }
+
+    fn refuse(&self, number: RequestNumber, why: &str) {
+        // An ended connection needs no answer, and a reason is never too long.
+        let _ =
+            self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
+                draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
+                Ok(())
+            });
+    }
+}
+
+/// Replaces the standard output and error of this process, for all threads.
+fn replace_outputs(files: Vec<Untrusted>) {
+    for (number, file) in [1, 2].into_iter().zip(files.into_iter().map(OwnedFd::from)) {
+        if let Err(error) = redirect(number, &file) {
+            tracing::error!(number, %error, "cannot replace an output of this process");
+        }
+    }
+}
+
+const TOO_MANY: Ended = Ended::Violation("more unanswered requests than agreed");
+
+/// The request of a handler.
+#[derive(Clone, Copy)]
+struct RequestKey {
+    /// `None` for a message without an answer.
+    number: Option<RequestNumber>,
+    size: Size,
+}
+
+/// A pinned slot for the future of a handler. It is reused, so that requests that are answered at
+/// once do not allocate.
+type FutureSlot<F> = Pin<Box<Option<CatchUnwind<AssertUnwindSafe<F>>>>>;
+
+type HandlerOutcome<F> = Result<<F as Future>::Output, Box<dyn std::any::Any + Send>>;
+
+/// A waiting handler, with the timeout of its request.
+struct RunningHandler<F> {
+    number: Option<RequestNumber>,
+    size: Size,
+    slot: FutureSlot<F>,
+    timer: Option<BoxFuture>,
+}
+
+impl<F: Future> Future for RunningHandler<F> {
+    type Output = (Option<RequestNumber>, Size, Option<HandlerOutcome<F>>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = &mut *self;
+        if let Poll::Ready(outcome) = poll_slot(&mut running.slot, cx) {
+            return Poll::Ready((running.number, running.size, Some(outcome)));
+        }
+        let Some(timer) = &mut running.timer else {
+            return Poll::Pending;
+        };
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready((running.number, running.size, None))
+    }
+}
+
+fn poll_slot<F: Future>(slot: &mut FutureSlot<F>, cx: &mut Context<'_>) -> Poll<HandlerOutcome<F>> {
+    match slot.as_mut().as_pin_mut() {
+        Some(future) => future.poll(cx),
+        None => Poll::Pending,
+    }
 }

@@ -11,7 +11,7 @@ use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
-use crate::ipc::serve::{Word, serve};
+use crate::ipc::serve::{ControlFrame, serve};
 use crate::ipc::{
     Codec, Ended, Header, HeartbeatReply, Peer, Postcard, Refused, Request, SendError,
 };
@@ -186,17 +186,17 @@ where
             let mut is_ready = false;
             let heard = |word| match word {
                 // Reported once; repetitions are ignored.
-                Word::Ready if !std::mem::replace(&mut is_ready, true) => {
+                ControlFrame::Ready if !std::mem::replace(&mut is_ready, true) => {
                     // A worker that starts need not answer heartbeats; missing replies do not
                     // count.
                     latest.heard(HeartbeatReply::default());
                     notify(WorkerEvent::Ready);
                 }
-                Word::HeartbeatReply(reply) => {
+                ControlFrame::HeartbeatReply(reply) => {
                     notify(WorkerEvent::Finished(reply.finished));
                     latest.heard(reply);
                 }
-                Word::Ready | Word::Heartbeat => {}
+                ControlFrame::Ready | ControlFrame::Heartbeat => {}
             };
             let state = match STATE.call(|| Arc::new((rules.state)(&worker))) {
                 Ok(state) => state,

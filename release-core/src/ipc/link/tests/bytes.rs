@@ -10,10 +10,10 @@ use super::super::arrivals::Arrivals;
 use super::super::socket::{Received, receive, transmit};
 use super::*;
 use crate::ipc::FrameTooLong;
-use crate::ipc::body::Body;
-use crate::ipc::frame::Inbox;
-use crate::ipc::header::{self, Header};
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::body::Body;
+use crate::ipc::wire::frame::Inbox;
+use crate::ipc::wire::header::{self, Header};
+use crate::ipc::wire::outbox::Outbox;
 use crate::rt::give_way;
 
 /// How many descriptors each of the frames has.
@@ -26,7 +26,7 @@ fn fill(outbox: &mut Outbox) -> PipeReader {
         outbox
             .push::<FrameTooLong>(|payload| {
                 let start = payload.len();
-                Header::Request { number, patience: None }.write(payload);
+                Header::Request { number, timeout: None }.write(payload);
                 payload.extend_from_slice(b"body");
                 if count > 0 {
                     header::add_descriptors(payload, start, count);

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use super::*;
-use crate::ipc::header::Header;
-use crate::ipc::outbox::Outbox;
+use crate::ipc::wire::header::Header;
+use crate::ipc::wire::outbox::Outbox;
 
 /// The bytes of a frame.
 fn frame(header: Header, body: &[u8]) -> Vec<u8> {

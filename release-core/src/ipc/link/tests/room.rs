@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 use crate::ipc::CallError;
-use crate::ipc::answers::MAX_IN_FLIGHT;
+use crate::ipc::limits::MAX_IN_FLIGHT;
 
 /// Counts how often it is woken.
 #[derive(Default)]

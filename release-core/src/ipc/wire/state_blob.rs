@@ -1,13 +1,15 @@
-//! A value of any size with any number of descriptors: what one process image leaves to the next.
+//! The encoding of a state that one process image leaves to the next, with any number of
+//! descriptors.
 
 use std::os::fd::OwnedFd;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CodecError, fd_slots};
+use super::fd_slots;
+use super::format::CodecError;
 
-/// The JSON of a value, and duplicates of the [`Descriptor`](super::Descriptor)s in it, in the
-/// order of the places that the bytes name.
+/// Encodes a value as JSON. Returns duplicates of the [`Descriptor`](crate::ipc::Descriptor)s in
+/// it, in the order of their indexes.
 pub(crate) fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError> {
     let mut bytes = Vec::new();
     let encode = || serde_json::to_writer(&mut bytes, value).map_err(CodecError::new);
@@ -15,8 +17,8 @@ pub(crate) fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), C
     Ok((bytes, descriptors))
 }
 
-/// The value again. Descriptors that are in it twice are an error; those of a part that it does not know
-/// are closed, and so are all after an error.
+/// Decodes a value. A descriptor that occurs twice is an error. Descriptors in unknown parts of the
+/// value are closed, and after an error all of them.
 pub(crate) fn unpack<T: DeserializeOwned>(
     bytes: &[u8],
     descriptors: Vec<OwnedFd>,
@@ -32,7 +34,7 @@ mod tests {
     use proptest::prelude::*;
     use serde::Deserialize;
 
-    use super::super::Descriptor;
+    use super::super::descriptor::Descriptor;
     use super::*;
 
     #[derive(Debug, Serialize, Deserialize)]

@@ -1,18 +1,20 @@
-//! The part of a frame that is the message: bytes, and the descriptors that travel with them.
+//! The message in a frame: bytes and the descriptors that are sent with them.
 
 use std::os::fd::OwnedFd;
 
-use super::{Codec, CodecError, fd_slots};
+use super::codec::Codec;
+use super::fd_slots;
+use super::format::CodecError;
 use crate::sys::untrusted::Untrusted;
 
-/// What a message costs the one who keeps it.
+/// The size of a message in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) bytes: usize,
     pub(crate) descriptors: usize,
 }
 
-/// A message that has come.
+/// A received message.
 #[derive(Debug, Default)]
 pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
@@ -24,7 +26,7 @@ impl Body<'_> {
         Size { bytes: self.bytes.len(), descriptors: self.descriptors.len() }
     }
 
-    /// The message; descriptors that it does not take are closed.
+    /// Decodes the message. Descriptors outside the message are closed.
     pub(crate) fn decode<T>(self, codec: &impl Codec<T>) -> Result<T, CodecError> {
         if self.descriptors.is_empty() {
             return codec.decode(self.bytes);
@@ -33,18 +35,18 @@ impl Body<'_> {
     }
 }
 
-/// A message that is to be sent.
+/// A message that is being encoded.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
-    /// The end of a buffer that already holds other things.
+    /// A buffer that already contains other bytes.
     pub(crate) bytes: &'a mut Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
-    /// How many descriptors it may have.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Maximum number of descriptors.
     room: usize,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(bytes: &'a mut Vec<u8>, room: usize) -> Self {
+    pub(crate) fn new(bytes: &'a mut Vec<u8>, room: usize) -> Self {
         Self { bytes, descriptors: Vec::new(), room }
     }
 
@@ -58,7 +60,7 @@ impl<'a> Draft<'a> {
             if codec.encode(message, self.bytes).is_ok() {
                 return Ok(());
             }
-            // Once more, to have the reason in words if it was a descriptor.
+            // Encoded again, for a precise error if a descriptor was the reason.
             self.bytes.truncate(start);
         }
         self.descriptors = fd_slots::encoding(self.room, || codec.encode(message, self.bytes))?;

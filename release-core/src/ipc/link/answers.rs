@@ -1,26 +1,23 @@
-//! Which requests are unanswered, and which answers wait for their asker.
+//! The unanswered requests, and answers that wait for their callers.
 
-use crate::sys::untrusted::Untrusted;
 use std::collections::VecDeque;
 use std::mem;
 use std::task::Waker;
 
-use super::body::{Body, Size};
-use super::header::Number;
-use super::limits::UNTAKEN_DESCRIPTORS;
+use crate::ipc::wire::body::{Body, Size};
+use crate::ipc::wire::header::RequestNumber;
+use crate::ipc::wire::limits::{MAX_IN_FLIGHT, UNTAKEN_DESCRIPTORS};
+use crate::sys::untrusted::Untrusted;
 
-/// How many requests of one side may be unanswered at a time.
-pub(crate) const MAX_IN_FLIGHT: usize = 1024;
+/// The low bits of a request number are its index in the table. The other bits count the uses of
+/// this slot, so that a late answer finds an empty slot or another number.
+const SLOT_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
 
-/// The low bits of a request's number are its place in the table, the rest is how often the place
-/// was used before: a late answer finds the place empty or under another number.
-const PLACE_BITS: u32 = MAX_IN_FLIGHT.trailing_zeros();
-
-/// What the peer said to a request.
+/// The answer of the peer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer<'a> {
     Given(Body<'a>),
-    /// Its reason, as UTF-8 if it is an honest peer.
+    /// The reason of a refusal, in UTF-8 if the peer is honest.
     Refused(&'a [u8]),
 }
 
@@ -30,16 +27,16 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// An answer that waits for its asker.
+/// An answer that waits for its caller.
 #[derive(Debug)]
-struct Kept {
+struct StoredAnswer {
     bytes: Vec<u8>,
     descriptors: Vec<Untrusted>,
     refused: bool,
 }
 
-impl Kept {
-    /// With all descriptors of the answer, or, when there is no room for them, with none.
+impl StoredAnswer {
+    /// Stores an answer with all its descriptors, or without any if there is no room for them.
     fn new(answer: Answer<'_>, room: usize) -> Self {
         let (body, refused) = match answer {
             Answer::Given(body) => (body, false),
@@ -54,49 +51,50 @@ impl Kept {
     }
 }
 
-/// What became of an answer.
+/// The result of delivering an answer.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// Its asker has it when it looks; this wakes it.
+    /// It is stored for its caller, which has this waker.
     Awaited(Option<Waker>),
-    /// It was dropped.
+    /// It was dropped, because no call waits for it.
     Unawaited,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// The number of the request that has this place, or had it last.
-    number: Number,
+    /// The number of the current or last request in this slot.
+    number: RequestNumber,
     is_awaited: bool,
-    /// What the request has.
+    /// The size of the request.
     size: Size,
     waker: Option<Waker>,
-    answer: Option<Kept>,
+    answer: Option<StoredAnswer>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// For answers without numbers: the requests in their order, those given up included.
-    in_turn: VecDeque<Number>,
-    /// What all unanswered requests have together.
+    /// For answers without numbers: the requests in order, including cancelled ones.
+    in_turn: VecDeque<RequestNumber>,
+    /// The size of all unanswered requests together.
     size: Size,
-    /// How many descriptors have come with answers that nobody has looked at yet.
+    /// Number of descriptors in stored answers.
     untaken: usize,
 }
 
 impl Answers {
-    /// Whether one more request may be sent, when unanswered ones may have so many bytes together.
+    /// Returns true if another request may be sent. All unanswered requests together may have up to
+    /// `bytes` bytes.
     ///
-    /// The peer keeps requests that it cannot answer yet and goes on reading, so that two sides
-    /// that ask each other at once never wait for each other; this is what bounds its memory.
+    /// The peer stores requests that it cannot answer yet and continues reading, so that two sides
+    /// never wait for each other. This limit bounds the memory for them.
     pub(crate) fn have_room(&self, bytes: usize) -> bool {
         let places = !self.free.is_empty() || self.slots.len() < MAX_IN_FLIGHT;
         places && self.size.bytes <= bytes
     }
 
-    /// For how many more requests there is room, if they are as long as those that are unanswered.
+    /// Returns the number of further requests that fit, if they have the average length.
     pub(crate) fn room(&self, bytes: usize) -> usize {
         if !self.have_room(bytes) {
             return 0;
@@ -108,26 +106,26 @@ impl Answers {
         lengths.map_or(places, |lengths| places.min(lengths + 1))
     }
 
-    /// How many descriptors the unanswered requests have together.
+    /// Counts the descriptors of all unanswered requests.
     pub(crate) fn descriptors(&self) -> usize {
         self.size.descriptors
     }
 
-    /// Whether exactly one request is unanswered.
+    /// Returns true if exactly one request is unanswered.
     pub(crate) fn is_alone(&self) -> bool {
         self.slots.len() - self.free.len() == 1
     }
 
-    /// A number for one more request; the table is not full.
-    pub(crate) fn expect(&mut self, in_turn: bool) -> Number {
+    /// Returns a number for a new request. The table must not be full.
+    pub(crate) fn expect(&mut self, in_turn: bool) -> RequestNumber {
         let place = self.free.pop().unwrap_or_else(|| {
             let place = self.slots.len();
-            let number = Number::try_from(place).unwrap_or_default();
+            let number = RequestNumber::try_from(place).unwrap_or_default();
             self.slots.push(Slot { number, ..Slot::default() });
             place
         });
         let slot = &mut self.slots[place];
-        slot.number = slot.number.wrapping_add(1 << PLACE_BITS);
+        slot.number = slot.number.wrapping_add(1 << SLOT_BITS);
         slot.is_awaited = true;
         if in_turn {
             self.in_turn.push_back(slot.number);
@@ -135,13 +133,13 @@ impl Answers {
         slot.number
     }
 
-    fn slot(&mut self, number: Number) -> Option<&mut Slot> {
-        let place = number & ((1 << PLACE_BITS) - 1);
+    fn slot(&mut self, number: RequestNumber) -> Option<&mut Slot> {
+        let place = number & ((1 << SLOT_BITS) - 1);
         let slot = self.slots.get_mut(usize::try_from(place).ok()?)?;
         (slot.is_awaited && slot.number == number).then_some(slot)
     }
 
-    pub(crate) fn wait(&mut self, number: Number, waker: &Waker) {
+    pub(crate) fn wait(&mut self, number: RequestNumber, waker: &Waker) {
         if let Some(slot) = self.slot(number) {
             match &mut slot.waker {
                 Some(known) => known.clone_from(waker),
@@ -150,19 +148,19 @@ impl Answers {
         }
     }
 
-    pub(crate) fn is_unanswered(&mut self, number: Number) -> bool {
+    pub(crate) fn is_unanswered(&mut self, number: RequestNumber) -> bool {
         self.slot(number).is_some_and(|slot| slot.answer.is_none())
     }
 
-    pub(crate) fn delivered(&mut self, number: Number) -> Option<Answer<'_>> {
+    pub(crate) fn delivered(&mut self, number: RequestNumber) -> Option<Answer<'_>> {
         let descriptors = mem::take(&mut self.slot(number)?.answer.as_mut()?.descriptors);
         self.untaken -= descriptors.len();
-        let Kept { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
+        let StoredAnswer { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
         Some(Answer::new(Body { bytes, descriptors }, *refused))
     }
 
-    /// The request has been queued and has this size.
-    pub(crate) fn set_size(&mut self, number: Number, size: Size) {
+    /// Sets the size of a queued request.
+    pub(crate) fn set_size(&mut self, number: RequestNumber, size: Size) {
         self.size.bytes += size.bytes;
         self.size.descriptors += size.descriptors;
         if let Some(slot) = self.slot(number) {
@@ -170,66 +168,68 @@ impl Answers {
         }
     }
 
-    /// The request could not be queued after all.
-    pub(crate) fn take_back(&mut self, number: Number) {
+    /// Removes a request that was not queued.
+    pub(crate) fn take_back(&mut self, number: RequestNumber) {
         self.forget(number);
         if self.in_turn.back() == Some(&number) {
             self.in_turn.pop_back();
         }
     }
 
-    /// Whose answer the next frame is, when answers come in the order of the requests.
-    pub(crate) fn first_in_turn(&self) -> Option<Number> {
+    /// Returns the request that the next frame answers, if answers come in the order of the
+    /// requests.
+    pub(crate) fn first_in_turn(&self) -> Option<RequestNumber> {
         self.in_turn.front().copied()
     }
 
-    /// That frame has been dealt with.
+    /// Removes the request that the last frame answered.
     pub(crate) fn first_has_come(&mut self) {
         self.in_turn.pop_front();
     }
 
-    /// Keeps the answer for its asker; one that nobody awaits is dropped.
-    pub(crate) fn deliver(&mut self, number: Number, answer: Answer<'_>) -> Delivery {
+    /// Stores an answer for its caller, or drops it if no call waits for it.
+    pub(crate) fn deliver(&mut self, number: RequestNumber, answer: Answer<'_>) -> Delivery {
         let untaken = self.untaken;
         let Some(slot) = self.slot(number).filter(|slot| slot.answer.is_none()) else {
             return Delivery::Unawaited;
         };
         let waker = slot.waker.take();
-        let kept = Kept::new(answer, UNTAKEN_DESCRIPTORS - untaken);
+        let kept = StoredAnswer::new(answer, UNTAKEN_DESCRIPTORS - untaken);
         let descriptors = kept.descriptors.len();
         slot.answer = Some(kept);
         self.untaken += descriptors;
         Delivery::Awaited(waker)
     }
 
-    /// The asker has its answer, or wants it no more.
-    pub(crate) fn forget(&mut self, number: Number) {
+    /// Removes a request whose caller has its answer or was dropped.
+    pub(crate) fn forget(&mut self, number: RequestNumber) {
         if let Some(slot) = self.slot(number) {
             (slot.is_awaited, slot.waker) = (false, None);
             let (size, kept) = (mem::take(&mut slot.size), slot.answer.take());
             self.size.bytes -= size.bytes;
             self.size.descriptors -= size.descriptors;
             self.untaken -= kept.map_or(0, |kept| kept.descriptors.len());
-            let place = number & ((1 << PLACE_BITS) - 1);
+            let place = number & ((1 << SLOT_BITS) - 1);
             self.free.extend(usize::try_from(place));
         }
     }
 
-    /// Requests that somebody waits for and that have no answer yet.
-    pub(crate) fn unanswered(&self) -> impl Iterator<Item = Number> {
+    /// Returns the requests without an answer.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = RequestNumber> {
         let waits = |slot: &&Slot| slot.is_awaited && slot.answer.is_none();
         self.slots.iter().filter(waits).map(|slot| slot.number)
     }
 
-    /// The number that each place had last.
-    pub(crate) fn numbers(&self) -> Vec<Number> {
+    /// Returns the last number of each slot.
+    pub(crate) fn numbers(&self) -> Vec<RequestNumber> {
         self.slots.iter().map(|slot| slot.number).collect()
     }
 
-    /// A table whose numbers come after these; `None` when they cannot be.
-    pub(crate) fn after(numbers: Vec<Number>) -> Option<Self> {
-        let place_of = |number: Number| usize::try_from(number & ((1 << PLACE_BITS) - 1)).ok();
-        let in_place = |(place, number): (usize, &Number)| place_of(*number) == Some(place);
+    /// Creates a table that continues these numbers. Returns `None` if they are invalid.
+    pub(crate) fn after(numbers: Vec<RequestNumber>) -> Option<Self> {
+        let place_of =
+            |number: RequestNumber| usize::try_from(number & ((1 << SLOT_BITS) - 1)).ok();
+        let in_place = |(place, number): (usize, &RequestNumber)| place_of(*number) == Some(place);
         if !numbers.iter().enumerate().all(in_place) {
             return None;
         }

@@ -1,14 +1,14 @@
-//! What a type reads when it is traced: samples, whose kinds are taken down.
+//! The deserializer of tracing: it returns samples and records their kinds.
 
 use std::borrow::Cow;
 
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
-use super::tracer::{Stop, Tracer, fields_of};
-use super::{Body, Kind, Variant};
+use super::tracer::{TraceError, Tracer, fields_of};
+use super::{Kind, TypeBody, Variant};
 
-/// Texts that types take which do not take every text: numbers, times, addresses and the like.
+/// Samples for types that accept only some texts, such as numbers, times and addresses.
 const TEXTS: &[&str] = &[
     "a",
     "",
@@ -56,12 +56,12 @@ const LONG_BYTES: &[&[u8]] = &[
     BYTES,
 ];
 
-pub(super) struct Reader<'t> {
+pub(super) struct SampleReader<'t> {
     tracer: &'t mut Tracer,
     kind: &'t mut Kind,
 }
 
-impl<'t> Reader<'t> {
+impl<'t> SampleReader<'t> {
     pub(super) fn new(tracer: &'t mut Tracer, kind: &'t mut Kind) -> Self {
         Self { tracer, kind }
     }
@@ -71,27 +71,27 @@ impl<'t> Reader<'t> {
         name: &'static str,
         zero: T,
         candidates: &[T],
-    ) -> Result<T, Stop> {
+    ) -> Result<T, TraceError> {
         self.tracer.part()?;
         *self.kind = Kind::Plain(Cow::Borrowed(name));
         Ok(self.tracer.sample(zero, candidates))
     }
 
-    /// A type by its name, with a visitor that tells it from others of that name.
+    /// Defines a type by its name and its visitor, because others may have the same name.
     fn define<V>(
         self,
         name: &'static str,
         names: &'static [&'static str],
-        body: impl FnOnce() -> Body,
-    ) -> Result<(&'t mut Tracer, usize), Stop> {
+        body: impl FnOnce() -> TypeBody,
+    ) -> Result<(&'t mut Tracer, usize), TraceError> {
         self.tracer.part()?;
         let index = self.tracer.define((std::any::type_name::<V>(), name, names), body);
         *self.kind = Kind::Named(index);
         Ok((self.tracer, index))
     }
 
-    /// The elements of a sequence: one, or none.
-    fn count(&mut self) -> Result<usize, Stop> {
+    /// Returns the number of elements of a sequence: one or none.
+    fn count(&mut self) -> Result<usize, TraceError> {
         self.tracer.part()?;
         let count = usize::from(self.tracer.is_there());
         self.tracer.give(&count);
@@ -99,29 +99,32 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// The parts of something that has no name.
-struct Parts<'t> {
+/// The parts of a type without a name.
+struct SampleParts<'t> {
     tracer: &'t mut Tracer,
     kinds: &'t mut [Kind],
     next: usize,
 }
 
-impl Parts<'_> {
-    fn part<'de, S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+impl SampleParts<'_> {
+    fn part<'de, S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, TraceError> {
         let Some(kind) = self.kinds.get_mut(self.next) else { return Ok(None) };
         self.next += 1;
         self.tracer.part()?;
-        seed.deserialize(Reader::new(self.tracer, kind)).map(Some)
+        seed.deserialize(SampleReader::new(self.tracer, kind)).map(Some)
     }
 }
 
-impl<'de> de::SeqAccess<'de> for Parts<'_> {
-    type Error = Stop;
+impl<'de> de::SeqAccess<'de> for SampleParts<'_> {
+    type Error = TraceError;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
+    ) -> Result<Option<S::Value>, TraceError> {
         self.part(seed)
     }
 
@@ -130,19 +133,22 @@ impl<'de> de::SeqAccess<'de> for Parts<'_> {
     }
 }
 
-/// A key and a value, or nothing.
-impl<'de> de::MapAccess<'de> for Parts<'_> {
-    type Error = Stop;
+/// Reads a key and a value, or nothing.
+impl<'de> de::MapAccess<'de> for SampleParts<'_> {
+    type Error = TraceError;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
+    ) -> Result<Option<S::Value>, TraceError> {
         self.part(seed)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
-        self.part(seed)?.ok_or(Stop::Never)
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, TraceError> {
+        self.part(seed)?.ok_or(TraceError::Never)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -151,7 +157,7 @@ impl<'de> de::MapAccess<'de> for Parts<'_> {
 }
 
 /// The fields of a type.
-struct Fields<'t> {
+struct SampleFields<'t> {
     tracer: &'t mut Tracer,
     index: usize,
     variant: usize,
@@ -159,21 +165,22 @@ struct Fields<'t> {
     next: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Fields<'_> {
-    type Error = Stop;
+impl<'de> de::SeqAccess<'de> for SampleFields<'_> {
+    type Error = TraceError;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
+    ) -> Result<Option<S::Value>, TraceError> {
         if self.next == self.count {
             return Ok(None);
         }
         let place = (self.index, self.variant, self.next);
         self.next += 1;
         self.tracer.part()?;
-        let read =
-            |tracer: &mut Tracer, kind: &mut Kind| seed.deserialize(Reader::new(tracer, kind));
+        let read = |tracer: &mut Tracer, kind: &mut Kind| {
+            seed.deserialize(SampleReader::new(tracer, kind))
+        };
         self.tracer.field(place, read).map(Some)
     }
 
@@ -192,15 +199,15 @@ fn named(names: &[&'static str]) -> Vec<Cow<'static, str>> {
 
 macro_rules! plain {
     ($($method:ident: $visit:ident($kind:ty), $zero:expr, $candidates:expr;)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
             let name = stringify!($kind);
             visitor.$visit(self.plain::<$kind>(name, $zero, $candidates)?)
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Reader<'_> {
-    type Error = Stop;
+impl<'de> Deserializer<'de> for SampleReader<'_> {
+    type Error = TraceError;
 
     plain! {
         deserialize_bool: visit_bool(bool), false, &[true, false];
@@ -223,42 +230,42 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         false
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
-        Err(Stop::NotCarried)
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, TraceError> {
+        Err(TraceError::NotCarried)
     }
 
-    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
-        Err(Stop::NotCarried)
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, TraceError> {
+        Err(TraceError::NotCarried)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
-        Err(Stop::NotCarried)
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, TraceError> {
+        Err(TraceError::NotCarried)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
         visitor.visit_borrowed_str(self.plain("str", "", TEXTS)?)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
         visitor.visit_borrowed_bytes(self.plain::<&[u8]>("bytes", &[], LONG_BYTES)?)
     }
 
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
         self.deserialize_bytes(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
-        let Reader { tracer, kind } = self;
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
+        let SampleReader { tracer, kind } = self;
         tracer.part()?;
         let is_there = tracer.is_there();
         tracer.give(&is_there);
         let mut inner = Kind::Unknown;
         let outcome = if is_there {
-            visitor.visit_some(Reader::new(tracer, &mut inner))
+            visitor.visit_some(SampleReader::new(tracer, &mut inner))
         } else {
             visitor.visit_none()
         };
@@ -266,7 +273,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         outcome
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
         *self.kind = Kind::Plain(Cow::Borrowed("()"));
         visitor.visit_unit()
     }
@@ -275,8 +282,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Stop> {
-        self.define::<V>(name, &[], || Body::Struct(Vec::new()))?;
+    ) -> Result<V::Value, TraceError> {
+        self.define::<V>(name, &[], || TypeBody::Struct(Vec::new()))?;
         visitor.visit_unit()
     }
 
@@ -284,19 +291,19 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Stop> {
-        let body = || Body::Struct(fields_of(numbered(1)));
+    ) -> Result<V::Value, TraceError> {
+        let body = || TypeBody::Struct(fields_of(numbered(1)));
         let (tracer, index) = self.define::<V>(name, &[], body)?;
         let read = |tracer: &mut Tracer, kind: &mut Kind| {
-            visitor.visit_newtype_struct(Reader::new(tracer, kind))
+            visitor.visit_newtype_struct(SampleReader::new(tracer, kind))
         };
         tracer.inside(index, 0, |tracer| tracer.field((index, 0, 0), read))
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, TraceError> {
         let count = self.count()?;
         let mut kinds = [Kind::Unknown];
-        let parts = Parts { tracer: self.tracer, kinds: &mut kinds[..count], next: 0 };
+        let parts = SampleParts { tracer: self.tracer, kinds: &mut kinds[..count], next: 0 };
         let outcome = visitor.visit_seq(parts);
         let [inner] = kinds;
         *self.kind = Kind::Sequence(Box::new(inner));
@@ -307,10 +314,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         self,
         count: usize,
         visitor: V,
-    ) -> Result<V::Value, Stop> {
+    ) -> Result<V::Value, TraceError> {
         self.tracer.part()?;
         let mut kinds = vec![Kind::Unknown; count];
-        let outcome = visitor.visit_seq(Parts { tracer: self.tracer, kinds: &mut kinds, next: 0 });
+        let outcome =
+            visitor.visit_seq(SampleParts { tracer: self.tracer, kinds: &mut kinds, next: 0 });
         *self.kind = Kind::Tuple(kinds);
         outcome
     }
@@ -320,18 +328,18 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         name: &'static str,
         count: usize,
         visitor: V,
-    ) -> Result<V::Value, Stop> {
-        let body = || Body::Struct(fields_of(numbered(count)));
+    ) -> Result<V::Value, TraceError> {
+        let body = || TypeBody::Struct(fields_of(numbered(count)));
         let (tracer, index) = self.define::<V>(name, &[], body)?;
         tracer.inside(index, 0, |tracer| {
-            visitor.visit_seq(Fields { tracer, index, variant: 0, count, next: 0 })
+            visitor.visit_seq(SampleFields { tracer, index, variant: 0, count, next: 0 })
         })
     }
 
-    fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+    fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, TraceError> {
         let count = self.count()?;
         let mut kinds = [Kind::Unknown, Kind::Unknown];
-        let parts = Parts { tracer: self.tracer, kinds: &mut kinds[..2 * count], next: 0 };
+        let parts = SampleParts { tracer: self.tracer, kinds: &mut kinds[..2 * count], next: 0 };
         let outcome = visitor.visit_map(parts);
         let [key, value] = kinds;
         *self.kind = Kind::Map(Box::new((key, value)));
@@ -343,11 +351,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         name: &'static str,
         names: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Stop> {
-        let body = || Body::Struct(fields_of(named(names)));
+    ) -> Result<V::Value, TraceError> {
+        let body = || TypeBody::Struct(fields_of(named(names)));
         let (tracer, index) = self.define::<V>(name, names, body)?;
         tracer.inside(index, 0, |tracer| {
-            visitor.visit_seq(Fields { tracer, index, variant: 0, count: names.len(), next: 0 })
+            visitor.visit_seq(SampleFields {
+                tracer,
+                index,
+                variant: 0,
+                count: names.len(),
+                next: 0,
+            })
         })
     }
 
@@ -356,9 +370,9 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         name: &'static str,
         names: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Stop> {
+    ) -> Result<V::Value, TraceError> {
         let variant = |name| Variant { name, fields: None };
-        let body = || Body::Enum(named(names).into_iter().map(variant).collect());
+        let body = || TypeBody::Enum(named(names).into_iter().map(variant).collect());
         let (tracer, index) = self.define::<V>(name, names, body)?;
         let variant = tracer.choose(index, names.len())?;
         tracer
@@ -366,7 +380,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-/// The variant that is read.
+/// The variant that is being read.
 struct Chosen<'t> {
     tracer: &'t mut Tracer,
     index: usize,
@@ -378,40 +392,51 @@ impl Chosen<'_> {
         self,
         names: Vec<Cow<'static, str>>,
         visitor: V,
-    ) -> Result<V::Value, Stop> {
+    ) -> Result<V::Value, TraceError> {
         let (Self { tracer, index, variant }, count) = (self, names.len());
         tracer.set_fields(index, variant, names);
-        visitor.visit_seq(Fields { tracer, index, variant, count, next: 0 })
+        visitor.visit_seq(SampleFields { tracer, index, variant, count, next: 0 })
     }
 }
 
 impl<'de> de::EnumAccess<'de> for Chosen<'_> {
-    type Error = Stop;
+    type Error = TraceError;
     type Variant = Self;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Stop> {
-        let number = u32::try_from(self.variant).map_err(|_| Stop::TooLarge)?;
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self), TraceError> {
+        let number = u32::try_from(self.variant).map_err(|_| TraceError::TooLarge)?;
         self.tracer.give(&number);
         Ok((seed.deserialize(U32Deserializer::new(number))?, self))
     }
 }
 
 impl<'de> de::VariantAccess<'de> for Chosen<'_> {
-    type Error = Stop;
+    type Error = TraceError;
 
-    fn unit_variant(self) -> Result<(), Stop> {
+    fn unit_variant(self) -> Result<(), TraceError> {
         self.tracer.set_fields(self.index, self.variant, Vec::new());
         Ok(())
     }
 
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Stop> {
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<S::Value, TraceError> {
         self.tracer.set_fields(self.index, self.variant, numbered(1));
-        let read =
-            |tracer: &mut Tracer, kind: &mut Kind| seed.deserialize(Reader::new(tracer, kind));
+        let read = |tracer: &mut Tracer, kind: &mut Kind| {
+            seed.deserialize(SampleReader::new(tracer, kind))
+        };
         self.tracer.field((self.index, self.variant, 0), read)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value, Stop> {
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        count: usize,
+        visitor: V,
+    ) -> Result<V::Value, TraceError> {
         self.fields(numbered(count), visitor)
     }
 
@@ -419,7 +444,7 @@ impl<'de> de::VariantAccess<'de> for Chosen<'_> {
         self,
         names: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Stop> {
+    ) -> Result<V::Value, TraceError> {
         self.fields(named(names), visitor)
     }
 }

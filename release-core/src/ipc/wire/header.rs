@@ -1,25 +1,32 @@
-//! The header of call mode, inside the payload: what a frame is, and which request it belongs to.
+//! The header of call mode, at the start of the payload: the kind of a frame and its request.
 
 use std::time::Duration;
 
-use super::heartbeat::HeartbeatReply;
+/// The number of a request on its connection, chosen by the side that sends the request.
+pub(crate) type RequestNumber = u32;
 
-/// The number of a request on its connection, given by the side that asks.
-pub(crate) type Number = u32;
+/// The state of the work of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeartbeatReply {
+    /// Number of finished units.
+    pub(crate) finished: u64,
+    /// Age of the oldest unfinished unit.
+    pub(crate) oldest: Option<Duration>,
+}
 
-/// Makes the kinds of frames, their writer, their reader and the strategy of the property tests from
-/// one table. The compiler refuses a number that is there twice.
+/// Defines the kinds of frames, their writer, their reader and the strategy of the property tests
+/// from one table. The compiler refuses duplicate numbers.
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $number:literal = $kind:ident $({ $($field:ident: $type:ty),+ })?,
         descriptors: $descriptors:pat,)+) => {
-        /// What a frame of call mode is.
+        /// The kind of a frame in call mode, with its fields.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Header {
             $($(#[$doc])+ $kind $({ $($field: $type),+ })?,)+
         }
 
         impl Header {
-            /// Appends the header: a byte for the kind, then its fields.
+            /// Appends the header: one byte for the kind, then the fields.
             pub(crate) fn write(self, payload: &mut Vec<u8>) {
                 match self {
                     $(Self::$kind $({ $($field),+ })? => {
@@ -29,7 +36,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The header of this kind, and the body behind its fields.
+            /// Returns the header of a kind, and the body after its fields.
             fn parse_kind(kind: u8, rest: &[u8]) -> Option<(Self, &[u8])> {
                 match kind {
                     $($number => {
@@ -40,7 +47,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Whether a frame of this kind may have so many descriptors.
+            /// Returns true if a frame of this kind may have `count` descriptors.
             fn may_have(self, count: u8) -> bool {
                 match self {
                     $(Self::$kind { .. } => matches!(count, $descriptors),)+
@@ -64,36 +71,36 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The master's first frame: who the worker is (see `ipc::hello`).
+    /// The first frame of the master: the identity of the worker (see `hello`).
     1 = Hello, descriptors: 0,
-    /// The worker serves from now on.
+    /// The worker is ready.
     2 = Ready, descriptors: 0,
-    /// A question; `patience` is how long the caller waits for the answer, if not for ever.
-    3 = Request { number: Number, patience: Option<Duration> }, descriptors: 1..,
+    /// A request. `timeout` is the time for which its caller waits, if it is limited.
+    3 = Request { number: RequestNumber, timeout: Option<Duration> }, descriptors: 1..,
     /// The answer to the request of that number.
-    4 = Answer { number: Number }, descriptors: 1..,
-    /// The request of that number was refused; the body is the reason in UTF-8.
-    5 = Refusal { number: Number }, descriptors: 0,
-    /// A message that wants no answer.
+    4 = Answer { number: RequestNumber }, descriptors: 1..,
+    /// The refusal of the request of that number. The body is the reason in UTF-8.
+    5 = Refusal { number: RequestNumber }, descriptors: 0,
+    /// A message without an answer.
     6 = Notice, descriptors: 1..,
-    /// The caller no longer waits for the answer to that request.
-    7 = Cancel { number: Number }, descriptors: 0,
-    /// How does the work go?
+    /// The caller of that request no longer waits.
+    7 = Cancel { number: RequestNumber }, descriptors: 0,
+    /// A question of the master about the state of the work.
     8 = Heartbeat, descriptors: 0,
-    /// The answer to that.
+    /// The answer to a heartbeat.
     9 = HeartbeatReply { reply: HeartbeatReply }, descriptors: 0,
-    /// Two descriptors, for the worker's standard output and standard error.
+    /// Two descriptors: new standard output and standard error of the worker.
     10 = Outputs, descriptors: 2,
 }
 
 /// A field of a header. Integers are big-endian.
-trait Field: Sized {
+trait HeaderField: Sized {
     fn write(self, payload: &mut Vec<u8>);
-    /// The field and what is behind it; `None` when it is cut short.
+    /// Returns the field and the bytes after it, or `None` if it is truncated.
     fn read(bytes: &[u8]) -> Option<(Self, &[u8])>;
 }
 
-impl Field for Number {
+impl HeaderField for RequestNumber {
     fn write(self, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&self.to_be_bytes());
     }
@@ -104,8 +111,9 @@ impl Field for Number {
     }
 }
 
-/// In milliseconds, 0 for none; never 0 for a time that there is, and at most 49 days.
-impl Field for Option<Duration> {
+/// Milliseconds, up to 49 days. 0 means `None`; a shorter time than one millisecond is written as
+/// 1.
+impl HeaderField for Option<Duration> {
     fn write(self, payload: &mut Vec<u8>) {
         let most = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
         self.map_or(0, most).write(payload);
@@ -118,7 +126,7 @@ impl Field for Option<Duration> {
     }
 }
 
-impl Field for HeartbeatReply {
+impl HeaderField for HeartbeatReply {
     fn write(self, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&self.finished.to_be_bytes());
         self.oldest.write(payload);
@@ -126,24 +134,24 @@ impl Field for HeartbeatReply {
 
     fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (finished, rest) = bytes.split_first_chunk()?;
-        let (oldest, rest) = Field::read(rest)?;
+        let (oldest, rest) = HeaderField::read(rest)?;
         Some((Self { finished: u64::from_be_bytes(*finished), oldest }, rest))
     }
 }
 
-/// Added to the kind of a frame with descriptors; their number is in the byte behind it.
+/// Added to the kind of a frame with descriptors. The next byte is their number.
 const WITH_DESCRIPTORS: u8 = 0x80;
 
-/// Says in the header at `start` how many descriptors travel with the frame: at least one, and not
-/// more than the kernel takes, which a byte can hold.
+/// Adds the number of descriptors to the header at `start`: at least one, and at most the limit of
+/// the kernel, which fits into a byte.
 pub(crate) fn add_descriptors(payload: &mut Vec<u8>, start: usize, count: usize) {
     payload[start] |= WITH_DESCRIPTORS;
     payload.insert(start + 1, u8::try_from(count).unwrap_or(u8::MAX));
 }
 
 impl Header {
-    /// The header, how many descriptors the frame says it has, and the body behind; `None` when
-    /// there is no such kind, it is cut short, or it has descriptors that its kind never has.
+    /// Returns the header, the announced number of descriptors, and the body. Returns `None` if the
+    /// kind is unknown, the header is truncated, or the kind does not permit the descriptors.
     #[inline]
     pub(crate) fn parse(payload: &[u8]) -> Option<(Self, u8, &[u8])> {
         let (&kind, rest) = payload.split_first()?;
@@ -162,12 +170,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Values of a field that the wire can hold exactly.
+    /// Values of a field that survive a round trip.
     pub(super) trait Any: Sized {
         fn any() -> BoxedStrategy<Self>;
     }
 
-    impl Any for Number {
+    impl Any for RequestNumber {
         fn any() -> BoxedStrategy<Self> {
             any::<Self>().boxed()
         }
@@ -232,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn a_sub_millisecond_patience_is_not_unlimited() {
-        let written = |patience: Option<Duration>| {
+    fn a_sub_millisecond_timeout_is_not_unlimited() {
+        let written = |timeout: Option<Duration>| {
             let mut bytes = Vec::new();
-            patience.write(&mut bytes);
+            timeout.write(&mut bytes);
             bytes
         };
         assert_eq!(written(Some(Duration::from_micros(3))), [0, 0, 0, 1]);

@@ -1,13 +1,12 @@
-//! Values to bytes in postcard's format. What the format has no place for is an error here, because
-//! the reader could not tell.
+//! Values to bytes in postcard's format. Unsupported values are an error here, because a reader
+//! could not detect them.
 
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-use super::fault::Fault;
-use super::{EMPTY, LEFT_OUT, UNSIZED};
+use super::{EMPTY, Fault, LEFT_OUT, UNSIZED};
 
-/// Where postcard writes to: the end of a buffer that already holds other frames.
+/// The output of postcard: the end of a buffer that already contains other frames.
 struct Append<'a>(&'a mut Vec<u8>);
 
 impl postcard::ser_flavors::Flavor for Append<'_> {
@@ -36,10 +35,10 @@ pub(crate) fn encode<T: Serialize>(value: &T, payload: &mut Vec<u8>) -> Result<(
     value.serialize(&mut Encoder { output, empty: EMPTY })
 }
 
-/// Postcard's serializer, and a count of the parts that a value says it has.
+/// Postcard's serializer, which also counts the parts of a value.
 struct Encoder<'a> {
     output: postcard::Serializer<Append<'a>>,
-    /// How many more elements may take no bytes.
+    /// Number of further elements that may take no bytes.
     empty: usize,
 }
 
@@ -48,13 +47,13 @@ impl<'a> Encoder<'a> {
         self.output.output.0.len()
     }
 
-    /// What has so many parts, each of which is to come.
+    /// Starts a value with `count` parts.
     #[inline]
     fn parts<'e>(&'e mut self, count: usize) -> Parts<'e, 'a> {
         Parts { encoder: self, left: count, sequence: None }
     }
 
-    /// A sequence that says how many elements it has.
+    /// Starts a sequence, which must know the number of its elements.
     #[inline]
     fn sequence<'e>(&'e mut self, count: Option<usize>) -> Result<Parts<'e, 'a>, Fault> {
         let count = count.ok_or_else(|| Fault::new(UNSIZED))?;
@@ -73,9 +72,9 @@ impl<'a> Encoder<'a> {
 /// The parts of a struct, a tuple or a sequence.
 struct Parts<'e, 'a> {
     encoder: &'e mut Encoder<'a>,
-    /// How many are still to come.
+    /// Number of parts that must follow.
     left: usize,
-    /// Of a sequence, the number of its elements and where they begin.
+    /// For a sequence: the number of its elements, and where they start.
     sequence: Option<(usize, usize)>,
 }
 
@@ -103,7 +102,7 @@ fn too_empty() -> Fault {
     Fault::new(format_args!("more than {EMPTY} elements of the message take no bytes"))
 }
 
-/// Values without parts are written as postcard writes them.
+/// Defines methods for values without parts, which postcard writes.
 macro_rules! plain {
     ($($method:ident: $kind:ty),* $(,)?) => {$(
         #[inline]
@@ -247,7 +246,7 @@ impl<'e, 'a> Serializer for &'e mut Encoder<'a> {
     }
 }
 
-/// The traits of parts without names.
+/// Implements the traits of parts without names.
 macro_rules! unnamed {
     ($($of:ident: $method:ident),* $(,)?) => {$(
         impl ser::$of for Parts<'_, '_> {
@@ -274,7 +273,7 @@ unnamed! {
     SerializeTupleVariant: serialize_field,
 }
 
-/// The traits of parts with names, which are not written; hence none may be left out.
+/// Implements the traits of parts with names. Names are not written, so no part may be left out.
 macro_rules! named {
     ($($of:ident),* $(,)?) => {$(
         impl ser::$of for Parts<'_, '_> {

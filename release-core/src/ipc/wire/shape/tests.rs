@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::*;
 use crate::ipc::{Codec, Descriptor, Never, Postcard};
@@ -43,177 +43,59 @@ mod old {
     }
 }
 
-/// The difference between `old` and a type of the same name here.
+/// The difference between a type of `old` and a type that is defined here, which may be inside of
+/// others. The macro is written with braces so that a definition may stay in one line.
 macro_rules! differs {
-    ($old:ty, { $($item:item)* }, $new:ty, $rule:expr) => {{
-        $(#[derive(Serialize, Deserialize)] $item)*
+    ($rule:expr, $old:ty => $new:ty: $item:item) => {{
+        #[derive(Serialize, Deserialize)]
+        $item
         shape::<$new>().difference(&shape::<$old>(), $rule).map(
             |Difference { place, old, new, how }| format!("{place}: {old} -> {new} ({how})"),
         )
     }};
 }
 
+const MORE: Rule = Rule::MoreAtTheEnd;
+
 #[test]
 fn a_change_of_variants_is_told_in_words() {
-    let rule = Rule::MoreAtTheEnd;
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Touch,
-                Delete,
-                Read,
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "variant 1 of `Ask`: `Read` -> `Delete` (added)");
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Read,
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "variant 0 of `Ask`: `Touch` -> `Read` (removed)");
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Read,
-                Touch,
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "variant 0 of `Ask`: `Touch` -> `Read` (in another order)");
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Touch,
-                Load,
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "variant 1 of `Ask`: `Read` -> `Load` (renamed or replaced)");
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Touch,
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "variant 1 of `Ask`: `Read` -> not there (removed)");
-    let difference = differs!(
-        old::Ask,
-        {
-            enum Ask {
-                Touch,
-                Read(u8),
-            }
-        },
-        Ask,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "field 0 of `Ask::Read`: not there -> `0` (added)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Touch, Delete, Read } };
+    assert_eq!(found.unwrap(), "variant 1 of `Ask`: `Read` -> `Delete` (added)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Read } };
+    assert_eq!(found.unwrap(), "variant 0 of `Ask`: `Touch` -> `Read` (removed)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Read, Touch } };
+    assert_eq!(found.unwrap(), "variant 0 of `Ask`: `Touch` -> `Read` (in another order)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Touch, Load } };
+    assert_eq!(found.unwrap(), "variant 1 of `Ask`: `Read` -> `Load` (renamed or replaced)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Touch } };
+    assert_eq!(found.unwrap(), "variant 1 of `Ask`: `Read` -> not there (removed)");
+    let found = differs! { MORE, old::Ask => Ask: enum Ask { Touch, Read(u8) } };
+    assert_eq!(found.unwrap(), "field 0 of `Ask::Read`: not there -> `0` (added)");
 }
 
 #[test]
 fn a_variant_at_the_end_is_for_readers_only() {
-    let more = |rule| {
-        differs!(
-            old::Ask,
-            {
-                enum Ask {
-                    Touch,
-                    Read,
-                    Delete,
-                }
-            },
-            Ask,
-            rule
-        )
-    };
+    let more = |rule| differs! { rule, old::Ask => Ask: enum Ask { Touch, Read, Delete } };
     assert_eq!(more(Rule::MoreAtTheEnd), None);
     assert_eq!(more(Rule::Same).unwrap(), "variant 2 of `Ask`: not there -> `Delete` (added)");
 }
 
 #[test]
 fn a_change_of_fields_is_told_in_words() {
-    let rule = Rule::MoreAtTheEnd;
-    let difference = differs!(
-        old::Point,
-        {
-            struct Point {
-                x: u32,
-                y: u32,
-                z: u32,
-            }
-        },
-        Point,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "field 2 of `Point`: not there -> `z` (added)");
-    let difference = differs!(
-        old::Point,
-        {
-            struct Point {
-                y: u32,
-                x: u32,
-            }
-        },
-        Point,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "field 0 of `Point`: `x` -> `y` (in another order)");
-    let difference = differs!(
-        old::Point,
-        {
-            struct Point {
-                x: u32,
-                y: u64,
-            }
-        },
-        Point,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "field `y` of `Point`: u32 -> u64 ()");
-    let difference = differs!(
-        old::Point,
-        {
-            struct Place {
-                x: u32,
-                y: u32,
-            }
-        },
-        Place,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "the type: struct `Point` -> struct `Place` ()");
-    let difference = differs!(
-        Vec<(u8, Option<old::Point>)>,
-        {
-            struct Point {
-                x: u32,
-                y: Option<u32>,
-            }
-        },
-        Vec<(u8, Option<Point>)>,
-        rule
-    );
-    assert_eq!(difference.unwrap(), "field `y` of `Point`: u32 -> Option<u32> ()");
-    let difference = shape::<(u8, u16)>().difference(&shape::<[u8; 2]>(), rule).unwrap();
+    let found = differs! { MORE, old::Point => Point: struct Point { x: u32, y: u32, z: u32 } };
+    assert_eq!(found.unwrap(), "field 2 of `Point`: not there -> `z` (added)");
+    let found = differs! { MORE, old::Point => Point: struct Point { y: u32, x: u32 } };
+    assert_eq!(found.unwrap(), "field 0 of `Point`: `x` -> `y` (in another order)");
+    let found = differs! { MORE, old::Point => Point: struct Point { x: u32, y: u64 } };
+    assert_eq!(found.unwrap(), "field `y` of `Point`: u32 -> u64 ()");
+    let found = differs! { MORE, old::Point => Place: struct Place { x: u32, y: u32 } };
+    assert_eq!(found.unwrap(), "the type: struct `Point` -> struct `Place` ()");
+    let found = differs! {
+        MORE, Vec<(u8, Option<old::Point>)> => Vec<(u8, Option<Point>)>:
+        struct Point { x: u32, y: Option<u32> }
+    };
+    assert_eq!(found.unwrap(), "field `y` of `Point`: u32 -> Option<u32> ()");
+    let difference = shape::<(u8, u16)>().difference(&shape::<[u8; 2]>(), MORE).unwrap();
     assert_eq!(difference.place, "part 1 of the type");
 }
 
@@ -293,12 +175,12 @@ fn what_the_format_has_no_place_for_is_refused() {
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
-        Number(u32),
+        RequestNumber(u32),
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "kind")]
     enum Tagged {
-        Number { number: u32 },
+        RequestNumber { number: u32 },
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "t", content = "c")]

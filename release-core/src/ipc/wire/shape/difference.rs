@@ -1,33 +1,33 @@
-//! The first difference of two shapes, in words.
+//! The description of the first difference between two shapes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Body, Field, Kind, Shape, Variant};
+use super::{Field, Kind, Shape, TypeBody, Variant};
 
-/// What one process may have that the other has not.
+/// The permitted differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// Nothing.
+    /// None.
     Same,
-    /// The old one writes and the new one reads: an enum may have more variants at its end in the
-    /// new one, because the numbers of the others stay.
+    /// An enum may have more variants at its end in the new version, which reads. The numbers of
+    /// the other variants do not change.
     MoreAtTheEnd,
 }
 
-/// What differs in two versions of a type.
+/// The difference between two versions of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Which part of which type.
+    /// The part of a type.
     pub(crate) place: String,
     pub(crate) old: String,
     pub(crate) new: String,
-    /// How the new version came about, if that can be told.
+    /// The kind of change, if it can be determined.
     pub(crate) how: &'static str,
 }
 
 impl Shape {
-    /// The first difference between an old version and this one; none if there is none that matters.
+    /// Returns the first difference between an old version and this one that is not permitted.
     pub(crate) fn difference(&self, old: &Self, rule: Rule) -> Option<Difference> {
         let mut comparison = Comparison { old, new: self, rule, seen: HashSet::new() };
         comparison.kinds(&old.root, &self.root, &|| "the type".to_owned())
@@ -38,12 +38,12 @@ struct Comparison<'a> {
     old: &'a Shape,
     new: &'a Shape,
     rule: Rule,
-    /// Pairs of types that are being compared or have been.
+    /// Pairs of types that have been compared, or are being compared.
     seen: HashSet<(usize, usize)>,
 }
 
-/// The names that a list had and has at a place, and how that came about.
-type Change = (usize, Option<String>, Option<String>, &'static str);
+/// The old and the new name at an index of a list, and the kind of change.
+type NameChange = (usize, Option<String>, Option<String>, &'static str);
 
 impl<'a> Comparison<'a> {
     fn kinds(
@@ -81,12 +81,13 @@ impl<'a> Comparison<'a> {
     }
 
     fn types(&mut self, old: usize, new: usize, place: &dyn Fn() -> String) -> Option<Difference> {
-        // One whose contents are not there is not known.
+        // A type without contents is not known.
         let (was, is) = (self.old.types.get(old)?, self.new.types.get(new)?);
         if !self.seen.insert((old, new)) {
             return None;
         }
-        let kind = |body: &Body| if matches!(body, Body::Enum(_)) { "enum" } else { "struct" };
+        let kind =
+            |body: &TypeBody| if matches!(body, TypeBody::Enum(_)) { "enum" } else { "struct" };
         if was.name != is.name || kind(&was.body) != kind(&is.body) {
             return Some(Difference {
                 place: place(),
@@ -96,8 +97,8 @@ impl<'a> Comparison<'a> {
             });
         }
         match (&was.body, &is.body) {
-            (Body::Enum(old), Body::Enum(new)) => self.variants(&is.name, old, new),
-            (Body::Struct(old), Body::Struct(new)) => self.fields(&is.name, old, new),
+            (TypeBody::Enum(old), TypeBody::Enum(new)) => self.variants(&is.name, old, new),
+            (TypeBody::Struct(old), TypeBody::Struct(new)) => self.fields(&is.name, old, new),
             _ => None,
         }
     }
@@ -110,7 +111,8 @@ impl<'a> Comparison<'a> {
     ) -> Option<Difference> {
         let names = |all: &'a [Variant]| all.iter().map(|one| &one.name).collect::<Vec<_>>();
         let change = first_change(&names(old), &names(new));
-        let is_allowed = |(at, ..): &Change| self.rule == Rule::MoreAtTheEnd && *at == old.len();
+        let is_allowed =
+            |(at, ..): &NameChange| self.rule == Rule::MoreAtTheEnd && *at == old.len();
         if let Some(change) = change.filter(|change| !is_allowed(change)) {
             return Some(in_words(name, "variant", change));
         }
@@ -131,8 +133,8 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Where two lists of names differ first.
-fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<Change> {
+/// Returns the first difference between two lists of names.
+fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Option<NameChange> {
     let at = (0..old.len().max(new.len())).find(|at| old.get(*at) != new.get(*at))?;
     let (was, is) = (old.get(at), new.get(at));
     let (is_gone, is_new) =
@@ -146,7 +148,7 @@ fn first_change(old: &[&Cow<'static, str>], new: &[&Cow<'static, str>]) -> Optio
     Some((at, was.map(|name| format!("`{name}`")), is.map(|name| format!("`{name}`")), how))
 }
 
-fn in_words(name: &str, what: &str, (at, old, new, how): Change) -> Difference {
+fn in_words(name: &str, what: &str, (at, old, new, how): NameChange) -> Difference {
     let none = || "not there".to_owned();
     Difference {
         place: format!("{what} {at} of `{name}`"),

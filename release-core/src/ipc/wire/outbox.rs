@@ -1,4 +1,4 @@
-//! Encoded frames on their way to the socket, and the descriptors that go with them; no I/O here.
+//! The queue of encoded frames and their descriptors, without I/O.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,27 +7,26 @@ use std::os::fd::OwnedFd;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::Descriptor;
+use super::descriptor::Descriptor;
 use super::frame::{FrameTooLong, HEADER, KEPT_CAPACITY, LARGE_CAPACITY};
-use super::link::frozen::duplicates;
 
-/// Encoded frames on their way to the socket.
+/// The queue of encoded frames for the socket.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
-    /// Where the last whole frame ends; behind it may be what an encoder left when it panicked.
+    /// The end of the last complete frame. Remains of an encoder that panicked may follow.
     complete: usize,
     last_length: usize,
     limit: u32,
-    /// The frames with descriptors, in their order.
-    attached: VecDeque<Attached>,
+    /// The frames with descriptors, in order.
+    attached: VecDeque<Attachment>,
 }
 
-/// Descriptors that travel with the first byte of a frame.
+/// Descriptors that are sent with the first byte of a frame.
 #[derive(Debug)]
-struct Attached {
-    /// Where the frame is in the buffer.
+struct Attachment {
+    /// The position of the frame in the buffer.
     frame: Range<usize>,
     descriptors: Vec<OwnedFd>,
 }
@@ -44,7 +43,7 @@ impl Outbox {
         }
     }
 
-    /// Appends one frame whose payload `encode` writes; on any error nothing is appended.
+    /// Appends a frame, whose payload `encode` writes. Appends nothing after an error.
     pub(crate) fn push<E: From<FrameTooLong>>(
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -71,20 +70,20 @@ impl Outbox {
         outcome
     }
 
-    /// Allows frames of this length from now on.
+    /// Sets the limit for further frames.
     pub(crate) fn set_limit(&mut self, bytes: u32) {
         self.limit = bytes;
     }
 
-    /// Has these descriptors travel with the frame that was pushed last.
+    /// Attaches descriptors to the last frame.
     pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
         if !descriptors.is_empty() {
             let frame = self.complete - self.last_length..self.complete;
-            self.attached.push_back(Attached { frame, descriptors });
+            self.attached.push_back(Attachment { frame, descriptors });
         }
     }
 
-    /// Takes the frame back that was pushed last; nothing was sent since.
+    /// Removes the last frame. Nothing may have been sent since it was appended.
     pub(crate) fn take_back(&mut self) {
         self.complete -= std::mem::take(&mut self.last_length);
         while self.attached.back().is_some_and(|last| last.frame.start >= self.complete) {
@@ -92,20 +91,20 @@ impl Outbox {
         }
     }
 
-    /// How many bytes the frame has that was pushed last.
+    /// Returns the length of the last frame in bytes.
     pub(crate) fn last_length(&self) -> usize {
         self.last_length
     }
 
-    /// What is still to be sent.
+    /// Returns the bytes that are not sent yet.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.buffer[self.sent..self.complete]
     }
 
-    /// What the next write may take, and the descriptors that go with it.
+    /// Returns the bytes and descriptors of the next write.
     ///
-    /// A write with descriptors begins with their frame and has nothing behind it, so that the
-    /// receiver knows which frame they belong to.
+    /// A write with descriptors contains exactly their frame, so that the receiver knows the frame
+    /// to which they belong.
     pub(crate) fn next(&self) -> (&[u8], &[OwnedFd]) {
         match self.attached.front() {
             None => (self.unsent(), &[]),
@@ -116,21 +115,21 @@ impl Outbox {
         }
     }
 
-    /// Closes the descriptors that were not sent, when nothing more will be.
+    /// Closes the descriptors that were not sent, at the end of the connection.
     pub(crate) fn close_descriptors(&mut self) {
         self.attached.clear();
     }
 
-    /// Tells how many bytes of [`unsent`](Self::unsent) have been sent.
+    /// Removes bytes of [`unsent`](Self::unsent) that have been sent.
     pub(crate) fn sent(&mut self, count: usize) {
         self.sent += count;
         while self.attached.front().is_some_and(|first| first.frame.start < self.sent) {
             self.attached.pop_front();
         }
-        // A peer that reads, but never all of it, must not make the buffer hold what it has read.
+        // Sent bytes are removed even if the peer never reads everything.
         if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
             self.buffer.drain(..self.sent);
-            for Attached { frame, .. } in &mut self.attached {
+            for Attachment { frame, .. } in &mut self.attached {
                 *frame = frame.start - self.sent..frame.end - self.sent;
             }
             (self.sent, self.complete) = (0, self.complete - self.sent);
@@ -138,7 +137,7 @@ impl Outbox {
         if self.sent >= self.complete {
             (self.sent, self.complete) = (0, 0);
             self.buffer.clear();
-            // What a backlog of small frames, or one very large frame, took is not kept.
+            // The memory of a backlog or of a very large frame is freed.
             let kept =
                 if self.last_length < KEPT_CAPACITY / 4 { KEPT_CAPACITY } else { LARGE_CAPACITY };
             if self.buffer.capacity() > kept {
@@ -147,16 +146,19 @@ impl Outbox {
         }
     }
 
-    /// What is still to be sent, with duplicates of the descriptors and the places of their frames.
+    /// Copies the unsent bytes, and duplicates the descriptors with the positions of their frames.
     #[allow(clippy::type_complexity)]
     pub(crate) fn copy(&self) -> io::Result<(Vec<u8>, Vec<(Range<usize>, Vec<Descriptor>)>)> {
-        let copy = |Attached { frame, descriptors }: &Attached| {
-            Ok((frame.start - self.sent..frame.end - self.sent, duplicates(descriptors)?))
+        let copy = |Attachment { frame, descriptors }: &Attachment| {
+            Ok((
+                frame.start - self.sent..frame.end - self.sent,
+                Descriptor::duplicates(descriptors)?,
+            ))
         };
         Ok((self.unsent().to_vec(), self.attached.iter().map(copy).collect::<io::Result<_>>()?))
     }
 
-    /// What [`copy`](Self::copy) gave, into an outbox that is new; false when it cannot be.
+    /// Restores a [`copy`](Self::copy) into a new outbox. Returns false if it is invalid.
     pub(crate) fn restore(
         &mut self,
         bytes: Vec<u8>,
@@ -168,7 +170,7 @@ impl Outbox {
             let fits = free <= frame.start && frame.start < frame.end && frame.end <= self.complete;
             free = frame.end;
             let descriptors = descriptors.into_iter().map(OwnedFd::from).collect();
-            self.attached.push_back(Attached { frame, descriptors });
+            self.attached.push_back(Attachment { frame, descriptors });
             fits
         })
     }
@@ -180,7 +182,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DEFAULT_FRAME_LIMIT;
+    use super::super::frame::DEFAULT_FRAME_LIMIT;
     use super::*;
 
     fn push(outbox: &mut Outbox, payload: &[u8]) -> Result<(), FrameTooLong> {

@@ -1,15 +1,71 @@
-//! What two processes tell each other, by the names and shapes of the types.
+//! The greeting: the first frame of a connection in call mode, from the master to its worker.
 
 use std::any::type_name;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::ipc::shape::{Difference, Rule};
-use crate::ipc::{Codec, Postcard, Request, Shape};
+use super::codec::{Codec, Postcard, Request};
+use super::limits::Limits;
+use super::shape::{Difference, Rule, Shape};
 use crate::{Error, ErrorKind};
 
-/// The message types of a connection, so that a mix-up is an error at the start and not a
-/// misunderstanding later.
+/// The version of the protocol. It changes when master and worker of two versions are incompatible.
+pub(crate) const PROTOCOL: u16 = 3;
+
+/// The identity of a worker and its resources.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u16,
+    pub(crate) worker: u32,
+    pub(crate) generation: u32,
+    pub(crate) group: String,
+    pub(crate) agreed: Agreed,
+    /// The names of the listening sockets, which are descriptors 3, 4, ... of the new process.
+    pub(crate) listeners: Vec<String>,
+    /// Set if both sides are the same executable. The types must then be equal.
+    pub(crate) types: Option<Box<Types>>,
+    pub(crate) context: Vec<u8>,
+}
+
+impl Hello {
+    /// Decodes a greeting. Reads the version first, because the rest depends on it.
+    pub(crate) fn decode(body: &[u8]) -> Result<Self, String> {
+        match postcard::take_from_bytes::<u16>(body) {
+            Ok((PROTOCOL, _)) => Postcard.decode(body).map_err(|error| error.to_string()),
+            Ok((theirs, _)) => Err(format!("it speaks protocol {theirs}, this worker {PROTOCOL}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// The settings of a connection that must be equal on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Agreed {
+    frame_limit: u32,
+    descriptors: usize,
+}
+
+impl Agreed {
+    pub(crate) fn of(limits: Limits) -> Self {
+        Self { frame_limit: limits.frame, descriptors: limits.descriptors }
+    }
+
+    /// Returns a description of the first difference.
+    pub(crate) fn mismatch(&self, here: &Self) -> Option<String> {
+        let pairs = [
+            ("frame_limit", u64::from(self.frame_limit), u64::from(here.frame_limit)),
+            ("descriptors", self.descriptors as u64, here.descriptors as u64),
+        ];
+        let (what, sent, here) = pairs.into_iter().find(|(_, sent, here)| sent != here)?;
+        Some(format!(
+            "`{what}`: the master has {sent} (`Workers::{what}`), this worker {here} \
+             (`Worker::{what}`)"
+        ))
+    }
+}
+
+/// The message types of a connection. Different types are an error at the start, instead of wrong
+/// values later.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Types {
     pub(crate) context: Message,
@@ -17,12 +73,12 @@ pub(crate) struct Types {
     pub(crate) to_worker: Exchange,
 }
 
-/// The type of a message: its name, and its shape as far as it is known.
+/// The type of a message: its name, and the known part of its shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Message {
     name: String,
     shape: Shape,
-    /// Why the codec does not carry it.
+    /// The reason why the codec does not support it.
     #[serde(skip)]
     refusal: Option<String>,
 }
@@ -47,7 +103,7 @@ impl Exchange {
         Self { request: Message::of::<()>(&Postcard), answer: Message::of::<()>(&Postcard) }
     }
 
-    /// That the codec carries both.
+    /// Returns an error if the codec does not support both types.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.request.check("requests")?;
         self.answer.check("answers")
@@ -64,8 +120,8 @@ impl Message {
         Self { name, shape, refusal }
     }
 
-    /// How this version differs from an old one. Names are compared where shapes are not known:
-    /// a type may move from one module to another.
+    /// Returns the difference between this version and an old one. Names are compared only if a
+    /// shape is unknown, because a type may move to another module.
     pub(crate) fn difference(&self, old: &Self, rule: Rule) -> Option<Difference> {
         if self.shape.is_known() && old.shape.is_known() {
             return self.shape.difference(&old.shape, rule);
@@ -78,13 +134,13 @@ impl Message {
         })
     }
 
-    /// An error for a type that its codec does not carry.
+    /// Returns an error if the codec does not support the type.
     pub(crate) fn check(&self, what: &str) -> Result<(), Error> {
         let Some(refusal) = &self.refusal else { return Ok(()) };
         Err(Error::new(ErrorKind::Usage, format!("{what}: {refusal}")))
     }
 
-    /// Says when another version of the type may differ from this one without being found out.
+    /// Logs a warning if differences to other versions of the type cannot be detected.
     fn tell_gap(&self, what: &str) {
         if let Some(why) = self.shape.gap() {
             tracing::warn!(
@@ -96,7 +152,7 @@ impl Message {
         }
     }
 
-    /// What another version of the program has left as this type.
+    /// Decodes a value of this type that another version of the program has left.
     pub(crate) fn read<T: Serialize + DeserializeOwned>(
         &self,
         old: &Self,
@@ -116,8 +172,8 @@ impl Message {
     }
 }
 
-/// What messages are for, and what may differ in them: a version may read more than another one
-/// writes.
+/// The purposes of messages, and the permitted differences: the reader may know more variants than
+/// the writer.
 const USES: [(&str, Rule); 5] = [
     ("the context", Rule::Same),
     ("requests to the master", Rule::MoreAtTheEnd),
@@ -127,22 +183,22 @@ const USES: [(&str, Rule); 5] = [
 ];
 
 impl Types {
-    /// Those of a worker with such a context; the connection knows the others.
+    /// Creates the types of a worker with a context and without messages.
     pub(crate) fn of_context(context: Message) -> Self {
         Self { context, to_master: Exchange::none(), to_worker: Exchange::none() }
     }
 
-    /// The same with a context, which the connection does not know.
+    /// Returns the types with another context.
     pub(crate) fn with_context(&self, context: &Message) -> Self {
         Self { context: context.clone(), ..self.clone() }
     }
 
-    /// No messages.
+    /// Creates the types of a worker without messages.
     pub(crate) fn none() -> Self {
         Self::of_context(Message::of::<()>(&Postcard))
     }
 
-    /// Those of a connection; the worker's context is encoded as postcard, whatever the codec.
+    /// Creates the types of a connection. The context is always encoded as postcard.
     pub(crate) fn of<ToMaster, ToWorker, C>(context: Message, codec: &C) -> Self
     where
         ToMaster: Request,
@@ -162,17 +218,17 @@ impl Types {
         [context, &to_master.request, &to_master.answer, &to_worker.request, &to_worker.answer]
     }
 
-    /// That the codec carries them all.
+    /// Returns an error if the codec does not support all types.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.messages().into_iter().zip(USES).try_for_each(|(one, (what, _))| one.check(what))
     }
 
-    /// Says in the log which of them are not known as a whole.
+    /// Logs the types that are not completely known.
     pub(crate) fn tell_gaps(&self) {
         self.messages().into_iter().zip(USES).for_each(|(one, (what, _))| one.tell_gap(what));
     }
 
-    /// What a worker of an old version and a master of a new one have differently, first of all.
+    /// Returns the first difference between an old worker and a new master.
     fn first_difference(&self, old: &Self) -> Option<(&'static str, Difference)> {
         let pairs = self.messages().into_iter().zip(old.messages()).zip(USES);
         pairs.into_iter().find_map(|((new, old), (what, rule))| {
@@ -180,8 +236,8 @@ impl Types {
         })
     }
 
-    /// What the new version of a master does not have as its running workers do; their contexts
-    /// have been given to them.
+    /// Returns a description of the first difference between a new master and its running workers.
+    /// Contexts are not compared, because the workers already have them.
     pub(crate) fn difference(&self, running: &Self) -> Option<String> {
         let new = self.with_context(&running.context);
         let (what, Difference { place, old, new, how }) = new.first_difference(running)?;
@@ -189,13 +245,13 @@ impl Types {
         Some(format!("{what}: {place} is {old} in running workers, {new} in the new version{how}"))
     }
 
-    /// What the master has otherwise than this worker expects; `None` when nothing matters.
+    /// Returns a description of the first difference between the master and this worker.
     pub(crate) fn mismatch(&self, expected: &Self) -> Option<String> {
         let (what, Difference { place, old, new, .. }) = self.first_difference(expected)?;
         Some(format!("{what}: {place} is {new} in the master, {old} in this worker"))
     }
 
-    /// The same without shapes, which may be long.
+    /// Removes the shapes, which may be long.
     pub(crate) fn names(mut self) -> Self {
         let Self { context, to_master, to_worker } = &mut self;
         for exchange in [to_master, to_worker] {

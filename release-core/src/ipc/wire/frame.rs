@@ -1,36 +1,49 @@
-//! The wire: a 4-byte big-endian length, then the payload. Bytes in, frames out; no I/O
-//! here.
+//! Frames: a 4-byte big-endian length, then the payload. Splits received bytes, without I/O.
 
 use std::fmt;
 use std::ops::Range;
 
 use byteorder::{BigEndian, ByteOrder};
 
-/// The length field in front of every payload.
+/// Size of the length field before each payload.
 pub(crate) const HEADER: usize = 4;
 
-/// The frame limit of connections between master and workers unless it is set: 16 MiB.
+/// The default frame limit of connections between master and workers: 16 MiB.
 pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
 
-/// What a fresh buffer holds; grows with what really arrives, never with what a header promises.
+/// Initial size of a buffer. It grows with the received bytes, never by the length in a header.
 const FIRST_CAPACITY: usize = 8 * 1024;
 
-/// A buffer that has grown past this gives its memory back when it was too large for long.
-pub(super) const KEPT_CAPACITY: usize = 256 * 1024;
+/// A buffer of more than this size is freed after many small frames.
+pub(crate) const KEPT_CAPACITY: usize = 256 * 1024;
 
-/// A buffer that has grown past this gives its memory back as soon as it is empty.
-pub(super) const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
+/// A buffer of more than this size is freed as soon as it is empty.
+pub(crate) const LARGE_CAPACITY: usize = 2 * 1024 * 1024;
 
-/// How many small frames in a row make a large buffer "too large for long".
+/// Number of consecutive small frames after which a large buffer is freed.
 const SMALL_FRAMES_BEFORE_SHRINKING: u32 = 64;
 
-/// A frame longer than the connection allows: refused from its header, or before it is sent.
+/// The error of a frame that is longer than the connection allows. A received frame is refused when
+/// its header arrives, and other frames before they are sent.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{CallError, Peer};
+///
+/// async fn send(peer: &Peer<String>, text: &String) -> Result<String, CallError> {
+///     match peer.call(text).await {
+///         Err(CallError::TooLong(error)) => Ok(format!("at most {} bytes", error.limit)),
+///         other => other,
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameTooLong {
-    /// The payload's length in bytes.
+    /// Length of the payload in bytes.
     pub length: u64,
-    /// The most that this connection allows, in bytes.
+    /// Limit of the connection in bytes.
     pub limit: u32,
 }
 
@@ -42,10 +55,10 @@ impl fmt::Display for FrameTooLong {
 
 impl std::error::Error for FrameTooLong {}
 
-/// Received bytes, cut into frames in place.
+/// Received bytes, split into frames in place.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    /// Always initialised to its full length; `start..end` is what was received and not consumed.
+    /// Always initialised to its full length. `start..end` was received and is not consumed yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -58,10 +71,10 @@ impl Inbox {
         Self { buffer: Vec::new(), start: 0, end: 0, limit, small_frames: 0 }
     }
 
-    /// Where the next bytes are to be read to; never empty.
+    /// Returns the space for the next bytes, which is never empty.
     ///
-    /// Memory at most doubles what has been received, so a header that promises 16 MiB costs its
-    /// sender 8 MiB before it costs us more.
+    /// The buffer is at most twice as long as the received bytes. A frame of 16 MiB does not take
+    /// that much memory before its sender has sent 8 MiB.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -78,17 +91,17 @@ impl Inbox {
         &mut self.buffer[self.end..]
     }
 
-    /// Tells how many bytes were read to [`space`](Self::space).
+    /// Adds bytes that were read into [`space`](Self::space).
     pub(crate) fn received(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
-    /// Tells how many bytes were read to [`space`](Self::space) when descriptors came with them, and
-    /// gives the number of frames in front of the one they belong to.
+    /// Adds bytes that were read into [`space`](Self::space) together with descriptors. Returns the
+    /// number of frames before the frame of the descriptors, or `None` if it started in an earlier
+    /// read.
     ///
-    /// Descriptors are sent with a frame's first byte and nothing behind that frame, and such a read
-    /// takes nothing of what was sent later: it ends in their frame. `None` if that frame had begun
-    /// before.
+    /// Descriptors are sent with the first byte of their frame and with nothing after that frame.
+    /// The kernel ends such a read within this frame.
     pub(crate) fn received_with_descriptors(&mut self, count: usize) -> Option<usize> {
         let (mut begins, mut frames, first_new) = (self.start, 0, self.end);
         self.received(count);
@@ -103,7 +116,7 @@ impl Inbox {
         (begins >= first_new).then_some(frames)
     }
 
-    /// The payload of the first complete frame, if there is one.
+    /// Returns the payload of the first complete frame, if there is one.
     pub(crate) fn frame(&self) -> Result<Option<Range<usize>>, FrameTooLong> {
         let received = &self.buffer[self.start..self.end];
         if received.len() < HEADER {
@@ -123,17 +136,17 @@ impl Inbox {
         &self.buffer[frame]
     }
 
-    /// A frame whole, as it came.
+    /// Returns a frame with its length field.
     pub(crate) fn with_header(&self, frame: &Range<usize>) -> &[u8] {
         &self.buffer[frame.start - HEADER..frame.end]
     }
 
-    /// What has been received and not consumed.
+    /// Returns the received bytes that are not consumed yet.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// Puts bytes back before everything that was received and not consumed.
+    /// Puts bytes back before the received bytes that are not consumed yet.
     pub(crate) fn put_back(&mut self, earlier: &[u8]) {
         if !earlier.is_empty() {
             self.buffer = [earlier, self.unread()].concat();
@@ -141,7 +154,7 @@ impl Inbox {
         }
     }
 
-    /// Forgets the first frame, the one that [`frame`](Self::frame) told of.
+    /// Removes the first frame, which [`frame`](Self::frame) returned.
     pub(crate) fn consume(&mut self, frame: &Range<usize>) {
         self.start = frame.end;
         if self.buffer.len() <= KEPT_CAPACITY {
@@ -156,12 +169,12 @@ impl Inbox {
         }
     }
 
-    /// Whether everything that was received has been consumed.
+    /// Returns true if all received bytes have been consumed.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Whether a frame has begun and not ended.
+    /// Returns true if a frame has started and is not complete.
     pub(crate) fn is_partial(&self) -> bool {
         self.start < self.end && matches!(self.frame(), Ok(None))
     }

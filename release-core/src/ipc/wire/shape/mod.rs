@@ -1,30 +1,28 @@
-//! The shape of a message type: the names and kinds of what it consists of, to be compared with those
-//! of another process.
+//! The shape of a message type: the names and kinds of its parts. Two processes compare them.
 //!
-//! Postcard writes neither names nor kinds, so a process that has another version of a type takes one
-//! thing for another. A shape is traced once, when the process starts.
+//! Postcard writes neither names nor kinds. Therefore a process with another version of a type
+//! would decode wrong values. A shape is traced once, when the process starts.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
-use super::CodecError;
+use serde::{Deserialize, Serialize};
 
 mod difference;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod tracer;
 
 pub(crate) use difference::{Difference, Rule};
 
-/// The names and kinds of what a type's encoding consists of.
+/// The names and kinds of the parts of an encoded type.
 ///
-/// Two processes that speak to each other compare the shapes of their message types, so that a
-/// variant or a field that only one of them has is an error in words, and not another value.
+/// Two connected processes compare the shapes of their message types. If only one of them has a
+/// variant or a field, the result is an error with a description, instead of a wrong value.
 ///
-/// A codec says what the shape is: see [`Codec::shape`](super::Codec::shape).
+/// The codec determines the shape: see [`Codec::shape`](crate::ipc::Codec::shape).
 ///
 /// # Examples
 ///
@@ -46,45 +44,45 @@ pub(crate) use difference::{Difference, Rule};
 pub struct Shape {
     root: Kind,
     /// Structs and enums, which may contain each other.
-    types: Vec<Named>,
-    /// Why a part is not known.
+    types: Vec<NamedType>,
+    /// The reason why a part is not known.
     #[serde(skip)]
     gap: Option<String>,
 }
 
-/// What a value is, as far as its encoding goes.
+/// The kind of an encoded value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
-    /// Not known: it equals everything.
+    /// Not known: equal to all kinds.
     #[default]
     Unknown,
-    /// Something without parts.
+    /// A value without parts.
     Plain(Cow<'static, str>),
     Option(Box<Self>),
     Sequence(Box<Self>),
     Map(Box<(Self, Self)>),
     Tuple(Vec<Self>),
-    /// Equal parts, and how many.
+    /// A number of equal parts.
     Array(usize, Box<Self>),
-    /// One of the shape's types.
+    /// The index of a type of the shape.
     Named(usize),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Named {
+struct NamedType {
     name: Cow<'static, str>,
-    body: Body,
+    body: TypeBody,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Body {
+enum TypeBody {
     Struct(Vec<Field>),
     Enum(Vec<Variant>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Field {
-    /// A number in a type whose fields have no names.
+    /// A number in types without field names.
     name: Cow<'static, str>,
     kind: Kind,
 }
@@ -92,12 +90,12 @@ struct Field {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Variant {
     name: Cow<'static, str>,
-    /// None while they are not known.
+    /// `None` while they are not known.
     fields: Option<Vec<Field>>,
 }
 
 impl Kind {
-    /// How many parts there are in something without a name.
+    /// Returns the number of parts of a tuple or array.
     fn count(&self) -> Option<usize> {
         match self {
             Self::Tuple(parts) => Some(parts.len()),
@@ -115,7 +113,7 @@ impl Kind {
         parts.iter().chain(repeated.into_iter().flatten())
     }
 
-    /// The same with tuples of equal parts in short.
+    /// Replaces tuples of equal parts by arrays.
     fn in_short(&mut self) {
         match self {
             Self::Unknown | Self::Plain(_) | Self::Named(_) => {}
@@ -138,38 +136,7 @@ impl Kind {
 }
 
 impl Shape {
-    /// Traces a type as serde reads it.
-    ///
-    /// The type's `Deserialize` is called again and again with sample values, until all variants have
-    /// been seen, and each result is encoded again. A type that takes only special texts or numbers
-    /// may refuse all samples: the shape is then known up to there, and [`Shape::gap`] says so.
-    ///
-    /// # Errors
-    ///
-    /// When a format like postcard's does not carry the type: it writes what it does not read, as
-    /// with serde's `skip_serializing_if`, or has to be told what comes, as with serde's `tag`,
-    /// `untagged` and `flatten`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::ipc::Shape;
-    /// use serde::{Deserialize, Serialize};
-    ///
-    /// #[derive(Serialize, Deserialize)]
-    /// struct User {
-    ///     #[serde(skip_serializing_if = "Option::is_none")]
-    ///     email: Option<String>,
-    ///     admin: bool,
-    /// }
-    ///
-    /// assert!(Shape::of::<User>().is_err());
-    /// ```
-    pub fn of<T: Serialize + DeserializeOwned>() -> Result<Self, CodecError> {
-        tracer::trace::<T>()
-    }
-
-    /// Returns a shape that equals every other one: nothing is compared.
+    /// Returns a shape that equals all others, so that nothing is compared.
     ///
     /// # Examples
     ///
@@ -183,8 +150,8 @@ impl Shape {
         Self { root: Kind::Unknown, types: Vec::new(), gap: None }
     }
 
-    /// Returns a shape by a name that you give it. It must change with the encoding; shapes of
-    /// different names differ.
+    /// Returns a shape with a name. You must change the name together with the encoding: shapes
+    /// with different names differ.
     ///
     /// # Examples
     ///
@@ -198,8 +165,7 @@ impl Shape {
         Self { root: Kind::Plain(Cow::Owned(name.into())), ..Self::unknown() }
     }
 
-    /// Returns the reason why a part of the type could not be traced, if one could not. That part
-    /// is not compared.
+    /// Returns the reason if a part of the type could not be traced. That part is not compared.
     ///
     /// # Examples
     ///
@@ -218,7 +184,7 @@ impl Shape {
         self.root != Kind::Unknown
     }
 
-    /// A type in one word or two.
+    /// Returns a short name of a kind.
     fn words(&self, kind: &Kind) -> String {
         match kind {
             Kind::Unknown => "?".to_owned(),
@@ -247,11 +213,11 @@ impl Shape {
         Ok(())
     }
 
-    fn write_type(&self, f: &mut fmt::Formatter<'_>, named: &Named) -> fmt::Result {
+    fn write_type(&self, f: &mut fmt::Formatter<'_>, named: &NamedType) -> fmt::Result {
         write!(f, "{} {{", named.name)?;
         match &named.body {
-            Body::Struct(fields) => self.write_fields(f, fields)?,
-            Body::Enum(variants) => {
+            TypeBody::Struct(fields) => self.write_fields(f, fields)?,
+            TypeBody::Enum(variants) => {
                 for (index, Variant { name, fields }) in variants.iter().enumerate() {
                     let comma = if index > 0 { "," } else { "" };
                     write!(f, "{comma} {name}")?;
@@ -271,7 +237,7 @@ impl Shape {
     }
 }
 
-/// The type, and each struct and enum that it contains.
+/// Formats the type, and each struct and enum in it.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !matches!(self.root, Kind::Named(0)) {

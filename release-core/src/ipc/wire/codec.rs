@@ -5,17 +5,10 @@ use std::str::FromStr;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::decode::Decoder;
-pub(super) use self::decode::Depth;
-pub(super) use self::encode::encode;
-use self::fault::Fault;
-use super::Shape;
+use super::format::{CodecError, Fault, decode, encode};
+use super::shape::Shape;
 
-mod decode;
-mod encode;
-mod fault;
-
-/// A request, and the type of its answer: what the OCaml library's functor `Ops` pairs.
+/// A request type, paired with the type of its answer.
 ///
 /// # Examples
 ///
@@ -35,11 +28,23 @@ mod fault;
 /// ```
 #[doc(alias = "Ops")]
 pub trait Request: Send + 'static {
-    /// What the one who is asked answers with.
+    /// The type of the answer.
     type Response: Send + 'static;
 }
 
-/// The request type of a direction in which nobody asks. It has no values.
+/// The request type of a direction without requests. It has no values.
+///
+/// # Examples
+///
+/// A worker that sends requests but does not answer any:
+///
+/// ```
+/// use release_core::ipc::{Never, Refused};
+///
+/// async fn answer(request: Never) -> Result<(), Refused> {
+///     match request {}
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Serialize, serde::Deserialize)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Never {}
@@ -48,14 +53,17 @@ impl Request for Never {
     type Response = ();
 }
 
-/// Text is asked and answered on control sockets and by scripts.
+/// A text request with a text answer, as on control sockets.
 impl Request for String {
     type Response = Self;
 }
 
 /// Converts values of type `T` to payloads and back.
 ///
-/// [`Postcard`] does it for serde types, [`Text`] for everything with `Display` and `FromStr`.
+/// [`Postcard`] is the codec for serde types, [`Text`] for types with `Display` and `FromStr`.
+///
+/// # Examples
+///
 /// A codec of your own is a unit struct with this trait:
 ///
 /// ```
@@ -75,46 +83,77 @@ impl Request for String {
 /// }
 /// ```
 pub trait Codec<T>: Clone + Send + Sync + 'static {
-    /// Appends the value's bytes to `payload`; what `payload` held before stays as it is.
+    /// Appends the value's bytes to `payload`, whose other bytes must not change.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the value has no encoding.
+    /// Returns a [`CodecError`] if the value has no encoding.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{Codec, Text};
+    ///
+    /// let mut payload = b"answer: ".to_vec();
+    /// Text.encode(&42, &mut payload)?;
+    /// assert_eq!(payload, b"answer: 42");
+    /// # Ok::<(), release_core::ipc::CodecError>(())
+    /// ```
     fn encode(&self, value: &T, payload: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// The value of a complete payload.
+    /// Decodes the value of a complete payload.
     ///
-    /// The bytes come from the peer: any bytes at all must give a value or an error, never a panic,
-    /// and must not make the decoder reserve more memory than they themselves take.
+    /// The bytes come from the peer: every sequence of bytes must result in a value or an error,
+    /// never in a panic. The decoder must not reserve more memory than the payload's length.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the payload is not the encoding of a value, or is followed by more bytes.
+    /// Returns a [`CodecError`] if the payload is not an encoded value, or is longer than the
+    /// value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{Codec, Postcard};
+    ///
+    /// assert_eq!(Postcard.decode(b"\x02hi"), Ok("hi".to_owned()));
+    /// assert!(Codec::<String>::decode(&Postcard, b"\x03hi").is_err());
+    /// ```
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError>;
 
-    /// Returns the value that a caller gets in place of an answer that cannot be sent, with the reason
-    /// in words, if the format has such a value.
+    /// Returns the value that a caller receives in place of an answer that cannot be sent, if the
+    /// format has such a value. It contains the reason.
     ///
-    /// [`ControlSocket`](crate::ControlSocket) asks for it; without one, the connection ends.
+    /// [`ControlSocket`](crate::ControlSocket) uses it. Without such a value, the connection ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::{Codec, Text};
+    ///
+    /// let answer: Option<String> = Text.failure("no such command");
+    /// assert_eq!(answer.as_deref(), Some("error: no such command"));
+    /// ```
     fn failure(&self, _reason: &str) -> Option<T> {
         None
     }
 
-    /// Returns what the encoding consists of, so that it can be compared with that of another version
-    /// of the program: master and workers do so when they meet, and before an upgrade.
+    /// Returns the shape of the encoding. Master and workers compare it when they connect, and
+    /// before an upgrade, with that of the other program version.
     ///
-    /// By default nothing is known and nothing compared, which is right for a format that has names
-    /// and kinds in it, such as JSON. A codec that is made of serde and writes neither returns
-    /// [`Shape::of`] the type. One that is neither may return [`Shape::named`], with a name that
-    /// you change whenever you change the encoding.
+    /// By default the shape is unknown and is not compared. This is correct for formats that
+    /// contain names and kinds, such as JSON. A codec that is based on serde and writes neither
+    /// should return [`Shape::of`] the type. Any other codec may return [`Shape::named`], with a
+    /// name that you change together with the encoding.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the codec does not carry the type at all. A master does not start then.
+    /// Returns a [`CodecError`] if the codec does not support the type. A master then does not
+    /// start.
     ///
     /// # Examples
     ///
-    /// A codec of postcard, whose messages are never compared but by a version:
+    /// A codec for postcard that compares only a version:
     ///
     /// ```
     /// use release_core::ipc::{Codec, CodecError, Postcard, Shape};
@@ -141,36 +180,18 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     }
 }
 
-/// A payload that is not a message, or a message that has no payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodecError(String);
-
-impl CodecError {
-    /// The reason in words.
-    #[cold]
-    #[allow(clippy::needless_pass_by_value)] // Errors are given away: `map_err(CodecError::new)`.
-    pub fn new(reason: impl Display) -> Self {
-        Self(reason.to_string())
-    }
-}
-
-impl Display for CodecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for CodecError {}
-
-/// serde values in the compact postcard format: the default between master and worker.
+/// The codec for serde types in the compact postcard format, the default between master and worker.
 ///
-/// It writes neither names nor kinds of what there is, so it has no place for types that need them:
-/// those with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and `serde_json::Value`.
-/// A master whose messages are of such a type does not start, and none is sent. A message has at most
-/// 1024 elements of sequences that take no bytes, such as those of a `Vec<()>`.
+/// The format contains neither names nor kinds. Therefore it does not support types that need them:
+/// types with serde's `tag`, `untagged`, `flatten` or `skip_serializing_if`, and
+/// `serde_json::Value`. A master with messages of such a type does not start. The sequences of a
+/// message may contain at most 1024 elements that take no bytes, such as the elements of a
+/// `Vec<()>`.
 ///
-/// Long strings of bytes go fastest in a type of the crate `serde_bytes`, as one copy: a `String` is
-/// checked to be UTF-8 besides, and a `Vec<u8>` is a list that serde goes through byte by byte.
+/// Use a type of the crate `serde_bytes` for long byte strings: it is copied at once. A `String` is
+/// also checked for UTF-8, and serde visits each byte of a `Vec<u8>`.
+///
+/// # Examples
 ///
 /// ```
 /// use release_core::ipc::{Codec, Postcard};
@@ -191,12 +212,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     }
 
     fn decode(&self, payload: &[u8]) -> Result<T, CodecError> {
-        let mut decoder = Decoder::new(payload);
-        let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
-        match decoder.rest() {
-            [] => Ok(value),
-            rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
-        }
+        decode(payload)
     }
 
     fn shape(&self) -> Result<Shape, CodecError> {
@@ -204,21 +220,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
     }
 }
 
-/// How many elements of a message's sequences may take no bytes, those of a `Vec<()>` say: nothing
-/// else bounds the work that they are.
-const EMPTY: usize = 1024;
-
-/// What a type is missing that was not made for this format.
-pub(super) const NO_KINDS: &str = "postcard does not carry this type, as with serde's `tag`, `untagged` and \
-                        `flatten`; take another codec, or another type";
-
-const LEFT_OUT: &str = "postcard carries all fields of a value or none, hence no type with serde's \
-                        `skip_serializing_if`; take another codec, or another type";
-
-const UNSIZED: &str = "postcard does not carry what does not say first how long it is, as with \
-                       serde's `flatten`; take another codec, or another type";
-
-/// UTF-8 text, by `Display` and `FromStr`: what the OCaml programs and scripts speak.
+/// The codec for UTF-8 text, by `Display` and `FromStr`, as scripts and OCaml programs use it.
+///
+/// # Examples
 ///
 /// ```
 /// use release_core::ipc::{Codec, Text};
@@ -251,7 +255,7 @@ impl<T: Display + FromStr<Err: Display>> Codec<T> for Text {
     }
 }
 
-/// Writes formatted text to the end of a byte buffer, without a string in between.
+/// Writes formatted text to the end of a byte buffer, without an intermediate string.
 struct Utf8<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for Utf8<'_> {

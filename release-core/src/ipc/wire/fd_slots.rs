@@ -1,64 +1,70 @@
-//! The descriptors of the message that this thread encodes or decodes at the moment, by their places.
+//! The descriptors of the message that this thread currently encodes or decodes, by index.
 //!
-//! A serde type sees only its serializer, so what travels beside the bytes is left here. A message
-//! is encoded and decoded in one go, without waiting, hence on one thread.
+//! A serde type has access only to its serializer. Therefore the descriptors, which are sent beside
+//! the bytes, are in a thread-local. Encoding and decoding never wait, so one thread is enough.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::pipe;
 use std::mem;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{CodecError, Descriptor};
+use serde::de::{Error as _, Visitor};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::descriptor::Descriptor;
+use super::format::CodecError;
 use crate::sys::fds;
 
 thread_local! {
-    static MESSAGE: RefCell<Message> = const { RefCell::new(Message::None) };
+    static MESSAGE: RefCell<CurrentMessage> = const { RefCell::new(CurrentMessage::None) };
 }
 
-/// What this thread does with a message.
-enum Message {
+/// The message of this thread.
+enum CurrentMessage {
     None,
-    /// Encodes it; so many descriptors are allowed.
+    /// Being encoded: its descriptors, and their maximum number.
     Out(Vec<OwnedFd>, usize),
-    /// Decodes it; what was taken is gone. The words say why the last attempt to take one failed.
+    /// Being decoded: the remaining descriptors, and the error of the last attempt to take one.
     In(Vec<Option<Descriptor>>, Option<String>),
-    /// Traces its type: any place holds a descriptor, the reading end of a pipe.
+    /// The type is being traced: each index has a descriptor, the reading end of a pipe.
     Traced,
-    /// A descriptor could not be encoded. Kept, like the words above, because not every format keeps
-    /// the words of its errors.
+    /// A descriptor could not be encoded. The reason is stored here, as above, because some formats
+    /// drop the text of errors.
     Failed(String),
 }
 
-/// Puts the message back that was worked on before, also when a codec panics.
-struct Restore(Message);
+/// Restores the outer message, also when a codec panics.
+struct Restore(CurrentMessage);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        replace(mem::replace(&mut self.0, Message::None));
+        replace(mem::replace(&mut self.0, CurrentMessage::None));
     }
 }
 
-fn replace(message: Message) -> Message {
+fn replace(message: CurrentMessage) -> CurrentMessage {
     MESSAGE.with_borrow_mut(|current| mem::replace(current, message))
 }
 
-/// Runs an encoder, and returns the duplicates of the descriptors it met.
+/// Runs an encoder. Returns duplicates of the descriptors in the message.
 pub(super) fn encoding(
     room: usize,
     encode: impl FnOnce() -> Result<(), CodecError>,
 ) -> Result<Vec<OwnedFd>, CodecError> {
-    let outer = Restore(replace(Message::Out(Vec::new(), room)));
+    let outer = Restore(replace(CurrentMessage::Out(Vec::new(), room)));
     let encoded = encode();
-    let message = replace(Message::None);
+    let message = replace(CurrentMessage::None);
     drop(outer);
     match (message, encoded) {
-        (Message::Failed(why), _) => Err(CodecError::new(why)),
-        (Message::Out(descriptors, _), Ok(())) => Ok(descriptors),
+        (CurrentMessage::Failed(why), _) => Err(CodecError::new(why)),
+        (CurrentMessage::Out(descriptors, _), Ok(())) => Ok(descriptors),
         (_, encoded) => encoded.map(|()| Vec::new()),
     }
 }
 
-/// Runs a decoder that may take these descriptors, and has to take all of them.
+/// Runs a decoder that must take all of these descriptors.
 pub(super) fn decoding<T>(
     descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
@@ -71,45 +77,45 @@ pub(super) fn decoding<T>(
     }
 }
 
-/// Runs a decoder that may take these descriptors; says how many it has left, which are closed.
+/// Runs a decoder that may take these descriptors. Closes the others, and returns their number.
 pub(super) fn decoding_some<T>(
     descriptors: Vec<impl Into<Descriptor>>,
     decode: impl FnOnce() -> Result<T, CodecError>,
 ) -> Result<(T, usize), CodecError> {
     let places = descriptors.into_iter().map(|one| Some(one.into())).collect();
-    let outer = Restore(replace(Message::In(places, None)));
+    let outer = Restore(replace(CurrentMessage::In(places, None)));
     let decoded = decode();
-    let message = replace(Message::None);
+    let message = replace(CurrentMessage::None);
     drop(outer);
-    let Message::In(places, why) = message else { return Ok((decoded?, 0)) };
+    let CurrentMessage::In(places, why) = message else { return Ok((decoded?, 0)) };
     let left = places.into_iter().flatten().count();
     decoded.map(|value| (value, left)).map_err(|error| why.map_or(error, CodecError::new))
 }
 
-/// Runs a decoder that reads samples, not a message.
+/// Runs a decoder on samples instead of a message.
 pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
-    let _outer = Restore(replace(Message::Traced));
+    let _outer = Restore(replace(CurrentMessage::Traced));
     decode()
 }
 
-/// Gives a descriptor a place in the message that is being encoded.
-pub(super) fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+/// Adds a descriptor to the message that is being encoded. Returns its index.
+fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
         let put = message.put(descriptor);
         put.inspect_err(|why| {
-            if matches!(message, Message::Out(..)) {
-                *message = Message::Failed(why.clone());
+            if matches!(message, CurrentMessage::Out(..)) {
+                *message = CurrentMessage::Failed(why.clone());
             }
         })
     })
 }
 
-/// Takes the descriptor of a place out of the message that is being decoded.
-pub(super) fn take(place: u32) -> Result<Descriptor, String> {
+/// Takes the descriptor of an index out of the message that is being decoded.
+fn take(place: u32) -> Result<Descriptor, String> {
     MESSAGE.with_borrow_mut(|message| message.take(place))
 }
 
-impl Message {
+impl CurrentMessage {
     fn put(&mut self, descriptor: BorrowedFd<'_>) -> Result<u32, String> {
         let (descriptors, room) = match self {
             Self::Out(descriptors, room) => (descriptors, *room),
@@ -153,13 +159,44 @@ const NO_MESSAGE: &str = "a descriptor means nothing outside of a message";
 const NOT_ALLOWED: &str =
     "this connection carries no descriptors; both sides have to allow them with `descriptors`";
 
+impl Serialize for Descriptor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = put(self.as_fd()).map_err(S::Error::custom)?;
+        serializer.serialize_newtype_struct(NAME, &place)
+    }
+}
+
+impl<'de> Deserialize<'de> for Descriptor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(NAME, SlotVisitor)
+    }
+}
+
+/// Distinguishes a descriptor from other numbers in a shape. Formats do not write this name.
+const NAME: &str = "Descriptor";
+
+struct SlotVisitor;
+
+impl<'de> Visitor<'de> for SlotVisitor {
+    type Value = Descriptor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the place of a descriptor")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Descriptor, D::Error> {
+        let place = u32::deserialize(inner)?;
+        take(place).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{PipeReader, PipeWriter, Read, pipe};
     use std::os::fd::AsFd;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{Codec, Descriptor, Postcard};
+    use super::super::codec::{Codec, Postcard};
     use super::*;
 
     type Both = (Descriptor, Vec<Option<Descriptor>>);

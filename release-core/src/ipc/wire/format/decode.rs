@@ -1,27 +1,36 @@
 //! Bytes of postcard's format to values.
 //!
-//! The bytes are a stranger's. The work they cause is in proportion to their number: a sequence of
-//! elements that take no bytes has no other bound than the one here.
+//! The bytes come from the peer. The work for them is proportional to their number. Only the limit
+//! here bounds a sequence of elements that take no bytes.
 
 use postcard::Error;
-use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 
-use super::fault::Fault;
-use super::{EMPTY, NO_KINDS};
+use super::{CodecError, EMPTY, Fault, NO_KINDS};
 
-/// How much of the stack a message's decoder may use. A type that contains itself is decoded by
-/// recursion, as deep as the peer likes; the stack of a thread ends, and the process with it.
+/// Maximum stack size of a message's decoder. A recursive type is decoded by recursion, as deep as
+/// the peer chooses, and a stack overflow ends the process.
 const STACK: usize = 256 * 1024;
 
+/// Decodes a whole payload.
+pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
+    let mut decoder = Decoder { rest: payload, depth: Depth::new(), empty: EMPTY };
+    let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
+    match decoder.rest {
+        [] => Ok(value),
+        rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
+    }
+}
+
 /// Reads values from a payload.
-pub(super) struct Decoder<'de> {
+struct Decoder<'de> {
     rest: &'de [u8],
     depth: Depth,
-    /// How many more elements may take no bytes.
+    /// Number of further elements that may take no bytes.
     empty: usize,
 }
 
-/// Where the stack was when the decoder began.
+/// The position of the stack when decoding started.
 #[derive(Debug)]
 pub(crate) struct Depth(usize);
 
@@ -30,7 +39,7 @@ impl Depth {
         Self(stack_address())
     }
 
-    /// Asked at each level: an error when there are too many.
+    /// Returns an error if the current level is too deep.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), Fault> {
         if self.0.abs_diff(stack_address()) > STACK {
@@ -40,22 +49,13 @@ impl Depth {
     }
 }
 
-/// About where the stack ends at the moment.
+/// Returns the approximate end of the stack.
 fn stack_address() -> usize {
     let here = 0_u8;
     std::hint::black_box(&raw const here).addr()
 }
 
 impl<'de> Decoder<'de> {
-    pub(super) fn new(payload: &'de [u8]) -> Self {
-        Self { rest: payload, depth: Depth::new(), empty: EMPTY }
-    }
-
-    /// What was not read.
-    pub(super) fn rest(&self) -> &'de [u8] {
-        self.rest
-    }
-
     #[inline]
     fn byte(&mut self) -> Result<u8, Fault> {
         let (byte, rest) = self.rest.split_first().ok_or_else(too_short)?;
@@ -76,7 +76,7 @@ impl<'de> Decoder<'de> {
         Ok(*taken)
     }
 
-    /// An integer of so many bits: seven in a byte, the least first.
+    /// Reads an integer of at most `bits` bits: seven in each byte, the least significant first.
     #[inline]
     fn integer(&mut self, bits: u32) -> Result<u128, Fault> {
         let first = self.byte()?;
@@ -98,13 +98,13 @@ impl<'de> Decoder<'de> {
         Err(Error::DeserializeBadVarint.into())
     }
 
-    /// An integer of a type with so many bits.
+    /// Reads an unsigned integer.
     #[inline]
     fn unsigned<T: TryFrom<u128>>(&mut self, bits: u32) -> Result<T, Fault> {
         T::try_from(self.integer(bits)?).map_err(|_| Error::DeserializeBadVarint.into())
     }
 
-    /// Signed ones alternate: 0, -1, 1, -2, ...
+    /// Reads a signed integer. They are numbered 0, -1, 1, -2, ...
     #[inline]
     fn signed<T: TryFrom<i128>>(&mut self, bits: u32) -> Result<T, Fault> {
         let value = self.integer(bits)?;
@@ -121,7 +121,7 @@ impl<'de> Decoder<'de> {
         std::str::from_utf8(self.counted()?).map_err(|_| Error::DeserializeBadUtf8.into())
     }
 
-    /// The elements of a sequence, which says how many there are.
+    /// Reads the length of a sequence.
     fn sequence(&mut self) -> Result<Elements<'_, 'de>, Fault> {
         let count = self.unsigned(usize::BITS)?;
         self.depth.check()?;
@@ -147,16 +147,16 @@ fn too_short() -> Fault {
     Error::DeserializeUnexpectedEnd.into()
 }
 
-/// The parts of a struct or a tuple, or the elements of a sequence.
+/// The remaining parts of a struct or a tuple, or elements of a sequence.
 struct Elements<'a, 'de> {
     decoder: &'a mut Decoder<'de>,
     left: usize,
-    /// Of a sequence, the number of its elements and how many bytes were left where they begin.
+    /// For a sequence: the number of its elements, and of the bytes that were left at its start.
     sequence: Option<(usize, usize)>,
 }
 
 impl Elements<'_, '_> {
-    /// Whether there is another one.
+    /// Returns true if there is another element.
     #[inline]
     fn next(&mut self) -> Result<bool, Fault> {
         if self.left > 0 {
@@ -210,7 +210,7 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
     }
 }
 
-/// Methods that read a number and give it to the visitor.
+/// Defines methods that read a number for the visitor.
 macro_rules! numbers {
     ($($method:ident: $read:ident as $visit:ident($kind:ty)),* $(,)?) => {$(
         #[inline]
@@ -278,7 +278,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
 
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let bytes = self.counted()?;
-        // As the format's own crate has it: what follows a first character is nothing.
+        // Like the format's crate, this ignores bytes after the first character.
         let letter = std::str::from_utf8(bytes).ok().filter(|_| bytes.len() <= 4);
         match letter.and_then(|text| text.chars().next()) {
             Some(letter) => visitor.visit_char(letter),

@@ -1,57 +1,58 @@
-//! Frames that mean nothing: answers that nobody awaits, and what else nobody asked for. Each is
-//! dropped; who sends nothing else is not kept.
+//! Meaningless frames, such as answers for which no call waits. Each is dropped, and a peer that
+//! sends too many is disconnected.
 
 use std::time::{Duration, Instant};
 
 use crate::ipc::Ended;
-use crate::ipc::header::Header;
 use crate::ipc::limits::Limits;
+use crate::ipc::wire::header::Header;
 
-/// How many such frames a peer may send at once, those of 64 bytes and more counted by their size.
+/// Maximum number of meaningless frames at once. Frames of 64 bytes and more count as several.
 const MOST: u32 = 100_000;
 
-/// How often one more may come: an honest peer sends one where two things cross.
+/// Time after which one frame is forgotten. An honest peer sends one only if two frames cross.
 const EVERY: Duration = Duration::from_micros(100);
 
-/// What one large frame counts at most.
+/// Maximum count of one large frame.
 const LARGEST: u32 = MOST / 2;
 
 const ANSWERS: Ended = Ended::Violation("answers to nothing, again and again");
 const CANCELS: Ended = Ended::Violation("the end of requests that there are not, again and again");
-const WORDS: Ended = Ended::Violation("words that nobody asked for, again and again");
+const UNASKED: Ended = Ended::Violation("words that nobody asked for, again and again");
 const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and again");
 
-/// What the peer may still send, and how much that means nothing.
+/// The frames that are expected from the peer, and the count of meaningless ones.
 #[derive(Debug, Default)]
-pub(super) struct Meaning {
-    /// Requests that were given up, whose answers may be on their way.
+pub(super) struct Expectations {
+    /// Number of cancelled requests, whose answers may still arrive.
     late: u64,
-    /// Heartbeats that were asked for.
-    beats: u64,
-    /// Requests of the peer, each of which it may give up.
+    /// Number of unanswered heartbeats.
+    heartbeats: u64,
+    /// Number of requests of the peer, each of which it may cancel.
     requests: u64,
     was_ready: bool,
     meaningless: u32,
     since: Option<Instant>,
 }
 
-impl Meaning {
-    /// Of a connection that an earlier process image has begun: what was asked there is not known.
+impl Expectations {
+    /// Creates expectations for a connection of an earlier process image, whose requests are
+    /// unknown.
     pub(super) fn unknown() -> Self {
         let many = u64::from(u16::MAX);
-        Self { late: many, beats: many, requests: many, ..Self::default() }
+        Self { late: many, heartbeats: many, requests: many, ..Self::default() }
     }
 
-    /// A request was given up before its answer came.
-    pub(super) fn gave_up(&mut self) {
+    /// Expects a late answer to a cancelled request.
+    pub(super) fn cancelled(&mut self) {
         self.late += 1;
     }
 
-    pub(super) fn asked_for_a_beat(&mut self) {
-        self.beats += 1;
+    pub(super) fn heartbeat_sent(&mut self) {
+        self.heartbeats += 1;
     }
 
-    /// An answer that nobody awaits.
+    /// Counts an answer for which no call waits, unless it is late.
     pub(super) fn unawaited(
         &mut self,
         size: usize,
@@ -60,13 +61,13 @@ impl Meaning {
         if take_one(&mut self.late) { Ok(()) } else { self.count(size, now(), ANSWERS) }
     }
 
-    /// A notice that does not decode.
+    /// Counts a notice that does not decode.
     pub(super) fn undecodable(&mut self, size: usize, now: Instant) -> Result<(), Ended> {
         self.count(size, now, NOTICES)
     }
 
-    /// Something that the peer says by itself.
-    pub(super) fn heard(
+    /// Counts a frame that is not an answer, unless it is expected.
+    pub(super) fn check(
         &mut self,
         header: Header,
         limits: Limits,
@@ -78,12 +79,11 @@ impl Meaning {
                 return Ok(());
             }
             Header::Cancel { .. } => (take_one(&mut self.requests), CANCELS),
-            Header::HeartbeatReply { .. } => (take_one(&mut self.beats), WORDS),
-            Header::Ready => (!std::mem::replace(&mut self.was_ready, true), WORDS),
-            // Only a master wants to know.
-            Header::Heartbeat => (limits.takes_outputs, WORDS),
-            // These end the connection where nobody waits for them, or are counted where they are
-            // found to mean nothing.
+            Header::HeartbeatReply { .. } => (take_one(&mut self.heartbeats), UNASKED),
+            Header::Ready => (!std::mem::replace(&mut self.was_ready, true), UNASKED),
+            // Only a master sends heartbeats.
+            Header::Heartbeat => (limits.takes_outputs, UNASKED),
+            // These end the connection if they are unexpected, or are counted after decoding.
             Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
             Header::Answer { .. } | Header::Refusal { .. } => return Ok(()),
         };
@@ -116,38 +116,38 @@ mod tests {
 
     #[test]
     fn late_answers_cost_nothing_and_others_are_forgotten_in_time() {
-        let (mut meaning, now) = (Meaning::default(), Instant::now());
+        let (mut expected, now) = (Expectations::default(), Instant::now());
         for _ in 0..100_000 {
-            meaning.gave_up();
+            expected.cancelled();
         }
         for _ in 0..100_000 + MOST {
-            meaning.unawaited(0, || now).unwrap();
+            expected.unawaited(0, || now).unwrap();
         }
-        assert!(matches!(meaning.unawaited(0, || now), Err(Ended::Violation(_))));
-        let mut meaning = Meaning::default();
+        assert!(matches!(expected.unawaited(0, || now), Err(Ended::Violation(_))));
+        let mut expected = Expectations::default();
         for number in 0..100_000 {
-            meaning.unawaited(0, || now + number * EVERY).unwrap();
+            expected.unawaited(0, || now + number * EVERY).unwrap();
         }
     }
 
     #[test]
     fn large_frames_cost_more() {
-        let (mut meaning, now) = (Meaning::default(), Instant::now());
-        let count = (0..).take_while(|_| meaning.undecodable(16 << 20, now).is_ok()).count();
+        let (mut expected, now) = (Expectations::default(), Instant::now());
+        let count = (0..).take_while(|_| expected.undecodable(16 << 20, now).is_ok()).count();
         assert_eq!(count, 1);
     }
 
     #[test]
-    fn each_request_is_given_up_once_and_each_pulse_answered_once() {
-        let (mut meaning, now, limits) = (Meaning::default(), Instant::now(), Limits::IPC);
-        meaning.asked_for_a_beat();
-        let beat = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
+    fn each_request_is_given_up_once_and_each_heartbeat_answered_once() {
+        let (mut expected, now, limits) = (Expectations::default(), Instant::now(), Limits::IPC);
+        expected.heartbeat_sent();
+        let reply = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
         let mut say = |header| {
-            let before = meaning.meaningless;
-            meaning.heard(header, limits, || now).unwrap();
-            meaning.meaningless > before
+            let before = expected.meaningless;
+            expected.check(header, limits, || now).unwrap();
+            expected.meaningless > before
         };
-        assert!(!say(beat) && say(beat));
+        assert!(!say(reply) && say(reply));
         assert!(!say(Header::Ready) && say(Header::Ready));
         assert!(say(Header::Cancel { number: 1 }) && say(Header::Heartbeat));
     }
