@@ -377,8 +377,8 @@ where
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
     Box::pin(async move {
-        let answer = move |asking, peer, request| handler(master.asked_by(asking), peer, request);
-        let served = bound.serve_asking(&rt, answer).await;
+        let answer = move |asked, peer, request| handler(master.asked_by(asked), peer, request);
+        let served = bound.serve_requests(&rt, answer).await;
         served.map_err(|error| Error::system("the control socket failed", error))
     })
 }

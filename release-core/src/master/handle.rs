@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::clock::Epoch;
-use super::control::{Asking, Waiting};
+use super::control::{ControlRequest, UpgradeWait};
 use crate::master::pending::Caller;
 use crate::rt::Rt;
 use crate::stopping::Stopping;
@@ -26,7 +26,7 @@ pub struct MasterHandle {
     /// Whether a task has called `stopping`.
     is_stop_heard: Arc<AtomicBool>,
     /// The request of a control socket whose handler has this handle.
-    asking: Option<Asking>,
+    request: Option<ControlRequest>,
 }
 
 /// A command for the supervisor.
@@ -80,18 +80,18 @@ impl MasterHandle {
     ) -> Self {
         let epoch = Epoch::new(rt.now(), pool.time());
         let (rt, pool, send) = (rt.clone(), Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), asking: None }
+        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), request: None }
     }
 
     /// The handle for the handler of a request on a control socket.
-    pub(crate) fn asked_by(&self, asking: Asking) -> Self {
-        Self { asking: Some(asking), ..self.clone() }
+    pub(crate) fn asked_by(&self, request: ControlRequest) -> Self {
+        Self { request: Some(request), ..self.clone() }
     }
 
     /// Keeps the request of this handle, if there is one, waiting for an upgrade while the result is
     /// kept: it begins again in the next image of this process.
-    pub(crate) fn wait_for_upgrade(&self) -> Option<Waiting> {
-        self.asking.as_ref().map(Asking::wait_for_upgrade)
+    pub(crate) fn wait_for_upgrade(&self) -> Option<UpgradeWait> {
+        self.request.as_ref().map(ControlRequest::wait_for_upgrade)
     }
 
     /// Returns the runtime that the master runs on.
@@ -220,7 +220,7 @@ impl MasterHandle {
     ///
     /// Dropping the future after its first poll does not cancel the upgrade.
     pub async fn upgrade(&self) -> Result<(), Error> {
-        if self.asking.as_ref().is_some_and(|asking| asking.waited) {
+        if self.request.as_ref().is_some_and(|request| request.has_waited) {
             return self.ask(Command::Rejoin).await;
         }
         self.change(Operation::Upgrade).await
