@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::settings::Generations;
-use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::hello::{Message, Types};
 use crate::ipc::limits::Limits;
@@ -58,6 +57,14 @@ pub(crate) struct Group {
     pub(crate) settings: Vec<Arc<dyn Generations>>,
 }
 
+/// Message types of the workers of a group and their master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GroupTypes {
+    pub(crate) name: String,
+    pub(crate) is_plain: bool,
+    pub(crate) types: Types,
+}
+
 impl Contact {
     fn is_plain(&self) -> bool {
         match self {
@@ -102,7 +109,7 @@ pub(crate) type Options = Box<dyn Fn(u32, u32) -> WorkerOptions + Send + Sync>;
 
 /// Context and options of a worker: shared by all its processes of a generation, and by no other worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Particulars {
+pub(crate) struct WorkerSetup {
     pub(crate) context: Vec<u8>,
     pub(crate) context_type: Message,
     given: WorkerOptions,
@@ -110,7 +117,7 @@ pub(crate) struct Particulars {
     options: CheckedOptions,
 }
 
-impl Particulars {
+impl WorkerSetup {
     /// The setup of a worker that the previous version of the program has started.
     pub(crate) fn checked(mut self) -> Result<Self, Error> {
         self.options = self.given.clone().check()?;
@@ -135,9 +142,9 @@ impl Group {
     }
 
     /// Returns the setup of one worker: its context, and the options of its processes.
-    pub(crate) fn particulars(&self, id: WorkerId, generation: u32) -> Result<Particulars, Error> {
+    pub(crate) fn worker_setup(&self, id: WorkerId, generation: u32) -> Result<WorkerSetup, Error> {
         let given = self.given_options(id, generation)?;
-        Ok(Particulars {
+        Ok(WorkerSetup {
             context: self.encoded_context(id, generation)?,
             context_type: self.context.message.clone(),
             options: check(given.clone(), &self.name, id)?,
@@ -159,16 +166,16 @@ impl Group {
         let Some(options) = &self.options else { return Ok(WorkerOptions::default()) };
         OPTIONS
             .call(|| options(generation, id.0))
-            .map_err(|panicked| self.no_particulars(id, panicked))
+            .map_err(|panicked| self.unknown_setup(id, panicked))
     }
 
     fn encoded_context(&self, id: WorkerId, generation: u32) -> Result<Vec<u8>, Error> {
         let encoded = CONTEXT.call(|| (self.context.encode)(generation, id.0));
-        encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
+        encoded.map_err(|panicked| self.unknown_setup(id, panicked)).flatten()
     }
 
     #[cold]
-    fn no_particulars(&self, id: WorkerId, panicked: Panicked) -> Error {
+    fn unknown_setup(&self, id: WorkerId, panicked: Panicked) -> Error {
         let message = format!("what worker {id} of group `{}` starts with is not known", self.name);
         Error::new(ErrorKind::Program, message).caused_by(panicked)
     }
@@ -177,7 +184,7 @@ impl Group {
     pub(crate) fn command(
         &self,
         id: WorkerId,
-        its: &Particulars,
+        its: &WorkerSetup,
         image: Option<Arc<OwnedFd>>,
     ) -> Result<Command, Error> {
         let (program, mut arguments) = match &self.program {

@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use super::control::{FrozenControl, Served, successors};
 use super::group::Group;
 use super::handle::MasterHandle;
-use super::upgrade::{Before, Estate, HandOver, Kept, Origin, stay, turn_back};
+use super::upgrade::{Estate, HandOver, Invocation, Kept, Previous, Summary, commit, roll_back};
 use crate::daemonize::detach::Daemon;
 use crate::daemonize::launcher::Detached;
 use crate::daemonize::lock::LockFile;
@@ -75,7 +75,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// The next version of a master that is in the background already only goes where it was, and
     /// never forks: it has workers.
-    pub(crate) fn enter_background(mut self, before: Option<&Before>) -> Result<Self, Error> {
+    pub(crate) fn enter_background(mut self, before: Option<&Previous>) -> Result<Self, Error> {
         match (self.background.take(), before) {
             (Some(daemon), None) => {
                 launcher::keep();
@@ -90,24 +90,61 @@ impl Plan {
         Ok(self)
     }
 
+    /// Everything that the next version can find out about itself without being the master.
+    pub(crate) fn validate_handover<D: Driver>(
+        mut self,
+        driver: impl FnOnce() -> io::Result<D>,
+        before: &Summary,
+    ) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::Change, why));
+        for old in &before.groups {
+            let Some(new) = self.groups.iter().find(|group| *group.name == *old.name) else {
+                continue;
+            };
+            let new = new.spoken();
+            if new.is_plain != old.is_plain {
+                return refuse(format!("group `{}`: calls and plain mode do not mix", old.name));
+            }
+            if let Some(difference) = new.types.difference(&old.types) {
+                return refuse(format!("group `{}` differs in {difference}", old.name));
+            }
+        }
+        let specs = self.groups.iter().map(Group::spec).collect();
+        Pool::inherit(specs, &before.pool, self.stop_deadline, None)?;
+        // What is new is tried, and gone again before this returns.
+        let new_lock =
+            self.lock_file.take().filter(|path| before.lock.as_deref() != Some(path.as_ref()));
+        let _lock = new_lock.as_deref().map(LockFile::acquire).transpose()?;
+        for group in &mut self.groups {
+            group.try_listeners(&before.listeners)?;
+        }
+        self.log_files.open()?;
+        let is_new = |control: &Control| !before.controls.iter().any(|path| control.path == *path);
+        let controls = self.controls.into_iter().filter(is_new);
+        let _controls = controls.map(|new| (new.bind)(None)).collect::<Result<Vec<_>, _>>()?;
+        driver().map_err(|error| Error::system("cannot start the async runtime", error)).map(drop)
+    }
+
     /// In the process that is the master: takes what only one may have, then supervises.
     pub(crate) fn run<D: Driver>(
         mut self,
         driver: impl FnOnce() -> io::Result<D>,
         launcher: &mut Option<Detached>,
-        origin: Origin,
-        mut before: Option<Before>,
+        invocation: Invocation,
+        mut before: Option<Previous>,
     ) -> Exit {
         panics::log();
         let mut ground = Ground::default();
         let taken = self.take(driver, launcher.is_some(), &mut ground, before.as_mut());
         let ended = match taken {
-            Ok((driver, pool)) => self.supervise(&driver, pool, ground, launcher, origin, before),
+            Ok((driver, pool)) => {
+                self.supervise(&driver, pool, ground, launcher, invocation, before)
+            }
             Err(error) => {
                 let caught =
                     ground.signals.iter().flat_map(|caught| iter::from_fn(|| caught.take()));
                 let signals: Vec<_> = caught.map(|signal| signal as i32).collect();
-                Err(turn_back(error, &signals))
+                Err(roll_back(error, &signals))
             }
         };
         ended.unwrap_or_else(|error| {
@@ -122,7 +159,7 @@ impl Plan {
         driver: impl FnOnce() -> io::Result<D>,
         is_detached: bool,
         ground: &mut Ground,
-        before: Option<&mut Before>,
+        before: Option<&mut Previous>,
     ) -> Result<(D, (Pool, Vec<Action>)), Error> {
         let was_background = before.as_ref().is_some_and(|before| before.summary.is_background);
         ground.is_background = is_detached || was_background;
@@ -183,8 +220,8 @@ impl Plan {
         pool: (Pool, Vec<Action>),
         mut ground: Ground,
         waiting: &mut Option<Detached>,
-        origin: Origin,
-        before: Option<Before>,
+        invocation: Invocation,
+        before: Option<Previous>,
     ) -> Result<Exit, Error> {
         let rt = driver.handle();
         let caught = ground.signals.take();
@@ -193,14 +230,14 @@ impl Plan {
             |caught| Signals::watch(&rt, caught),
         );
         let signals = signals
-            .map_err(|error| turn_back(Error::system("cannot catch signals", error), &[]))?;
-        stay();
+            .map_err(|error| roll_back(Error::system("cannot catch signals", error), &[]))?;
+        commit();
         let systemd = self.systemd.as_ref().filter(|_| !ground.is_background);
         stored::store(listeners_of(&mut self.groups), &ground.unwanted_listeners, systemd);
         ground.give_up();
         let (lock, hand_over) = (ground.lock.clone(), self.hand_over);
         let (is_background, controls) = (ground.is_background, ground.controls);
-        let estate = Estate { origin, is_background, lock, controls, hand_over };
+        let estate = Estate { invocation, is_background, lock, controls, hand_over };
         let (hooks, log_files, systemd) = (self.hooks, self.log_files, self.systemd);
         let (stop_deadline, forwards) = (self.stop_deadline, self.forward_signals);
         let around =

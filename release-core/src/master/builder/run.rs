@@ -9,7 +9,7 @@ use crate::daemonize::log_files::LogFiles;
 use crate::master::group::Group;
 use crate::master::plan::Plan;
 use crate::master::upgrade;
-use crate::master::upgrade::{HandOver, Heritage, Origin, heritage};
+use crate::master::upgrade::{HandOver, Invocation, UpgradeRole, upgrade_role};
 use crate::path::absolute;
 use crate::rt::Driver;
 use crate::streams::launcher;
@@ -39,22 +39,25 @@ impl Master {
         if cfg!(panic = "abort") {
             tracing::warn!("built with panic=abort: any panic ends the master and all workers");
         }
-        let heritage = match heritage() {
-            Ok(heritage) => heritage,
-            Err(error) => return upgrade::turn_back(error, &[]).into(),
+        let role = match upgrade_role() {
+            Ok(role) => role,
+            Err(error) => return upgrade::roll_back(error, &[]).into(),
         };
-        let origin = Origin::here(heritage.executable());
-        let plan = self.prepare(heritage.has_returned());
-        if let Heritage::Trial(before, answer) = heritage {
-            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        let invocation = Invocation::here(role.executable());
+        let plan = self.prepare(role.has_returned());
+        if let UpgradeRole::Trial(before, answer) = role {
+            return upgrade::answer(
+                answer,
+                plan.and_then(|plan| plan.validate_handover(driver, before)),
+            );
         }
-        let before = heritage.take();
+        let before = role.take();
         let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
             Ok(plan) => plan,
-            Err(error) => return upgrade::turn_back(error, &[]).into(),
+            Err(error) => return upgrade::roll_back(error, &[]).into(),
         };
         let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher, origin, before);
+        let ended = plan.run(driver, &mut launcher, invocation, before);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
             // It prints the reason itself.
             launcher::leave();

@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ipc::Descriptor;
-use crate::ipc::hello::{Message, PROTOCOL, Types};
+use crate::ipc::hello::{Message, PROTOCOL};
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::state_blob::{pack, unpack};
 use crate::master::control::FrozenControl;
-use crate::master::group::Particulars;
+use crate::master::group::{GroupTypes, WorkerSetup};
 use crate::process::listeners::KeptListener;
 use crate::process::output::KeptOutput;
 use crate::start_files::Files;
@@ -53,14 +53,6 @@ pub(crate) struct Summary {
     pub(super) tried_files: Files,
 }
 
-/// Message types of the workers of a group and their master.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct GroupTypes {
-    pub(crate) name: String,
-    pub(crate) is_plain: bool,
-    pub(crate) types: Types,
-}
-
 /// Everything that stays open.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -70,7 +62,7 @@ pub(crate) struct Kept {
     pub(crate) controls: Vec<FrozenControl>,
     pub(crate) workers: Vec<KeptWorker>,
     /// Setup of the processes of the generation that serves, and their executable.
-    pub(crate) particulars: Vec<(u32, Particulars)>,
+    pub(crate) particulars: Vec<(u32, WorkerSetup)>,
     pub(crate) image: Option<(u32, Descriptor)>,
     /// Signals that nobody has dealt with, and where the numbers of later ones are.
     pub(crate) signals: Vec<i32>,

@@ -1,4 +1,5 @@
-//! State that this process has from the previous version.
+//! `UpgradeRole` and `Previous`: the part of this process in an upgrade, and what the previous version
+//! has left to it. A new version that cannot start after all becomes the previous one again.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -7,49 +8,39 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::preflight;
 use super::state::{self, Kept, Summary};
-use super::trial;
-use super::way_back::Before;
 use crate::exit::Exit;
 use crate::exit::program_name;
 use crate::ipc::Postcard;
 use crate::ipc::hello::Message;
 use crate::predecessor::{Left, left};
+use crate::start_files;
 use crate::streams;
+use crate::sys::image::way_back;
 use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
 /// Role of this process for the previous version.
 #[derive(Debug)]
-pub(crate) enum Heritage {
+pub(crate) enum UpgradeRole {
     /// Nothing: it was started.
     None,
     /// It says whether it could take over.
     Trial(Box<Summary>, &'static Mutex<Option<OwnedFd>>),
-    /// It is the master from now on; again, when it `has_returned`.
-    Successor {
-        summary: Box<Summary>,
-        inheritance: Mutex<Option<Box<Inheritance>>>,
-        has_returned: bool,
-    },
+    /// It is the master from now on; again, if the next version has `returned` with a reason.
+    Successor { summary: Box<Summary>, kept: Mutex<Option<Box<Kept>>>, returned: Option<String> },
 }
 
-/// State that the master has taken over, or has back.
-#[derive(Debug)]
-pub(crate) struct Inheritance {
-    kept: Kept,
-    returned: Option<String>,
-}
-
-static HERITAGE: OnceLock<Result<Heritage, (ErrorKind, String)>> = OnceLock::new();
+static ROLE: OnceLock<Result<UpgradeRole, (ErrorKind, String)>> = OnceLock::new();
 
 /// Read once.
-pub(crate) fn heritage() -> Result<&'static Heritage, Error> {
-    let read = || Heritage::read().map_err(|error| (error.kind(), error.report()));
-    HERITAGE.get_or_init(read).as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
+pub(crate) fn upgrade_role() -> Result<&'static UpgradeRole, Error> {
+    let read = || UpgradeRole::read().map_err(|error| (error.kind(), error.report()));
+    ROLE.get_or_init(read).as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
 }
 
-impl Heritage {
+impl UpgradeRole {
     fn read() -> Result<Self, Error> {
         match left()? {
             Left::Nothing => Ok(Self::None),
@@ -61,7 +52,7 @@ impl Heritage {
                 match understood {
                     Ok(summary) => Ok(Self::Trial(Box::new(summary), answer)),
                     Err(why) => match take(answer) {
-                        Some(answer) => trial::answer(answer, Err(why)),
+                        Some(answer) => preflight::answer(answer, Err(why)),
                         None => Err(Error::new(ErrorKind::Change, why)),
                     },
                 }
@@ -79,20 +70,18 @@ impl Heritage {
         }
         // The kernel has named it by the number of the descriptor.
         set_name(&program_name());
-        let has_returned = returned.is_some();
-        streams::take_over(std::mem::take(&mut kept.streams), !has_returned);
-        let mut inheritance = Inheritance { kept, returned: None };
-        if let Some((signals, reason)) = returned {
-            inheritance.returned = Some(reason);
-            inheritance.kept.signals.extend(signals);
-        }
-        let (summary, inheritance) = (Box::new(summary), Mutex::new(Some(Box::new(inheritance))));
-        Ok(Self::Successor { summary, inheritance, has_returned })
+        streams::take_over(std::mem::take(&mut kept.streams), returned.is_none());
+        let returned = returned.map(|(signals, reason)| {
+            kept.signals.extend(signals);
+            reason
+        });
+        let (summary, kept) = (Box::new(summary), Mutex::new(Some(Box::new(kept))));
+        Ok(Self::Successor { summary, kept, returned })
     }
 
     /// Whether this version is the master again, which it was already.
     pub(crate) fn has_returned(&self) -> bool {
-        matches!(self, Self::Successor { has_returned: true, .. })
+        matches!(self, Self::Successor { returned: Some(_), .. })
     }
 
     fn summary(&self) -> Option<&Summary> {
@@ -104,10 +93,9 @@ impl Heritage {
     }
 
     /// Takes the state that the previous version has left to this one. Taken once.
-    pub(crate) fn take(&'static self) -> Option<Before> {
-        let Self::Successor { summary, inheritance, .. } = self else { return None };
-        let Inheritance { kept, returned } = *take(inheritance)?;
-        Some(Before { summary, kept, returned })
+    pub(crate) fn take(&'static self) -> Option<Previous> {
+        let Self::Successor { summary, kept, returned } = self else { return None };
+        Some(Previous { summary, kept: *take(kept)?, returned: returned.clone() })
     }
 
     /// Where the next version will be, as the version before has found it out.
@@ -123,10 +111,54 @@ fn take<T>(once: &Mutex<Option<T>>) -> Option<T> {
 /// In a trial: says how it went, and ends this process.
 pub(crate) fn answer(answer: &Mutex<Option<OwnedFd>>, outcome: Result<(), Error>) -> Exit {
     match take(answer) {
-        Some(answer) => trial::answer(answer, outcome.map_err(|error| error.report())),
+        Some(answer) => preflight::answer(answer, outcome.map_err(|error| error.report())),
         // A second master in one program.
         None => Exit::success(),
     }
+}
+
+/// What the version before has left to this one. As long as there is a way back it stays open as it was
+/// left: what is used of it are duplicates.
+pub(crate) struct Previous {
+    pub(crate) summary: &'static Summary,
+    pub(crate) kept: Kept,
+    /// Why the new version has come back, in the old one.
+    pub(crate) returned: Option<String>,
+}
+
+impl Previous {
+    /// A version that is the master again has all that it needs, and goes on without the rest.
+    pub(crate) fn never_fails(&self, done: Result<(), Error>) -> Result<(), Error> {
+        match done {
+            Err(error) if self.returned.is_some() => {
+                tracing::error!(reason = error.report(), "going on without it");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// This version is the master for good.
+pub(crate) fn commit() {
+    start_files::started();
+    way_back::close();
+    streams::release();
+}
+
+/// Becomes the version before again, because of this error, with the signals that have arrived. Comes
+/// back with the error when there is no version before, or it cannot be run.
+///
+/// Nothing that was taken over may have been closed or changed.
+pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
+    if way_back::is_set() {
+        tracing::error!(reason = error.report(), "the new version cannot start and turns back");
+        if let Some(failed) = way_back::walk(&error.report(), signals) {
+            streams::release();
+            tracing::error!(reason = %failed, "it cannot turn back");
+        }
+    }
+    error
 }
 
 /// What the version before has left with [`Master::hand_over`](crate::Master::hand_over); `None`
@@ -147,7 +179,7 @@ pub(crate) fn answer(answer: &Mutex<Option<OwnedFd>>, outcome: Result<(), Error>
 /// # Ok::<(), release_core::Error>(())
 /// ```
 pub fn handed_over<T: Serialize + DeserializeOwned>() -> Result<Option<T>, Error> {
-    let Some(summary) = heritage()?.summary() else { return Ok(None) };
+    let Some(summary) = upgrade_role()?.summary() else { return Ok(None) };
     let Some((left, bytes)) = &summary.left else { return Ok(None) };
     Message::of::<T>(&Postcard).read(left, bytes).map(Some)
 }

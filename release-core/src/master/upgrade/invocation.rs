@@ -21,7 +21,7 @@ pub(crate) struct Version {
 
 /// Circumstances of the program when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub(crate) struct Invocation {
     pub(super) arguments: Vec<CString>,
     environment: Vec<CString>,
     /// A master that cannot be upgraded runs all the same.
@@ -37,7 +37,7 @@ pub(super) struct Place {
     resolved: PathBuf,
 }
 
-impl Origin {
+impl Invocation {
     /// This process, whose `executable` an earlier image of it has found out, or is yet to be found.
     pub(crate) fn here(executable: Option<PathBuf>) -> Self {
         let environment = std::env::vars_os().map(|(mut entry, value)| {
@@ -110,6 +110,14 @@ impl Place {
             changed: (file.ctime(), file.ctime_nsec()),
         })
     }
+}
+
+/// Opens the file that this process runs, which may no longer be at its path.
+pub(crate) fn own_image() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+    let failed = |error| Error::system("cannot open the present executable", error);
+    opened.map(OwnedFd::from).map_err(failed)
 }
 
 /// The directory by the name that the shell had for it, if it has one: where a link in its path is
