@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::config::MasterConfig;
 use super::control::{BoundControlSocket, ControlSocket};
 use super::handle::MasterHandle;
-use super::plan::{Bind, BoxedTask, Control, Start};
+use super::startup::{Bind, BoxedTask, Control, Start};
 use super::upgrade::HandOver;
 use super::workers::IntoGroup;
 use super::workers::Workers;
 use crate::daemonize::detach::Daemon;
 use crate::ipc::hello::Exchange;
 use crate::ipc::{Codec, Refused, Request};
-use crate::master::pending::Hooks;
 use crate::net::Credentials;
 use crate::rt::Rt;
 use crate::{Error, ErrorKind};
@@ -71,27 +71,22 @@ mod run;
 #[doc(alias = "master_slave")]
 #[doc(alias = "master_slaves")]
 pub struct Master {
+    config: MasterConfig,
     background: Option<Daemon>,
     /// Files to which standard output and standard error are appended.
     files: [Option<PathBuf>; 2],
     privileged: Option<bool>,
-    lock_file: Option<PathBuf>,
+    systemd: bool,
     groups: Vec<Box<dyn IntoGroup>>,
     controls: Vec<Control>,
     main: Option<Start>,
-    hooks: Hooks,
-    stop_deadline: Duration,
-    exit_with_signal: bool,
-    systemd: bool,
-    forward_signals: bool,
-    hand_over: Option<HandOver>,
 }
 
 impl fmt::Debug for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Master")
             .field("background", &self.background)
-            .field("lock_file", &self.lock_file)
+            .field("lock_file", &self.config.lock_file)
             .field("groups", &self.groups.len())
             .finish_non_exhaustive()
     }
@@ -108,19 +103,14 @@ impl Master {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            config: MasterConfig::default(),
             background: None,
             files: [None, None],
             privileged: None,
-            lock_file: None,
+            systemd: false,
             groups: Vec::new(),
             controls: Vec::new(),
             main: None,
-            hooks: Hooks::default(),
-            stop_deadline: Duration::from_secs(10),
-            exit_with_signal: false,
-            systemd: false,
-            forward_signals: false,
-            hand_over: None,
         }
     }
 
@@ -174,7 +164,7 @@ impl Master {
     /// id.
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.lock_file = Some(path.into());
+        self.config.lock_file = Some(path.into());
         self
     }
 
@@ -286,7 +276,7 @@ impl Master {
     /// more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times as long.
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
-        self.stop_deadline = time;
+        self.config.stop_deadline = time;
         self
     }
 
@@ -294,7 +284,7 @@ impl Master {
     /// library does.
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
-        self.exit_with_signal = true;
+        self.config.exit_with_signal = true;
         self
     }
 
@@ -330,7 +320,7 @@ impl Master {
     /// only the stop deadline kills.
     #[must_use]
     pub fn forward_signals(mut self) -> Self {
-        self.forward_signals = true;
+        self.config.forward_signals = true;
         self
     }
 
@@ -359,7 +349,7 @@ impl Master {
     where
         T: Serialize + DeserializeOwned,
     {
-        self.hand_over = Some(HandOver::new(value));
+        self.config.hand_over = Some(HandOver::new(value));
         self
     }
 }

@@ -24,7 +24,7 @@ impl Master {
     #[doc(alias = "on_reload")]
     #[doc(alias = "onUpdateConfig")]
     pub fn settings<T: Send + Sync + 'static>(mut self, settings: &Settings<T>) -> Self {
-        self.hooks.add(&settings.shared());
+        self.config.hooks.add(&settings.shared());
         self
     }
 
@@ -32,7 +32,7 @@ impl Master {
     /// refused, with that reason, and the next one can have its turn.
     #[must_use]
     pub fn reload_timeout(mut self, time: Duration) -> Self {
-        self.hooks.reload_timeout = time;
+        self.config.hooks.reload_timeout = time;
         self
     }
 
@@ -82,7 +82,7 @@ impl Master {
     #[doc(alias = "onUpdateServer")]
     #[doc(alias = "onCleanupChild")]
     pub fn observe(mut self, observer: impl Fn(&Report) + Send + Sync + 'static) -> Self {
-        self.hooks.observe = Some(Box::new(observer));
+        self.config.hooks.observe = Some(Box::new(observer));
         self
     }
 }

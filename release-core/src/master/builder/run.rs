@@ -7,9 +7,8 @@ use super::Master;
 use crate::daemonize::detach::{refuse_threads, warn_of_threads};
 use crate::daemonize::log_files::LogFiles;
 use crate::master::group::Group;
-use crate::master::plan::Plan;
-use crate::master::upgrade;
-use crate::master::upgrade::{HandOver, Invocation, UpgradeRole, upgrade_role};
+use crate::master::startup::Startup;
+use crate::master::upgrade::{self, HandOver, Invocation, UpgradeRole, roll_back, upgrade_role};
 use crate::path::absolute;
 use crate::rt::Driver;
 use crate::streams::launcher;
@@ -41,34 +40,35 @@ impl Master {
         }
         let role = match upgrade_role() {
             Ok(role) => role,
-            Err(error) => return upgrade::roll_back(error, &[]).into(),
+            Err(error) => return roll_back(error, &[]).into(),
         };
         let invocation = Invocation::here(role.executable());
-        let plan = self.prepare(role.has_returned());
-        if let UpgradeRole::Trial(before, answer) = role {
-            return upgrade::answer(
-                answer,
-                plan.and_then(|plan| plan.validate_handover(driver, before)),
-            );
+        let startup = self.check(role.has_returned());
+        if let UpgradeRole::Trial(running, answer) = role {
+            let outcome = startup.and_then(|startup| startup.validate_handover(driver, running));
+            return upgrade::answer(answer, outcome);
         }
-        let before = role.take();
-        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
-            Ok(plan) => plan,
-            Err(error) => return upgrade::roll_back(error, &[]).into(),
+        let previous = role.take();
+        let started = startup.and_then(|mut startup| {
+            let launcher = startup.enter_background(previous.as_ref())?;
+            Ok((startup, launcher))
+        });
+        let (startup, mut launcher) = match started {
+            Ok(started) => started,
+            Err(error) => return roll_back(error, &[]).into(),
         };
-        let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher, invocation, before);
+        let ended = startup.run(driver, &mut launcher, invocation, previous);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
-            // It prints the reason itself.
+            // The launcher prints the reason itself.
             launcher::leave();
             launcher.fail(error);
         }
         ended
     }
 
-    /// Everything that can be wrong with the settings, before anything has happened. A version that is
-    /// the master again has served with them: what its workers get is as it was.
-    fn prepare(self, is_return: bool) -> Result<Plan, Error> {
+    /// Checks everything that can be wrong with the settings, before anything has happened. A version
+    /// that is the master again has served with them: its workers get the same as before.
+    fn check(self, is_return: bool) -> Result<Startup, Error> {
         refuse_worker()?;
         // In the foreground, each fork is followed by an exec.
         if self.background.is_some() {
@@ -84,30 +84,21 @@ impl Master {
         if !is_return {
             groups.iter().try_fold(0, |first, group| group.check_options(first))?;
         }
+        let mut config = self.config;
         let [output, error] = &self.files;
-        let own_files = LogFiles::new(output.as_deref(), error.as_deref())?;
-        let log_files = match &self.background {
-            Some(daemon) if own_files.is_empty() => daemon.log_files()?,
-            _ => own_files,
-        };
-        self.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
-        let mut hooks = self.hooks;
-        groups.iter().flat_map(|group| &group.settings).for_each(|settings| hooks.add(settings));
-        Ok(Plan {
-            log_files,
-            systemd: if self.systemd { Notifier::from_env()? } else { None },
-            background: self.background,
-            launcher: None,
-            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
-            groups,
-            controls: self.controls,
-            main: self.main,
-            hooks,
-            stop_deadline: self.stop_deadline,
-            exit_with_signal: self.exit_with_signal,
-            forward_signals: self.forward_signals,
-            hand_over: self.hand_over,
-        })
+        config.log_files = LogFiles::new(output.as_deref(), error.as_deref())?;
+        if let Some(daemon) = self.background.as_ref().filter(|_| config.log_files.is_empty()) {
+            config.log_files = daemon.log_files()?;
+        }
+        config.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
+        let settings = groups.iter().flat_map(|group| &group.settings);
+        settings.for_each(|settings| config.hooks.add(settings));
+        if self.systemd {
+            config.systemd = Notifier::from_env()?;
+        }
+        config.lock_file = config.lock_file.map(|path| absolute(&path)).transpose()?;
+        let (background, controls, main) = (self.background, self.controls, self.main);
+        Ok(Startup { config, background, groups, controls, main })
     }
 }
 
