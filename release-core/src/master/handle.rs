@@ -83,13 +83,13 @@ impl MasterHandle {
         Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), request: None }
     }
 
-    /// The handle for the handler of a request on a control socket.
+    /// Returns the handle for the handler of a request on a control socket.
     pub(crate) fn asked_by(&self, request: ControlRequest) -> Self {
         Self { request: Some(request), ..self.clone() }
     }
 
-    /// Keeps the request of this handle, if there is one, waiting for an upgrade while the result is
-    /// kept: it begins again in the next image of this process.
+    /// Lets the request of this handle, if there is one, wait for an upgrade while the result is kept:
+    /// it begins again in the next image of this process.
     pub(crate) fn wait_for_upgrade(&self) -> Option<UpgradeWait> {
         self.request.as_ref().map(ControlRequest::wait_for_upgrade)
     }
@@ -253,7 +253,7 @@ impl MasterHandle {
     }
 
     async fn ask(&self, command: impl FnOnce(Caller) -> Command) -> Result<(), Error> {
-        // A change that has not begun when a new version takes over is asked for there.
+        // The next version carries out a change that has not begun when it takes over.
         let _waiting = self.wait_for_upgrade();
         let (caller, answer) = oneshot::channel();
         (self.send)(command(caller));

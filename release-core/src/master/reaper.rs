@@ -11,9 +11,9 @@ use crate::signals::Signals;
 use crate::sys::claimed::Claimed;
 use crate::sys::pidfd::Orphans;
 
-/// How long a zombie is left to whoever started it. Orphans have nobody; a child that this program
-/// started beside its workers is waited for by the code that started it. Workers are never taken
-/// from who waits for them: how they have ended decides what becomes of them.
+/// Time for which a zombie is left to the code that started it. Orphans have no such code; a child that
+/// this program started beside its workers is awaited by its own code. Workers are always left to the
+/// supervisor, which needs their exit status.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Reaps orphans when this process is the init of its process namespace.
@@ -27,7 +27,7 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
     Ok(Some(rt.spawn(async move {
         let mut orphans = Orphans::default();
         while deaths.next().await.is_ok() {
-            // Those of now are the ones of the turn after this.
+            // The present zombies are the earlier ones of the next round.
             while orphans.reap() {
                 timer.sleep(GRACE).await;
             }

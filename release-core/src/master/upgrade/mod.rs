@@ -71,7 +71,7 @@ impl HandOver {
         Self { message: Message::of::<T>(&Postcard), encode: Box::new(encode) }
     }
 
-    /// That the next version can read it.
+    /// Checks that the next version can read it.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.message.check("what the program hands over")
     }
@@ -97,7 +97,7 @@ impl std::fmt::Debug for Estate {
 }
 
 impl Estate {
-    /// Starts the trial of the new version, which is the file at the executable's path.
+    /// Starts the trial of the new version, the file at the executable's path.
     pub(crate) fn try_out(
         &self,
         pool: Snapshot,
@@ -109,7 +109,7 @@ impl Estate {
             kept.controls.push(control.sample()?);
         }
         self.add_to(&mut kept, groups)?;
-        // What it means stays here: a trial gets the bytes alone.
+        // The descriptors stay here: a trial receives only the bytes.
         let (state, _) = state::encode(self.summary(pool, groups)?, kept)?;
         Ok((Trial::begin(&self.invocation, &state)?, version))
     }
@@ -144,7 +144,7 @@ impl Estate {
         })
     }
 
-    /// Becomes the new version, which was tried, if there is no other one by now.
+    /// Becomes the new version, if no other version has taken its place since the trial.
     ///
     /// # Errors
     ///
@@ -180,14 +180,14 @@ impl Estate {
         Err(Error::system(format!("cannot run {path}"), error))
     }
 
-    /// How this version is run again with these descriptors, the last of which is the state; what it
-    /// needs besides is added.
+    /// Describes how to run this version again with these descriptors, the last of which is the state.
+    /// Adds further descriptors that it needs.
     fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
         let directory = self.invocation.place()?.way_back()?;
         let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
         let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
-        // The file that says all this has to know its own number.
+        // The file that contains this description must contain its own number.
         let placeholder = word.try_clone().map_err(failed("cannot duplicate a descriptor"))?;
         let value = format!("{RETURN}:{state}:{}:{}", placeholder.as_raw_fd(), word.as_raw_fd());
         let way_back = WayBack {
@@ -205,7 +205,7 @@ impl Estate {
     }
 }
 
-/// The working directory, until the directory of the start is left again.
+/// The working directory, entered again when this is dropped.
 struct Here(OwnedFd);
 
 impl Here {
@@ -226,7 +226,7 @@ impl Drop for Here {
     }
 }
 
-/// Signals kept back until this is dropped, or the next version asks for them.
+/// Blocks all signals until this is dropped, or the next version unblocks them.
 pub(crate) struct Blocked(nix::sys::signal::SigSet);
 
 impl Blocked {

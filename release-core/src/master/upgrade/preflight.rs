@@ -31,7 +31,7 @@ use crate::sys::spawn::{Command, FIRST_PASSED, Identity, spawn};
 use crate::sys::{self, rights};
 use crate::{Error, ErrorKind};
 
-/// How long the new version may take to say that it could take over.
+/// Maximum time until the new version reports whether it could take over.
 const TIME: Duration = Duration::from_secs(10);
 
 /// Maximum length of its standard error in the reason.
@@ -40,29 +40,29 @@ const TAIL: usize = 1024;
 /// Maximum length of its report.
 const REPORT: usize = 4096;
 
-/// A trial that was begun; whether the program could be run is found out later.
+/// A trial that has begun; its end shows whether the program could be run.
 #[derive(Debug)]
 pub(crate) struct Trial {
     started: sys::spawn::Child,
     answer: OwnedFd,
     output: OwnedFd,
     path: String,
-    /// The master does not end before it.
+    /// Keeps the master from ending before the trial.
     missed: Missed,
 }
 
 impl Trial {
-    /// Starts the new version. Nothing of this process is open in it but a copy of its state.
+    /// Starts the new version. Only a copy of the state of this process is open in it.
     pub(super) fn begin(invocation: &Invocation, state: &[u8]) -> Result<Self, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
         let state = seal(state).map_err(failed("cannot write the state down"))?;
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
         let ((answer, theirs), (output, written)) = (pair()?, pair()?);
-        // It is text, and the program passes the other end on to whatever it starts.
+        // The program passes the other end on to all that it starts.
         rights::refuse(output.as_fd());
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
         let place = invocation.place()?;
-        // Sockets that this program was started with are there in the trial, too.
+        // Sockets that this program was started with are open in the trial, too.
         let given = asked_for().map_err(failed("cannot copy a socket"))?;
         let first = given.last_key_value().map_or(FIRST_PASSED, |(number, _)| number + 1);
         let value = format!("{TRIAL}:{first}:{}", first + 1);
@@ -136,8 +136,8 @@ async fn tail(mut output: Stream) -> String {
     words.chars().filter(|letter| !letter.is_control()).collect()
 }
 
-/// Says in the new version whether it could take over, and ends it: nothing that its program would
-/// do afterwards is its business.
+/// Reports in the new version whether it could take over, and ends it, before its program does anything
+/// else.
 pub(super) fn answer(socket: OwnedFd, outcome: Result<(), String>) -> ! {
     tell(&UnixStream::from(socket), outcome);
     exit_now(0)
@@ -152,7 +152,7 @@ pub(crate) struct Tried {
     pub(super) files: Files,
 }
 
-/// How it was started, as it says itself.
+/// The new version's own description of its start.
 #[derive(Serialize, Deserialize)]
 struct Description {
     pid: u32,
@@ -161,7 +161,7 @@ struct Description {
     files: Files,
 }
 
-/// In the trial: says how it went, with the executable, the working directory, and the rest.
+/// Sends the outcome of the trial, with the executable, the working directory, and the description.
 pub(super) fn tell(socket: &UnixStream, outcome: Result<(), String>) {
     let outcome = outcome.and_then(|()| describe().map_err(|error| error.report()));
     let (said, descriptors) = match outcome {
@@ -173,7 +173,7 @@ pub(super) fn tell(socket: &UnixStream, outcome: Result<(), String>) {
     let control = [ControlMessage::ScmRights(&numbers)];
     let control = if numbers.is_empty() { &[][..] } else { &control };
     let parts = [IoSlice::new(&said)];
-    // The master has gone when it cannot be told.
+    // If this fails, the master has ended.
     let _ = sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None);
 }
 
@@ -189,7 +189,7 @@ fn describe() -> Result<[OwnedFd; 3], Error> {
     };
     let description = Description {
         pid: std::process::id(),
-        // What it was given, whatever `main` has made of it.
+        // The arguments as given, even if `main` has changed them.
         arguments: strings("/proc/self/cmdline")?,
         environment: strings("/proc/self/environ")?,
         files: start_files::read_so_far(),
@@ -205,8 +205,8 @@ fn describe() -> Result<[OwnedFd; 3], Error> {
     Ok([own_image()?, here, text])
 }
 
-/// In the master: what the new version, the process of this number, has said; `None` if it has said nothing
-/// of the kind.
+/// Receives the report of the new version, the process of this number, in the master. Returns `None` if
+/// there is none.
 pub(super) fn hear(socket: &OwnedFd, pid: i32) -> Option<Result<Tried, String>> {
     let mut said = vec![0; REPORT];
     let arrived = receive(socket.as_fd(), &mut said).ok()?;
@@ -244,18 +244,18 @@ fn read_description(descriptors: Vec<OwnedFd>, pid: i32) -> Result<Tried, String
 }
 
 impl Tried {
-    /// Whether there is another file by now where its program was: that is not the one of the start, when
-    /// a script is in between.
+    /// Returns whether another file has taken the place of its program, which is not the file of the
+    /// start if a script is in between.
     pub(super) fn is_replaced(&self) -> bool {
         let program = format!("/proc/self/fd/{}", self.image.program.as_raw_fd());
         let Ok(path) = std::fs::read_link(&program) else { return false };
-        // What the kernel says when another file has taken the place.
+        // The kernel adds this word when another file has taken the place.
         let path = path.to_string_lossy();
         let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(&path));
         path.exists() && !is_same(path, program.as_ref())
     }
 
-    /// One more variable in its environment.
+    /// Adds one variable to its environment.
     pub(super) fn told(&mut self, value: &str) -> Result<(), Error> {
         let name = VARIABLE.to_string_lossy().into_owned();
         self.image.environment.push(entry(name.as_ref(), value.into())?);

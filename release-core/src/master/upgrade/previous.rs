@@ -21,20 +21,20 @@ use crate::sys::image::way_back;
 use crate::sys::process::set_name;
 use crate::{Error, ErrorKind};
 
-/// Role of this process for the previous version.
+/// Role of this process in an upgrade.
 #[derive(Debug)]
 pub(crate) enum UpgradeRole {
-    /// Nothing: it was started.
+    /// None: it was started normally.
     None,
-    /// It says whether it could take over.
+    /// Reports whether it could take over.
     Trial(Box<Summary>, &'static Mutex<Option<OwnedFd>>),
-    /// It is the master from now on; again, if the next version has `returned` with a reason.
+    /// Is the master from now on; again, if the next version has `returned` with a reason.
     Successor { summary: Box<Summary>, kept: Mutex<Option<Box<Kept>>>, returned: Option<String> },
 }
 
 static ROLE: OnceLock<Result<UpgradeRole, (ErrorKind, String)>> = OnceLock::new();
 
-/// Read once.
+/// Returns the role of this process, which is read once.
 pub(crate) fn upgrade_role() -> Result<&'static UpgradeRole, Error> {
     let read = || UpgradeRole::read().map_err(|error| (error.kind(), error.report()));
     ROLE.get_or_init(read).as_ref().map_err(|(kind, why)| Error::new(*kind, why.clone()))
@@ -61,14 +61,14 @@ impl UpgradeRole {
         }
     }
 
-    /// The master from now on, or again when the next version has `returned`, which has left signals
-    /// and a reason.
+    /// Reads the state of the master from now on, or again if the next version has `returned` with
+    /// signals and a reason.
     fn successor(state: &[u8], returned: Option<(Vec<i32>, String)>) -> Result<Self, Error> {
         let (summary, mut kept) = state::decode(state)?;
         if summary.pid != std::process::id() {
             return Err(Error::new(ErrorKind::Usage, "the state is another master's"));
         }
-        // The kernel has named it by the number of the descriptor.
+        // The kernel has named it after the number of the descriptor.
         set_name(&program_name());
         streams::take_over(std::mem::take(&mut kept.streams), returned.is_none());
         let returned = returned.map(|(signals, reason)| {
@@ -79,7 +79,7 @@ impl UpgradeRole {
         Ok(Self::Successor { summary, kept, returned })
     }
 
-    /// Whether this version is the master again, which it was already.
+    /// Returns whether this version is the master again.
     pub(crate) fn has_returned(&self) -> bool {
         matches!(self, Self::Successor { returned: Some(_), .. })
     }
@@ -92,13 +92,13 @@ impl UpgradeRole {
         }
     }
 
-    /// Takes the state that the previous version has left to this one. Taken once.
+    /// Takes the state of the previous version. Returns it only once.
     pub(crate) fn take(&'static self) -> Option<Previous> {
         let Self::Successor { summary, kept, returned } = self else { return None };
         Some(Previous { summary, kept: *take(kept)?, returned: returned.clone() })
     }
 
-    /// Where the next version will be, as the version before has found it out.
+    /// Returns the path of the next version, as found by the previous version.
     pub(crate) fn executable(&self) -> Option<PathBuf> {
         self.summary().map(|summary| PathBuf::from(&summary.executable))
     }
@@ -108,26 +108,26 @@ fn take<T>(once: &Mutex<Option<T>>) -> Option<T> {
     once.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// In a trial: says how it went, and ends this process.
+/// Reports the outcome of a trial, and ends this process.
 pub(crate) fn answer(answer: &Mutex<Option<OwnedFd>>, outcome: Result<(), Error>) -> Exit {
     match take(answer) {
         Some(answer) => preflight::answer(answer, outcome.map_err(|error| error.report())),
-        // A second master in one program.
+        // This is a second master in one program.
         None => Exit::success(),
     }
 }
 
-/// What the version before has left to this one. As long as there is a way back it stays open as it was
-/// left: what is used of it are duplicates.
+/// State of the previous version. As long as there is a way back, its descriptors stay open unchanged,
+/// and only duplicates are used.
 pub(crate) struct Previous {
     pub(crate) summary: &'static Summary,
     pub(crate) kept: Kept,
-    /// Why the new version has come back, in the old one.
+    /// The reason for the return of the new version, in the old one.
     pub(crate) returned: Option<String>,
 }
 
 impl Previous {
-    /// A version that is the master again has all that it needs, and goes on without the rest.
+    /// Ignores an error in a version that is the master again: it has all that it needs.
     pub(crate) fn never_fails(&self, done: Result<(), Error>) -> Result<(), Error> {
         match done {
             Err(error) if self.returned.is_some() => {
@@ -139,15 +139,15 @@ impl Previous {
     }
 }
 
-/// This version is the master for good.
+/// Makes this version the master for good.
 pub(crate) fn commit() {
     start_files::started();
     way_back::close();
     streams::release();
 }
 
-/// Becomes the version before again, because of this error, with the signals that have arrived. Comes
-/// back with the error when there is no version before, or it cannot be run.
+/// Becomes the previous version again because of this error, with the signals that have arrived.
+/// Returns the error if there is no previous version, or it cannot be run.
 ///
 /// Nothing that was taken over may have been closed or changed.
 pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
@@ -161,8 +161,8 @@ pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
     error
 }
 
-/// What the version before has left with [`Master::hand_over`](crate::Master::hand_over); `None`
-/// when this process was started and is nobody's next version.
+/// Returns the state that the previous version has left with
+/// [`Master::hand_over`](crate::Master::hand_over); `None` if this process was started normally.
 ///
 /// In the trial of an upgrade it returns what the master has at that moment, which goes on.
 ///
