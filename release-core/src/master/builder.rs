@@ -100,6 +100,15 @@ impl Default for Master {
 
 impl Master {
     /// Creates a master in the foreground, without lock file, control socket or workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -116,6 +125,15 @@ impl Master {
 
     /// Runs in the background as a daemon. The process that you started exits with status 0 when every
     /// worker is ready, or prints the reason of the failure and exits with another status.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Daemon, Master};
+    ///
+    /// let master = Master::new().background(Daemon::new().umask(0o027));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn background(mut self, daemon: Daemon) -> Self {
         self.background = Some(daemon);
@@ -143,6 +161,15 @@ impl Master {
 
     /// Appends standard error, including that of workers, to a file, which may be the same file: see
     /// [`output`](Master::output).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().error("/var/log/web.log");
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
         self.files[1] = Some(path.into());
@@ -150,6 +177,15 @@ impl Master {
     }
 
     /// Requires root if `true`, refuses root if `false`; by default both are accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().privileged(true);
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = Some(privileged);
@@ -162,6 +198,15 @@ impl Master {
     /// A root master refuses a file, or a directory above it, that belongs to another account or that
     /// others can write to, unless the directory is sticky as `/tmp`: they could write another process
     /// id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().lock_file("/run/service.pid");
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.lock_file = Some(path.into());
@@ -169,6 +214,17 @@ impl Master {
     }
 
     /// Adds a group of workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, Workers};
+    ///
+    /// let master = Master::new()
+    ///     .workers(Workers::command("web", 4, "server", ["--port=80"]).user("www-data"))
+    ///     .workers(Workers::command("queue", 1, "worker", [""; 0]).user("queue"));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn workers<W, C>(mut self, workers: Workers<W, C>) -> Self
     where
@@ -214,7 +270,7 @@ impl Master {
         H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        // Now: a daemon leaves the working directory that a relative path means.
+        // A daemon leaves the working directory where relative paths begin.
         let is_absolute = socket.make_absolute();
         let path = socket.path().to_owned();
         let types = Exchange::of::<R, C>(socket.own_codec());
@@ -250,7 +306,7 @@ impl Master {
     ///
     /// let master = Master::new().main(|master| async move {
     ///     master.stopping().await;
-    ///     // Write down what is not to be lost; lock file and control socket are still there.
+    ///     // Save your state here; lock file and control socket still exist.
     ///     Ok::<(), Error>(())
     /// });
     /// # let _ = master;
@@ -274,6 +330,16 @@ impl Master {
 
     /// Sets the time after which stopping workers are killed; 10 s by default. A command that requests
     /// more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times as long.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().stop_deadline(Duration::from_secs(60));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
         self.config.stop_deadline = time;
@@ -282,6 +348,15 @@ impl Master {
 
     /// Exits with status 128 + n, in place of 0, after signal n requested the stop, as the OCaml
     /// library does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().exit_with_signal();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
         self.config.exit_with_signal = true;
@@ -318,21 +393,30 @@ impl Master {
     /// Stops workers by the signal that stops the master, INT, TERM or QUIT, in place of their
     /// [`stop_signal`](Workers::stop_signal). Each further signal is sent to the remaining workers;
     /// only the stop deadline kills.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().forward_signals();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn forward_signals(mut self) -> Self {
         self.config.forward_signals = true;
         self
     }
 
-    /// Makes a new value of these settings at each reload, see [`Settings`]. This is only needed when no
-    /// group of workers is made from them: groups bring their settings along.
+    /// Makes a new value of these settings at each reload, see [`Settings`]. You need this only for settings
+    /// that no group of workers uses: groups bring their settings along.
     ///
     /// # Examples
     ///
     /// ```
     /// use release_core::{Master, Settings};
     ///
-    /// // A reload is refused when there is no such file; the control socket tells what is in it.
+    /// // A reload is refused if the file does not exist.
     /// let settings = Settings::new(String::new(), |_| std::fs::read_to_string("/etc/motto"));
     /// let master = Master::new().settings(&settings);
     /// # let _ = master;
@@ -345,20 +429,30 @@ impl Master {
         self
     }
 
-    /// Sets how long the new values of all [`Settings`] may take; 30 s by default. Then the reload is
-    /// refused, with that reason, and the next one can have its turn.
+    /// Sets the maximum time for the new values of all [`Settings`]; 30 s by default. A reload that takes
+    /// longer is refused with that reason, and the next one can begin.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().reload_timeout(Duration::from_secs(5));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn reload_timeout(mut self, time: Duration) -> Self {
         self.config.hooks.reload_timeout = time;
         self
     }
 
-    /// Sees all that happens to the master and its workers, in order, after the line in the log.
+    /// Calls `observer` with each event of the master and its workers, in order, after its line in the log.
     ///
-    /// It is called by the supervisor itself, which waits for it: it must be quick, and leave what
-    /// takes time to a task. It may ask a [`MasterHandle`](crate::MasterHandle). A panic in it is logged.
+    /// The supervisor itself calls it and waits for it: it must be quick, and leave slow work to a task. It
+    /// may use a [`MasterHandle`](crate::MasterHandle). A panic in it is logged.
     ///
-    /// The hooks of other libraries, and their counterparts:
+    /// The hooks of other libraries correspond to these reports:
     ///
     /// | hook | here |
     /// |---|---|
@@ -367,7 +461,7 @@ impl Master {
     /// | on interrupt | [`Report::Stopping`] with [`StopCause::Interrupt`] |
     /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
     /// | on finish | [`Report::Finished`] |
-    /// | on child finished, clean up child | [`Report::Died`], with what follows |
+    /// | on child finished, clean up child | [`Report::Died`], with the restart that follows |
     /// | update config | [`Settings`] |
     /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
     ///

@@ -27,7 +27,7 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
     Ok(Some(rt.spawn(async move {
         let mut orphans = Orphans::default();
         while deaths.next().await.is_ok() {
-            // The present zombies are the earlier ones of the next round.
+            // In the next round these zombies have had their time.
             while orphans.reap() {
                 timer.sleep(GRACE).await;
             }
@@ -38,6 +38,16 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
 /// Keeps the exit status of a child for the code that has started it, until this is dropped.
 ///
 /// See [`claim_child`].
+///
+/// # Examples
+///
+/// ```
+/// let mut child = std::process::Command::new("true").spawn()?;
+/// let claimed = release_core::claim_child(child.id());
+/// assert!(child.wait()?.success());
+/// drop(claimed);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the child is claimed for as long as this lives"]
 pub struct ClaimedChild {

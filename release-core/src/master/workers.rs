@@ -19,6 +19,7 @@ use crate::process::output::Capture;
 use crate::supervise::{LifeLimits, ReloadPolicy, RestartPolicy};
 use crate::{Environment, Readiness, Settings, StopSignal, WorkerOptions};
 
+mod command;
 mod communication;
 mod into_group;
 
@@ -138,6 +139,17 @@ impl Workers {
     /// argument.
     ///
     /// The standard input of the program is the IPC socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::program("mail", 2, "/usr/lib/mail/worker", ["-v"])
+    ///     .user("mail")
+    ///     .answer(|worker, text: String| async move { Ok(format!("{text}, {}", worker.id)) });
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn program<A: Into<OsString>>(
         name: impl Into<String>,
@@ -150,54 +162,6 @@ impl Workers {
             .chain(arguments.into_iter().map(Into::into))
             .collect();
         Self::new(name.into(), size, Program::Other { path, arguments })
-    }
-
-    /// Creates a group whose workers run any program: a program written for systemd, einhorn,
-    /// socketmaster or s6, or for none of them. A name without a slash is searched in `PATH`.
-    ///
-    /// * Standard input is `/dev/null`. Listeners are the descriptors from 3 on, in their order and
-    ///   blocking, unless [`nonblocking`](Workers::nonblocking) is called. They are announced by `LISTEN_FDS`,
-    ///   `LISTEN_PID` and `LISTEN_FDNAMES`, by `EINHORN_FDS`, and by `EINHORN_FD_COUNT` and
-    ///   `EINHORN_FD_0`, `EINHORN_FD_1`...
-    /// * The environment is the master's, unless [`environment`](Workers::environment) sets another one, without
-    ///   variables about the master itself, such as `NOTIFY_SOCKET`.
-    /// * [`readiness`](Workers::readiness) sets when it is ready; by default, after a second.
-    /// * It is told to end by [`stop_signal`](Workers::stop_signal), and dies with the master. It leads a
-    ///   session, and so a process group. Processes of that group that remain after its end receive the same
-    ///   signal, have the rest of the time and are awaited, as for a start script that does not `exec`. If it
-    ///   ended without having been told to, they are killed.
-    /// * It has no requests and no answers. Without a [`user`](Workers::user) it may run as root, with all
-    ///   capabilities.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::net::Inet;
-    /// use release_core::{Readiness, StopSignal, Workers};
-    ///
-    /// let address: Inet = "[::]:80".parse()?;
-    /// let workers = Workers::command("web", 4, "unicorn", ["-c", "/etc/unicorn.rb"])
-    ///     .listen("http", address)
-    ///     .user("www-data")
-    ///     .readiness(Readiness::Acknowledge)
-    ///     .stop_signal(StopSignal::Quit);
-    /// # let _ = workers;
-    /// # Ok::<(), std::net::AddrParseError>(())
-    /// ```
-    #[must_use]
-    #[doc(alias = "socketmaster")]
-    #[doc(alias = "einhorn")]
-    pub fn command<A: Into<OsString>>(
-        name: impl Into<String>,
-        size: u32,
-        program: impl Into<PathBuf>,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Self {
-        let mut workers = Self::program(name, size, program, arguments);
-        workers.spec.is_command = true;
-        workers.spec.has_blocking_listeners = true;
-        workers.spec.environment = Environment::inherit();
-        workers
     }
 
     fn new(name: String, size: u32, program: Program) -> Self {
@@ -234,7 +198,7 @@ impl<W, C> Workers<W, C> {
     /// Sets the account of the workers, by its login name, for a root master. The workers of a master
     /// that is not root run as the master's user.
     ///
-    /// Groups are exactly those of the account. A worker cannot become root again, which is verified.
+    /// Workers have exactly the groups of the account. A worker cannot become root again, which is verified.
     ///
     /// Numbers are accepted, too, for containers and images without accounts: `1000:1001` is that user
     /// and that group, without other groups; `1000` is the account of that number with its groups, or
@@ -242,6 +206,15 @@ impl<W, C> Workers<W, C> {
     ///
     /// A root master with few capabilities needs `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL` for workers
     /// of another user. Before each of them runs its program, the master checks that it can end it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).user("www-data");
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.spec.user = Some(login.into());
@@ -250,6 +223,15 @@ impl<W, C> Workers<W, C> {
 
     /// Replaces the primary group of the workers' [`user`](Workers::user); they keep the other groups
     /// of that account.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).user("www-data").group("ssl-cert");
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.spec.primary_group = Some(name.into());
@@ -291,6 +273,15 @@ impl<W, C> Workers<W, C> {
     /// path in the new root. Workers of the [same executable](Workers::same_executable) start before
     /// they enter it, and need nothing there; they enter it when they call [`me`](crate::me), and have
     /// the capability for it until then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).user("www-data").chroot("/var/empty");
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn chroot(mut self, directory: impl Into<PathBuf>) -> Self {
         self.spec.root = Some(directory.into());
@@ -299,6 +290,16 @@ impl<W, C> Workers<W, C> {
 
     /// Sets the workers' environment. The default is [`Environment::default`], and the master's
     /// environment for a [`command`](Workers::command).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Environment, Workers};
+    ///
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .environment(Environment::keep(["PATH", "LANG"]).set("MODE", "production"));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.spec.environment = environment;
@@ -346,6 +347,16 @@ impl<W, C> Workers<W, C> {
     /// restarted with the same context, and a worker of a new generation receives a new one. Use
     /// [`context_from`](Workers::context_from) for a context that depends on the configuration of your
     /// program.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// // Each worker learns its part of the data: `Me::context` returns it.
+    /// let workers = Workers::same_executable("shard", 4).context(|id| (id, format!("/srv/data/{id}")));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn context<T: Serialize + DeserializeOwned>(
         mut self,
@@ -443,6 +454,18 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Sets when workers that die are restarted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Workers;
+    /// use release_core::supervise::RestartPolicy;
+    ///
+    /// let policy = RestartPolicy::default().backoff(Duration::from_millis(100), Duration::from_secs(10));
+    /// let workers = Workers::same_executable("http", 4).restart(policy);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
         self.spec.restart = policy;
@@ -450,6 +473,17 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Sets how the processes are replaced in a reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::supervise::ReloadPolicy;
+    ///
+    /// // All workers are replaced at the same time.
+    /// let workers = Workers::same_executable("http", 4).reload(ReloadPolicy::default().surge(4));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn reload(mut self, policy: ReloadPolicy) -> Self {
         self.spec.reload = policy;
@@ -457,6 +491,17 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Sets the limits of a process: by time, by requests and by memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::supervise::LifeLimits;
+    ///
+    /// let limits = LifeLimits::default().max_requests(10_000);
+    /// let workers = Workers::same_executable("http", 4).life(limits);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     #[doc(alias = "max_requests")]
     pub fn life(mut self, limits: LifeLimits) -> Self {
@@ -472,7 +517,7 @@ impl<W, C> Workers<W, C> {
     /// The master sends at least four heartbeats in this time, so a hanging worker is found after one
     /// and a half times this time at the latest. Heartbeats are sent from the moment that the worker is
     /// ready until it is told to stop. An executor with several threads, such as async-std's, answers
-    /// while one of them is free: requests in flight show blocked work on the others.
+    /// while any of them is free: requests in flight show blocked work on the rest.
     ///
     /// A [`command`](Workers::command) reports unasked: from its `READY=1` on it must send `WATCHDOG=1`
     /// to its `NOTIFY_SOCKET` within this time, which `WATCHDOG_USEC` tells it, as systemd services do.
@@ -491,34 +536,6 @@ impl<W, C> Workers<W, C> {
     #[doc(alias = "watchdog")]
     pub fn heartbeat(mut self, timeout: Duration) -> Self {
         self.spec.heartbeat = Some(timeout.clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT));
-        self
-    }
-
-    /// Sets how the programs of [`command`](Workers::command) become ready; [`Readiness::After`] one
-    /// second by default. Other workers tell their master.
-    #[must_use]
-    pub fn readiness(mut self, readiness: Readiness) -> Self {
-        self.spec.readiness = Some(readiness);
-        self
-    }
-
-    /// Makes the listeners of the programs of [`command`](Workers::command) non-blocking
-    /// (`O_NONBLOCK`), as they always are for workers of this library.
-    ///
-    /// Some servers, such as nginx, wait for readiness and expect inherited sockets to be non-blocking:
-    /// with a blocking listener such a server waits in accept(2), and reacts to nothing else, whenever
-    /// another worker was faster. Programs that only accept need blocking listeners.
-    #[must_use]
-    pub fn nonblocking(mut self) -> Self {
-        self.spec.has_blocking_listeners = false;
-        self
-    }
-
-    /// Sets the signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. Workers
-    /// of this library know no other signal.
-    #[must_use]
-    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
-        self.spec.stop_signal = signal;
         self
     }
 }

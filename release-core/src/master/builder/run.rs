@@ -17,18 +17,33 @@ use crate::worker::is_worker;
 use crate::{Error, ErrorKind, Exit};
 
 impl Master {
-    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order, and at once when
-    /// one of them comes again a second later or more (what comes earlier is the same request); QUIT stops
-    /// at once. HUP reloads ([`MasterHandle::reload`]); in the foreground it stops in order if the terminal
-    /// has gone, and stays ignored if it was ignored at the start, as by `nohup`. TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
-    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
-    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
-    /// that does not expect it, unless the program handles it itself.
+    /// Runs the master until a signal or [`MasterHandle::stop`] ends it.
     ///
-    /// Call it first in `main`: with [`background`](Master::background) no thread may exist, and none of
-    /// the program's own in any case, and `driver` builds the async runtime after the last fork. Every failure to start is in the [`Exit`], and with
-    /// [`background`](Master::background) it reaches the launcher as well.
+    /// | signal | effect |
+    /// |---|---|
+    /// | TERM, INT | graceful stop; a second signal, at least a second later, stops at once |
+    /// | QUIT | stops at once |
+    /// | HUP | reload ([`MasterHandle::reload`]). In the foreground: graceful stop if the terminal has gone; ignored if it was ignored at the start, as by `nohup` |
+    /// | TTIN, TTOU | one worker more or less in the first group, but not less than one |
+    /// | USR1 | upgrade to the new version of the program ([`MasterHandle::upgrade`]) |
+    /// | USR2 | opens the log files again ([`MasterHandle::reopen_logs`]); ignored if there are none, unless your program handles it |
+    ///
+    /// Call this method first in `main`. With [`background`](Master::background) no thread may exist yet,
+    /// and in any case none of your own; `driver` builds the async runtime after the last fork. The
+    /// [`Exit`] contains the reason of a failed start, which the launcher of a background process reports,
+    /// too.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, Master, Workers};
+    ///
+    /// fn main() -> Exit {
+    ///     let workers = Workers::command("web", 4, "server", ["--port=8080"]).user("www-data");
+    ///     Master::new().workers(workers).run(Local::new)
+    /// }
+    /// ```
     ///
     /// [`MasterHandle::stop`]: crate::MasterHandle::stop
     /// [`MasterHandle::reload`]: crate::MasterHandle::reload
@@ -102,7 +117,7 @@ impl Master {
     }
 }
 
-/// A worker that is a master starts workers that do the same, without an end.
+/// Refuses to be a master in a worker, which would start workers that do the same, without end.
 fn refuse_worker() -> Result<(), Error> {
     if is_worker() {
         let message = "this process was started as a worker and must not be a master: `main` asks \
@@ -112,7 +127,7 @@ fn refuse_worker() -> Result<(), Error> {
     Ok(())
 }
 
-/// Commands, logs and the next version of the program tell groups apart by their names.
+/// Refuses two groups of one name: commands, logs and upgrades tell groups apart by their names.
 fn refuse_namesakes(groups: &[Group]) -> Result<(), Error> {
     let mut names = HashSet::new();
     match groups.iter().find(|group| !names.insert(&*group.name)) {

@@ -24,6 +24,17 @@ use crate::rt::Rt;
 use crate::sys::rights::discard;
 
 /// A listening control socket. Dropping it removes the socket file, if it is still the socket's own.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ControlSocket;
+///
+/// let directory = tempfile::tempdir()?;
+/// let bound = ControlSocket::new(directory.path().join("control")).bind()?;
+/// # let _ = bound;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
@@ -54,6 +65,21 @@ impl<C> ControlSocket<C> {
     /// Returns [`ErrorKind::AlreadyRunning`] if a process answers on the path, whose socket stays
     /// untouched; [`ErrorKind::Usage`] if the path is taken by another kind of file, too long, or not
     /// safe for root; [`ErrorKind::System`] for errors of bind(2) and related calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{ControlSocket, ErrorKind};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("control");
+    /// let bound = ControlSocket::new(&path).bind()?;
+    /// let second = ControlSocket::new(&path).bind();
+    /// assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyRunning);
+    /// drop(bound);
+    /// assert!(!path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
     /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
@@ -104,6 +130,20 @@ impl<C> BoundControlSocket<C> {
     /// # Errors
     ///
     /// Returns only errors that end every accept on the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    /// use release_core::rt::Rt;
+    ///
+    /// /// Answers pings of a daemon without workers.
+    /// async fn serve(rt: Rt) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let bound = ControlSocket::new("/run/service.control").bind()?;
+    ///     bound.serve(&rt, |_peer, _request: String| async { Ok("pong".to_owned()) }).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "control_socket")]
     pub async fn serve<R, H, F>(self, rt: &Rt, handler: H) -> io::Result<()>
     where

@@ -31,7 +31,7 @@ const BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// Limits the open connections, and decides which one yields to a new one.
 ///
-/// No user's connections keep those of another user out: see [`State::first_to_yield`].
+/// The connections of one user never keep another user out: see [`State::first_to_yield`].
 pub(super) struct ConnectionLimiter {
     most: usize,
     state: Mutex<State>,
@@ -40,8 +40,8 @@ pub(super) struct ConnectionLimiter {
 /// The decision about a new connection.
 enum Admission {
     Granted,
-    /// All others may still send a request: until this moment, or until one of them does, which changes
-    /// this number.
+    /// All others may still send a request: until this moment, or until such a request changes this
+    /// number.
     Later(Instant, u64),
     /// All others are busy.
     Refused,
@@ -131,8 +131,8 @@ impl ConnectionLimiter {
         Poll::Pending
     }
 
-    /// Admits a connection: a new one after [`make_room`](Self::make_room), or one of an earlier image of
-    /// this process, which may have allowed more connections. The registration ends it.
+    /// Admits a connection: after [`make_room`](Self::make_room), or from an earlier image of this process,
+    /// which may have allowed more connections. The registration ends it.
     pub(super) fn admit(
         self: &Arc<Self>,
         link: &Arc<Link>,
@@ -211,9 +211,9 @@ impl ConnectionLimiter {
 }
 
 impl State {
-    /// Returns the connection that yields to a new one of this user: an idle connection of the user who
-    /// has most, of those one without any request, or the one that has been idle longest. If all are
-    /// busy, it is one that is stuck; or else the latest request of another user who has more than half.
+    /// Returns the connection that yields to a new one of this user: an idle connection of the user with
+    /// the most connections, one without any request, or else the longest idle. If all are busy: a stuck
+    /// one, or else the latest request of another user with more than half of the connections.
     fn first_to_yield(&self, uid: u32, now: Instant) -> Option<u64> {
         let mut held = HashMap::<u32, usize>::new();
         self.admitted.values().for_each(|one| *held.entry(one.peer.uid).or_default() += 1);

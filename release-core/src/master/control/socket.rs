@@ -18,13 +18,13 @@ use crate::path::absolute;
 /// | limit | value |
 /// |---|---|
 /// | mode of the socket file | 0600, settable |
-/// | who may connect | root, the daemon's own user and the socket's owner: checked by the peer's uid too |
+/// | users | root, the daemon's own user, the socket's owner, and [`allow_user`](ControlSocket::allow_user): checked by the peer's uid too |
 /// | longest request | 64 KiB, settable |
 /// | longest answer | 16 MiB, which is as much as [`plain::Client`](crate::ipc::plain::Client) takes; in place of a longer one the peer gets the codec's [`failure`](crate::ipc::Codec::failure), or the connection ends, and the log says so |
 /// | time for a frame from its first byte to its last | 5 s |
 /// | idle time | 60 s, settable |
 /// | time in which a peer has to read something that waits for it | 60 s |
-/// | connections | 64, settable; one more takes the place of an idle one of the user who has most: of one that never asked, or of the one that has been idle longest. When none is idle, a user who has more than half of them loses one to another user |
+/// | connections | 64, settable; one more closes an idle connection of the user with the most connections: one without any request, or else the longest idle. If none is idle, a user with more than half of them loses one to another user |
 ///
 /// # Examples
 ///
@@ -48,6 +48,15 @@ pub struct ControlSocket<C = Text> {
 
 impl ControlSocket {
     /// Creates a control socket at a path, with text messages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control");
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -71,13 +80,31 @@ impl ControlSocket {
 
 impl<C> ControlSocket<C> {
     /// Sets the mode of the socket file, which is in force before other processes can see the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").mode(0o660);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Sets the owner and group of the socket file (ids), who may then connect.
+    /// Sets the owner and group of the socket file by their ids. The owner may then connect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").mode(0o660).owner(1000, 1000);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         self.owner = Some((uid, gid));
@@ -85,6 +112,15 @@ impl<C> ControlSocket<C> {
     }
 
     /// Allows another user to connect. The mode of the socket file must allow it, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").mode(0o666).allow_user(1000);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn allow_user(mut self, uid: u32) -> Self {
         self.users.push(uid);
@@ -93,6 +129,15 @@ impl<C> ControlSocket<C> {
 
     /// Sets the maximum length of a request, in bytes. The maximum of an answer is 16 MiB, or that of a
     /// request if it is larger.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").frame_limit(1024 * 1024);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes;
@@ -100,6 +145,15 @@ impl<C> ControlSocket<C> {
     }
 
     /// Sets the maximum number of open connections.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").connections(16);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.max(1);
@@ -107,6 +161,16 @@ impl<C> ControlSocket<C> {
     }
 
     /// Sets the time after which a connection without a request is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::ControlSocket;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").idle_time(Duration::from_secs(600));
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.idle_time = time;
@@ -114,6 +178,16 @@ impl<C> ControlSocket<C> {
     }
 
     /// Sets another codec than text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    /// use release_core::ipc::Postcard;
+    ///
+    /// let socket = ControlSocket::new("/run/service.control").codec(Postcard);
+    /// # let _ = socket;
+    /// ```
     #[must_use]
     pub fn codec<D>(self, codec: D) -> ControlSocket<D> {
         ControlSocket {

@@ -148,7 +148,7 @@ impl Estate {
     ///
     /// # Errors
     ///
-    /// When that failed; nothing has changed then.
+    /// Returns an error if that failed. Nothing has changed then.
     pub(crate) fn leave(
         &self,
         mut tried: Tried,

@@ -1,5 +1,5 @@
-//! `UpgradeRole` and `Previous`: the part of this process in an upgrade, and what the previous version
-//! has left to it. A new version that cannot start after all becomes the previous one again.
+//! `UpgradeRole` and `Previous`: the part of this process in an upgrade, and its state from the previous
+//! version. A new version that cannot start after all becomes the previous one again.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -164,12 +164,12 @@ pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
 /// Returns the state that the previous version has left with
 /// [`Master::hand_over`](crate::Master::hand_over); `None` if this process was started normally.
 ///
-/// In the trial of an upgrade it returns what the master has at that moment, which goes on.
+/// In the trial of an upgrade it returns the present state of the master, which continues.
 ///
 /// # Errors
 ///
-/// When it was left as a type with other fields or variants than `T`, but for variants at the end
-/// that are new: the upgrade is refused then, when the program passes the error on.
+/// Returns an error if the state has other fields or variants than `T`, except for new variants at the
+/// end. Return the error from `main`: the upgrade is refused then.
 ///
 /// # Examples
 ///

@@ -21,6 +21,25 @@ impl Workers {
     /// Sets the type of the master's requests and notices to these workers: see
     /// [`Workers::connections`]. Call this before [`answer`](Workers::answer) or
     /// [`plain`](Workers::plain).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::ipc::Request;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// /// Tells a worker to forget its cache.
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Forget;
+    /// impl Request for Forget {
+    ///     type Response = ();
+    /// }
+    ///
+    /// let workers = Workers::same_executable("http", 4).requests::<Forget>();
+    /// let connections = workers.connections();
+    /// # let _ = connections;
+    /// ```
     #[must_use]
     pub fn requests<W: Request>(self) -> Workers<W> {
         self.with_types(Postcard)
@@ -109,6 +128,18 @@ impl<W, C> Workers<W, C> {
     /// Adds a listening socket that your program has opened itself and that all workers of the group
     /// share; a worker gets it by its name. With [`listen`](Workers::listen) the master opens the
     /// socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use release_core::Workers;
+    ///
+    /// let socket = TcpListener::bind("127.0.0.1:0")?;
+    /// let workers = Workers::same_executable("http", 4).listener("http", socket);
+    /// # let _ = workers;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Self {
         self.spec.listeners.push(Listener::given(name.into(), socket.into()));
@@ -120,6 +151,18 @@ impl<W, C> Workers<W, C> {
     ///
     /// Postcard does not write the names of fields and variants. Types that need them, with serde's
     /// `tag`, `untagged`, `flatten` or `skip_serializing_if`, need a format with names, such as JSON.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::ipc::Text;
+    ///
+    /// let workers = Workers::same_executable("http", 4)
+    ///     .codec(Text)
+    ///     .plain(|_, text: String| async move { Ok(text) });
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn codec<D>(self, codec: D) -> Workers<W, D> {
         self.with_types(codec)
@@ -128,6 +171,15 @@ impl<W, C> Workers<W, C> {
     /// Sets the maximum length of a message between master and workers, in bytes; 16 MiB by default.
     /// Workers of this library need the same setting:
     /// [`Worker::frame_limit`](crate::Worker::frame_limit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).frame_limit(64 * 1024);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn frame_limit(mut self, bytes: u32) -> Self {
         self.spec.limits = self.spec.limits.with_frame(bytes);
@@ -142,6 +194,20 @@ impl<W, C> Workers<W, C> {
     /// [`Worker::descriptors`](crate::Worker::descriptors). The limit bounds the descriptors that a
     /// compromised worker can make the master hold: the worker is killed for one more, and for one
     /// without a place in its message. Plain mode never has descriptors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use release_core::Workers;
+    /// use release_core::ipc::Descriptor;
+    ///
+    /// // The master opens files that its workers may not open.
+    /// let workers = Workers::same_executable("mail", 2).user("nobody").descriptors(1).answer(
+    ///     |_, Descriptor| async move { Ok(Descriptor::new(File::open("/var/spool/mail")?)) },
+    /// );
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn descriptors(mut self, most: u8) -> Self {
         self.spec.limits = self.spec.limits.with_descriptors(most);
@@ -149,6 +215,18 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Returns the connections to the running workers, for requests and broadcasts of the master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).requests::<String>();
+    /// let connections = workers.connections();
+    /// // In a task of the master, while the workers run:
+    /// let receivers = connections.broadcast(&"the certificate has changed".to_owned());
+    /// # assert_eq!(receivers, 0);
+    /// ```
     #[must_use]
     pub fn connections(&self) -> Connections<W, C> {
         self.connections.clone()
@@ -209,7 +287,7 @@ impl<W, C> Workers<W, C> {
         sink: impl Fn(&WorkerInfo, OutputStream, &[u8]) + Send + Sync + 'static,
     ) -> Self {
         self.spec.output.sink = Sink::Lines(Arc::new(move |worker, stream, line| {
-            // The next line may be one that it can take.
+            // The next line may be harmless.
             if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
                 let WorkerInfo { id, pid, .. } = *worker;
                 tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
@@ -219,6 +297,15 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Sets the maximum length of a line in bytes; 64 KiB by default. Longer lines are split.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::command("web", 2, "server", [""; 0]).line_limit(1000);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn line_limit(mut self, bytes: usize) -> Self {
         self.spec.output.longest = bytes.max(1);
@@ -227,6 +314,15 @@ impl<W, C> Workers<W, C> {
 
     /// Limits the lines of a process in each second; there is no limit by default. Further lines of
     /// that second are dropped, and the log contains their number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::command("web", 2, "server", [""; 0]).line_rate(100);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn line_rate(mut self, lines: u32) -> Self {
         self.spec.output.rate = Some(lines);
@@ -370,6 +466,16 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
 
     /// Sets the handler of workers that use plain frames, one request at a time, such as workers of the
     /// OCaml library and scripts in other languages. They count as ready as soon as they run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::program("old", 2, "/usr/lib/service/worker", ["-v"])
+    ///     .plain(|worker, text: String| async move { Ok(format!("{text} from {}", worker.pid)) });
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn plain<R, H, F>(mut self, handler: H) -> Self
     where
@@ -384,7 +490,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         self
     }
 
-    /// Types of the requests in both directions.
+    /// Returns the types of the requests in both directions.
     fn types<R>(&self) -> Types
     where
         R: Request,

@@ -23,8 +23,8 @@ use crate::supervise::{GroupSpec, Ready};
 use crate::sys::creds::Credentials;
 use crate::{Error, ErrorKind};
 
-/// The time without new connections before a program is told to stop: in it the program accepts and
-/// reads the connections that are on their way.
+/// Time without new connections before a program is told to stop, in which it accepts and reads the
+/// connections that are on their way.
 const LEAVING: Duration = Duration::from_millis(250);
 
 /// Accepted by [`Master::workers`](crate::Master::workers): [`Workers`] of any types.
@@ -134,7 +134,7 @@ impl Spec {
                     let message = format!("worker group `{name}` cannot run as its user");
                     Error::new(ErrorKind::Privileges, message).caused_by(error)
                 })?;
-                // A name that does not exist is a mistake, whoever starts the master.
+                // A name that does not exist is a mistake for any user.
                 as_root.then_some(credentials)
             }
             (None, _) => None,
