@@ -34,7 +34,7 @@ use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
-pub(crate) use invocation::{Invocation, Version, own_image, working_directory};
+pub(crate) use invocation::{Invocation, own_image, working_directory};
 use preflight::Trial;
 pub(crate) use preflight::Tried;
 pub use previous::handed_over;
@@ -103,7 +103,7 @@ impl Estate {
         pool: Snapshot,
         groups: &[Group],
         mut kept: Kept,
-    ) -> Result<(Trial, Version), Error> {
+    ) -> Result<Trial, Error> {
         let version = self.invocation.place()?.version()?;
         for control in &self.controls {
             kept.controls.push(control.sample()?);
@@ -111,7 +111,7 @@ impl Estate {
         self.add_to(&mut kept, groups)?;
         // The descriptors stay here: a trial receives only the bytes.
         let (state, _) = state::encode(self.summary(pool, groups)?, kept)?;
-        Ok((Trial::begin(&self.invocation, &state)?, version))
+        Trial::begin(&self.invocation, version, &state)
     }
 
     fn add_to(&self, kept: &mut Kept, groups: &[Group]) -> Result<(), Error> {
@@ -152,7 +152,6 @@ impl Estate {
     pub(crate) fn leave(
         &self,
         mut tried: Tried,
-        version: Version,
         pool: Snapshot,
         groups: &[Group],
         mut kept: Kept,
@@ -170,7 +169,7 @@ impl Estate {
         descriptors.push(back);
         let place = self.invocation.place()?;
         let path = place.executable.display();
-        if place.version()? != version || tried.is_replaced() {
+        if place.version()? != tried.version || tried.is_replaced() {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }

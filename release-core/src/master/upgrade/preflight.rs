@@ -14,7 +14,7 @@ use futures_util::AsyncReadExt;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
-use super::invocation::{Invocation, is_same, own_image};
+use super::invocation::{Invocation, Version, is_same, own_image};
 use crate::net::Stream;
 use crate::path::c_string;
 use crate::process::child::{Child, Missed};
@@ -43,6 +43,8 @@ const REPORT: usize = 4096;
 /// A trial that has begun; its end shows whether the program could be run.
 #[derive(Debug)]
 pub(crate) struct Trial {
+    /// The version on trial.
+    version: Version,
     started: sys::spawn::Child,
     answer: OwnedFd,
     output: OwnedFd,
@@ -53,7 +55,11 @@ pub(crate) struct Trial {
 
 impl Trial {
     /// Starts the new version. Only a copy of the state of this process is open in it.
-    pub(super) fn begin(invocation: &Invocation, state: &[u8]) -> Result<Self, Error> {
+    pub(super) fn begin(
+        invocation: &Invocation,
+        version: Version,
+        state: &[u8],
+    ) -> Result<Self, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
         let state = seal(state).map_err(failed("cannot write the state down"))?;
         let pair = || UnixStream::pair().map_err(failed("cannot make a socket pair"));
@@ -91,7 +97,8 @@ impl Trial {
         let started = spawn(&command, &descriptors);
         let started = started.map_err(|error| cannot_start(&path, error))?;
         let missed = Missed::new();
-        Ok(Self { started, answer: answer.into(), output: output.into(), path, missed })
+        let (answer, output) = (answer.into(), output.into());
+        Ok(Self { version, started, answer, output, path, missed })
     }
 
     /// Waits for its report. Dropping the future ends the trial.
@@ -107,7 +114,7 @@ impl Trial {
                 "{path} hung: it did not say within {TIME:?} whether it can start"
             ));
         };
-        if let Some(outcome) = hear(&self.answer, child.child().pid().as_raw()) {
+        if let Some(outcome) = hear(&self.answer, child.child().pid().as_raw(), self.version) {
             return outcome.map_err(|why| format!("{path} cannot take over: {why}"));
         }
         let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
@@ -146,6 +153,7 @@ pub(super) fn answer(socket: OwnedFd, outcome: Result<(), String>) -> ! {
 /// A new version that could take over.
 #[derive(Debug)]
 pub(crate) struct Tried {
+    pub(super) version: Version,
     pub(super) image: Image,
     pub(super) directory: OwnedFd,
     /// Files that it has read on its way to [`Master::run`](crate::Master::run).
@@ -207,19 +215,23 @@ fn describe() -> Result<[OwnedFd; 3], Error> {
 
 /// Receives the report of the new version, the process of this number, in the master. Returns `None` if
 /// there is none.
-pub(super) fn hear(socket: &OwnedFd, pid: i32) -> Option<Result<Tried, String>> {
+pub(super) fn hear(socket: &OwnedFd, pid: i32, version: Version) -> Option<Result<Tried, String>> {
     let mut said = vec![0; REPORT];
     let arrived = receive(socket.as_fd(), &mut said).ok()?;
     match postcard::from_bytes::<Result<(), String>>(&said[..arrived.bytes]).ok()? {
         Ok(()) => {
             let descriptors = arrived.descriptors.into_iter().map(OwnedFd::from).collect();
-            Some(read_description(descriptors, pid))
+            Some(read_description(descriptors, pid, version))
         }
         Err(why) => Some(Err(why)),
     }
 }
 
-fn read_description(descriptors: Vec<OwnedFd>, pid: i32) -> Result<Tried, String> {
+fn read_description(
+    descriptors: Vec<OwnedFd>,
+    pid: i32,
+    version: Version,
+) -> Result<Tried, String> {
     let [program, directory, text] = <[OwnedFd; 3]>::try_from(descriptors)
         .map_err(|_| "what it is did not arrive: are there descriptors left?".to_owned())?;
     let bytes = unseal(&text).map_err(|error| format!("it says how it was started: {error}"))?;
@@ -240,7 +252,7 @@ fn read_description(descriptors: Vec<OwnedFd>, pid: i32) -> Result<Tried, String
         *it = entry("LISTEN_PID".as_ref(), ours.into()).map_err(|error| error.report())?;
     }
     let image = Image { program, arguments: described.arguments, environment };
-    Ok(Tried { image, directory, files: described.files })
+    Ok(Tried { version, image, directory, files: described.files })
 }
 
 impl Tried {
