@@ -159,6 +159,7 @@ impl<W, C> Workers<W, C> {
     /// use release_core::ipc::Text;
     ///
     /// let workers = Workers::same_executable("http", 4)
+    ///     .requests::<String>()
     ///     .codec(Text)
     ///     .plain(|_, text: String| async move { Ok(text) });
     /// # let _ = workers;
@@ -200,12 +201,20 @@ impl<W, C> Workers<W, C> {
     /// ```
     /// use std::fs::File;
     /// use release_core::Workers;
-    /// use release_core::ipc::Descriptor;
+    /// use release_core::ipc::{Descriptor, Request};
+    /// use serde::{Deserialize, Serialize};
     ///
-    /// // The master opens files that its workers may not open.
-    /// let workers = Workers::same_executable("mail", 2).user("nobody").descriptors(1).answer(
-    ///     |_, Descriptor| async move { Ok(Descriptor::new(File::open("/var/spool/mail")?)) },
-    /// );
+    /// /// Asks for the mail spool, which a worker may not open.
+    /// #[derive(Serialize, Deserialize)]
+    /// struct OpenSpool;
+    /// impl Request for OpenSpool {
+    ///     type Response = Descriptor;
+    /// }
+    ///
+    /// let workers = Workers::same_executable("mail", 2)
+    ///     .user("nobody")
+    ///     .descriptors(1)
+    ///     .answer(|_, OpenSpool| async { Ok(Descriptor::new(File::open("/var/spool/mail/all")?)) });
     /// # let _ = workers;
     /// ```
     #[must_use]
