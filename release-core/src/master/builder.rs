@@ -30,8 +30,8 @@ mod run;
 ///
 /// # Panics
 ///
-/// A panic in one of your functions does not end the master, except in its main task. The log names the
-/// function, and the panic has the consequences of an error of that function:
+/// A panic in your functions does not end the master, except in its main task. The log names the function,
+/// and the panic has the consequences of an error of that function:
 ///
 /// | function | a panic |
 /// |---|---|

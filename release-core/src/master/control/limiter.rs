@@ -211,7 +211,7 @@ impl ConnectionLimiter {
 }
 
 impl State {
-    /// Returns the connection that yields to a new one of this user: an idle connection of the user with
+    /// Returns the connection that yields to a new connection of this user: an idle one of the user with
     /// the most connections, one without any request, or else the longest idle. If all are busy: a stuck
     /// one, or else the latest request of another user with more than half of the connections.
     fn first_to_yield(&self, uid: u32, now: Instant) -> Option<u64> {

@@ -246,8 +246,8 @@ impl<W, C> Workers<W, C> {
         Workers { spec: self.spec, codec, attach: None, connections: Connections::default() }
     }
 
-    /// Sets how lines on the standard output and standard error of workers are passed on to those of
-    /// the master; [`OutputFormat::Plain`] by default.
+    /// Sets the format of lines that workers write to standard output and standard error, which the master
+    /// passes on to its own; [`OutputFormat::Plain`] by default.
     ///
     /// No line is lost: a worker that writes faster than the master's output is read waits until there
     /// is room. The last output of a process is passed on in any case, up to the capacity of its pipe,
