@@ -15,6 +15,19 @@ use crate::{Error, ErrorKind};
 /// | 3 | asked to stop, but at least one worker had to be killed |
 /// | 128 + n | the way of the OCaml library after signal n, when [`Master::exit_with_signal`] asks for it |
 ///
+/// # Examples
+///
+/// ```
+/// use release_core::Exit;
+///
+/// fn main() -> Exit {
+///     match std::env::current_dir() {
+///         Ok(_) => Exit::success(),
+///         Err(error) => Exit::failure(error),
+///     }
+/// }
+/// ```
+///
 /// [`Master::exit_with_signal`]: crate::Master::exit_with_signal
 #[derive(Debug)]
 #[must_use = "return it from `main`: it carries the exit status"]
@@ -28,6 +41,12 @@ const KILLED: u8 = 3;
 
 impl Exit {
     /// Returns the result of a successful run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(release_core::Exit::success().code(), 0);
+    /// ```
     pub fn success() -> Self {
         Self { code: 0, error: None }
     }
@@ -69,12 +88,29 @@ impl Exit {
     }
 
     /// Returns the exit status.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Exit;
+    ///
+    /// assert_eq!(Exit::failure("no database").code(), 1);
+    /// ```
     #[must_use]
     pub fn code(&self) -> u8 {
         self.code
     }
 
     /// Returns the reason of a failure, if there is one to print.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Exit;
+    ///
+    /// let exit = Exit::failure("no database");
+    /// assert_eq!(exit.error().map(|error| error.report()), Some("cannot start: no database".into()));
+    /// ```
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()

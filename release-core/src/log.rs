@@ -60,6 +60,14 @@ pub fn stderr() -> Result<(), Error> {
 /// # Errors
 ///
 /// Returns an error if the process already has a log, or if the name is invalid.
+///
+/// # Examples
+///
+/// ```no_run
+/// release_core::log::syslog("service")?;
+/// tracing::info!("started");
+/// # Ok::<(), release_core::Error>(())
+/// ```
 pub fn syslog(name: &str) -> Result<(), Error> {
     if name.is_empty()
         || name.contains(|letter: char| letter.is_control() || " :[]".contains(letter))

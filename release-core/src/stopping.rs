@@ -13,6 +13,20 @@ use futures_util::future::Shared;
 /// worker, the connection to the master was lost.
 ///
 /// Cheap to clone, so you can give one to every task that waits for it.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::Stopping;
+/// use release_core::rt::Rt;
+///
+/// async fn clean_up_regularly(rt: Rt, stopping: Stopping) {
+///     // `Ok` as soon as the process should shut down.
+///     while rt.timeout(std::time::Duration::from_secs(60), stopping.clone()).await.is_err() {
+///         println!("cleaning up");
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Stopping(Shared<oneshot::Receiver<()>>);
 

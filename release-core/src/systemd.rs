@@ -44,7 +44,7 @@ const STATUS_LENGTH: usize = 1024;
 /// ```
 /// use release_core::systemd::Notifier;
 ///
-/// // None when the service was not started by somebody who listens.
+/// // `None` if no service manager listens.
 /// if let Some(systemd) = Notifier::from_env()? {
 ///     systemd.ready()?;
 ///     systemd.status("serving")?;
@@ -64,6 +64,17 @@ impl Notifier {
     ///
     /// Returns [`ErrorKind::Usage`] if the variable is neither the path of a Unix socket nor an
     /// abstract name, which begins with `@`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.ready()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_env() -> Result<Option<Self>, Error> {
         std::env::var_os("NOTIFY_SOCKET").map(|name| Self::new(name.as_encoded_bytes())).transpose()
     }
@@ -73,6 +84,21 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the same errors as [`Notifier::from_env`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("notify");
+    /// let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
+    /// Notifier::new(path.as_os_str().as_encoded_bytes())?.ready()?;
+    /// let mut message = [0; 64];
+    /// let length = socket.recv(&mut message)?;
+    /// assert!(message[..length].starts_with(b"READY=1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(name: &[u8]) -> Result<Self, Error> {
         let address = match name {
             [b'/', ..] => UnixAddr::new(name),
@@ -98,6 +124,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.ready()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ready(&self) -> io::Result<()> {
         self.send("READY=1", &[])
     }
@@ -107,6 +144,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.reloading()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reloading(&self) -> io::Result<()> {
         self.send(&reloading()?, &[])
     }
@@ -116,6 +164,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.stopping()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1", &[])
     }
@@ -125,6 +184,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.status("4 workers are ready")?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn status(&self, text: &str) -> io::Result<()> {
         self.send(&format!("STATUS={}", status_line(text)), &[])
     }
@@ -134,6 +204,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.main_pid(std::process::id())?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn main_pid(&self, pid: u32) -> io::Result<()> {
         self.send(&format!("MAINPID={pid}"), &[])
     }
@@ -143,6 +224,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.watchdog()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn watchdog(&self) -> io::Result<()> {
         self.send("WATCHDOG=1", &[])
     }
@@ -152,6 +244,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.extend_timeout(std::time::Duration::from_secs(30))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn extend_timeout(&self, time: Duration) -> io::Result<()> {
         self.send(&format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()), &[])
     }
@@ -165,6 +268,20 @@ impl Notifier {
     /// Returns [`io::ErrorKind::InvalidInput`] if systemd would not accept the name, which must
     /// have 1 to 255 ASCII characters, no control characters and no colon. Otherwise returns the
     /// errors of sendmsg(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::os::fd::AsFd;
+    /// use release_core::systemd::Notifier;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.store("http", &[listener.as_fd()])?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         check_name(name)?;
         self.send(&format!("FDSTORE=1\nFDNAME={name}"), descriptors)
@@ -175,6 +292,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns the same errors as [`store`](Notifier::store).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.remove_stored("http")?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn remove_stored(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
@@ -186,6 +314,17 @@ impl Notifier {
     /// # Errors
     ///
     /// Returns [`io::ErrorKind::TimedOut`], or the errors of sendmsg(2) and pipe(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::systemd::Notifier;
+    ///
+    /// if let Some(systemd) = Notifier::from_env()? {
+    ///     systemd.barrier(std::time::Duration::from_secs(1))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn barrier(&self, time: Duration) -> io::Result<()> {
         let (ours, theirs) = io::pipe()?;
         self.send("BARRIER=1", &[theirs.as_fd()])?;
@@ -261,6 +400,17 @@ fn check_name(name: &str) -> io::Result<()> {
 
 /// Returns the interval within which this process must call [`Notifier::watchdog`], if systemd
 /// requires it (`WatchdogSec=`). The usual rate is twice per interval.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::systemd::watchdog_time;
+///
+/// // systemd expects a message at least this often.
+/// if let Some(time) = watchdog_time() {
+///     println!("every {time:?}");
+/// }
+/// ```
 #[must_use]
 pub fn watchdog_time() -> Option<Duration> {
     let variable = |name| std::env::var(name).ok();

@@ -9,8 +9,8 @@ use release::ipc::Request;
 use release::net::{Active, Inet, Socket};
 use release::supervise::{ReloadPolicy, RestartPolicy};
 use release::{
-    ControlSocket, Environment, Error, ErrorKind, Exit, Master, MasterHandle, Me, Workers, driver,
-    is_worker, log, me,
+    ControlSocket, Environment, Error, ErrorKind, Exit, Master, MasterHandle, Me, Settings,
+    WorkerOptions, Workers, driver, is_worker, log, me,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,11 @@ fn fault(moment: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes it in a function that cannot return an error.
+fn fault_or_panic(moment: &str) {
+    fault(moment).unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Nothing can be looked up any more.
 fn blind() {
     for file in ["/etc/passwd", "/etc/group"] {
@@ -115,20 +120,30 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
     // A file of the program's own format.
     let greeting = String::from_utf8(release::read_to_start("greeting")?)?;
     fault("configured")?;
-    let workers = Workers::same_executable("web", config.get("workers")?)
+    let settings = Settings::new(config.get("workers")?, |size: &u32| Ok::<u32, Error>(*size));
+    let workers = Workers::same_executable("web", 0)
+        .size_from(&settings, |size| {
+            fault_or_panic("size");
+            *size
+        })
         // No system makes this one up when it cannot look it up.
         .user("daemon")
         .environment(Environment::keep(["PATH".to_owned()]))
         .restart(RestartPolicy::default().ready_timeout(Duration::from_secs(60)))
         .reload(ReloadPolicy::default().canary(Duration::ZERO))
         .context(move |_| {
-            fault("context").unwrap_or_else(|error| panic!("{error}"));
+            fault_or_panic("context");
             greeting.clone()
+        })
+        .worker_options(|_| {
+            fault_or_panic("options");
+            WorkerOptions::default()
         })
         .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
         .listen("http", address);
     let control = ControlSocket::new("control");
     let master = Master::new().lock_file("lock").output("out").workers(workers).main(main_task);
+    let master = master.observe(|_| fault_or_panic("observe")).hand_over(|| fault_or_panic("leave"));
     let master = master.control(
         control,
         |master, _, words: String| async move {

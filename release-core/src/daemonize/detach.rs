@@ -24,6 +24,17 @@ use crate::{Error, ErrorKind};
 ///
 /// Defaults: umask 022 (other users cannot write to the daemon's files; you can set 0, as in the
 /// OCaml library), working directory `/`, and `/dev/null` as standard input, output and error.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::Daemon;
+///
+/// let detached = Daemon::new().error("/var/log/job.log").detach()?;
+/// // Everything that can fail comes here.
+/// detached.ready();
+/// # Ok::<(), release_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Daemon {
     umask: u32,
@@ -40,12 +51,30 @@ impl Default for Daemon {
 
 impl Daemon {
     /// Returns the default settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Daemon;
+    ///
+    /// let daemon = Daemon::new();
+    /// # let _ = daemon;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { umask: 0o022, directory: PathBuf::from("/"), output: None, error: None }
     }
 
     /// Sets the file mode creation mask, for example `0o027`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Daemon;
+    ///
+    /// let daemon = Daemon::new().umask(0o027);
+    /// # let _ = daemon;
+    /// ```
     #[must_use]
     pub fn umask(mut self, mask: u32) -> Self {
         self.umask = mask;
@@ -53,6 +82,15 @@ impl Daemon {
     }
 
     /// Sets the working directory. A relative path is resolved before the daemon changes its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Daemon;
+    ///
+    /// let daemon = Daemon::new().directory("/srv");
+    /// # let _ = daemon;
+    /// ```
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = path.into();
@@ -69,6 +107,15 @@ impl Daemon {
     ///
     /// A [`Master`](crate::Master) reopens the file on SIGUSR2: see
     /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Daemon;
+    ///
+    /// let daemon = Daemon::new().output("/var/log/service.log");
+    /// # let _ = daemon;
+    /// ```
     #[must_use]
     pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
         self.output = Some(path.into());
@@ -77,6 +124,15 @@ impl Daemon {
 
     /// Appends standard error to a file, which may be the same file: see
     /// [`output`](Daemon::output).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Daemon;
+    ///
+    /// let daemon = Daemon::new().output("/var/log/service.log").error("/var/log/service.log");
+    /// # let _ = daemon;
+    /// ```
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
         self.error = Some(path.into());
@@ -103,6 +159,22 @@ impl Daemon {
     /// if the process has more than one thread (a fork would leave their locks behind: call this
     /// method before you create an async runtime or any thread), [`ErrorKind::System`] if a file
     /// cannot be opened, the directory does not exist, or fork fails.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::{Daemon, Exit};
+    ///
+    /// fn main() -> Exit {
+    ///     let detached = match Daemon::new().detach() {
+    ///         Ok(detached) => detached,
+    ///         Err(error) => return error.into(),
+    ///     };
+    ///     detached.ready();
+    ///     std::thread::sleep(std::time::Duration::from_secs(60));
+    ///     Exit::success()
+    /// }
+    /// ```
     pub fn detach(self) -> Result<Detached, Error> {
         self.leave(await_ready)
     }
@@ -152,6 +224,21 @@ impl Daemon {
     ///
     /// `main` must call [`Detached::ready`] when the daemon provides its service; the launcher then
     /// exits with status 0.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Daemon, Error, Exit};
+    ///
+    /// fn main() -> Exit {
+    ///     Daemon::new().run(Local::new, |rt, detached| async move {
+    ///         detached.ready();
+    ///         rt.sleep(std::time::Duration::from_secs(60)).await;
+    ///         Ok::<(), Error>(())
+    ///     })
+    /// }
+    /// ```
     #[doc(alias = "daemon")]
     pub fn run<D, F, E>(
         self,

@@ -58,6 +58,15 @@ pub struct Exec {
 impl Exec {
     /// Creates the settings for a program, given by its path or its name in `PATH`, and its
     /// arguments. A relative path is resolved before the daemon changes its working directory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Exec;
+    ///
+    /// let job = Exec::new("./job", ["--all"]);
+    /// # let _ = job;
+    /// ```
     pub fn new<A: Into<OsString>>(
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = A>,
@@ -77,6 +86,15 @@ impl Exec {
     /// Sets the login name that the program runs as, if this process is root. The program gets that
     /// user's groups and the user's `HOME`, `USER`, `LOGNAME` and `SHELL`, and cannot regain root.
     /// You may give a number, as for [`Workers::user`](crate::Workers::user).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Exec;
+    ///
+    /// let job = Exec::new("./job", ["--all"]).user("nobody");
+    /// # let _ = job;
+    /// ```
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
@@ -84,6 +102,15 @@ impl Exec {
     }
 
     /// Sets the program's environment. The default is [`Environment::inherit`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Environment, Exec};
+    ///
+    /// let job = Exec::new("./job", ["--all"]).environment(Environment::default());
+    /// # let _ = job;
+    /// ```
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
@@ -95,6 +122,15 @@ impl Exec {
     /// The program inherits the descriptor that holds the lock. The lock lasts until the program,
     /// and every process that it passed the descriptor to, has exited or closed it. The file then
     /// remains, unlocked, and the next start takes it over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Exec;
+    ///
+    /// let job = Exec::new("./job", ["--all"]).pid_file("/run/job.pid");
+    /// # let _ = job;
+    /// ```
     #[must_use]
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.pid_file = Some(path.into());
@@ -102,6 +138,16 @@ impl Exec {
     }
 
     /// Sets how long the program must run before it counts as up. By default it is up once it runs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Exec;
+    ///
+    /// let job = Exec::new("./job", ["--all"]).wait(Duration::from_secs(1));
+    /// # let _ = job;
+    /// ```
     #[must_use]
     pub fn wait(mut self, time: Duration) -> Self {
         self.wait = time;
@@ -142,6 +188,16 @@ impl Daemon {
     ///
     /// In the program, all signals have their default action. Its only descriptors are standard
     /// input, output and error, and that of the pid file, which is read-only.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::{Daemon, Exec, Exit};
+    ///
+    /// fn main() -> Exit {
+    ///     Daemon::new().output("/var/log/job.log").exec(Exec::new("./job", ["--all"]))
+    /// }
+    /// ```
     pub fn exec(self, program: Exec) -> Exit {
         let prepared = match program.prepare() {
             Ok(prepared) => prepared,

@@ -18,6 +18,19 @@ const EXECUTES: u8 = 3;
 /// The daemon's connection to the process that launched it and still waits.
 ///
 /// If dropped without a message, the launcher reports that the daemon ended before it was ready.
+///
+/// # Examples
+///
+/// ```no_run
+/// use release_core::{Daemon, Error, ErrorKind};
+///
+/// let detached = Daemon::new().detach()?;
+/// match std::net::TcpListener::bind("127.0.0.1:8080") {
+///     Ok(_listener) => detached.ready(),
+///     Err(error) => detached.fail(&Error::new(ErrorKind::System, error.to_string())),
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Detached(Option<UnixStream>);
 
@@ -27,11 +40,29 @@ impl Detached {
     }
 
     /// Reports that the daemon provides its service: the launcher exits with status 0.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let detached = release_core::Daemon::new().detach()?;
+    /// detached.ready();
+    /// # Ok::<(), release_core::Error>(())
+    /// ```
     pub fn ready(mut self) {
         self.tell(&[READY]);
     }
 
     /// Reports that the start failed: the launcher prints the reason and exits with status 1.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::{Daemon, Error, ErrorKind};
+    ///
+    /// let detached = Daemon::new().detach()?;
+    /// detached.fail(&Error::new(ErrorKind::Program, "there is nothing to do"));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn fail(self, error: &Error) {
         self.fail_with(1, error);
     }

@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::config::MasterConfig;
 use super::control::{BoundControlSocket, ControlSocket};
 use super::handle::MasterHandle;
-use super::plan::{Bind, BoxedTask, Control, Start};
+use super::startup::{Bind, BoxedTask, Control, Start};
 use super::upgrade::HandOver;
 use super::workers::IntoGroup;
 use super::workers::Workers;
 use crate::daemonize::detach::Daemon;
 use crate::ipc::hello::Exchange;
 use crate::ipc::{Codec, Refused, Request};
-use crate::master::pending::Hooks;
 use crate::net::Credentials;
 use crate::rt::Rt;
-use crate::{Error, ErrorKind};
+use crate::supervise::Report;
+use crate::{Error, ErrorKind, Settings};
 
-mod hooks;
 mod run;
 
 /// One master and its groups of workers.
@@ -30,8 +30,8 @@ mod run;
 ///
 /// # Panics
 ///
-/// A panic in one of your functions does not end the master, except in its main task. The log names the
-/// function, and the panic has the consequences of an error of that function:
+/// A panic in your functions does not end the master, except in its main task. The log names the function,
+/// and the panic has the consequences of an error of that function:
 ///
 /// | function | a panic |
 /// |---|---|
@@ -71,27 +71,22 @@ mod run;
 #[doc(alias = "master_slave")]
 #[doc(alias = "master_slaves")]
 pub struct Master {
+    config: MasterConfig,
     background: Option<Daemon>,
     /// Files to which standard output and standard error are appended.
     files: [Option<PathBuf>; 2],
     privileged: Option<bool>,
-    lock_file: Option<PathBuf>,
+    systemd: bool,
     groups: Vec<Box<dyn IntoGroup>>,
     controls: Vec<Control>,
     main: Option<Start>,
-    hooks: Hooks,
-    stop_deadline: Duration,
-    exit_with_signal: bool,
-    systemd: bool,
-    forward_signals: bool,
-    hand_over: Option<HandOver>,
 }
 
 impl fmt::Debug for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Master")
             .field("background", &self.background)
-            .field("lock_file", &self.lock_file)
+            .field("lock_file", &self.config.lock_file)
             .field("groups", &self.groups.len())
             .finish_non_exhaustive()
     }
@@ -105,27 +100,40 @@ impl Default for Master {
 
 impl Master {
     /// Creates a master in the foreground, without lock file, control socket or workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self {
+            config: MasterConfig::default(),
             background: None,
             files: [None, None],
             privileged: None,
-            lock_file: None,
+            systemd: false,
             groups: Vec::new(),
             controls: Vec::new(),
             main: None,
-            hooks: Hooks::default(),
-            stop_deadline: Duration::from_secs(10),
-            exit_with_signal: false,
-            systemd: false,
-            forward_signals: false,
-            hand_over: None,
         }
     }
 
     /// Runs in the background as a daemon. The process that you started exits with status 0 when every
     /// worker is ready, or prints the reason of the failure and exits with another status.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Daemon, Master};
+    ///
+    /// let master = Master::new().background(Daemon::new().umask(0o027));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn background(mut self, daemon: Daemon) -> Self {
         self.background = Some(daemon);
@@ -153,6 +161,15 @@ impl Master {
 
     /// Appends standard error, including that of workers, to a file, which may be the same file: see
     /// [`output`](Master::output).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().error("/var/log/web.log");
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn error(mut self, path: impl Into<PathBuf>) -> Self {
         self.files[1] = Some(path.into());
@@ -160,6 +177,15 @@ impl Master {
     }
 
     /// Requires root if `true`, refuses root if `false`; by default both are accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().privileged(true);
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = Some(privileged);
@@ -172,13 +198,33 @@ impl Master {
     /// A root master refuses a file, or a directory above it, that belongs to another account or that
     /// others can write to, unless the directory is sticky as `/tmp`: they could write another process
     /// id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().lock_file("/run/service.pid");
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.lock_file = Some(path.into());
+        self.config.lock_file = Some(path.into());
         self
     }
 
     /// Adds a group of workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, Workers};
+    ///
+    /// let master = Master::new()
+    ///     .workers(Workers::command("web", 4, "server", ["--port=80"]).user("www-data"))
+    ///     .workers(Workers::command("queue", 1, "worker", [""; 0]).user("queue"));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn workers<W, C>(mut self, workers: Workers<W, C>) -> Self
     where
@@ -224,7 +270,7 @@ impl Master {
         H: Fn(MasterHandle, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        // Now: a daemon leaves the working directory that a relative path means.
+        // A daemon leaves the working directory where relative paths begin.
         let is_absolute = socket.make_absolute();
         let path = socket.path().to_owned();
         let types = Exchange::of::<R, C>(socket.own_codec());
@@ -260,7 +306,7 @@ impl Master {
     ///
     /// let master = Master::new().main(|master| async move {
     ///     master.stopping().await;
-    ///     // Write down what is not to be lost; lock file and control socket are still there.
+    ///     // Save your state here; lock file and control socket still exist.
     ///     Ok::<(), Error>(())
     /// });
     /// # let _ = master;
@@ -284,17 +330,36 @@ impl Master {
 
     /// Sets the time after which stopping workers are killed; 10 s by default. A command that requests
     /// more time ([`Readiness::Notify`](crate::Readiness::Notify)) has at most ten times as long.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().stop_deadline(Duration::from_secs(60));
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn stop_deadline(mut self, time: Duration) -> Self {
-        self.stop_deadline = time;
+        self.config.stop_deadline = time;
         self
     }
 
     /// Exits with status 128 + n, in place of 0, after signal n requested the stop, as the OCaml
     /// library does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().exit_with_signal();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn exit_with_signal(mut self) -> Self {
-        self.exit_with_signal = true;
+        self.config.exit_with_signal = true;
         self
     }
 
@@ -328,9 +393,107 @@ impl Master {
     /// Stops workers by the signal that stops the master, INT, TERM or QUIT, in place of their
     /// [`stop_signal`](Workers::stop_signal). Each further signal is sent to the remaining workers;
     /// only the stop deadline kills.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().forward_signals();
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn forward_signals(mut self) -> Self {
-        self.forward_signals = true;
+        self.config.forward_signals = true;
+        self
+    }
+
+    /// Makes a new value of these settings at each reload, see [`Settings`]. You need this only for settings
+    /// that no group of workers uses: groups bring their settings along.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, Settings};
+    ///
+    /// // A reload is refused if the file does not exist.
+    /// let settings = Settings::new(String::new(), |_| std::fs::read_to_string("/etc/motto"));
+    /// let master = Master::new().settings(&settings);
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    #[doc(alias = "on_reload")]
+    #[doc(alias = "onUpdateConfig")]
+    pub fn settings<T: Send + Sync + 'static>(mut self, settings: &Settings<T>) -> Self {
+        self.config.hooks.add(&settings.shared());
+        self
+    }
+
+    /// Sets the maximum time for the new values of all [`Settings`]; 30 s by default. A reload that takes
+    /// longer is refused with that reason, and the next one can begin.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::Master;
+    ///
+    /// let master = Master::new().reload_timeout(Duration::from_secs(5));
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn reload_timeout(mut self, time: Duration) -> Self {
+        self.config.hooks.reload_timeout = time;
+        self
+    }
+
+    /// Calls `observer` with each event of the master and its workers, in order, after its line in the log.
+    ///
+    /// The supervisor itself calls it and waits for it: it must be quick, and leave slow work to a task. It
+    /// may use a [`MasterHandle`](crate::MasterHandle). A panic in it is logged.
+    ///
+    /// The hooks of other libraries correspond to these reports:
+    ///
+    /// | hook | here |
+    /// |---|---|
+    /// | on start | [`Report::Starting`]; [`Report::AllReady`] when all workers serve |
+    /// | on terminate | [`Report::Stopping`] with [`StopCause::Terminate`] |
+    /// | on interrupt | [`Report::Stopping`] with [`StopCause::Interrupt`] |
+    /// | on quit | [`Report::Stopping`] with [`StopCause::Quit`] |
+    /// | on finish | [`Report::Finished`] |
+    /// | on child finished, clean up child | [`Report::Died`], with the restart that follows |
+    /// | update config | [`Settings`] |
+    /// | update server | [`Report::Reloading`], then [`Report::Reloaded`] or [`Report::RolledBack`] |
+    ///
+    /// [`StopCause::Terminate`]: crate::supervise::StopCause::Terminate
+    /// [`StopCause::Interrupt`]: crate::supervise::StopCause::Interrupt
+    /// [`StopCause::Quit`]: crate::supervise::StopCause::Quit
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Master;
+    /// use release_core::supervise::Report;
+    ///
+    /// let master = Master::new().observe(|report| {
+    ///     if let Report::Died { id, pid, exit, .. } = report {
+    ///         let _ = std::fs::remove_file(format!("/run/service/{pid}"));
+    ///         eprintln!("worker {id}: {exit}");
+    ///     }
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    #[doc(alias = "onTerminate")]
+    #[doc(alias = "onInterrupt")]
+    #[doc(alias = "onQuit")]
+    #[doc(alias = "onChildFinished")]
+    #[doc(alias = "onStart")]
+    #[doc(alias = "onFinish")]
+    #[doc(alias = "onUpdateServer")]
+    #[doc(alias = "onCleanupChild")]
+    pub fn observe(mut self, observer: impl Fn(&Report) + Send + Sync + 'static) -> Self {
+        self.config.hooks.observe = Some(Box::new(observer));
         self
     }
 
@@ -359,7 +522,7 @@ impl Master {
     where
         T: Serialize + DeserializeOwned,
     {
-        self.hand_over = Some(HandOver::new(value));
+        self.config.hand_over = Some(HandOver::new(value));
         self
     }
 }
@@ -377,8 +540,8 @@ where
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
     Box::pin(async move {
-        let answer = move |asking, peer, request| handler(master.asked_by(asking), peer, request);
-        let served = bound.serve_asking(&rt, answer).await;
+        let answer = move |asked, peer, request| handler(master.asked_by(asked), peer, request);
+        let served = bound.serve_requests(&rt, answer).await;
         served.map_err(|error| Error::system("the control socket failed", error))
     })
 }

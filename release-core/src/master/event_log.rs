@@ -1,7 +1,10 @@
 //! Reports of the pool, as lines of the log.
 
-use crate::supervise::{KillReason, Report, StopCause};
+use std::time::Duration;
 
+use crate::supervise::{KillReason, Report, StopCause, WorkerId};
+
+/// Writes a report to the log.
 pub(crate) fn log(report: &Report) {
     match report {
         Report::Stopping { cause: StopCause::Terminal } => {
@@ -15,59 +18,31 @@ pub(crate) fn log(report: &Report) {
         Report::Ready { id, pid, generation } => {
             tracing::info!(worker = id.0, pid, generation, "ready");
         }
-        Report::SpawnFailed { id, reason, retry_in } => match retry_in {
-            Some(retry_in) => {
-                tracing::error!(
-                    worker = id.0,
-                    reason,
-                    ?retry_in,
-                    "cannot be started, is tried again"
-                );
-            }
-            None => tracing::error!(worker = id.0, reason, "cannot be started"),
-        },
+        Report::SpawnFailed { id, reason, retry_in } => spawn_failed(*id, reason, *retry_in),
         Report::Extended { id, pid, generation, time } => {
             tracing::info!(worker = id.0, pid, generation, ?time, "needs more time");
         }
         Report::Stops { id, pid, generation } => {
             tracing::info!(worker = id.0, pid, generation, "stops of itself");
         }
-        Report::Died { id, pid, generation, exit, restart_in } => match restart_in {
-            Some(restart_in) => {
-                tracing::warn!(
-                    worker = id.0,
-                    pid,
-                    %exit,
-                    generation,
-                    ?restart_in,
-                    "died, is started again"
-                );
-            }
-            None => tracing::info!(worker = id.0, pid, %exit, generation, "ended"),
-        },
-        Report::Killed { id, pid, generation, reason: KillReason::StopNow } => {
-            tracing::warn!(worker = id.0, pid, generation, "killed: stopped at once");
+        Report::Died { id, pid, generation, exit, restart_in: Some(restart_in) } => {
+            let message = "died, is started again";
+            tracing::warn!(worker = id.0, pid, %exit, generation, ?restart_in, "{message}");
         }
-        Report::Killed { id, pid, generation, reason } => {
-            tracing::error!(worker = id.0, pid, %reason, generation, "killed");
+        Report::Died { id, pid, generation, exit, restart_in: None } => {
+            tracing::info!(worker = id.0, pid, %exit, generation, "ended");
         }
+        Report::Killed { id, pid, generation, reason } => killed(*id, *pid, *generation, reason),
         Report::LeftBehind { id, pid, generation, reason } => {
-            tracing::error!(
-                worker = id.0,
-                pid,
-                generation,
-                reason,
-                "cannot be ended, is left behind"
-            );
+            let message = "cannot be ended, is left behind";
+            tracing::error!(worker = id.0, pid, generation, reason, "{message}");
         }
         Report::OverLimit { id, pid, generation, excess } => {
             tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
         }
         Report::TooFast { group } => {
-            tracing::error!(
-                group,
-                "workers die too fast: they are started again slowly from now on"
-            );
+            let message = "workers die too fast: they are started again slowly from now on";
+            tracing::error!(group, "{message}");
         }
         Report::Reloading { generation } => tracing::info!(generation, "a reload begins"),
         Report::Reloaded { generation } => tracing::info!(generation, "reloaded"),
@@ -83,5 +58,24 @@ pub(crate) fn log(report: &Report) {
         }
         Report::Resized { group, size } => tracing::info!(group, size, "resized"),
         Report::Failing { reason } => tracing::error!(reason, "the master stops"),
+    }
+}
+
+fn spawn_failed(id: WorkerId, reason: &str, retry_in: Option<Duration>) {
+    match retry_in {
+        Some(retry_in) => {
+            let message = "cannot be started, is tried again";
+            tracing::error!(worker = id.0, reason, ?retry_in, "{message}");
+        }
+        None => tracing::error!(worker = id.0, reason, "cannot be started"),
+    }
+}
+
+fn killed(id: WorkerId, pid: i32, generation: u32, reason: &KillReason) {
+    match reason {
+        KillReason::StopNow => {
+            tracing::warn!(worker = id.0, pid, generation, "killed: stopped at once");
+        }
+        reason => tracing::error!(worker = id.0, pid, %reason, generation, "killed"),
     }
 }

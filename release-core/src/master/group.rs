@@ -1,42 +1,40 @@
 //! A group of workers that is checked and ready to be run.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::settings::Generations;
-use super::upgrade::GroupTypes;
 use crate::guard::{Guard, Panicked};
 use crate::ipc::hello::{Message, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
-use crate::path::c_string;
+use crate::path::{absolute, c_string};
 use crate::process::attach::Attach;
 use crate::process::listeners::{KeptListener, Listener, Steered};
 use crate::process::options::{CheckedOptions, WorkerOptions};
 use crate::process::output::Capture;
 use crate::process::readiness::GroupReadiness;
 use crate::process::stop_signal::StopSignal;
+use crate::start_files::looked_up;
 use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
 use crate::sys::creds::Credentials;
 use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
 
-mod program;
-
-pub(crate) use program::Program;
-
 const SIZE: Guard = Guard::new("size_from");
 const OPTIONS: Guard = Guard::new("worker_options");
-/// Before any generation is tried: the value of settings is the one in force.
+/// Number of no generation: before any is tried, the value of settings is the one in force.
 pub(crate) const FIRST: u32 = 0;
 
 const CONTEXT: Guard = Guard::new("context");
 
-/// A group that is checked and ready to be run.
+/// A group that is checked and ready to run.
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     pub(crate) contact: Contact,
@@ -53,9 +51,17 @@ pub(crate) struct Group {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) context: Context,
     pub(crate) options: Option<Options>,
-    /// The size that its settings set, and all settings that anything of it is made from.
+    /// Makes the size from settings, if they set it.
     pub(crate) sizes: Option<Sizes>,
     pub(crate) settings: Vec<Arc<dyn Generations>>,
+}
+
+/// Message types of the workers of a group and their master.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GroupTypes {
+    pub(crate) name: String,
+    pub(crate) is_plain: bool,
+    pub(crate) types: Types,
 }
 
 impl Contact {
@@ -66,7 +72,7 @@ impl Contact {
         }
     }
 
-    /// The messages between master and workers.
+    /// Returns the types of the messages between master and workers.
     fn types(&self) -> Types {
         match self {
             Self::Connection(attach) => attach.types().clone(),
@@ -81,9 +87,9 @@ impl fmt::Debug for dyn Attach {
     }
 }
 
-/// How master and workers have to do with each other.
+/// The communication between master and workers.
 pub(crate) enum Contact {
-    /// Over a connection, which is their standard input.
+    /// Workers have a connection, which is their standard input.
     Connection(Arc<dyn Attach>),
     Foreign(GroupReadiness),
 }
@@ -94,15 +100,15 @@ impl fmt::Debug for Group {
     }
 }
 
-/// The number of workers, made from their generation.
+/// Makes the number of workers from their generation.
 pub(crate) type Sizes = Box<dyn Fn(u32) -> u32 + Send + Sync>;
 
-/// The options of one worker, made from its generation and identity.
+/// Makes the options of one worker from its generation and id.
 pub(crate) type Options = Box<dyn Fn(u32, u32) -> WorkerOptions + Send + Sync>;
 
-/// Context and options of a worker: shared by all its processes of a generation, and by no other worker.
+/// Context and options of a worker, shared by all its processes of a generation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Particulars {
+pub(crate) struct WorkerSetup {
     pub(crate) context: Vec<u8>,
     pub(crate) context_type: Message,
     given: WorkerOptions,
@@ -110,8 +116,8 @@ pub(crate) struct Particulars {
     options: CheckedOptions,
 }
 
-impl Particulars {
-    /// The setup of a worker that the previous version of the program has started.
+impl WorkerSetup {
+    /// Checks the setup of a worker that the previous version of the program has started.
     pub(crate) fn checked(mut self) -> Result<Self, Error> {
         self.options = self.given.clone().check()?;
         Ok(self)
@@ -127,17 +133,17 @@ impl Group {
         &self.spec.life
     }
 
-    /// Whether it is looked at regularly: its processes have limits of what they use, or are watched, and
-    /// a master that watches others says when it was held up itself.
+    /// Returns whether the group needs regular measurements: its processes have limits or a heartbeat,
+    /// and a master that watches others reports when it was held up itself.
     pub(crate) fn is_measured(&self) -> bool {
         let life = self.life();
         life.counts_requests() || life.weighs_memory() || self.limits.pulse.is_some()
     }
 
     /// Returns the setup of one worker: its context, and the options of its processes.
-    pub(crate) fn particulars(&self, id: WorkerId, generation: u32) -> Result<Particulars, Error> {
+    pub(crate) fn worker_setup(&self, id: WorkerId, generation: u32) -> Result<WorkerSetup, Error> {
         let given = self.given_options(id, generation)?;
-        Ok(Particulars {
+        Ok(WorkerSetup {
             context: self.encoded_context(id, generation)?,
             context_type: self.context.message.clone(),
             options: check(given.clone(), &self.name, id)?,
@@ -145,8 +151,8 @@ impl Group {
         })
     }
 
-    /// Checks the options of the workers that will be there at the start, the first with this
-    /// identity; returns the identity after the last one.
+    /// Checks the options of the workers that exist at the start, beginning with this id. Returns the
+    /// id after the last one.
     pub(crate) fn check_options(&self, first: u32) -> Result<u32, Error> {
         let after = first.saturating_add(self.spec.size);
         (first..after)
@@ -159,30 +165,30 @@ impl Group {
         let Some(options) = &self.options else { return Ok(WorkerOptions::default()) };
         OPTIONS
             .call(|| options(generation, id.0))
-            .map_err(|panicked| self.no_particulars(id, panicked))
+            .map_err(|panicked| self.unknown_setup(id, panicked))
     }
 
     fn encoded_context(&self, id: WorkerId, generation: u32) -> Result<Vec<u8>, Error> {
         let encoded = CONTEXT.call(|| (self.context.encode)(generation, id.0));
-        encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
+        encoded.map_err(|panicked| self.unknown_setup(id, panicked))?
     }
 
     #[cold]
-    fn no_particulars(&self, id: WorkerId, panicked: Panicked) -> Error {
+    fn unknown_setup(&self, id: WorkerId, panicked: Panicked) -> Error {
         let message = format!("what worker {id} of group `{}` starts with is not known", self.name);
         Error::new(ErrorKind::Program, message).caused_by(panicked)
     }
 
-    /// The command line of one worker; its identity shows in `ps`.
+    /// Returns the command line of one worker; its id shows in `ps`.
     pub(crate) fn command(
         &self,
         id: WorkerId,
-        its: &Particulars,
+        its: &WorkerSetup,
         image: Option<Arc<OwnedFd>>,
     ) -> Result<Command, Error> {
         let (program, mut arguments) = match &self.program {
-            // By this name the kernel starts the very file that this process runs, even when
-            // another version has taken its path meanwhile, and whoever may enter its directory.
+            // By this name the kernel starts the very file that this process runs, even if another
+            // version has taken its path and whatever the permissions of its directory.
             Program::ThisExecutable => {
                 let name = crate::worker::argument(&self.name, id);
                 (c_string("/proc/self/exe".into())?, vec![c_string(name.into())?])
@@ -210,7 +216,7 @@ impl Group {
         })
     }
 
-    /// Root may run commands as itself, with all that it may.
+    /// Returns the identity of the processes. Root may run commands as itself, with all capabilities.
     fn identity(&self) -> Identity {
         match &self.credentials {
             Some(credentials) => Identity::Other(credentials.clone()),
@@ -219,8 +225,8 @@ impl Group {
         }
     }
 
-    /// Opens the sockets of the workers that will be there at the start, the first with this
-    /// identity, and at least one of each listener; returns the identity after the last worker.
+    /// Opens the sockets of the workers that exist at the start, beginning with this id, and at least
+    /// one socket of each listener. Returns the id after the last worker.
     pub(crate) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
         if let Contact::Foreign(foreign) = &self.contact {
             foreign.open()?;
@@ -233,13 +239,13 @@ impl Group {
         Ok(after)
     }
 
-    /// The listening sockets that a worker's next process gets, in the order of their names.
+    /// Returns the listening sockets for a worker's next process, in the order of their names.
     pub(crate) fn passed(&mut self, id: WorkerId) -> Result<Vec<BorrowedFd<'_>>, Error> {
         let Self { listeners, name, .. } = self;
         listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
     }
 
-    /// Has sockets listen again that somebody has shut down: those in `shut`, in this order, and others.
+    /// Makes sockets listen again after a shutdown: those in `shut`, in this order, and others.
     pub(crate) fn look_at_listeners(&mut self, shut: &[RawFd]) {
         let Self { listeners, name, .. } = self;
         for listener in listeners {
@@ -250,22 +256,22 @@ impl Group {
         }
     }
 
-    /// How often a listening socket that workers have was replaced by another one.
+    /// Returns the number of replacements of listening sockets that workers have.
     pub(crate) fn listeners_replaced(&self) -> u64 {
         self.listeners.iter().map(Listener::replaced).sum()
     }
 
-    /// The listening sockets that are open.
+    /// Returns the open listening sockets.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.listeners.iter().flat_map(Listener::all)
     }
 
-    /// The launch for a worker has resulted in this process, or in none.
+    /// Records that the launch for a worker has resulted in this process, or in none.
     pub(crate) fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
         self.steered().for_each(|steered| steered.launched(id, pid));
     }
 
-    /// A process has ended: others can have its sockets.
+    /// Records that a process has ended: others can have its sockets.
     pub(crate) fn ended(&mut self, id: WorkerId, pid: i32) {
         self.steered().for_each(|steered| steered.ended(id, pid));
     }
@@ -279,8 +285,8 @@ impl Group {
         listeners.iter_mut().for_each(|listener| listener.settle_users(name, &state));
     }
 
-    /// The processes or workers that stop or are about to, and have not accepted all that they were
-    /// given.
+    /// Returns the processes or workers that stop, or are about to, and have not accepted all their
+    /// connections.
     pub(crate) fn backlog(
         &mut self,
         state: impl Fn(WorkerId, Option<i32>) -> Option<State>,
@@ -296,7 +302,7 @@ impl Group {
         self.listeners.iter().map(|listener| listener.name.clone()).collect()
     }
 
-    /// Types of the messages between workers and master.
+    /// Returns the types of the messages between workers and master.
     pub(crate) fn spoken(&self) -> GroupTypes {
         GroupTypes {
             name: self.name.to_string(),
@@ -305,13 +311,14 @@ impl Group {
         }
     }
 
-    /// The sockets that the group listens on: a closed one is not handed over.
+    /// Returns the keys of the sockets that the group listens on. Closed sockets are not handed over.
     pub(crate) fn listener_keys(&self) -> impl Iterator<Item = [String; 3]> {
         let open = self.listeners.iter().filter(|listener| listener.is_open());
         open.filter_map(|listener| listener.key(&self.name))
     }
 
-    /// Opens, for a trial, what its processes need, and one socket of each listener that is not among those.
+    /// Opens the resources of its processes for a trial, and one socket of each listener that is not
+    /// among the known ones.
     pub(crate) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
         if let Contact::Foreign(foreign) = &self.contact {
             foreign.open()?;
@@ -322,21 +329,21 @@ impl Group {
         new.try_for_each(|listener| listener.open(name, WorkerId(0)))
     }
 
-    /// Takes the sockets over that an earlier version of the program has opened for this group; at
-    /// `any` address.
+    /// Takes over the sockets that an earlier version of the program has opened for this group; at
+    /// `any` address, if set.
     pub(crate) fn adopt_listeners(&mut self, kept: &mut Vec<KeptListener>, any: bool) {
         for listener in &mut self.listeners {
             listener.adopt(&self.name, kept, any);
         }
     }
 
-    /// The sockets that are open, for the next version.
+    /// Returns the open sockets, for the next version.
     pub(crate) fn opened_listeners(&self) -> Result<Vec<KeptListener>, Error> {
         let kept = self.listeners.iter().map(|listener| listener.opened(&self.name));
         Ok(kept.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
-    /// Whether master and worker were compiled together.
+    /// Returns whether master and worker were compiled together.
     pub(crate) fn is_same_executable(&self) -> bool {
         matches!(self.program, Program::ThisExecutable)
     }
@@ -349,7 +356,7 @@ fn check(given: WorkerOptions, group: &str, id: WorkerId) -> Result<CheckedOptio
     })
 }
 
-/// The number of workers that the settings of a generation set, if any.
+/// Returns the number of workers that the settings of a generation set, if any.
 pub(crate) fn configured_size(
     sizes: Option<&Sizes>,
     generation: u32,
@@ -360,7 +367,7 @@ pub(crate) fn configured_size(
     })
 }
 
-/// How the context of a worker is made, and its type.
+/// Encodes the context of a worker, and describes its type.
 pub(crate) struct Context {
     encode: Box<dyn Fn(u32, u32) -> Result<Vec<u8>, Error> + Send + Sync>,
     message: Message,
@@ -384,4 +391,59 @@ impl Context {
     pub(crate) fn message(&self) -> &Message {
         &self.message
     }
+}
+
+/// The program that the workers of a group run.
+#[derive(Clone, Debug)]
+pub(crate) enum Program {
+    ThisExecutable,
+    Other { path: PathBuf, arguments: Vec<OsString> },
+}
+
+impl Program {
+    pub(crate) fn is_this(&self) -> bool {
+        matches!(self, Self::ThisExecutable)
+    }
+
+    /// Makes the path absolute, since the working directory may change before the first worker is
+    /// started. A relative path begins at the directory of the workers; its links are followed anew at
+    /// each start.
+    pub(crate) fn resolve(self, directory: &Path) -> Result<Self, Error> {
+        match self {
+            Self::ThisExecutable => Ok(self),
+            Self::Other { path, arguments } => {
+                Ok(Self::Other { path: absolute(&directory.join(path))?, arguments })
+            }
+        }
+    }
+
+    /// Searches a name without a slash in `PATH`, as a shell does, in this root directory.
+    pub(crate) fn find(self, root: &Path) -> Result<Self, Error> {
+        match self {
+            Self::Other { path, arguments }
+                if !path.as_os_str().as_encoded_bytes().contains(&b'/') =>
+            {
+                let question = format!("PATH:{}:{}", root.display(), path.display());
+                let path = looked_up(&question, || find(path.as_os_str(), root))?;
+                Ok(Self::Other { path, arguments })
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Returns the first executable file of this name in the directories of `PATH`.
+fn find(name: &OsStr, root: &Path) -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let is_program = |file: &PathBuf| {
+        let inside = file.strip_prefix("/").map_or_else(|_| file.clone(), |file| root.join(file));
+        let metadata = std::fs::metadata(inside);
+        metadata.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    };
+    let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
+    files.find(is_program).ok_or_else(|| {
+        let (name, path) = (name.display(), path.display());
+        let message = format!("there is no program `{name}` in PATH ({path})");
+        Error::new(ErrorKind::Usage, message)
+    })
 }

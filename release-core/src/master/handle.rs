@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::clock::Epoch;
-use super::control::{Asking, Waiting};
+use super::control::{ControlRequest, UpgradeWait};
 use crate::master::pending::Caller;
 use crate::rt::Rt;
 use crate::stopping::Stopping;
@@ -16,6 +16,18 @@ use crate::supervise::{Operation, Pool, State, WorkerId};
 use crate::{Error, ErrorKind};
 
 /// Commands and observes the running master. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{ControlSocket, Master};
+///
+/// let socket = ControlSocket::new("/run/service.control");
+/// let master = Master::new().control(socket, |master, _peer, _request: String| async move {
+///     Ok(format!("generation {}, {} workers", master.generation(), master.status().len()))
+/// });
+/// # let _ = master;
+/// ```
 #[derive(Clone)]
 pub struct MasterHandle {
     rt: Rt,
@@ -26,7 +38,7 @@ pub struct MasterHandle {
     /// Whether a task has called `stopping`.
     is_stop_heard: Arc<AtomicBool>,
     /// The request of a control socket whose handler has this handle.
-    asking: Option<Asking>,
+    request: Option<ControlRequest>,
 }
 
 /// A command for the supervisor.
@@ -40,6 +52,16 @@ pub(crate) enum Command {
 }
 
 /// The state of one worker; see [`MasterHandle::status`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::MasterHandle;
+///
+/// fn processes(master: &MasterHandle) -> Vec<i32> {
+///     master.status().into_iter().filter_map(|worker| worker.pid).collect()
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerState {
@@ -80,27 +102,48 @@ impl MasterHandle {
     ) -> Self {
         let epoch = Epoch::new(rt.now(), pool.time());
         let (rt, pool, send) = (rt.clone(), Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), asking: None }
+        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), request: None }
     }
 
-    /// The handle for the handler of a request on a control socket.
-    pub(crate) fn asked_by(&self, asking: Asking) -> Self {
-        Self { asking: Some(asking), ..self.clone() }
+    /// Returns the handle for the handler of a request on a control socket.
+    pub(crate) fn asked_by(&self, request: ControlRequest) -> Self {
+        Self { request: Some(request), ..self.clone() }
     }
 
-    /// Keeps the request of this handle, if there is one, waiting for an upgrade while the result is
-    /// kept: it begins again in the next image of this process.
-    pub(crate) fn wait_for_upgrade(&self) -> Option<Waiting> {
-        self.asking.as_ref().map(Asking::wait_for_upgrade)
+    /// Lets the request of this handle, if there is one, wait for an upgrade while the result is kept:
+    /// it begins again in the next image of this process.
+    pub(crate) fn wait_for_upgrade(&self) -> Option<UpgradeWait> {
+        self.request.as_ref().map(ControlRequest::wait_for_upgrade)
     }
 
     /// Returns the runtime that the master runs on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::MasterHandle;
+    ///
+    /// async fn wait(master: &MasterHandle) {
+    ///     master.rt().sleep(Duration::from_secs(1)).await;
+    /// }
+    /// ```
     #[must_use]
     pub fn rt(&self) -> &Rt {
         &self.rt
     }
 
     /// Returns the state of all workers, ordered by id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::MasterHandle;
+    ///
+    /// fn restarts(master: &MasterHandle) -> u32 {
+    ///     master.status().iter().map(|worker| worker.restarts).sum()
+    /// }
+    /// ```
     #[must_use]
     pub fn status(&self) -> Vec<WorkerState> {
         let pool = self.pool();
@@ -122,6 +165,16 @@ impl MasterHandle {
     }
 
     /// Returns the generation of workers that serves; the first one is number 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::MasterHandle;
+    ///
+    /// fn has_been_reloaded(master: &MasterHandle) -> bool {
+    ///     master.generation() > 1
+    /// }
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.pool().generation()
@@ -147,6 +200,18 @@ impl MasterHandle {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::MasterHandle;
+    ///
+    /// async fn deploy(master: &MasterHandle) {
+    ///     if let Err(error) = master.reload().await {
+    ///         tracing::error!(reason = error.report(), "the old version keeps serving");
+    ///     }
+    /// }
+    /// ```
     pub async fn reload(&self) -> Result<(), Error> {
         self.change(Operation::Reload).await
     }
@@ -167,6 +232,16 @@ impl MasterHandle {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the change.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, MasterHandle};
+    ///
+    /// async fn double(master: &MasterHandle, workers: u32) -> Result<(), Error> {
+    ///     master.scale("web", workers * 2).await
+    /// }
+    /// ```
     pub async fn scale(&self, group: &str, workers: u32) -> Result<(), Error> {
         self.change(Operation::Resize { group: group.to_owned(), size: workers }).await
     }
@@ -182,6 +257,19 @@ impl MasterHandle {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the restart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, MasterHandle};
+    ///
+    /// async fn restart_all(master: &MasterHandle) -> Result<(), Error> {
+    ///     for worker in master.status() {
+    ///         master.restart(worker.id).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub async fn restart(&self, worker: u32) -> Result<(), Error> {
         self.change(Operation::Restart { id: WorkerId(worker) }).await
     }
@@ -219,8 +307,21 @@ impl MasterHandle {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the upgrade.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::MasterHandle;
+    ///
+    /// async fn upgrade(master: &MasterHandle) -> String {
+    ///     match master.upgrade().await {
+    ///         Ok(()) => "ok".to_owned(),
+    ///         Err(error) => format!("error: {}", error.report()),
+    ///     }
+    /// }
+    /// ```
     pub async fn upgrade(&self) -> Result<(), Error> {
-        if self.asking.as_ref().is_some_and(|asking| asking.waited) {
+        if self.request.as_ref().is_some_and(|request| request.has_waited) {
             return self.ask(Command::Rejoin).await;
         }
         self.change(Operation::Upgrade).await
@@ -244,6 +345,16 @@ impl MasterHandle {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the call: the files are opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, MasterHandle};
+    ///
+    /// async fn rotated(master: &MasterHandle) -> Result<(), Error> {
+    ///     master.reopen_logs().await
+    /// }
+    /// ```
     pub async fn reopen_logs(&self) -> Result<(), Error> {
         self.ask(Command::ReopenLogs).await
     }
@@ -253,7 +364,7 @@ impl MasterHandle {
     }
 
     async fn ask(&self, command: impl FnOnce(Caller) -> Command) -> Result<(), Error> {
-        // A change that has not begun when a new version takes over is asked for there.
+        // The next version carries out a change that has not begun when it takes over.
         let _waiting = self.wait_for_upgrade();
         let (caller, answer) = oneshot::channel();
         (self.send)(command(caller));
@@ -266,6 +377,18 @@ impl MasterHandle {
     ///
     /// The master waits for a main task that has called `stopping` until the stop deadline, as it waits
     /// for the workers. A main task that has not is dropped when the last worker has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Master};
+    ///
+    /// let master = Master::new().main(|master| async move {
+    ///     master.stopping().await;
+    ///     Ok::<(), Error>(())
+    /// });
+    /// # let _ = master;
+    /// ```
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.is_stop_heard.store(true, Ordering::Relaxed);
@@ -277,6 +400,21 @@ impl MasterHandle {
     }
 
     /// Starts a graceful shutdown, like SIGTERM.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::{Error, Master};
+    ///
+    /// // A service for one hour.
+    /// let master = Master::new().main(|master| async move {
+    ///     master.rt().sleep(Duration::from_secs(3600)).await;
+    ///     master.stop();
+    ///     Ok::<(), Error>(())
+    /// });
+    /// # let _ = master;
+    /// ```
     pub fn stop(&self) {
         (self.send)(Command::Stop);
     }

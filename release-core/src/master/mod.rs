@@ -3,14 +3,15 @@
 
 mod builder;
 pub(crate) mod clock;
+mod config;
 pub(crate) mod control;
 pub(crate) mod event_log;
 pub(crate) mod group;
 pub(crate) mod handle;
 pub(crate) mod pending;
-pub(crate) mod plan;
 pub(crate) mod reaper;
 pub(crate) mod settings;
+mod startup;
 pub(crate) mod supervisor;
 pub(crate) mod systemd_notifier;
 pub(crate) mod upgrade;

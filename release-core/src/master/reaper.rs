@@ -11,9 +11,9 @@ use crate::signals::Signals;
 use crate::sys::claimed::Claimed;
 use crate::sys::pidfd::Orphans;
 
-/// How long a zombie is left to whoever started it. Orphans have nobody; a child that this program
-/// started beside its workers is waited for by the code that started it. Workers are never taken
-/// from who waits for them: how they have ended decides what becomes of them.
+/// Time for which a zombie is left to the code that started it. Orphans have no such code; a child that
+/// this program started beside its workers is awaited by its own code. Workers are always left to the
+/// supervisor, which needs their exit status.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Reaps orphans when this process is the init of its process namespace.
@@ -27,7 +27,7 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
     Ok(Some(rt.spawn(async move {
         let mut orphans = Orphans::default();
         while deaths.next().await.is_ok() {
-            // Those of now are the ones of the turn after this.
+            // In the next round these zombies have had their time.
             while orphans.reap() {
                 timer.sleep(GRACE).await;
             }
@@ -38,6 +38,16 @@ pub(crate) fn reap(rt: &Rt) -> Result<Option<Task<()>>, Error> {
 /// Keeps the exit status of a child for the code that has started it, until this is dropped.
 ///
 /// See [`claim_child`].
+///
+/// # Examples
+///
+/// ```
+/// let mut child = std::process::Command::new("true").spawn()?;
+/// let claimed = release_core::claim_child(child.id());
+/// assert!(child.wait()?.success());
+/// drop(claimed);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the child is claimed for as long as this lives"]
 pub struct ClaimedChild {

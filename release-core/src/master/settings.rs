@@ -66,9 +66,9 @@ struct Shared<T> {
 type Reload<T> = dyn Fn(&T) -> Result<T, Error> + Send + Sync;
 
 struct Values<T> {
-    /// Of the generation that serves.
+    /// Value of the generation that serves.
     current: Arc<T>,
-    /// Of the generation that is tried, by its number.
+    /// Number and value of the generation that is tried.
     next: Option<(u32, Arc<T>)>,
 }
 
@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> Settings<T> {
         Arc::clone(&self.0.lock().current)
     }
 
-    /// The value of a generation: the one in force, unless that generation is tried.
+    /// Returns the value of a generation: the one in force, unless that generation is tried.
     pub(crate) fn of(&self, generation: u32) -> Arc<T> {
         let values = self.0.lock();
         let next = values.next.as_ref().filter(|(its, _)| *its == generation);
@@ -161,15 +161,15 @@ impl<T> Shared<T> {
     }
 }
 
-/// Puts a value that was made in its place, for the generation of this number.
+/// Puts a new value in its place, for the generation of this number.
 pub(crate) type Made = Box<dyn FnOnce(u32) + Send>;
 
-/// Settings, whatever their type.
+/// Settings of any type.
 pub(crate) trait Generations: Send + Sync {
     /// Makes the next value. It may block.
     fn make(self: Arc<Self>) -> Result<Made, Error>;
 
-    /// The generation that serves is this one, and no other is tried any more.
+    /// Makes the value of this generation the one in force, and drops the other.
     fn settle(&self, serving: u32);
 }
 
@@ -188,7 +188,7 @@ impl<T: Send + Sync + 'static> Generations for Shared<T> {
             }
             taken_back => taken_back.map(|(_, value)| value),
         };
-        // Dropping it is the application's business, which may ask for the current one.
+        // The destructor belongs to the application, and may call `current`.
         drop(values);
         if let Err(panicked) = Guard::SETTINGS.call(|| drop(former)) {
             tracing::error!(reason = %panicked, "a value of the settings could not be dropped");

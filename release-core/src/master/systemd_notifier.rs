@@ -7,28 +7,28 @@ use crate::log_throttle::LogThrottle;
 use crate::supervise::{Pool, Report, State};
 use crate::systemd::{Kind, Notifier, Unsent, reloading, status_line};
 
-/// How much longer than its deadline a stop may take before systemd kills what is left.
+/// Time that a stop may take beyond its deadline before systemd kills the rest.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The signs of life leave time for other work, however often they are wanted.
+/// Minimum between two watchdog messages: there must be time for other work.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
-/// When a message is sent again: that there was no room for, or that could not be sent at all.
+/// Time after which an unsent message is sent again.
 const ROOM_TIME: Duration = Duration::from_millis(100);
 const ERROR_TIME: Duration = Duration::from_secs(5);
 
-/// Tells systemd how the service is, and never waits for it.
+/// Notifies systemd of the state of the service, and never waits for it.
 #[derive(Debug)]
 pub(crate) struct Service {
     notifier: Notifier,
     stop_deadline: Duration,
-    /// How often it wants a sign of life, and when it gets the next one.
+    /// Interval of the watchdog, and the time of its next message.
     watchdog: Option<(Duration, Instant)>,
     phase: Phase,
     unsent: Unsent,
-    /// When what is unsent is tried again.
+    /// Time of the next attempt to send the unsent messages.
     again: Option<Instant>,
-    /// When to say again that systemd does not hear.
+    /// Limits the log lines about a systemd that does not receive.
     unheard: LogThrottle,
 }
 
@@ -36,13 +36,13 @@ pub(crate) struct Service {
 enum Phase {
     Starting,
     Serving,
-    /// In a reload or an upgrade that systemd knows of.
+    /// A reload or an upgrade that systemd knows of.
     Changing,
     Stopping,
 }
 
 impl Service {
-    /// `is_change` says that this version takes over from an earlier one.
+    /// Creates the notifier; `is_change` if this version takes over from an earlier one.
     pub(crate) fn new(
         notifier: Notifier,
         watchdog: Option<Duration>,
@@ -51,7 +51,7 @@ impl Service {
         now: Instant,
     ) -> Self {
         let phase = if is_change { Phase::Changing } else { Phase::Starting };
-        // Twice in the time, as is the custom.
+        // Twice in the time, as systemd recommends.
         let watchdog = watchdog.map(|time| ((time / 2).max(SHORTEST_BEAT), now));
         let (unsent, unheard) = (Unsent::default(), LogThrottle::default());
         Self { notifier, stop_deadline, watchdog, phase, unsent, again: None, unheard }
@@ -84,7 +84,7 @@ impl Service {
                 Report::Stopping { .. } | Report::Failing { .. } | Report::Finished { .. },
                 Phase::Starting | Phase::Serving | Phase::Changing,
             ) => self.stops(pool),
-            // While it serves, this would be about how long it may run at all.
+            // While the service runs, systemd would take this as the limit of its run time.
             (
                 Report::Extended { time, .. },
                 Phase::Starting | Phase::Changing | Phase::Stopping,
@@ -92,7 +92,7 @@ impl Service {
             (Report::Ready { .. } | Report::Died { .. }, Phase::Serving) => {
                 self.status(pool, "");
             }
-            // Said already, in a phase that does not ask for it, or not worth telling.
+            // These are known already, belong to another phase, or are of no interest.
             (
                 Report::AllReady
                 | Report::Reloading { .. }
@@ -117,8 +117,8 @@ impl Service {
         }
     }
 
-    /// The service stops, whoever asked for it or whatever failed: it has the time that its processes
-    /// have, some of which were granted more.
+    /// Reports that the service stops, and the time that its processes have, some of which were granted
+    /// more.
     fn stops(&mut self, pool: &Pool) {
         self.phase = Phase::Stopping;
         self.say(Kind::Stopping, "STOPPING=1".to_owned());
@@ -126,7 +126,7 @@ impl Service {
         self.extend(granted.unwrap_or_default().max(self.stop_deadline));
     }
 
-    /// No worker is left, and the main task finishes. Systemd may not have heard that anything stops.
+    /// Reports that only the main task remains. Systemd may not know of the stop yet.
     pub(crate) fn finishes(&mut self, pool: &Pool, now: Instant) {
         if self.phase != Phase::Stopping {
             self.stops(pool);
@@ -134,8 +134,8 @@ impl Service {
         }
     }
 
-    /// A change has ended, also one that was refused before anything was changed: systemd waits for
-    /// a beginning and an end whoever asked.
+    /// Reports the end of a change, even if it was refused before anything changed: systemd waits for a
+    /// beginning and an end of each change.
     fn changed(&mut self, pool: &Pool, why: &str) {
         match self.phase {
             Phase::Serving => self.reloading(),
@@ -147,7 +147,7 @@ impl Service {
 
     fn serves(&mut self, kind: Kind, pool: &Pool, why: &str) {
         self.phase = Phase::Serving;
-        // Before, so that whoever waits for the end of the change sees it.
+        // The status comes first, so that it is there when a waiting systemctl returns.
         self.status(pool, why);
         self.say(kind, "READY=1".to_owned());
     }
@@ -173,7 +173,7 @@ impl Service {
         self.unsent.push(kind, message);
     }
 
-    /// Sends what there is room for.
+    /// Sends as many messages as there is room for.
     fn send(&mut self, now: Instant) {
         let outcome = self.unsent.send(&self.notifier);
         self.again = outcome.as_ref().err().map(|error| match error.kind() {
@@ -191,12 +191,12 @@ impl Service {
         }
     }
 
-    /// When [`beat`](Service::beat) has something to do next.
+    /// Returns the time when [`beat`](Service::beat) must be called next.
     pub(crate) fn beats_at(&self) -> Option<Instant> {
         self.watchdog.map(|(_, at)| at).into_iter().chain(self.again).min()
     }
 
-    /// Gives systemd its sign of life, if it is time and the service is well, and what it has not heard.
+    /// Feeds the watchdog, if it is time and the service is well, and sends the unsent messages.
     pub(crate) fn beat(&mut self, pool: &Pool, now: Instant) {
         let mut is_due = self.again.is_some_and(|at| at <= now);
         if let Some((interval, at)) = self.watchdog.as_mut().filter(|(_, at)| *at <= now) {

@@ -7,9 +7,8 @@ use super::Master;
 use crate::daemonize::detach::{refuse_threads, warn_of_threads};
 use crate::daemonize::log_files::LogFiles;
 use crate::master::group::Group;
-use crate::master::plan::Plan;
-use crate::master::upgrade;
-use crate::master::upgrade::{HandOver, Heritage, Origin, heritage};
+use crate::master::startup::Startup;
+use crate::master::upgrade::{self, HandOver, Invocation, UpgradeRole, roll_back, upgrade_role};
 use crate::path::absolute;
 use crate::rt::Driver;
 use crate::streams::launcher;
@@ -18,18 +17,33 @@ use crate::worker::is_worker;
 use crate::{Error, ErrorKind, Exit};
 
 impl Master {
-    /// Runs until a signal or [`MasterHandle::stop`] ends it: TERM or INT stop in order, and at once when
-    /// one of them comes again a second later or more (what comes earlier is the same request); QUIT stops
-    /// at once. HUP reloads ([`MasterHandle::reload`]); in the foreground it stops in order if the terminal
-    /// has gone, and stays ignored if it was ignored at the start, as by `nohup`. TTIN and TTOU give
-    /// the first group one worker more or less, but not less than one. USR1 puts a new version of the
-    /// program in the place of this one ([`MasterHandle::upgrade`]). USR2 opens the log files of a
-    /// daemon again ([`MasterHandle::reopen_logs`]); without any it is ignored, as it would end a process
-    /// that does not expect it, unless the program handles it itself.
+    /// Runs the master until a signal or [`MasterHandle::stop`] ends it.
     ///
-    /// Call it first in `main`: with [`background`](Master::background) no thread may exist, and none of
-    /// the program's own in any case, and `driver` builds the async runtime after the last fork. Every failure to start is in the [`Exit`], and with
-    /// [`background`](Master::background) it reaches the launcher as well.
+    /// | signal | effect |
+    /// |---|---|
+    /// | TERM, INT | graceful stop; a second signal, at least a second later, stops at once |
+    /// | QUIT | stops at once |
+    /// | HUP | reload ([`MasterHandle::reload`]). In the foreground: graceful stop if the terminal has gone; ignored if it was ignored at the start, as by `nohup` |
+    /// | TTIN, TTOU | one worker more or less in the first group, but not less than one |
+    /// | USR1 | upgrade to the new version of the program ([`MasterHandle::upgrade`]) |
+    /// | USR2 | opens the log files again ([`MasterHandle::reopen_logs`]); ignored if there are none, unless your program handles it |
+    ///
+    /// Call this method first in `main`. With [`background`](Master::background) no thread may exist yet,
+    /// and in any case none of your own; `driver` builds the async runtime after the last fork. The
+    /// [`Exit`] contains the reason of a failed start, which the launcher of a background process reports,
+    /// too.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_core::rt::local::Local;
+    /// use release_core::{Exit, Master, Workers};
+    ///
+    /// fn main() -> Exit {
+    ///     let workers = Workers::command("web", 4, "server", ["--port=8080"]).user("www-data");
+    ///     Master::new().workers(workers).run(Local::new)
+    /// }
+    /// ```
     ///
     /// [`MasterHandle::stop`]: crate::MasterHandle::stop
     /// [`MasterHandle::reload`]: crate::MasterHandle::reload
@@ -39,33 +53,37 @@ impl Master {
         if cfg!(panic = "abort") {
             tracing::warn!("built with panic=abort: any panic ends the master and all workers");
         }
-        let heritage = match heritage() {
-            Ok(heritage) => heritage,
-            Err(error) => return upgrade::turn_back(error, &[]).into(),
+        let role = match upgrade_role() {
+            Ok(role) => role,
+            Err(error) => return roll_back(error, &[]).into(),
         };
-        let origin = Origin::here(heritage.executable());
-        let plan = self.prepare(heritage.has_returned());
-        if let Heritage::Trial(before, answer) = heritage {
-            return upgrade::answer(answer, plan.and_then(|plan| plan.rehearse(driver, before)));
+        let invocation = Invocation::here(role.executable());
+        let startup = self.check(role.has_returned());
+        if let UpgradeRole::Trial(running, answer) = role {
+            let outcome = startup.and_then(|startup| startup.validate_handover(driver, running));
+            return upgrade::answer(answer, outcome);
         }
-        let before = heritage.take();
-        let mut plan = match plan.and_then(|plan| plan.enter_background(before.as_ref())) {
-            Ok(plan) => plan,
-            Err(error) => return upgrade::turn_back(error, &[]).into(),
+        let previous = role.take();
+        let started = startup.and_then(|mut startup| {
+            let launcher = startup.enter_background(previous.as_ref())?;
+            Ok((startup, launcher))
+        });
+        let (startup, mut launcher) = match started {
+            Ok(started) => started,
+            Err(error) => return roll_back(error, &[]).into(),
         };
-        let mut launcher = plan.launcher.take();
-        let ended = plan.run(driver, &mut launcher, origin, before);
+        let ended = startup.run(driver, &mut launcher, invocation, previous);
         if let (Some(launcher), Some(error)) = (launcher, ended.error()) {
-            // It prints the reason itself.
+            // The launcher prints the reason itself.
             launcher::leave();
             launcher.fail(error);
         }
         ended
     }
 
-    /// Everything that can be wrong with the settings, before anything has happened. A version that is
-    /// the master again has served with them: what its workers get is as it was.
-    fn prepare(self, is_return: bool) -> Result<Plan, Error> {
+    /// Checks everything that can be wrong with the settings, before anything has happened. A version
+    /// that is the master again has served with them: its workers get the same as before.
+    fn check(self, is_return: bool) -> Result<Startup, Error> {
         refuse_worker()?;
         // In the foreground, each fork is followed by an exec.
         if self.background.is_some() {
@@ -81,34 +99,25 @@ impl Master {
         if !is_return {
             groups.iter().try_fold(0, |first, group| group.check_options(first))?;
         }
+        let mut config = self.config;
         let [output, error] = &self.files;
-        let own_files = LogFiles::new(output.as_deref(), error.as_deref())?;
-        let log_files = match &self.background {
-            Some(daemon) if own_files.is_empty() => daemon.log_files()?,
-            _ => own_files,
-        };
-        self.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
-        let mut hooks = self.hooks;
-        groups.iter().flat_map(|group| &group.settings).for_each(|settings| hooks.add(settings));
-        Ok(Plan {
-            log_files,
-            systemd: if self.systemd { Notifier::from_env()? } else { None },
-            background: self.background,
-            launcher: None,
-            lock_file: self.lock_file.map(|path| absolute(&path)).transpose()?,
-            groups,
-            controls: self.controls,
-            main: self.main,
-            hooks,
-            stop_deadline: self.stop_deadline,
-            exit_with_signal: self.exit_with_signal,
-            forward_signals: self.forward_signals,
-            hand_over: self.hand_over,
-        })
+        config.log_files = LogFiles::new(output.as_deref(), error.as_deref())?;
+        if let Some(daemon) = self.background.as_ref().filter(|_| config.log_files.is_empty()) {
+            config.log_files = daemon.log_files()?;
+        }
+        config.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
+        let settings = groups.iter().flat_map(|group| &group.settings);
+        settings.for_each(|settings| config.hooks.add(settings));
+        if self.systemd {
+            config.systemd = Notifier::from_env()?;
+        }
+        config.lock_file = config.lock_file.map(|path| absolute(&path)).transpose()?;
+        let (background, controls, main) = (self.background, self.controls, self.main);
+        Ok(Startup { config, background, groups, controls, main })
     }
 }
 
-/// A worker that is a master starts workers that do the same, without an end.
+/// Refuses to be a master in a worker, which would start workers that do the same, without end.
 fn refuse_worker() -> Result<(), Error> {
     if is_worker() {
         let message = "this process was started as a worker and must not be a master: `main` asks \
@@ -118,7 +127,7 @@ fn refuse_worker() -> Result<(), Error> {
     Ok(())
 }
 
-/// Commands, logs and the next version of the program tell groups apart by their names.
+/// Refuses two groups of one name: commands, logs and upgrades tell groups apart by their names.
 fn refuse_namesakes(groups: &[Group]) -> Result<(), Error> {
     let mut names = HashSet::new();
     match groups.iter().find(|group| !names.insert(&*group.name)) {

@@ -1,17 +1,20 @@
-//! A listening control socket: its access check, and its connections.
+//! `BoundControlSocket`: a listening control socket, and the connections that it accepts.
 
+use std::fs::remove_file;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use futures_util::future::{AbortRegistration, Abortable};
-use nix::unistd::geteuid;
+use futures_util::future::Abortable;
 
-use super::ControlSocket;
 use super::connection::Connection;
-use super::handover::FrozenConnection;
-use super::seats::{Asking, Seat, Seats};
+use super::frozen::{FrozenConnection, FrozenControl, Past};
+use super::handover::Served;
+use super::limiter::ControlRequest;
+use super::socket::ControlSocket;
+use crate::Error;
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, Refused, Request, Text};
@@ -21,35 +24,102 @@ use crate::rt::Rt;
 use crate::sys::rights::discard;
 
 /// A listening control socket. Dropping it removes the socket file, if it is still the socket's own.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ControlSocket;
+///
+/// let directory = tempfile::tempdir()?;
+/// let bound = ControlSocket::new(directory.path().join("control")).bind()?;
+/// # let _ = bound;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
-    /// Identity of the file, which changes when the file is created again.
-    pub(super) file: Arc<Mutex<FileIdentity>>,
-    pub(super) settings: ControlSocket<C>,
-    pub(super) seats: Arc<Seats>,
+    served: Served,
+    settings: ControlSocket<C>,
     /// Connections of an earlier image of this process.
-    pub(super) kept: Vec<FrozenConnection>,
+    kept: Vec<FrozenConnection>,
 }
 
 impl<C> Drop for BoundControlSocket<C> {
     fn drop(&mut self) {
-        let path = &self.settings.path;
-        if self.seats.is_frozen() {
-            return;
-        }
-        let own = *self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if FileIdentity::of(path).is_ok_and(|file| file == own) {
-            let _ = std::fs::remove_file(path);
-        }
+        self.served.remove_file();
+    }
+}
+
+impl<C> ControlSocket<C> {
+    /// Binds the socket. Its mode is right from the first moment.
+    ///
+    /// A stale socket file of a daemon that was killed is replaced. Root creates no socket in a
+    /// directory that belongs to another account or that others can write to, unless it is sticky as
+    /// `/tmp`: they could replace the socket by their own.
+    ///
+    /// A [`Master`](crate::Master) creates the file again at the next start of a worker, or reload, if
+    /// it was removed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::AlreadyRunning`] if a process answers on the path, whose socket stays
+    /// untouched; [`ErrorKind::Usage`] if the path is taken by another kind of file, too long, or not
+    /// safe for root; [`ErrorKind::System`] for errors of bind(2) and related calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{ControlSocket, ErrorKind};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("control");
+    /// let bound = ControlSocket::new(&path).bind()?;
+    /// let second = ControlSocket::new(&path).bind();
+    /// assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyRunning);
+    /// drop(bound);
+    /// assert!(!path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
+    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
+    /// [`ErrorKind::System`]: crate::ErrorKind::System
+    pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
+        let (socket, file) = self.file().make()?;
+        Ok(BoundControlSocket::new(socket, file, self))
+    }
+
+    /// Takes the place of an earlier socket: its connections stay open, and it keeps listening if its
+    /// path is the same. Otherwise this one is bound before the other is removed.
+    pub(crate) fn follow(self, earlier: FrozenControl) -> Result<BoundControlSocket<C>, Error> {
+        let mut bound = if earlier.is_to_stay {
+            let at = self.at(earlier.path.into());
+            BoundControlSocket::new(earlier.listener.into(), earlier.file, at)
+        } else if Path::new(&earlier.path) == self.path() && earlier.is_at_its_path() {
+            self.file().set_mode()?;
+            self.file().set_owner()?;
+            BoundControlSocket::new(earlier.listener.into(), earlier.file, self)
+        } else {
+            let bound = self.bind()?;
+            if earlier.is_at_its_path() {
+                let _ = remove_file(&earlier.path);
+            }
+            bound
+        };
+        bound.kept = earlier.connections;
+        Ok(bound)
     }
 }
 
 impl<C> BoundControlSocket<C> {
-    pub(super) fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
-        let (seats, kept) = (Arc::default(), Vec::new());
-        let file = Arc::new(Mutex::new(file));
-        Self { socket: Some(socket), file, settings, seats, kept }
+    fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
+        let served = Served::new(settings.file(), file, settings.connections);
+        Self { socket: Some(socket), served, settings, kept: Vec::new() }
+    }
+
+    /// Returns the socket as its master sees it.
+    pub(crate) fn served(&self) -> Served {
+        self.served.clone()
     }
 
     /// Answers requests, one after the other on each connection, until the future is dropped.
@@ -60,6 +130,20 @@ impl<C> BoundControlSocket<C> {
     /// # Errors
     ///
     /// Returns only errors that end every accept on the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ControlSocket;
+    /// use release_core::rt::Rt;
+    ///
+    /// /// Answers pings of a daemon without workers.
+    /// async fn serve(rt: Rt) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let bound = ControlSocket::new("/run/service.control").bind()?;
+    ///     bound.serve(&rt, |_peer, _request: String| async { Ok("pong".to_owned()) }).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "control_socket")]
     pub async fn serve<R, H, F>(self, rt: &Rt, handler: H) -> io::Result<()>
     where
@@ -68,15 +152,15 @@ impl<C> BoundControlSocket<C> {
         H: Fn(Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
-        self.serve_asking(rt, move |_, peer, request| handler(peer, request)).await
+        self.serve_requests(rt, move |_, peer, request| handler(peer, request)).await
     }
 
     /// [`serve`](Self::serve), with a handler that knows which request it answers.
-    pub(crate) async fn serve_asking<R, H, F>(mut self, rt: &Rt, handler: H) -> io::Result<()>
+    pub(crate) async fn serve_requests<R, H, F>(mut self, rt: &Rt, handler: H) -> io::Result<()>
     where
         R: Request,
         C: Codec<R> + Codec<R::Response>,
-        H: Fn(Asking, Credentials, R) -> F + Send + Sync + 'static,
+        H: Fn(ControlRequest, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
         let Some(socket) = self.socket.take() else {
@@ -85,16 +169,13 @@ impl<C> BoundControlSocket<C> {
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         for kept in std::mem::take(&mut self.kept) {
-            let (asked, waits, credentials) = (kept.asked, kept.waits, kept.credentials());
-            // Fewer may be admitted than before.
-            if !self.admits(credentials.uid) {
+            let (past, peer) = (kept.past(), kept.credentials());
+            // This version may admit fewer users than the one before.
+            if !self.settings.admits(peer.uid) {
                 continue;
             }
             match Link::thaw(rt, kept.link) {
-                Ok(link) => {
-                    let seat = self.seats.keep(credentials.uid, asked, waits, rt.now());
-                    self.connect(rt, link, seat, credentials, &handler);
-                }
+                Ok(link) => self.connect(link, peer, past, &handler),
                 Err(error) => {
                     tracing::warn!(reason = error.report(), "a control connection was not kept");
                 }
@@ -102,62 +183,48 @@ impl<C> BoundControlSocket<C> {
         }
         let mut refusals = LogThrottle::default();
         loop {
-            let socket = self.seats.accept(&mut listener).await?;
-            let Ok(credentials) = Credentials::of_peer(&socket) else {
+            let socket = self.served.gate.accept(&mut listener).await?;
+            let Ok(peer) = Credentials::of_peer(&socket) else {
                 continue;
             };
-            if !self.admits(credentials.uid) {
+            // The second line of defence beside the mode of the socket file.
+            if !self.settings.admits(peer.uid) {
                 discard(socket.as_fd());
                 if let Some(unsaid) = refusals.now(rt.now()) {
-                    let Credentials { uid, pid, .. } = credentials;
+                    let Credentials { uid, pid, .. } = peer;
                     tracing::warn!(uid, pid, unsaid, "a control connection was refused");
                 }
                 continue;
             }
-            let most = self.settings.connections;
-            let Some(seat) = self.seats.wait_for_one(credentials.uid, most, rt).await else {
+            if !self.served.limiter.make_room(peer.uid, rt).await {
                 discard(socket.as_fd());
                 continue;
-            };
+            }
             if let Ok(link) = Link::new(rt, socket, Mode::PlainServer, self.settings.limits) {
-                self.connect(rt, link, seat, credentials, &handler);
+                self.connect(link, peer, Past::default(), &handler);
             }
         }
     }
 
-    fn connect<R, H, F>(
-        &self,
-        rt: &Rt,
-        link: Link,
-        (seat, registration): (Seat, AbortRegistration),
-        credentials: Credentials,
-        handler: &Arc<H>,
-    ) where
+    fn connect<R, H, F>(&self, link: Link, peer: Credentials, past: Past, handler: &Arc<H>)
+    where
         R: Request,
         C: Codec<R> + Codec<R::Response>,
-        H: Fn(Asking, Credentials, R) -> F + Send + Sync + 'static,
+        H: Fn(ControlRequest, Credentials, R) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
     {
         link.set_send_limit(self.settings.answer_limit());
-        let link = Arc::new(link);
-        seat.connected(&link, credentials);
+        let (rt, link) = (link.rt().clone(), Arc::new(link));
+        let (permit, registration) = self.served.limiter.admit(&link, peer, past, rt.now());
         let connection = Connection {
             rt: rt.clone(),
             server: Server::over(link, self.settings.codec.clone()),
             codec: self.settings.codec.clone(),
-            seat,
-            credentials,
+            permit,
+            peer,
             idle_time: self.settings.idle_time,
         };
         let serving = connection.serve(Arc::clone(handler));
         rt.spawn(Abortable::new(serving, registration)).detach();
-    }
-
-    /// Checks the peer's user: the second line of defence beside the mode of the socket file.
-    fn admits(&self, uid: u32) -> bool {
-        uid == 0
-            || uid == geteuid().as_raw()
-            || self.settings.owner.is_some_and(|(owner, _)| owner == uid)
-            || self.settings.users.contains(&uid)
     }
 }

@@ -55,6 +55,15 @@ pub enum ControlCommand {
 /// A text that is not a [`ControlCommand`].
 ///
 /// Its message is at most a few lines long, however long the text was.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{CommandError, ControlCommand};
+///
+/// let unknown = "halt".parse::<ControlCommand>();
+/// assert_eq!(unknown, Err(CommandError::Unknown("halt".into())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommandError {
@@ -125,6 +134,17 @@ impl ControlCommand {
     /// # Cancel safety
     ///
     /// Dropping the future after its first poll does not cancel the change.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{ControlCommand, MasterHandle};
+    ///
+    /// async fn reload(master: &MasterHandle) {
+    ///     let answer = ControlCommand::Reload.carry_out(master, "web").await;
+    ///     println!("{answer}");
+    /// }
+    /// ```
     pub async fn carry_out(self, master: &MasterHandle, group: &str) -> String {
         let changed: Result<(), Error> = match self {
             Self::Ping => return "pong".to_owned(),

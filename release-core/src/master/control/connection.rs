@@ -4,22 +4,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::seats::{Asking, Seat};
+use super::limiter::{ControlRequest, Permit};
 use crate::guard::Guard;
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, ReadError, Refused, Request, SendError};
 use crate::net::Credentials;
 use crate::rt::Rt;
 
-/// The handler of requests, and the codec, which is the application's, too.
+/// Guards the handler of requests, and the codec, which belongs to the application, too.
 const CONTROL: Guard = Guard::new("control");
 
+/// A connection and everything that serves it. The permit is dropped after the server.
 pub(super) struct Connection<R, C> {
     pub(super) rt: Rt,
     pub(super) server: Server<R, C>,
     pub(super) codec: C,
-    pub(super) seat: Seat,
-    pub(super) credentials: Credentials,
+    pub(super) permit: Permit,
+    pub(super) peer: Credentials,
     pub(super) idle_time: Duration,
 }
 
@@ -30,10 +31,10 @@ where
 {
     pub(super) async fn serve<H, F>(mut self, handler: Arc<H>)
     where
-        H: Fn(Asking, Credentials, R) -> F,
+        H: Fn(ControlRequest, Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
-        let uid = self.credentials.uid;
+        let uid = self.peer.uid;
         match CONTROL.run(|| self.answer_all(&*handler)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::debug!(why, uid, "a control connection was ended"),
@@ -45,10 +46,10 @@ where
 
     async fn answer_all<H, F>(&mut self, handler: &H) -> Result<(), String>
     where
-        H: Fn(Asking, Credentials, R) -> F,
+        H: Fn(ControlRequest, Credentials, R) -> F,
         F: Future<Output = Result<R::Response, Refused>>,
     {
-        // Of a request that an earlier image of this process has answered.
+        // An earlier image of this process may have answered a request in part.
         self.server.finish_answer().await.map_err(|ended| crate::error::chain(&ended))?;
         let mut payload = Vec::new();
         loop {
@@ -60,10 +61,10 @@ where
                 Ok(Err(error)) => return Err(crate::error::chain(&error)),
                 Err(_) => return Err("idle for too long".to_owned()),
             };
-            let asking = self.seat.asked(self.rt.now(), &mut payload);
-            let answer = handler(asking, self.credentials, request).await;
+            let asked = self.permit.asked(self.rt.now(), &mut payload);
+            let answer = handler(asked, self.peer, request).await;
             let response = answer.map_err(Refused::into_words)?;
-            self.seat.answered(self.rt.now());
+            self.permit.answered(self.rt.now());
             self.send(response).await?;
         }
     }

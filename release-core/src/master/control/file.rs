@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind};
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// Its place and its access rights.
+/// Path and access rights of the socket file.
 #[derive(Clone, Debug)]
 pub(super) struct SocketFile {
     pub(super) path: PathBuf,

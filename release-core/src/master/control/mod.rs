@@ -1,190 +1,22 @@
 //! Control sockets: Unix sockets on which scripts and people send commands to a daemon.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use crate::Error;
-use crate::ipc::limits::Limits;
-use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
-use crate::path::absolute;
-
+mod accept_gate;
 mod bound;
 mod command;
 mod connection;
 mod file;
+mod frozen;
 mod handover;
-mod pause;
-mod seats;
+mod limiter;
+mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use bound::BoundControlSocket;
 pub use command::{CommandError, ControlCommand};
-use file::SocketFile;
-pub(crate) use handover::{FrozenControl, Served, successors};
-pub(crate) use seats::{Asking, Waiting};
+pub(crate) use frozen::{FrozenControl, successors};
+pub(crate) use handover::Served;
+pub(crate) use limiter::{ControlRequest, UpgradeWait};
+pub use socket::ControlSocket;
 pub use status::{StatusReport, WorkerReport};
-
-/// A Unix socket with plain frames, text by default.
-///
-/// The limits of its peers are part of the documented behaviour:
-///
-/// | limit | value |
-/// |---|---|
-/// | mode of the socket file | 0600, settable |
-/// | who may connect | root, the daemon's own user and the socket's owner: checked by the peer's uid too |
-/// | longest request | 64 KiB, settable |
-/// | longest answer | 16 MiB, which is as much as [`plain::Client`](crate::ipc::plain::Client) takes; in place of a longer one the peer gets the codec's [`failure`](crate::ipc::Codec::failure), or the connection ends, and the log says so |
-/// | time for a frame from its first byte to its last | 5 s |
-/// | idle time | 60 s, settable |
-/// | time in which a peer has to read something that waits for it | 60 s |
-/// | connections | 64, settable; one more takes the place of an idle one of the user who has most: of one that never asked, or of the one that has been idle longest. When none is idle, a user who has more than half of them loses one to another user |
-///
-/// # Examples
-///
-/// ```
-/// use release_core::ControlSocket;
-///
-/// let socket = ControlSocket::new("/run/service/control").mode(0o660).allow_user(1000);
-/// # let _ = socket;
-/// ```
-#[derive(Clone, Debug)]
-pub struct ControlSocket<C = Text> {
-    path: PathBuf,
-    mode: u32,
-    owner: Option<(u32, u32)>,
-    users: Vec<u32>,
-    connections: usize,
-    idle_time: Duration,
-    limits: Limits,
-    codec: C,
-}
-
-impl ControlSocket {
-    /// Creates a control socket at a path, with text messages.
-    #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            mode: 0o600,
-            owner: None,
-            users: Vec::new(),
-            connections: 64,
-            idle_time: Duration::from_secs(60),
-            limits: Limits {
-                frame: 64 * 1024,
-                frame_time: Duration::from_secs(5),
-                unsent: 64 * 1024,
-                unsent_time: Duration::from_secs(60),
-                ..Limits::IPC
-            },
-            codec: Text,
-        }
-    }
-}
-
-impl<C> ControlSocket<C> {
-    /// Sets the mode of the socket file, which is in force before other processes can see the file.
-    #[must_use]
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Sets the owner and group of the socket file (ids), who may then connect.
-    #[must_use]
-    pub fn owner(mut self, uid: u32, gid: u32) -> Self {
-        self.owner = Some((uid, gid));
-        self
-    }
-
-    /// Allows another user to connect. The mode of the socket file must allow it, too.
-    #[must_use]
-    pub fn allow_user(mut self, uid: u32) -> Self {
-        self.users.push(uid);
-        self
-    }
-
-    /// Sets the maximum length of a request, in bytes. The maximum of an answer is 16 MiB, or that of a
-    /// request if it is larger.
-    #[must_use]
-    pub fn frame_limit(mut self, bytes: u32) -> Self {
-        self.limits.frame = bytes;
-        self
-    }
-
-    /// Sets the maximum number of open connections.
-    #[must_use]
-    pub fn connections(mut self, most: usize) -> Self {
-        self.connections = most.max(1);
-        self
-    }
-
-    /// Sets the time after which a connection without a request is closed.
-    #[must_use]
-    pub fn idle_time(mut self, time: Duration) -> Self {
-        self.idle_time = time;
-        self
-    }
-
-    /// Sets another codec than text.
-    #[must_use]
-    pub fn codec<D>(self, codec: D) -> ControlSocket<D> {
-        ControlSocket {
-            path: self.path,
-            mode: self.mode,
-            owner: self.owner,
-            users: self.users,
-            connections: self.connections,
-            idle_time: self.idle_time,
-            limits: self.limits,
-            codec,
-        }
-    }
-
-    pub(crate) fn own_codec(&self) -> &C {
-        &self.codec
-    }
-
-    /// Makes relative paths independent of the working directory that is left later.
-    pub(crate) fn make_absolute(&mut self) -> Result<(), Error> {
-        self.path = absolute(&self.path)?;
-        Ok(())
-    }
-
-    /// Binds the socket. Its mode is right from the first moment.
-    ///
-    /// A stale socket file of a daemon that was killed is replaced. Root creates no socket in a
-    /// directory that belongs to another account or that others can write to, unless it is sticky as
-    /// `/tmp`: they could replace the socket by their own.
-    ///
-    /// A [`Master`](crate::Master) creates the file again at the next start of a worker, or reload, if
-    /// it was removed.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ErrorKind::AlreadyRunning`] if a process answers on the path, whose socket stays
-    /// untouched; [`ErrorKind::Usage`] if the path is taken by another kind of file, too long, or not
-    /// safe for root; [`ErrorKind::System`] for errors of bind(2) and related calls.
-    ///
-    /// [`ErrorKind::AlreadyRunning`]: crate::ErrorKind::AlreadyRunning
-    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
-    /// [`ErrorKind::System`]: crate::ErrorKind::System
-    pub fn bind(self) -> Result<BoundControlSocket<C>, Error> {
-        let (socket, file) = self.file().make()?;
-        Ok(BoundControlSocket::new(socket, file, self))
-    }
-
-    fn file(&self) -> SocketFile {
-        SocketFile { path: self.path.clone(), mode: self.mode, owner: self.owner }
-    }
-
-    pub(crate) fn answer_limit(&self) -> u32 {
-        self.limits.frame.max(DEFAULT_FRAME_LIMIT)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}

@@ -34,6 +34,16 @@ pub struct StatusReport {
 }
 
 /// One worker of a [`StatusReport`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::WorkerReport;
+///
+/// let report: WorkerReport = serde_json::from_str(r#"{"id":3,"pid":null,"state":"waiting"}"#)?;
+/// assert_eq!((report.id, report.pid), (3, None));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerReport {
@@ -67,6 +77,16 @@ pub struct WorkerReport {
 
 impl StatusReport {
     /// Returns the report of the running master, without memory and exits of its workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{MasterHandle, StatusReport};
+    ///
+    /// fn show(master: &MasterHandle) -> String {
+    ///     StatusReport::of(master).to_string()
+    /// }
+    /// ```
     #[must_use]
     pub fn of(master: &MasterHandle) -> Self {
         let states = master.status();
@@ -89,6 +109,16 @@ impl StatusReport {
     }
 
     /// Returns the number of ready workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{StatusReport, WorkerReport};
+    ///
+    /// let worker = WorkerReport { state: "ready".into(), ..WorkerReport::default() };
+    /// let report = StatusReport { workers: vec![worker], ..StatusReport::default() };
+    /// assert_eq!(report.ready(), 1);
+    /// ```
     #[must_use]
     pub fn ready(&self) -> usize {
         self.workers.iter().filter(|worker| worker.state == "ready").count()

@@ -2,14 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
-use crate::ipc::state_blob;
+use crate::ipc::{DEFAULT_FRAME_LIMIT, state_blob};
 use crate::net::Credentials;
 use crate::net::FileIdentity;
 use crate::rt::local::Local;
@@ -30,7 +32,7 @@ impl Image {
         let (go, gone) = oneshot::channel::<()>();
         let gone = Mutex::new(Some(gone));
         let on = rt.clone();
-        let handler = move |asking: Asking, _: Credentials, request: String| {
+        let handler = move |asking: ControlRequest, _: Credentials, request: String| {
             let waits = request.starts_with('w');
             let gone = gone.lock().unwrap().take_if(|_| waits);
             async move {
@@ -46,7 +48,7 @@ impl Image {
                 Ok(format!("{name}:{request}{filling}"))
             }
         };
-        let serving = async move { bound.serve_asking(&on, handler).await };
+        let serving = async move { bound.serve_requests(&on, handler).await };
         Self { served, go: Some(go), serving: rt.spawn(serving) }
     }
 

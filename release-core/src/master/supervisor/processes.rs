@@ -15,7 +15,7 @@ use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
 use super::MasterEvent;
-use crate::master::group::{Group, Particulars, configured_size};
+use crate::master::group::{Group, WorkerSetup, configured_size};
 use crate::master::handle::MasterHandle;
 use crate::process::attach::Attached;
 use crate::process::child::Child;
@@ -65,7 +65,7 @@ pub(super) struct Processes {
     groups: Vec<Group>,
     master: MasterHandle,
     /// Setup of each worker: the same for all its processes of a generation.
-    particulars: HashMap<Wish, Particulars>,
+    particulars: HashMap<Wish, WorkerSetup>,
     /// The executable of a generation that an earlier version of the program has started.
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
@@ -167,12 +167,12 @@ impl Processes {
     }
 
     /// Returns the setup of a process of this worker and generation.
-    fn particulars(&mut self, wish: Wish) -> Result<Particulars, Error> {
+    fn particulars(&mut self, wish: Wish) -> Result<WorkerSetup, Error> {
         if let Some(particulars) = self.particulars.get(&wish) {
             return Ok(particulars.clone());
         }
         let group = self.group(wish.id).ok_or_else(|| no_group(wish.id))?;
-        let particulars = group.particulars(wish.id, wish.generation)?;
+        let particulars = group.worker_setup(wish.id, wish.generation)?;
         self.particulars.insert(wish, particulars.clone());
         Ok(particulars)
     }

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal as Sig;
 use super::{MasterEvent, Supervisor};
 use crate::ipc::link::Link;
 use crate::master::control::Served;
-use crate::master::upgrade::{Blocked, Tried, Version};
+use crate::master::upgrade::{Blocked, Tried};
 use crate::rt::Task;
 use crate::signals::Signals;
 use crate::streams;
@@ -30,7 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// An upgrade that is under way. Dropping it ends the trial, and lets connections go on.
 #[derive(Debug)]
 pub(super) struct Upgrading {
-    version: Version,
     tried: Option<Tried>,
     /// Waits for the end of the trial, or until nothing is being answered.
     waiting: Task<()>,
@@ -66,7 +65,7 @@ impl Supervisor {
         let groups = self.processes.groups();
         let kept = self.processes.sample();
         match kept.and_then(|kept| self.estate.try_out(snapshot, groups, kept)) {
-            Ok((trial, version)) => {
+            Ok(trial) => {
                 let (rt, sender) = (self.rt.clone(), self.sender.clone());
                 let waiting = self.rt.spawn(async move {
                     let outcome = trial.end(rt).await;
@@ -75,7 +74,7 @@ impl Supervisor {
                         Err(why) => MasterEvent::Pool(Event::Tried(Err(why))),
                     });
                 });
-                self.upgrade = Some(Upgrading { version, tried: None, waiting, paused: None });
+                self.upgrade = Some(Upgrading { tried: None, waiting, paused: None });
             }
             Err(error) => {
                 let tried = Event::Tried(Err(error.report()));
@@ -125,13 +124,12 @@ impl Supervisor {
             let _ = self.sender.unbounded_send(MasterEvent::AtRest { in_time });
             return self.handle_event(earlier);
         }
-        let Some(Upgrading { version, tried: Some(tried), paused: Some(paused), .. }) =
-            self.upgrade.take()
+        let Some(Upgrading { tried: Some(tried), paused: Some(paused), .. }) = self.upgrade.take()
         else {
             return Event::Tick;
         };
         let refused = match in_time {
-            true => match self.hand_over(version, tried, &paused) {
+            true => match self.hand_over(tried, &paused) {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -159,12 +157,7 @@ impl Supervisor {
 
     /// Becomes the new version. From here to the exec nothing waits, and nothing else runs on this
     /// thread.
-    fn hand_over(
-        &mut self,
-        version: Version,
-        tried: Tried,
-        paused: &Paused,
-    ) -> Result<Infallible, Error> {
+    fn hand_over(&mut self, tried: Tried, paused: &Paused) -> Result<Infallible, Error> {
         let blocked = Blocked::all()?;
         let mut kept = self.processes.freeze()?;
         for control in &paused.controls {
@@ -182,7 +175,7 @@ impl Supervisor {
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
         kept.streams = streams::leave();
-        let left = self.estate.leave(tried, version, snapshot, self.processes.groups(), kept);
+        let left = self.estate.leave(tried, snapshot, self.processes.groups(), kept);
         drop(blocked);
         left
     }

@@ -5,13 +5,10 @@
 //! a sealed file in memory, and the descriptors stay open across the exec by their numbers. One
 //! environment variable says so to the new version, which removes it when it reads it.
 
-mod inherited;
-mod origin;
-mod rehearsal;
+mod invocation;
+mod preflight;
+mod previous;
 mod state;
-mod trial;
-mod tried;
-mod way_back;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -37,14 +34,12 @@ use crate::sys::resources::open_files_before;
 use crate::sys::signal;
 use crate::{Error, ErrorKind};
 
-pub use inherited::handed_over;
-pub(crate) use inherited::{Heritage, answer, heritage};
-pub(crate) use origin::Version;
-pub(crate) use origin::{Origin, working_directory};
-pub(crate) use state::{GroupTypes, Kept, KeptWorker, Summary};
-use trial::Trial;
-pub(crate) use tried::Tried;
-pub(crate) use way_back::{Before, stay, turn_back};
+pub(crate) use invocation::{Invocation, own_image, working_directory};
+use preflight::Trial;
+pub(crate) use preflight::Tried;
+pub use previous::handed_over;
+pub(crate) use previous::{Previous, UpgradeRole, answer, commit, roll_back, upgrade_role};
+pub(crate) use state::{Kept, KeptWorker, Summary};
 
 const HAND_OVER: Guard = Guard::new("hand_over");
 
@@ -76,7 +71,7 @@ impl HandOver {
         Self { message: Message::of::<T>(&Postcard), encode: Box::new(encode) }
     }
 
-    /// That the next version can read it.
+    /// Checks that the next version can read it.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.message.check("what the program hands over")
     }
@@ -88,7 +83,7 @@ impl HandOver {
 
 /// Parts of the master beside its workers, which it leaves to the next version.
 pub(crate) struct Estate {
-    pub(crate) origin: Origin,
+    pub(crate) invocation: Invocation,
     pub(crate) is_background: bool,
     pub(crate) lock: Option<Arc<LockFile>>,
     pub(crate) controls: Vec<Served>,
@@ -97,26 +92,26 @@ pub(crate) struct Estate {
 
 impl std::fmt::Debug for Estate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Estate").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Estate").field("invocation", &self.invocation).finish_non_exhaustive()
     }
 }
 
 impl Estate {
-    /// Starts the trial of the new version, which is the file at the executable's path.
+    /// Starts the trial of the new version, the file at the executable's path.
     pub(crate) fn try_out(
         &self,
         pool: Snapshot,
         groups: &[Group],
         mut kept: Kept,
-    ) -> Result<(Trial, Version), Error> {
-        let version = self.origin.place()?.version()?;
+    ) -> Result<Trial, Error> {
+        let version = self.invocation.place()?.version()?;
         for control in &self.controls {
             kept.controls.push(control.sample()?);
         }
         self.add_to(&mut kept, groups)?;
-        // What it means stays here: a trial gets the bytes alone.
+        // The descriptors stay here: a trial receives only the bytes.
         let (state, _) = state::encode(self.summary(pool, groups)?, kept)?;
-        Ok((Trial::begin(&self.origin, &state)?, version))
+        Trial::begin(&self.invocation, version, &state)
     }
 
     fn add_to(&self, kept: &mut Kept, groups: &[Group]) -> Result<(), Error> {
@@ -134,7 +129,7 @@ impl Estate {
         Ok(Summary {
             pid: std::process::id(),
             protocol: PROTOCOL,
-            executable: self.origin.place()?.executable.clone().into(),
+            executable: self.invocation.place()?.executable.clone().into(),
             is_background: self.is_background,
             open_files: open_files_before(),
             lock,
@@ -149,15 +144,14 @@ impl Estate {
         })
     }
 
-    /// Becomes the new version, which was tried, if there is no other one by now.
+    /// Becomes the new version, if no other version has taken its place since the trial.
     ///
     /// # Errors
     ///
-    /// When that failed; nothing has changed then.
+    /// Returns an error if that failed. Nothing has changed then.
     pub(crate) fn leave(
         &self,
         mut tried: Tried,
-        version: Version,
         pool: Snapshot,
         groups: &[Group],
         mut kept: Kept,
@@ -173,9 +167,9 @@ impl Estate {
         let back = self.way_back(&mut descriptors)?;
         tried.told(&format!("{SUCCEED}:{number}:{}", back.as_raw_fd()))?;
         descriptors.push(back);
-        let place = self.origin.place()?;
+        let place = self.invocation.place()?;
         let path = place.executable.display();
-        if place.version()? != version || tried.is_replaced() {
+        if place.version()? != tried.version || tried.is_replaced() {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }
@@ -185,14 +179,14 @@ impl Estate {
         Err(Error::system(format!("cannot run {path}"), error))
     }
 
-    /// How this version is run again with these descriptors, the last of which is the state; what it
-    /// needs besides is added.
+    /// Describes how to run this version again with these descriptors, the last of which is the state.
+    /// Adds further descriptors that it needs.
     fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
-        let directory = self.origin.place()?.way_back()?;
+        let directory = self.invocation.place()?.way_back()?;
         let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
         let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
-        // The file that says all this has to know its own number.
+        // The file that contains this description must contain its own number.
         let placeholder = word.try_clone().map_err(failed("cannot duplicate a descriptor"))?;
         let value = format!("{RETURN}:{state}:{}:{}", placeholder.as_raw_fd(), word.as_raw_fd());
         let way_back = WayBack {
@@ -200,8 +194,8 @@ impl Estate {
             word: word.as_fd(),
             directory: directory.as_fd(),
             kept: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
-            arguments: &self.origin.arguments,
-            environment: self.origin.told(&value)?,
+            arguments: &self.invocation.arguments,
+            environment: self.invocation.told(&value)?,
         };
         let back = seal(&way_back.encode()).map_err(failed("cannot write the way back down"))?;
         let back = replace(placeholder, back).map_err(failed("cannot duplicate a descriptor"))?;
@@ -210,15 +204,7 @@ impl Estate {
     }
 }
 
-/// The file that this process runs, whatever is at its path by now.
-pub(crate) fn own_image() -> Result<OwnedFd, Error> {
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
-    let failed = |error| Error::system("cannot open the present executable", error);
-    opened.map(OwnedFd::from).map_err(failed)
-}
-
-/// The working directory, until the directory of the start is left again.
+/// The working directory, entered again when this is dropped.
 struct Here(OwnedFd);
 
 impl Here {
@@ -239,7 +225,7 @@ impl Drop for Here {
     }
 }
 
-/// Signals kept back until this is dropped, or the next version asks for them.
+/// Blocks all signals until this is dropped, or the next version unblocks them.
 pub(crate) struct Blocked(nix::sys::signal::SigSet);
 
 impl Blocked {

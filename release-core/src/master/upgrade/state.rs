@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ipc::Descriptor;
-use crate::ipc::hello::{Message, PROTOCOL, Types};
+use crate::ipc::hello::{Message, PROTOCOL};
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::state_blob::{pack, unpack};
 use crate::master::control::FrozenControl;
-use crate::master::group::Particulars;
+use crate::master::group::{GroupTypes, WorkerSetup};
 use crate::process::listeners::KeptListener;
 use crate::process::output::KeptOutput;
 use crate::start_files::Files;
@@ -20,29 +20,29 @@ use crate::supervise::Snapshot;
 use crate::sys::image::way_back::{self, FORMAT};
 use crate::{Error, ErrorKind};
 
-/// Changes when a version that reads what this one leaves would do something wrong with it: not for a new
-/// field that may be missing, nor for one that may be passed over.
+/// Changes when an older reader would do something wrong with the new state. Fields that may be missing
+/// or ignored do not change it.
 const VERSION: u32 = 1;
 
-/// The part that the next version can read before it is the master.
+/// The part of the state that the next version can read before it is the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// The master.
+    /// Process id of the master.
     pub(crate) pid: u32,
-    /// Message types of its workers.
+    /// Protocol of its workers.
     pub(super) protocol: u16,
     pub(crate) executable: OsString,
     pub(crate) is_background: bool,
-    /// The soft limit of descriptors that workers get, where the master has raised its own.
+    /// The soft limit of descriptors for workers, if the master has raised its own.
     #[serde(default)]
     pub(crate) open_files: Option<u64>,
     pub(crate) lock: Option<OsString>,
-    /// Group, name and address of each.
+    /// Group, name and address of each listener.
     pub(crate) listeners: Vec<[String; 3]>,
     pub(crate) controls: Vec<OsString>,
     pub(crate) pool: Snapshot,
     pub(crate) groups: Vec<GroupTypes>,
-    /// How the way back to this version is written down.
+    /// Format of the way back to this version.
     pub(super) way_back: String,
     /// The program's own state, and its type.
     pub(crate) left: Option<(Message, Vec<u8>)>,
@@ -53,15 +53,7 @@ pub(crate) struct Summary {
     pub(super) tried_files: Files,
 }
 
-/// Message types of the workers of a group and their master.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct GroupTypes {
-    pub(crate) name: String,
-    pub(crate) is_plain: bool,
-    pub(crate) types: Types,
-}
-
-/// Everything that stays open.
+/// All descriptors that stay open, and the state that belongs to them.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Kept {
@@ -69,33 +61,33 @@ pub(crate) struct Kept {
     pub(crate) listeners: Vec<KeptListener>,
     pub(crate) controls: Vec<FrozenControl>,
     pub(crate) workers: Vec<KeptWorker>,
-    /// Setup of the processes of the generation that serves, and their executable.
-    pub(crate) particulars: Vec<(u32, Particulars)>,
+    /// Setup of the workers of the generation that serves, by their id, and their executable.
+    pub(crate) particulars: Vec<(u32, WorkerSetup)>,
     pub(crate) image: Option<(u32, Descriptor)>,
-    /// Signals that nobody has dealt with, and where the numbers of later ones are.
+    /// Signals that are still to be handled, and the descriptor with the numbers of later ones.
     pub(crate) signals: Vec<i32>,
     pub(crate) late_signals: Option<Descriptor>,
-    /// Lines on their way to standard output and error, for which nobody has had room yet.
+    /// Unwritten lines for standard output and error.
     pub(crate) streams: [Unwritten; 2],
 }
 
-/// A worker's process that runs.
+/// A running process of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeptWorker {
     pub(crate) id: u32,
     pub(crate) pid: i32,
     pub(crate) generation: u32,
-    /// How many units of work it has finished.
+    /// Number of requests that it has finished.
     pub(crate) finished: u64,
-    /// None when the connection has ended.
+    /// `None` after the end of the connection.
     pub(crate) link: Option<Frozen>,
     pub(crate) output: Option<KeptOutput>,
-    /// Whether it was told to end.
+    /// Whether it was told to stop.
     pub(crate) is_told: bool,
 }
 
-/// All of it, as it is written down: JSON, in which fields have names. One that is not known is passed
-/// over, and one that may be missing is what its type says then.
+/// The complete state, as JSON with named fields. Unknown fields are ignored, and missing fields have a
+/// default if their type allows it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
     version: u32,
@@ -115,14 +107,14 @@ struct Protocols {
     protocol: u16,
 }
 
-/// Around the state: the descriptors that it means, by its places for them.
+/// The envelope of the state: its descriptors, in the order of their places in it.
 #[derive(Deserialize)]
 struct Envelope<S> {
     descriptors: Vec<i32>,
     state: S,
 }
 
-/// The bytes of a state, with the descriptors that they mean by their numbers.
+/// Encodes a state. Returns the descriptors, to which the bytes refer by number.
 pub(super) fn encode(summary: Summary, kept: Kept) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
     let state = State { version: VERSION, summary, kept };
     let (state, descriptors) = pack(&state).map_err(|error| cannot_write().caused_by(error))?;
@@ -133,7 +125,7 @@ pub(super) fn encode(summary: Summary, kept: Kept) -> Result<(Vec<u8>, Vec<Owned
     Ok((bytes, descriptors))
 }
 
-/// A state, with its descriptors as they were left.
+/// Decodes a state and takes over its descriptors.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Summary, Kept), Error> {
     decode_with(bytes, |number| {
         way_back::take(number)
@@ -141,7 +133,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Summary, Kept), Error> {
     })
 }
 
-/// Whether a trial, where nothing of the master is open, understands all of a state.
+/// Checks in a trial, where nothing of the master is open, that all of a state can be read.
 pub(super) fn understand(bytes: &[u8]) -> Result<Summary, Error> {
     let failed = |error| Error::system("cannot open /dev/null", error);
     let nothing = std::fs::File::open("/dev/null").map_err(failed)?;
@@ -171,7 +163,7 @@ fn decode_with(
 }
 
 impl Kept {
-    /// Everything about it that can be wrong without its descriptors.
+    /// Checks everything that can be wrong without its descriptors.
     fn check(self) -> Result<(), Error> {
         for (_, its) in self.particulars {
             its.checked()?;

@@ -48,22 +48,31 @@ impl Workers {
         program: impl Into<PathBuf>,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        let workers = Self::program(name, size, program, arguments);
-        Self {
-            is_command: true,
-            has_blocking_listeners: true,
-            environment: Environment::inherit(),
-            ..workers
-        }
+        let mut workers = Self::program(name, size, program, arguments);
+        workers.spec.is_command = true;
+        workers.spec.has_blocking_listeners = true;
+        workers.spec.environment = Environment::inherit();
+        workers
     }
 }
 
 impl<W, C> Workers<W, C> {
     /// Sets how the programs of [`command`](Workers::command) become ready; [`Readiness::After`] one
     /// second by default. Other workers tell their master.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::{Readiness, Workers};
+    ///
+    /// let workers = Workers::command("web", 2, "server", ["--port=80"])
+    ///     .readiness(Readiness::After(Duration::from_secs(5)));
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn readiness(mut self, readiness: Readiness) -> Self {
-        self.readiness = Some(readiness);
+        self.spec.readiness = Some(readiness);
         self
     }
 
@@ -73,17 +82,40 @@ impl<W, C> Workers<W, C> {
     /// Some servers, such as nginx, wait for readiness and expect inherited sockets to be non-blocking:
     /// with a blocking listener such a server waits in accept(2), and reacts to nothing else, whenever
     /// another worker was faster. Programs that only accept need blocking listeners.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::net::Inet;
+    ///
+    /// let address: Inet = "[::]:80".parse()?;
+    /// let workers = Workers::command("web", 2, "nginx", ["-g", "daemon off;"])
+    ///     .listen("http", address)
+    ///     .nonblocking();
+    /// # let _ = workers;
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     #[must_use]
     pub fn nonblocking(mut self) -> Self {
-        self.has_blocking_listeners = false;
+        self.spec.has_blocking_listeners = false;
         self
     }
 
     /// Sets the signal that tells a worker to finish and exit; [`StopSignal::Term`] by default. Workers
     /// of this library know no other signal.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{StopSignal, Workers};
+    ///
+    /// let workers = Workers::command("web", 2, "nginx", [""; 0]).stop_signal(StopSignal::Quit);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn stop_signal(mut self, signal: StopSignal) -> Self {
-        self.stop_signal = signal;
+        self.spec.stop_signal = signal;
         self
     }
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::{MasterEvent, Process, Processes, Wish, no_group, send_outputs};
 use crate::ipc::hello::{Agreed, Hello, PROTOCOL, Types};
-use crate::master::group::{Contact, Group, Particulars};
+use crate::master::group::{Contact, Group, WorkerSetup};
 use crate::process::attach::{Attach, NewConnection};
 use crate::process::child::{Bound, Child};
 use crate::process::output::Pipes;
@@ -200,7 +200,7 @@ fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<
 }
 
 /// The two ends of the connection between master and worker.
-fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, ChildResources), Error> {
+fn ends(group: &Group, wish: Wish, its: WorkerSetup) -> Result<(Ours, ChildResources), Error> {
     match &group.contact {
         Contact::Connection(attach) => {
             let made = pair().map_err(|error| Error::system("cannot make a socket pair", error));
@@ -217,7 +217,7 @@ fn ends(group: &Group, wish: Wish, its: Particulars) -> Result<(Ours, ChildResou
     }
 }
 
-fn hello(group: &Group, wish: Wish, its: Particulars) -> Hello {
+fn hello(group: &Group, wish: Wish, its: WorkerSetup) -> Hello {
     Hello {
         protocol: PROTOCOL,
         worker: wish.id.0,

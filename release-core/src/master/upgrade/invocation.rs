@@ -11,7 +11,7 @@ use crate::process::environment::entry;
 use crate::sys::image::way_back::VARIABLE;
 use crate::{Error, ErrorKind};
 
-/// One file at the executable's path, and no other.
+/// Identity of one file at the executable's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     file: (u64, u64),
@@ -19,33 +19,33 @@ pub(crate) struct Version {
     changed: (i64, i64),
 }
 
-/// Circumstances of the program when [`Master::run`](crate::Master::run) began.
+/// Arguments, environment and place of the program when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub(crate) struct Invocation {
     pub(super) arguments: Vec<CString>,
     environment: Vec<CString>,
-    /// A master that cannot be upgraded runs all the same.
+    /// An error is kept: a master that cannot be upgraded runs nevertheless.
     place: Result<Place, String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Where the next version will be.
+    /// Path of the next version.
     pub(super) executable: PathBuf,
     pub(super) directory: PathBuf,
-    /// The same without links. Its descriptor is not kept: a daemon pins no file system.
+    /// The directory without links. Its descriptor is not kept: a daemon pins no file system.
     resolved: PathBuf,
 }
 
-impl Origin {
-    /// This process, whose `executable` an earlier image of it has found out, or is yet to be found.
+impl Invocation {
+    /// Describes this process. An earlier image of it may have found the `executable`.
     pub(crate) fn here(executable: Option<PathBuf>) -> Self {
         let environment = std::env::vars_os().map(|(mut entry, value)| {
             entry.push("=");
             entry.push(value);
             entry
         });
-        // The kernel has given them without a NUL byte.
+        // The kernel has given them without NUL bytes.
         let c_strings = |texts: Vec<OsString>| texts.into_iter().flat_map(c_string).collect();
         Self {
             arguments: c_strings(std::env::args_os().collect()),
@@ -61,8 +61,8 @@ impl Origin {
         })
     }
 
-    /// Arguments and environment of the next version as a child: a socket activation that means this
-    /// process means the child then; whether there is one.
+    /// Returns arguments and environment of the next version as a child, and whether there is a socket
+    /// activation of this process, which is the child's then.
     pub(super) fn trial(&self, value: &str) -> Result<(Vec<CString>, Vec<CString>, bool), Error> {
         let mut environment = self.told(value)?;
         let own = format!("LISTEN_PID={}", std::process::id());
@@ -72,7 +72,7 @@ impl Origin {
         Ok((self.arguments.clone(), environment, is_activated))
     }
 
-    /// The environment, with one more variable for an image of this process.
+    /// Returns the environment, with one more variable for an image of this process.
     pub(super) fn told(&self, value: &str) -> Result<Vec<CString>, Error> {
         let mut environment = self.environment.clone();
         let name = VARIABLE.to_string_lossy().into_owned();
@@ -89,7 +89,8 @@ impl Place {
         Ok(Self { executable, directory, resolved })
     }
 
-    /// Where this version goes back to; the root directory when the one it was started in has gone.
+    /// Opens the directory of this version for the way back; the root directory if its own has been
+    /// removed.
     pub(super) fn way_back(&self) -> Result<OwnedFd, Error> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
@@ -98,7 +99,7 @@ impl Place {
         opened.map(OwnedFd::from).map_err(failed)
     }
 
-    /// Identity of a file at the executable's path.
+    /// Returns the identity of the file at the executable's path.
     pub(super) fn version(&self) -> Result<Version, Error> {
         let file = std::fs::metadata(&self.executable).map_err(|error| {
             let path = self.executable.display();
@@ -112,8 +113,16 @@ impl Place {
     }
 }
 
-/// The directory by the name that the shell had for it, if it has one: where a link in its path is
-/// turned to another release, the next version starts there.
+/// Opens the file that this process runs, which may no longer be at its path.
+pub(crate) fn own_image() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+    let failed = |error| Error::system("cannot open the present executable", error);
+    opened.map(OwnedFd::from).map_err(failed)
+}
+
+/// Returns the working directory by its name in the shell, if it has one: if a deployment points a link
+/// in its path to another release, the next version starts there.
 pub(crate) fn working_directory() -> Result<PathBuf, Error> {
     let here = std::env::current_dir()
         .map_err(|error| Error::system("cannot read the working directory", error))?;
@@ -121,8 +130,8 @@ pub(crate) fn working_directory() -> Result<PathBuf, Error> {
     Ok(named.filter(|path| is_same(path, &here)).unwrap_or(here))
 }
 
-/// The path that this process was started by, if that is the file that runs; links in it are not
-/// followed, so that one can be turned to a new version.
+/// Returns the path that this process was started by, if it leads to the running file. Links in it are
+/// not followed, so that a deployment can point them to a new version.
 fn find_executable(directory: &Path) -> Result<PathBuf, Error> {
     let this = Path::new("/proc/self/exe");
     let name = std::env::args_os().next().unwrap_or_default();
@@ -131,7 +140,7 @@ fn find_executable(directory: &Path) -> Result<PathBuf, Error> {
         || {
             let path = std::fs::read_link(this)
                 .map_err(|error| Error::system("cannot read /proc/self/exe", error))?;
-            // What the kernel says when another file has taken the path already.
+            // The kernel adds this word when another file has taken the path already.
             let name = path.to_string_lossy();
             Ok(name.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
         },

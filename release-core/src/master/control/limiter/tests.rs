@@ -1,9 +1,12 @@
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
 use futures_util::FutureExt;
 
 use super::*;
+use crate::ipc::limits::Limits;
+use crate::ipc::link::Mode;
 use crate::rt::Driver;
 use crate::rt::local::Local;
 
@@ -20,40 +23,51 @@ impl Wake for Woken {
     }
 }
 
-/// Seats of a control socket for four.
+type Connected = (Permit, AbortRegistration);
+
+fn connect(rt: &Rt, limiter: &Arc<ConnectionLimiter>, uid: u32, now: Instant) -> Connected {
+    let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let link = Link::new(rt, OwnedFd::from(ours), Mode::PlainServer, Limits::IPC).unwrap();
+    let peer = Credentials { pid: 1, uid, gid: uid };
+    limiter.admit(&Arc::new(link), peer, Past::default(), now)
+}
+
+/// A control socket for four connections.
 struct Room {
-    seats: Arc<Seats>,
+    limiter: Arc<ConnectionLimiter>,
+    driver: Local,
     start: Instant,
-    /// Whoever connects later is younger.
+    /// Later connections are younger.
     moments: u32,
 }
 
 impl Room {
     fn new() -> Self {
-        Self { seats: Arc::default(), start: Instant::now(), moments: 0 }
+        let driver = Local::new().unwrap();
+        Self { limiter: ConnectionLimiter::new(4), driver, start: Instant::now(), moments: 0 }
     }
 
     fn now(&mut self) -> Instant {
         self.moments += 1;
-        self.start + SEAT_TIME * self.moments
+        self.start + IDLE_GRACE * self.moments
     }
 
-    fn enter(&mut self, uid: u32) -> Option<(Seat, AbortRegistration)> {
+    fn enter(&mut self, uid: u32) -> Option<Connected> {
         let now = self.now();
-        match self.seats.take(uid, 4, now) {
-            Offer::Seat(seat, registration) => Some((seat, registration)),
-            Offer::Later(..) => panic!("everybody had time to ask"),
-            Offer::AllBusy => None,
+        match self.limiter.decide(uid, now) {
+            Admission::Granted => Some(connect(&self.driver.handle(), &self.limiter, uid, now)),
+            Admission::Later(..) => panic!("everybody had time to ask"),
+            Admission::Refused => None,
         }
     }
 
-    fn ask(&mut self, seat: &Seat) {
+    fn ask(&mut self, permit: &Permit) {
         let now = self.now();
-        seat.asked(now, &mut Vec::new());
+        permit.asked(now, &mut Vec::new());
     }
 }
 
-fn is_out((_, registration): &(Seat, AbortRegistration)) -> bool {
+fn is_out((_, registration): &Connected) -> bool {
     registration.handle().is_aborted()
 }
 
@@ -63,9 +77,9 @@ fn who_has_most_gives_way_first() {
     // It never asked and is older than all others, but it is the only one of its user.
     let alone = room.enter(OTHER).unwrap();
     let greedy = [(); 3].map(|()| room.enter(GREEDY).unwrap());
-    for (seat, _) in &greedy {
-        room.ask(seat);
-        seat.answered(room.now());
+    for (permit, _) in &greedy {
+        room.ask(permit);
+        permit.answered(room.now());
     }
     let root = room.enter(ROOT).unwrap();
     assert_eq!(greedy.each_ref().map(is_out), [true, false, false]);
@@ -78,16 +92,18 @@ fn who_has_most_gives_way_first() {
 fn a_newcomer_waits_until_the_one_before_has_asked() {
     let driver = Local::new().unwrap();
     let rt = driver.handle();
-    let (seats, long_ago) = (Arc::<Seats>::default(), rt.now() - SEAT_TIME * 3);
-    let old = [(); 4].map(|()| match seats.take(ROOT, 4, long_ago) {
-        Offer::Seat(seat, registration) => (seat, registration),
-        _ => panic!("there is room"),
-    });
-    for (seat, _) in &old {
-        seat.asked(long_ago, &mut Vec::new());
-        seat.answered(long_ago);
+    let (limiter, long_ago) = (ConnectionLimiter::new(4), rt.now() - IDLE_GRACE * 3);
+    let old = [(); 4].map(|()| connect(&rt, &limiter, ROOT, long_ago));
+    for (permit, _) in &old {
+        permit.asked(long_ago, &mut Vec::new());
+        permit.answered(long_ago);
     }
-    let enter = || Box::pin(seats.wait_for_one(ROOT, 4, &rt));
+    let enter = || {
+        Box::pin(async {
+            let has_room = limiter.make_room(ROOT, &rt).await;
+            has_room.then(|| connect(&rt, &limiter, ROOT, rt.now()))
+        })
+    };
     let first = enter().now_or_never().unwrap().unwrap();
     let (mut second, woken) = (enter(), Arc::new(Woken::default()));
     let waker = Waker::from(Arc::clone(&woken));
@@ -105,12 +121,12 @@ fn a_newcomer_waits_until_the_one_before_has_asked() {
 fn requests_without_end_do_not_keep_another_user_out() {
     let mut room = Room::new();
     let greedy = [(); 4].map(|()| room.enter(GREEDY).unwrap());
-    for (seat, _) in &greedy {
-        room.ask(seat);
+    for (permit, _) in &greedy {
+        room.ask(permit);
     }
     assert!(room.enter(GREEDY).is_none());
     let root = room.enter(ROOT).unwrap();
-    // What was begun last is lost.
+    // The latest request is lost.
     assert_eq!(greedy.each_ref().map(is_out), [false, false, false, true]);
     room.ask(&root.0);
     assert!(room.enter(GREEDY).is_none());
@@ -125,10 +141,10 @@ fn a_request_that_does_not_end_keeps_no_upgrade_out() {
     let [stuck, waiting, late] = [(); 3].map(|()| room.enter(ROOT).unwrap());
     room.ask(&stuck.0);
     let begun = room.now();
-    let asking = waiting.0.asked(begun, &mut Vec::new());
-    let _waiting = asking.wait_for_upgrade();
+    let request = waiting.0.asked(begun, &mut Vec::new());
+    let _waiting = request.wait_for_upgrade();
     late.0.asked(begun + BUSY_TIME, &mut Vec::new());
-    room.seats.pause(begun + BUSY_TIME);
+    room.limiter.pause(begun + BUSY_TIME);
     assert_eq!([&stuck, &waiting, &late].map(is_out), [true, false, false]);
-    assert_eq!(room.seats.lock().seats.len(), 2);
+    assert_eq!(room.limiter.lock().admitted.len(), 2);
 }
