@@ -172,7 +172,7 @@ impl Spec {
             (true, None) => {
                 let readiness = self.readiness.unwrap_or_default();
                 let count = self.listeners.len();
-                let foreign = Foreign::new(readiness, self.heartbeat, count, credentials)
+                let foreign = GroupReadiness::new(readiness, self.heartbeat, count, credentials)
                     .map_err(|error| about(&self.name, "its readiness").caused_by(error))?;
                 Ok((Contact::Foreign(foreign), ready_by(readiness)))
             }
