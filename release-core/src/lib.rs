@@ -87,6 +87,8 @@ pub mod fuzzing;
 mod guard;
 #[cfg(target_os = "linux")]
 pub mod ipc;
+#[cfg(target_os = "linux")]
+pub mod jobs;
 #[cfg(feature = "log")]
 #[cfg(target_os = "linux")]
 pub mod log;

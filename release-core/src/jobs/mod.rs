@@ -1,0 +1,3 @@
+//! Jobs.
+#[allow(dead_code)]
+mod schedule;
