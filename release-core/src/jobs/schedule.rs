@@ -110,8 +110,8 @@ impl Hand {
 /// process of the last one has exited.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    queue_limit: usize,
-    per_worker: usize,
+    pub(super) queue_limit: usize,
+    pub(super) per_worker: usize,
     next: Number,
     jobs: BTreeMap<Number, Job>,
     outside: BTreeSet<Number>,
@@ -182,8 +182,9 @@ impl Schedule {
                 self.outside.remove(&number);
             }
             Stage::Parked => {
-                let parked = key.and_then(|key| self.keys.get_mut(&key));
-                parked.into_iter().for_each(|parked| drop(parked.remove(&number)));
+                if let Some(parked) = key.and_then(|key| self.keys.get_mut(&key)) {
+                    parked.remove(&number);
+                }
                 self.unbegun -= 1;
             }
             Stage::Queued => {
@@ -389,8 +390,9 @@ impl Schedule {
             self.unbegun -= usize::from(!std::mem::replace(&mut job.has_begun, true));
             job.attempts_left -= 1;
             job.stage = Stage::Running(process);
-            let hand = self.hands.get_mut(&process);
-            hand.into_iter().for_each(|hand| drop(hand.running.insert(number)));
+            if let Some(hand) = self.hands.get_mut(&process) {
+                hand.running.insert(number);
+            }
             out.push(Action::Start(number, process));
         }
     }

@@ -13,6 +13,7 @@ use crate::guard::{Guard, Panicked};
 use crate::ipc::hello::{Message, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
+use crate::jobs::Follow;
 use crate::path::c_string;
 use crate::process::attach::Attach;
 use crate::process::listeners::{KeptListener, Listener, Steered};
@@ -56,6 +57,8 @@ pub(crate) struct Group {
     /// The size that its settings set, and all settings that anything of it is made from.
     pub(crate) sizes: Option<Sizes>,
     pub(crate) settings: Vec<Arc<dyn Generations>>,
+    /// The pool whose jobs its workers carry out.
+    pub(crate) jobs: Option<Arc<dyn Follow>>,
 }
 
 impl Contact {

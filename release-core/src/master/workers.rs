@@ -10,6 +10,7 @@ use super::group::{Context, Options, Program, Sizes};
 use super::settings::Generations;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
+use crate::jobs::Follow;
 use crate::process::attach::Attach;
 use crate::process::connections::Connections;
 use crate::process::environment::Environment;
@@ -86,6 +87,7 @@ pub struct Workers<W = Never, C = Postcard> {
     codec: C,
     attach: Option<Arc<dyn Attach>>,
     connections: Connections<W, C>,
+    jobs: Option<Arc<dyn Follow>>,
 }
 
 impl<W, C> fmt::Debug for Workers<W, C> {
@@ -177,6 +179,7 @@ impl Workers {
             codec: Postcard,
             attach: None,
             connections: Connections::default(),
+            jobs: None,
         }
     }
 }
@@ -211,6 +214,7 @@ impl<W, C> Workers<W, C> {
             codec,
             attach: None,
             connections: Connections::default(),
+            jobs: None,
         }
     }
 }

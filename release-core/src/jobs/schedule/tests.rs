@@ -129,6 +129,7 @@ impl Simulation {
                 Action::Abort(number) => {
                     world.calls.retain(|(its, _)| *its != number);
                     world.left(number);
+                    self.free_dead();
                 }
                 Action::End(number, end) => world.ended(number, end),
                 Action::Replace(process) => {
@@ -201,12 +202,7 @@ impl Simulation {
         match how {
             Return::Replied => world.left(number),
             Return::TimedOut => drop(world.hung.insert(process)),
-            Return::Lost => {
-                world.lost.insert(process);
-                if world.exits.contains_key(&process) {
-                    world.left(number);
-                }
-            }
+            Return::Lost => drop(world.lost.insert(process)),
             Return::Unsent => {
                 world.left(number);
                 world.ready.remove(&process);
@@ -316,9 +312,11 @@ impl Simulation {
             while let Some(call) = self.world.calls.first().copied() {
                 self.call_ends(call, Return::Replied);
             }
-            let ill = self.world.alive.iter().find(|its| {
-                self.world.hung.contains(its) || self.world.lost.contains(its)
-            });
+            let ill = self
+                .world
+                .alive
+                .iter()
+                .find(|its| self.world.hung.contains(its) || self.world.lost.contains(its));
             if let Some(ill) = ill.copied() {
                 self.exit(ill);
             } else if self.world.jobs.values().any(World::is_open) {

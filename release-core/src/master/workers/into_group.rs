@@ -151,6 +151,7 @@ where
             settings: self.settings,
             context: self.context,
             options: self.options,
+            jobs: self.jobs,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Messages between master and workers: types, encoding and limits.
 
 use super::Workers;
-use crate::ipc::{Postcard, Request};
+use crate::ipc::{Codec, Never, Postcard, Request};
+use crate::jobs::Jobs;
 use crate::process::connections::Connections;
 
 impl Workers {
@@ -52,5 +53,34 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn connections(&self) -> Connections<W, C> {
         self.connections.clone()
+    }
+}
+
+impl<W, C> Workers<W, C>
+where
+    W: Request + Sync,
+    C: Codec<W> + Codec<W::Response> + Codec<Never> + Codec<()>,
+{
+    /// Has these workers carry out the jobs of a pool. Call this after
+    /// [`requests`](Workers::requests) and [`codec`](Workers::codec). Workers that send no requests
+    /// need no [`answer`](Workers::answer) then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::jobs::Jobs;
+    ///
+    /// let jobs = Jobs::<String>::new();
+    /// let workers = Workers::same_executable("echo", 4).requests().jobs(&jobs);
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn jobs<P: Send + 'static>(mut self, jobs: &Jobs<W, P>) -> Self {
+        self.jobs = Some(jobs.attach(&self.connections));
+        match self.attach {
+            Some(_) => self,
+            None => self.answer(|_, never: Never| async move { match never {} }),
+        }
     }
 }
