@@ -48,6 +48,7 @@
 //! | be a worker | [`is_worker`], [`me`], [`Me`] |
 //! | control a running master | [`MasterHandle`], [`ControlSocket`] |
 //! | exchange messages | [`ipc`], [`Decision`] |
+//! | have jobs done by any worker | [`jobs`] |
 //! | set supervision policies, and simulate them | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
 //! | read a configuration | [`config`] |

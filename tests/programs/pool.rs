@@ -141,6 +141,7 @@ fn master(options: &Options) -> Exit {
     let (reported, waiting, controlled) = (jobs.clone(), jobs.clone(), jobs.clone());
     let workers = Workers::same_executable("pool", options.workers)
         .user("nobody")
+        .directory("work")
         .reload(ReloadPolicy::default().canary(Duration::from_millis(10)))
         .requests()
         .jobs(&jobs)
@@ -173,7 +174,7 @@ fn said(outcome: Result<String, JobError>) -> String {
 /// Submits a job in a task of its own, which writes the outcome to a file.
 fn note(master: &MasterHandle, job: Submission<Work, u32>, words: String) {
     let job = job.start();
-    let noted = async move { drop(write("outcomes", &format!("{words}: {}", said(job.await)))) };
+    let noted = async move { drop(write("work/outcomes", &format!("{words}: {}", said(job.await)))) };
     master.rt().spawn(noted).detach();
 }
 
@@ -214,7 +215,7 @@ async fn control(master: &MasterHandle, jobs: &Pool, request: &str) -> String {
         // Gives the job up when there is this file.
         "drop" => {
             let job = job.start();
-            while !Path::new(file).exists() {
+            while !Path::new(&format!("work/{file}")).exists() {
                 master.rt().sleep(Duration::from_millis(2)).await;
             }
             drop(job);
@@ -224,7 +225,7 @@ async fn control(master: &MasterHandle, jobs: &Pool, request: &str) -> String {
             let (mut job, mut seen) = (job.start(), String::new());
             while let Some(step) = job.progress().await {
                 seen += &format!("{step} ");
-                let _ = fs::write(format!("{file}{step}"), "");
+                let _ = fs::write(format!("work/{file}{step}"), "");
             }
             return seen + &said(job.await);
         }

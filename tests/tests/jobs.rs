@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -13,9 +14,13 @@ fn start(backend: Backend, options: &[&str], workers: usize) -> Running {
     start_program(Program::new(backend, "pool").args(options), workers)
 }
 
-/// The workers, which are another user's if this test is root's, write files as well.
+/// The workers have a directory for files of their own: they are another user's if this test is root's.
 fn start_program(program: Program, workers: usize) -> Running {
-    fs::set_permissions(program.path("."), Permissions::from_mode(0o777)).expect("a mode");
+    let work = program.path("work");
+    fs::create_dir(&work).expect("a directory");
+    for (directory, mode) in [(program.path("."), 0o755), (work, 0o777)] {
+        fs::set_permissions(directory, Permissions::from_mode(mode)).expect("a mode");
+    }
     let running = program.start();
     running.await_ready(workers);
     running
@@ -30,13 +35,17 @@ fn note(running: &Running, job: &str) {
     assert_eq!(ask(running, &format!("note {job}")), "ok");
 }
 
+fn file_of(running: &Running, file: &str) -> PathBuf {
+    running.path("work").join(file)
+}
+
 fn lines(running: &Running, file: &str) -> Vec<String> {
-    let text = fs::read_to_string(running.path(file)).unwrap_or_default();
+    let text = fs::read_to_string(file_of(running, file)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 fn touch(running: &Running, file: &str) {
-    fs::write(running.path(file), "").expect("a file");
+    fs::write(file_of(running, file), "").expect("a file");
 }
 
 fn awaits(running: &Running, file: &str, count: usize) -> Vec<String> {
@@ -205,11 +214,11 @@ on_every_backend! {
             eventually("it is queued", || ask(&running, "waiting") == "echo never");
             touch(&running, "first");
             assert_eq!(queued.join().expect("an answer"), "ok");
-            assert!(!running.path("dropped").exists());
+            assert!(!file_of(&running, "dropped").exists());
             touch(&running, "now");
             assert_eq!(dropping.join().expect("an answer"), "ok");
         });
-        eventually("its handler is dropped", || running.path("dropped").exists());
+        eventually("its handler is dropped", || file_of(&running, "dropped").exists());
         assert_eq!(ask(&running, "run -- echo next"), "next");
         assert!(!lines(&running, "begun").iter().any(|line| line.ends_with("never")));
         assert_eq!(running.workers(), [worker]);

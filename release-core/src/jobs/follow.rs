@@ -1,4 +1,4 @@
-//! What a pool of jobs has to know of the master.
+//! The master's events for a pool of jobs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -153,8 +153,7 @@ impl<W: Request, P> Jobs<W, P> {
     /// Returns copies of the jobs that have not begun, or wait for another attempt, in the order of
     /// their submission: for the next version of the program.
     ///
-    /// Whoever waits for such a job does not survive the upgrade, unless it is a client of a control
-    /// socket: submit the jobs again.
+    /// The tasks that wait for these jobs do not survive the upgrade: submit the jobs again.
     ///
     /// # Examples
     ///

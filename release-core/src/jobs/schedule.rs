@@ -10,7 +10,7 @@ pub(super) type Process = (u32, i32);
 /// The number of a job. Later jobs have higher numbers.
 pub(super) type Number = u64;
 
-/// What the schedule has to know of a job.
+/// The rules of one job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
     /// Jobs of one key run one after the other.
@@ -20,7 +20,7 @@ pub(super) struct Spec {
     pub(super) waits: bool,
 }
 
-/// A decision, which the caller carries out in this order.
+/// A decision, to be carried out in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// The job has a place in the queue.
@@ -172,10 +172,8 @@ impl Schedule {
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let key = job.key;
         match job.stage {
-            Stage::Held(_, _) => {
-                if let Stage::Held(_, failure) = &mut job.stage {
-                    *failure = Failure::Over;
-                }
+            Stage::Held(process, _) => {
+                job.stage = Stage::Held(process, Failure::Over);
                 return;
             }
             Stage::Outside => {
@@ -258,12 +256,10 @@ impl Schedule {
         for process in ready {
             self.hands.entry(*process).or_default();
         }
-        let per_worker = self.per_worker;
         self.hands.retain(|process, hand| {
             hand.is_ready = ready.contains(process);
             hand.is_ready || !hand.running.is_empty() || !hand.held.is_empty()
         });
-        debug_assert!(self.hands.values().all(|hand| hand.running.len() <= per_worker));
         self.advance(out);
     }
 

@@ -12,7 +12,7 @@ use crate::ipc::{CallError, Request};
 use crate::rt::{Rt, Task};
 
 /// A panic in the codec of a job refuses the job.
-const JOB: Guard = Guard::new("a job's codec");
+const JOB: Guard = Guard::new("job");
 
 /// A call to a worker.
 pub(super) type Call<W> =
@@ -188,7 +188,7 @@ impl<W: Request, P> Shared<W, P> {
 }
 
 impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
-    /// Changes the state, and carries out what follows.
+    /// Changes the state, and carries out the actions.
     pub(super) fn change<T>(
         self: &Arc<Self>,
         change: impl FnOnce(&mut State<W, P>, &mut Vec<Action>) -> T,
