@@ -62,6 +62,7 @@ impl<W: Request + Sync, P: Send + 'static> Follow for Follower<W, P> {
     fn exited(&self, process: Process, exit: ExitStatus) {
         self.shared.change(|state, actions| {
             state.at_rest.retain(|(its, _)| *its != process);
+            state.hung.remove(&process);
             state.schedule.exited(process, exit, actions);
         });
     }

@@ -41,7 +41,9 @@ pub(super) struct State<W: Request, P> {
     pub(super) master: Option<(Rt, Replace)>,
     pub(super) at_rest: Vec<(Process, Then)>,
     /// The timeouts of jobs that have hung, each with its process.
-    hung: HashMap<Process, Duration>,
+    pub(super) hung: HashMap<Process, Duration>,
+    /// Number of changes whose functions are being called.
+    changing: usize,
     /// Waits until no job is in hand.
     pub(super) waiter: Option<Waker>,
 }
@@ -93,14 +95,16 @@ struct Effects<W: Request> {
     starts: Vec<Start<W>>,
     then: Vec<Then>,
     wakers: Vec<Waker>,
-    finished: Vec<(Option<Arc<W>>, Option<Task<()>>)>,
+    values: Vec<Arc<W>>,
+    tasks: Vec<Task<()>>,
 }
 
 impl<W: Request, P> State<W, P> {
-    /// Returns the number of jobs in hand, and of those whose outcome nobody has taken.
+    /// Returns the number of jobs in hand, of those whose outcome nobody has taken, and of changes that
+    /// are not complete.
     pub(super) fn unfinished(&self) -> usize {
         let untaken = self.entries.values().filter(|entry| entry.outcome.is_some()).count();
-        self.schedule.in_hand() + untaken
+        self.schedule.in_hand() + untaken + self.changing
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) -> Effects<W> {
@@ -108,7 +112,8 @@ impl<W: Request, P> State<W, P> {
             starts: Vec::new(),
             then: Vec::new(),
             wakers: Vec::new(),
-            finished: Vec::new(),
+            values: Vec::new(),
+            tasks: Vec::new(),
         };
         for action in actions {
             match action {
@@ -138,10 +143,15 @@ impl<W: Request, P> State<W, P> {
                 }
             }
         }
-        if self.waiter.is_some() && self.unfinished() == 0 {
-            effects.wakers.extend(self.waiter.take());
-        }
+        self.changing += usize::from(!effects.then.is_empty());
+        effects.wakers.extend(self.rested());
         effects
+    }
+
+    /// Returns the waker of the task that waits for the rest, if there is rest.
+    fn rested(&mut self) -> Option<Waker> {
+        let is_at_rest = self.waiter.is_some() && self.unfinished() == 0;
+        if is_at_rest { self.waiter.take() } else { None }
     }
 
     fn begin(&mut self, number: Number, process: Process) -> Option<Start<W>> {
@@ -164,7 +174,8 @@ impl<W: Request, P> State<W, P> {
             (End::Full, _) => Err(JobError::Full),
             (End::Stopping | End::Replied, _) => Err(JobError::Stopping),
         });
-        effects.finished.push((entry.value.take(), entry.running.take()));
+        effects.values.extend(entry.value.take());
+        effects.tasks.extend(entry.running.take());
         effects.wakers.extend(entry.waker.take());
     }
 }
@@ -178,6 +189,7 @@ impl<W: Request, P> Shared<W, P> {
             master: None,
             at_rest: Vec::new(),
             hung: HashMap::new(),
+            changing: 0,
             waiter: None,
         }))
     }
@@ -199,8 +211,14 @@ impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
         let effects = state.carry_out(actions);
         drop(state);
         effects.starts.into_iter().for_each(|start| self.start(start));
-        effects.then.into_iter().for_each(|then| then());
-        effects.wakers.into_iter().for_each(Waker::wake);
+        let mut wakers = effects.wakers;
+        if !effects.then.is_empty() {
+            effects.then.into_iter().for_each(|then| then());
+            let mut state = self.lock();
+            state.changing -= 1;
+            wakers.extend(state.rested());
+        }
+        wakers.into_iter().for_each(Waker::wake);
         result
     }
 

@@ -170,7 +170,7 @@ impl Simulation {
     }
 
     fn submit(&mut self, key: u8, attempts: u8, waits: bool) {
-        let key = (key % 4 > 0).then_some(u64::from(key % 4));
+        let key = Some(u64::from(key % 4)).filter(|key| *key > 0);
         let spec = Spec { key, attempts: u32::from(attempts % 4), waits };
         let (number, mut out) = (self.schedule.reserve(), Vec::new());
         let is_full = self.world.unbegun() >= self.queue_limit;
@@ -338,7 +338,7 @@ impl Simulation {
 }
 
 proptest! {
-    #![proptest_config(cases(10_000))]
+    #![proptest_config(cases(8_000))]
 
     #[test]
     fn each_job_has_one_outcome_in_any_history(
@@ -405,4 +405,15 @@ fn an_answer_that_was_on_its_way_counts_more_than_the_exit() {
     assert_eq!(out, []);
     schedule.returned(0, process, Return::Replied, &mut out);
     assert_eq!(out, [Action::End(0, End::Replied), Action::Rest(process)]);
+}
+
+#[test]
+fn only_the_process_of_a_job_reports_its_progress() {
+    let (process, mut out) = ((0, 10), Vec::new());
+    let mut schedule = with(&[process, (1, 11)], 10, 1);
+    submit(&mut schedule, ONE);
+    assert!(schedule.is_run_by(0, process));
+    assert!(!schedule.is_run_by(0, (1, 11)) && !schedule.is_run_by(1, process));
+    schedule.returned(0, process, Return::Replied, &mut out);
+    assert!(!schedule.is_run_by(0, process));
 }
