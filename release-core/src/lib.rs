@@ -48,6 +48,7 @@
 //! | be a worker | [`is_worker`], [`me`], [`Me`] |
 //! | control a running master | [`MasterHandle`], [`ControlSocket`] |
 //! | exchange messages | [`ipc`], [`Decision`] |
+//! | have jobs done by any worker | [`jobs`] |
 //! | set supervision policies, and simulate them | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
 //! | read a configuration | [`config`] |
@@ -87,6 +88,8 @@ pub mod fuzzing;
 mod guard;
 #[cfg(target_os = "linux")]
 pub mod ipc;
+#[cfg(target_os = "linux")]
+pub mod jobs;
 #[cfg(feature = "log")]
 #[cfg(target_os = "linux")]
 pub mod log;

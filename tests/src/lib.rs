@@ -152,3 +152,8 @@ macro_rules! on_every_backend {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The code of `docs/JOBS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/JOBS.md")]
+struct Jobs;

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["config", "net"],
     &["buffer", "ipc"],
     &["bytes", "process"],
-    &["daemonize"],
+    &["daemonize", "jobs"],
     &["worker"],
     // The pool knows nothing of processes, and of the rooms only the master knows it.
     &["supervise"],

@@ -14,6 +14,7 @@ use crate::guard::{Guard, Panicked};
 use crate::ipc::hello::{Message, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
+use crate::jobs::Follow;
 use crate::path::{absolute, c_string};
 use crate::process::attach::Attach;
 use crate::process::listeners::{KeptListener, Listener, Steered};
@@ -54,6 +55,8 @@ pub(crate) struct Group {
     /// Makes the size from settings, if they set it.
     pub(crate) sizes: Option<Sizes>,
     pub(crate) settings: Vec<Arc<dyn Generations>>,
+    /// The pool whose jobs its workers carry out.
+    pub(crate) jobs: Option<Arc<dyn Follow>>,
 }
 
 /// Message types of the workers of a group and their master.

@@ -33,6 +33,7 @@ use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::stopping::Stop;
 use crate::supervise::{Action, Event, Outcome, Report, StopCause, WorkerId};
+use crate::sys::exit_status::ExitStatus;
 use crate::sys::memory::unload_program;
 use crate::sys::spawn::SpawnError;
 use crate::{Error, ErrorKind};
@@ -44,6 +45,9 @@ use upgrade::Upgrading;
 
 /// Its end by a panic is a failure of the master, which stops in order then.
 const MAIN: Guard = Guard::new("main");
+
+/// How a process has ended that this master cannot end.
+const UNKNOWN: ExitStatus = ExitStatus::Code(-1);
 
 /// How long the first turn of a new version's main task is waited for.
 const FIRST_TURN: Duration = Duration::from_secs(1);
@@ -292,9 +296,13 @@ impl Supervisor {
         event: Event,
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
-        if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
+        if let Event::Exited { id, pid, exit } = event {
             self.estate.controls.iter().for_each(Served::look);
-            self.processes.forget(id, pid);
+            self.processes.forget(id, pid, exit);
+        }
+        if let Event::Unended { id, pid, .. } = event {
+            self.estate.controls.iter().for_each(Served::look);
+            self.processes.forget(id, pid, UNKNOWN);
         }
         let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
         let now = self.clock.read(self.rt.now());
@@ -303,6 +311,7 @@ impl Supervisor {
         }
         self.pass_the_stop_on();
         self.processes.settle_listeners();
+        self.processes.settle_jobs();
         if !self.master.pool().is_upgrading() {
             self.upgrade = None;
         }
@@ -367,7 +376,7 @@ impl Supervisor {
         is_start: bool,
         actions: &mut Vec<Action>,
     ) {
-        self.processes.forget(id, pid);
+        self.processes.forget(id, pid, UNKNOWN);
         let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
         let now = self.clock.read(self.rt.now());
         for event in fail.into_iter().chain([Event::Unended { id, pid, reason }]) {

@@ -12,6 +12,7 @@ use super::group::{Context, Options, Program, Sizes};
 use super::settings::Generations;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
+use crate::jobs::Follow;
 use crate::process::attach::Attach;
 use crate::process::connections::Connections;
 use crate::process::listeners::Listener;
@@ -90,6 +91,7 @@ struct Spec {
     listeners: Vec<Listener>,
     context: Context,
     options: Option<Options>,
+    jobs: Option<Arc<dyn Follow>>,
 }
 
 impl<W, C> fmt::Debug for Workers<W, C> {
@@ -189,6 +191,7 @@ impl Workers {
             listeners: Vec::new(),
             context: Context::new(|_, _| ()),
             options: None,
+            jobs: None,
         };
         Self { spec, codec: Postcard, attach: None, connections: Connections::default() }
     }

@@ -108,6 +108,16 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
     }
 }
 
+impl<W, C: Clone> Connections<W, C> {
+    /// Returns the connection to a process, if it has not ended.
+    pub(crate) fn peer(&self, id: u32, pid: i32) -> Option<Peer<W, C>> {
+        let is_it = |worker: &WorkerInfo| (worker.id, worker.pid) == (id, pid);
+        let members = self.lock();
+        let (_, peer) = members.iter().find(|(worker, _)| is_it(worker))?;
+        peer.ended().is_none().then(|| peer.clone())
+    }
+}
+
 impl<W, C> Connections<W, C> {
     pub(crate) fn add(&self, worker: WorkerInfo, peer: Peer<W, C>) {
         self.lock().push((worker, peer));

@@ -1,5 +1,6 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
+mod jobs;
 mod keep;
 mod launch;
 mod watch;
@@ -23,6 +24,7 @@ use crate::process::listeners::Watch;
 use crate::process::output::Output;
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
+use crate::sys::exit_status::ExitStatus;
 use crate::sys::process::resident_memory;
 use crate::sys::spawn::RIGHT_TO_END;
 use crate::{Error, ErrorKind};
@@ -87,6 +89,7 @@ impl Processes {
     ) -> Self {
         let rt = master.rt().clone();
         let watched = rt.clone();
+        jobs::begin(&groups, &rt, &sender);
         let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             rt,
@@ -104,10 +107,11 @@ impl Processes {
     }
 
     /// A process has ended. What it sent before is still read, which its end soon ends too.
-    pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
+    pub(super) fn forget(&mut self, id: WorkerId, pid: i32, exit: ExitStatus) {
         let process = self.running.remove(&(id, pid));
         if let Some(group) = self.group_mut(id) {
             group.ended(id, pid);
+            group.jobs.iter().for_each(|jobs| jobs.exited((id.0, pid), exit));
         }
         if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
             let rt = self.rt.clone();
@@ -272,7 +276,13 @@ impl Processes {
                 killed.map_err(|error| format!("{RIGHT_TO_END}: {error}"))
             }
             signal => {
-                signal.into_iter().for_each(|signal| send(id, &process.child, signal));
+                let child = Arc::clone(&process.child);
+                let tell = move || signal.into_iter().for_each(|signal| send(id, &child, signal));
+                match self.group(id).and_then(|group| group.jobs.clone()) {
+                    // It finishes the jobs in hand before it hears of the stop.
+                    Some(jobs) => jobs.when_at_rest((id.0, pid), Box::new(tell)),
+                    None => tell(),
+                }
                 Ok(())
             }
         }

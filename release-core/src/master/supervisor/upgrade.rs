@@ -12,6 +12,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::{MasterEvent, Supervisor};
 use crate::ipc::link::Link;
+use crate::jobs::Follow;
 use crate::master::control::Served;
 use crate::master::upgrade::{Blocked, Tried};
 use crate::rt::Task;
@@ -41,13 +42,18 @@ pub(super) struct Upgrading {
 struct Paused {
     links: Vec<Arc<Link>>,
     controls: Vec<Served>,
+    jobs: JobPools,
 }
 
+/// The pools of jobs, each with the name of its group.
+type JobPools = Vec<(Arc<str>, Arc<dyn Follow>)>;
+
 impl Paused {
-    fn new(links: Vec<Arc<Link>>, controls: Vec<Served>, now: Instant) -> Self {
+    fn new(links: Vec<Arc<Link>>, controls: Vec<Served>, jobs: JobPools, now: Instant) -> Self {
         links.iter().for_each(|link| link.pause());
         controls.iter().for_each(|control| control.pause(now));
-        Self { links, controls }
+        jobs.iter().for_each(|(_, jobs)| jobs.pause());
+        Self { links, controls, jobs }
     }
 }
 
@@ -55,6 +61,7 @@ impl Drop for Paused {
     fn drop(&mut self) {
         self.links.iter().for_each(|link| link.resume());
         self.controls.iter().for_each(Served::resume);
+        self.jobs.iter().for_each(|(_, jobs)| jobs.resume());
     }
 }
 
@@ -96,7 +103,8 @@ impl Supervisor {
         let (links, controls) = (self.processes.links(), self.estate.controls.clone());
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
         let (restless, served) = (links.clone(), controls.clone());
-        let paused = Paused::new(links, controls, rt.now());
+        let jobs = self.processes.job_pools();
+        let paused = Paused::new(links, controls, jobs.clone(), rt.now());
         let Some(upgrade) = &mut self.upgrade else { return };
         upgrade.paused = Some(paused);
         upgrade.waiting = self.rt.spawn(async move {
@@ -105,7 +113,9 @@ impl Supervisor {
                 let links = restless.iter().filter(|link| link.poll_at_rest(cx).is_pending());
                 let links = links.count();
                 let served = served.iter().filter(|served| served.poll_at_rest(cx).is_pending());
-                if links + served.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
+                let served = served.count();
+                let jobs = jobs.iter().filter(|(_, jobs)| jobs.poll_at_rest(cx).is_pending());
+                if links + served + jobs.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
             });
             // A thread that closes one would hold the exec up.
             let closed = async {
@@ -148,9 +158,12 @@ impl Supervisor {
         });
         let controls = paused.controls.iter().map(Served::unfinished).filter(|count| *count > 0);
         let controls = controls.map(|count| format!("{count} requests on a control socket"));
+        let jobs = paused.jobs.iter().map(|(name, jobs)| (name, jobs.unfinished()));
+        let jobs = jobs.filter(|(_, count)| *count > 0);
+        let jobs = jobs.map(|(name, count)| format!("{count} jobs of group `{name}`"));
         let unclosed = Some(unclosed()).filter(|count| *count > 0);
         let unclosed = unclosed.map(|count| format!("{count} descriptors that cannot be closed"));
-        let all: Vec<_> = workers.chain(controls).chain(unclosed).collect();
+        let all: Vec<_> = workers.chain(controls).chain(jobs).chain(unclosed).collect();
         let message = format!("still answering after {REST_TIME:?}: {}", all.join(", "));
         Error::new(ErrorKind::Change, message)
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::Workers;
 use crate::guard::Guard;
 use crate::ipc::hello::{Message, Types};
-use crate::ipc::{Codec, Postcard, Refused, Request};
+use crate::ipc::{Codec, Never, Postcard, Refused, Request};
+use crate::jobs::Jobs;
 use crate::net::{Inet, ListenOn};
 use crate::process::attach::{Calls, Plain, Rules};
 use crate::process::connections::Connections;
@@ -506,5 +507,34 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         C: Codec<R> + Codec<R::Response>,
     {
         Types::of::<R, W, C>(Message::of::<()>(&Postcard), &self.codec)
+    }
+}
+
+impl<W, C> Workers<W, C>
+where
+    W: Request + Sync,
+    C: Codec<W> + Codec<W::Response> + Codec<Never> + Codec<()>,
+{
+    /// Has these workers carry out the jobs of a pool. Call this after
+    /// [`requests`](Workers::requests) and [`codec`](Workers::codec). Workers that send no requests
+    /// need no [`answer`](Workers::answer) then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::jobs::Jobs;
+    ///
+    /// let jobs = Jobs::<String>::new();
+    /// let workers = Workers::same_executable("echo", 4).requests().jobs(&jobs);
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn jobs<P: Send + 'static>(mut self, jobs: &Jobs<W, P>) -> Self {
+        self.spec.jobs = Some(jobs.attach(&self.connections));
+        match self.attach {
+            Some(_) => self,
+            None => self.answer(|_, never: Never| async move { match never {} }),
+        }
     }
 }

@@ -98,6 +98,7 @@ impl Spec {
             settings: self.settings,
             context: self.context,
             options: self.options,
+            jobs: self.jobs,
         })
     }
 
