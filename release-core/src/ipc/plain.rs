@@ -43,7 +43,18 @@ pub use client::Client;
 /// The server's side of a connection in plain mode. It answers requests of type `R`, one after the
 /// other.
 ///
-/// Dropping it closes the connection. See the [module](self) for an example.
+/// Dropping it closes the connection.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::ipc::{ReadError, Text, plain::Server};
+///
+/// async fn count_words(mut server: Server<String, Text>) -> Result<(), ReadError> {
+///     let count = |text: String| async move { Ok(text.split(' ').count().to_string()) };
+///     server.handle_requests(count).await
+/// }
+/// ```
 ///
 /// # Cancel safety
 ///

@@ -17,8 +17,19 @@ use crate::rt::{Rt, Task};
 
 /// The client's side of a connection in plain mode. Any number of tasks may call at the same time.
 ///
-/// A call that is dropped does not affect others: its answer is skipped when it arrives. See the
-/// [module](super) for an example.
+/// A call that is dropped does not affect others: its answer is skipped when it arrives.
+///
+/// # Examples
+///
+/// ```
+/// use futures_util::future::try_join;
+/// use release_core::ipc::{CallError, Text, plain::Client};
+///
+/// async fn two(client: &Client<String, Text>) -> Result<(String, String), CallError> {
+///     let (status, workers) = ("status".to_owned(), "workers".to_owned());
+///     try_join(client.call(&status), client.call(&workers)).await
+/// }
+/// ```
 pub struct Client<R, C = Postcard> {
     peer: Peer<R, C>,
     messages: futures_util::lock::Mutex<mpsc::Receiver<Vec<u8>>>,

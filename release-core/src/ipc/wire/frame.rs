@@ -9,6 +9,15 @@ use byteorder::{BigEndian, ByteOrder};
 pub(crate) const HEADER: usize = 4;
 
 /// The default frame limit of connections between master and workers: 16 MiB.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::{Workers, ipc::DEFAULT_FRAME_LIMIT};
+///
+/// let workers = Workers::same_executable("images", 2).frame_limit(4 * DEFAULT_FRAME_LIMIT);
+/// # let _ = workers;
+/// ```
 pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
 
 /// Initial size of a buffer. It grows with the received bytes, never by the length in a header.
