@@ -74,13 +74,13 @@ mod regexp;
 mod source;
 mod spec;
 mod suggest;
-mod units;
 /// The examples of the document are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/CONFIGURATION.md")]
 mod document {}
 #[cfg(test)]
 mod tests;
+mod units;
 pub mod validation;
 mod value;
 

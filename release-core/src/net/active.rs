@@ -98,19 +98,6 @@ impl<A: Address> Socket<Active, A> {
     /// # Errors
     ///
     /// Returns an error if no descriptor is left.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use release_core::net::{Active, Socket, Unix};
-    ///
-    /// /// Continues with blocking calls.
-    /// fn blocking(client: Socket<Active, Unix>) -> std::io::Result<std::os::unix::net::UnixStream> {
-    ///     let stream = std::os::unix::net::UnixStream::from(client.into_descriptor()?);
-    ///     stream.set_nonblocking(false)?;
-    ///     Ok(stream)
-    /// }
-    /// ```
     pub fn into_descriptor(self) -> io::Result<OwnedFd> {
         // A runtime does not give back a watched descriptor, hence a duplicate.
         self.as_fd().try_clone_to_owned()
