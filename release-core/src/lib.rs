@@ -85,6 +85,9 @@ mod exit;
 pub mod fuzzing;
 #[cfg(target_os = "linux")]
 mod guard;
+#[cfg(feature = "http")]
+#[cfg(target_os = "linux")]
+pub mod http;
 #[cfg(target_os = "linux")]
 pub mod ipc;
 #[cfg(feature = "log")]

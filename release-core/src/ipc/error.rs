@@ -80,6 +80,9 @@ pub enum CallError {
     TooLong(FrameTooLong),
     /// The request could not be encoded, or the answer not decoded.
     Codec(CodecError),
+    /// Too much waits for the peer already. A call waits for room instead; this comes from a
+    /// [`SendError`].
+    Full,
     /// The connection has ended.
     Ended(Ended),
 }
@@ -93,6 +96,7 @@ impl fmt::Display for CallError {
             Self::Codec(_) => {
                 f.write_str("the message has no meaning in the other process's types")
             }
+            Self::Full => SendError::Full.fmt(f),
             Self::Ended(_) => f.write_str("the connection has ended"),
         }
     }
@@ -104,7 +108,7 @@ impl std::error::Error for CallError {
             Self::TooLong(error) => Some(error),
             Self::Codec(error) => Some(error),
             Self::Ended(error) => Some(error),
-            Self::TimedOut | Self::Refused(_) => None,
+            Self::TimedOut | Self::Refused(_) | Self::Full => None,
         }
     }
 }
@@ -124,6 +128,18 @@ impl From<CodecError> for CallError {
 impl From<FrameTooLong> for CallError {
     fn from(error: FrameTooLong) -> Self {
         Self::TooLong(error)
+    }
+}
+
+/// Lets a function that makes calls send too: `me.ready()?`.
+impl From<SendError> for CallError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full => Self::Full,
+            SendError::TooLong(error) => Self::TooLong(error),
+            SendError::Codec(error) => Self::Codec(error),
+            SendError::Ended(error) => Self::Ended(error),
+        }
     }
 }
 
@@ -225,7 +241,8 @@ impl From<CodecError> for ReadError {
 ///
 /// Plain mode knows answers only: there, the connection is closed, and the words are lost.
 ///
-/// Every error turns into it by `?`, and a text by [`Refused::new`].
+/// Every error turns into it by `?`, also `anyhow::Error` and `Box<dyn Error + Send + Sync>`, and so
+/// does a text.
 ///
 /// ```
 /// use release_core::ipc::Refused;
@@ -233,6 +250,12 @@ impl From<CodecError> for ReadError {
 /// fn parse(text: &str) -> Result<u32, Refused> {
 ///     let number: u32 = text.parse()?;
 ///     if number == 0 { Err(Refused::new("zero is taken")) } else { Ok(number) }
+/// }
+///
+/// fn parse_either(text: &str) -> Result<u32, Refused> {
+///     let number: Result<u32, Box<dyn std::error::Error + Send + Sync>> = text.parse().map_err(Into::into);
+///     if number? == 0 { Err("zero is taken")? }
+///     parse(text)
 /// }
 /// assert!(parse("x").is_err());
 /// assert!(parse("0").is_err());
@@ -252,9 +275,9 @@ impl Refused {
     }
 }
 
-impl<E: std::error::Error + 'static> From<E> for Refused {
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Refused {
     #[cold]
     fn from(error: E) -> Self {
-        Self(crate::error::chain(&error))
+        Self(crate::error::chain(error.into().as_ref()))
     }
 }

@@ -128,6 +128,11 @@ impl<Context, M, C> Me<Context, M, C> {
         self.in_flight.begin(self.rt.now())
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn in_flight(&self) -> Arc<InFlight> {
+        Arc::clone(&self.in_flight)
+    }
+
     /// Returns a future that completes when this worker should shut down: the master requested it,
     /// or the connection to the master was lost.
     ///

@@ -1,0 +1,214 @@
+//! Conversions of sockets to the types of the standard library and of the runtimes.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use super::{Active, Inet, Passive, Socket, Unix};
+
+impl<A> Socket<Passive, A> {
+    /// Returns the listener as a descriptor that no runtime watches. It stays non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no descriptor is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::fd::AsRawFd;
+    /// use release_core::net::{Inet, Socket};
+    /// use release_core::rt::{Driver, local::Local};
+    ///
+    /// let rt = Local::new()?.handle();
+    /// let address: Inet = "127.0.0.1:0".parse()?;
+    /// let listener = Socket::unconnected(&address)?.bind(&address)?.listen(&rt, 128)?;
+    /// assert!(listener.into_descriptor()?.as_raw_fd() > 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        unwatched(&self)
+    }
+}
+
+impl<A> Socket<Active, A> {
+    /// Returns the connection as a descriptor that no runtime watches, for
+    /// [`plain::Server`](crate::ipc::plain::Server). It stays non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no descriptor is left.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        unwatched(&self)
+    }
+}
+
+/// Returns a duplicate, because a runtime does not give back a watched descriptor.
+fn unwatched(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    socket.as_fd().try_clone_to_owned()
+}
+
+/// Implements a conversion by way of the descriptor.
+macro_rules! convert {
+    ($($(#[$doc:meta])* $state:ty, $address:ty => $target:ty, $from:expr;)*) => {$(
+        $(#[$doc])*
+        impl TryFrom<Socket<$state, $address>> for $target {
+            type Error = io::Error;
+
+            fn try_from(socket: Socket<$state, $address>) -> io::Result<Self> {
+                $from(socket.into_descriptor()?)
+            }
+        }
+    )*};
+}
+
+convert! {
+    /// The listener stays non-blocking.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let listener: std::net::TcpListener = me.listener("http")?.try_into()?;
+    ///     listener.set_nonblocking(false)?; // For every process that shares it.
+    ///     Ok(())
+    /// }
+    /// # let _ = worker;
+    /// ```
+    Passive, Inet => TcpListener, |fd: OwnedFd| Ok(fd.into());
+    /// The listener stays non-blocking.
+    Passive, Unix => UnixListener, |fd: OwnedFd| Ok(fd.into());
+    /// The connection stays non-blocking.
+    Active, Inet => TcpStream, |fd: OwnedFd| Ok(fd.into());
+    /// The connection stays non-blocking.
+    Active, Unix => UnixStream, |fd: OwnedFd| Ok(fd.into());
+}
+
+#[cfg(feature = "async-io")]
+convert! {
+    /// For smol: `smol::net::TcpListener` is made from it with `into`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use async_io::Async;
+    ///
+    /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let listener: Async<std::net::TcpListener> = me.listener("http")?.try_into()?;
+    ///     let (stream, address) = listener.accept().await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = worker;
+    /// ```
+    Passive, Inet => async_io::Async<TcpListener>,
+        |fd: OwnedFd| Self::new_nonblocking(TcpListener::from(fd));
+    /// For smol: `smol::net::unix::UnixListener` is made from it with `into`.
+    Passive, Unix => async_io::Async<UnixListener>,
+        |fd: OwnedFd| Self::new_nonblocking(UnixListener::from(fd));
+    /// For smol: `smol::net::TcpStream` is made from it with `into`.
+    Active, Inet => async_io::Async<TcpStream>,
+        |fd: OwnedFd| Self::new_nonblocking(TcpStream::from(fd));
+    /// For smol: `smol::net::unix::UnixStream` is made from it with `into`.
+    Active, Unix => async_io::Async<UnixStream>,
+        |fd: OwnedFd| Self::new_nonblocking(UnixStream::from(fd));
+}
+
+#[cfg(feature = "tokio")]
+mod on_tokio {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::net::Stream;
+
+    convert! {
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the listener.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// # use release_core::Me;
+        /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+        ///     let listener: tokio::net::TcpListener = me.listener("http")?.try_into()?;
+        ///     let (stream, address) = listener.accept().await?;
+        ///     Ok(())
+        /// }
+        /// # let _ = worker;
+        /// ```
+        Passive, Inet => tokio::net::TcpListener,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the listener.
+        Passive, Unix => tokio::net::UnixListener,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the connection.
+        Active, Inet => tokio::net::TcpStream,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the connection.
+        Active, Unix => tokio::net::UnixStream,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+    }
+
+    /// Tokio's `from_std` panics outside its context.
+    fn in_context<T>(fd: OwnedFd, from: impl FnOnce(OwnedFd) -> io::Result<T>) -> io::Result<T> {
+        Handle::try_current().map_err(io::Error::other)?;
+        from(fd)
+    }
+
+    /// Works on every runtime, also outside tokio's context.
+    impl AsyncRead for Stream {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let count = ready!(self.poll_receive(cx, buffer.initialize_unfilled()))?;
+            buffer.advance(count);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Works on every runtime, also outside tokio's context.
+    impl AsyncWrite for Stream {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_send(cx, &[io::IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            parts: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_send(cx, parts)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(self.close())
+        }
+    }
+}
