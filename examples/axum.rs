@@ -26,6 +26,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
+    /// The address to listen on
+    #[arg(short, long, default_value = "127.0.0.1")]
+    address: std::net::IpAddr,
     /// The port to listen on
     #[arg(short, long, default_value_t = 3000)]
     port: u16,
@@ -44,7 +47,7 @@ fn master(options: &Options) -> Exit {
     }
     let workers = Workers::same_executable("http", options.workers)
         .user("nobody") // when the master is root
-        .listen("http", Inet::from(([127, 0, 0, 1], options.port)))
+        .listen("http", Inet::from((options.address, options.port)))
         .answer(|_, never: Never| async move { match never {} });
     Master::new().workers(workers).run(driver)
 }

@@ -7,8 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::{Active, Inet, Passive, Socket, Unix};
 
-impl<A> Socket<Passive, A> {
-    /// Returns the listener as a descriptor that no runtime watches. It stays non-blocking.
+impl<S: AsFd, A> Socket<S, A> {
+    /// Returns the socket as a descriptor that no runtime watches, for code that watches it in another
+    /// way, such as [`plain::Server`](crate::ipc::plain::Server). It stays non-blocking.
     ///
     /// # Errors
     ///
@@ -21,32 +22,17 @@ impl<A> Socket<Passive, A> {
     /// use release_core::net::{Inet, Socket};
     /// use release_core::rt::{Driver, local::Local};
     ///
-    /// let rt = Local::new()?.handle();
+    /// let driver = Local::new()?;
     /// let address: Inet = "127.0.0.1:0".parse()?;
-    /// let listener = Socket::unconnected(&address)?.bind(&address)?.listen(&rt, 128)?;
+    /// let bound = Socket::unconnected(&address)?.bind(&address)?;
+    /// let listener = bound.listen(&driver.handle(), 128)?;
     /// assert!(listener.into_descriptor()?.as_raw_fd() > 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_descriptor(self) -> io::Result<OwnedFd> {
-        unwatched(&self)
+        // A runtime does not give back a watched descriptor, hence a duplicate.
+        self.as_fd().try_clone_to_owned()
     }
-}
-
-impl<A> Socket<Active, A> {
-    /// Returns the connection as a descriptor that no runtime watches, for
-    /// [`plain::Server`](crate::ipc::plain::Server). It stays non-blocking.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if no descriptor is left.
-    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
-        unwatched(&self)
-    }
-}
-
-/// Returns a duplicate, because a runtime does not give back a watched descriptor.
-fn unwatched(socket: &impl AsFd) -> io::Result<OwnedFd> {
-    socket.as_fd().try_clone_to_owned()
 }
 
 /// Implements a conversion by way of the descriptor.
