@@ -118,11 +118,11 @@ on_every_backend! {
     fn a_client_that_never_repeats_loses_nothing(backend: Backend) {
         let installed = Installed::new(backend, "http");
         let (mut service, address) = installed.program().serve(2);
-        let over = AtomicBool::new(false);
+        let over = &AtomicBool::new(false);
         let pauses = [0, 0, 1, 3, 10, 30, 100, 200].map(Duration::from_millis);
         let clients = thread::scope(|scope| {
             let clients: Vec<_> =
-                pauses.map(|pause| scope.spawn(|| never_repeats(address, pause, &over))).into();
+                pauses.map(|pause| scope.spawn(move || never_repeats(address, pause, over))).into();
             let mut outcomes: Vec<_> = Vec::new();
             for _ in 0..4 {
                 outcomes.push(control(&service.control(), "reload"));
@@ -202,13 +202,18 @@ on_every_backend! {
 
     fn idle_connections_linger_and_then_close(backend: Backend) {
         let (mut service, address) = start(backend, 1, &["--linger", "700"]);
-        let mut idle = HttpClient::connect(address).expect("a connection");
-        let mut late = HttpClient::connect(address).expect("a connection");
-        let old = idle.get().expect("an answer").pid;
+        let [mut busy, mut late, mut idle] =
+            [(); 3].map(|()| HttpClient::connect(address).expect("a connection"));
+        let old = busy.get().expect("an answer").pid;
         late.get().expect("an answer");
+        idle.get().expect("an answer");
         let begun = Instant::now();
         assert_eq!(control(&service.control(), "reload"), "ok");
-        assert_eq!(late.get().expect("it lingers").pid, old);
+        eventually("the old one says that an answer was its last", || {
+            assert_eq!(busy.get().expect("one more answer").pid, old);
+            busy.is_over()
+        });
+        assert_eq!(late.get().expect("the last answer").pid, old);
         assert!(late.is_over() && late.is_closed());
         assert!(idle.is_closed() && begun.elapsed() >= Duration::from_millis(700));
         assert_ne!(http_get(address).pid, old);
