@@ -36,7 +36,7 @@
 //!
 //! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
 //!     tracing::info!("{}", me.master().call(&Hello("hello".into())).await?);
-//!     me.ready().ok();
+//!     me.ready()?;
 //!     me.stopping().await;
 //!     Ok(())
 //! }

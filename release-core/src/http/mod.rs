@@ -83,10 +83,18 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// # Examples
 ///
-/// ```ignore
-/// // With axum:
-/// let router = axum::Router::new().route("/", get(async || "hello\n"));
-/// http::serve(&me, me.listener::<Inet>("http")?, router).await?;
+/// ```
+/// use axum::{Router, routing::get};
+/// use release_core::net::Inet;
+/// use release_core::{Me, http};
+///
+/// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     let listener = me.listener::<Inet>("http")?;
+///     me.ready()?;
+///     http::serve(&me, listener, Router::new().route("/", get(async || "hello\n"))).await?;
+///     Ok(())
+/// }
+/// # let _ = worker;
 /// ```
 pub fn serve<A, S, B, Context, M, C>(
     me: &Me<Context, M, C>,
@@ -106,7 +114,8 @@ where
     serve_hyper(me, listener, TowerToHyperService::new(service))
 }
 
-/// Serves a hyper service until the worker should stop, like [`serve`].
+/// Serves a hyper service until the worker should stop, like [`serve`]. The [module](self) has an
+/// example.
 pub fn serve_hyper<A, S, B, Context, M, C>(
     me: &Me<Context, M, C>,
     listener: Socket<Passive, A>,

@@ -74,10 +74,27 @@ impl<Context, M, C> Me<Context, M, C> {
 
     /// Takes the shared listening socket of this name. You can take each socket once.
     ///
+    /// `try_into` converts it to a listener of the standard library, of tokio (feature `tokio`) or of
+    /// async-io (feature `async-io`).
+    ///
     /// # Errors
     ///
     /// Returns an error if there is no socket of this name (any more), if it is not a listening
     /// socket of this kind of address, or if the runtime cannot watch it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// use release_core::net::{Passive, Socket, Unix};
+    ///
+    /// fn listeners(me: &Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let ours: Socket<Passive, Unix> = me.listener("admin")?;
+    ///     let standard: std::net::TcpListener = me.listener("http")?.try_into()?;
+    ///     Ok(())
+    /// }
+    /// # let _ = listeners;
+    /// ```
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
