@@ -143,3 +143,8 @@ macro_rules! on_every_backend {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The code of the page on HTTP, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/HTTP.md")]
+struct Http;

@@ -22,6 +22,9 @@ use crate::rt::Rt;
 use crate::stopping::Stopping;
 use crate::worker::InFlight;
 
+/// Shortest time between two looks at a connection.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -113,18 +116,15 @@ impl Connection {
         };
         // An upgraded connection, such as a WebSocket, goes on.
         let _ = closed.await;
+        let is_user = |error: &BoxError| {
+            error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
+        };
         match ended {
-            Err(error)
-                if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user) =>
-            {
-                Err(error)
-            }
-            ended => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "an HTTP connection failed");
-                }
+            Err(error) if !is_user(&error) => {
+                tracing::debug!(%error, "an HTTP connection failed");
                 Ok(())
             }
+            ended => ended,
         }
     }
 
@@ -153,9 +153,9 @@ impl Connection {
         async move {
             let mut response = answered.await?;
             drop(work);
-            let is_last = stopping.now_or_never().is_some();
             let has_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if is_last && version < Version::HTTP_2 && !has_switched {
+            let can_close = version < Version::HTTP_2 && !has_switched;
+            if can_close && stopping.now_or_never().is_some() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             // The request is in hand until its body is dropped.
@@ -191,18 +191,21 @@ impl Connection {
     /// Waits until a time limit expires.
     async fn expired(&self) -> End {
         loop {
-            // Looked at again when it may have expired, in place of a timer for each request.
+            let now = self.rt.now();
             let (deadline, end) = match self.activity.phase() {
                 Phase::New(since) | Phase::Head(since) => {
-                    (since + self.limits.header, End::TooSlow)
+                    (Some(since + self.limits.header), End::TooSlow)
                 }
-                Phase::Idle(since) => (since + self.limits.idle, End::Orderly),
-                Phase::InHand(_) => (self.rt.now() + self.limits.header, End::Orderly),
+                Phase::Idle(since) => (Some(since + self.limits.idle), End::Orderly),
+                Phase::InHand(_) => (None, End::Orderly),
             };
-            if deadline <= self.rt.now() {
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 return end;
             }
-            self.rt.sleep_until(deadline).await;
+            // Looked at again before a head can be late by more than its limit, in place of a timer
+            // for each request.
+            let next = now + self.limits.header.max(SHORTEST);
+            self.rt.sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
         }
     }
 
@@ -210,7 +213,7 @@ impl Connection {
     /// client does not close the connection, or is gone.
     async fn silence(&self) {
         loop {
-            self.rt.sleep(self.limits.header).await;
+            self.rt.sleep(self.limits.header.max(SHORTEST)).await;
             if !matches!(self.activity.phase(), Phase::InHand(_)) {
                 return;
             }
