@@ -1,4 +1,4 @@
-//! `Activity`: what a connection does at the moment, for its time limits.
+//! `Activity`: the present phase of a connection, for its time limits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use hyper::Version;
 
 use crate::rt::Rt;
 
-/// What a connection does, as its stream and its service report it.
+/// The phases of a connection, as its stream and its service report them.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
     /// No request has come since the connection was accepted.

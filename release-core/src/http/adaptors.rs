@@ -1,4 +1,4 @@
-//! What hyper needs from a runtime: an executor, and a stream that reports what it reads.
+//! The executor and the stream that hyper needs. The stream reports its reads.
 
 use std::convert::Infallible;
 use std::future::Future;

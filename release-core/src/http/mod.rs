@@ -68,7 +68,7 @@ use crate::worker::Me;
 use adaptors::Spawner;
 use connection::{Connection, Limits};
 
-/// Longer times are the same as this one.
+/// Upper bound of the time limits.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 type BoxError = Box<dyn StdError + Send + Sync>;

@@ -74,7 +74,7 @@ convert! {
 
 #[cfg(feature = "async-io")]
 convert! {
-    /// For smol: `smol::net::TcpListener` is made from it with `into`.
+    /// The listener stays non-blocking.
     ///
     /// # Examples
     ///
@@ -91,15 +91,37 @@ convert! {
     /// ```
     Passive, Inet => async_io::Async<TcpListener>,
         |fd: OwnedFd| Self::new_nonblocking(TcpListener::from(fd));
-    /// For smol: `smol::net::unix::UnixListener` is made from it with `into`.
     Passive, Unix => async_io::Async<UnixListener>,
         |fd: OwnedFd| Self::new_nonblocking(UnixListener::from(fd));
-    /// For smol: `smol::net::TcpStream` is made from it with `into`.
     Active, Inet => async_io::Async<TcpStream>,
         |fd: OwnedFd| Self::new_nonblocking(TcpStream::from(fd));
-    /// For smol: `smol::net::unix::UnixStream` is made from it with `into`.
     Active, Unix => async_io::Async<UnixStream>,
         |fd: OwnedFd| Self::new_nonblocking(UnixStream::from(fd));
+}
+
+#[cfg(feature = "async-net")]
+convert! {
+    /// The type is `smol::net::TcpListener`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let listener: async_net::TcpListener = me.listener("http")?.try_into()?;
+    ///     let (stream, address) = listener.accept().await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = worker;
+    /// ```
+    Passive, Inet => async_net::TcpListener, |fd: OwnedFd| TcpListener::from(fd).try_into();
+    /// The type is `smol::net::unix::UnixListener`.
+    Passive, Unix => async_net::unix::UnixListener,
+        |fd: OwnedFd| UnixListener::from(fd).try_into();
+    /// The type is `smol::net::TcpStream`.
+    Active, Inet => async_net::TcpStream, |fd: OwnedFd| TcpStream::from(fd).try_into();
+    /// The type is `smol::net::unix::UnixStream`.
+    Active, Unix => async_net::unix::UnixStream, |fd: OwnedFd| UnixStream::from(fd).try_into();
 }
 
 #[cfg(feature = "tokio")]

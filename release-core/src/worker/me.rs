@@ -74,8 +74,8 @@ impl<Context, M, C> Me<Context, M, C> {
 
     /// Takes the shared listening socket of this name. You can take each socket once.
     ///
-    /// `try_into` converts it to a listener of the standard library, of tokio (feature `tokio`) or of
-    /// async-io (feature `async-io`).
+    /// `try_into` converts it to a listener of the standard library, of tokio, async-io or smol (features
+    /// `tokio`, `async-io` and `async-net`, which the backends enable).
     ///
     /// # Errors
     ///
