@@ -28,7 +28,7 @@ fn master() -> Exit {
 async fn worker(me: Me<(), Hello>) -> Result<(), release::ipc::CallError> {
     let answer = me.master().call(&Hello("hello, master".into())).await?;
     eprintln!("{answer}");
-    me.ready().ok();
+    me.ready()?;
     me.stopping().await;
     Ok(())
 }

@@ -7,23 +7,20 @@
 // kill PID                                 # one of them: it comes back with the same id
 // ```
 //
-// The protocol is written by hand, one request for each connection. `service` has the same on hyper.
+// Reloads and upgrades lose no request: see `docs/HTTP.md`. `axum` is the same with a router.
 
-use std::io;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use clap::Parser;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
 use release::ipc::Never;
-use release::net::{Active, Inet, Passive, Socket};
-use release::{Exit, Master, Me, Workers, driver, is_worker, log, me};
-
-/// How long a client may take, from its first byte until it has read the answer.
-const CLIENT_TIME: Duration = Duration::from_secs(10);
-
-/// The longest head of a request.
-const HEAD: usize = 8 * 1024;
+use release::net::Inet;
+use release::{Exit, Master, Me, Workers, driver, http, is_worker, log, me};
 
 /// An HTTP server whose workers share one listening socket.
 #[derive(Debug, Parser)]
@@ -57,48 +54,25 @@ fn master(options: &Options) -> Exit {
 }
 
 async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let socket: Socket<Passive, Inet> = me.listener("http")?;
-    let served = Arc::new(AtomicU64::new(0));
-    let id = me.id();
+    let listener = me.listener::<Inet>("http")?;
+    let (id, served) = (me.id(), Arc::new(AtomicU64::new(0)));
     me.ready()?;
-    socket
-        .accept_loop()
-        .connections(1000)
-        .timeout(CLIENT_TIME)
-        .until(me.stopping())
-        .run(move |client: Socket<Active, Inet>| {
-            let served = Arc::clone(&served);
-            async move {
-                // Clients that go away in the middle are their own business.
-                let _ = answer(&client, id, &served).await;
-                Ok::<(), io::Error>(())
-            }
-        })
-        .await?;
+    let service = service_fn(move |request| {
+        let response = answer(&request, id, &served);
+        async { Ok::<_, Infallible>(response) }
+    });
+    http::serve_hyper(&me, listener, service).connections(1000).await?;
     Ok(())
 }
 
-async fn answer(client: &Socket<Active, Inet>, id: u32, served: &AtomicU64) -> io::Result<()> {
-    let mut head = [0; HEAD];
-    let mut length = 0;
-    while !head[..length].ends_with(b"\r\n\r\n") {
-        let count = if length < HEAD { client.read_once(&mut head[length..]).await? } else { 0 };
-        if count == 0 {
-            // The client has gone, or its head is too long.
-            return Ok(());
-        }
-        length += count;
-    }
-    let (status, body) = if head.starts_with(b"GET ") {
+fn answer(request: &Request<Incoming>, id: u32, served: &AtomicU64) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    if request.method() == Method::GET {
         let (pid, seq) = (std::process::id(), served.fetch_add(1, Ordering::Relaxed));
-        ("200 OK", format!("worker={id} pid={pid} seq={seq}\n"))
+        *response.body_mut() = format!("worker={id} pid={pid} seq={seq}\n").into();
     } else {
-        ("405 Method Not Allowed", "only GET is answered\n".to_owned())
-    };
-    let length = body.len();
-    let response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{body}"
-    );
-    client.write_all(response.as_bytes()).await
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        *response.body_mut() = "only GET is answered\n".into();
+    }
+    response
 }

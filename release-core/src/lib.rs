@@ -36,7 +36,7 @@
 //!
 //! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
 //!     tracing::info!("{}", me.master().call(&Hello("hello".into())).await?);
-//!     me.ready().ok();
+//!     me.ready()?;
 //!     me.stopping().await;
 //!     Ok(())
 //! }
@@ -86,6 +86,9 @@ mod exit;
 pub mod fuzzing;
 #[cfg(target_os = "linux")]
 mod guard;
+#[cfg(feature = "http")]
+#[cfg(target_os = "linux")]
+pub mod http;
 #[cfg(target_os = "linux")]
 pub mod ipc;
 #[cfg(target_os = "linux")]

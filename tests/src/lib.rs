@@ -157,3 +157,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/JOBS.md")]
 struct Jobs;
+
+/// The code of the page on HTTP, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/HTTP.md")]
+struct Http;

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["bytes", "process"],
     &["daemonize", "jobs"],
     &["worker"],
+    &["http"],
     // The pool knows nothing of processes, and of the rooms only the master knows it.
     &["supervise"],
     &["master"],

@@ -16,7 +16,7 @@ use release_core::buffer::Buffer;
 use release_core::ipc::Text;
 use release_core::ipc::plain::{Client, Server};
 use release_core::net::{Active, Address, Inet, Passive, Read, Socket, Stream, Unix};
-use release_core::rt::{Driver, Rt, local::Local};
+use release_core::rt::{Driver, Rt, local::Local, run};
 use release_core::{Error, ErrorKind};
 use release_tests::{DEADLINE, on_every_backend, run_on};
 
@@ -393,5 +393,103 @@ fn a_stream_is_what_is_left_without_the_kind() {
         client.read_exact(&mut heard).unwrap();
         client.write_all(&heard).unwrap();
         assert_eq!(stream.read(5, None).await.unwrap(), Read::Data(heard.to_vec()));
+    });
+}
+
+/// A listener, and the address to connect to.
+fn to_convert(rt: &Rt) -> (Socket<Passive, Inet>, Inet) {
+    let socket = listener(rt, &inet("127.0.0.1:0"));
+    let address = socket.local().expect("its address");
+    (socket, address)
+}
+
+#[test]
+fn sockets_become_those_of_std() {
+    let driver = Local::new().expect("a runtime");
+    let rt = driver.handle();
+    let (socket, address) = to_convert(&rt);
+    let socket = TcpListener::try_from(socket).expect("a listener");
+    assert_eq!(socket.accept().expect_err("nobody connects").kind(), Io::WouldBlock);
+    run(&driver, async {
+        let client = connect(&rt, &address).await.expect("a connection");
+        let mut client = TcpStream::try_from(client).expect("a connection");
+        let (mut server, peer) = socket.accept().expect("a connection");
+        assert_eq!(peer, client.local_addr().expect("its address"));
+        client.write_all(b"ping").expect("room");
+        let mut received = [0; 4];
+        server.read_exact(&mut received).expect("a message");
+        assert_eq!(&received, b"ping");
+
+        let (server, client) = pair(&rt, &abstract_name("std")).await;
+        let pair = [server, client].map(|end| UnixStream::try_from(end).expect("a connection"));
+        (&pair[0]).write_all(b"pong").expect("room");
+        (&pair[1]).read_exact(&mut received).expect("a message");
+        assert_eq!(&received, b"pong");
+    });
+    let unix = listener(&rt, &abstract_name("listener"));
+    let unix = UnixListener::try_from(unix).expect("a listener");
+    assert!(unix.local_addr().expect("its address").as_pathname().is_none());
+}
+
+#[test]
+fn sockets_become_those_of_tokio() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let driver = release_tokio::driver().expect("a runtime");
+    let rt = driver.handle();
+    let (socket, _) = to_convert(&rt);
+    let outside = tokio::net::TcpListener::try_from(socket).expect_err("nothing could watch it");
+    assert!(outside.to_string().contains("no reactor"), "{outside}");
+    run(&driver, async {
+        let (socket, address) = to_convert(&rt);
+        let socket: tokio::net::TcpListener = socket.try_into().expect("a listener");
+        let (server, client) = join(socket.accept(), connect(&rt, &address)).await;
+        let (mut server, client) = (server.expect("a connection").0, client.expect("a connection"));
+        // One end is tokio's, the other implements tokio's traits.
+        let mut client = client.into_stream();
+        client.write_all(b"ping").await.expect("it is sent");
+        AsyncWriteExt::shutdown(&mut client).await.expect("the end is sent");
+        let mut received = String::new();
+        server.read_to_string(&mut received).await.expect("until the end");
+        assert_eq!(received, "ping");
+        server.write_all(b"pong").await.expect("it is sent");
+        drop(server);
+        received.clear();
+        client.read_to_string(&mut received).await.expect("until the end");
+        assert_eq!(received, "pong");
+
+        let name = abstract_name("tokio");
+        let socket: tokio::net::UnixListener = listener(&rt, &name).try_into().expect("a listener");
+        let (server, client) = join(socket.accept(), connect(&rt, &name)).await;
+        let (mut server, client) = (server.expect("a connection").0, client.expect("a connection"));
+        let mut client = tokio::net::UnixStream::try_from(client).expect("a connection");
+        client.write_all(b"ping").await.expect("it is sent");
+        drop(client);
+        received.clear();
+        server.read_to_string(&mut received).await.expect("until the end");
+        assert_eq!(received, "ping");
+    });
+}
+
+#[test]
+fn sockets_become_those_of_smol() {
+    use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let driver = release_smol::driver().expect("a runtime");
+    let rt = driver.handle();
+    run(&driver, async {
+        let (socket, address) = to_convert(&rt);
+        let socket: smol::net::TcpListener = socket.try_into().expect("a listener");
+        let (server, client) = join(socket.accept(), connect(&rt, &address)).await;
+        let (mut server, client) = (server.expect("a connection").0, client.expect("a connection"));
+        let mut client: async_io::Async<TcpStream> = client.try_into().expect("a connection");
+        client.write_all(b"ping").await.expect("it is sent");
+        drop(client);
+        let mut received = String::new();
+        server.read_to_string(&mut received).await.expect("until the end");
+        assert_eq!(received, "ping");
+        let unix = listener(&rt, &abstract_name("smol"));
+        let unix: smol::net::unix::UnixListener = unix.try_into().expect("a listener");
+        assert!(unix.local_addr().expect("its address").as_pathname().is_none());
     });
 }

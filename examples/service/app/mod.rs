@@ -1,7 +1,6 @@
 //! The HTTP service, for any runtime.
 
 mod control;
-mod http;
 mod options;
 mod worker;
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use release::ipc::Refused;
+use release::net::Inet;
 use release::rt::Driver;
-use release::{Exit, Me, me};
+use release::{Exit, Me, http, me};
 
-use super::{Next, Told, http};
+use super::{Next, Told};
 
 type Worker = Me<Told, Next>;
 
@@ -28,11 +30,12 @@ async fn heard(text: String) -> Result<String, Refused> {
 
 async fn serve(me: Worker) -> Result<(), Box<dyn Error + Send + Sync>> {
     me.context().log.start()?;
-    let socket = me.listener("http")?;
-    let (rt, stopping) = (me.rt().clone(), me.stopping());
+    let socket = me.listener::<Inet>("http")?;
     me.ready()?;
     let me = Arc::new(me);
-    http::serve(&rt, socket, stopping, move |request| answer(Arc::clone(&me), request)).await?;
+    let asked = Arc::clone(&me);
+    let service = service_fn(move |request| answer(Arc::clone(&asked), request));
+    http::serve_hyper(&me, socket, service).await?;
     Ok(())
 }
 
@@ -40,7 +43,6 @@ async fn answer(
     me: Arc<Worker>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let _work = me.begin_work();
     if request.method() != Method::GET {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".to_owned()));
     }

@@ -109,6 +109,9 @@ pub enum CallError {
     TooLong(FrameTooLong),
     /// The request could not be encoded, or the answer could not be decoded.
     Codec(CodecError),
+    /// Too much waits for the peer already. A call waits for room instead; this comes from a
+    /// [`SendError`].
+    Full,
     /// The connection has ended.
     Ended(Ended),
 }
@@ -122,6 +125,7 @@ impl fmt::Display for CallError {
             Self::Codec(_) => {
                 f.write_str("the message has no meaning in the other process's types")
             }
+            Self::Full => SendError::Full.fmt(f),
             Self::Ended(_) => f.write_str("the connection has ended"),
         }
     }
@@ -133,7 +137,7 @@ impl std::error::Error for CallError {
             Self::TooLong(error) => Some(error),
             Self::Codec(error) => Some(error),
             Self::Ended(error) => Some(error),
-            Self::TimedOut | Self::Refused(_) => None,
+            Self::TimedOut | Self::Refused(_) | Self::Full => None,
         }
     }
 }
@@ -153,6 +157,18 @@ impl From<CodecError> for CallError {
 impl From<FrameTooLong> for CallError {
     fn from(error: FrameTooLong) -> Self {
         Self::TooLong(error)
+    }
+}
+
+/// Lets a function that makes calls send too: `me.ready()?`.
+impl From<SendError> for CallError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full => Self::Full,
+            SendError::TooLong(error) => Self::TooLong(error),
+            SendError::Codec(error) => Self::Codec(error),
+            SendError::Ended(error) => Self::Ended(error),
+        }
     }
 }
 
@@ -284,7 +300,8 @@ impl From<CodecError> for ReadError {
 ///
 /// Plain mode has no error answer: there, the connection is closed without the reason.
 ///
-/// Every error is converted with `?`, and text with [`Refused::new`].
+/// Every error is converted with `?`, also `anyhow::Error` and `Box<dyn Error + Send + Sync>`, and so
+/// is text.
 ///
 /// # Examples
 ///
@@ -294,6 +311,12 @@ impl From<CodecError> for ReadError {
 /// fn parse(text: &str) -> Result<u32, Refused> {
 ///     let number: u32 = text.parse()?;
 ///     if number == 0 { Err(Refused::new("zero is taken")) } else { Ok(number) }
+/// }
+///
+/// fn parse_either(text: &str) -> Result<u32, Refused> {
+///     let number: Result<u32, Box<dyn std::error::Error + Send + Sync>> = text.parse().map_err(Into::into);
+///     if number? == 0 { Err("zero is taken")? }
+///     parse(text)
 /// }
 /// assert!(parse("x").is_err());
 /// assert!(parse("0").is_err());
@@ -323,9 +346,9 @@ impl Refused {
     }
 }
 
-impl<E: std::error::Error + 'static> From<E> for Refused {
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Refused {
     #[cold]
     fn from(error: E) -> Self {
-        Self(crate::error::chain(&error))
+        Self(crate::error::chain(error.into().as_ref()))
     }
 }

@@ -18,6 +18,10 @@ use crate::guard::panic_message;
 use crate::log_throttle::LogThrottle;
 use crate::rt::{BoxFuture, Rt, Task};
 
+/// Most connections accepted at shutdown: a longer queue is a flood.
+#[cfg(feature = "http")]
+const MOST_QUEUED: usize = 4096;
+
 /// Accepts connections and runs a handler for each. Created by [`Socket::accept_loop`].
 ///
 /// * Each handler runs in its own task. A handler that fails, panics or times out ends only its own
@@ -56,6 +60,7 @@ pub struct AcceptLoop<A> {
     timeout: Option<Duration>,
     until: BoxFuture,
     stop_deadline: Option<Duration>,
+    queued: usize,
 }
 
 impl<A> fmt::Debug for AcceptLoop<A> {
@@ -118,6 +123,7 @@ impl<A: Address> Socket<Passive, A> {
             timeout: None,
             until: Box::pin(pending()),
             stop_deadline: None,
+            queued: 0,
         }
     }
 }
@@ -204,6 +210,14 @@ impl<A: Address> AcceptLoop<A> {
         self
     }
 
+    /// Accepts the connections that are in the queue at shutdown too, as the limit allows: they would
+    /// be reset when the last process closes the socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn accept_queued(mut self) -> Self {
+        self.queued = MOST_QUEUED;
+        self
+    }
+
     /// Accepts connections until shutdown, then closes the socket and waits for the handlers.
     ///
     /// An error returned by a handler is logged as a warning, at most once in ten seconds. For
@@ -241,8 +255,10 @@ impl<A: Address> AcceptLoop<A> {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>> + 'static,
     {
-        let Self { rt, mut socket, connections, timeout, mut until, stop_deadline } = self;
+        let Self { rt, mut socket, connections, timeout, mut until, stop_deadline, queued } = self;
         let handler = Arc::new(handler);
+        let start =
+            |connection| rt.spawn(serve(rt.clone(), timeout, Arc::clone(&handler), connection));
         let mut handlers = Handlers::new(&rt);
         let ended = loop {
             let is_full = handlers.running.len() >= connections;
@@ -257,16 +273,20 @@ impl<A: Address> AcceptLoop<A> {
                 }
             };
             match accepted {
-                Ok(connection) => {
-                    let serving = serve(rt.clone(), timeout, Arc::clone(&handler), connection);
-                    handlers.running.push(rt.spawn(serving));
-                }
+                Ok(connection) => handlers.running.push(start(connection)),
                 Err(error) => {
                     tracing::error!(%error, "no more connections are accepted");
                     break Err(error);
                 }
             }
         };
+        for _ in 0..queued {
+            if ended.is_err() || handlers.running.len() >= connections {
+                break;
+            }
+            let Some(connection) = socket.accept_queued() else { break };
+            handlers.running.push(start(connection));
+        }
         drop(socket);
         let finishing = handlers.finish();
         match stop_deadline {

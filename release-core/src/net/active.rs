@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::getpeername;
 
@@ -90,17 +90,6 @@ impl<A: Address> Socket<Active, A> {
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.state.0
-    }
-
-    /// Returns the connection as a descriptor that no runtime watches, for
-    /// [`plain::Server`](crate::ipc::plain::Server).
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if no descriptor is left.
-    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
-        // A runtime does not give back a watched descriptor, hence a duplicate.
-        self.as_fd().try_clone_to_owned()
     }
 }
 

@@ -125,6 +125,7 @@ mod accept_loop;
 mod active;
 mod address;
 mod connect;
+mod convert;
 mod inherited;
 mod listen_on;
 mod passive;

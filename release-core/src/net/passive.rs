@@ -200,6 +200,13 @@ impl<A: Address> Socket<Passive, A> {
     pub(crate) async fn accept_descriptor(&mut self) -> io::Result<OwnedFd> {
         self.state.accept().await
     }
+
+    /// Accepts a connection that is already in the queue, without waiting for the runtime to know.
+    pub(super) fn accept_queued(&self) -> Option<Socket<Active, A>> {
+        let socket = accept(&self.state.io.as_fd()).ok()?;
+        let stream = Stream::new(&self.state.rt, socket).ok()?;
+        Some(Socket::in_state(Active(stream)))
+    }
 }
 
 impl Passive {

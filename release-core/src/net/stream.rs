@@ -16,8 +16,8 @@ use crate::rt::{Direction, Io, Progress, Rt};
 
 /// A connected TCP or Unix stream socket, for any runtime.
 ///
-/// Implements `AsyncRead` and `AsyncWrite` of the futures crates. Closing the write side sends the
-/// end of file. One task may read while another writes.
+/// Implements `AsyncRead` and `AsyncWrite` of the futures crates, and tokio's with the feature
+/// `tokio`. Closing the write side sends the end of file. One task may read while another writes.
 ///
 /// # Examples
 ///
@@ -318,6 +318,15 @@ impl Stream {
         Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), how)?)
     }
 
+    /// Sends the end of file.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        match self.shutdown(Shutdown::Write) {
+            // The peer disconnected first.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            done => done,
+        }
+    }
+
     pub(super) fn io(&self) -> &Io {
         &self.io
     }
@@ -381,10 +390,6 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.shutdown(Shutdown::Write) {
-            // The peer disconnected first.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            done => Poll::Ready(done),
-        }
+        Poll::Ready(self.close())
     }
 }

@@ -165,6 +165,9 @@ impl<Context, M, C> Me<Context, M, C> {
 
     /// Takes the shared listening socket of this name. You can take each socket once.
     ///
+    /// `try_into` converts it to a listener of the standard library, of tokio, async-io or smol (features
+    /// `tokio`, `async-io` and `async-net`, which the backends enable).
+    ///
     /// # Errors
     ///
     /// Returns an error if there is no socket of this name (any more), if it is not a listening
@@ -173,15 +176,15 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # Examples
     ///
     /// ```
-    /// use release_core::net::Inet;
-    /// use release_core::{Error, Me};
+    /// # use release_core::Me;
+    /// use release_core::net::{Passive, Socket, Unix};
     ///
-    /// async fn serve(me: &Me) -> Result<(), Error> {
-    ///     let listener = me.listener::<Inet>("http")?;
-    ///     tracing::info!(?listener, "accepting connections");
+    /// fn listeners(me: &Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let ours: Socket<Passive, Unix> = me.listener("admin")?;
+    ///     let standard: std::net::TcpListener = me.listener("http")?.try_into()?;
     ///     Ok(())
     /// }
-    /// # let _ = serve;
+    /// # let _ = listeners;
     /// ```
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,6 +249,11 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     pub fn begin_work(&self) -> Work {
         self.in_flight.begin(self.rt.now())
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn in_flight(&self) -> Arc<InFlight> {
+        Arc::clone(&self.in_flight)
     }
 
     /// Returns a future that completes when this worker should shut down: the master requested it,

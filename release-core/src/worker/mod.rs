@@ -18,6 +18,8 @@ mod me;
 pub(crate) mod panics;
 mod run;
 
+#[cfg(feature = "http")]
+pub(crate) use in_flight::InFlight;
 pub use in_flight::Work;
 pub use me::{Me, PlainMe};
 

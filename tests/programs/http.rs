@@ -1,0 +1,133 @@
+// An HTTP server whose service answers, echoes, fails and upgrades: see `tests/http.rs`.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::rt::{Read, ReadBuf, Write};
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper::{Request, Response, StatusCode};
+use release::ipc::Never;
+use release::net::{Inet, Unix};
+use release::supervise::ReloadPolicy;
+use release::{
+    ControlCommand, ControlSocket, Exit, Master, MasterHandle, Me, Workers, driver, http, is_worker, log, me,
+};
+use serde::{Deserialize, Serialize};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+#[derive(Clone, Debug, Parser, Serialize, Deserialize)]
+struct Options {
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    workers: u32,
+    #[arg(long)]
+    control: std::path::PathBuf,
+    /// Milliseconds
+    #[arg(long, default_value_t = 5000)]
+    header: u64,
+    #[arg(long, default_value_t = 75_000)]
+    idle: u64,
+    #[arg(long, default_value_t = 1000)]
+    linger: u64,
+    #[arg(long, default_value_t = 10)]
+    stop: u64,
+}
+
+fn main() -> Exit {
+    if is_worker() { me().run(driver, worker) } else { master(Options::parse()) }
+}
+
+fn master(options: Options) -> Exit {
+    if let Err(error) = log::stderr() {
+        return error.into();
+    }
+    let (control, stop, told) = (options.control.clone(), options.stop, options.clone());
+    let workers = Workers::same_executable("http", options.workers)
+        .user("nobody")
+        .listen("tcp", options.listen)
+        .listen("unix", Unix::path("unix"))
+        .reload(ReloadPolicy::default().canary(Duration::from_millis(10)))
+        .context(move |_| told.clone())
+        .answer(|_, never: Never| async move { match never {} });
+    Master::new()
+        .workers(workers)
+        .stop_deadline(Duration::from_secs(stop))
+        .control(ControlSocket::new(control), |master, _, words: String| obey(master, words))
+        .run(driver)
+}
+
+async fn obey(master: MasterHandle, words: String) -> Result<String, release::ipc::Refused> {
+    Ok(words.parse::<ControlCommand>()?.carry_out(&master, "http").await)
+}
+
+async fn worker(me: Me<Options>) -> Result<(), BoxError> {
+    log::stderr()?;
+    let (tcp, unix) = (me.listener::<Inet>("tcp")?, me.listener::<Unix>("unix")?);
+    me.ready()?;
+    let me = Arc::new(me);
+    let answering = Arc::clone(&me);
+    let service = service_fn(move |request| answer(Arc::clone(&answering), request));
+    let time = Duration::from_millis;
+    let told = me.context();
+    let tcp = http::serve_hyper(&me, tcp, service.clone())
+        .header_timeout(time(told.header))
+        .idle_timeout(time(told.idle))
+        .linger(time(told.linger));
+    let unix = http::serve_hyper(&me, unix, service);
+    let (tcp, unix) = futures_util::future::join(tcp.into_future(), unix.into_future()).await;
+    tcp.and(unix)?;
+    Ok(())
+}
+
+async fn answer(me: Arc<Me<Options>>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    Ok(match request.uri().path() {
+        "/echo" => Response::new(request.into_body().map_err(Into::into).boxed_unsync()),
+        "/fail" => Err("the service has failed")?,
+        "/panic" => panic!("the service has panicked"),
+        "/upgrade" => {
+            let upgrade = hyper::upgrade::on(request);
+            me.rt().spawn(async move { echo_twice(upgrade.await?).await }).detach();
+            let mut response = Response::new(text(""));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("echo"));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            response
+        }
+        _ => {
+            let peer = match request.extensions().get::<Inet>() {
+                Some(peer) => peer.ip().to_string(),
+                None => format!("{:?}", request.extensions().get::<Unix>()),
+            };
+            let (id, pid) = (me.id(), std::process::id());
+            Response::new(text(&format!("worker={id} pid={pid} seq=0 peer={peer}\n")))
+        }
+    })
+}
+
+fn text(text: &str) -> Body {
+    Full::from(text.to_owned()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The protocol after the upgrade: two messages come back, then the connection is closed.
+async fn echo_twice(mut upgraded: Upgraded) -> Result<(), BoxError> {
+    for _ in 0..2 {
+        let mut bytes = [0; 64];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut upgraded).poll_read(cx, buffer.unfilled())).await?;
+        let message = buffer.filled();
+        poll_fn(|cx| Pin::new(&mut upgraded).poll_write(cx, message)).await?;
+    }
+    Ok(())
+}

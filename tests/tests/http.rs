@@ -1,0 +1,310 @@
+//! HTTP by the library: a client that never repeats a request loses none.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::future::poll_fn;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::signal::Signal;
+use release_tests::{
+    Answer, DEADLINE, HttpClient, Installed, Program, Running, control, eventually, free_port,
+    http_get, on_every_backend, try_http_get,
+};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+fn start(
+    backend: release_tests::Backend,
+    workers: usize,
+    options: &[&str],
+) -> (Running, SocketAddr) {
+    Program::new(backend, "http").args(options).serve(workers)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+    stream
+}
+
+/// Everything until the server closes the connection.
+fn rest(stream: &mut impl Read) -> String {
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+/// Reads until the text ends like this.
+fn read_until(stream: &mut impl Read, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with(end) {
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {text:?}"));
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+/// Sends requests on connections that it keeps as long as the server does, with pauses, and never twice.
+fn never_repeats(
+    address: SocketAddr,
+    pause: Duration,
+    over: &AtomicBool,
+) -> (usize, Vec<io::Error>) {
+    let (mut answered, mut lost) = (0, Vec::new());
+    let mut kept: Option<HttpClient> = None;
+    while !over.load(Ordering::Relaxed) {
+        let asked =
+            kept.take().map_or_else(|| HttpClient::connect(address), Ok).and_then(|mut client| {
+                client.get()?;
+                Ok(client)
+            });
+        match asked {
+            Ok(client) => {
+                answered += 1;
+                kept = Some(client).filter(|client| !client.is_over());
+            }
+            Err(error) => lost.push(error),
+        }
+        thread::sleep(pause);
+    }
+    (answered, lost)
+}
+
+/// The same over one HTTP/2 connection at a time, several requests at once.
+async fn multiplexed(address: SocketAddr, over: &AtomicBool) -> (usize, usize, Vec<String>) {
+    let (mut answered, mut connections, mut lost) = (0, 0, Vec::new());
+    while !over.load(Ordering::Relaxed) {
+        let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        connections += 1;
+        // After GOAWAY the sender is not ready any more: nothing is sent that will not be answered.
+        while !over.load(Ordering::Relaxed) && poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
+            let requests = (0..4).map(|_| {
+                let uri = format!("http://{address}/");
+                sender
+                    .send_request(Request::get(uri).body(Empty::<Bytes>::new()).expect("a request"))
+            });
+            let answers = futures_util::future::join_all(requests.collect::<Vec<_>>()).await;
+            for answer in answers {
+                match answer {
+                    Ok(answer) => {
+                        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+                        assert!(Answer::parse(&String::from_utf8_lossy(&body)).is_some());
+                        answered += 1;
+                    }
+                    Err(error) if error.is_canceled() => {} // Never sent: the connection was ending.
+                    Err(error) => lost.push(format!("{error:?}")),
+                }
+            }
+        }
+        drop(sender);
+        let _ = connection.await;
+    }
+    (answered, connections, lost)
+}
+
+on_every_backend! {
+    fn a_client_that_never_repeats_loses_nothing(backend: Backend) {
+        let installed = Installed::new(backend, "http");
+        let (mut service, address) = installed.program().serve(2);
+        let over = &AtomicBool::new(false);
+        let pauses = [0, 0, 1, 3, 10, 30, 100, 200].map(Duration::from_millis);
+        let clients = thread::scope(|scope| {
+            let clients: Vec<_> =
+                pauses.map(|pause| scope.spawn(move || never_repeats(address, pause, over))).into();
+            let mut outcomes: Vec<_> = Vec::new();
+            for _ in 0..4 {
+                outcomes.push(control(&service.control(), "reload"));
+                installed.install(&backend.program("http"));
+                outcomes.push(control(&service.control(), "upgrade"));
+                outcomes.push(control(&service.control(), "reload"));
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(outcomes.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
+            clients.into_iter().map(|client| client.join().expect("a client")).collect::<Vec<_>>()
+        });
+        for (answered, lost) in &clients {
+            assert!(lost.is_empty() && *answered > 0, "lost {lost:?}, answered {answered}");
+        }
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn http_2_is_told_to_go_away(backend: Backend) {
+        let (mut service, address) = start(backend, 2, &[]);
+        let over = AtomicBool::new(false);
+        let (answered, connections, lost) = thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(multiplexed(address, &over))
+            });
+            for _ in 0..8 {
+                assert_eq!(control(&service.control(), "reload"), "ok");
+            }
+            over.store(true, Ordering::Relaxed);
+            client.join().expect("the client")
+        });
+        assert!(lost.is_empty(), "{lost:?} of {answered}");
+        assert!(connections > 2 && answered > 100, "{connections} connections, {answered} answers");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_response_that_is_being_sent_is_finished(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &["--header", "200"]);
+        let mut client = connect(address);
+        let head = b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(head).expect("a request");
+        client.write_all(b"5\r\nfirst\r\n").expect("a part");
+        read_until(&mut client, "first\r\n");
+        let old = service.workers();
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        // Longer than the linger and the time for a head: the end of the stream is in sight of neither.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(1500) {
+            client.write_all(b"4\r\nmore\r\n").expect("a part");
+            read_until(&mut client, "more\r\n");
+        }
+        assert!(service.workers().contains(&old[0]), "the old one finishes its work");
+        client.write_all(b"0\r\n\r\n").expect("the end");
+        assert!(rest(&mut client).ends_with("0\r\n\r\n"));
+        eventually("the old one is gone", || !service.workers().contains(&old[0]));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_connection_in_the_queue_is_answered_at_the_stop(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &[]);
+        let worker = service.workers()[0];
+        worker.signal(Signal::SIGSTOP);
+        eventually("it stands still", || worker.status("State").is_some_and(|it| it.starts_with('T')));
+        let mut clients: Vec<_> = (0..40).map(|_| connect(address)).collect();
+        for client in &mut clients {
+            client.write_all(GET).expect("a request");
+        }
+        service.signal(Signal::SIGTERM);
+        eventually("its master stops", || service.stderr().contains("SIGTERM"));
+        worker.signal(Signal::SIGCONT);
+        for client in &mut clients {
+            let answer = rest(client);
+            assert!(answer.contains("connection: close") && answer.contains("worker=0"), "{answer:?}");
+        }
+        assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+    }
+
+    fn idle_connections_linger_and_then_close(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &["--linger", "700"]);
+        let [mut busy, mut late, mut idle] =
+            [(); 3].map(|()| HttpClient::connect(address).expect("a connection"));
+        let old = busy.get().expect("an answer").pid;
+        late.get().expect("an answer");
+        idle.get().expect("an answer");
+        let begun = Instant::now();
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        eventually("the old one says that an answer was its last", || {
+            assert_eq!(busy.get().expect("one more answer").pid, old);
+            busy.is_over()
+        });
+        assert_eq!(late.get().expect("the last answer").pid, old);
+        assert!(late.is_over() && late.is_closed());
+        assert!(idle.is_closed() && begun.elapsed() >= Duration::from_millis(700));
+        assert_ne!(http_get(address).pid, old);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn silent_and_slow_clients_are_closed(backend: Backend) {
+        let options = ["--header", "300", "--idle", "3000", "--stop", "60"];
+        let (mut service, address) = start(backend, 1, &options);
+        let mut silent = connect(address);
+        // As much as HTTP/1 and HTTP/2 have in common.
+        let mut half = connect(address);
+        half.write_all(b"P").expect("a byte");
+        let begun = Instant::now();
+        assert_eq!((rest(&mut silent), rest(&mut half)), (String::new(), String::new()));
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+        let mut idle = HttpClient::connect(address).expect("a connection");
+        let mut slow = HttpClient::connect(address).expect("a connection");
+        idle.get().expect("an answer");
+        slow.get().expect("an answer");
+        slow.send(b"GET / HT").expect("half a head");
+        let begun = Instant::now();
+        assert!(slow.is_closed() && begun.elapsed() < Duration::from_millis(2000));
+        assert!(idle.is_closed() && begun.elapsed() > Duration::from_millis(2500));
+        // Half a head does not hold up the stop.
+        let mut half = HttpClient::connect(address).expect("a connection");
+        half.get().expect("an answer");
+        half.send(b"GET / HT").expect("half a head");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert!(!service.stderr().contains("killed"), "{}", service.stderr());
+    }
+
+    fn an_upgraded_connection_outlives_a_reload(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &[]);
+        let old = service.workers()[0];
+        let mut client = connect(address);
+        let head = b"GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        client.write_all(head).expect("a request");
+        assert!(read_until(&mut client, "\r\n\r\n").starts_with("HTTP/1.1 101"));
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        let mut idle = HttpClient::connect(address).expect("a connection");
+        idle.get().expect("an answer");
+        client.write_all(b"one").expect("a message");
+        read_until(&mut client, "one");
+        assert!(service.workers().contains(&old));
+        client.write_all(b"two").expect("a message");
+        assert_eq!(rest(&mut client), "two");
+        eventually("the old one is gone", || !service.workers().contains(&old));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_service_that_fails_ends_its_own_connection(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &[]);
+        let old = http_get(address).pid;
+        for path in ["/fail", "/panic"] {
+            let mut client = connect(address);
+            write!(client, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+            assert_eq!(rest(&mut client), "");
+        }
+        assert_eq!(http_get(address).pid, old);
+        let log = service.stderr();
+        assert!(log.contains("the service has failed"), "{log}");
+        assert!(log.contains("the service has panicked"), "{log}");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_unix_socket_is_served(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &[]);
+        let mut client = UnixStream::connect(service.path("unix")).expect("a connection");
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
+        let answer = rest(&mut client);
+        assert!(answer.contains("peer=Some(Unnamed)"), "{answer}");
+        let mut client = connect(address);
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
+        let answer = rest(&mut client);
+        assert!(answer.contains("peer=127."), "{answer}");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn axum_is_served(backend: Backend) {
+        let address = free_port();
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let mut program = Program::new(backend, "axum").args(["-a", &ip, "-p", &port]).start();
+        eventually("it answers", || try_http_get(address).is_ok());
+        let mut client = HttpClient::connect(address).expect("a connection");
+        let old = client.get().expect("an answer").pid;
+        program.signal(Signal::SIGHUP);
+        eventually("an answer is marked as the last", || {
+            assert_eq!(client.get().expect("an answer").pid, old);
+            client.is_over()
+        });
+        assert_eq!(program.stop(), 0, "{}", program.stderr());
+    }
+}
