@@ -151,6 +151,10 @@ impl Simulation {
         let mut begun: Vec<_> = world.calls.iter().map(|(number, _)| *number).collect();
         begun.dedup();
         assert!(self.schedule.in_hand() >= begun.len());
+        for process in world.hung.iter().filter(|its| !world.exits.contains_key(its)) {
+            let is_busy = world.calls.iter().any(|(_, its)| its == process);
+            assert_eq!(world.replaced.contains(process), !is_busy, "{process:?} is to be replaced");
+        }
         let has_room = |process: &Process| {
             let sound = !world.hung.contains(process)
                 && !world.lost.contains(process)
