@@ -164,7 +164,7 @@ impl Group {
 
     fn encoded_context(&self, id: WorkerId, generation: u32) -> Result<Vec<u8>, Error> {
         let encoded = CONTEXT.call(|| (self.context.encode)(generation, id.0));
-        encoded.map_err(|panicked| self.no_particulars(id, panicked)).flatten()
+        encoded.map_err(|panicked| self.no_particulars(id, panicked))?
     }
 
     #[cold]
