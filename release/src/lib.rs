@@ -64,6 +64,18 @@
 #![forbid(unsafe_code)]
 
 /// The enabled backends, each under its own name.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "tokio", doc = "```")]
+#[cfg_attr(not(feature = "tokio"), doc = "```ignore")]
+/// use release::backend::tokio::Tokio;
+/// use release::rt::run;
+///
+/// // On tokio, even if another crate of the build has enabled another backend.
+/// assert_eq!(run(&Tokio::current_thread()?, async { 42 }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub mod backend {
     #[cfg(feature = "async-std")]
     #[doc(no_inline)]
@@ -84,3 +96,8 @@ pub use release_core::*;
 pub use release_smol::*;
 #[cfg(feature = "tokio")]
 pub use release_tokio::*;
+
+/// The README's code, compiled.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
