@@ -49,3 +49,14 @@ fn check(call: &'static str, result: libc::c_long) -> Result<libc::c_long, Faile
         Ok(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+
+    #[test]
+    fn a_beginning_has_whole_letters() {
+        let beginnings = [0, 1, 2, 3, 9].map(|most| beginning("a\u{e9}b", most));
+        assert_eq!(beginnings, ["", "a", "a", "a\u{e9}", "a\u{e9}b"]);
+    }
+}
