@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use std::{collections::HashMap, io, pin::Pin, sync::Arc, sync::mpsc, time::Instant};
 
 use async_io::{Async, Timer};
-use release_core::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
+use release::rt::{BoxFuture, Direction, Driver, Progress, Rt, Runtime, Source};
 
 /// Makes the driver: this is what a program hands to Release for Rust.
 pub(crate) fn driver() -> io::Result<MyExecutor> {

@@ -1,18 +1,42 @@
-//! Release for Rust on async-std: the whole of [`release_core`], and the driver to run it with.
+//! Multi-process daemons on async-std: all of [`release_core`], and the driver that runs it.
 //!
-//! **async-std is discontinued** (RUSTSEC-2025-0052). This crate exists because a runtime is a plug
-//! and there are programs that still have this socket; start new ones on `release-smol`, which
-//! shares async-std's reactor, or on `release-tokio`.
+//! **async-std is discontinued** (RUSTSEC-2025-0052). This crate exists for programs that still use it.
+//! Start new ones on `release-smol`, which shares async-std's reactor, or on `release-tokio`.
 //!
-//! Hand [`driver`] to whatever asks for the constructor of a runtime.
+//! Programs usually depend on the package `release-rs` with the feature `async-std`, and say `release` where
+//! these examples say `release_async_std`. Pass [`driver`] to every function that needs a runtime:
 //!
-//! ```
-//! use release_async_std::rt::{Driver, run};
+//! ```no_run
+//! use release_async_std::ipc::{CallError, Request};
+//! use release_async_std::{Exit, Master, Me, Workers, driver, is_worker, me};
+//! use serde::{Deserialize, Serialize};
 //!
-//! let driver = release_async_std::driver()?;
-//! let rt = driver.handle();
-//! assert_eq!(run(&driver, async { rt.spawn(async { 42 }).await }), 42);
-//! # Ok::<(), std::io::Error>(())
+//! #[derive(Serialize, Deserialize)]
+//! struct Hello(String);
+//!
+//! impl Request for Hello {
+//!     type Response = String;
+//! }
+//!
+//! fn main() -> Exit {
+//!     // The same executable is the master or a worker, depending on who started it.
+//!     if is_worker() { me().run(driver, worker) } else { master() }
+//! }
+//!
+//! fn master() -> Exit {
+//!     let workers = Workers::same_executable("greeter", 2)
+//!         .answer(|worker, Hello(text)| async move { Ok(format!("{text}, worker {}", worker.id)) });
+//!     Master::new().workers(workers).run(driver)
+//! }
+//!
+//! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
+//!     eprintln!("{}", me.master().call(&Hello("hello".into())).await?);
+//!     me.ready().ok();
+//!     // The functions of async-std work in workers and in the master.
+//!     async_std::task::spawn(async_std::task::sleep(std::time::Duration::from_secs(1)));
+//!     me.stopping().await;
+//!     Ok(())
+//! }
 //! ```
 #![forbid(unsafe_code)]
 
@@ -28,11 +52,22 @@ use async_std::task::{self, JoinHandle};
 use release_core::rt::{Blocking, BoxFuture, Driver, Rt, Runtime, Source, async_io};
 pub use release_core::*;
 
-/// Makes the driver, under the name that every backend has.
+/// Creates the driver, under the name that every backend has.
 ///
 /// # Errors
 ///
-/// When there are no descriptors left for a reactor (`EMFILE`, `ENFILE`).
+/// Returns an error if the system has no descriptors left for a reactor (`EMFILE`, `ENFILE`).
+///
+/// # Examples
+///
+/// ```
+/// use release_async_std::rt::{Driver, run};
+///
+/// let driver = release_async_std::driver()?;
+/// let rt = driver.handle();
+/// assert_eq!(run(&driver, async { rt.spawn(async { 42 }).await }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn driver() -> io::Result<AsyncStd> {
     async_io::check()?;
     Ok(AsyncStd::default())
@@ -40,9 +75,20 @@ pub fn driver() -> io::Result<AsyncStd> {
 
 /// The tasks that run on async-std's threads on behalf of one program.
 ///
-/// Those threads are started once and belong to the process, so nothing ends the tasks but this:
-/// dropping it cancels those that are not done and waits until they are gone. A task that blocks
-/// its thread for ever is waited for just as long.
+/// The threads are started once and belong to the process, so only this driver ends the tasks:
+/// dropping it cancels unfinished tasks and waits until they are gone. It also waits for a task that
+/// blocks its thread for ever.
+///
+/// # Examples
+///
+/// ```
+/// use async_std::task;
+/// use release_async_std::AsyncStd;
+/// use release_async_std::rt::run;
+///
+/// let answer = run(&AsyncStd::default(), async { task::spawn(async { 42 }).await });
+/// assert_eq!(answer, 42);
+/// ```
 #[derive(Debug, Default)]
 pub struct AsyncStd(Arc<Tasks>);
 
@@ -89,7 +135,7 @@ impl Tasks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a task that is done.
+    /// Forgets a finished task.
     fn remove(&self, id: u64) {
         let task = match &mut *self.lock() {
             Register::Open { tasks, .. } => tasks.remove(&id),
@@ -99,7 +145,7 @@ impl Tasks {
     }
 }
 
-/// Does not own the tasks, or one that holds this would keep itself alive.
+/// Does not own the tasks. Otherwise, a task that holds a handle would keep itself alive.
 #[derive(Debug)]
 struct AsyncStdRuntime(Weak<Tasks>);
 

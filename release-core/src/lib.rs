@@ -72,6 +72,7 @@ pub mod buffer;
 pub mod bytes;
 #[cfg(all(test, target_os = "linux"))]
 mod cases;
+#[cfg(feature = "config")]
 #[cfg(target_os = "linux")]
 pub mod config;
 #[cfg(target_os = "linux")]

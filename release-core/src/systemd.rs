@@ -17,6 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::sys::beginning;
 use crate::{Error, ErrorKind};
 
 #[cfg(test)]
@@ -385,7 +386,7 @@ pub(crate) fn reloading() -> io::Result<String> {
 /// Formats a status as one line of the allowed length.
 pub(crate) fn status_line(text: &str) -> String {
     let mut line = text.replace(char::is_control, " ");
-    line.truncate(line.floor_char_boundary(STATUS_LENGTH));
+    line.truncate(beginning(&line, STATUS_LENGTH).len());
     line
 }
 

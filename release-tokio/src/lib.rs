@@ -1,14 +1,39 @@
-//! Release for Rust on tokio: the whole of [`release_core`], and the driver to run it with.
+//! Multi-process daemons on tokio: all of [`release_core`], and the driver that runs it.
 //!
-//! Hand [`driver`] to whatever asks for the constructor of a runtime.
+//! Programs usually depend on the package `release-rs` with the feature `tokio`, and say `release` where
+//! these examples say `release_tokio`. Pass [`driver`] to every function that needs a runtime:
 //!
-//! ```
-//! use release_tokio::rt::{Driver, run};
+//! ```no_run
+//! use release_tokio::ipc::{CallError, Request};
+//! use release_tokio::{Exit, Master, Me, Workers, driver, is_worker, me};
+//! use serde::{Deserialize, Serialize};
 //!
-//! let driver = release_tokio::driver()?;
-//! let rt = driver.handle();
-//! assert_eq!(run(&driver, async { rt.spawn(async { 42 }).await }), 42);
-//! # Ok::<(), std::io::Error>(())
+//! #[derive(Serialize, Deserialize)]
+//! struct Hello(String);
+//!
+//! impl Request for Hello {
+//!     type Response = String;
+//! }
+//!
+//! fn main() -> Exit {
+//!     // The same executable is the master or a worker, depending on who started it.
+//!     if is_worker() { me().run(driver, worker) } else { master() }
+//! }
+//!
+//! fn master() -> Exit {
+//!     let workers = Workers::same_executable("greeter", 2)
+//!         .answer(|worker, Hello(text)| async move { Ok(format!("{text}, worker {}", worker.id)) });
+//!     Master::new().workers(workers).run(driver)
+//! }
+//!
+//! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
+//!     eprintln!("{}", me.master().call(&Hello("hello".into())).await?);
+//!     me.ready().ok();
+//!     // Tokio's own functions work in workers and in the master.
+//!     tokio::spawn(async { tokio::time::sleep(std::time::Duration::from_secs(1)).await });
+//!     me.stopping().await;
+//!     Ok(())
+//! }
 //! ```
 #![forbid(unsafe_code)]
 
@@ -26,21 +51,44 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::runtime::{Builder, Handle};
 
-/// Makes a single-threaded tokio: [`Tokio::current_thread`] under the name that every backend has.
+/// Creates a single-threaded runtime: [`Tokio::current_thread`] under the name that every backend has.
 ///
 /// # Errors
 ///
-/// Those of [`Tokio::current_thread`].
+/// Returns the errors of [`Tokio::current_thread`].
+///
+/// # Examples
+///
+/// ```
+/// use release_tokio::rt::{Driver, run};
+///
+/// let driver = release_tokio::driver()?;
+/// let rt = driver.handle();
+/// assert_eq!(run(&driver, async { rt.spawn(async { 42 }).await }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn driver() -> io::Result<Tokio> {
     Tokio::current_thread()
 }
 
-/// A tokio runtime. Dropping it drops the tasks that are not done.
+/// A tokio runtime. Dropping it drops unfinished tasks.
 ///
-/// What runs in `tokio::task::spawn_blocking` then has another second: a daemon that was told to
-/// stop does not wait for a blocking call that never ends.
+/// Calls in `tokio::task::spawn_blocking` then have another second: a daemon that must stop does not
+/// wait for a blocking call that never ends.
 ///
-/// Code inside [`Driver::block_on`] is in tokio's context: `tokio::spawn` and the like work there.
+/// Code inside [`Driver::block_on`] is in tokio's context: functions such as `tokio::spawn` work there.
+///
+/// # Examples
+///
+/// ```
+/// use release_tokio::Tokio;
+/// use release_tokio::rt::run;
+///
+/// let driver = Tokio::current_thread()?;
+/// let answer = run(&driver, async { tokio::spawn(async { 42 }).await });
+/// assert_eq!(answer?, 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Tokio(Option<tokio::runtime::Runtime>);
 
@@ -48,20 +96,54 @@ pub struct Tokio(Option<tokio::runtime::Runtime>);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Tokio {
-    /// A runtime whose tasks run on the thread that calls [`Driver::block_on`].
+    /// Creates a runtime whose tasks run on the thread that calls [`Driver::block_on`].
     ///
     /// # Errors
     ///
-    /// When the kernel has no epoll descriptors left (`EMFILE`, `ENFILE`).
+    /// Returns an error if the system has no descriptors left for epoll (`EMFILE`, `ENFILE`).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use release_tokio::{Exit, Master, Tokio, Workers};
+    ///
+    /// fn main() -> Exit {
+    ///     let web = Workers::command("web", 4, "unicorn", ["-c", "/etc/unicorn.rb"]);
+    ///     Master::new().workers(web).run(Tokio::current_thread)
+    /// }
+    /// ```
     pub fn current_thread() -> io::Result<Self> {
         Builder::new_current_thread().enable_all().build().map(Self::new)
     }
 
-    /// A runtime with as many threads as there are processors.
+    /// Creates a runtime with as many threads as there are processors.
     ///
     /// # Errors
     ///
-    /// Like [`Tokio::current_thread`], and when a thread cannot be started (`EAGAIN`).
+    /// Returns the errors of [`Tokio::current_thread`], and an error if a thread cannot be started
+    /// (`EAGAIN`).
+    ///
+    /// # Examples
+    ///
+    /// A few workers with many threads each, below a single-threaded master:
+    ///
+    /// ```no_run
+    /// use release_tokio::ipc::SendError;
+    /// use release_tokio::{Exit, Master, Me, Tokio, Workers, driver, is_worker, me};
+    ///
+    /// fn main() -> Exit {
+    ///     if is_worker() {
+    ///         return me().run(Tokio::multi_thread, worker);
+    ///     }
+    ///     Master::new().workers(Workers::same_executable("pool", 2)).run(driver)
+    /// }
+    ///
+    /// async fn worker(me: Me) -> Result<(), SendError> {
+    ///     me.ready()?;
+    ///     me.stopping().await;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn multi_thread() -> io::Result<Self> {
         Builder::new_multi_thread().enable_all().build().map(Self::new)
     }

@@ -148,6 +148,11 @@ macro_rules! on_every_backend {
     )*};
 }
 
+/// The code of the document, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/CONFIGURATION.md")]
+struct Configuration;
+
 /// The README's code, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

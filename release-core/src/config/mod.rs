@@ -74,10 +74,6 @@ mod regexp;
 mod source;
 mod spec;
 mod suggest;
-/// The examples of the document are compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/CONFIGURATION.md")]
-mod document {}
 #[cfg(test)]
 mod tests;
 mod units;

@@ -1,6 +1,6 @@
 //! The lock file: the lock decides which process runs, the number in the file is information.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use crate::sys::fds::{duplicate_from, keep_over_exec};
+use crate::sys::fds::{duplicate_from, keep_over_exec, try_lock};
 use crate::trusted::{Writers, check_file, check_path};
 use crate::{Error, ErrorKind};
 
@@ -38,10 +38,10 @@ impl LockFile {
             let file = readable(&writable).map_err(|error| cannot("open", path, error))?;
             // The previous holder may remove the file between these two calls. The lock is then on
             // a file without a name, and another starter may hold the named file.
-            let is_locked = match file.try_lock() {
+            let is_locked = match try_lock(&file) {
                 Ok(()) => true,
-                Err(TryLockError::WouldBlock) => false,
-                Err(TryLockError::Error(error)) => return Err(cannot("lock", path, error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+                Err(error) => return Err(cannot("lock", path, error)),
             };
             match (is_at(&file, path)?, is_locked) {
                 (false, _) => {}
@@ -59,7 +59,7 @@ impl LockFile {
     /// Restores the lock that an earlier image of this process took and still holds.
     pub(crate) fn held(path: PathBuf, file: OwnedFd) -> Result<Self, Error> {
         let file = File::from(file);
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => Ok(Self { path, file }),
             Err(error) => Err(cannot("keep", &path, error)),
         }

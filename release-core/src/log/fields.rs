@@ -7,7 +7,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::streams::printable::Lines;
+/// Prefix of every line of a text after the first, so that none is mistaken for a line of the log.
+const NEXT_LINE: &str = "\n    ";
 
 /// The format `message name=value name=value`, in which no value can forge a line.
 pub(super) struct Fields;
@@ -52,5 +53,34 @@ impl Visit for Line<'_> {
         } else {
             self.write(field, format_args!("{value:?}"));
         }
+    }
+}
+
+/// A writer of a text of one or more lines into a line of the log.
+struct Lines<'a>(&'a mut dyn Write);
+
+impl Write for Lines<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
+            match letter {
+                '\n' => self.0.write_str(NEXT_LINE)?,
+                '\t' => self.0.write_char(letter)?,
+                _ if letter.is_control() => write!(self.0, "{}", letter.escape_debug())?,
+                _ => self.0.write_char(letter)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_message_stand_apart_from_those_of_the_log() {
+        let mut text = String::new();
+        write!(Lines(&mut text), "a\n2026 INFO b\r\x1b[31m").unwrap();
+        assert_eq!(text, "a\n    2026 INFO b\\r\\u{1b}[31m");
     }
 }

@@ -1,6 +1,7 @@
 //! Changes of the running master: the callers that wait for them, and the preparation of a reload.
 
 use std::collections::HashMap;
+use std::convert::identity;
 use std::ptr::addr_eq;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl Hooks {
             }
             let making = rt.unblock(move || settings.into_iter().map(make).collect());
             let made: Result<Vec<Made>, _> = match rt.timeout(time, making).await {
-                Ok(made) => made.map_err(|error| error.report()).flatten(),
+                Ok(made) => made.map_err(|error| error.report()).and_then(identity),
                 Err(_) => Err(format!("its preparation was not done within {time:?}")),
             };
             made?.into_iter().for_each(|made| made(generation));
@@ -90,7 +91,7 @@ impl Hooks {
 fn make(settings: Arc<dyn Generations>) -> Result<Made, String> {
     // The words of the program's error are its own, too.
     let made = Guard::SETTINGS.call(|| settings.make().map_err(|error| error.report()));
-    made.map_err(|panicked| format!("its preparation failed: {panicked}")).flatten()
+    made.map_err(|panicked| format!("its preparation failed: {panicked}"))?
 }
 
 /// The callers that wait for a change.

@@ -9,6 +9,7 @@ mod terminal;
 mod upgrade;
 mod wait;
 
+use std::convert::identity;
 use std::os::fd::RawFd;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -485,7 +486,7 @@ impl Supervisor {
                 let message = "a task of the master panicked";
                 Error::new(ErrorKind::Program, message).caused_by(panicked)
             };
-            if let Err(error) = ended.map_err(failed).flatten() {
+            if let Err(error) = ended.map_err(failed).and_then(identity) {
                 // The words of the program's error are its own, too.
                 let said = MAIN.call(|| error.report());
                 let error = said.map_or_else(failed, |_| error);

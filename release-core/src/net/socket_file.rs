@@ -16,6 +16,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::fds::try_lock;
 use crate::{Error, ErrorKind};
 
 /// Time allowed for another process between bind and listen, before its socket counts as dead.
@@ -35,7 +36,7 @@ pub(super) fn bind_path(
     // If several processes find the same dead socket, one must not remove another's new socket. If
     // the path is free, there is no need to wait.
     let directory = open_directory(path);
-    directory.as_ref().into_iter().for_each(|directory| drop(directory.try_lock()));
+    directory.as_ref().into_iter().for_each(|directory| drop(try_lock(directory)));
     match bind() {
         Err(Errno::EADDRINUSE) => {
             directory.as_ref().into_iter().for_each(wait_for_lock);
@@ -91,7 +92,7 @@ fn open_directory(path: &Path) -> Option<File> {
 
 fn wait_for_lock(directory: &File) {
     for _ in 0..100 {
-        if directory.try_lock().is_ok() {
+        if try_lock(directory).is_ok() {
             return;
         }
         sleep(Duration::from_millis(10));

@@ -1,10 +1,5 @@
 //! Makes foreign text safe for a log and a terminal: it cannot forge a line or send control codes.
 
-use std::fmt::{self, Write};
-
-/// Prefix of every line of a text after the first, so that none is mistaken for a line of the log.
-const NEXT_LINE: &str = "\n    ";
-
 /// Returns a line of foreign text in a form that is safe for a log and a terminal.
 ///
 /// Escapes control characters, except for tabs, so that the line can neither control a terminal
@@ -76,23 +71,6 @@ pub(crate) fn append_escaped(
     }
 }
 
-/// A writer of a text of one or more lines into a line of the log.
-pub(crate) struct Lines<'a>(pub(crate) &'a mut dyn Write);
-
-impl Write for Lines<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for letter in text.chars() {
-            match letter {
-                '\n' => self.0.write_str(NEXT_LINE)?,
-                '\t' => self.0.write_char(letter)?,
-                _ if letter.is_control() => write!(self.0, "{}", letter.escape_debug())?,
-                _ => self.0.write_char(letter)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,12 +102,5 @@ mod tests {
                 proptest::prop_assert_eq!(String::from_utf8(safe).unwrap(), letters);
             }
         }
-    }
-
-    #[test]
-    fn lines_of_a_message_stand_apart_from_those_of_the_log() {
-        let mut text = String::new();
-        write!(Lines(&mut text), "a\n2026 INFO b\r\x1b[31m").unwrap();
-        assert_eq!(text, "a\n    2026 INFO b\\r\\u{1b}[31m");
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, rlim_t};
 
@@ -37,6 +38,18 @@ pub(crate) fn set_cloexec(fd: &impl AsFd) -> io::Result<()> {
 pub(crate) fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
+}
+
+/// Takes the exclusive lock of an open file without waiting (`File::try_lock` needs Rust 1.89).
+///
+/// # Errors
+///
+/// Returns [`io::ErrorKind::WouldBlock`] if another open file description of the file holds the lock.
+pub(crate) fn try_lock(file: &impl AsFd) -> io::Result<()> {
+    let number = file.as_fd().as_raw_fd();
+    // SAFETY: the call reads nothing but the number, and the file is borrowed meanwhile.
+    let result = unsafe { libc::flock(number, libc::LOCK_EX | libc::LOCK_NB) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 /// Writes as much as there is room for at this moment, without changing the open file description.

@@ -35,11 +35,28 @@ impl std::fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
+/// Returns the longest beginning of so many bytes that ends with a whole letter
+/// (`str::floor_char_boundary` needs Rust 1.91).
+pub(crate) fn beginning(text: &str, most: usize) -> &str {
+    (0..=most.min(text.len())).rev().find_map(|end| text.get(..end)).unwrap_or_default()
+}
+
 /// Turns the `-1` of a system call into its errno, without allocating.
 fn check(call: &'static str, result: libc::c_long) -> Result<libc::c_long, Failed> {
     if result == -1 {
         Err(Failed { call, errno: nix::errno::Errno::last_raw() })
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+
+    #[test]
+    fn a_beginning_has_whole_letters() {
+        let beginnings = [0, 1, 2, 3, 9].map(|most| beginning("a\u{e9}b", most));
+        assert_eq!(beginnings, ["", "a", "a", "a\u{e9}", "a\u{e9}b"]);
     }
 }

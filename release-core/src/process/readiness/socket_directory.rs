@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Uid, access, chown, geteuid};
 
 use crate::Error;
+use crate::sys::fds::try_lock;
 
 const PREFIX: &str = "release-sockets-";
 
@@ -152,7 +153,7 @@ fn lock(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
         .open(path)?;
-    opened.try_lock().map(|()| opened).map_err(io::Error::from)
+    try_lock(&opened).map(|()| opened)
 }
 
 /// Removes the directories of killed masters: nothing locks them any more.

@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::unseal;
+use crate::sys::beginning;
 use crate::sys::fds::copy_left;
 use crate::sys::process::thread_count;
 use crate::sys::signal;
@@ -210,7 +211,7 @@ pub(crate) fn say(why: &str) {
 /// [`Image::become_it`](super::Image::become_it).
 pub(crate) fn walk(why: &str, signals: &[i32]) -> Option<io::Error> {
     let numbers: Vec<_> = signals.iter().map(i32::to_string).collect();
-    let why = why.get(..why.floor_char_boundary(MOST_WORDS / 2)).unwrap_or_default();
+    let why = beginning(why, MOST_WORDS / 2);
     go(format!("{}\n{why}", numbers.join(" ")).as_bytes())
 }
 
