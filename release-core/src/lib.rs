@@ -51,6 +51,7 @@
 //! | have jobs done by any worker | [`jobs`] |
 //! | set supervision policies, and simulate them | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
+//! | serve HTTP | `http` (with the feature `http`) |
 //! | read a configuration | [`config`] |
 //! | be a daemon without workers | [`Daemon`] |
 //! | use another executor | [`rt`] |

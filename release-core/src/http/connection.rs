@@ -128,7 +128,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request, and says so if this is the last answer.
+    /// Answers a request, and marks the last answer of a connection.
     fn answer<S, B>(
         &self,
         request: Request<Incoming>,
