@@ -3,15 +3,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
 use nix::sys::signal::Signal;
 use release_tests::{
-    Backend, Daemon, Installed, Process, Program, Running, control, eventually, free_port,
-    is_alive, is_root, on_every_backend, replace_file,
+    Backend, Installed, Process, Program, Running, control, eventually, free_port, is_root,
+    on_every_backend, replace_file,
 };
 
 /// What a mistake leads to.
