@@ -6,6 +6,8 @@ mod processes;
 mod signalled;
 mod sockets;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 mod wait;
 

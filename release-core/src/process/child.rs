@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::net::{Read, Stream};
@@ -163,7 +163,7 @@ impl Child {
                 let ended = self.io.run(Direction::Read, |fd| {
                     if pidfd::has_ended(&fd)? {
                         // Nobody else can have the number until it is reaped.
-                        let _ = killpg(self.pid(), self.last_word());
+                        let _ = self.signal_group(Some(self.last_word()));
                     }
                     pidfd::try_wait(&fd)?
                         .map(|status| (status, Progress::More))
