@@ -298,7 +298,7 @@ impl Supervisor {
             self.estate.controls.iter().for_each(Served::look);
             self.processes.forget(id, pid);
         }
-        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
+        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), None, None, 0);
         let now = self.clock.read(self.rt.now());
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut actions);
@@ -328,7 +328,7 @@ impl Supervisor {
                     match killed {
                         Ok(()) => report.iter().for_each(|report| self.report(report)),
                         Err(reason) => {
-                            unended.push(pid);
+                            unended = Some(reason.clone());
                             self.left_behind(id, pid, reason, false, &mut actions);
                         }
                     }
@@ -336,18 +336,22 @@ impl Supervisor {
                 Action::Report(report @ Report::Ready { id, pid, .. }) => {
                     self.report(&report);
                     if let Err(reason) = self.processes.prove_right(id, pid) {
-                        unended.push(pid);
+                        unended = Some(reason.clone());
                         self.left_behind(id, pid, reason, all_ready.is_some(), &mut actions);
                     }
                 }
-                Action::AllReady if !unended.is_empty() => {}
+                Action::AllReady if unended.is_some() => {}
                 Action::Prepare => {
                     self.estate.controls.iter().for_each(Served::look);
                     self.prepare();
                 }
                 Action::TryUpgrade => self.try_upgrade(),
                 Action::HandOver => self.begin_handover(),
-                Action::Answer { request, outcome } => self.requests.answer(request, outcome),
+                Action::Answer { request, outcome } => {
+                    // The pool has decided before it was known.
+                    let outcome = outcome.and(unended.clone().map_or(Ok(()), Err));
+                    self.requests.answer(request, outcome);
+                }
                 Action::Report(report) => self.report(&report),
                 Action::AllReady => {
                     self.report(&Report::AllReady);
@@ -369,7 +373,10 @@ impl Supervisor {
         is_start: bool,
         actions: &mut Vec<Action>,
     ) {
-        self.processes.forget(id, pid);
+        if let Some(child) = self.processes.forget(id, pid) {
+            // It is no zombie when it ends of itself.
+            self.rt.spawn(async move { child.exit().await }).detach();
+        }
         let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
         let now = self.clock.read(self.rt.now());
         for event in fail.into_iter().chain([Event::Unended { id, pid, reason }]) {

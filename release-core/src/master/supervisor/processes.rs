@@ -103,16 +103,19 @@ impl Processes {
         }
     }
 
-    /// A process has ended. What it sent before is still read, which its end soon ends too.
-    pub(super) fn forget(&mut self, id: WorkerId, pid: i32) {
+    /// Takes a process off the list that has ended, or that this one cannot end. What it sent before is
+    /// still read, which its end soon ends too.
+    pub(super) fn forget(&mut self, id: WorkerId, pid: i32) -> Option<Arc<Child>> {
         let process = self.running.remove(&(id, pid));
         if let Some(group) = self.group_mut(id) {
             group.ended(id, pid);
         }
-        if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
+        let Process { child, connection, .. } = process?;
+        if let Some(Attached { serving, .. }) = connection {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
+        Some(child)
     }
 
     /// This process has got another standard output and error: the workers get the same. Those in

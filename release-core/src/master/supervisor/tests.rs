@@ -35,7 +35,8 @@ use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::supervise::{Pool, ReloadPolicy, RestartPolicy};
 use crate::sys::simulated::set_system;
-use crate::{Error, ErrorKind, OutputStream, Readiness, Settings, WorkerInfo, Workers};
+use crate::sys::untrusted::unclosed;
+use crate::{Error, ErrorKind, OutputFormat, OutputStream, Readiness, Settings, WorkerInfo, Workers};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -59,7 +60,7 @@ fn history(seed: u64) -> (Vec<String>, String) {
         run(&local, live(&local, supervisor, &checks, blocking, chance));
     }
     // Tasks that keep time for what has ended.
-    run(&local, rt.sleep(Duration::from_secs(30)));
+    run(&local, rt.sleep(Duration::from_secs(200)));
     checks.at_the_end();
     let left = local.census();
     if left != [0, 0, 0] {
@@ -173,7 +174,10 @@ impl Setup<'_> {
             .reload(self.reload(chance));
         let checks = Arc::clone(self.checks);
         let sink = move |_: &WorkerInfo, _: OutputStream, _: &[u8]| checks.panics("output");
-        let web = if chance.one_in(2) { web.output(sink) } else { web };
+        let web = match chance.one_in(2) {
+            true => web.output(sink),
+            false => web.output_format(OutputFormat::Inherit),
+        };
         let answer = move |_: WorkerInfo, text: String| {
             answers.panics("answer");
             let (rt, time) = (answers.kernel.rt.clone(), answers.answer_time());
@@ -205,6 +209,10 @@ impl Setup<'_> {
 
 /// What is open, by kind. The number of a socket or pipe is another one each time.
 fn open_files() -> BTreeMap<String, usize> {
+    // Sockets that a peer has filled are closed by a thread of their own.
+    while unclosed() > 0 {
+        std::thread::yield_now();
+    }
     let mut open = BTreeMap::new();
     for file in std::fs::read_dir("/proc/self/fd").unwrap() {
         let target = std::fs::read_link(file.unwrap().path()).unwrap_or_default();
@@ -227,17 +235,21 @@ fn histories() -> u64 {
 fn play(seeds: impl Iterator<Item = u64>, is_shown: bool) {
     // What the first one allocates for all stays.
     let _ = history(0);
+    let mut bad = Vec::new();
     for seed in seeds {
-        let (faults, text) = history(seed);
-        if is_shown || !faults.is_empty() {
+        let (mut faults, text) = history(seed);
+        if seed.is_multiple_of(16) && history(seed).1 != text {
+            faults.push("it is not always the same".to_owned());
+        }
+        if is_shown || !faults.is_empty() && bad.is_empty() {
             println!("{text}");
         }
-        assert!(faults.is_empty(), "RELEASE_SEED={seed}: {faults:#?}");
-        if seed.is_multiple_of(16) {
-            let (_, again) = history(seed);
-            assert_eq!(again, text, "RELEASE_SEED={seed} is not always the same");
+        if !faults.is_empty() {
+            println!("RELEASE_SEED={seed}: {faults:#?}");
+            bad.push(seed);
         }
     }
+    assert!(bad.is_empty(), "RELEASE_SEED: {bad:?}");
 }
 
 /// Which histories a process of its own plays: descriptors and signals are of a whole process.

@@ -94,7 +94,7 @@ impl Checks {
         match making {
             Making::Works => Ok(made),
             Making::Fails => Err(no_settings()),
-            Making::Panics => panic!("there are none"),
+            Making::Panics => std::panic::resume_unwind(Box::new("there are none")),
         }
     }
 
@@ -149,7 +149,8 @@ impl Checks {
         };
         match report {
             Report::Started { pid, id, .. } => {
-                of(pid, &|its| its.runs && its.id == id.0);
+                // One that ends before it runs its program is known by its exit.
+                of(pid, &|its| (its.runs || !its.lives()) && its.id == id.0);
                 self.not_too_many();
             }
             Report::Ready { pid, generation, .. } => {
@@ -242,9 +243,11 @@ impl Checks {
         };
         let is_true = match what {
             What::Reload { before } => {
+                // Workers that an earlier change has taken away may still stop.
                 let generation = self.master.get().unwrap().generation();
+                let mut kept = status.iter().filter(|it| it.state != State::Stopping);
                 generation > *before
-                    && status.iter().all(|it| is_serving(it) && it.generation == generation)
+                    && kept.all(|it| is_serving(it) && it.generation == generation)
             }
             What::Scale { group, size } => {
                 let role = if *group == "web" { Role::Web } else { Role::Tool };
