@@ -243,9 +243,10 @@ impl Checks {
         };
         let is_true = match what {
             What::Reload { before } => {
-                // Workers that an earlier change has taken away may still stop.
-                let generation = self.master.get().unwrap().generation();
-                let mut kept = status.iter().filter(|it| it.state != State::Stopping);
+                // Workers that an earlier change has taken away may still stop, or even start.
+                let pool = self.master.get().unwrap().pool();
+                let generation = pool.generation();
+                let mut kept = status.iter().filter(|it| pool.is_wanted(WorkerId(it.id)));
                 generation > *before
                     && kept.all(|it| is_serving(it) && it.generation == generation)
             }
