@@ -250,6 +250,7 @@ fn play(seeds: impl Iterator<Item = u64>, is_shown: bool) {
         }
     }
     assert!(bad.is_empty(), "RELEASE_SEED: {bad:?}");
+    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap());
 }
 
 /// Which histories a process of its own plays: descriptors and signals are of a whole process.

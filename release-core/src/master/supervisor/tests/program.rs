@@ -62,8 +62,9 @@ enum Deed {
     IsStuck,
     /// It closes its connection and lives on.
     Closes,
-    /// It runs with another user than the master may signal from now on.
+    /// It gets a user that the master may not signal: when it is ready, or later.
     Escapes,
+    EscapesLater,
 }
 
 #[derive(Clone, Debug)]
@@ -127,7 +128,9 @@ impl Life {
             14 => life.stops = Some((Duration::ZERO, exit)),
             15 | 16 => life.stops = None,
             17 => life.leaves = chance.millis(20_000),
-            18 if chance.one_in(3) => life.deed = Deed::Escapes,
+            18 if chance.one_in(3) => {
+                life.deed = chance.pick(&[Deed::Escapes, Deed::EscapesLater]);
+            }
             19..30 => {
                 life.deed = chance.pick(&[
                     Deed::NeverSpeaks,
@@ -216,6 +219,9 @@ impl Worker<'_> {
 
     /// Nobody can end it: it does so itself some time.
     async fn escapes(&self) -> ExitStatus {
+        if self.life.deed == Deed::EscapesLater {
+            self.kernel.rt.sleep(Duration::from_secs(2)).await;
+        }
         self.kernel.with(self.pid, |its| its.can_be_signalled = false);
         self.kernel.rt.sleep(Duration::from_secs(20)).await;
         ExitStatus::Code(0)
@@ -231,7 +237,7 @@ impl Worker<'_> {
             match self.life.deed {
                 Deed::NeverReady | Deed::NeverSpeaks | Deed::Hangs => {}
                 Deed::Closes => drop(ready),
-                Deed::Escapes => return self.escapes().await,
+                Deed::Escapes | Deed::EscapesLater => return self.escapes().await,
                 Deed::Garbage => self.write(&ready, &[b'x'; 8192]).await,
                 _ => {
                     self.says_ready();
@@ -380,7 +386,7 @@ impl Worker<'_> {
             Deed::StopsReading => reads.store(false, Ordering::Relaxed),
             Deed::Hangs => beats.store(false, Ordering::Relaxed),
             Deed::Closes => return None,
-            Deed::Escapes => return Some(self.escapes().await),
+            Deed::Escapes | Deed::EscapesLater => return Some(self.escapes().await),
             _ => {
                 let _ = peer.call(&"how are you".to_owned()).await;
             }

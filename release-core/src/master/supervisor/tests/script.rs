@@ -30,6 +30,9 @@ pub(super) const SIGNALS: [Signal; 8] = [
     Signal::SIGTTOU,
 ];
 
+/// How long everything works before it is looked at.
+const CALM_TIME: Duration = Duration::from_secs(120);
+
 const HOOKS: [&str; 5] = ["observe", "context", "size_from", "output", "answer"];
 
 /// Draws a main task: it works until the stop, or ends before it.
@@ -95,10 +98,22 @@ impl Script<'_> {
             self.checks.set_panics(None);
             self.checks.set_answer_time(Duration::ZERO);
             self.blocking.set(Duration::ZERO);
-            rt.sleep(Duration::from_secs(120)).await;
+            rt.sleep(CALM_TIME).await;
             self.checks.when_calm();
+            self.reload_by_signal().await;
         }
         self.stop().await;
+    }
+
+    /// Where nothing fails, a signal has its effect.
+    async fn reload_by_signal(&self) {
+        let before = self.master.generation();
+        self.signal(Signal::SIGHUP);
+        self.kernel().rt.sleep(CALM_TIME).await;
+        if self.master.generation() <= before {
+            self.kernel().fault("SIGHUP was not obeyed".to_owned());
+        }
+        self.checks.when_calm();
     }
 
     fn call<F>(&self, what: What, calling: F)
