@@ -226,6 +226,13 @@ fn no_settings() -> Error {
     Error::new(ErrorKind::Program, "there are none")
 }
 
+/// How much memory this process has had, in KiB.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    most.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// The number of histories: 1,000 where those of the pool are 10,000.
 fn histories() -> u64 {
     let cases = std::env::var("RELEASE_HISTORIES").ok();
@@ -250,7 +257,8 @@ fn play(seeds: impl Iterator<Item = u64>, is_shown: bool) {
         }
     }
     assert!(bad.is_empty(), "RELEASE_SEED: {bad:?}");
-    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap());
+    let most = most_memory();
+    assert!(most < 64 << 10, "floods have made the master grow to {most} KiB");
 }
 
 /// Which histories a process of its own plays: descriptors and signals are of a whole process.
