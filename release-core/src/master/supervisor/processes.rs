@@ -1,7 +1,6 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
-mod keep;
-mod launch;
+pub(super) mod launch;
 mod watch;
 
 use std::collections::HashMap;
@@ -9,37 +8,33 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
-use super::MasterEvent;
-use crate::master::group::{Group, Particulars, configured_size};
+use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, not_started};
+use self::watch::{EXIT_TIME, Silence};
+use super::event::MasterEvent;
+use crate::ipc::link::Link;
+use crate::ipc::link::frozen::Frozen;
+use crate::master::group::{Contact, Group, Particulars, configured_size};
 use crate::master::handle::MasterHandle;
-use crate::process::attach::Attached;
+use crate::master::upgrade::{Kept, KeptWorker, own_image};
+use crate::process::attach::{Attached, Notify, WorkerEvent};
 use crate::process::child::Child;
 use crate::process::listeners::Watch;
-use crate::process::output::Output;
+use crate::process::output::{Output, Pipes};
+use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
+use crate::sys::exit_status::ExitStatus;
+use crate::sys::fds::duplicate_from;
 use crate::sys::process::resident_memory;
-use crate::sys::spawn::RIGHT_TO_END;
+use crate::sys::spawn::{FIRST_PASSED, RIGHT_TO_END, spawn};
 use crate::{Error, ErrorKind};
-pub(super) use launch::Launched;
-
-/// How long a worker that has closed its connection may take to exit by itself.
-const EXIT_TIME: Duration = Duration::from_secs(1);
 
 /// The memory of a process is looked at every so many times that work is counted.
 const MEMORY_TURNS: u32 = 5;
-
-/// A process that the pool wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wish {
-    pub(super) id: WorkerId,
-    pub(super) generation: u32,
-}
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
@@ -65,7 +60,7 @@ pub(super) struct Processes {
     groups: Vec<Group>,
     master: MasterHandle,
     /// Setup of each worker: the same for all its processes of a generation.
-    particulars: HashMap<Wish, Particulars>,
+    particulars: HashMap<SpawnRequest, Particulars>,
     /// The executable of a generation that an earlier version of the program has started.
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
@@ -101,6 +96,131 @@ impl Processes {
             watch: watch(&watched, &sender),
             sender,
         }
+    }
+
+    /// Forks a worker's process; whether it runs its program is news that comes later.
+    pub(super) fn launch(&mut self, request: SpawnRequest) -> Result<(), Error> {
+        let id = request.id;
+        let its = self.particulars(request)?;
+        let group = self.group(id).ok_or_else(|| no_group(id))?;
+        let mut command = group.command(id, &its, self.image_of(request.generation))?;
+        let (ours, mut given) = ends(group, request, its)?;
+        command.environment.append(&mut given.environment);
+        let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
+        let failed = not_started(&command);
+        let index = self.master.pool().group_of(id);
+        let group = index.and_then(|index| self.groups.get_mut(index));
+        let listeners = group.ok_or_else(|| no_group(id))?.passed(id)?;
+        self.watch.iter().for_each(|watch| listeners.iter().for_each(|socket| watch.add(socket)));
+        let descriptors: Vec<_> = given
+            .descriptors()
+            .chain(pipes.iter().flat_map(Pipes::descriptors))
+            .chain((FIRST_PASSED..).zip(listeners))
+            .collect();
+        let started = spawn(&command, &descriptors).map_err(failed.clone())?;
+        let sockets = self.group(id).map_or(0, Group::listeners_replaced);
+        let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
+        let launching = self.rt.spawn(async move {
+            let outcome = Child::launched(&rt, started).await.map_err(failed);
+            let outcome =
+                outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
+            let _ = sender.unbounded_send(MasterEvent::Launched(request, outcome));
+        });
+        self.launching.insert(id, launching);
+        Ok(())
+    }
+
+    /// Connects a process that runs its program; says to the pool what became of the launch.
+    pub(super) fn adopt(
+        &mut self,
+        request: SpawnRequest,
+        outcome: Result<Box<Launched>, Error>,
+    ) -> Event {
+        let SpawnRequest { id, generation } = request;
+        self.launching.remove(&id);
+        let Launched { child, ours, pipes, outputs, sockets } = match outcome {
+            Ok(launched) => *launched,
+            Err(error) => return self.not_launched(id, &error),
+        };
+        let (pid, child) = (child.child().pid().as_raw(), child.release());
+        let finished = Arc::<AtomicU64>::default();
+        let Some(group) = self.group(id) else { return self.not_launched(id, &no_group(id)) };
+        let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
+        let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
+        let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
+        let output = output.unwrap_or_else(|error| {
+            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            None
+        });
+        let (news, silence) = self.listen(id, pid, &finished);
+        let (connection, silence) = match ours {
+            Ours::Connection { attach, socket, hello } => {
+                let limits = group.limits;
+                (attach.attach(&self.rt, socket, worker, hello, limits, news), Some(silence))
+            }
+            Ours::Foreign(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
+        };
+        let connection = connection.inspect_err(|error| {
+            // It ends, and its exit is the news.
+            let reason = error.report();
+            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            let _ = child.signal(Sig::SIGKILL);
+        });
+        let connection = connection.ok();
+        if let Some(connection) =
+            connection.as_ref().filter(|_| outputs != self.outputs && output.is_none())
+        {
+            send_outputs(id, connection);
+        }
+        let watch = self.watch(id, &child, output.clone(), silence);
+        let is_told = false;
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets,
+            _watch: watch,
+        };
+        self.running.insert((id, pid), process);
+        self.launched(id, Some(pid));
+        Event::Spawned { id, pid }
+    }
+
+    pub(super) fn not_launched(&mut self, id: WorkerId, error: &Error) -> Event {
+        self.launched(id, None);
+        Event::SpawnFailed { id, reason: error.report(), is_short: is_shortage(error) }
+    }
+
+    fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        if let Some(group) = self.group_mut(id) {
+            group.launched(id, pid);
+        }
+    }
+
+    /// Turns what a connection says into events of its very process; and what is done when it will say
+    /// nothing more.
+    fn listen(&self, id: WorkerId, pid: i32, finished: &Arc<AtomicU64>) -> (Notify, Silence) {
+        let sender = self.sender.clone();
+        let send = move |event| drop(sender.unbounded_send(MasterEvent::Pool(event)));
+        watch::listener(self.master.clone(), (id, pid), Arc::clone(finished), send)
+    }
+
+    /// Notices the end of a process, after everything that it has said.
+    fn watch(
+        &self,
+        id: WorkerId,
+        child: &Arc<Child>,
+        output: Option<Output>,
+        silence: Option<Silence>,
+    ) -> Task<()> {
+        let sender = self.sender.clone();
+        let exited = watch::exited(self.rt.clone(), id, Arc::clone(child), output, silence);
+        self.rt.spawn(async move {
+            let _ = sender.unbounded_send(MasterEvent::Pool(exited.await));
+        })
     }
 
     /// Takes a process off the list that has ended, or that this one cannot end. What it sent before is
@@ -165,18 +285,18 @@ impl Processes {
 
     /// No process of another generation is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
-        self.particulars.retain(|wish, _| wish.generation == generation);
+        self.particulars.retain(|request, _| request.generation == generation);
         self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
     /// Returns the setup of a process of this worker and generation.
-    fn particulars(&mut self, wish: Wish) -> Result<Particulars, Error> {
-        if let Some(particulars) = self.particulars.get(&wish) {
+    fn particulars(&mut self, request: SpawnRequest) -> Result<Particulars, Error> {
+        if let Some(particulars) = self.particulars.get(&request) {
             return Ok(particulars.clone());
         }
-        let group = self.group(wish.id).ok_or_else(|| no_group(wish.id))?;
-        let particulars = group.particulars(wish.id, wish.generation)?;
-        self.particulars.insert(wish, particulars.clone());
+        let group = self.group(request.id).ok_or_else(|| no_group(request.id))?;
+        let particulars = group.particulars(request.id, request.generation)?;
+        self.particulars.insert(request, particulars.clone());
         Ok(particulars)
     }
 
@@ -279,6 +399,164 @@ impl Processes {
                 Ok(())
             }
         }
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The connections that have not ended.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        let attached = self.running.values().filter_map(|process| process.connection.as_ref());
+        attached.filter_map(|attached| attached.link.upgrade()).collect()
+    }
+
+    /// The worker of a connection, for the reason of a failure.
+    pub(super) fn worker_of(&self, link: &Arc<Link>) -> Option<WorkerId> {
+        let mut running = self.running.iter();
+        let has_it = |process: &Process| {
+            let attached = process.connection.as_ref();
+            attached.is_some_and(|attached| std::ptr::eq(attached.link.as_ptr(), &raw const **link))
+        };
+        running.find_map(|((id, _), process)| has_it(process).then_some(*id))
+    }
+
+    /// Everything that the next version needs. The connections stand still then.
+    pub(super) fn freeze(&self) -> Result<Kept, Error> {
+        self.write_down(|link| link.freeze(None))
+    }
+
+    /// The same for a trial, while the connections go on.
+    pub(super) fn sample(&self) -> Result<Kept, Error> {
+        self.write_down(Link::sample)
+    }
+
+    fn write_down(
+        &self,
+        freeze: impl Fn(&Link) -> Result<Option<Frozen>, Error>,
+    ) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
+        for ((id, pid), process) in &self.running {
+            // It was reaped, which the next version does not know.
+            process.child.cut_short();
+            let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
+            let link = link.map(|link| freeze(&link)).transpose()?.flatten();
+            kept.workers.push(KeptWorker {
+                id: id.0,
+                pid: *pid,
+                generation: process.generation,
+                finished: process.finished.load(Ordering::Relaxed),
+                link,
+                output: process.output.as_ref().map(Output::freeze).transpose()?,
+                is_told: process.is_told,
+            });
+        }
+        let serving = self.master.generation();
+        let own = self.particulars.iter().filter(|(request, _)| request.generation == serving);
+        kept.particulars = own.map(|(request, its)| (request.id.0, its.clone())).collect();
+        let image = match self.image_of(serving) {
+            Some(image) => duplicate_from(image.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate an executable", error))?,
+            None => own_image()?,
+        };
+        kept.image = Some((serving, image.into()));
+        Ok(kept)
+    }
+
+    /// The executable of a generation that an earlier version of the program has started.
+    fn image_of(&self, generation: u32) -> Option<Arc<OwnedFd>> {
+        let image = self.image.as_ref().filter(|(its, _)| *its == generation);
+        image.map(|(_, image)| Arc::clone(image))
+    }
+
+    /// The processes of the version before, which are this one's now.
+    pub(super) fn inherit(
+        groups: Vec<Group>,
+        master: MasterHandle,
+        sender: UnboundedSender<MasterEvent>,
+        kept: &mut Kept,
+    ) -> Self {
+        let mut processes = Self::new(groups, master, sender);
+        if let Some((generation, image)) = kept.image.take() {
+            processes.image = Some((generation, Arc::new(image.into())));
+            for (id, its) in kept.particulars.drain(..) {
+                match its.checked() {
+                    Ok(its) => {
+                        let request = SpawnRequest { id: WorkerId(id), generation };
+                        processes.particulars.insert(request, its);
+                    }
+                    Err(error) => tracing::warn!(
+                        worker = id,
+                        reason = error.report(),
+                        "its options are made anew"
+                    ),
+                }
+            }
+        }
+        for worker in kept.workers.drain(..) {
+            processes.keep(worker);
+        }
+        processes
+    }
+
+    fn keep(&mut self, worker: KeptWorker) {
+        let KeptWorker { id, pid, generation, finished, link, output, is_told } = worker;
+        let id = WorkerId(id);
+        let child = match Child::kept(&self.rt, pid) {
+            Ok(child) => Arc::new(child),
+            Err(error) => {
+                tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
+                return;
+            }
+        };
+        let group = self.group(id);
+        let finished = Arc::new(AtomicU64::new(finished));
+        let (listener, silence) = self.listen(id, pid, &finished);
+        // What it writes is passed on as well when its group is gone, or has no pipes any more.
+        let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
+        let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
+        let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
+        let output = output.and_then(|output| {
+            let output = output.thaw(&self.rt, info.clone(), &capture);
+            let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
+            output.map_err(lost).ok()
+        });
+        let contact = group.map(|group| &group.contact);
+        let connection = match (contact, link) {
+            // It has become ready, or is started again when its time to is over.
+            (Some(Contact::Foreign(_)), None) => None,
+            (Some(Contact::Connection(attach)), Some(link)) => {
+                let attached = attach.reattach(&self.rt, link, info, listener);
+                let attached = attached.inspect_err(|error| {
+                    // It ends, and its exit is the news.
+                    let reason = error.report();
+                    tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+                    let _ = child.signal(Sig::SIGKILL);
+                });
+                attached.ok()
+            }
+            (_, None) => {
+                listener(WorkerEvent::Closed("its connection"));
+                None
+            }
+            // Its group is gone, and the end of the connection tells it to stop.
+            (_, Some(_)) => None,
+        };
+        let silence = connection.is_some().then_some(silence);
+        let watch = self.watch(id, &child, output.clone(), silence);
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets: 0,
+            _watch: watch,
+        };
+        self.running.insert((id, pid), process);
     }
 }
 

@@ -247,8 +247,7 @@ impl Checks {
                 let pool = self.master.get().unwrap().pool();
                 let generation = pool.generation();
                 let mut kept = status.iter().filter(|it| pool.is_wanted(WorkerId(it.id)));
-                generation > *before
-                    && kept.all(|it| is_serving(it) && it.generation == generation)
+                generation > *before && kept.all(|it| is_serving(it) && it.generation == generation)
             }
             What::Scale { group, size } => {
                 let role = if *group == "web" { Role::Web } else { Role::Tool };

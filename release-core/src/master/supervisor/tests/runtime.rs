@@ -19,15 +19,21 @@ impl BlockingTime {
     }
 }
 
+/// More than anything takes that ends.
+const MOST_TURNS: u32 = 100_000;
+
 #[derive(Debug)]
 struct Simulated {
     local: Rt,
     blocking: BlockingTime,
+    /// The time that was asked for last, and how often.
+    latest: Mutex<(Instant, u32)>,
 }
 
 /// Returns a handle to the runtime whose functions that block take this time.
 pub(super) fn simulated(local: Rt, blocking: BlockingTime) -> Rt {
-    Rt::new(Simulated { local, blocking })
+    let latest = Mutex::new((local.now(), 0));
+    Rt::new(Simulated { local, blocking, latest })
 }
 
 impl Runtime for Simulated {
@@ -53,8 +59,15 @@ impl Runtime for Simulated {
         self.local.spawn(working).detach();
     }
 
+    /// # Panics
+    ///
+    /// When somebody asks for ever, and no time passes.
     fn now(&self) -> Instant {
-        self.local.now()
+        let now = self.local.now();
+        let mut latest = self.latest.lock().unwrap();
+        *latest = if latest.0 == now { (now, latest.1 + 1) } else { (now, 0) };
+        assert!(latest.1 < MOST_TURNS, "no time passes");
+        now
     }
 }
 

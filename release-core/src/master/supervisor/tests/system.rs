@@ -3,8 +3,6 @@
 //! Each has a descriptor that becomes readable with its end, the sockets and pipes that the master has
 //! given it, and a life that is drawn by chance.
 
-use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -87,27 +85,29 @@ pub(super) struct State {
     /// Whether a start was refused for good.
     pub(super) has_refused: bool,
     pub(super) faults: Vec<String>,
-    history: VecDeque<String>,
+    history: Vec<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) rt: Rt,
-    pub(super) start: Instant,
+    start: Instant,
+    /// Whether the history is printed while it happens.
+    is_shown: bool,
     state: Mutex<State>,
 }
 
 impl Kernel {
-    pub(super) fn new(rt: &Rt, chance: Chance) -> Arc<Self> {
+    pub(super) fn new(rt: &Rt, chance: Chance, is_shown: bool) -> Arc<Self> {
         let state = State {
             processes: Vec::new(),
             chance,
             is_calm: false,
             has_refused: false,
             faults: Vec::new(),
-            history: VecDeque::new(),
+            history: Vec::new(),
         };
-        Arc::new(Self { rt: rt.clone(), start: rt.now(), state: Mutex::new(state) })
+        Arc::new(Self { rt: rt.clone(), start: rt.now(), is_shown, state: Mutex::new(state) })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -117,7 +117,11 @@ impl Kernel {
     /// Writes a line of the history.
     pub(super) fn note(&self, line: &str) {
         let time = self.rt.now() - self.start;
-        self.state().history.push_back(format!("{:>9.3} {line}", time.as_secs_f64()));
+        let line = format!("{:>9.3} {line}", time.as_secs_f64());
+        if self.is_shown {
+            println!("{line}");
+        }
+        self.state().history.push(line);
     }
 
     /// Says that something is not as it must be.
@@ -126,10 +130,10 @@ impl Kernel {
         self.state().faults.push(fault);
     }
 
-    pub(super) fn history(&self) -> String {
-        let mut text = String::new();
-        self.state().history.iter().for_each(|line| writeln!(text, "{line}").unwrap());
-        text
+    /// Takes the lines of the history, and everything that was not as it must be.
+    pub(super) fn take_history(&self) -> (Vec<String>, Vec<String>) {
+        let mut state = self.state();
+        (std::mem::take(&mut state.history), std::mem::take(&mut state.faults))
     }
 
     /// Does something to a process.

@@ -1,0 +1,42 @@
+//! What wakes the supervisor.
+
+use std::os::fd::RawFd;
+
+use nix::sys::signal::Signal as Sig;
+
+use super::processes::launch::{Launched, SpawnRequest};
+use crate::Error;
+use crate::master::handle::Command;
+use crate::master::upgrade::Tried;
+use crate::supervise::Event;
+
+/// Something that wakes the supervisor.
+#[derive(Debug)]
+pub(super) enum MasterEvent {
+    Pool(Event),
+    Command(Command),
+    Launched(SpawnRequest, Result<Box<Launched>, Error>),
+    Signal(Sig),
+    /// The settings of this generation are there, or not for this reason.
+    Prepared(u32, Result<(), String>),
+    /// Somebody has shut these listening sockets down, in this order.
+    ShutDown(Vec<RawFd>),
+    /// Nothing is being answered any more, or it took too long.
+    AtRest {
+        in_time: bool,
+    },
+    /// The result of the new version's trial.
+    Tried(Box<Tried>),
+    Failed(Error),
+    /// A task of the master's own.
+    TaskFailed(Error),
+}
+
+impl MasterEvent {
+    pub(super) fn caught(signal: std::io::Result<Sig>) -> Self {
+        signal.map_or_else(
+            |error| Self::Failed(Error::system("cannot catch signals", error)),
+            Self::Signal,
+        )
+    }
+}
