@@ -41,27 +41,28 @@ use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::stopping::{Stop, stop_channel};
 use crate::supervise::{Action, Event, Operation, Outcome, Pool, Report, StopCause};
-use crate::systemd::{self, Notifier};
+use crate::systemd::{Notifier, watchdog_time};
 use crate::{Error, ErrorKind};
 
-/// How long the first turn of a new version's main task is waited for.
+/// Time limit for the first turn of a new version's main task.
 const FIRST_TURN: Duration = Duration::from_secs(1);
 
-/// How often it is measured what processes have used.
+/// Interval of the measurements of processes.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long handlers and their peers have when everything else has ended.
+/// Time limit for handlers and their peers after everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// A request to stop may arrive twice: `timeout` signals its child and then the group, and a terminal
-/// signals a launcher that passes the signal on. What comes so soon after the first is the same one.
+/// Signals within this time after the first stop signal belong to the same request: `timeout`
+/// signals its child and then the group, and a terminal signals a launcher that passes the signal
+/// on.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// How often workers are replaced at most that have a socket which cannot listen any more: the program
-/// may be such that each of its processes shuts its own down.
+/// Minimum time between two replacements of workers with a broken listening socket. Each process of
+/// a program may shut its own socket down.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// How a master ended.
+/// The end of a master.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
@@ -70,7 +71,7 @@ pub(crate) struct Ended {
     pub(crate) main: Finish,
 }
 
-/// How the master's main task ended, if it was waited for.
+/// The end of the master's main task, if the master waited for it.
 #[derive(Debug)]
 pub(crate) enum Finish {
     Done,
@@ -85,13 +86,13 @@ pub(crate) struct Surroundings {
     pub(crate) log_files: LogFiles,
     pub(crate) systemd: Option<Notifier>,
     pub(crate) stop_deadline: Duration,
-    /// Whether workers are stopped by the signal that stops the master.
+    /// Whether workers get the signal that stops the master.
     pub(crate) forwards: bool,
     pub(crate) signals: Signals,
     pub(crate) estate: Estate,
 }
 
-/// The pool, and the processes that it has.
+/// The loop of the master: the pool, and everything that carries out its decisions.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     rt: Rt,
@@ -100,44 +101,45 @@ pub(crate) struct Supervisor {
     processes: Processes,
     hooks: Hooks,
     log_files: LogFiles,
-    /// The caller that asks for the state of the service.
+    /// Notifies systemd.
     service: Option<Service>,
     signals: Signals,
-    /// Signals to be dealt with when it is clear which version of the program is the master.
+    /// Signals that are handled once it is clear which version of the program is the master.
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
-    /// When the stop was first asked for.
+    /// Time of the first request to stop.
     stop_asked_at: Option<Instant>,
-    /// Of a service in the foreground that ends with it.
+    /// The terminal of a service in the foreground, which ends with it.
     terminal: Option<Terminal>,
     estate: Estate,
     upgrade: Option<Upgrading>,
     requests: PendingRequests,
-    /// Makes new settings.
+    /// Task that makes new settings.
     preparing: Option<Task<()>>,
     stop: Stop,
     /// Deadline of the master's main task during a stop.
     stop_by: Option<Instant>,
     stop_deadline: Duration,
-    /// When workers were replaced because of their listening sockets, the last time.
+    /// Time of the latest replacement of workers because of their listening sockets.
     renewed: Option<Instant>,
-    /// Waits until the sockets are looked at again.
+    /// Task that waits for the next check of the sockets.
     looking: Option<Task<()>>,
-    /// Whether workers are stopped by the signal that stops the master.
+    /// Whether workers get the signal that stops the master.
     forwards: bool,
-    /// When it is measured next what processes have used, if any have limits, and how often it was.
+    /// Time of the next measurement, if processes have limits, and the number of measurements so
+    /// far.
     measure_at: Option<Instant>,
     measured: u32,
-    /// For how long functions of the application had kept this thread busy when it was looked at last.
+    /// How long functions of the application had blocked this thread at the last check.
     told_busy: Duration,
     sender: UnboundedSender<MasterEvent>,
     events: UnboundedReceiver<MasterEvent>,
 }
 
 impl Supervisor {
-    /// The supervisor of these groups and their pool, which takes over what a version before has
-    /// `kept`, if there was one.
+    /// Creates the supervisor of these groups and their pool. It takes over the state `kept` by the
+    /// previous version, if there was one.
     pub(crate) fn new(
         rt: &Rt,
         groups: Vec<Group>,
@@ -153,10 +155,9 @@ impl Supervisor {
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(MasterEvent::Command(command));
         });
-        let service = systemd.map(|systemd| {
-            let (watchdog, is_change) = (systemd::watchdog_time(), kept.is_some());
-            Service::new(systemd, watchdog, stop_deadline, is_change, rt.now())
-        });
+        let is_change = kept.is_some();
+        let service =
+            systemd.map(|it| Service::new(it, watchdog_time(), stop_deadline, is_change, rt.now()));
         let mut deferred = Vec::new();
         let processes = match kept {
             None => Processes::new(groups, master.clone(), sender.clone()),
@@ -195,19 +196,23 @@ impl Supervisor {
             sender,
             events,
         };
+        supervisor.report_all(&actions);
+        supervisor
+    }
+
+    /// Reports the decisions that the pool has made before.
+    fn report_all(&mut self, actions: &[Action]) {
         for action in actions {
             if let Action::Report(report) = action {
-                supervisor.report(&report);
+                self.report(report);
             }
         }
-        supervisor
     }
 
     /// Runs until no worker is left, and the main task has had its time.
     ///
-    /// Must be the main future: a worker dies with the thread that has started it, and the main
-    /// thread is the one that lives as long as the master, and longer: it is the one that becomes the
-    /// next version.
+    /// Must be the main future: a worker dies with the thread that started it. The main thread
+    /// lives as long as the master, and it becomes the next version.
     pub(crate) async fn run<F>(
         mut self,
         starts: Vec<Start<F>>,
@@ -224,7 +229,7 @@ impl Supervisor {
             .collect();
         let (main, has_begun) =
             main.map(|task| start(task, self.master.clone(), self.sender.clone())).unzip();
-        // Who follows another version is up already.
+        // A new version is already up.
         let mut all_ready = (!self.master.pool().has_started()).then_some(all_ready);
         self.report(&Report::Starting);
         let mut event = self.begin(has_begun).await;
@@ -243,8 +248,8 @@ impl Supervisor {
         }
     }
 
-    /// The first event. That a new version's main task cannot even begin is known before anything of the
-    /// upgrade is done.
+    /// Returns the first event. The main task of a new version fails before the upgrade has changed
+    /// anything, if it cannot even begin.
     async fn begin(&mut self, has_begun: Option<oneshot::Receiver<()>>) -> Event {
         if let Some(has_begun) = has_begun.filter(|_| self.master.pool().is_rolling()) {
             let _ = self.rt.timeout(FIRST_TURN, has_begun).await;
@@ -262,7 +267,7 @@ impl Supervisor {
             service.beat(&self.master.pool(), now);
         }
         if let Some(at) = self.measure_at.filter(|at| *at <= now) {
-            // It may have had no turn between one wait and the next.
+            // The master may have been held up between two waits.
             self.noticed(at, now);
             self.measure_at = Some(now + MEASURE_EVERY);
             self.measured = self.measured.wrapping_add(1);
@@ -300,14 +305,15 @@ impl Supervisor {
         };
         match event {
             Either::Left(Either::Left((Some(event), _)) | Either::Right((event, _))) => event,
-            // This side holds a sender, so the channel does not end: nothing means time has passed.
+            // This side holds a sender, so the channel does not end: without an event, a deadline
+            // has passed.
             Either::Left(Either::Left((None, _))) | Either::Right(()) => {
                 MasterEvent::Pool(Event::Tick)
             }
         }
     }
 
-    /// Something that was due at this time is noticed now: this process may have been held up.
+    /// Handles an event at `now` that was due earlier: this process may have been held up.
     fn noticed(&mut self, due: Instant, now: Instant) {
         self.clock.noticed(due, now);
         let told = std::mem::replace(&mut self.told_busy, told_busy());
@@ -318,7 +324,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns the event for the pool.
+    /// Handles an event, and returns the event for the pool.
     fn handle_event(&mut self, event: MasterEvent) -> Event {
         match event {
             MasterEvent::Pool(event) => event,
@@ -375,7 +381,7 @@ impl Supervisor {
                 Event::Tick
             }
             Sig::SIGHUP if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
-                // It says so several times.
+                // The kernel reports it several times.
                 let is_news = self.stop_asked_at.is_none();
                 if is_news {
                     self.asked_to_stop(Sig::SIGTERM, StopCause::Terminal)
@@ -395,7 +401,7 @@ impl Supervisor {
             }
             Sig::SIGUSR1 => self.requests.enter_signal(Operation::Upgrade),
             Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
-            // The last one is not for a signal to take.
+            // A signal does not remove the last worker.
             Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
             _ => {
                 let cause = match signal {
@@ -408,7 +414,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops in order, or at once when it is asked again.
+    /// Stops in order, or immediately at a repeated request.
     fn asked_to_stop(&mut self, signal: Sig, cause: StopCause) -> Event {
         let is_forced = insists(signal, self.stop_asked_at, self.rt.now());
         let is_new = self.stop_asked_at.is_none() || is_forced;
@@ -428,7 +434,7 @@ impl Supervisor {
         }
     }
 
-    /// Opens the log files again, for this process and its workers: somebody has moved them.
+    /// Opens the log files again, for this process and its workers, after they were moved.
     fn reopen_logs(&mut self) -> Result<(), Error> {
         if self.master.pool().is_handing_over() {
             let message = "the master is being upgraded; ask again when that is done";
@@ -447,8 +453,8 @@ impl Supervisor {
         self.requests.enter_signal(Operation::Resize { group, size })
     }
 
-    /// Has listening sockets work again that somebody has shut down, and replaces the workers that have
-    /// one for which another was opened.
+    /// Makes listening sockets work again that were shut down, and replaces the workers whose
+    /// socket was replaced by another one.
     fn look_at_sockets(&mut self, shut: &[RawFd]) -> Event {
         let outdated = self.processes.look_at_listeners(shut);
         if outdated.is_empty() || self.master.pool().is_stopping() {
@@ -456,7 +462,7 @@ impl Supervisor {
         }
         let (now, rt, sender) = (self.rt.now(), self.rt.clone(), self.sender.clone());
         let again = self.renewed.map(|renewed| renewed + RENEW_EVERY).filter(|again| *again > now);
-        // A reload replaces them, and goes on with those that have the new one.
+        // A reload replaces them anyway.
         if again.is_none() && !self.master.pool().is_rolling() {
             self.renewed = Some(now);
             for id in outdated {
@@ -464,7 +470,7 @@ impl Supervisor {
                 let _ = self.sender.unbounded_send(MasterEvent::Pool(restart));
             }
         }
-        // One that takes over meanwhile may have the former, too.
+        // A worker that takes over meanwhile may have the former socket, too.
         let again = again.unwrap_or(now + RENEW_EVERY);
         self.looking = Some(self.rt.spawn(async move {
             rt.sleep_until(again).await;
@@ -473,7 +479,7 @@ impl Supervisor {
         Event::Tick
     }
 
-    /// Waits for the main task, until the stop deadline or a further signal to stop.
+    /// Waits for the main task until the stop deadline or another stop signal.
     async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
@@ -493,7 +499,7 @@ impl Supervisor {
                     None => std::future::pending().await,
                 }
             });
-            // Its failure is in the queue before it ends.
+            // Its failure is queued before it ends.
             let signal = pin!(self.signals.next());
             let news = select(select(self.events.next(), signal), beat);
             let news = match select(news, main.as_mut()).await {
@@ -518,12 +524,13 @@ impl Supervisor {
         }
     }
 
-    /// Lets handlers that have waited for the end of the workers say so, and their peers read it.
+    /// Lets the handlers that waited for the end of the workers answer, and their peers read the
+    /// answers.
     async fn send_last_answers(&self) {
         let controls = &self.estate.controls;
         controls.iter().for_each(|control| control.pause(self.rt.now()));
         let at_rest = poll_fn(|cx| {
-            // Each is asked, or it would not wake this task.
+            // All are polled, so that each can wake this task.
             let busy = controls.iter().filter(|control| control.poll_at_rest(cx).is_pending());
             if busy.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
         });
@@ -534,13 +541,13 @@ impl Supervisor {
     }
 }
 
-/// Whether a signal to stop demands more than the first one, which is being obeyed.
+/// Returns whether a stop signal demands more than the first one, which is being obeyed.
 fn insists(signal: Sig, first: Option<Instant>, now: Instant) -> bool {
     let is_late = |first| now.saturating_duration_since(first) >= SAME_REQUEST;
     signal == Sig::SIGQUIT || first.is_some_and(is_late)
 }
 
-/// Whether a signal asks for the end.
+/// Returns whether a signal requests a stop.
 fn is_stop(signal: Sig) -> bool {
     matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
 }

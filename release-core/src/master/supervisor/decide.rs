@@ -1,4 +1,4 @@
-//! What the supervisor does for the pool.
+//! The actions of the pool, carried out.
 
 use super::Supervisor;
 use super::event::MasterEvent;
@@ -12,17 +12,17 @@ use crate::sys::memory::unload_program;
 use crate::sys::spawn::SpawnError;
 use nix::sys::signal::Signal as Sig;
 
-/// One turn of the pool: what it has decided, and what has come of that.
+/// One turn of the pool: its actions, and the results of those that were carried out.
 #[derive(Debug)]
 struct Turn {
     now: Moment,
-    /// Some follow from others.
+    /// Actions in order. Carrying one out may append more.
     actions: Vec<Action>,
-    /// How many were carried out.
+    /// Number of actions that were carried out.
     done: usize,
-    /// A process that is about to be killed: it is said once it is true.
+    /// Report of a kill, which is made once the signal was sent.
     killing: Option<Report>,
-    /// Why a process could not be ended, if there is such a one.
+    /// Reason why a process could not be ended, if one could not.
     left_behind: Option<String>,
 }
 
@@ -35,7 +35,8 @@ impl Turn {
 }
 
 impl Supervisor {
-    /// Asks the pool, and does what it wants; says how everything ended when it has.
+    /// Passes an event to the pool and carries out its actions. Returns the outcome when everything
+    /// has ended.
     pub(super) fn decide(
         &mut self,
         event: Event,
@@ -70,7 +71,7 @@ impl Supervisor {
         None
     }
 
-    /// Does one thing that the pool wants, while the master starts or later.
+    /// Carries out one action, while the master starts or later.
     fn carry_out(&mut self, action: Action, is_start: bool, turn: &mut Turn) {
         match action {
             Action::Spawn { id, generation } => {
@@ -99,8 +100,11 @@ impl Supervisor {
             Action::TryUpgrade => self.try_upgrade(),
             Action::HandOver => self.begin_handover(),
             Action::Answer { request, outcome } => {
-                // The pool has decided before that was known.
-                let outcome = outcome.and(turn.left_behind.clone().map_or(Ok(()), Err));
+                // The pool decided before that was known.
+                let outcome = match &turn.left_behind {
+                    Some(reason) => outcome.and(Err(reason.clone())),
+                    None => outcome,
+                };
                 self.requests.answer(request, outcome);
             }
             Action::Report(report) => self.report(&report),
@@ -116,12 +120,13 @@ impl Supervisor {
         }
     }
 
-    /// A process that cannot be ended is not this master's any more; a start fails with it.
+    /// Gives up a process that cannot be ended. During the start of the master, that fails the
+    /// start.
     fn leave_behind(&mut self, fail: Option<Event>, unended: Event, turn: &mut Turn) {
         let Event::Unended { id, pid, reason } = &unended else { return };
         turn.left_behind = Some(reason.clone());
         if let Some(child) = self.processes.forget(*id, *pid) {
-            // It is no zombie when it ends of itself.
+            // Reaps it when it ends by itself.
             self.rt.spawn(async move { child.exit().await }).detach();
         }
         let now = self.clock.read(self.rt.now());
@@ -130,14 +135,15 @@ impl Supervisor {
         }
     }
 
-    /// A start is not tried again that the kernel, or the container around it, does not allow.
+    /// Returns the failure of the master if a start cannot succeed later: the kernel, or the
+    /// container around it, does not allow it.
     pub(super) fn hopeless(&self, error: &Error) -> Option<Event> {
         let spawning = std::error::Error::source(error)?.downcast_ref::<SpawnError>()?;
         let is_hopeless = spawning.is_permanent() && !self.master.pool().has_started();
         is_hopeless.then(|| Event::Fail { reason: error.report() })
     }
 
-    /// Makes the settings of a new generation before that is started.
+    /// Makes the settings of a new generation before its start.
     fn prepare(&mut self) {
         self.requests.reload_begins();
         if let Err(reason) = self.processes.prove_rights() {
@@ -152,7 +158,7 @@ impl Supervisor {
         }));
     }
 
-    /// The main task begins to finish when the workers do.
+    /// Tells the main task to finish when the workers must.
     fn pass_the_stop_on(&mut self) {
         if self.stop_by.is_none() && self.master.pool().is_stopping() {
             self.stop_by = Some(self.rt.after(self.stop_deadline));

@@ -1,4 +1,4 @@
-//! What wakes the supervisor.
+//! The events of the supervisor.
 
 use std::os::fd::RawFd;
 
@@ -10,25 +10,25 @@ use crate::master::handle::Command;
 use crate::master::upgrade::Tried;
 use crate::supervise::Event;
 
-/// Something that wakes the supervisor.
+/// An event that wakes the supervisor.
 #[derive(Debug)]
 pub(super) enum MasterEvent {
     Pool(Event),
     Command(Command),
     Launched(SpawnRequest, Result<Box<Launched>, Error>),
     Signal(Sig),
-    /// The settings of this generation are there, or not for this reason.
+    /// The settings of this generation were made, or could not be for this reason.
     Prepared(u32, Result<(), String>),
-    /// Somebody has shut these listening sockets down, in this order.
+    /// These listening sockets were shut down, in this order.
     ShutDown(Vec<RawFd>),
-    /// Nothing is being answered any more, or it took too long.
+    /// No request is in flight any more, or that took too long.
     AtRest {
         in_time: bool,
     },
     /// The result of the new version's trial.
     Tried(Box<Tried>),
     Failed(Error),
-    /// A task of the master's own.
+    /// A task of the program has failed.
     TaskFailed(Error),
 }
 

@@ -33,7 +33,7 @@ use crate::sys::process::resident_memory;
 use crate::sys::spawn::{FIRST_PASSED, RIGHT_TO_END, spawn};
 use crate::{Error, ErrorKind};
 
-/// The memory of a process is looked at every so many times that work is counted.
+/// Number of measurements for each measurement of a process's memory.
 const MEMORY_TURNS: u32 = 5;
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
@@ -41,19 +41,19 @@ const MEMORY_TURNS: u32 = 5;
 struct Process {
     child: Arc<Child>,
     generation: u32,
-    /// None when it could not be connected: it is killed then.
+    /// `None` if the connection failed; the process is killed then.
     connection: Option<Attached>,
     output: Option<Output>,
     /// Whether it was told to end.
     is_told: bool,
-    /// How many units of work it has finished, as it says.
+    /// Number of requests that it has finished, by its own count.
     finished: Arc<AtomicU64>,
-    /// How often listening sockets had been replaced when it got its own.
+    /// Number of replacements of listening sockets before it got its own.
     sockets: u64,
     _watch: Task<()>,
 }
 
-/// All of them.
+/// The processes of all workers.
 #[derive(Debug)]
 pub(super) struct Processes {
     rt: Rt,
@@ -61,16 +61,16 @@ pub(super) struct Processes {
     master: MasterHandle,
     /// Setup of each worker: the same for all its processes of a generation.
     particulars: HashMap<SpawnRequest, Particulars>,
-    /// The executable of a generation that an earlier version of the program has started.
+    /// Executable of a generation that an earlier version of the program started.
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
-    /// The signal that goes to all of them instead of their own.
+    /// Stop signal that replaces those of the groups.
     forwarded: Option<Sig>,
-    /// How often this process has got another standard output and error.
+    /// Number of replacements of this process's standard output and error.
     outputs: u64,
     sender: UnboundedSender<MasterEvent>,
-    /// Sees that a listening socket is shut down.
+    /// Notices a listening socket that is shut down.
     watch: Option<Watch>,
 }
 
@@ -98,7 +98,7 @@ impl Processes {
         }
     }
 
-    /// Forks a worker's process; whether it runs its program is news that comes later.
+    /// Forks a worker's process. Whether it runs its program is a later event.
     pub(super) fn launch(&mut self, request: SpawnRequest) -> Result<(), Error> {
         let id = request.id;
         let its = self.particulars(request)?;
@@ -130,7 +130,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Connects a process that runs its program; says to the pool what became of the launch.
+    /// Connects a process that runs its program. Returns the result of the launch for the pool.
     pub(super) fn adopt(
         &mut self,
         request: SpawnRequest,
@@ -161,7 +161,7 @@ impl Processes {
             Ours::Foreign(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
         };
         let connection = connection.inspect_err(|error| {
-            // It ends, and its exit is the news.
+            // Its exit is the event.
             let reason = error.report();
             tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
@@ -200,15 +200,15 @@ impl Processes {
         }
     }
 
-    /// Turns what a connection says into events of its very process; and what is done when it will say
-    /// nothing more.
+    /// Returns the listener of a connection, which sends events of exactly this process, and a
+    /// receiver that ends with the listener.
     fn listen(&self, id: WorkerId, pid: i32, finished: &Arc<AtomicU64>) -> (Notify, Silence) {
         let sender = self.sender.clone();
         let send = move |event| drop(sender.unbounded_send(MasterEvent::Pool(event)));
         watch::listener(self.master.clone(), (id, pid), Arc::clone(finished), send)
     }
 
-    /// Notices the end of a process, after everything that it has said.
+    /// Sends the exit of a process, after all its other events.
     fn watch(
         &self,
         id: WorkerId,
@@ -223,8 +223,8 @@ impl Processes {
         })
     }
 
-    /// Takes a process off the list that has ended, or that this one cannot end. What it sent before is
-    /// still read, which its end soon ends too.
+    /// Removes a process that has ended or cannot be ended. The messages that it sent before are
+    /// still read.
     pub(super) fn forget(&mut self, id: WorkerId, pid: i32) -> Option<Arc<Child>> {
         let process = self.running.remove(&(id, pid));
         if let Some(group) = self.group_mut(id) {
@@ -238,8 +238,8 @@ impl Processes {
         Some(child)
     }
 
-    /// This process has got another standard output and error: the workers get the same. Those in
-    /// plain mode do when they are started again.
+    /// Sends this process's new standard output and error to the workers. Workers in plain mode get
+    /// them at their next start.
     pub(super) fn outputs_replaced(&mut self) {
         self.outputs += 1;
         for ((id, _), process) in &self.running {
@@ -249,16 +249,16 @@ impl Processes {
         }
     }
 
-    /// Whether any group has limits that are measured.
+    /// Returns whether a group has limits that are measured.
     pub(super) fn are_measured(&self) -> bool {
         self.groups.iter().any(Group::is_measured)
     }
 
-    /// What the processes have used that have such limits. Memory takes system calls for each of
-    /// them: a part of the workers has its turn.
+    /// Measures the processes that have such limits. Memory takes system calls for each process, so
+    /// a part of the workers is measured at a time.
     pub(super) fn measure(&self, turn: u32) -> Event {
         let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
-            // One of a group that this version does not have is told to stop.
+            // A process of a group that this version does not have is stopped anyway.
             let life = self.group(id)?.life();
             let requests = || process.finished.load(Ordering::Relaxed);
             let requests = life.counts_requests().then(requests);
@@ -271,19 +271,19 @@ impl Processes {
         Event::Measured(measured.collect())
     }
 
-    /// The name of the first group.
+    /// Returns the name of the first group.
     pub(super) fn first_group(&self) -> Option<String> {
         Some(self.groups.first()?.name.to_string())
     }
 
-    /// How many workers the settings of this generation want in each group, if they say so.
+    /// Returns the size of each group in the settings of this generation, if they set one.
     pub(super) fn sizes(&self, generation: u32) -> Result<Vec<Option<u32>>, String> {
         let sizes =
             self.groups.iter().map(|group| configured_size(group.sizes.as_ref(), generation));
         sizes.collect::<Result<_, _>>().map_err(|error| error.report())
     }
 
-    /// No process of another generation is started any more.
+    /// Forgets the setups of other generations, of which no process is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
         self.particulars.retain(|request, _| request.generation == generation);
         self.image = self.image.take_if(|(its, _)| *its == generation);
@@ -326,8 +326,8 @@ impl Processes {
         (!waiting.is_empty()).then_some(Event::Backlog(waiting))
     }
 
-    /// Looks at the listening sockets, some of which somebody has shut down; the workers that have one
-    /// that cannot listen any more, and for which another was opened.
+    /// Repairs the listening sockets, some of which were shut down. Returns the workers with a
+    /// socket that cannot listen any more and was replaced by another one.
     pub(super) fn look_at_listeners(&mut self, shut: &[RawFd]) -> Vec<WorkerId> {
         for group in &mut self.groups {
             group.look_at_listeners(shut);
@@ -342,8 +342,8 @@ impl Processes {
         self.running.iter().filter_map(has_former).collect()
     }
 
-    /// The group of a worker, unless it is one that this version does not have any more: the pool
-    /// decides which groups there are, and starts nothing in those.
+    /// Returns the group of a worker, unless this version does not have it any more. The pool
+    /// starts nothing in such a group.
     fn group(&self, id: WorkerId) -> Option<&Group> {
         self.groups.get(self.master.pool().group_of(id)?)
     }
@@ -353,7 +353,8 @@ impl Processes {
         self.groups.get_mut(index)
     }
 
-    /// Tells processes to end by this signal from now on, and once more those that were told before.
+    /// Uses this signal to stop processes from now on, and sends it to those that were told to stop
+    /// before.
     pub(super) fn forward(&mut self, signal: Sig) {
         self.forwarded = Some(signal);
         for ((id, _), process) in self.running.iter().filter(|(_, process)| process.is_told) {
@@ -367,21 +368,21 @@ impl Processes {
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
     }
 
-    /// Whether this process may end one of its workers: it may have other rights now, or the
-    /// worker another user.
+    /// Checks that this process may end a worker: it may have lost rights, or the worker may have
+    /// another user.
     pub(super) fn prove_right(&self, id: WorkerId, pid: i32) -> Result<(), String> {
         let proven = self.running.get(&(id, pid)).map_or(Ok(()), |it| it.child.prove_right());
         proven.map_err(|error| format!("{RIGHT_TO_END}: {error}"))
     }
 
-    /// The same for all of them.
+    /// Checks that this process may end all of its workers.
     pub(super) fn prove_rights(&self) -> Result<(), String> {
         self.running.keys().try_for_each(|(id, pid)| self.prove_right(*id, *pid))
     }
 
     /// # Errors
     ///
-    /// When the process was to be killed, and cannot be.
+    /// Returns an error if the process should be killed and cannot be.
     pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) -> Result<(), String> {
         let signal = match signal {
             Signal::Terminate => self.forwarded.or_else(|| self.stop_signal(id)),
@@ -405,13 +406,13 @@ impl Processes {
         &self.groups
     }
 
-    /// The connections that have not ended.
+    /// Returns the connections that have not ended.
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         let attached = self.running.values().filter_map(|process| process.connection.as_ref());
         attached.filter_map(|attached| attached.link.upgrade()).collect()
     }
 
-    /// The worker of a connection, for the reason of a failure.
+    /// Returns the worker of a connection, for an error message.
     pub(super) fn worker_of(&self, link: &Arc<Link>) -> Option<WorkerId> {
         let mut running = self.running.iter();
         let has_it = |process: &Process| {
@@ -421,12 +422,12 @@ impl Processes {
         running.find_map(|((id, _), process)| has_it(process).then_some(*id))
     }
 
-    /// Everything that the next version needs. The connections stand still then.
+    /// Returns the state for the next version. The connections stand still from then on.
     pub(super) fn freeze(&self) -> Result<Kept, Error> {
         self.write_down(|link| link.freeze(None))
     }
 
-    /// The same for a trial, while the connections go on.
+    /// Returns the state for a trial, while the connections go on.
     pub(super) fn sample(&self) -> Result<Kept, Error> {
         self.write_down(Link::sample)
     }
@@ -437,7 +438,7 @@ impl Processes {
     ) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for ((id, pid), process) in &self.running {
-            // It was reaped, which the next version does not know.
+            // The next version does not know that it was reaped.
             process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| freeze(&link)).transpose()?.flatten();
@@ -463,13 +464,13 @@ impl Processes {
         Ok(kept)
     }
 
-    /// The executable of a generation that an earlier version of the program has started.
+    /// Executable of a generation that an earlier version of the program started.
     fn image_of(&self, generation: u32) -> Option<Arc<OwnedFd>> {
         let image = self.image.as_ref().filter(|(its, _)| *its == generation);
         image.map(|(_, image)| Arc::clone(image))
     }
 
-    /// The processes of the version before, which are this one's now.
+    /// Takes over the processes of the previous version.
     pub(super) fn inherit(
         groups: Vec<Group>,
         master: MasterHandle,
@@ -514,7 +515,7 @@ impl Processes {
         let group = self.group(id);
         let finished = Arc::new(AtomicU64::new(finished));
         let (listener, silence) = self.listen(id, pid, &finished);
-        // What it writes is passed on as well when its group is gone, or has no pipes any more.
+        // Its output is passed on even if its group is gone, or has no pipes any more.
         let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
         let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
         let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
@@ -525,12 +526,12 @@ impl Processes {
         });
         let contact = group.map(|group| &group.contact);
         let connection = match (contact, link) {
-            // It has become ready, or is started again when its time to is over.
+            // It is ready, or is restarted when its time limit for that expires.
             (Some(Contact::Foreign(_)), None) => None,
             (Some(Contact::Connection(attach)), Some(link)) => {
                 let attached = attach.reattach(&self.rt, link, info, listener);
                 let attached = attached.inspect_err(|error| {
-                    // It ends, and its exit is the news.
+                    // Its exit is the event.
                     let reason = error.report();
                     tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
                     let _ = child.signal(Sig::SIGKILL);
@@ -541,7 +542,7 @@ impl Processes {
                 listener(WorkerEvent::Closed("its connection"));
                 None
             }
-            // Its group is gone, and the end of the connection tells it to stop.
+            // Its group is gone. The end of the connection tells it to stop.
             (_, Some(_)) => None,
         };
         let silence = connection.is_some().then_some(silence);
@@ -574,7 +575,7 @@ fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     Watch::new(rt, shut).inspect_err(failed).ok()
 }
 
-/// An event of a process of a group, or of one of its workers.
+/// Returns the state of a process of a group, or of one of its workers.
 fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option<State> {
     match pid {
         Some(pid) => pool.state_of(id, pid),
@@ -588,9 +589,9 @@ fn send(id: WorkerId, child: &Child, signal: Sig) {
     }
 }
 
-/// Has a worker write where this process writes; it goes on as before when that fails.
+/// Makes a worker write to the files of this process. If that fails, it continues with its own.
 fn send_outputs(worker: WorkerId, connection: &Attached) {
-    // One that has ended is that of a worker that soon has.
+    // A worker whose connection has ended ends soon, too.
     let Some(link) = connection.link.upgrade() else { return };
     let (output, error) = (io::stdout(), io::stderr());
     if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {

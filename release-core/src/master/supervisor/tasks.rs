@@ -11,14 +11,14 @@ use crate::master::handle::MasterHandle;
 use crate::rt::{Rt, Task};
 use crate::{Error, ErrorKind};
 
-/// Guards a task: a panic in it is a failure of the master, which then stops in order.
+/// Guards a task. A panic in it is a failure of the master, which then stops in order.
 const MAIN: Guard = Guard::new("main");
 
-/// Makes a task of the program, once it is started.
+/// Function that makes a task of the program.
 pub(super) type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
 
-/// Starts a task, whose failure becomes an event. The receiver ends when the task has had its first turn,
-/// or has ended.
+/// Starts a task, whose failure becomes an event. The receiver ends when the task has had its first
+/// turn, or has ended.
 pub(super) fn start<F>(
     start: Start<F>,
     master: MasterHandle,
@@ -40,7 +40,7 @@ where
         });
         let ended = std::future::poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
-            // Its failure is in the queue before that is said.
+            // Its failure is queued before the receiver ends.
             if polled.is_pending() {
                 begun = None;
             }
@@ -52,7 +52,7 @@ where
             Error::new(ErrorKind::Program, message).caused_by(panicked)
         };
         if let Err(error) = ended.map_err(failed).flatten() {
-            // The words of the program's error are its own, too.
+            // Formatting the program's error runs code of the program, too.
             let said = MAIN.call(|| error.report());
             let error = said.map_or_else(failed, |_| error);
             let _ = sender.unbounded_send(MasterEvent::TaskFailed(error));

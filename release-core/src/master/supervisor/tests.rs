@@ -129,7 +129,7 @@ impl Setup<'_> {
         let restart = RestartPolicy::default().ready_timeout(Duration::from_secs(4));
         let restart = if chance.one_in(8) { restart } else { restart.start_attempts(u32::MAX) };
         let groups = vec![self.web(chance, &settings, restart.clone()), self.tool(chance, restart)];
-        self.checks.group(self.surge, &groups);
+        self.checks.set_surge(self.surge);
         let specs = groups.iter().map(Group::spec).collect();
         let signals = Signals::new(self.rt, &script::SIGNALS).unwrap();
         let around = Surroundings {
@@ -272,10 +272,10 @@ const SEEDS: &str = "RELEASE_DRIVER_SEEDS";
 
 #[test]
 fn driver_histories() {
-    if let Some(seed) = std::env::var("RELEASE_SEED").ok() {
+    if let Ok(seed) = std::env::var("RELEASE_SEED") {
         return play(std::iter::once(seed.parse().expect("RELEASE_SEED is a number")), true);
     }
-    if let Some(seeds) = std::env::var("RELEASE_DRIVER_SEEDS").ok() {
+    if let Ok(seeds) = std::env::var(SEEDS) {
         let (first, last) = seeds.split_once('-').unwrap();
         return play(first.parse().unwrap()..last.parse().unwrap(), false);
     }

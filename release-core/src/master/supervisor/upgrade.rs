@@ -15,7 +15,7 @@ use crate::sys::untrusted::unclosed;
 use crate::{Error, ErrorKind};
 
 impl Supervisor {
-    /// Lets the new version say whether it could take over.
+    /// Starts the trial, in which the new version reports whether it could take over.
     pub(super) fn try_upgrade(&mut self) {
         let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()));
         let groups = self.processes.groups();
@@ -39,7 +39,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps what the master will become.
+    /// Keeps the result of the trial.
     pub(super) fn tried(&mut self, tried: Tried) -> Event {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.tried = Some(tried);
@@ -47,7 +47,7 @@ impl Supervisor {
         Event::Tried(Ok(()))
     }
 
-    /// Has everybody finish what they are answering.
+    /// Pauses the connections, and waits for the requests in flight.
     pub(super) fn begin_handover(&mut self) {
         let Some(upgrade) = &mut self.upgrade else { return };
         let (links, controls) = (self.processes.links(), self.estate.controls.clone());
@@ -60,7 +60,7 @@ impl Supervisor {
         });
     }
 
-    /// Hands over, now that no request is in flight; events that happened meanwhile come first.
+    /// Hands over, now that no request is in flight. Earlier events are handled first.
     pub(super) fn at_rest(&mut self, in_time: bool) -> Event {
         if let Ok(earlier) = self.events.try_recv() {
             let _ = self.sender.unbounded_send(MasterEvent::AtRest { in_time });
@@ -98,8 +98,7 @@ impl Supervisor {
         Error::new(ErrorKind::Change, message)
     }
 
-    /// Becomes the new version. From here to the exec nothing waits, and nothing else runs on this
-    /// thread.
+    /// Becomes the new version. Until the exec, nothing waits and nothing else runs on this thread.
     fn hand_over(
         &mut self,
         version: Version,
@@ -116,7 +115,7 @@ impl Supervisor {
             .signals
             .hand_over()
             .map_err(|error| Error::system("cannot hand signals over", error))?;
-        // A wish for an upgrade is about to be granted.
+        // A pending request for an upgrade is being carried out.
         self.deferred.extend(pending);
         let deferred = self.deferred.iter().filter(|signal| **signal != Sig::SIGUSR1);
         kept.signals = deferred.map(|signal| *signal as i32).collect();

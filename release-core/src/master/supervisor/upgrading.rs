@@ -1,4 +1,4 @@
-//! An upgrade that is under way.
+//! The state of an upgrade.
 
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -16,18 +16,18 @@ use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::untrusted::unclosed;
 
-/// How long requests that are being answered may take when the new version is about to take over.
+/// Time limit for the requests in flight before the new version takes over.
 pub(super) const REST_TIME: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether descriptors of others are closed.
+/// Interval of the checks whether descriptors of peers are closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// An upgrade that is under way. Dropping it ends the trial, and lets connections go on.
+/// An upgrade. Dropping it ends the trial, and lets connections go on.
 #[derive(Debug)]
 pub(super) struct Upgrading {
     pub(super) version: Version,
     pub(super) tried: Option<Tried>,
-    /// Waits for the end of the trial, or until nothing is being answered.
+    /// Task that waits for the end of the trial, or for the requests in flight.
     pub(super) waiting: Task<()>,
     pub(super) paused: Option<Paused>,
 }
@@ -46,18 +46,18 @@ impl Paused {
         Self { links, controls }
     }
 
-    /// Waits until nothing is being answered, and returns whether that was in time.
+    /// Waits until no request is in flight. Returns whether that was in time.
     pub(super) fn rest(&self, rt: Rt) -> impl Future<Output = bool> + Send + 'static {
         let (links, controls) = (self.links.clone(), self.controls.clone());
         async move {
             let at_rest = poll_fn(|cx| {
-                // Each is asked, or it would not wake this task.
+                // All are polled, so that each can wake this task.
                 let links = links.iter().filter(|link| link.poll_at_rest(cx).is_pending());
                 let links = links.count();
                 let served = controls.iter().filter(|served| served.poll_at_rest(cx).is_pending());
                 if links + served.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
             });
-            // A thread that closes one would hold the exec up.
+            // A thread that closes one would delay the exec.
             let closed = async {
                 while unclosed() > 0 {
                     rt.sleep(LOOK_AGAIN).await;
@@ -75,12 +75,12 @@ impl Drop for Paused {
     }
 }
 
-/// The signals that the version before has left.
+/// Returns the signals that the previous version has left.
 pub(super) fn left(signals: Vec<i32>, late: Option<&OwnedFd>) -> Vec<Sig> {
     let numbers = signals.into_iter().filter_map(|number| Sig::try_from(number).ok());
     let mut all: Vec<_> = numbers.collect();
     for signal in late.map(Signals::late).unwrap_or_default() {
-        // Equal ones count once, as they do for the kernel.
+        // Equal signals count once, as in the kernel.
         if !all.contains(&signal) {
             all.push(signal);
         }

@@ -22,7 +22,7 @@ use crate::sys::socket::{mark_as_worker_s, pair};
 use crate::sys::spawn::{Command, SpawnError};
 use crate::{Error, ErrorKind};
 
-/// A process that the pool wants.
+/// A request of the pool for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SpawnRequest {
     pub(crate) id: WorkerId,
@@ -35,9 +35,9 @@ pub(crate) struct Launched {
     pub(super) child: Bound,
     pub(super) ours: Ours,
     pub(super) pipes: Option<Pipes>,
-    /// How often the outputs had been replaced when it got its own.
+    /// Number of replacements of the outputs before it got its own.
     pub(super) outputs: u64,
-    /// The same of listening sockets.
+    /// Number of replacements of listening sockets.
     pub(super) sockets: u64,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Ours {
     Foreign(PendingReadiness),
 }
 
-/// Whether the system may soon have again what it refuses.
+/// Returns whether the system may soon have again the resource that it refuses.
 pub(super) fn is_shortage(error: &Error) -> bool {
     let number = |cause: &(dyn std::error::Error + 'static)| -> Option<Errno> {
         let refused = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
@@ -62,10 +62,10 @@ pub(super) fn is_shortage(error: &Error) -> bool {
     })
 }
 
-/// Returns the reason why the process of a command could not be started.
+/// Returns a function that explains why the process of a command could not be started.
 ///
-/// The files of another account may be on a file system of its own, which answers when it likes: the
-/// master does not look at them.
+/// The master does not read the files of another account: they may be on a file system that never
+/// answers.
 pub(super) fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
     let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
     let account = command.identity.account().map(str::to_owned);
@@ -91,7 +91,7 @@ pub(super) fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + C
     }
 }
 
-/// The two ends of the connection between master and worker.
+/// Creates the two ends of the connection between master and worker.
 pub(super) fn ends(
     group: &Group,
     request: SpawnRequest,
@@ -121,7 +121,7 @@ fn hello(group: &Group, request: SpawnRequest, its: Particulars) -> Hello {
         group: group.name.to_string(),
         agreed: Agreed::of(group.limits),
         listeners: group.listener_names(),
-        // The connection fills the names in; a program of another build may call its types otherwise.
+        // The connection adds the names. A program of another build may name its types differently.
         types: group.is_same_executable().then(|| Box::new(Types::of_context(its.context_type))),
         context: its.context,
     }

@@ -15,23 +15,23 @@ use crate::rt::Rt;
 use crate::supervise::{Event, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
-/// How long a worker that has closed its connection may take to exit by itself.
+/// Time limit for the exit of a worker that has closed its connection.
 pub(super) const EXIT_TIME: Duration = Duration::from_secs(1);
 
-/// How long the connection of a process that has ended may take to be read to its end: something
-/// else may still hold the other end.
+/// Time limit for reading the connection of an ended process to its end: another process may still
+/// hold the other end.
 const LAST_WORDS_TIME: Duration = Duration::from_millis(100);
 
-/// How long the application may take for the last that a process has written.
+/// Time limit of the application for the last output of a process.
 const PASS_ON_TIME: Duration = Duration::from_secs(5);
 
 const OUTPUT: Guard = Guard::new("output");
 
-/// Done when a connection's listener is dropped.
+/// Ends when a connection's listener is dropped.
 pub(super) type Silence = oneshot::Receiver<()>;
 
-/// Turns what a worker's connection says into events of that very process; and what is done when
-/// it will say nothing more.
+/// Returns a listener that turns the messages of a connection into events of exactly this process,
+/// and a receiver that ends with the listener.
 pub(super) fn listener(
     master: MasterHandle,
     (id, pid): (WorkerId, i32),
@@ -56,7 +56,7 @@ pub(super) fn listener(
                 .rt()
                 .spawn(async move {
                     later.rt().sleep(EXIT_TIME).await;
-                    // One that was asked to stop has its deadline for what is left to do.
+                    // A worker that was told to stop has its deadline.
                     if later.pool().relies_on(id, pid) {
                         let reason = format!("it closed {what} and lived on");
                         send(Event::Violation { id, pid, reason });
@@ -72,7 +72,7 @@ pub(super) fn listener(
     (Box::new(listener), silence)
 }
 
-/// Waits for the end of a process and for everything that it has said.
+/// Waits for the end of a process, after all its messages. Returns the exit.
 pub(super) async fn exited(
     rt: Rt,
     id: WorkerId,
@@ -81,7 +81,7 @@ pub(super) async fn exited(
     silence: Option<Silence>,
 ) -> Event {
     let pid = child.pid().as_raw();
-    // A task of its own: this one runs nothing of the application's, which could hold it up.
+    // A task of its own: functions of the application could delay this one.
     let (tell_end, end) = oneshot::channel::<()>();
     let passing = output.map(|output| rt.spawn(output.pass_on_until(end)));
     let exit = child.exit().await;
@@ -93,7 +93,7 @@ pub(super) async fn exited(
     }
     let exit = match exit {
         Ok(exit) => exit,
-        // Somebody else has reaped it: it has ended, and nobody knows how.
+        // Other code has reaped it: its exit status is not known.
         Err(error) => {
             tracing::warn!(pid, %error, "the exit status of a worker was lost");
             ExitStatus::Code(-1)
@@ -105,7 +105,7 @@ pub(super) async fn exited(
     Event::Exited { id, pid, exit }
 }
 
-/// Words that a worker may have chosen, fit for a log: one line of them, and no more than that.
+/// Returns one line for the log from a text that a worker may have chosen.
 fn one_line(words: &str) -> String {
     let escaped = |letter: char| match letter.is_control() {
         true => letter.escape_debug().to_string(),

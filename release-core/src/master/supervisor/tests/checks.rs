@@ -1,15 +1,14 @@
 //! What must be true in a history: of each report, of each answer, and in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use super::no_settings;
 use super::system::{Kernel, Process, Role};
-use super::{STOP_DEADLINE, no_settings};
 use crate::Error;
-use crate::master::group::Group;
 use crate::master::handle::{MasterHandle, WorkerState};
 use crate::process::connections::Connections;
 use crate::supervise::{Outcome, Report, State, WorkerId};
@@ -47,6 +46,8 @@ struct Inner {
     calls: usize,
     /// The context of each generation.
     contexts: BTreeMap<u32, u32>,
+    /// Processes that were ready when nobody could signal them: the next report says so.
+    escaped: BTreeSet<i32>,
     /// Whether somebody has asked for the end.
     ends: bool,
     /// Whether the end may be a failure that was told.
@@ -72,7 +73,7 @@ impl Checks {
         self.master.set(master.clone()).unwrap();
     }
 
-    pub(super) fn group(&self, surge: u32, _: &[Group]) {
+    pub(super) fn set_surge(&self, surge: u32) {
         self.state().surge = surge;
     }
 
@@ -158,6 +159,9 @@ impl Checks {
                 of(pid, &|its| {
                     its.said_ready.is_some() && greeted.is_none_or(|its| its.0 == *generation)
                 });
+                if self.kernel.of(*pid, |its| !its.can_be_signalled) == Some(true) {
+                    self.state().escaped.insert(*pid);
+                }
                 if let Some((_, context)) = greeted {
                     let known = *self.state().contexts.entry(*generation).or_insert(context);
                     if known != context {
@@ -169,12 +173,21 @@ impl Checks {
                 self.state().contexts.remove(generation);
             }
             Report::Died { pid, exit, .. } => {
-                of(pid, &|its| its.is_reaped && its.ended.is_some_and(|(_, its)| its == *exit));
+                self.state().escaped.remove(pid);
+                let now = self.kernel.rt.now();
+                of(pid, &|its| {
+                    its.is_reaped
+                        && !its.has_group(now)
+                        && its.ended.is_some_and(|(_, its)| its == *exit)
+                });
             }
             Report::Killed { pid, .. } => {
                 of(pid, &|its| its.told.contains(&libc::SIGKILL) || !its.lives());
             }
-            Report::LeftBehind { pid, .. } => of(pid, &|its| !its.can_be_signalled),
+            Report::LeftBehind { pid, .. } => {
+                self.state().escaped.remove(pid);
+                of(pid, &|its| !its.can_be_signalled);
+            }
             Report::Failing { .. } => {
                 let mut state = self.state();
                 state.may_fail = true;
@@ -223,7 +236,7 @@ impl Checks {
         number
     }
 
-    fn answered(&self, number: usize, what: &What, outcome: Result<(), Error>) {
+    fn answered(&self, number: usize, what: &What, outcome: &Result<(), Error>) {
         let words = outcome.as_ref().map_err(Error::report);
         self.kernel.note(&format!("{what:?}: {words:?}"));
         if self.state().waiting.remove(&number).is_none() {
@@ -303,7 +316,7 @@ impl Checks {
             let state = self.kernel.state();
             let is_known = |its: &Process| status.iter().any(|it| it.pid == Some(its.pid));
             let odd = state.processes.iter().filter(|its| match its.lives() {
-                true => !is_known(its) && its.can_be_signalled,
+                true => !is_known(its) && its.can_be_signalled || its.useless.is_some(),
                 false => its.is_watched() || !its.is_reaped,
             });
             odd.map(|its| format!("not as it is known: {its:?}")).collect()
@@ -344,12 +357,15 @@ impl Checks {
         if !waiting.is_empty() {
             self.fault(format!("nobody has answered {waiting:?}"));
         }
+        let escaped = std::mem::take(&mut self.state().escaped);
+        if !escaped.is_empty() {
+            self.fault(format!("nobody says that these cannot be ended: {escaped:?}"));
+        }
         let state = self.kernel.state();
         let odd = state.processes.iter().filter(|its| its.lives() || its.is_watched());
         let odd: Vec<_> = odd.map(|its| format!("left after the end: {its:?}")).collect();
         drop(state);
         odd.into_iter().for_each(|fault| self.fault(fault));
-        debug_assert!(STOP_DEADLINE < super::END_TIME);
     }
 }
 
@@ -394,7 +410,7 @@ impl Call {
                 }
             }
         };
-        self.checks.answered(self.number, &self.what, outcome);
+        self.checks.answered(self.number, &self.what, &outcome);
     }
 }
 

@@ -62,6 +62,8 @@ enum Deed {
     IsStuck,
     /// It closes its connection and lives on.
     Closes,
+    /// It says what only masters say.
+    BreaksRules,
     /// It gets a user that the master may not signal: when it is ready, or later.
     Escapes,
     EscapesLater,
@@ -145,6 +147,7 @@ impl Life {
                     Deed::Hangs,
                     Deed::IsStuck,
                     Deed::Closes,
+                    Deed::BreaksRules,
                 ]);
             }
             _ => {}
@@ -215,6 +218,11 @@ impl Worker<'_> {
     fn says_ready(&self) {
         let now = self.kernel.rt.now();
         self.kernel.with(self.pid, |its| its.said_ready = its.said_ready.or(Some(now)));
+    }
+
+    fn is_useless(&self) {
+        let now = self.kernel.rt.now();
+        self.kernel.with(self.pid, |its| its.useless = its.useless.or(Some(now)));
     }
 
     /// Nobody can end it: it does so itself some time.
@@ -368,6 +376,13 @@ impl Worker<'_> {
         self.says_ready();
         say(Header::Ready);
         match self.life.deed {
+            Deed::StopsReading | Deed::Hangs | Deed::IsStuck | Deed::Closes | Deed::BreaksRules => {
+                self.is_useless()
+            }
+            _ => {}
+        }
+        match self.life.deed {
+            Deed::BreaksRules => say(Header::Hello),
             Deed::FloodsRequests => {
                 let text = "r".repeat(2000);
                 let _ = join_all((0..400).map(|_| peer.call(&text))).await;

@@ -54,6 +54,8 @@ pub(super) struct Process {
     /// Signals that have reached it.
     pub(super) told: Vec<i32>,
     pub(super) can_be_signalled: bool,
+    /// Since when it is of no use to anybody, in a way that its master can see.
+    pub(super) useless: Option<Instant>,
     /// Until when processes that it has started live on.
     group_until: Option<Instant>,
     leaves: Duration,
@@ -66,6 +68,11 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn lives(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// Whether it runs, or something that it has started.
+    pub(super) fn has_group(&self, now: Instant) -> bool {
+        self.lives() || self.group_until.is_some_and(|until| until > now)
     }
 
     /// Whether the master has a descriptor of it.
@@ -225,6 +232,7 @@ impl Kernel {
             is_reaped: false,
             told: Vec::new(),
             can_be_signalled: true,
+            useless: None,
             group_until: None,
             leaves: life.leaves,
             fatal: None,
@@ -297,8 +305,7 @@ impl System for Calls {
         let (waker, line) = self.0.by_descriptor(pidfd, |its| {
             let pid = its.pid;
             if is_group {
-                let lives = its.group_until.is_some_and(|until| until > now);
-                if !lives && !its.lives() {
+                if !its.has_group(now) {
                     return Err(no_such);
                 }
                 if signal == libc::SIGKILL {
@@ -342,9 +349,7 @@ impl System for Calls {
 
     fn has_group(&self, leader: i32) -> bool {
         let now = self.0.rt.now();
-        self.0
-            .of(leader, |its| its.lives() || its.group_until.is_some_and(|until| until > now))
-            .unwrap_or(false)
+        self.0.of(leader, |its| its.has_group(now)).unwrap_or(false)
     }
 }
 
