@@ -102,7 +102,7 @@ impl Supervisor {
             Action::Answer { request, outcome } => {
                 // The pool decided before that was known.
                 let outcome = match &turn.left_behind {
-                    Some(reason) => outcome.and(Err(reason.clone())),
+                    Some(reason) => outcome.and_then(|()| Err(reason.clone())),
                     None => outcome,
                 };
                 self.requests.answer(request, outcome);
