@@ -28,7 +28,7 @@ use crate::daemonize::log_files::LogFiles;
 use crate::ipc::Refused;
 use crate::master::group::Group;
 use crate::master::pending::Hooks;
-use crate::master::supervisor::{Ended, Supervisor, Surroundings};
+use crate::master::supervisor::{Supervisor, Surroundings};
 use crate::master::upgrade::{Estate, Origin};
 use crate::master::workers::IntoGroup;
 use crate::rt::local::Local;
@@ -92,7 +92,7 @@ async fn live(
     let rt = kernel.rt.clone();
     let (master, sender) = (supervisor.master.clone(), supervisor.sender.clone());
     checks.watch(&master);
-    let main = chance.one_in(3).then(|| script::main(&mut chance, &kernel));
+    let main = chance.one_in(3).then(|| script::main(&mut chance, checks));
     let all_ready = || Some(());
     let running = std::pin::pin!(supervisor.run(Vec::new(), main, all_ready));
     let script = Script { local, checks, master, sender, blocking, chance };
@@ -106,7 +106,7 @@ async fn live(
     match ended {
         Err(_) => kernel.fault(format!("the master did not end within {END_TIME:?}")),
         Ok(Err(error)) => kernel.fault(format!("the master failed: {}", error.report())),
-        Ok(Ok(Ended { outcome, .. })) => checks.ended(&outcome),
+        Ok(Ok(ended)) => checks.ended(&ended),
     }
 }
 
@@ -121,8 +121,11 @@ impl Setup<'_> {
     fn supervisor(&self, chance: &mut Chance) -> Supervisor {
         let checks = Arc::clone(self.checks);
         // Each generation has the next number, unless the script has it otherwise.
-        let making = Arc::clone(self.checks);
-        let settings = Settings::new(1, move |now: &u32| making.make(*now));
+        let making = Arc::downgrade(self.checks);
+        let settings = Settings::new(1, move |now: &u32| {
+            making.upgrade().map_or_else(|| Err(no_settings()), |checks| checks.make(*now))
+        });
+        self.checks.set_settings(&settings);
         let mut hooks = Hooks { reload_timeout: Duration::from_secs(3), ..Hooks::default() };
         hooks.add(&settings.shared());
         hooks.observe = Some(Box::new(move |report| checks.reported(report)));

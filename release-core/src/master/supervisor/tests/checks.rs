@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::no_settings;
 use super::system::{Kernel, Process, Role};
-use crate::Error;
 use crate::master::handle::{MasterHandle, WorkerState};
+use crate::master::supervisor::{Ended, Finish};
 use crate::process::connections::Connections;
-use crate::supervise::{Outcome, Report, State, WorkerId};
+use crate::supervise::{KillReason, Outcome, Report, State, WorkerId};
+use crate::{Error, Settings};
 
 /// How long the news of a death may take: the last of its output, or what it leaves behind.
 const NEWS_TIME: Duration = Duration::from_secs(15);
@@ -30,6 +31,7 @@ pub(super) struct Checks {
     pub(super) kernel: Arc<Kernel>,
     master: OnceLock<MasterHandle>,
     connections: OnceLock<Connections<String>>,
+    settings: OnceLock<Settings<u32>>,
     state: Mutex<Inner>,
 }
 
@@ -50,6 +52,8 @@ struct Inner {
     escaped: BTreeSet<i32>,
     /// Whether somebody has asked for the end.
     ends: bool,
+    /// Whether the main task ends in time when it is told to, and nobody has a right to cut it off.
+    main_obeys: bool,
     /// Whether the end may be a failure that was told.
     may_fail: bool,
     has_ended: bool,
@@ -61,6 +65,7 @@ impl Checks {
             kernel: Arc::clone(kernel),
             master: OnceLock::new(),
             connections: OnceLock::new(),
+            settings: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -71,6 +76,10 @@ impl Checks {
 
     pub(super) fn watch(&self, master: &MasterHandle) {
         self.master.set(master.clone()).unwrap();
+    }
+
+    pub(super) fn set_settings(&self, settings: &Settings<u32>) {
+        self.settings.set(settings.clone()).unwrap();
     }
 
     pub(super) fn set_surge(&self, surge: u32) {
@@ -128,6 +137,10 @@ impl Checks {
         self.state().ends = true;
     }
 
+    pub(super) fn main_obeys(&self, obeys: bool) {
+        self.state().main_obeys = obeys;
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.state().has_ended
     }
@@ -181,8 +194,21 @@ impl Checks {
                         && its.ended.is_some_and(|(_, its)| its == *exit)
                 });
             }
-            Report::Killed { pid, .. } => {
+            Report::Killed { pid, reason, .. } => {
                 of(pid, &|its| its.told.contains(&libc::SIGKILL) || !its.lives());
+                // Also after the master was held up.
+                of(pid, &|its| match reason {
+                    KillReason::NotReady(_) => its.said_ready.is_none(),
+                    KillReason::Hung(_) | KillReason::Violation(_) => its.useless.is_some(),
+                    _ => true,
+                });
+            }
+            Report::Reloaded { generation } => {
+                let context = self.state().contexts.get(generation).copied();
+                let current = *self.settings.get().unwrap().current();
+                if context.is_some_and(|context| context != current) {
+                    self.fault(format!("the settings in force are {current}: {report:?}"));
+                }
             }
             Report::LeftBehind { pid, .. } => {
                 self.state().escaped.remove(pid);
@@ -325,13 +351,16 @@ impl Checks {
     }
 
     /// The master has ended.
-    pub(super) fn ended(&self, outcome: &Outcome) {
-        self.kernel.note(&format!("the end: {outcome:?}"));
-        let (ends, may_fail) = {
+    pub(super) fn ended(&self, Ended { outcome, main, .. }: &Ended) {
+        self.kernel.note(&format!("the end: {outcome:?}, {main:?}"));
+        let (ends, may_fail, main_obeys) = {
             let mut state = self.state();
             state.has_ended = true;
-            (state.ends, state.may_fail)
+            (state.ends, state.may_fail, state.main_obeys)
         };
+        if main_obeys && *outcome == Outcome::Stopped && !matches!(main, Finish::Done) {
+            self.fault(format!("the main task was not told to stop: {main:?}"));
+        }
         let is_told = match outcome {
             Outcome::Stopped | Outcome::Killed { .. } => ends,
             Outcome::Failed { .. } => may_fail,

@@ -244,7 +244,10 @@ impl Worker<'_> {
             self.kernel.rt.sleep(self.life.ready_after).await;
             match self.life.deed {
                 Deed::NeverReady | Deed::NeverSpeaks | Deed::Hangs => {}
-                Deed::Closes => drop(ready),
+                Deed::Closes => {
+                    self.is_useless();
+                    drop(ready);
+                }
                 Deed::Escapes | Deed::EscapesLater => return self.escapes().await,
                 Deed::Garbage => self.write(&ready, &[b'x'; 8192]).await,
                 _ => {
@@ -294,6 +297,7 @@ impl Worker<'_> {
             Deed::Garbage => {
                 let stream = Stream::new(rt, socket).unwrap();
                 rt.sleep(self.life.ready_after).await;
+                self.is_useless();
                 let word = self.kernel.state().chance.next();
                 let _ = stream.write_all(&word.to_ne_bytes().repeat(100)).await;
                 return self.stops().await;

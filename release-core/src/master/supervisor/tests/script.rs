@@ -36,8 +36,10 @@ const CALM_TIME: Duration = Duration::from_secs(120);
 const HOOKS: [&str; 5] = ["observe", "context", "size_from", "output", "answer"];
 
 /// Draws a main task: it works until the stop, or ends before it.
-pub(super) fn main(chance: &mut Chance, kernel: &Arc<Kernel>) -> Start {
-    let (kind, time, kernel) = (chance.below(8), chance.millis(20_000), Arc::clone(kernel));
+pub(super) fn main(chance: &mut Chance, checks: &Checks) -> Start {
+    let (kind, time) = (chance.below(8), chance.millis(20_000));
+    let kernel = Arc::clone(&checks.kernel);
+    checks.main_obeys(kind >= 4);
     Box::new(move |rt, master| -> BoxedTask {
         if kind == 0 {
             kernel.note("the main task panics at once");
@@ -212,8 +214,12 @@ impl Script<'_> {
         let rt = self.kernel().rt.clone();
         match self.chance.below(5) {
             0 => self.master.stop(),
-            1 => self.signal(Signal::SIGQUIT),
+            1 => {
+                self.checks.main_obeys(false);
+                self.signal(Signal::SIGQUIT);
+            }
             2 => {
+                self.checks.main_obeys(false);
                 self.signal(Signal::SIGTERM);
                 rt.sleep(Duration::from_millis(1500)).await;
                 self.signal(Signal::SIGTERM);
