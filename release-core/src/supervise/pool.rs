@@ -200,7 +200,7 @@ impl Pool {
 
     /// Whether a worker is to be there, as far as the size of its group goes.
     #[cfg(test)]
-    pub(super) fn is_wanted(&self, id: WorkerId) -> bool {
+    pub(crate) fn is_wanted(&self, id: WorkerId) -> bool {
         self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
     }
 
