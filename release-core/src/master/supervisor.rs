@@ -28,20 +28,20 @@ use self::tasks::{Start, start};
 use self::terminal::Terminal;
 use self::upgrading::Upgrading;
 use super::clock::Clock;
+use super::config::MasterConfig;
 use super::group::Group;
-use super::pending::{Hooks, PendingRequests};
-use super::systemd_notifier::Service;
-use crate::daemonize::log_files::LogFiles;
+use super::pending::PendingRequests;
+use super::systemd_notifier::SystemdNotifier;
 use crate::guard::{BUSY_TIME, told_busy};
-use crate::master::control::Served;
+use crate::master::control::ControlHandle;
 use crate::master::handle::{Command, MasterHandle};
-use crate::master::upgrade::{Estate, Kept};
+use crate::master::upgrade::{Kept, Upgrader};
 use crate::process::child::Missed;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::stopping::{Stop, stop_channel};
 use crate::supervise::{Action, Event, Operation, Outcome, Pool, Report, StopCause};
-use crate::systemd::{Notifier, watchdog_time};
+use crate::systemd::watchdog_time;
 use crate::{Error, ErrorKind};
 
 /// Time limit for the first turn of a new version's main task.
@@ -80,29 +80,20 @@ pub(crate) enum Finish {
 }
 
 /// Parts of a master beside its groups.
-#[derive(Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) hooks: Hooks,
-    pub(crate) log_files: LogFiles,
-    pub(crate) systemd: Option<Notifier>,
-    pub(crate) stop_deadline: Duration,
-    /// Whether workers get the signal that stops the master.
-    pub(crate) forwards: bool,
+pub(crate) struct SupervisorParts {
+    pub(crate) config: MasterConfig,
     pub(crate) signals: Signals,
-    pub(crate) estate: Estate,
+    pub(crate) upgrader: Upgrader,
 }
 
 /// The loop of the master: the pool, and everything that carries out its decisions.
-#[derive(Debug)]
 pub(crate) struct Supervisor {
     rt: Rt,
     clock: Clock,
     master: MasterHandle,
     processes: Processes,
-    hooks: Hooks,
-    log_files: LogFiles,
-    /// Notifies systemd.
-    service: Option<Service>,
+    config: MasterConfig,
+    systemd: Option<SystemdNotifier>,
     signals: Signals,
     /// Signals that are handled once it is clear which version of the program is the master.
     deferred: Vec<Sig>,
@@ -112,7 +103,7 @@ pub(crate) struct Supervisor {
     stop_asked_at: Option<Instant>,
     /// The terminal of a service in the foreground, which ends with it.
     terminal: Option<Terminal>,
-    estate: Estate,
+    upgrader: Upgrader,
     upgrade: Option<Upgrading>,
     requests: PendingRequests,
     /// Task that makes new settings.
@@ -120,13 +111,10 @@ pub(crate) struct Supervisor {
     stop: Stop,
     /// Deadline of the master's main task during a stop.
     stop_by: Option<Instant>,
-    stop_deadline: Duration,
     /// Time of the latest replacement of workers because of their listening sockets.
     renewed: Option<Instant>,
     /// Task that waits for the next check of the sockets.
     looking: Option<Task<()>>,
-    /// Whether workers get the signal that stops the master.
-    forwards: bool,
     /// Time of the next measurement, if processes have limits, and the number of measurements so
     /// far.
     measure_at: Option<Instant>,
@@ -144,20 +132,21 @@ impl Supervisor {
         rt: &Rt,
         groups: Vec<Group>,
         (pool, actions): (Pool, Vec<Action>),
-        around: Surroundings,
+        parts: SupervisorParts,
         kept: Option<Kept>,
     ) -> Self {
-        let Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate } =
-            around;
+        let SupervisorParts { mut config, signals, upgrader } = parts;
         let (sender, events) = unbounded();
         let commands = sender.clone();
         let (stop, stopping) = stop_channel();
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(MasterEvent::Command(command));
         });
-        let is_change = kept.is_some();
-        let service =
-            systemd.map(|it| Service::new(it, watchdog_time(), stop_deadline, is_change, rt.now()));
+        let (is_change, deadline, systemd) =
+            (kept.is_some(), config.stop_deadline, config.systemd.take());
+        let systemd = systemd.map(|systemd| {
+            SystemdNotifier::new(systemd, watchdog_time(), deadline, is_change, rt.now())
+        });
         let mut deferred = Vec::new();
         let processes = match kept {
             None => Processes::new(groups, master.clone(), sender.clone()),
@@ -175,24 +164,21 @@ impl Supervisor {
             told_busy: told_busy(),
             processes,
             master,
-            hooks,
-            log_files,
-            service,
+            config,
+            systemd,
             signals,
             deferred,
             stopped_by: None,
             stop_asked_at: None,
             terminal: Terminal::of_this_process(),
-            estate,
+            upgrader,
             upgrade: None,
             requests: PendingRequests::default(),
             preparing: None,
             stop,
             stop_by: None,
-            stop_deadline,
             renewed: None,
             looking: None,
-            forwards,
             sender,
             events,
         };
@@ -263,8 +249,8 @@ impl Supervisor {
     /// Waits for the next event, which may be a deadline.
     async fn next(&mut self) -> MasterEvent {
         let now = self.rt.now();
-        if let Some(service) = &mut self.service {
-            service.beat(&self.master.pool(), now);
+        if let Some(systemd) = &mut self.systemd {
+            systemd.beat(&self.master.pool(), now);
         }
         if let Some(at) = self.measure_at.filter(|at| *at <= now) {
             // The master may have been held up between two waits.
@@ -277,7 +263,7 @@ impl Supervisor {
             let pool = self.master.pool();
             (pool.deadline().map(|at| self.clock.real(at)), pool.is_handing_over())
         };
-        let beats_at = self.service.as_ref().and_then(Service::beats_at);
+        let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
         let of_pool = self.clock.deadline(of_pool);
         let deadline = of_pool.into_iter().chain(self.measure_at).chain(beats_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
@@ -390,7 +376,7 @@ impl Supervisor {
                 }
             }
             Sig::SIGHUP => {
-                self.estate.controls.iter().for_each(Served::look);
+                self.upgrader.controls.iter().for_each(ControlHandle::look);
                 self.requests.hangup()
             }
             Sig::SIGUSR2 => {
@@ -423,7 +409,7 @@ impl Supervisor {
         }
         self.stopped_by = Some(signal);
         self.stop_asked_at.get_or_insert_with(|| self.rt.now());
-        if self.forwards {
+        if self.config.forward_signals {
             self.processes.forward(signal);
             return Event::Stop;
         }
@@ -440,7 +426,7 @@ impl Supervisor {
             let message = "the master is being upgraded; ask again when that is done";
             return Err(Error::new(ErrorKind::Change, message));
         }
-        self.log_files.reopen()?;
+        self.config.log_files.reopen()?;
         self.processes.outputs_replaced();
         tracing::info!("the log files were opened again");
         Ok(())
@@ -485,14 +471,14 @@ impl Supervisor {
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
         let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
-        if let Some(service) = &mut self.service {
-            service.finishes(&self.master.pool(), rt.now());
+        if let Some(systemd) = &mut self.systemd {
+            systemd.finishes(&self.master.pool(), rt.now());
         }
         loop {
-            if let Some(service) = &mut self.service {
-                service.beat(&self.master.pool(), rt.now());
+            if let Some(systemd) = &mut self.systemd {
+                systemd.beat(&self.master.pool(), rt.now());
             }
-            let beats_at = self.service.as_ref().and_then(Service::beats_at);
+            let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
             let beat = pin!(async {
                 match beats_at {
                     Some(at) => rt.sleep_until(at).await,
@@ -527,7 +513,7 @@ impl Supervisor {
     /// Lets the handlers that waited for the end of the workers answer, and their peers read the
     /// answers.
     async fn send_last_answers(&self) {
-        let controls = &self.estate.controls;
+        let controls = &self.upgrader.controls;
         controls.iter().for_each(|control| control.pause(self.rt.now()));
         let at_rest = poll_fn(|cx| {
             // All are polled, so that each can wake this task.
@@ -535,7 +521,7 @@ impl Supervisor {
             if busy.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
         });
         if self.rt.timeout(LAST_ANSWERS, at_rest).await.is_err() {
-            let requests: usize = controls.iter().map(Served::unfinished).sum();
+            let requests: usize = controls.iter().map(ControlHandle::unfinished).sum();
             tracing::warn!(requests, "control sockets are closed before the answer");
         }
     }

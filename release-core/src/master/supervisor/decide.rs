@@ -5,7 +5,7 @@ use super::event::MasterEvent;
 use super::processes::launch::SpawnRequest;
 use super::terminal::Terminal;
 use crate::Error;
-use crate::master::control::Served;
+use crate::master::control::ControlHandle;
 use crate::master::event_log::log;
 use crate::supervise::{Action, Event, Moment, Outcome, Report, Signal, WorkerId};
 use crate::sys::memory::unload_program;
@@ -43,7 +43,7 @@ impl Supervisor {
         all_ready: &mut Option<impl FnOnce() -> Option<()>>,
     ) -> Option<Outcome> {
         if let Event::Exited { id, pid, .. } | Event::Unended { id, pid, .. } = event {
-            self.estate.controls.iter().for_each(Served::look);
+            self.upgrader.controls.iter().for_each(ControlHandle::look);
             self.processes.forget(id, pid);
         }
         let now = self.clock.read(self.rt.now());
@@ -75,7 +75,7 @@ impl Supervisor {
     fn carry_out(&mut self, action: Action, is_start: bool, turn: &mut Turn) {
         match action {
             Action::Spawn { id, generation } => {
-                self.estate.controls.iter().for_each(Served::look);
+                self.upgrader.controls.iter().for_each(ControlHandle::look);
                 if let Err(error) = self.processes.launch(SpawnRequest { id, generation }) {
                     let fail = self.hopeless(&error);
                     let failed = self.processes.not_launched(id, &error);
@@ -94,7 +94,7 @@ impl Supervisor {
                 }
             }
             Action::Prepare => {
-                self.estate.controls.iter().for_each(Served::look);
+                self.upgrader.controls.iter().for_each(ControlHandle::look);
                 self.prepare();
             }
             Action::TryUpgrade => self.try_upgrade(),
@@ -152,7 +152,8 @@ impl Supervisor {
             return;
         }
         let generation = self.master.pool().next_generation();
-        let (prepared, sender) = (self.hooks.prepare(&self.rt, generation), self.sender.clone());
+        let (prepared, sender) =
+            (self.config.hooks.prepare(&self.rt, generation), self.sender.clone());
         self.preparing = Some(self.rt.spawn(async move {
             let _ = sender.unbounded_send(MasterEvent::Prepared(generation, prepared.await));
         }));
@@ -161,7 +162,7 @@ impl Supervisor {
     /// Tells the main task to finish when the workers must.
     fn pass_the_stop_on(&mut self) {
         if self.stop_by.is_none() && self.master.pool().is_stopping() {
-            self.stop_by = Some(self.rt.after(self.stop_deadline));
+            self.stop_by = Some(self.rt.after(self.config.stop_deadline));
             self.stop.now();
         }
     }
@@ -175,11 +176,11 @@ impl Supervisor {
             report,
             Report::Reloaded { .. } | Report::RolledBack { .. } | Report::ReloadRefused { .. }
         ) {
-            self.hooks.settle(self.master.generation());
+            self.config.hooks.settle(self.master.generation());
         }
-        self.hooks.observed(report);
-        if let Some(service) = &mut self.service {
-            service.told(report, &self.master.pool(), self.rt.now());
+        self.config.hooks.observed(report);
+        if let Some(systemd) = &mut self.systemd {
+            systemd.told(report, &self.master.pool(), self.rt.now());
         }
         match report {
             Report::RolledBack { .. }

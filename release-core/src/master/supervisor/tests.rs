@@ -24,12 +24,12 @@ use self::checks::Checks;
 use self::runtime::{BlockingTime, simulated};
 use self::script::Script;
 use self::system::{Calls, Kernel};
-use crate::daemonize::log_files::LogFiles;
 use crate::ipc::Refused;
+use crate::master::config::MasterConfig;
 use crate::master::group::Group;
 use crate::master::pending::Hooks;
-use crate::master::supervisor::{Supervisor, Surroundings};
-use crate::master::upgrade::{Estate, Invocation};
+use crate::master::supervisor::{Supervisor, SupervisorParts};
+use crate::master::upgrade::{Invocation, Upgrader};
 use crate::master::workers::IntoGroup;
 use crate::rt::local::Local;
 use crate::rt::{Driver, Rt, run};
@@ -135,14 +135,16 @@ impl Setup<'_> {
         self.checks.set_surge(self.surge);
         let specs = groups.iter().map(Group::spec).collect();
         let signals = Signals::new(self.rt, &script::SIGNALS).unwrap();
-        let around = Surroundings {
+        let config = MasterConfig {
             hooks,
-            log_files: LogFiles::new(None, None).unwrap(),
-            systemd: None,
             stop_deadline: STOP_DEADLINE,
-            forwards: chance.one_in(8),
+            forward_signals: chance.one_in(8),
+            ..MasterConfig::default()
+        };
+        let around = SupervisorParts {
+            config,
             signals,
-            estate: Estate {
+            upgrader: Upgrader {
                 invocation: Invocation::here(None),
                 is_background: true,
                 lock: None,

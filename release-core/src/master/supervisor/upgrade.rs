@@ -7,7 +7,7 @@ use nix::sys::signal::Signal as Sig;
 use super::Supervisor;
 use super::event::MasterEvent;
 use super::upgrading::{Paused, REST_TIME, Upgrading};
-use crate::master::control::Served;
+use crate::master::control::ControlHandle;
 use crate::master::upgrade::{Blocked, Tried};
 use crate::streams;
 use crate::supervise::Event;
@@ -20,7 +20,7 @@ impl Supervisor {
         let snapshot = self.master.pool().snapshot(self.clock.read(self.rt.now()));
         let groups = self.processes.groups();
         let kept = self.processes.sample();
-        match kept.and_then(|kept| self.estate.try_out(snapshot, groups, kept)) {
+        match kept.and_then(|kept| self.upgrader.try_out(snapshot, groups, kept)) {
             Ok(trial) => {
                 let (rt, sender) = (self.rt.clone(), self.sender.clone());
                 let waiting = self.rt.spawn(async move {
@@ -50,7 +50,7 @@ impl Supervisor {
     /// Pauses the connections, and waits for the requests in flight.
     pub(super) fn begin_handover(&mut self) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        let (links, controls) = (self.processes.links(), self.estate.controls.clone());
+        let (links, controls) = (self.processes.links(), self.upgrader.controls.clone());
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
         let paused = Paused::new(links, controls, rt.now());
         let rest = paused.rest(rt);
@@ -88,7 +88,8 @@ impl Supervisor {
             Some(id) => format!("{} requests of worker {id}", link.unfinished()),
             None => format!("{} requests of a worker that ended", link.unfinished()),
         });
-        let controls = paused.controls.iter().map(Served::unfinished).filter(|count| *count > 0);
+        let controls =
+            paused.controls.iter().map(ControlHandle::unfinished).filter(|count| *count > 0);
         let controls = controls.map(|count| format!("{count} requests on a control socket"));
         let unclosed = Some(unclosed()).filter(|count| *count > 0);
         let unclosed = unclosed.map(|count| format!("{count} descriptors that cannot be closed"));
@@ -116,7 +117,7 @@ impl Supervisor {
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
         kept.streams = streams::leave();
-        let left = self.estate.leave(tried, snapshot, self.processes.groups(), kept);
+        let left = self.upgrader.leave(tried, snapshot, self.processes.groups(), kept);
         drop(blocked);
         left
     }

@@ -10,7 +10,7 @@ use futures_util::future::join;
 use nix::sys::signal::Signal as Sig;
 
 use crate::ipc::link::Link;
-use crate::master::control::Served;
+use crate::master::control::ControlHandle;
 use crate::master::upgrade::Tried;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
@@ -35,11 +35,11 @@ pub(super) struct Upgrading {
 #[derive(Debug)]
 pub(super) struct Paused {
     pub(super) links: Vec<Arc<Link>>,
-    pub(super) controls: Vec<Served>,
+    pub(super) controls: Vec<ControlHandle>,
 }
 
 impl Paused {
-    pub(super) fn new(links: Vec<Arc<Link>>, controls: Vec<Served>, now: Instant) -> Self {
+    pub(super) fn new(links: Vec<Arc<Link>>, controls: Vec<ControlHandle>, now: Instant) -> Self {
         links.iter().for_each(|link| link.pause());
         controls.iter().for_each(|control| control.pause(now));
         Self { links, controls }
@@ -70,7 +70,7 @@ impl Paused {
 impl Drop for Paused {
     fn drop(&mut self) {
         self.links.iter().for_each(|link| link.resume());
-        self.controls.iter().for_each(Served::resume);
+        self.controls.iter().for_each(ControlHandle::resume);
     }
 }
 
