@@ -1,5 +1,7 @@
 //! The actions of the pool, carried out.
 
+use nix::sys::signal::Signal as Sig;
+
 use super::Supervisor;
 use super::event::MasterEvent;
 use super::processes::launch::SpawnRequest;
@@ -10,7 +12,6 @@ use crate::master::event_log::log;
 use crate::supervise::{Action, Event, Moment, Outcome, Report, Signal, WorkerId};
 use crate::sys::memory::unload_program;
 use crate::sys::spawn::SpawnError;
-use nix::sys::signal::Signal as Sig;
 
 /// One turn of the pool: its actions, and the results of those that were carried out.
 #[derive(Debug)]

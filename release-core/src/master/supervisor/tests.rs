@@ -56,11 +56,11 @@ fn history(seed: u64, is_shown: bool) -> (Vec<String>, Vec<String>) {
     let mut chance = Chance(seed);
     let kernel = Kernel::new(&rt, Chance(chance.next()), is_shown);
     set_system(Some(Arc::new(Calls(Arc::clone(&kernel)))));
-    let checks = Checks::new(&kernel);
+    let checks = Checks::new(&kernel, blocking);
     {
         let setup = Setup { rt: &rt, checks: &checks, surge: 1 + chance.small(2) };
         let supervisor = setup.supervisor(&mut chance);
-        run(&local, live(&local, supervisor, &checks, blocking, chance));
+        run(&local, live(&local, supervisor, &checks, chance));
     }
     // Tasks that keep time for what has ended.
     run(&local, rt.sleep(Duration::from_secs(200)));
@@ -81,13 +81,7 @@ fn history(seed: u64, is_shown: bool) -> (Vec<String>, Vec<String>) {
 }
 
 /// Runs a master with its operators to its end.
-async fn live(
-    local: &Local,
-    supervisor: Supervisor,
-    checks: &Arc<Checks>,
-    blocking: BlockingTime,
-    mut chance: Chance,
-) {
+async fn live(local: &Local, supervisor: Supervisor, checks: &Arc<Checks>, mut chance: Chance) {
     let kernel = Arc::clone(&checks.kernel);
     let rt = kernel.rt.clone();
     let (master, sender) = (supervisor.master.clone(), supervisor.sender.clone());
@@ -95,7 +89,7 @@ async fn live(
     let main = chance.one_in(3).then(|| script::main(&mut chance, checks));
     let all_ready = || Some(());
     let running = std::pin::pin!(supervisor.run(Vec::new(), main, all_ready));
-    let script = Script { local, checks, master, sender, blocking, chance };
+    let script = Script { local, checks, master, sender, chance };
     let ended = match select(running, std::pin::pin!(script.play())).await {
         Either::Left((ended, _)) => Ok(ended),
         Either::Right(((), running)) => {

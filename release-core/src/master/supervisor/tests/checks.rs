@@ -1,12 +1,13 @@
 //! What must be true in a history: of each report, of each answer, and in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::no_settings;
+use super::runtime::BlockingTime;
 use super::system::{Kernel, Process, Role};
 use crate::master::handle::{MasterHandle, WorkerState};
 use crate::master::supervisor::{Ended, Finish};
@@ -29,6 +30,7 @@ pub(super) enum Making {
 #[derive(Debug)]
 pub(super) struct Checks {
     pub(super) kernel: Arc<Kernel>,
+    pub(super) blocking: BlockingTime,
     master: OnceLock<MasterHandle>,
     connections: OnceLock<Connections<String>>,
     settings: OnceLock<Settings<u32>>,
@@ -49,7 +51,7 @@ struct Inner {
     /// The context of each generation.
     contexts: BTreeMap<u32, u32>,
     /// Processes that were ready when nobody could signal them: the next report says so.
-    escaped: BTreeSet<i32>,
+    escaped: BTreeMap<i32, Instant>,
     /// Whether somebody has asked for the end.
     ends: bool,
     /// Whether the main task ends in time when it is told to, and nobody has a right to cut it off.
@@ -60,9 +62,10 @@ struct Inner {
 }
 
 impl Checks {
-    pub(super) fn new(kernel: &Arc<Kernel>) -> Arc<Self> {
+    pub(super) fn new(kernel: &Arc<Kernel>, blocking: BlockingTime) -> Arc<Self> {
         Arc::new(Self {
             kernel: Arc::clone(kernel),
+            blocking,
             master: OnceLock::new(),
             connections: OnceLock::new(),
             settings: OnceLock::new(),
@@ -96,6 +99,7 @@ impl Checks {
 
     /// Makes the settings of the next generation.
     pub(super) fn make(&self, now: u32) -> Result<u32, Error> {
+        self.may_be_made();
         let (making, made) = {
             let mut state = self.state();
             state.made = state.made.max(now) + 1;
@@ -105,6 +109,22 @@ impl Checks {
             Making::Works => Ok(made),
             Making::Fails => Err(no_settings()),
             Making::Panics => std::panic::resume_unwind(Box::new("there are none")),
+        }
+    }
+
+    /// No reload begins while a process cannot be ended. Where its settings take time, nobody knows when it
+    /// has begun.
+    fn may_be_made(&self) {
+        let Some(master) = self.master.get().filter(|_| self.blocking.is_zero()) else { return };
+        let (pool, now) = (master.pool(), self.kernel.rt.now());
+        let has_escaped = self.kernel.state().processes.iter().any(|its| {
+            its.lives()
+                && its.escaped.is_some_and(|escaped| escaped < now)
+                && pool.state_of(WorkerId(its.id), its.pid).is_some()
+        });
+        drop(pool);
+        if has_escaped {
+            self.fault("a reload has begun, and a process cannot be ended");
         }
     }
 
@@ -173,7 +193,7 @@ impl Checks {
                     its.said_ready.is_some() && greeted.is_none_or(|its| its.0 == *generation)
                 });
                 if self.kernel.of(*pid, |its| !its.can_be_signalled) == Some(true) {
-                    self.state().escaped.insert(*pid);
+                    self.state().escaped.insert(*pid, self.kernel.rt.now());
                 }
                 if let Some((_, context)) = greeted {
                     let known = *self.state().contexts.entry(*generation).or_insert(context);
@@ -186,8 +206,8 @@ impl Checks {
                 self.state().contexts.remove(generation);
             }
             Report::Died { pid, exit, .. } => {
-                self.state().escaped.remove(pid);
                 let now = self.kernel.rt.now();
+                self.state().escaped.retain(|its, ready| its != pid || *ready != now);
                 of(pid, &|its| {
                     its.is_reaped
                         && !its.has_group(now)

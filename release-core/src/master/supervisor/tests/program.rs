@@ -220,7 +220,7 @@ impl Worker<'_> {
         self.kernel.with(self.pid, |its| its.said_ready = its.said_ready.or(Some(now)));
     }
 
-    fn is_useless(&self) {
+    fn becomes_useless(&self) {
         let now = self.kernel.rt.now();
         self.kernel.with(self.pid, |its| its.useless = its.useless.or(Some(now)));
     }
@@ -230,7 +230,11 @@ impl Worker<'_> {
         if self.life.deed == Deed::EscapesLater {
             self.kernel.rt.sleep(Duration::from_secs(2)).await;
         }
-        self.kernel.with(self.pid, |its| its.can_be_signalled = false);
+        let now = self.kernel.rt.now();
+        self.kernel.with(self.pid, |its| {
+            its.can_be_signalled = false;
+            its.escaped = Some(now);
+        });
         self.kernel.rt.sleep(Duration::from_secs(20)).await;
         ExitStatus::Code(0)
     }
@@ -245,7 +249,7 @@ impl Worker<'_> {
             match self.life.deed {
                 Deed::NeverReady | Deed::NeverSpeaks | Deed::Hangs => {}
                 Deed::Closes => {
-                    self.is_useless();
+                    self.becomes_useless();
                     drop(ready);
                 }
                 Deed::Escapes | Deed::EscapesLater => return self.escapes().await,
@@ -297,7 +301,7 @@ impl Worker<'_> {
             Deed::Garbage => {
                 let stream = Stream::new(rt, socket).unwrap();
                 rt.sleep(self.life.ready_after).await;
-                self.is_useless();
+                self.becomes_useless();
                 let word = self.kernel.state().chance.next();
                 let _ = stream.write_all(&word.to_ne_bytes().repeat(100)).await;
                 return self.stops().await;
@@ -342,8 +346,8 @@ impl Worker<'_> {
         drop(link);
         match (ended, self.life.deed) {
             (Some(exit), _) => exit,
-            // It has closed its connection.
-            (None, Deed::Closes) => self.stops().await,
+            // It does not mind.
+            (None, Deed::Closes | Deed::BreaksRules) => self.stops().await,
             // The master has.
             (None, _) => self.stop().await,
         }
@@ -381,7 +385,7 @@ impl Worker<'_> {
         say(Header::Ready);
         match self.life.deed {
             Deed::StopsReading | Deed::Hangs | Deed::IsStuck | Deed::Closes | Deed::BreaksRules => {
-                self.is_useless()
+                self.becomes_useless()
             }
             _ => {}
         }
@@ -407,7 +411,10 @@ impl Worker<'_> {
             Deed::Closes => return None,
             Deed::Escapes | Deed::EscapesLater => return Some(self.escapes().await),
             _ => {
-                let _ = peer.call(&"how are you".to_owned()).await;
+                for _ in 0..20 {
+                    let _ = peer.call(&"how are you".to_owned()).await;
+                    rt.sleep(Duration::from_secs(1)).await;
+                }
             }
         }
         pending().await

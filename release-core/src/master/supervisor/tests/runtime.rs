@@ -14,6 +14,10 @@ use crate::rt::{Blocking, BoxFuture, Direction, Io, Progress, Rt, Runtime, Sourc
 pub(super) struct BlockingTime(Arc<Mutex<Duration>>);
 
 impl BlockingTime {
+    pub(super) fn is_zero(&self) -> bool {
+        self.0.lock().unwrap().is_zero()
+    }
+
     pub(super) fn set(&self, time: Duration) {
         *self.0.lock().unwrap() = time;
     }

@@ -10,7 +10,6 @@ use nix::sys::signal::{Signal, raise};
 use super::chance::Chance;
 use super::checks::{Call, Checks, Making, What};
 use super::no_settings;
-use super::runtime::BlockingTime;
 use super::system::{DEATHS, Kernel};
 use crate::Error;
 use crate::master::handle::{Command, MasterHandle};
@@ -73,7 +72,6 @@ pub(super) struct Script<'a> {
     pub(super) checks: &'a Arc<Checks>,
     pub(super) master: MasterHandle,
     pub(super) sender: UnboundedSender<MasterEvent>,
-    pub(super) blocking: BlockingTime,
     pub(super) chance: Chance,
 }
 
@@ -99,7 +97,7 @@ impl Script<'_> {
             self.checks.making(Making::Works);
             self.checks.set_panics(None);
             self.checks.set_answer_time(Duration::ZERO);
-            self.blocking.set(Duration::ZERO);
+            self.checks.blocking.set(Duration::ZERO);
             rt.sleep(CALM_TIME).await;
             self.checks.when_calm();
             self.reload_by_signal().await;
@@ -169,11 +167,11 @@ impl Script<'_> {
             20 => {
                 // Hangs, too.
                 let time = self.chance.pick(&[0, 300, 2_900, 100_000].map(Duration::from_millis));
-                self.blocking.set(time);
+                self.checks.blocking.set(time);
             }
             21 => {
                 let hook = self.chance.pick(&HOOKS);
-                let hook = Some(hook).filter(|_| self.chance.one_in(2));
+                let hook = Some(hook).filter(|_| !self.chance.one_in(4));
                 self.kernel().note(&format!("panics: {hook:?}"));
                 self.checks.set_panics(hook);
             }

@@ -54,6 +54,8 @@ pub(super) struct Process {
     /// Signals that have reached it.
     pub(super) told: Vec<i32>,
     pub(super) can_be_signalled: bool,
+    /// Since when nobody can signal it, although its program runs.
+    pub(super) escaped: Option<Instant>,
     /// Since when it is of no use to anybody, in a way that its master can see.
     pub(super) useless: Option<Instant>,
     /// Until when processes that it has started live on.
@@ -232,6 +234,7 @@ impl Kernel {
             is_reaped: false,
             told: Vec::new(),
             can_be_signalled: true,
+            escaped: None,
             useless: None,
             group_until: None,
             leaves: life.leaves,
