@@ -1,15 +1,15 @@
-//! The pool's clock. A master may be held up itself, by a debugger or a machine without a processor to
-//! spare: what its workers did meanwhile comes before what became due meanwhile.
+//! The pool's clock. The master itself may be held up, by a debugger or an overloaded machine. The
+//! events of its workers from that time are then handled before the deadlines of that time.
 
 use std::time::{Duration, Instant};
 
 use crate::process::HELD_UP;
 use crate::supervise::Moment;
 
-/// How long the news of that time may take to come in.
+/// How long the events of that time may take to arrive.
 const NEWS_TIME: Duration = Duration::from_millis(500);
 
-/// Which moment of the pool's an instant is: the one place where the two meet.
+/// Converts between instants and moments of the pool. No other code does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch {
     instant: Instant,
@@ -30,15 +30,16 @@ impl Epoch {
     }
 }
 
-/// Stands still after the master was held up, until the news have come in, and goes on from there.
+/// The clock of the pool. It stands still after the master was held up, until the events have
+/// arrived, and then continues from there.
 #[derive(Debug)]
 pub(crate) struct Clock {
     epoch: Epoch,
-    /// The time that it returned last.
+    /// Latest time that it returned.
     latest: Moment,
-    /// Until when it stands still.
+    /// End of its standstill.
     until: Option<Instant>,
-    /// How far it is behind.
+    /// How far it lags behind the real time.
     lost: Duration,
 }
 
@@ -59,7 +60,7 @@ impl Clock {
         self.latest
     }
 
-    /// When this moment of the pool's is.
+    /// Returns the instant of a moment of the pool.
     pub(crate) fn real(&self, moment: Moment) -> Instant {
         self.epoch.instant(moment) + self.lost
     }
@@ -69,7 +70,8 @@ impl Clock {
         deadline.map(|deadline| self.until.unwrap_or(deadline))
     }
 
-    /// Something that was due at this time is noticed now.
+    /// Notes that an event due at `deadline` is handled at `now`. If that is late, the clock stands
+    /// still.
     pub(crate) fn noticed(&mut self, deadline: Instant, now: Instant) {
         if self.until.is_none() && deadline + HELD_UP < now {
             self.until = Some(now + NEWS_TIME);
@@ -92,7 +94,7 @@ mod tests {
         clock.noticed(at(200), at(5000));
         assert_eq!(clock.read(at(5000)), moment(100));
         assert_eq!(clock.deadline(Some(at(200))), Some(at(5500)));
-        // Whatever is late by now is no reason to wait again.
+        // A later delay does not extend the standstill.
         clock.noticed(at(200), at(5499));
         assert_eq!(clock.read(at(5499)), moment(100));
         assert_eq!(clock.read(at(5500)), moment(100));

@@ -71,7 +71,7 @@ impl Contact {
     fn is_plain(&self) -> bool {
         match self {
             Self::Connection(attach) => !attach.says_ready(),
-            Self::Foreign(_) => true,
+            Self::Command(_) => true,
         }
     }
 
@@ -79,7 +79,7 @@ impl Contact {
     fn types(&self) -> Types {
         match self {
             Self::Connection(attach) => attach.types().clone(),
-            Self::Foreign(_) => Types::none(),
+            Self::Command(_) => Types::none(),
         }
     }
 }
@@ -94,7 +94,7 @@ impl fmt::Debug for dyn Attach {
 pub(crate) enum Contact {
     /// Workers have a connection, which is their standard input.
     Connection(Arc<dyn Attach>),
-    Foreign(GroupReadiness),
+    Command(GroupReadiness),
 }
 
 impl fmt::Debug for Group {
@@ -209,7 +209,7 @@ impl Group {
             environment: its.options.environment(&self.environment),
             resources: its.options.resources.clone(),
             own_pid: match &self.contact {
-                Contact::Foreign(foreign) => foreign.pid_variables(!self.listeners.is_empty()),
+                Contact::Command(readiness) => readiness.pid_variables(!self.listeners.is_empty()),
                 Contact::Connection(_) => Vec::new(),
             },
             image: image.filter(|_| self.is_same_executable()),
@@ -231,8 +231,8 @@ impl Group {
     /// Opens the sockets of the workers that exist at the start, beginning with this id, and at least
     /// one socket of each listener. Returns the id after the last worker.
     pub(crate) fn open_listeners(&mut self, first: u32) -> Result<u32, Error> {
-        if let Contact::Foreign(foreign) = &self.contact {
-            foreign.open()?;
+        if let Contact::Command(readiness) = &self.contact {
+            readiness.open()?;
         }
         let after = first.saturating_add(self.spec.size);
         let Self { listeners, name, .. } = self;
@@ -323,8 +323,8 @@ impl Group {
     /// Opens the resources of its processes for a trial, and one socket of each listener that is not
     /// among the known ones.
     pub(crate) fn try_listeners(&mut self, known: &[[String; 3]]) -> Result<(), Error> {
-        if let Contact::Foreign(foreign) = &self.contact {
-            foreign.open()?;
+        if let Contact::Command(readiness) = &self.contact {
+            readiness.open()?;
         }
         let Self { listeners, name, .. } = self;
         let is_new = |one: &&mut Listener| one.key(name).is_some_and(|key| !known.contains(&key));

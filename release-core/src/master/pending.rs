@@ -1,4 +1,4 @@
-//! Changes of the running master: the callers that wait for them, and the preparation of a reload.
+//! Changes of the running master: the waiting callers, and the preparation of a reload.
 
 use std::collections::HashMap;
 use std::convert::identity;
@@ -19,16 +19,16 @@ pub(crate) type Caller = oneshot::Sender<Result<(), Error>>;
 
 const OBSERVE: Guard = Guard::new("observe");
 
-/// Is told of all that happens.
+/// Receives every report.
 type Observe = Box<dyn Fn(&Report) + Send + Sync>;
 
 /// Hooks of the program before and after a reload.
 pub(crate) struct Hooks {
     /// Settings of which each generation has a value.
     pub(crate) settings: Vec<Arc<dyn Generations>>,
-    /// How long their next values may take.
+    /// Time limit for their next values.
     pub(crate) reload_timeout: Duration,
-    /// Sees all that is reported.
+    /// Function that receives every report.
     pub(crate) observe: Option<Observe>,
 }
 
@@ -46,14 +46,14 @@ impl std::fmt::Debug for Hooks {
 }
 
 impl Hooks {
-    /// These settings, too.
+    /// Adds settings, unless they are known.
     pub(crate) fn add(&mut self, settings: &Arc<dyn Generations>) {
         if !self.settings.iter().any(|known| addr_eq(Arc::as_ptr(known), Arc::as_ptr(settings))) {
             self.settings.push(Arc::clone(settings));
         }
     }
 
-    /// Makes the values of this generation, all or none.
+    /// Makes the values of this generation: all of them, or none.
     pub(crate) fn prepare(
         &self,
         rt: &Rt,
@@ -74,12 +74,12 @@ impl Hooks {
         }
     }
 
-    /// This generation serves, and no other is tried any more.
+    /// Commits the values of the generation that serves. No other generation is being tried.
     pub(crate) fn settle(&self, serving: u32) {
         self.settings.iter().for_each(|settings| settings.settle(serving));
     }
 
-    /// An observer that panics is no reason to lose the workers.
+    /// Calls the observer. Its panic is logged, and the workers continue.
     pub(crate) fn observed(&self, report: &Report) {
         let Some(observe) = &self.observe else { return };
         if let Err(panicked) = OBSERVE.call(|| observe(report)) {
@@ -89,7 +89,7 @@ impl Hooks {
 }
 
 fn make(settings: Arc<dyn Generations>) -> Result<Made, String> {
-    // The words of the program's error are its own, too.
+    // Formatting the program's error runs code of the program, too.
     let made = Guard::SETTINGS.call(|| settings.make().map_err(|error| error.report()));
     made.map_err(|panicked| format!("its preparation failed: {panicked}"))?
 }
@@ -111,7 +111,7 @@ impl PendingRequests {
         Event::Change { request, change }
     }
 
-    /// Somebody waits for a change that was asked for in the version before.
+    /// Enters a caller that waits for a change requested in the previous version.
     pub(crate) fn rejoin(&mut self, caller: Caller) -> Event {
         self.last += 1;
         let request = RequestId(self.last);
@@ -125,7 +125,7 @@ impl PendingRequests {
         Event::Change { request: RequestId(self.last), change }
     }
 
-    /// Signals that come while one waits for its turn ask for nothing more.
+    /// Enters a reload for SIGHUP, unless one is waiting for its turn.
     pub(crate) fn hangup(&mut self) -> Event {
         match std::mem::replace(&mut self.hangup, true) {
             true => Event::Tick,
@@ -139,7 +139,7 @@ impl PendingRequests {
 
     pub(crate) fn answer(&mut self, request: RequestId, outcome: Result<(), String>) {
         if let Some(caller) = self.waiting.remove(&request) {
-            // Whoever has gone meanwhile does not want to know.
+            // The caller may have gone.
             let _ = caller.send(outcome.map_err(|why| Error::new(ErrorKind::Change, why)));
         }
     }

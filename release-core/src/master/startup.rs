@@ -12,17 +12,17 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::config::MasterConfig;
-use super::control::{FrozenControl, Served, successors};
+use super::control::{ControlHandle, FrozenControl, successors};
 use super::group::Group;
 use super::handle::MasterHandle;
-use super::upgrade::{Estate, Invocation, Kept, Previous, Summary, commit, roll_back};
+use super::upgrade::{Invocation, Kept, Previous, Summary, Upgrader, commit, roll_back};
 use crate::daemonize::detach::Daemon;
 use crate::daemonize::launcher::Detached;
 use crate::daemonize::lock::LockFile;
 use crate::exit::Exit;
 use crate::guard::Guard;
 use crate::ipc::Descriptor;
-use crate::master::supervisor::{Ended, Finish, Supervisor, Surroundings};
+use crate::master::supervisor::{Ended, Finish, Supervisor, SupervisorParts};
 use crate::process::listeners::{KeptListener, Listener, stored};
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
@@ -48,7 +48,8 @@ pub(crate) struct Control {
 }
 
 /// Binds a control socket. Returns the task that serves it, and the value that hands it over.
-pub(crate) type Bind = Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, Served), Error>>;
+pub(crate) type Bind =
+    Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, ControlHandle), Error>>;
 
 const DRIVER: Guard = Guard::new("driver");
 
@@ -131,7 +132,7 @@ impl Startup {
             launcher.is_some() || previous.as_ref().is_some_and(|its| its.summary.is_background);
         let (controls, hand_over) = (Vec::new(), self.config.hand_over.take());
         let mut held = Held {
-            estate: Estate { invocation, is_background, lock: None, controls, hand_over },
+            upgrader: Upgrader { invocation, is_background, lock: None, controls, hand_over },
             signals: None,
             starts: Vec::new(),
             previous,
@@ -157,7 +158,7 @@ impl Startup {
         driver: impl FnOnce() -> io::Result<D>,
         held: &mut Held,
     ) -> Result<(D, (Pool, Vec<Action>)), Error> {
-        let (is_background, is_first) = (held.estate.is_background, held.previous.is_none());
+        let (is_background, is_first) = (held.upgrader.is_background, held.previous.is_none());
         let has_logs = !self.config.log_files.is_empty();
         held.signals = Some(settle_process(is_background, has_logs)?);
         raise_open_files(held.previous.as_ref().and_then(|its| its.summary.open_files));
@@ -172,7 +173,7 @@ impl Startup {
         let is_return = returned.is_some();
         let pool = self.pool(snapshot, returned)?;
         let path = self.config.lock_file.as_deref();
-        (held.estate.lock, held.unwanted.lock) = take_lock(path, kept.lock.take(), is_return)?;
+        (held.upgrader.lock, held.unwanted.lock) = take_lock(path, kept.lock.take(), is_return)?;
         if let Some(systemd) = self.config.systemd.as_ref().filter(|_| is_first) {
             stored::restore(listeners_of(&mut self.groups), systemd)?;
         }
@@ -230,7 +231,7 @@ impl Startup {
             earlier.iter_mut().for_each(|earlier| earlier.is_to_stay = is_return);
             let (start, served) = (control.bind)(earlier)?;
             held.starts.push(start);
-            held.estate.controls.push(served);
+            held.upgrader.controls.push(served);
         }
         Ok(())
     }
@@ -242,7 +243,7 @@ impl Startup {
         held: Held,
         launcher: &mut Option<Detached>,
     ) -> Result<Exit, Error> {
-        let Held { estate, signals, starts, previous, unwanted } = held;
+        let Held { upgrader, signals, starts, previous, unwanted } = held;
         let rt = driver.handle();
         let signals = signals.map_or_else(
             || Err(io::ErrorKind::NotFound.into()),
@@ -251,18 +252,15 @@ impl Startup {
         let signals = signals
             .map_err(|error| roll_back(Error::system("cannot catch signals", error), &[]))?;
         commit();
-        let systemd = self.config.systemd.as_ref().filter(|_| !estate.is_background);
+        let systemd = self.config.systemd.as_ref().filter(|_| !upgrader.is_background);
         stored::store(listeners_of(&mut self.groups), &unwanted.listeners, systemd);
         unwanted.give_up();
         // Released after the last worker and the last output.
-        let _lock = estate.lock.clone();
+        let _lock = upgrader.lock.clone();
         let exits_with_signal = self.config.exit_with_signal;
-        let MasterConfig { hooks, log_files, systemd, stop_deadline, .. } = self.config;
-        let forwards = self.config.forward_signals;
-        let around =
-            Surroundings { hooks, log_files, systemd, stop_deadline, forwards, signals, estate };
+        let parts = SupervisorParts { config: self.config, signals, upgrader };
         let kept = previous.map(|previous| previous.kept);
-        let supervisor = Supervisor::new(&rt, self.groups, pool, around, kept);
+        let supervisor = Supervisor::new(&rt, self.groups, pool, parts, kept);
         let all_ready = || {
             launcher::leave();
             launcher.take().map(Detached::ready)
@@ -308,7 +306,7 @@ fn unless_return(taken: Result<(), Error>, is_return: bool) -> Result<(), Error>
 
 /// Resources that only one master may hold.
 struct Held {
-    estate: Estate,
+    upgrader: Upgrader,
     signals: Option<Caught>,
     starts: Vec<Start>,
     previous: Option<Previous>,

@@ -1,62 +1,68 @@
-//! Carries out what the pool decides, and tells it what happens.
+//! The master's loop: carries out the pool's decisions, and tells the pool what happens.
 
-mod begin;
-mod last_answers;
+mod decide;
+mod event;
 mod processes;
-mod signalled;
-mod sockets;
+mod tasks;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod upgrade;
-mod wait;
+mod upgrading;
 
-use std::convert::identity;
+use std::future::poll_fn;
 use std::os::fd::RawFd;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_channel::oneshot;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use nix::sys::signal::Signal as Sig;
 
+use self::event::MasterEvent;
+use self::processes::Processes;
+use self::tasks::{Start, start};
+use self::terminal::Terminal;
+use self::upgrading::Upgrading;
 use super::clock::Clock;
-use super::event_log::log;
-use super::pending::{Hooks, PendingRequests};
-use super::systemd_notifier::Service;
-use crate::daemonize::log_files::LogFiles;
-use crate::guard::Guard;
-use crate::master::control::Served;
+use super::config::MasterConfig;
+use super::group::Group;
+use super::pending::PendingRequests;
+use super::systemd_notifier::SystemdNotifier;
+use crate::guard::{BUSY_TIME, told_busy};
+use crate::master::control::ControlHandle;
 use crate::master::handle::{Command, MasterHandle};
-use crate::master::upgrade::{Estate, Tried};
+use crate::master::upgrade::{Kept, Upgrader};
 use crate::process::child::Missed;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
-use crate::stopping::Stop;
-use crate::supervise::{Action, Event, Outcome, Report, StopCause, WorkerId};
-use crate::sys::exit_status::ExitStatus;
-use crate::sys::memory::unload_program;
-use crate::sys::spawn::SpawnError;
+use crate::stopping::{Stop, stop_channel};
+use crate::supervise::{Action, Event, Operation, Outcome, Pool, Report, StopCause};
+use crate::systemd::watchdog_time;
 use crate::{Error, ErrorKind};
-pub(crate) use begin::Surroundings;
-use processes::{Launched, Processes, Wish};
-use signalled::{insists, is_stop};
-use terminal::Terminal;
-use upgrade::Upgrading;
 
-/// Its end by a panic is a failure of the master, which stops in order then.
-const MAIN: Guard = Guard::new("main");
-
-/// How a process has ended that this master cannot end.
-const UNKNOWN: ExitStatus = ExitStatus::Code(-1);
-
-/// How long the first turn of a new version's main task is waited for.
+/// Time limit for the first turn of a new version's main task.
 const FIRST_TURN: Duration = Duration::from_secs(1);
 
-/// A task of the master's own, once it is started.
-type Start<F> = Box<dyn FnOnce(Rt, MasterHandle) -> F>;
+/// Interval of the measurements of processes.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
-/// How a master ended.
+/// Time limit for handlers and their peers after everything else has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Signals within this time after the first stop signal belong to the same request: `timeout`
+/// signals its child and then the group, and a terminal signals a launcher that passes the signal
+/// on.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Minimum time between two replacements of workers with a broken listening socket. Each process of
+/// a program may shut its own socket down.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// The end of a master.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
@@ -65,7 +71,7 @@ pub(crate) struct Ended {
     pub(crate) main: Finish,
 }
 
-/// How the master's main task ended, if it was waited for.
+/// The end of the master's main task, if the master waited for it.
 #[derive(Debug)]
 pub(crate) enum Finish {
     Done,
@@ -73,87 +79,126 @@ pub(crate) enum Finish {
     CutOff(&'static str),
 }
 
-impl MasterEvent {
-    fn caught(signal: std::io::Result<Sig>) -> Self {
-        signal.map_or_else(
-            |error| Self::Failed(Error::system("cannot catch signals", error)),
-            Self::Signal,
-        )
-    }
+/// Parts of a master beside its groups.
+pub(crate) struct SupervisorParts {
+    pub(crate) config: MasterConfig,
+    pub(crate) signals: Signals,
+    pub(crate) upgrader: Upgrader,
 }
 
-/// Wakes the supervisor.
-#[derive(Debug)]
-enum MasterEvent {
-    Pool(Event),
-    Command(Command),
-    Launched(Wish, Result<Box<Launched>, Error>),
-    Signal(Sig),
-    /// The settings of this generation are there, or not for this reason.
-    Prepared(u32, Result<(), String>),
-    /// Somebody has shut these listening sockets down, in this order.
-    ShutDown(Vec<RawFd>),
-    /// Nothing is being answered any more, or it took too long.
-    AtRest {
-        in_time: bool,
-    },
-    /// The result of the new version's trial.
-    Tried(Box<Tried>),
-    Failed(Error),
-    /// A task of the master's own.
-    TaskFailed(Error),
-}
-
-/// The pool, and the processes that it has.
-#[derive(Debug)]
+/// The loop of the master: the pool, and everything that carries out its decisions.
 pub(crate) struct Supervisor {
     rt: Rt,
     clock: Clock,
     master: MasterHandle,
     processes: Processes,
-    hooks: Hooks,
-    log_files: LogFiles,
-    /// The caller that asks for the state of the service.
-    service: Option<Service>,
+    config: MasterConfig,
+    systemd: Option<SystemdNotifier>,
     signals: Signals,
-    /// Signals to be dealt with when it is clear which version of the program is the master.
+    /// Signals that are handled once it is clear which version of the program is the master.
     deferred: Vec<Sig>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
-    /// When the stop was first asked for.
+    /// Time of the first request to stop.
     stop_asked_at: Option<Instant>,
-    /// Of a service in the foreground that ends with it.
+    /// The terminal of a service in the foreground, which ends with it.
     terminal: Option<Terminal>,
-    estate: Estate,
+    upgrader: Upgrader,
     upgrade: Option<Upgrading>,
     requests: PendingRequests,
-    /// Makes new settings.
+    /// Task that makes new settings.
     preparing: Option<Task<()>>,
     stop: Stop,
     /// Deadline of the master's main task during a stop.
     stop_by: Option<Instant>,
-    stop_deadline: Duration,
-    /// When workers were replaced because of their listening sockets, the last time.
+    /// Time of the latest replacement of workers because of their listening sockets.
     renewed: Option<Instant>,
-    /// Waits until the sockets are looked at again.
+    /// Task that waits for the next check of the sockets.
     looking: Option<Task<()>>,
-    /// Whether workers are stopped by the signal that stops the master.
-    forwards: bool,
-    /// When it is measured next what processes have used, if any have limits, and how often it was.
+    /// Time of the next measurement, if processes have limits, and the number of measurements so
+    /// far.
     measure_at: Option<Instant>,
     measured: u32,
-    /// For how long functions of the application had kept this thread busy when it was looked at last.
+    /// How long functions of the application had blocked this thread at the last check.
     told_busy: Duration,
     sender: UnboundedSender<MasterEvent>,
     events: UnboundedReceiver<MasterEvent>,
 }
 
 impl Supervisor {
+    /// Creates the supervisor of these groups and their pool. It takes over the state `kept` by the
+    /// previous version, if there was one.
+    pub(crate) fn new(
+        rt: &Rt,
+        groups: Vec<Group>,
+        (pool, actions): (Pool, Vec<Action>),
+        parts: SupervisorParts,
+        kept: Option<Kept>,
+    ) -> Self {
+        let SupervisorParts { mut config, signals, upgrader } = parts;
+        let (sender, events) = unbounded();
+        let commands = sender.clone();
+        let (stop, stopping) = stop_channel();
+        let master = MasterHandle::new(rt, pool, stopping, move |command| {
+            let _ = commands.unbounded_send(MasterEvent::Command(command));
+        });
+        let (is_change, deadline, systemd) =
+            (kept.is_some(), config.stop_deadline, config.systemd.take());
+        let systemd = systemd.map(|systemd| {
+            SystemdNotifier::new(systemd, watchdog_time(), deadline, is_change, rt.now())
+        });
+        let mut deferred = Vec::new();
+        let processes = match kept {
+            None => Processes::new(groups, master.clone(), sender.clone()),
+            Some(mut kept) => {
+                let late = kept.late_signals.take().map(Into::into);
+                deferred = upgrading::left(std::mem::take(&mut kept.signals), late.as_ref());
+                Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
+            }
+        };
+        let mut supervisor = Self {
+            rt: rt.clone(),
+            clock: Clock::new(master.epoch()),
+            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            measured: 0,
+            told_busy: told_busy(),
+            processes,
+            master,
+            config,
+            systemd,
+            signals,
+            deferred,
+            stopped_by: None,
+            stop_asked_at: None,
+            terminal: Terminal::of_this_process(),
+            upgrader,
+            upgrade: None,
+            requests: PendingRequests::default(),
+            preparing: None,
+            stop,
+            stop_by: None,
+            renewed: None,
+            looking: None,
+            sender,
+            events,
+        };
+        supervisor.report_all(&actions);
+        supervisor
+    }
+
+    /// Reports the decisions that the pool has made before.
+    fn report_all(&mut self, actions: &[Action]) {
+        for action in actions {
+            if let Action::Report(report) = action {
+                self.report(report);
+            }
+        }
+    }
+
     /// Runs until no worker is left, and the main task has had its time.
     ///
-    /// Must be the main future: a worker dies with the thread that has started it, and the main
-    /// thread is the one that lives as long as the master, and longer: it is the one that becomes the
-    /// next version.
+    /// Must be the main future: a worker dies with the thread that started it. The main thread
+    /// lives as long as the master, and it becomes the next version.
     pub(crate) async fn run<F>(
         mut self,
         starts: Vec<Start<F>>,
@@ -164,9 +209,13 @@ impl Supervisor {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let _orphans = super::reaper::reap(&self.rt)?;
-        let _tasks: Vec<_> = starts.into_iter().map(|start| self.start(start).0).collect();
-        let (main, has_begun) = main.map(|start| self.start(start)).unzip();
-        // Who follows another version is up already.
+        let _tasks: Vec<_> = starts
+            .into_iter()
+            .map(|task| start(task, self.master.clone(), self.sender.clone()).0)
+            .collect();
+        let (main, has_begun) =
+            main.map(|task| start(task, self.master.clone(), self.sender.clone())).unzip();
+        // A new version is already up.
         let mut all_ready = (!self.master.pool().has_started()).then_some(all_ready);
         self.report(&Report::Starting);
         let mut event = self.begin(has_begun).await;
@@ -185,7 +234,83 @@ impl Supervisor {
         }
     }
 
-    /// Returns the event for the pool.
+    /// Returns the first event. The main task of a new version fails before the upgrade has changed
+    /// anything, if it cannot even begin.
+    async fn begin(&mut self, has_begun: Option<oneshot::Receiver<()>>) -> Event {
+        if let Some(has_begun) = has_begun.filter(|_| self.master.pool().is_rolling()) {
+            let _ = self.rt.timeout(FIRST_TURN, has_begun).await;
+            if let Ok(event) = self.events.try_recv() {
+                return self.handle_event(event);
+            }
+        }
+        Event::Start
+    }
+
+    /// Waits for the next event, which may be a deadline.
+    async fn next(&mut self) -> MasterEvent {
+        let now = self.rt.now();
+        if let Some(systemd) = &mut self.systemd {
+            systemd.beat(&self.master.pool(), now);
+        }
+        if let Some(at) = self.measure_at.filter(|at| *at <= now) {
+            // The master may have been held up between two waits.
+            self.noticed(at, now);
+            self.measure_at = Some(now + MEASURE_EVERY);
+            self.measured = self.measured.wrapping_add(1);
+            return MasterEvent::Pool(self.processes.measure(self.measured));
+        }
+        let (of_pool, is_handing_over) = {
+            let pool = self.master.pool();
+            (pool.deadline().map(|at| self.clock.real(at)), pool.is_handing_over())
+        };
+        let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
+        let of_pool = self.clock.deadline(of_pool);
+        let deadline = of_pool.into_iter().chain(self.measure_at).chain(beats_at).min();
+        if !is_handing_over && !self.deferred.is_empty() {
+            return MasterEvent::Signal(self.deferred.remove(0));
+        }
+        let event = self.event_until(deadline).await;
+        if let Some(deadline) = deadline {
+            self.noticed(deadline, self.rt.now());
+        }
+        event
+    }
+
+    async fn event_until(&mut self, deadline: Option<Instant>) -> MasterEvent {
+        let signal = pin!(async { MasterEvent::caught(self.signals.next().await) });
+        let either = select(self.events.next(), signal);
+        let event = match deadline {
+            None => Either::Left(either.await),
+            Some(deadline) => {
+                let timer = pin!(self.rt.sleep_until(deadline));
+                match select(either, timer).await {
+                    Either::Left((event, _)) => Either::Left(event),
+                    Either::Right(_) => Either::Right(()),
+                }
+            }
+        };
+        match event {
+            Either::Left(Either::Left((Some(event), _)) | Either::Right((event, _))) => event,
+            // This side holds a sender, so the channel does not end: without an event, a deadline
+            // has passed.
+            Either::Left(Either::Left((None, _))) | Either::Right(()) => {
+                MasterEvent::Pool(Event::Tick)
+            }
+        }
+    }
+
+    /// Handles an event at `now` that was due earlier: this process may have been held up.
+    fn noticed(&mut self, due: Instant, now: Instant) {
+        self.clock.noticed(due, now);
+        let told = std::mem::replace(&mut self.told_busy, told_busy());
+        let late = now.saturating_duration_since(due).saturating_sub(self.told_busy - told);
+        if late >= BUSY_TIME {
+            let seconds = late.as_secs_f64();
+            tracing::warn!("the master was busy for {seconds:.1} s, or held up: it had no turn");
+        }
+    }
+
+    /// Handles an event, and returns the event for the pool.
     fn handle_event(&mut self, event: MasterEvent) -> Event {
         match event {
             MasterEvent::Pool(event) => event,
@@ -232,195 +357,135 @@ impl Supervisor {
         }
     }
 
-    /// Makes the settings of a new generation before that is started.
-    fn prepare(&mut self) {
-        self.requests.reload_begins();
-        if let Err(reason) = self.processes.prove_rights() {
-            let prepared = Event::Prepared(Err(reason));
-            let _ = self.sender.unbounded_send(MasterEvent::Pool(prepared));
-            return;
-        }
-        let generation = self.master.pool().next_generation();
-        let (prepared, sender) = (self.hooks.prepare(&self.rt, generation), self.sender.clone());
-        self.preparing = Some(self.rt.spawn(async move {
-            let _ = sender.unbounded_send(MasterEvent::Prepared(generation, prepared.await));
-        }));
-    }
-
-    fn report(&mut self, report: &Report) {
-        log(report);
-        if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
-            let _ = self.sender.unbounded_send(MasterEvent::Signal(Sig::SIGHUP));
-        }
-        if matches!(
-            report,
-            Report::Reloaded { .. } | Report::RolledBack { .. } | Report::ReloadRefused { .. }
-        ) {
-            self.hooks.settle(self.master.generation());
-        }
-        self.hooks.observed(report);
-        if let Some(service) = &mut self.service {
-            service.told(report, &self.master.pool(), self.rt.now());
-        }
-        match report {
-            Report::RolledBack { .. }
-            | Report::Reloaded { .. }
-            | Report::Upgraded { .. }
-            | Report::UpgradeRolledBack { .. } => {}
-            Report::Starting
-            | Report::AllReady
-            | Report::Stopping { .. }
-            | Report::Finished { .. }
-            | Report::Started { .. }
-            | Report::SpawnFailed { .. }
-            | Report::LeftBehind { .. }
-            | Report::Ready { .. }
-            | Report::Extended { .. }
-            | Report::Stops { .. }
-            | Report::Died { .. }
-            | Report::Killed { .. }
-            | Report::OverLimit { .. }
-            | Report::TooFast { .. }
-            | Report::Reloading { .. }
-            | Report::ReloadRefused { .. }
-            | Report::Upgrading
-            | Report::UpgradeRefused { .. }
-            | Report::Resized { .. }
-            | Report::Failing { .. } => return,
-        }
-        self.processes.keep_particulars(self.master.generation());
-    }
-
-    /// Asks the pool, and does what it wants; says how everything ended when it has.
-    fn decide(
-        &mut self,
-        event: Event,
-        all_ready: &mut Option<impl FnOnce() -> Option<()>>,
-    ) -> Option<Outcome> {
-        if let Event::Exited { id, pid, exit } = event {
-            self.estate.controls.iter().for_each(Served::look);
-            self.processes.forget(id, pid, exit);
-        }
-        if let Event::Unended { id, pid, .. } = event {
-            self.estate.controls.iter().for_each(Served::look);
-            self.processes.forget(id, pid, UNKNOWN);
-        }
-        let (mut actions, mut unended, mut killing, mut next) = (Vec::new(), Vec::new(), None, 0);
-        let now = self.clock.read(self.rt.now());
-        for event in self.processes.backlog().into_iter().chain([event]) {
-            self.master.pool().on(event, now, &mut actions);
-        }
-        self.pass_the_stop_on();
-        self.processes.settle_listeners();
-        self.processes.settle_jobs();
-        if !self.master.pool().is_upgrading() {
-            self.upgrade = None;
-        }
-        while let Some(action) = actions.get(next).cloned() {
-            next += 1;
-            match action {
-                Action::Spawn { id, generation } => {
-                    self.estate.controls.iter().for_each(Served::look);
-                    if let Err(error) = self.processes.launch(Wish { id, generation }) {
-                        if let Some(fail) = self.hopeless(&error) {
-                            self.master.pool().on(fail, now, &mut actions);
-                        }
-                        let failed = self.processes.not_launched(id, &error);
-                        self.master.pool().on(failed, now, &mut actions);
-                    }
+    /// Returns the request of a signal.
+    fn signalled(&mut self, signal: Sig) -> Event {
+        match signal {
+            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2
+                if self.master.pool().is_handing_over() =>
+            {
+                self.deferred.push(signal);
+                Event::Tick
+            }
+            Sig::SIGHUP if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
+                // The kernel reports it several times.
+                let is_news = self.stop_asked_at.is_none();
+                if is_news {
+                    self.asked_to_stop(Sig::SIGTERM, StopCause::Terminal)
+                } else {
+                    Event::Tick
                 }
-                // It is said once it is true.
-                Action::Report(report @ Report::Killed { .. }) => killing = Some(report),
-                Action::Signal { id, pid, signal } => {
-                    let (killed, report) = (self.processes.signal(id, pid, signal), killing.take());
-                    match killed {
-                        Ok(()) => report.iter().for_each(|report| self.report(report)),
-                        Err(reason) => {
-                            unended.push(pid);
-                            self.left_behind(id, pid, reason, false, &mut actions);
-                        }
-                    }
+            }
+            Sig::SIGHUP => {
+                self.upgrader.controls.iter().for_each(ControlHandle::look);
+                self.requests.hangup()
+            }
+            Sig::SIGUSR2 => {
+                if let Err(error) = self.reopen_logs() {
+                    tracing::error!(reason = error.report(), "the log goes on where it was");
                 }
-                Action::Report(report @ Report::Ready { id, pid, .. }) => {
-                    self.report(&report);
-                    if let Err(reason) = self.processes.prove_right(id, pid) {
-                        unended.push(pid);
-                        self.left_behind(id, pid, reason, all_ready.is_some(), &mut actions);
-                    }
-                }
-                Action::AllReady if !unended.is_empty() => {}
-                Action::Prepare => {
-                    self.estate.controls.iter().for_each(Served::look);
-                    self.prepare();
-                }
-                Action::TryUpgrade => self.try_upgrade(),
-                Action::HandOver => self.begin_handover(),
-                Action::Answer { request, outcome } => self.requests.answer(request, outcome),
-                Action::Report(report) => self.report(&report),
-                Action::AllReady => {
-                    self.report(&Report::AllReady);
-                    all_ready.take().map(|all_ready| all_ready());
-                    unload_program();
-                }
-                Action::Done(outcome) => return Some(outcome),
+                Event::Tick
+            }
+            Sig::SIGUSR1 => self.requests.enter_signal(Operation::Upgrade),
+            Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
+            // A signal does not remove the last worker.
+            Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
+            _ => {
+                let cause = match signal {
+                    Sig::SIGTERM => StopCause::Terminate,
+                    Sig::SIGINT => StopCause::Interrupt,
+                    _ => StopCause::Quit,
+                };
+                self.asked_to_stop(signal, cause)
             }
         }
-        None
     }
 
-    /// A process that cannot be ended is not this master's any more; a start has failed with it.
-    fn left_behind(
-        &mut self,
-        id: WorkerId,
-        pid: i32,
-        reason: String,
-        is_start: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        self.processes.forget(id, pid, UNKNOWN);
-        let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
-        let now = self.clock.read(self.rt.now());
-        for event in fail.into_iter().chain([Event::Unended { id, pid, reason }]) {
-            self.master.pool().on(event, now, actions);
+    /// Stops in order, or immediately at a repeated request.
+    fn asked_to_stop(&mut self, signal: Sig, cause: StopCause) -> Event {
+        let is_forced = insists(signal, self.stop_asked_at, self.rt.now());
+        let is_new = self.stop_asked_at.is_none() || is_forced;
+        if is_new {
+            self.report(&Report::Stopping { cause });
+        }
+        self.stopped_by = Some(signal);
+        self.stop_asked_at.get_or_insert_with(|| self.rt.now());
+        if self.config.forward_signals {
+            self.processes.forward(signal);
+            return Event::Stop;
+        }
+        match (is_forced, is_new) {
+            (true, _) => Event::StopNow,
+            (false, true) => Event::Stop,
+            (false, false) => Event::Tick,
         }
     }
 
-    /// A start is not tried again that the kernel, or the container around it, does not allow.
-    fn hopeless(&self, error: &Error) -> Option<Event> {
-        let spawning = std::error::Error::source(error)?.downcast_ref::<SpawnError>()?;
-        let is_hopeless = spawning.is_permanent() && !self.master.pool().has_started();
-        is_hopeless.then(|| Event::Fail { reason: error.report() })
-    }
-
-    /// The main task begins to finish when the workers do.
-    fn pass_the_stop_on(&mut self) {
-        if self.stop_by.is_none() && self.master.pool().is_stopping() {
-            self.stop_by = Some(self.rt.after(self.stop_deadline));
-            self.stop.now();
+    /// Opens the log files again, for this process and its workers, after they were moved.
+    fn reopen_logs(&mut self) -> Result<(), Error> {
+        if self.master.pool().is_handing_over() {
+            let message = "the master is being upgraded; ask again when that is done";
+            return Err(Error::new(ErrorKind::Change, message));
         }
+        self.config.log_files.reopen()?;
+        self.processes.outputs_replaced();
+        tracing::info!("the log files were opened again");
+        Ok(())
     }
 
-    /// Waits for the main task, until the stop deadline or a further signal to stop.
+    /// Changes the size of the first group.
+    fn resize(&mut self, change: impl FnOnce(u32) -> u32) -> Event {
+        let Some(group) = self.processes.first_group() else { return Event::Tick };
+        let size = change(self.master.pool().size(0).unwrap_or_default());
+        self.requests.enter_signal(Operation::Resize { group, size })
+    }
+
+    /// Makes listening sockets work again that were shut down, and replaces the workers whose
+    /// socket was replaced by another one.
+    fn look_at_sockets(&mut self, shut: &[RawFd]) -> Event {
+        let outdated = self.processes.look_at_listeners(shut);
+        if outdated.is_empty() || self.master.pool().is_stopping() {
+            return Event::Tick;
+        }
+        let (now, rt, sender) = (self.rt.now(), self.rt.clone(), self.sender.clone());
+        let again = self.renewed.map(|renewed| renewed + RENEW_EVERY).filter(|again| *again > now);
+        // A reload replaces them anyway.
+        if again.is_none() && !self.master.pool().is_rolling() {
+            self.renewed = Some(now);
+            for id in outdated {
+                let restart = self.requests.enter_signal(Operation::Restart { id });
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(restart));
+            }
+        }
+        // A worker that takes over meanwhile may have the former socket, too.
+        let again = again.unwrap_or(now + RENEW_EVERY);
+        self.looking = Some(self.rt.spawn(async move {
+            rt.sleep_until(again).await;
+            let _ = sender.unbounded_send(MasterEvent::ShutDown(Vec::new()));
+        }));
+        Event::Tick
+    }
+
+    /// Waits for the main task until the stop deadline or another stop signal.
     async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
         let Some(main) = main else { return Finish::Done };
         let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
         let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
         let mut main = pin!(rt.timeout_at(deadline, main));
-        if let Some(service) = &mut self.service {
-            service.finishes(&self.master.pool(), rt.now());
+        if let Some(systemd) = &mut self.systemd {
+            systemd.finishes(&self.master.pool(), rt.now());
         }
         loop {
-            if let Some(service) = &mut self.service {
-                service.beat(&self.master.pool(), rt.now());
+            if let Some(systemd) = &mut self.systemd {
+                systemd.beat(&self.master.pool(), rt.now());
             }
-            let beats_at = self.service.as_ref().and_then(Service::beats_at);
+            let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
             let beat = pin!(async {
                 match beats_at {
                     Some(at) => rt.sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             });
-            // Its failure is in the queue before it ends.
+            // Its failure is queued before it ends.
             let signal = pin!(self.signals.next());
             let news = select(select(self.events.next(), signal), beat);
             let news = match select(news, main.as_mut()).await {
@@ -445,54 +510,30 @@ impl Supervisor {
         }
     }
 
-    /// The first event. That a new version's main task cannot even begin is known before anything of the
-    /// upgrade is done.
-    async fn begin(&mut self, has_begun: Option<oneshot::Receiver<()>>) -> Event {
-        if let Some(has_begun) = has_begun.filter(|_| self.master.pool().is_rolling()) {
-            let _ = self.rt.timeout(FIRST_TURN, has_begun).await;
-            if let Ok(event) = self.events.try_recv() {
-                return self.handle_event(event);
-            }
-        }
-        Event::Start
-    }
-
-    /// Also what ends when the task has had its first turn, or has ended.
-    fn start<F>(&self, start: Start<F>) -> (Task<()>, oneshot::Receiver<()>)
-    where
-        F: Future<Output = Result<(), Error>> + Send + 'static,
-    {
-        let (rt, master, sender) = (self.rt.clone(), self.master.clone(), self.sender.clone());
-        let task = MAIN.call(|| start(rt, master));
-        let (begun, has_begun) = oneshot::channel();
-        let running = self.rt.spawn(async move {
-            let mut begun = Some(begun);
-            let mut running = pin!(async move {
-                match task {
-                    Ok(task) => MAIN.run(|| task).await,
-                    Err(panicked) => Err(panicked),
-                }
-            });
-            let ended = std::future::poll_fn(|cx| {
-                let polled = running.as_mut().poll(cx);
-                // Its failure is in the queue before that is said.
-                if polled.is_pending() {
-                    begun = None;
-                }
-                polled
-            });
-            let ended = ended.await;
-            let failed = |panicked| {
-                let message = "a task of the master panicked";
-                Error::new(ErrorKind::Program, message).caused_by(panicked)
-            };
-            if let Err(error) = ended.map_err(failed).and_then(identity) {
-                // The words of the program's error are its own, too.
-                let said = MAIN.call(|| error.report());
-                let error = said.map_or_else(failed, |_| error);
-                let _ = sender.unbounded_send(MasterEvent::TaskFailed(error));
-            }
+    /// Lets the handlers that waited for the end of the workers answer, and their peers read the
+    /// answers.
+    async fn send_last_answers(&self) {
+        let controls = &self.upgrader.controls;
+        controls.iter().for_each(|control| control.pause(self.rt.now()));
+        let at_rest = poll_fn(|cx| {
+            // All are polled, so that each can wake this task.
+            let busy = controls.iter().filter(|control| control.poll_at_rest(cx).is_pending());
+            if busy.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
         });
-        (running, has_begun)
+        if self.rt.timeout(LAST_ANSWERS, at_rest).await.is_err() {
+            let requests: usize = controls.iter().map(ControlHandle::unfinished).sum();
+            tracing::warn!(requests, "control sockets are closed before the answer");
+        }
     }
+}
+
+/// Returns whether a stop signal demands more than the first one, which is being obeyed.
+fn insists(signal: Sig, first: Option<Instant>, now: Instant) -> bool {
+    let is_late = |first| now.saturating_duration_since(first) >= SAME_REQUEST;
+    signal == Sig::SIGQUIT || first.is_some_and(is_late)
+}
+
+/// Returns whether a signal requests a stop.
+fn is_stop(signal: Sig) -> bool {
+    matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
 }

@@ -19,7 +19,7 @@ const ERROR_TIME: Duration = Duration::from_secs(5);
 
 /// Notifies systemd of the state of the service, and never waits for it.
 #[derive(Debug)]
-pub(crate) struct Service {
+pub(crate) struct SystemdNotifier {
     notifier: Notifier,
     stop_deadline: Duration,
     /// Interval of the watchdog, and the time of its next message.
@@ -41,7 +41,7 @@ enum Phase {
     Stopping,
 }
 
-impl Service {
+impl SystemdNotifier {
     /// Creates the notifier; `is_change` if this version takes over from an earlier one.
     pub(crate) fn new(
         notifier: Notifier,
@@ -191,7 +191,7 @@ impl Service {
         }
     }
 
-    /// Returns the time when [`beat`](Service::beat) must be called next.
+    /// Returns the time when [`beat`](SystemdNotifier::beat) must be called next.
     pub(crate) fn beats_at(&self) -> Option<Instant> {
         self.watchdog.map(|(_, at)| at).into_iter().chain(self.again).min()
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::net::{Read, Stream};
@@ -22,11 +22,11 @@ const EXEC_TIME: Duration = Duration::from_secs(5);
 
 const READING: &str = "reading the new process's report";
 
-/// Between two looks at the rest of a process group.
+/// Shortest and longest time between two checks of a process group.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LOOKS: Duration = Duration::from_millis(200);
 
-/// How long the rest of a process group may take to be gone after it was killed.
+/// How long a killed process group may take to disappear.
 const DEATH_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -39,9 +39,9 @@ pub(crate) struct Child {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The signal that it was told to end by, which is also for what it leaves behind.
+    /// Signal that told it to end. The processes that it leaves behind get the same signal.
     told: Option<Signal>,
-    /// How it ended, once it was reaped.
+    /// Exit status, once it was reaped.
     exit: Option<ExitStatus>,
 }
 
@@ -57,7 +57,7 @@ impl Bound {
         &self.child
     }
 
-    /// Lets it live longer than this.
+    /// Returns the child, which is no longer killed.
     pub(crate) fn release(mut self) -> Arc<Child> {
         self.is_bound = false;
         Arc::clone(&self.child)
@@ -78,10 +78,10 @@ impl Drop for Bound {
     }
 }
 
-/// How many processes must have ended before this one does.
+/// Number of processes that must end before this one does.
 static MISSED: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts one of them for as long as it lives.
+/// Counts one of these processes while it exists.
 #[derive(Debug)]
 pub(crate) struct Missed(());
 
@@ -91,7 +91,7 @@ impl Missed {
         Self(())
     }
 
-    /// Done when all have ended, as far as they can be ended.
+    /// Waits until all of them have ended, as far as they can be ended.
     pub(crate) async fn none(rt: &Rt) {
         let none = async {
             while MISSED.load(Ordering::Relaxed) > 0 {
@@ -109,7 +109,7 @@ impl Drop for Missed {
 }
 
 impl Child {
-    /// A process that runs its program; one that cannot is killed and reaped.
+    /// Waits until a new process runs its program. A process that cannot is killed and reaped.
     pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Bound, SpawnError> {
         let spawn::Child { pid, pidfd, report } = started;
         let reserve = pidfd.try_clone();
@@ -124,7 +124,7 @@ impl Child {
             }
         };
         drop(reserve);
-        // This future may be dropped.
+        // Kills the process if this future is dropped.
         let bound = Bound { child: Arc::new(child), is_bound: true };
         let Err(failure) = bound.child.runs_its_program(report).await else { return Ok(bound) };
         let _ = bound.child.signal(Signal::SIGKILL);
@@ -132,11 +132,11 @@ impl Child {
         Err(failure)
     }
 
-    /// A child of an earlier image of this process.
+    /// Watches a child of an earlier image of this process.
     ///
     /// # Errors
     ///
-    /// When there is none of this number: it has ended, and was reaped.
+    /// Returns an error if no child has this number: it has ended, and was reaped.
     pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
         let pidfd = pidfd::pidfd_open(pid)?;
         pidfd::has_ended(&pidfd)?;
@@ -152,9 +152,9 @@ impl Child {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the process to end and reaps it, and for what is left of the process group that it
-    /// led: that gets the signal that the process was told to end by, and is killed with it, or where
-    /// the process ended of itself. Dropping the future loses nothing.
+    /// Waits for the end of the process, reaps it, and waits for the rest of the process group that
+    /// it led. The rest gets the signal that told the process to end. It is killed if the process
+    /// was killed or ended by itself. Dropping the future loses nothing.
     pub(crate) async fn exit(&self) -> io::Result<ExitStatus> {
         let reaped = self.state().exit;
         let exit = match reaped {
@@ -162,8 +162,8 @@ impl Child {
             None => {
                 let ended = self.io.run(Direction::Read, |fd| {
                     if pidfd::has_ended(&fd)? {
-                        // Nobody else can have the number until it is reaped.
-                        let _ = killpg(self.pid(), self.last_word());
+                        // The number is not reused until it is reaped.
+                        let _ = self.signal_group(Some(self.last_word()));
                     }
                     pidfd::try_wait(&fd)?
                         .map(|status| (status, Progress::More))
@@ -178,12 +178,12 @@ impl Child {
         Ok(exit)
     }
 
-    /// The signal for what the process leaves behind.
+    /// Returns the signal for the processes that it leaves behind.
     fn last_word(&self) -> Signal {
         self.state().told.unwrap_or(Signal::SIGKILL)
     }
 
-    /// Waits until nobody is left of the group, who may still be at work, or hold what the next
+    /// Waits until the group is empty. Its members may still work, or hold resources that the next
     /// process needs.
     async fn end_group(&self) {
         let (mut pause, mut killed_at, mut is_said) = (FIRST_LOOK, None, false);
@@ -215,7 +215,7 @@ impl Child {
         }
     }
 
-    /// Whether anybody is left in the process group of a process that was reaped.
+    /// Returns whether the group of the reaped process has a member.
     fn has_group(&self) -> bool {
         match self.signal_group(None) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
@@ -227,21 +227,21 @@ impl Child {
         pidfd::signal_group(&self.io.as_fd(), self.pid(), signal)
     }
 
-    /// Kills what is left behind by a process that has ended, if it has.
+    /// Kills the rest of the group if the process has ended.
     pub(crate) fn cut_short(&self) {
         if self.state().exit.is_some() {
             let _ = self.signal_group(Some(Signal::SIGKILL));
         }
     }
 
-    /// Whether this process may end that one, as far as the kernel can say so. One that has ended is
-    /// not an error.
+    /// Checks that this process may end the child, as far as the kernel can tell. A child that has
+    /// ended is no error.
     pub(crate) fn prove_right(&self) -> io::Result<()> {
         is_gone_or(pidfd::may_signal(&self.io.as_fd()))
     }
 
-    /// Tells this very process to end, or what it has left behind; it is not an error when nothing
-    /// is left.
+    /// Sends the signal to the process, or to the rest of its group once it has ended. An empty
+    /// group is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let has_ended = {
             let mut state = self.state();
@@ -254,7 +254,7 @@ impl Child {
         })
     }
 
-    /// Lets the new process run its program once it is known that it can be ended.
+    /// Lets the new process run its program after a check that it can be ended.
     async fn runs_its_program(&self, report: OwnedFd) -> Result<(), SpawnError> {
         let failed = |error| SpawnError::Here(READING, error);
         let report = Stream::new(&self.rt, report).map_err(failed)?;
@@ -267,7 +267,7 @@ impl Child {
         if said == [ASKS] {
             pidfd::may_signal(&self.io.as_fd()).map_err(SpawnError::Endless)?;
             said.clear();
-            // One that has ended meanwhile is seen below.
+            // The next read notices a process that has ended meanwhile.
             let _ = report.write_all(&[GOES_ON]).await;
         }
         match heard(report.read(REPORT - said.len(), rest()).await, &mut said)? {
@@ -277,8 +277,9 @@ impl Child {
     }
 }
 
-/// Adds what the new process says to `said`, if it says anything more: one that runs its program
-/// does not, nor does one that was killed before, whose exit status tells more.
+/// Appends the report of the new process to `said`, and returns whether there was any. A process
+/// that runs its program reports nothing, and neither does a killed process, whose exit status
+/// tells more.
 fn heard(read: io::Result<Read>, said: &mut Vec<u8>) -> Result<bool, SpawnError> {
     match read {
         Ok(Read::Data(more)) => {
@@ -287,7 +288,7 @@ fn heard(read: io::Result<Read>, said: &mut Vec<u8>) -> Result<bool, SpawnError>
         }
         Ok(Read::Eof(_)) => Ok(false),
         Ok(Read::TimedOut(_)) => Err(SpawnError::Stuck),
-        // What it had not read yet died with it.
+        // It ended before it had read everything.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
         Err(error) => Err(SpawnError::Here(READING, error)),
     }

@@ -160,6 +160,22 @@ impl Local {
         })
     }
 
+    /// Lets virtual time pass while no task runs, like a process that is held up.
+    #[cfg(test)]
+    pub(crate) fn hold_up(&self, time: Duration) {
+        self.shared.change(|state| state.hold_up(time));
+    }
+
+    /// Returns the numbers of unfinished tasks, of waiting timers and of watched descriptors, while
+    /// the driver does not run.
+    #[cfg(test)]
+    pub(crate) fn census(&self) -> [usize; 3] {
+        let tasks = self.tasks.borrow().by_id.len();
+        let (timers, sources) =
+            self.shared.change(|state| (state.timers.len(), state.sources.len()));
+        [tasks, timers, sources]
+    }
+
     /// Sleeps until a descriptor, a timer or another thread has an event. If tasks are ready, only
     /// checks for events.
     ///

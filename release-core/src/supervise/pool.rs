@@ -320,7 +320,7 @@ impl Pool {
 
     /// Returns whether the size of the group includes the worker.
     #[cfg(test)]
-    pub(super) fn is_wanted(&self, id: WorkerId) -> bool {
+    pub(crate) fn is_wanted(&self, id: WorkerId) -> bool {
         self.index(id).is_some_and(|index| self.wants(&self.workers[index]))
     }
 

@@ -15,6 +15,8 @@ pub(crate) mod process;
 pub(crate) mod resources;
 pub(crate) mod rights;
 pub(crate) mod signal;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod threads;

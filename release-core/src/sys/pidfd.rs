@@ -52,6 +52,10 @@ pub(crate) fn signal_group(
 }
 
 fn send(pidfd: &impl AsRawFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(system) = super::simulated::system() {
+        return system.signal(pidfd.as_raw_fd(), signal, flags != 0);
+    }
     let info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo asks the kernel to fill it in itself.
     let sent = unsafe {
@@ -86,6 +90,10 @@ fn wait_id(
     pidfd: &impl AsRawFd,
     flags: i32,
 ) -> io::Result<Option<ExitStatus>> {
+    #[cfg(test)]
+    if let Some(system) = super::simulated::system() {
+        return system.wait(pidfd.as_raw_fd(), flags & libc::WNOWAIT == 0);
+    }
     let number = libc::id_t::try_from(pidfd.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     let info = waitid(kind, number, flags)?;

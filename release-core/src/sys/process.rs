@@ -15,6 +15,10 @@ pub(crate) fn thread_count() -> io::Result<usize> {
 /// Returns whether a process of this group runs. Ended but unreaped processes do not count. Without
 /// /proc this is unknown, and the result is true.
 pub(crate) fn has_living_group(group: Pid) -> bool {
+    #[cfg(test)]
+    if let Some(system) = super::simulated::system() {
+        return system.has_group(group.as_raw());
+    }
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
     let mut seen = false;
     for entry in processes.flatten() {

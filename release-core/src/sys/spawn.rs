@@ -48,6 +48,10 @@ pub(crate) fn spawn(
     command: &Command,
     descriptors: &[(RawFd, BorrowedFd<'_>)],
 ) -> Result<Child, SpawnError> {
+    #[cfg(test)]
+    if let Some(system) = super::simulated::system() {
+        return system.spawn(command, descriptors);
+    }
     let (reader, writer) = UnixStream::pair().map_err(here("socketpair"))?;
     let terminals = terminals(command, descriptors);
     let own = terminals.iter().map(|(number, terminal)| (*number, terminal.as_fd()));

@@ -11,7 +11,7 @@ use futures_util::future::Abortable;
 
 use super::connection::Connection;
 use super::frozen::{FrozenConnection, FrozenControl, Past};
-use super::handover::Served;
+use super::handle::ControlHandle;
 use super::limiter::ControlRequest;
 use super::socket::ControlSocket;
 use crate::Error;
@@ -38,7 +38,7 @@ use crate::sys::rights::discard;
 #[derive(Debug)]
 pub struct BoundControlSocket<C = Text> {
     socket: Option<OwnedFd>,
-    served: Served,
+    served: ControlHandle,
     settings: ControlSocket<C>,
     /// Connections of an earlier image of this process.
     kept: Vec<FrozenConnection>,
@@ -113,12 +113,12 @@ impl<C> ControlSocket<C> {
 
 impl<C> BoundControlSocket<C> {
     fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
-        let served = Served::new(settings.file(), file, settings.connections);
+        let served = ControlHandle::new(settings.file(), file, settings.connections);
         Self { socket: Some(socket), served, settings, kept: Vec::new() }
     }
 
     /// Returns the socket as its master sees it.
-    pub(crate) fn served(&self) -> Served {
+    pub(crate) fn served(&self) -> ControlHandle {
         self.served.clone()
     }
 

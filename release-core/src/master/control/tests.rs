@@ -19,7 +19,7 @@ use crate::rt::{Driver, Rt, Task, give_way, run};
 
 /// A control socket of one image of the process.
 struct Image {
-    served: Served,
+    served: ControlHandle,
     /// Ends the waiting of the first request that says `wait`.
     go: Option<oneshot::Sender<()>>,
     serving: Task<io::Result<()>>,
@@ -62,7 +62,7 @@ impl Image {
     }
 }
 
-async fn at_rest(rt: &Rt, served: &Served) {
+async fn at_rest(rt: &Rt, served: &ControlHandle) {
     within(rt, std::future::poll_fn(|cx| served.poll_at_rest(cx))).await;
 }
 

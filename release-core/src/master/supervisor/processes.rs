@@ -1,8 +1,7 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
 mod jobs;
-mod keep;
-mod launch;
+pub(super) mod launch;
 mod watch;
 
 use std::collections::HashMap;
@@ -10,74 +9,69 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
-use super::MasterEvent;
-use crate::master::group::{Group, WorkerSetup, configured_size};
+use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, not_started};
+use self::watch::{EXIT_TIME, Silence};
+use super::event::MasterEvent;
+use crate::ipc::link::Link;
+use crate::ipc::link::frozen::Frozen;
+use crate::master::group::{Contact, Group, WorkerSetup, configured_size};
 use crate::master::handle::MasterHandle;
-use crate::process::attach::Attached;
+use crate::master::upgrade::{Kept, KeptWorker, own_image};
+use crate::process::attach::{Attached, NewConnection, Notify, WorkerEvent};
 use crate::process::child::Child;
 use crate::process::listeners::Watch;
-use crate::process::output::Output;
+use crate::process::output::{Output, Pipes};
+use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
+use crate::sys::fds::duplicate_from;
 use crate::sys::process::resident_memory;
-use crate::sys::spawn::RIGHT_TO_END;
+use crate::sys::spawn::{FIRST_PASSED, RIGHT_TO_END, spawn};
 use crate::{Error, ErrorKind};
-pub(super) use launch::Launched;
 
-/// How long a worker that has closed its connection may take to exit by itself.
-const EXIT_TIME: Duration = Duration::from_secs(1);
-
-/// The memory of a process is looked at every so many times that work is counted.
+/// Number of measurements for each measurement of a process's memory.
 const MEMORY_TURNS: u32 = 5;
-
-/// A process that the pool wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wish {
-    pub(super) id: WorkerId,
-    pub(super) generation: u32,
-}
 
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
 struct Process {
     child: Arc<Child>,
     generation: u32,
-    /// None when it could not be connected: it is killed then.
+    /// `None` if the connection failed; the process is killed then.
     connection: Option<Attached>,
     output: Option<Output>,
     /// Whether it was told to end.
     is_told: bool,
-    /// How many units of work it has finished, as it says.
+    /// Number of requests that it has finished, by its own count.
     finished: Arc<AtomicU64>,
-    /// How often listening sockets had been replaced when it got its own.
+    /// Number of replacements of listening sockets before it got its own.
     sockets: u64,
     _watch: Task<()>,
 }
 
-/// All of them.
+/// The processes of all workers.
 #[derive(Debug)]
 pub(super) struct Processes {
     rt: Rt,
     groups: Vec<Group>,
     master: MasterHandle,
     /// Setup of each worker: the same for all its processes of a generation.
-    particulars: HashMap<Wish, WorkerSetup>,
-    /// The executable of a generation that an earlier version of the program has started.
+    particulars: HashMap<SpawnRequest, WorkerSetup>,
+    /// Executable of a generation that an earlier version of the program started.
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
-    /// The signal that goes to all of them instead of their own.
+    /// Stop signal that replaces those of the groups.
     forwarded: Option<Sig>,
-    /// How often this process has got another standard output and error.
+    /// Number of replacements of this process's standard output and error.
     outputs: u64,
     sender: UnboundedSender<MasterEvent>,
-    /// Sees that a listening socket is shut down.
+    /// Notices a listening socket that is shut down.
     watch: Option<Watch>,
 }
 
@@ -106,21 +100,157 @@ impl Processes {
         }
     }
 
-    /// A process has ended. What it sent before is still read, which its end soon ends too.
-    pub(super) fn forget(&mut self, id: WorkerId, pid: i32, exit: ExitStatus) {
+    /// Forks a worker's process. Whether it runs its program is a later event.
+    pub(super) fn launch(&mut self, request: SpawnRequest) -> Result<(), Error> {
+        let id = request.id;
+        let its = self.particulars(request)?;
+        let group = self.group(id).ok_or_else(|| no_group(id))?;
+        let mut command = group.command(id, &its, self.image_of(request.generation))?;
+        let (ours, mut given) = ends(group, request, its)?;
+        command.environment.append(&mut given.environment);
+        let pipes = group.output.as_ref().map(Pipes::new).transpose()?;
+        let failed = not_started(&command);
+        let index = self.master.pool().group_of(id);
+        let group = index.and_then(|index| self.groups.get_mut(index));
+        let listeners = group.ok_or_else(|| no_group(id))?.passed(id)?;
+        self.watch.iter().for_each(|watch| listeners.iter().for_each(|socket| watch.add(socket)));
+        let descriptors: Vec<_> = given
+            .descriptors()
+            .chain(pipes.iter().flat_map(Pipes::descriptors))
+            .chain((FIRST_PASSED..).zip(listeners))
+            .collect();
+        let started = spawn(&command, &descriptors).map_err(failed.clone())?;
+        let sockets = self.group(id).map_or(0, Group::listeners_replaced);
+        let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
+        let launching = self.rt.spawn(async move {
+            let outcome = Child::launched(&rt, started).await.map_err(failed);
+            let outcome =
+                outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
+            let _ = sender.unbounded_send(MasterEvent::Launched(request, outcome));
+        });
+        self.launching.insert(id, launching);
+        Ok(())
+    }
+
+    /// Connects a process that runs its program. Returns the result of the launch for the pool.
+    pub(super) fn adopt(
+        &mut self,
+        request: SpawnRequest,
+        outcome: Result<Box<Launched>, Error>,
+    ) -> Event {
+        let SpawnRequest { id, generation } = request;
+        self.launching.remove(&id);
+        let Launched { child, ours, pipes, outputs, sockets } = match outcome {
+            Ok(launched) => *launched,
+            Err(error) => return self.not_launched(id, &error),
+        };
+        let (pid, child) = (child.child().pid().as_raw(), child.release());
+        let finished = Arc::<AtomicU64>::default();
+        let Some(group) = self.group(id) else { return self.not_launched(id, &no_group(id)) };
+        let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
+        let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
+        let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
+        let output = output.unwrap_or_else(|error| {
+            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            None
+        });
+        let (news, silence) = self.listen(id, pid, &finished);
+        let (connection, silence) = match ours {
+            Ours::Connection { attach, socket, hello } => {
+                let limits = group.limits;
+                (
+                    attach.attach(worker, NewConnection { socket, hello, limits }, news),
+                    Some(silence),
+                )
+            }
+            Ours::Readiness(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
+        };
+        let connection = connection.inspect_err(|error| {
+            // Its exit is the event.
+            let reason = error.report();
+            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            let _ = child.signal(Sig::SIGKILL);
+        });
+        let connection = connection.ok();
+        if let Some(connection) =
+            connection.as_ref().filter(|_| outputs != self.outputs && output.is_none())
+        {
+            send_outputs(id, connection);
+        }
+        let watch = self.watch(id, &child, output.clone(), silence);
+        let is_told = false;
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets,
+            _watch: watch,
+        };
+        self.running.insert((id, pid), process);
+        self.launched(id, Some(pid));
+        Event::Spawned { id, pid }
+    }
+
+    pub(super) fn not_launched(&mut self, id: WorkerId, error: &Error) -> Event {
+        self.launched(id, None);
+        Event::SpawnFailed { id, reason: error.report(), is_short: is_shortage(error) }
+    }
+
+    fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        if let Some(group) = self.group_mut(id) {
+            group.launched(id, pid);
+        }
+    }
+
+    /// Returns the listener of a connection, which sends events of exactly this process, and a
+    /// receiver that ends with the listener.
+    fn listen(&self, id: WorkerId, pid: i32, finished: &Arc<AtomicU64>) -> (Notify, Silence) {
+        let sender = self.sender.clone();
+        let send = move |event| drop(sender.unbounded_send(MasterEvent::Pool(event)));
+        watch::listener(self.master.clone(), (id, pid), Arc::clone(finished), send)
+    }
+
+    /// Sends the exit of a process, after all its other events.
+    fn watch(
+        &self,
+        id: WorkerId,
+        child: &Arc<Child>,
+        output: Option<Output>,
+        silence: Option<Silence>,
+    ) -> Task<()> {
+        let sender = self.sender.clone();
+        let exited = watch::exited(self.rt.clone(), id, Arc::clone(child), output, silence);
+        self.rt.spawn(async move {
+            let _ = sender.unbounded_send(MasterEvent::Pool(exited.await));
+        })
+    }
+
+    /// Removes a process that has ended or cannot be ended. The messages that it sent before are
+    /// still read.
+    pub(super) fn forget(
+        &mut self,
+        id: WorkerId,
+        pid: i32,
+        exit: ExitStatus,
+    ) -> Option<Arc<Child>> {
         let process = self.running.remove(&(id, pid));
         if let Some(group) = self.group_mut(id) {
             group.ended(id, pid);
             group.jobs.iter().for_each(|jobs| jobs.exited((id.0, pid), exit));
         }
-        if let Some(Attached { serving, .. }) = process.and_then(|process| process.connection) {
+        let Process { child, connection, .. } = process?;
+        if let Some(Attached { serving, .. }) = connection {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
         }
+        Some(child)
     }
 
-    /// This process has got another standard output and error: the workers get the same. Those in
-    /// plain mode do when they are started again.
+    /// Sends this process's new standard output and error to the workers. Workers in plain mode get
+    /// them at their next start.
     pub(super) fn outputs_replaced(&mut self) {
         self.outputs += 1;
         for ((id, _), process) in &self.running {
@@ -130,16 +260,16 @@ impl Processes {
         }
     }
 
-    /// Whether any group has limits that are measured.
+    /// Returns whether a group has limits that are measured.
     pub(super) fn are_measured(&self) -> bool {
         self.groups.iter().any(Group::is_measured)
     }
 
-    /// What the processes have used that have such limits. Memory takes system calls for each of
-    /// them: a part of the workers has its turn.
+    /// Measures the processes that have such limits. Memory takes system calls for each process, so
+    /// a part of the workers is measured at a time.
     pub(super) fn measure(&self, turn: u32) -> Event {
         let measured = self.running.iter().filter_map(|(&(id, pid), process)| {
-            // One of a group that this version does not have is told to stop.
+            // A process of a group that this version does not have is stopped anyway.
             let life = self.group(id)?.life();
             let requests = || process.finished.load(Ordering::Relaxed);
             let requests = life.counts_requests().then(requests);
@@ -152,32 +282,32 @@ impl Processes {
         Event::Measured(measured.collect())
     }
 
-    /// The name of the first group.
+    /// Returns the name of the first group.
     pub(super) fn first_group(&self) -> Option<String> {
         Some(self.groups.first()?.name.to_string())
     }
 
-    /// How many workers the settings of this generation want in each group, if they say so.
+    /// Returns the size of each group in the settings of this generation, if they set one.
     pub(super) fn sizes(&self, generation: u32) -> Result<Vec<Option<u32>>, String> {
         let sizes =
             self.groups.iter().map(|group| configured_size(group.sizes.as_ref(), generation));
         sizes.collect::<Result<_, _>>().map_err(|error| error.report())
     }
 
-    /// No process of another generation is started any more.
+    /// Forgets the setups of other generations, of which no process is started any more.
     pub(super) fn keep_particulars(&mut self, generation: u32) {
-        self.particulars.retain(|wish, _| wish.generation == generation);
+        self.particulars.retain(|request, _| request.generation == generation);
         self.image = self.image.take_if(|(its, _)| *its == generation);
     }
 
     /// Returns the setup of a process of this worker and generation.
-    fn particulars(&mut self, wish: Wish) -> Result<WorkerSetup, Error> {
-        if let Some(particulars) = self.particulars.get(&wish) {
+    fn particulars(&mut self, request: SpawnRequest) -> Result<WorkerSetup, Error> {
+        if let Some(particulars) = self.particulars.get(&request) {
             return Ok(particulars.clone());
         }
-        let group = self.group(wish.id).ok_or_else(|| no_group(wish.id))?;
-        let particulars = group.worker_setup(wish.id, wish.generation)?;
-        self.particulars.insert(wish, particulars.clone());
+        let group = self.group(request.id).ok_or_else(|| no_group(request.id))?;
+        let particulars = group.worker_setup(request.id, request.generation)?;
+        self.particulars.insert(request, particulars.clone());
         Ok(particulars)
     }
 
@@ -207,8 +337,8 @@ impl Processes {
         (!waiting.is_empty()).then_some(Event::Backlog(waiting))
     }
 
-    /// Looks at the listening sockets, some of which somebody has shut down; the workers that have one
-    /// that cannot listen any more, and for which another was opened.
+    /// Repairs the listening sockets, some of which were shut down. Returns the workers with a
+    /// socket that cannot listen any more and was replaced by another one.
     pub(super) fn look_at_listeners(&mut self, shut: &[RawFd]) -> Vec<WorkerId> {
         for group in &mut self.groups {
             group.look_at_listeners(shut);
@@ -223,8 +353,8 @@ impl Processes {
         self.running.iter().filter_map(has_former).collect()
     }
 
-    /// The group of a worker, unless it is one that this version does not have any more: the pool
-    /// decides which groups there are, and starts nothing in those.
+    /// Returns the group of a worker, unless this version does not have it any more. The pool
+    /// starts nothing in such a group.
     fn group(&self, id: WorkerId) -> Option<&Group> {
         self.groups.get(self.master.pool().group_of(id)?)
     }
@@ -234,7 +364,8 @@ impl Processes {
         self.groups.get_mut(index)
     }
 
-    /// Tells processes to end by this signal from now on, and once more those that were told before.
+    /// Uses this signal to stop processes from now on, and sends it to those that were told to stop
+    /// before.
     pub(super) fn forward(&mut self, signal: Sig) {
         self.forwarded = Some(signal);
         for ((id, _), process) in self.running.iter().filter(|(_, process)| process.is_told) {
@@ -248,21 +379,21 @@ impl Processes {
         group.map_or(Some(Sig::SIGTERM), |group| group.stop_signal.signal())
     }
 
-    /// Whether this process may end one of its workers: it may have other rights now, or the
-    /// worker another user.
+    /// Checks that this process may end a worker: it may have lost rights, or the worker may have
+    /// another user.
     pub(super) fn prove_right(&self, id: WorkerId, pid: i32) -> Result<(), String> {
         let proven = self.running.get(&(id, pid)).map_or(Ok(()), |it| it.child.prove_right());
         proven.map_err(|error| format!("{RIGHT_TO_END}: {error}"))
     }
 
-    /// The same for all of them.
+    /// Checks that this process may end all of its workers.
     pub(super) fn prove_rights(&self) -> Result<(), String> {
         self.running.keys().try_for_each(|(id, pid)| self.prove_right(*id, *pid))
     }
 
     /// # Errors
     ///
-    /// When the process was to be killed, and cannot be.
+    /// Returns an error if the process should be killed and cannot be.
     pub(super) fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal) -> Result<(), String> {
         let signal = match signal {
             Signal::Terminate => self.forwarded.or_else(|| self.stop_signal(id)),
@@ -287,6 +418,164 @@ impl Processes {
             }
         }
     }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Returns the connections that have not ended.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        let attached = self.running.values().filter_map(|process| process.connection.as_ref());
+        attached.filter_map(|attached| attached.link.upgrade()).collect()
+    }
+
+    /// Returns the worker of a connection, for an error message.
+    pub(super) fn worker_of(&self, link: &Arc<Link>) -> Option<WorkerId> {
+        let mut running = self.running.iter();
+        let has_it = |process: &Process| {
+            let attached = process.connection.as_ref();
+            attached.is_some_and(|attached| std::ptr::eq(attached.link.as_ptr(), &raw const **link))
+        };
+        running.find_map(|((id, _), process)| has_it(process).then_some(*id))
+    }
+
+    /// Returns the state for the next version. The connections stand still from then on.
+    pub(super) fn freeze(&self) -> Result<Kept, Error> {
+        self.write_down(|link| link.freeze(None))
+    }
+
+    /// Returns the state for a trial, while the connections go on.
+    pub(super) fn sample(&self) -> Result<Kept, Error> {
+        self.write_down(Link::sample)
+    }
+
+    fn write_down(
+        &self,
+        freeze: impl Fn(&Link) -> Result<Option<Frozen>, Error>,
+    ) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
+        for ((id, pid), process) in &self.running {
+            // The next version does not know that it was reaped.
+            process.child.cut_short();
+            let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
+            let link = link.map(|link| freeze(&link)).transpose()?.flatten();
+            kept.workers.push(KeptWorker {
+                id: id.0,
+                pid: *pid,
+                generation: process.generation,
+                finished: process.finished.load(Ordering::Relaxed),
+                link,
+                output: process.output.as_ref().map(Output::freeze).transpose()?,
+                is_told: process.is_told,
+            });
+        }
+        let serving = self.master.generation();
+        let own = self.particulars.iter().filter(|(request, _)| request.generation == serving);
+        kept.particulars = own.map(|(request, its)| (request.id.0, its.clone())).collect();
+        let image = match self.image_of(serving) {
+            Some(image) => duplicate_from(image.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate an executable", error))?,
+            None => own_image()?,
+        };
+        kept.image = Some((serving, image.into()));
+        Ok(kept)
+    }
+
+    /// Executable of a generation that an earlier version of the program started.
+    fn image_of(&self, generation: u32) -> Option<Arc<OwnedFd>> {
+        let image = self.image.as_ref().filter(|(its, _)| *its == generation);
+        image.map(|(_, image)| Arc::clone(image))
+    }
+
+    /// Takes over the processes of the previous version.
+    pub(super) fn inherit(
+        groups: Vec<Group>,
+        master: MasterHandle,
+        sender: UnboundedSender<MasterEvent>,
+        kept: &mut Kept,
+    ) -> Self {
+        let mut processes = Self::new(groups, master, sender);
+        if let Some((generation, image)) = kept.image.take() {
+            processes.image = Some((generation, Arc::new(image.into())));
+            for (id, its) in kept.particulars.drain(..) {
+                match its.checked() {
+                    Ok(its) => {
+                        let request = SpawnRequest { id: WorkerId(id), generation };
+                        processes.particulars.insert(request, its);
+                    }
+                    Err(error) => tracing::warn!(
+                        worker = id,
+                        reason = error.report(),
+                        "its options are made anew"
+                    ),
+                }
+            }
+        }
+        for worker in kept.workers.drain(..) {
+            processes.keep(worker);
+        }
+        processes
+    }
+
+    fn keep(&mut self, worker: KeptWorker) {
+        let KeptWorker { id, pid, generation, finished, link, output, is_told } = worker;
+        let id = WorkerId(id);
+        let child = match Child::kept(&self.rt, pid) {
+            Ok(child) => Arc::new(child),
+            Err(error) => {
+                tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
+                let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
+                return;
+            }
+        };
+        let group = self.group(id);
+        let finished = Arc::new(AtomicU64::new(finished));
+        let (listener, silence) = self.listen(id, pid, &finished);
+        // Its output is passed on even if its group is gone, or has no pipes any more.
+        let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
+        let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
+        let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
+        let output = output.and_then(|output| {
+            let output = output.thaw(&self.rt, info.clone(), &capture);
+            let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
+            output.map_err(lost).ok()
+        });
+        let contact = group.map(|group| &group.contact);
+        let connection = match (contact, link) {
+            // It is ready, or is restarted when its time limit for that expires.
+            (Some(Contact::Command(_)), None) => None,
+            (Some(Contact::Connection(attach)), Some(link)) => {
+                let attached = attach.reattach(info, link, listener);
+                let attached = attached.inspect_err(|error| {
+                    // Its exit is the event.
+                    let reason = error.report();
+                    tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+                    let _ = child.signal(Sig::SIGKILL);
+                });
+                attached.ok()
+            }
+            (_, None) => {
+                listener(WorkerEvent::Closed("its connection"));
+                None
+            }
+            // Its group is gone. The end of the connection tells it to stop.
+            (_, Some(_)) => None,
+        };
+        let silence = connection.is_some().then_some(silence);
+        let watch = self.watch(id, &child, output.clone(), silence);
+        let process = Process {
+            child,
+            generation,
+            connection,
+            output,
+            is_told,
+            finished,
+            sockets: 0,
+            _watch: watch,
+        };
+        self.running.insert((id, pid), process);
+    }
 }
 
 fn no_group(id: WorkerId) -> Error {
@@ -303,7 +592,7 @@ fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     Watch::new(rt, shut).inspect_err(failed).ok()
 }
 
-/// An event of a process of a group, or of one of its workers.
+/// Returns the state of a process of a group, or of one of its workers.
 fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option<State> {
     match pid {
         Some(pid) => pool.state_of(id, pid),
@@ -317,9 +606,9 @@ fn send(id: WorkerId, child: &Child, signal: Sig) {
     }
 }
 
-/// Has a worker write where this process writes; it goes on as before when that fails.
+/// Makes a worker write to the files of this process. If that fails, it continues with its own.
 fn send_outputs(worker: WorkerId, connection: &Attached) {
-    // One that has ended is that of a worker that soon has.
+    // A worker whose connection has ended ends soon, too.
     let Some(link) = connection.link.upgrade() else { return };
     let (output, error) = (io::stdout(), io::stderr());
     if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {

@@ -12,23 +12,23 @@ use nix::sys::termios::tcgetattr;
 
 use crate::sys::signal::is_ignored;
 
-/// What tells a terminal that has gone from an operator who sends SIGHUP for a reload: the signal is
-/// the same.
+/// The controlling terminal. Distinguishes the SIGHUP of a terminal that is gone from the SIGHUP of
+/// an operator, which requests a reload.
 #[derive(Debug)]
 pub(super) struct Terminal {
-    /// There was a controlling terminal in the beginning.
+    /// Whether there was a controlling terminal at the start.
     controls: bool,
     is_noticed: bool,
 }
 
 impl Terminal {
-    /// `None` when it may go without consequences, as `nohup` asks for.
+    /// Returns the terminal, or `None` if its end has no consequences, as with `nohup`.
     pub(super) fn of_this_process() -> Option<Self> {
         let outlives = is_ignored(Signal::SIGHUP);
         (!outlives).then(|| Self { controls: is_controlled(), is_noticed: false })
     }
 
-    /// Whether the terminal was hung up: its last user at the other end is gone.
+    /// Returns whether the terminal was hung up: its last user at the other end is gone.
     pub(super) fn is_gone(&self) -> bool {
         is_hung_up(&io::stdin())
             || is_hung_up(&io::stdout())
@@ -36,8 +36,8 @@ impl Terminal {
             || self.controls && !is_controlled()
     }
 
-    /// Whether what is written to standard error has begun to fail. True once: no signal may tell a
-    /// process that is not in the terminal's foreground.
+    /// Returns whether writing to standard error has begun to fail, and true only once. A process
+    /// outside of the terminal's foreground may get no signal.
     pub(super) fn has_just_gone(&mut self) -> bool {
         let is_first = !self.is_noticed && is_hung_up(&io::stderr());
         self.is_noticed |= is_first;
@@ -45,8 +45,8 @@ impl Terminal {
     }
 }
 
-/// Whether every call on the file fails from now on. Of a file that is no terminal the answer is
-/// `ENOTTY`.
+/// Returns whether every call on the file fails from now on. For a file that is no terminal, the
+/// error is `ENOTTY`.
 fn is_hung_up(file: &impl AsFd) -> bool {
     tcgetattr(file).is_err_and(|error| error == Errno::EIO)
 }

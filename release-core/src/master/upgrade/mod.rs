@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::control::Served;
+use super::control::ControlHandle;
 use super::group::Group;
 use crate::daemonize::lock::LockFile;
 use crate::guard::Guard;
@@ -82,21 +82,21 @@ impl HandOver {
 }
 
 /// Parts of the master beside its workers, which it leaves to the next version.
-pub(crate) struct Estate {
+pub(crate) struct Upgrader {
     pub(crate) invocation: Invocation,
     pub(crate) is_background: bool,
     pub(crate) lock: Option<Arc<LockFile>>,
-    pub(crate) controls: Vec<Served>,
+    pub(crate) controls: Vec<ControlHandle>,
     pub(crate) hand_over: Option<HandOver>,
 }
 
-impl std::fmt::Debug for Estate {
+impl std::fmt::Debug for Upgrader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Estate").field("invocation", &self.invocation).finish_non_exhaustive()
+        f.debug_struct("Upgrader").field("invocation", &self.invocation).finish_non_exhaustive()
     }
 }
 
-impl Estate {
+impl Upgrader {
     /// Starts the trial of the new version, the file at the executable's path.
     pub(crate) fn try_out(
         &self,

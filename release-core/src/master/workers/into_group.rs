@@ -173,9 +173,10 @@ impl Spec {
             (true, None) => {
                 let readiness = self.readiness.unwrap_or_default();
                 let count = self.listeners.len();
-                let foreign = GroupReadiness::new(readiness, self.heartbeat, count, credentials)
-                    .map_err(|error| about(&self.name, "its readiness").caused_by(error))?;
-                Ok((Contact::Foreign(foreign), ready_by(readiness)))
+                let protocol =
+                    GroupReadiness::new(readiness, self.heartbeat, count, credentials)
+                        .map_err(|error| about(&self.name, "its readiness").caused_by(error))?;
+                Ok((Contact::Command(protocol), ready_by(readiness)))
             }
             (true, Some(_)) => Err(about(&self.name, "a command has no requests to be answered")),
             (false, Some(attach)) => {

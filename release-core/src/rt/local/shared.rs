@@ -221,6 +221,11 @@ impl State {
         self.virtual_now.unwrap_or_else(Instant::now)
     }
 
+    #[cfg(test)]
+    pub(super) fn hold_up(&mut self, time: Duration) {
+        self.virtual_now = self.virtual_now.map(|now| now + time);
+    }
+
     /// Moves the virtual time to the first timer, because nothing can happen earlier.
     fn jump(&mut self) {
         let first = self.timers.first_key_value().map(|((deadline, _), _)| *deadline);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use futures_channel::mpsc::UnboundedSender;
 
-use super::{MasterEvent, Processes};
+use super::Processes;
 use crate::jobs::Follow;
 use crate::master::group::Group;
+use crate::master::supervisor::event::MasterEvent;
 use crate::rt::Rt;
 use crate::supervise::{Event, Hung, State, WorkerId};
 

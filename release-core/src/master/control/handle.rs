@@ -1,4 +1,4 @@
-//! `Served`: a control socket that answers, as its master sees it.
+//! `ControlHandle`: a control socket that answers, as its master sees it.
 
 use std::fs::remove_file;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::net::FileIdentity;
 
 /// A control socket as its master sees it, which may hand it over.
 #[derive(Clone, Debug)]
-pub(crate) struct Served {
+pub(crate) struct ControlHandle {
     place: SocketFile,
     /// Identity of the file, which changes when the file is created again.
     file: Arc<Mutex<FileIdentity>>,
@@ -27,7 +27,7 @@ pub(crate) struct Served {
     is_told: Arc<AtomicBool>,
 }
 
-impl Served {
+impl ControlHandle {
     pub(super) fn new(place: SocketFile, file: FileIdentity, connections: usize) -> Self {
         Self {
             place,
@@ -100,7 +100,7 @@ impl Served {
     }
 
     /// Takes the state out, while the socket is paused and at rest. It stands still then until
-    /// [`Served::resume`], which must be called after an error as well.
+    /// [`ControlHandle::resume`], which must be called after an error as well.
     ///
     /// # Errors
     ///
