@@ -66,7 +66,7 @@ pub(super) struct Processes {
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
     running: HashMap<(WorkerId, i32), Process>,
-    /// Stop signal that replaces those of the groups.
+    /// Stop signal that replaces the stop signals of the groups.
     forwarded: Option<Sig>,
     /// Number of replacements of this process's standard output and error.
     outputs: u64,
@@ -364,8 +364,7 @@ impl Processes {
         self.groups.get_mut(index)
     }
 
-    /// Uses this signal to stop processes from now on, and sends it to those that were told to stop
-    /// before.
+    /// Stops processes with this signal from now on, and sends it to all that are stopping.
     pub(super) fn forward(&mut self, signal: Sig) {
         self.forwarded = Some(signal);
         for ((id, _), process) in self.running.iter().filter(|(_, process)| process.is_told) {

@@ -43,11 +43,11 @@ use crate::{
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a master may take from the demand to stop to its end: the deadline, and the times for what
-/// processes leave behind.
+/// Time limit for the end of a master after the request to stop: the stop deadline, and the limits for
+/// the processes that workers leave behind.
 const END_TIME: Duration = Duration::from_secs(40);
 
-/// Runs one history; everything that was not as it must be, and what happened.
+/// Runs one history. Returns its lines and its faults.
 fn history(seed: u64, is_shown: bool) -> (Vec<String>, Vec<String>) {
     let before = open_files();
     let local = Local::with_virtual_time().unwrap();
@@ -80,7 +80,7 @@ fn history(seed: u64, is_shown: bool) -> (Vec<String>, Vec<String>) {
     (lines, faults)
 }
 
-/// Runs a master with its operators to its end.
+/// Runs a master with its operators until it ends.
 async fn live(local: &Local, supervisor: Supervisor, checks: &Arc<Checks>, mut chance: Chance) {
     let kernel = Arc::clone(&checks.kernel);
     let rt = kernel.rt.clone();
@@ -104,7 +104,7 @@ async fn live(local: &Local, supervisor: Supervisor, checks: &Arc<Checks>, mut c
     }
 }
 
-/// What the master of a history is made of.
+/// Builds the master of a history.
 struct Setup<'a> {
     rt: &'a Rt,
     checks: &'a Arc<Checks>,
@@ -208,7 +208,7 @@ impl Setup<'_> {
     }
 }
 
-/// What is open, by kind. The number of a socket or pipe is another one each time.
+/// Returns the number of open descriptors of each kind.
 fn open_files() -> BTreeMap<String, usize> {
     // Sockets that a peer has filled are closed by a thread of their own.
     while unclosed() > 0 {
@@ -227,21 +227,21 @@ fn no_settings() -> Error {
     Error::new(ErrorKind::Program, "there are none")
 }
 
-/// How much memory this process has had, in KiB.
+/// Returns the largest memory of this process so far, in KiB.
 fn most_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     most.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The number of histories: 1,000 where those of the pool are 10,000.
+/// Returns the number of histories: 1,000 if the pool plays 10,000.
 fn histories() -> u64 {
     let cases = std::env::var("RELEASE_HISTORIES").ok();
     cases.map_or(100, |cases| cases.parse::<u64>().expect("RELEASE_HISTORIES is a number") / 10)
 }
 
 fn play(seeds: impl Iterator<Item = u64>, is_shown: bool) {
-    // What the first one allocates for all stays.
+    // The first one allocates for all others.
     let _ = history(0, false);
     let mut bad = Vec::new();
     for seed in seeds {
@@ -266,7 +266,8 @@ fn play(seeds: impl Iterator<Item = u64>, is_shown: bool) {
     assert!(most < 64 << 10, "floods have made the master grow to {most} KiB");
 }
 
-/// Which histories a process of its own plays: descriptors and signals are of a whole process.
+/// Variable with the histories of a child process. Descriptors and signals belong to whole processes, so
+/// histories are not played beside other tests.
 const SEEDS: &str = "RELEASE_DRIVER_SEEDS";
 
 #[test]

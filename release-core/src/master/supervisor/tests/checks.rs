@@ -223,24 +223,24 @@ impl Checks {
                     _ => true,
                 });
             }
-            Report::Reloaded { generation } => {
-                let context = self.state().contexts.get(generation).copied();
-                let current = *self.settings.get().unwrap().current();
-                if context.is_some_and(|context| context != current) {
-                    self.fault(format!("the settings in force are {current}: {report:?}"));
-                }
-            }
+            Report::Reloaded { generation } => self.is_in_force(*generation),
             Report::LeftBehind { pid, .. } => {
                 self.state().escaped.remove(pid);
                 of(pid, &|its| !its.can_be_signalled);
             }
-            Report::Failing { .. } => {
-                let mut state = self.state();
-                state.may_fail = true;
-            }
+            Report::Failing { .. } => self.state().may_fail = true,
             _ => {}
         }
         self.panics("observe");
+    }
+
+    /// The settings of a generation that serves are those in force.
+    fn is_in_force(&self, generation: u32) {
+        let context = self.state().contexts.get(&generation).copied();
+        let current = *self.settings.get().unwrap().current();
+        if context.is_some_and(|context| context != current) {
+            self.fault(format!("generation {generation} serves with the settings {current}"));
+        }
     }
 
     /// No more processes than a group has workers and may have in addition, none of which was told to
