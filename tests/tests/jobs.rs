@@ -262,7 +262,9 @@ fn the_example_counts_words() {
             fs::write(path, "a word ".repeat(number)).expect("a file");
         }
         let output = fs::File::create(program.path("output")).expect("a file");
-        let program = program.args(&paths).with(|command| drop(command.stdout(output)));
+        let program = program.args(&paths).with(|command| {
+            command.stdout(output);
+        });
         let mut running = program.start();
         assert_eq!(running.wait().code(), Some(0), "{}", running.stderr());
         let text = fs::read_to_string(running.path("output")).expect("the output");
