@@ -23,11 +23,11 @@ use crate::sys::exit_status::ExitStatus;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum JobError {
-    /// The worker of the last attempt has exited, in this way, with the job in hand.
+    /// The worker of the last attempt has exited, with the job in hand and with that status.
     Crashed(ExitStatus),
     /// The last attempt took longer than the job's timeout. Its worker is replaced.
     TimedOut,
-    /// The worker's handler refused the job, failed or panicked, with this text.
+    /// The worker's handler refused the job, failed or panicked; the text is its own.
     Refused(String),
     /// The master is shutting down, and the job has not begun.
     Stopping,

@@ -231,7 +231,7 @@ impl<W: Request + Sync, P: Send + 'static> Jobs<W, P> {
         Submission::new(&self.shared, number, job(JobNumber(number)), false)
     }
 
-    /// Passes the progress of a job on to its [`Submitted`], and returns whether this worker has the
+    /// Passes the progress of a job on to its [`Submitted`], and returns whether the worker has the
     /// job in hand: a report from another worker has no effect.
     ///
     /// Call it in the handler of the worker's requests. Only the latest progress is kept, so a worker

@@ -29,7 +29,7 @@ pub(super) enum Action {
     /// The caller has given the running job up.
     Abort(Number),
     End(Number, End),
-    /// A job has hung in this process, which has no other job in hand any more.
+    /// A job has hung in the process, which has no other job in hand any more.
     Replace(Process),
     /// The process has no job in hand any more.
     Rest(Process),
@@ -322,7 +322,7 @@ impl Schedule {
         self.hands.get(&process).is_none_or(|hand| hand.running.is_empty())
     }
 
-    /// The process does not run this job any more.
+    /// Takes the job out of the hand of its process.
     fn take_back(&mut self, number: Number, process: Process, out: &mut Vec<Action>) {
         let Some(hand) = self.hands.get_mut(&process) else { return };
         hand.running.remove(&number);
@@ -358,7 +358,7 @@ impl Schedule {
         self.hands.remove(&process);
     }
 
-    /// The next job of this key may start.
+    /// Lets the next job of the key start.
     fn free(&mut self, key: Option<u64>) {
         let Some(key) = key else { return };
         let next = self.keys.get_mut(&key).and_then(BTreeSet::pop_first);

@@ -22,7 +22,7 @@ pub(super) type Call<W> =
 pub(super) type Caller<W> =
     Arc<dyn Fn(Process, Arc<W>, Option<Duration>) -> Option<Call<W>> + Send + Sync>;
 
-/// Has a process replaced in which a job has taken this long.
+/// Has a process replaced in which a job has taken that long.
 pub(crate) type Replace = Arc<dyn Fn(u32, i32, Duration) + Send + Sync>;
 
 /// A function that is called when a process has no job in hand.

@@ -20,7 +20,7 @@ use crate::ipc::Request;
 #[serde(transparent)]
 pub struct JobNumber(pub(super) Number);
 
-/// A job that is about to be submitted: by awaiting it, or by [`start`](Submission::start).
+/// A job before its submission: await it, or call [`start`](Submission::start).
 ///
 /// # Examples
 ///
