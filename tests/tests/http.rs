@@ -275,9 +275,9 @@ on_every_backend! {
             assert_eq!(rest(&mut client), "");
         }
         assert_eq!(http_get(address).pid, old);
-        let log = service.stderr();
-        assert!(log.contains("the service has failed"), "{log}");
-        assert!(log.contains("the service has panicked"), "{log}");
+        for reason in ["the service has failed", "the service has panicked"] {
+            eventually(reason, || service.stderr().contains(reason));
+        }
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 
