@@ -14,14 +14,10 @@ use crate::sys::exit_status::ExitStatus;
 use crate::sys::memory::unload_program;
 use crate::sys::spawn::SpawnError;
 
-<<<<<<< ours
 /// The exit status of a process that this master cannot end.
 const UNKNOWN: ExitStatus = ExitStatus::Code(-1);
 
-/// One turn of the pool: its actions, and the results of those that were carried out.
-=======
 /// One turn of the pool: its actions, and the results of the actions carried out so far.
->>>>>>> theirs
 #[derive(Debug)]
 struct Turn {
     now: Moment,
