@@ -83,13 +83,13 @@ on_every_backend! {
     }
 
     fn a_value_that_cannot_be_made_changes_nothing(backend: Backend) {
-        let options = ["--workers", "1", "--reload-timeout", "500"];
+        let options = ["--workers", "1", "--reload-timeout", "3000"];
         let mut probe = Program::probe(backend, "serve").args(options).start();
         probe.await_ready(1);
         let old = probe.workers();
         for (value, reason) in [
             ("panics", "its preparation failed: `settings` panicked: on purpose"),
-            ("hangs", "its preparation was not done within 500ms"),
+            ("hangs", "its preparation was not done within 3s"),
         ] {
             probe.configure(value);
             assert_eq!(ask(&probe, "reload"), reason);
