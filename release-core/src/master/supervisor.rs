@@ -218,7 +218,7 @@ impl Supervisor {
             MasterEvent::Failed(error) => Event::Fail { reason: error.report() },
             MasterEvent::TaskFailed(error) => {
                 let reason = error.report();
-                tracing::error!(reason, "a task of the master has failed");
+                log_error!(reason, "a task of the master has failed");
                 Event::TaskFailed { reason }
             }
             MasterEvent::ShutDown(sockets) => self.look_at_sockets(&sockets),

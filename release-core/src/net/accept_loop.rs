@@ -262,7 +262,7 @@ impl<A: Address> AcceptLoop<A> {
                     handlers.running.push(rt.spawn(serving));
                 }
                 Err(error) => {
-                    tracing::error!(%error, "no more connections are accepted");
+                    log_error!(%error, "no more connections are accepted");
                     break Err(error);
                 }
             }
@@ -302,7 +302,7 @@ impl Handlers {
             Some(Err(why)) => {
                 self.served.failed += 1;
                 if let Some(unsaid) = self.warnings.now(self.rt.now()) {
-                    tracing::warn!(why, unsaid, "a connection's handler failed");
+                    log_warning!(why, unsaid, "a connection's handler failed");
                 }
             }
             None => pending().await,

@@ -157,7 +157,7 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// [`Rt::unblock`] catches panics before they get here.
     fn unblock(&self, work: Blocking) {
         if let Err((work, error)) = BLOCKING.run(work) {
-            tracing::error!(%error, "cannot start a thread for a blocking function");
+            log_error!(%error, "cannot start a thread for a blocking function");
             drop(work);
         }
     }

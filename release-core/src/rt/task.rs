@@ -50,7 +50,7 @@ impl<T: Send + 'static> Task<T> {
         let running = async {
             let outcome = Guard::TASK.run_to_end(future).await;
             if let Err(panic) = &outcome {
-                tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
+                log_error!(panic = panic_message(panic.as_ref()), "a task panicked");
             }
             // No caller waits for a detached task.
             let _ = sender.send(outcome);
@@ -122,7 +122,7 @@ impl Contained {
 fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(function));
     let said = outcome.inspect_err(|panic| {
-        tracing::error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
+        log_error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
     });
     said.ok()
 }

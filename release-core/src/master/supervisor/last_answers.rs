@@ -22,7 +22,7 @@ impl Supervisor {
         });
         if self.rt.timeout(LAST_ANSWERS, at_rest).await.is_err() {
             let requests: usize = controls.iter().map(Served::unfinished).sum();
-            tracing::warn!(requests, "control sockets are closed before the answer");
+            log_warning!(requests, "control sockets are closed before the answer");
         }
     }
 }

@@ -298,7 +298,7 @@ fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     let sender = sender.clone();
     let shut = move |sockets| drop(sender.unbounded_send(MasterEvent::ShutDown(sockets)));
     let failed = |error: &io::Error| {
-        tracing::warn!(%error, "listening sockets are only looked at when a worker starts");
+        log_warning!(%error, "listening sockets are only looked at when a worker starts");
     };
     Watch::new(rt, shut).inspect_err(failed).ok()
 }
@@ -313,7 +313,7 @@ fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option
 
 fn send(id: WorkerId, child: &Child, signal: Sig) {
     if let Err(error) = child.signal(signal) {
-        tracing::error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
+        log_error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
     }
 }
 
@@ -323,6 +323,6 @@ fn send_outputs(worker: WorkerId, connection: &Attached) {
     let Some(link) = connection.link.upgrade() else { return };
     let (output, error) = (io::stdout(), io::stderr());
     if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
-        tracing::error!(worker = worker.0, %error, "cannot send a worker its log file");
+        log_error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }

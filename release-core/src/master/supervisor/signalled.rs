@@ -39,7 +39,7 @@ impl Supervisor {
             }
             Sig::SIGUSR2 => {
                 if let Err(error) = self.reopen_logs() {
-                    tracing::error!(reason = error.report(), "the log goes on where it was");
+                    log_error!(reason = error.report(), "the log goes on where it was");
                 }
                 Event::Tick
             }

@@ -74,7 +74,7 @@ impl Supervisor {
         let late = now.saturating_duration_since(due).saturating_sub(self.told_busy - told);
         if late >= BUSY_TIME {
             let seconds = late.as_secs_f64();
-            tracing::warn!("the master was busy for {seconds:.1} s, or held up: it had no turn");
+            log_warning!("the master was busy for {seconds:.1} s, or held up: it had no turn");
         }
     }
 }

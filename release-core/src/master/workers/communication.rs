@@ -300,7 +300,7 @@ impl<W, C> Workers<W, C> {
             // The next line may be harmless.
             if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
                 let WorkerInfo { id, pid, .. } = *worker;
-                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
+                log_error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
             }
         }));
         self

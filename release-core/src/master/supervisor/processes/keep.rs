@@ -107,7 +107,7 @@ impl Processes {
                         let wish = Wish { id: WorkerId(id), generation };
                         processes.particulars.insert(wish, its);
                     }
-                    Err(error) => tracing::warn!(
+                    Err(error) => log_warning!(
                         worker = id,
                         reason = error.report(),
                         "its options are made anew"
@@ -127,7 +127,7 @@ impl Processes {
         let child = match Child::kept(&self.rt, pid) {
             Ok(child) => Arc::new(child),
             Err(error) => {
-                tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                log_warning!(pid, %error, "the exit status of a worker was lost");
                 let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
                 let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
                 return;
@@ -142,7 +142,7 @@ impl Processes {
         let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
         let output = output.and_then(|output| {
             let output = output.thaw(&self.rt, info.clone(), &capture);
-            let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
+            let lost = |error| log_error!(pid, %error, "a worker's output is lost");
             output.map_err(lost).ok()
         });
         let contact = group.map(|group| &group.contact);
@@ -154,7 +154,7 @@ impl Processes {
                 let attached = attached.inspect_err(|error| {
                     // It ends, and its exit is the news.
                     let reason = error.report();
-                    tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+                    log_error!(worker = id.0, pid, reason, "no connection to a worker");
                     let _ = child.signal(Sig::SIGKILL);
                 });
                 attached.ok()

@@ -97,7 +97,7 @@ impl Processes {
         let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
         let output = output.unwrap_or_else(|error| {
-            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            log_error!(worker = id.0, pid, %error, "a worker's output is lost");
             None
         });
         let (news, silence) = self.listen(id, pid, Arc::clone(&finished));
@@ -114,7 +114,7 @@ impl Processes {
         let connection = connection.inspect_err(|error| {
             // It ends, and its exit is the news.
             let reason = error.report();
-            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            log_error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
         });
         let connection = connection.ok();

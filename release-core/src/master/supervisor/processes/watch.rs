@@ -92,16 +92,13 @@ impl Processes {
             if let Some(passing) = passing
                 && !matches!(rt.timeout(PASS_ON_TIME, OUTPUT.run(|| passing)).await, Ok(Ok(_)))
             {
-                tracing::error!(
-                    pid,
-                    "the last words of a worker are lost: `output` did not take them"
-                );
+                log_error!(pid, "the last words of a worker are lost: `output` did not take them");
             }
             let exit = match exit {
                 Ok(exit) => exit,
                 // Somebody else has reaped it: it has ended, and nobody knows how.
                 Err(error) => {
-                    tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                    log_warning!(pid, %error, "the exit status of a worker was lost");
                     ExitStatus::Code(-1)
                 }
             };
