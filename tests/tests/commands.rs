@@ -85,7 +85,10 @@ on_every_backend! {
         let options = ["--ready", "newline", "--ready-timeout", "200"];
         let log = |levels: &str| {
             let program = shell(backend, &options, "exec sleep 1000");
-            program.with(|command| drop(command.env("RUST_LOG", levels))).run().1
+            let with_levels = program.with(|command| {
+                command.env("RUST_LOG", levels);
+            });
+            with_levels.run().1
         };
         for (levels, has_errors, has_all) in [
             ("", true, true),
