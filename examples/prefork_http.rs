@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use release::ipc::Never;
 use release::net::{Active, Inet, Passive, Socket};
 use release::{Exit, Master, Me, Workers, driver, is_worker, log, me};
 
@@ -51,8 +50,7 @@ fn master(options: &Options) -> Exit {
     }
     let workers = Workers::same_executable("http", options.workers)
         .user("nobody") // when the master is root
-        .listen("http", Inet::from((options.address, options.port)))
-        .answer(|_, never: Never| async move { match never {} });
+        .listen("http", Inet::from((options.address, options.port)));
     Master::new().workers(workers).run(driver)
 }
 
