@@ -109,6 +109,9 @@ pub enum CallError {
     TooLong(FrameTooLong),
     /// The request could not be encoded, or the answer could not be decoded.
     Codec(CodecError),
+    /// A thread of the runtime made a [blocking call](super::Peer::blocking_call), in which it would
+    /// wait for itself. The request was not sent.
+    WouldDeadlock,
     /// The connection has ended.
     Ended(Ended),
 }
@@ -122,6 +125,10 @@ impl fmt::Display for CallError {
             Self::Codec(_) => {
                 f.write_str("the message has no meaning in the other process's types")
             }
+            Self::WouldDeadlock => f.write_str(
+                "a blocking call on a thread of the runtime would wait for itself: await `call`, \
+                 or run it in `Rt::unblock`",
+            ),
             Self::Ended(_) => f.write_str("the connection has ended"),
         }
     }
@@ -133,7 +140,7 @@ impl std::error::Error for CallError {
             Self::TooLong(error) => Some(error),
             Self::Codec(error) => Some(error),
             Self::Ended(error) => Some(error),
-            Self::TimedOut | Self::Refused(_) => None,
+            Self::TimedOut | Self::Refused(_) | Self::WouldDeadlock => None,
         }
     }
 }

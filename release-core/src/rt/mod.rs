@@ -19,6 +19,7 @@ use std::time::Instant;
 
 #[cfg(feature = "async-io")]
 pub mod async_io;
+mod blocking;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod handle;
@@ -27,6 +28,7 @@ pub mod local;
 mod task;
 
 use crate::sys::threads::Threads;
+pub(crate) use blocking::wait_for;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
 pub use task::Task;

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, abortable};
 
 use super::BoxFuture;
+use super::blocking::as_executor;
 use crate::guard::{Guard, Payload, panic_message};
 
 /// A handle to a spawned task, and the future of its output.
@@ -132,7 +133,7 @@ impl Future for Contained {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(future) = &mut self.0
-            && let Some(polled) = contained(|| future.as_mut().poll(cx))
+            && let Some(polled) = contained(|| as_executor(|| future.as_mut().poll(cx)))
         {
             ready!(polled);
         }
