@@ -47,7 +47,7 @@ const ANSWER: Guard = Guard::new("answer");
 /// # let _ = workers;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum Decision {
     /// The request is permitted.
     Allow,
