@@ -157,3 +157,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/JOBS.md")]
 struct Jobs;
+
+/// The code of `docs/MESSAGES.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/MESSAGES.md")]
+struct Messages;
