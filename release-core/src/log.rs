@@ -122,6 +122,9 @@ pub fn syslog(name: &str) -> Result<(), Error> {
 /// }
 /// // On request, while the program runs:
 /// log::set_levels("info,release_core::net=debug")?;
+/// # use tracing::{Level, enabled};
+/// # assert!(enabled!(target: "release_core::net", Level::DEBUG) && enabled!(Level::INFO));
+/// # assert!(!enabled!(target: "release_core::ipc", Level::DEBUG));
 /// assert!(log::set_levels("loud").is_err());
 /// # Ok::<(), release_core::Error>(())
 /// ```

@@ -38,6 +38,11 @@ where
     C: Codec<W> + Codec<W::Response>,
 {
     fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
+        if self.spec.has_lost_handler {
+            let message = "`requests` or `codec` after `answer` or `plain` would forget the handler; \
+                           call it before";
+            return Err(about(&self.spec.name, message));
+        }
         let needs_none = self.attach.is_some() || self.spec.is_command;
         let workers = match self.without_handler.filter(|_| !needs_none) {
             Some(set_handler) => set_handler(*self),
@@ -54,11 +59,6 @@ impl Spec {
         attach: Option<Arc<dyn Attach>>,
         as_root: bool,
     ) -> Result<Group, Error> {
-        if self.has_lost_handler {
-            let message = "`requests` or `codec` after `answer` or `plain` would forget the handler; \
-                           call it before";
-            return Err(about(&self.name, message));
-        }
         let heartbeat = self.checked_heartbeat(attach.as_deref())?;
         let mut credentials = self.credentials(as_root)?;
         self.settle_listeners()?;
