@@ -198,7 +198,7 @@ impl Workers {
             options: None,
             jobs: None,
         };
-        Workers {
+        Self {
             spec,
             codec: Postcard,
             attach: None,
