@@ -19,22 +19,32 @@ macro_rules! log_error {
     ($($event:tt)*) => { crate::unlogged::emit(|| tracing::error!($($event)*)) };
 }
 
-static MAKE: OnceLock<fn() -> Dispatch> = OnceLock::new();
-static FALLBACK: OnceLock<Dispatch> = OnceLock::new();
+static FALLBACK: Fallback = Fallback { make: OnceLock::new(), made: OnceLock::new() };
 
-/// Sets the constructor of the subscriber that receives the events of a program without its own.
-/// Masters and workers call this as they start.
+/// The subscriber for the events of a program without its own, made for the first of them.
+struct Fallback {
+    make: OnceLock<fn() -> Dispatch>,
+    made: OnceLock<Dispatch>,
+}
+
+/// Sets the constructor of the subscriber. Masters and workers call this as they start.
 #[cfg(feature = "log")]
 pub(crate) fn fall_back_to(make: fn() -> Dispatch) {
     // Every caller sets the same one.
-    let _ = MAKE.set(make);
+    let _ = FALLBACK.make.set(make);
 }
 
 pub(crate) fn emit(event: impl FnOnce()) {
-    let is_unlogged = || dispatcher::get_default(|current| current.is::<NoSubscriber>());
-    match MAKE.get().filter(|_| is_unlogged()) {
-        Some(make) => dispatcher::with_default(FALLBACK.get_or_init(make), event),
-        None => event(),
+    FALLBACK.emit(event);
+}
+
+impl Fallback {
+    fn emit(&self, event: impl FnOnce()) {
+        let is_unlogged = || dispatcher::get_default(|current| current.is::<NoSubscriber>());
+        match self.make.get().filter(|_| is_unlogged()) {
+            Some(make) => dispatcher::with_default(self.made.get_or_init(make), event),
+            None => event(),
+        }
     }
 }
 
@@ -66,13 +76,24 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_of_the_program_receives_each_event_once() {
+    fn a_subscriber_of_the_program_goes_first_at_any_time() {
+        static FALLEN_BACK: AtomicUsize = AtomicUsize::new(0);
         static OWN: AtomicUsize = AtomicUsize::new(0);
+        let counts = || (FALLEN_BACK.load(Ordering::Relaxed), OWN.load(Ordering::Relaxed));
+        let fallback = Fallback { make: OnceLock::new(), made: OnceLock::new() };
+        let emit = || fallback.emit(|| tracing::error!("an error"));
+        emit();
+        assert_eq!(counts(), (0, 0));
+        fallback.make.set(|| Dispatch::new(Counter(&FALLEN_BACK))).expect("the first");
+        emit();
+        assert_eq!(counts(), (1, 0));
         let own = Dispatch::new(Counter(&OWN));
         dispatcher::with_default(&own, || {
+            emit();
             log_warning!(worker = 1, "a warning");
-            log_error!("an error");
         });
-        assert_eq!(OWN.load(Ordering::Relaxed), 2);
+        assert_eq!(counts(), (1, 2));
+        emit();
+        assert_eq!(counts(), (2, 2));
     }
 }
