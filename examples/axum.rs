@@ -16,7 +16,6 @@ use axum::Router;
 use axum::extract::{Extension, State};
 use axum::routing::get;
 use clap::Parser;
-use release::ipc::Never;
 use release::net::Inet;
 use release::{Exit, Master, Me, Workers, driver, http, is_worker, log, me};
 
@@ -47,8 +46,7 @@ fn master(options: &Options) -> Exit {
     }
     let workers = Workers::same_executable("http", options.workers)
         .user("nobody") // when the master is root
-        .listen("http", Inet::from((options.address, options.port)))
-        .answer(|_, never: Never| async move { match never {} });
+        .listen("http", Inet::from((options.address, options.port)));
     Master::new().workers(workers).run(driver)
 }
 

@@ -18,7 +18,6 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use release::ipc::Never;
 use release::net::Inet;
 use release::{Exit, Master, Me, Workers, driver, http, is_worker, log, me};
 
@@ -48,8 +47,7 @@ fn master(options: &Options) -> Exit {
     }
     let workers = Workers::same_executable("http", options.workers)
         .user("nobody") // when the master is root
-        .listen("http", Inet::from((options.address, options.port)))
-        .answer(|_, never: Never| async move { match never {} });
+        .listen("http", Inet::from((options.address, options.port)));
     Master::new().workers(workers).run(driver)
 }
 

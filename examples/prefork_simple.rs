@@ -11,7 +11,6 @@
 
 use futures_channel::mpsc::unbounded;
 use futures_util::StreamExt;
-use release::ipc::Never;
 use release::supervise::Report;
 use release::{Error, Exit, Master, Me, Workers, driver, is_worker, log, me};
 use serde::{Deserialize, Serialize};
@@ -35,8 +34,7 @@ fn master() -> Exit {
     eprintln!("send SIGHUP to {} to start another worker", std::process::id());
     let workers = Workers::same_executable(GROUP, 1)
         .user("nobody") // when the master is root
-        .context(|id| Greeting { text: format!("Hello. I'm worker {id}.") })
-        .answer(|_, never: Never| async move { match never {} });
+        .context(|id| Greeting { text: format!("Hello. I'm worker {id}.") });
     let (hang_up, mut hang_ups) = unbounded();
     Master::new()
         .workers(workers)

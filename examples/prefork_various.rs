@@ -15,7 +15,6 @@ use std::time::Duration;
 use clap::Parser;
 use release::config::validation::{duration_in_range, int_in_range, utf8};
 use release::config::{Live, Spec, key};
-use release::ipc::Never;
 use release::{Error, Exit, Master, Me, WorkerOptions, Workers, driver, is_worker, log, me};
 use serde::{Deserialize, Serialize};
 
@@ -105,8 +104,7 @@ fn master(settings: &Settings) -> Exit {
         .context_from(settings, |now, _| Job::Tick { every: now.clock.every })
         .worker_options_from(settings, |now, id| options(now.clock.nice, id).variable("TZ", "UTC"));
     let groups = [greeters, clocks].into_iter().fold(Master::new(), |master, workers| {
-        let workers = workers.user("nobody"); // when the master is root
-        master.workers(workers.answer(|_, never: Never| async move { match never {} }))
+        master.workers(workers.user("nobody")) // when the master is root
     });
     groups.run(driver)
 }

@@ -9,8 +9,8 @@ pub(crate) fn to_log(
     move |worker, stream, line| {
         let (prefix, line) = (prefix(worker), printable(line));
         match stream {
-            OutputStream::Out => tracing::info!("{prefix} {line}"),
             OutputStream::Error => tracing::warn!("{prefix} {line}"),
+            _ => tracing::info!("{prefix} {line}"),
         }
     }
 }

@@ -80,7 +80,7 @@ impl Guard {
         });
         let outcome = outcome.await;
         if let Err(panicked) = self.call(|| running.set(None)) {
-            tracing::error!(reason = %panicked, "a future panicked when it was dropped");
+            log_error!(reason = %panicked, "a future panicked when it was dropped");
         }
         outcome
     }
@@ -93,7 +93,7 @@ impl Guard {
             if time >= BUSY_TIME {
                 let hook = self.hook;
                 TOLD.with(|told| told.set(told.get() + time));
-                tracing::warn!(
+                log_warning!(
                     "the master was busy for {:.1} s: `{hook}` did not give way; what blocks belongs \
                      into `Rt::unblock`",
                     time.as_secs_f64()

@@ -20,7 +20,7 @@
 //! }
 //!
 //! fn main() -> Exit {
-//!     // Without a log, deaths and restarts happen in silence.
+//!     // Without a log, only warnings and errors appear.
 //!     if let Err(error) = log::stderr() {
 //!         return error.into();
 //!     }
@@ -64,6 +64,11 @@
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Release for Rust runs on Linux only");
+
+// First: the other modules use its macros.
+#[cfg(target_os = "linux")]
+#[macro_use]
+mod unlogged;
 
 #[cfg(target_os = "linux")]
 mod accounts;

@@ -40,6 +40,8 @@ struct Options {
     respawn: String,
     #[arg(long)]
     output: bool,
+    #[arg(long)]
+    unlogged: bool,
     #[arg(trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
@@ -74,10 +76,12 @@ async fn control(master: MasterHandle, request: String) -> Result<String, Refuse
 }
 
 fn main() -> Exit {
-    if let Err(error) = release::log::stderr() {
+    let options = Options::parse();
+    if !options.unlogged
+        && let Err(error) = release::log::stderr()
+    {
         return error.into();
     }
-    let options = Options::parse();
     let respawn = match options.respawn.as_str() {
         "never" => Respawn::Never,
         "on-failure" => Respawn::OnFailure,

@@ -167,3 +167,8 @@ struct Jobs;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/HTTP.md")]
 struct Http;
+
+/// The code of `docs/MESSAGES.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/MESSAGES.md")]
+struct Messages;

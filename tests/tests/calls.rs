@@ -132,8 +132,72 @@ fn schedule<D: Driver>(
     });
 }
 
+/// Threads that block in their calls, while the runtime has other callers and serves both sides.
+fn blocking<D: Driver>(driver: fn() -> io::Result<D>) {
+    let driver = driver().expect("a runtime");
+    run(&driver, async {
+        let rt = driver.handle();
+        let (here, there) = UnixStream::pair().expect("a socket pair");
+        let clock = rt.clone();
+        let there = connect::<Ask, Ask, _, _, _>(&rt, there.into(), Postcard, move |ask| {
+            answer(clock.clone(), None, ask)
+        });
+        let (_, serving) = there.expect("a connection");
+        let clock = rt.clone();
+        let here = connect::<Ask, Ask, _, _, _>(&rt, here.into(), Postcard, move |ask| {
+            answer(clock.clone(), None, ask)
+        });
+        let (peer, _task) = here.expect("a connection");
+        let ask = |number: u32| Ask {
+            number,
+            delay_us: 0,
+            padding: if number.is_multiple_of(50) { 300_000 } else { 5 },
+            asks_back: false,
+        };
+        let asks = move |peer: &Peer<Ask>, first: u32| {
+            for ask in (first..first + 100).map(ask) {
+                let answered = peer.blocking_call(&ask).expect("answered");
+                assert!(answered == right_answer(&ask), "{}", ask.number);
+            }
+        };
+        let threads = (0..4).map(|number| {
+            let peer = peer.clone();
+            rt.unblock(move || asks(&peer, 1000 * number))
+        });
+        let own = async {
+            for ask in (5000..5100).map(ask) {
+                assert!(peer.call(&ask).await.expect("answered") == right_answer(&ask));
+            }
+        };
+        let all = futures_util::future::join(join_all(threads), own);
+        let (threads, ()) = rt.timeout(Duration::from_secs(20), all).await.expect("none hangs");
+        assert!(threads.into_iter().all(|outcome| outcome.is_ok()));
+
+        let slow = Ask { delay_us: 60_000_000, ..ask(1) };
+        let other = peer.clone();
+        let late = move || other.blocking_call_within(Duration::from_millis(20), &slow);
+        let late = rt.unblock(late).await.expect("a thread");
+        assert!(matches!(late, Err(CallError::TimedOut)), "{late:?}");
+
+        assert!(matches!(peer.blocking_call(&ask(1)), Err(CallError::WouldDeadlock)));
+        let other = peer.clone();
+        let in_task = rt.spawn(async move { other.blocking_call(&ask(1)) }).await;
+        let message = in_task.expect_err("refused").to_string();
+        assert!(message.contains("await `call`, or run it in `Rt::unblock`"), "{message}");
+
+        drop(serving);
+        let ended = rt.unblock(move || peer.blocking_call(&ask(1))).await.expect("a thread");
+        assert!(matches!(ended, Err(CallError::Ended(_))), "{ended:?}");
+    });
+}
+
 macro_rules! on {
-    ($name:ident, $driver:expr) => {
+    ($name:ident, $blocking:ident, $driver:expr) => {
+        #[test]
+        fn $blocking() {
+            blocking($driver);
+        }
+
         proptest! {
             #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -145,8 +209,8 @@ macro_rules! on {
     };
 }
 
-on!(on_poll, release_core::rt::local::Local::new);
-on!(on_tokio, release_tokio::driver);
-on!(on_tokio_multi_thread, release_tokio::Tokio::multi_thread);
-on!(on_smol, release_smol::driver);
-on!(on_async_std, release_async_std::driver);
+on!(on_poll, blocking_on_poll, release_core::rt::local::Local::new);
+on!(on_tokio, blocking_on_tokio, release_tokio::driver);
+on!(on_tokio_multi_thread, blocking_on_tokio_multi_thread, release_tokio::Tokio::multi_thread);
+on!(on_smol, blocking_on_smol, release_smol::driver);
+on!(on_async_std, blocking_on_async_std, release_async_std::driver);

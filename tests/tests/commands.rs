@@ -74,6 +74,37 @@ on_every_backend! {
         }
     }
 
+    fn warnings_and_errors_are_written_without_a_log(backend: Backend) {
+        let options = ["--unlogged", "--ready", "newline", "--ready-timeout", "200"];
+        let (_, log) = shell(backend, &options, "exec sleep 1000").run();
+        assert!(log.contains("ERROR killed worker=0"), "{log}");
+        assert!(!log.contains(" INFO "), "{log}");
+    }
+
+    fn the_environment_sets_the_levels_of_the_log(backend: Backend) {
+        let options = ["--ready", "newline", "--ready-timeout", "200"];
+        let log = |levels: &str| {
+            let program = shell(backend, &options, "exec sleep 1000");
+            let with_levels = program.with(|command| {
+                command.env("RUST_LOG", levels);
+            });
+            with_levels.run().1
+        };
+        for (levels, has_errors, has_all) in [
+            ("", true, true),
+            ("error", true, false),
+            ("off", false, false),
+            ("off,release_core=info", true, true),
+            ("another=trace", true, true),
+            ("loud", true, true),
+        ] {
+            let log = log(levels);
+            assert_eq!(log.contains(" ERROR "), has_errors, "{levels}: {log}");
+            assert_eq!(log.contains(" INFO "), has_all, "{levels}: {log}");
+            assert_eq!(log.contains("RUST_LOG is ignored"), levels == "loud", "{log}");
+        }
+    }
+
     fn who_closes_the_descriptor_instead_is_not_waited_for(backend: Backend) {
         let options = ["--ready", "newline", "--ready-timeout", "60000"];
         let line = "eval \"exec $NOTIFY_FD>&-\"; exec sleep 1000";

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// From the ground up. Modules of one line do not import each other.
 const FLOORS: &[&[&str]] = &[
-    &["sys", "guard", "log_throttle", "stopping", "worker_types"],
+    &["sys", "guard", "log_throttle", "stopping", "unlogged", "worker_types"],
     &["error"],
     &["path", "predecessor", "systemd", "rt"],
     &["signals", "start_files", "streams"],

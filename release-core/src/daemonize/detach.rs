@@ -295,7 +295,7 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
 /// no forked process continues without exec.
 pub(crate) fn warn_of_threads() {
     if let Ok(threads @ 2..) = thread_count() {
-        tracing::warn!(
+        log_warning!(
             threads,
             "there are threads before the async runtime: any of the program's own should begin later"
         );

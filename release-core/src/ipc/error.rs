@@ -112,6 +112,9 @@ pub enum CallError {
     /// Too much waits for the peer already. A call waits for room instead; this comes from a
     /// [`SendError`].
     Full,
+    /// A thread of the runtime made a [blocking call](super::Peer::blocking_call), in which it would
+    /// wait for itself. The request was not sent.
+    WouldDeadlock,
     /// The connection has ended.
     Ended(Ended),
 }
@@ -126,6 +129,10 @@ impl fmt::Display for CallError {
                 f.write_str("the message has no meaning in the other process's types")
             }
             Self::Full => SendError::Full.fmt(f),
+            Self::WouldDeadlock => f.write_str(
+                "a blocking call on a thread of the runtime would wait for itself: await `call`, \
+                 or run it in `Rt::unblock`",
+            ),
             Self::Ended(_) => f.write_str("the connection has ended"),
         }
     }
@@ -137,7 +144,7 @@ impl std::error::Error for CallError {
             Self::TooLong(error) => Some(error),
             Self::Codec(error) => Some(error),
             Self::Ended(error) => Some(error),
-            Self::TimedOut | Self::Refused(_) | Self::Full => None,
+            Self::TimedOut | Self::Refused(_) | Self::Full | Self::WouldDeadlock => None,
         }
     }
 }

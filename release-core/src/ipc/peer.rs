@@ -16,7 +16,7 @@ use super::serve::serve;
 use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
 use crate::ipc::wire::body::Draft;
 use crate::ipc::wire::header::RequestNumber;
-use crate::rt::{Rt, Task};
+use crate::rt::{Rt, Task, wait_for};
 
 /// The other process of a connection in call mode, which answers requests of type `R`.
 ///
@@ -145,6 +145,66 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ) -> Result<R::Response, CallError> {
         let asked = self.ask(request, Some(timeout));
         self.link.rt().timeout(timeout, asked).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// Sends a request and blocks this thread until the answer arrives, like [`Peer::call`], for
+    /// callers that are not async, such as the signer of a TLS library.
+    ///
+    /// Call this on a thread of your own, or in [`Rt::unblock`](crate::rt::Rt::unblock), while the
+    /// driver runs.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CallError::WouldDeadlock`] in a task, and on the thread that runs the driver;
+    /// otherwise the errors of [`Peer::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use release_core::ipc::{CallError, Peer};
+    ///
+    /// /// Called by a library that knows nothing of futures.
+    /// fn sign(master: &Peer<String>, message: &str) -> Result<String, CallError> {
+    ///     master.blocking_call(&message.to_owned())
+    /// }
+    ///
+    /// async fn handshake(me: &Me<(), String>) -> Result<String, Box<dyn std::error::Error>> {
+    ///     let master = me.master();
+    ///     Ok(me.rt().unblock(move || sign(&master, "hello")).await??)
+    /// }
+    /// # let _ = handshake;
+    /// ```
+    pub fn blocking_call(&self, request: &R) -> Result<R::Response, CallError> {
+        wait_for(self.call(request)).unwrap_or(Err(CallError::WouldDeadlock))
+    }
+
+    /// Sends a request and blocks this thread until the answer arrives, at most for `timeout`. See
+    /// [`Peer::blocking_call`] and [`Peer::call_within`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CallError::TimedOut`] after the timeout, and otherwise the errors of
+    /// [`Peer::blocking_call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::ipc::{CallError, Peer};
+    ///
+    /// fn sign(master: &Peer<String>, message: &str) -> Result<String, CallError> {
+    ///     master.blocking_call_within(Duration::from_secs(5), &message.to_owned())
+    /// }
+    /// # let _ = sign;
+    /// ```
+    pub fn blocking_call_within(
+        &self,
+        timeout: Duration,
+        request: &R,
+    ) -> Result<R::Response, CallError> {
+        let call = self.call_within(timeout, request);
+        wait_for(call).unwrap_or(Err(CallError::WouldDeadlock))
     }
 
     async fn ask(&self, request: &R, timeout: Option<Duration>) -> Result<R::Response, CallError> {

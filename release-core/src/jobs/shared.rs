@@ -245,7 +245,7 @@ impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
             let (how, reply) = match call {
                 None => (Return::Unsent, None),
                 Some(call) => returned(JOB.run(|| call).await.unwrap_or_else(|panicked| {
-                    tracing::error!(reason = %panicked, "a job failed");
+                    log_error!(reason = %panicked, "a job failed");
                     Err(CallError::Refused(panicked.to_string()))
                 })),
             };

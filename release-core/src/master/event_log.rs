@@ -8,7 +8,7 @@ use crate::supervise::{KillReason, Report, StopCause, WorkerId};
 pub(crate) fn log(report: &Report) {
     match report {
         Report::Stopping { cause: StopCause::Terminal } => {
-            tracing::warn!("the terminal is gone: the service ends");
+            log_warning!("the terminal is gone: the service ends");
         }
         Report::Starting | Report::Finished { .. } | Report::Stopping { .. } => {}
         Report::AllReady => tracing::info!("all workers are ready"),
@@ -27,7 +27,7 @@ pub(crate) fn log(report: &Report) {
         }
         Report::Died { id, pid, generation, exit, restart_in: Some(restart_in) } => {
             let message = "died, is started again";
-            tracing::warn!(worker = id.0, pid, %exit, generation, ?restart_in, "{message}");
+            log_warning!(worker = id.0, pid, %exit, generation, ?restart_in, "{message}");
         }
         Report::Died { id, pid, generation, exit, restart_in: None } => {
             tracing::info!(worker = id.0, pid, %exit, generation, "ended");
@@ -35,29 +35,29 @@ pub(crate) fn log(report: &Report) {
         Report::Killed { id, pid, generation, reason } => killed(*id, *pid, *generation, reason),
         Report::LeftBehind { id, pid, generation, reason } => {
             let message = "cannot be ended, is left behind";
-            tracing::error!(worker = id.0, pid, generation, reason, "{message}");
+            log_error!(worker = id.0, pid, generation, reason, "{message}");
         }
         Report::OverLimit { id, pid, generation, excess } => {
             tracing::info!(worker = id.0, pid, %excess, generation, "over its limit, is replaced");
         }
         Report::TooFast { group } => {
             let message = "workers die too fast: they are started again slowly from now on";
-            tracing::error!(group, "{message}");
+            log_error!(group, "{message}");
         }
         Report::Reloading { generation } => tracing::info!(generation, "a reload begins"),
         Report::Reloaded { generation } => tracing::info!(generation, "reloaded"),
         Report::RolledBack { generation, reason } => {
-            tracing::error!(generation, reason, "the reload failed and is rolled back");
+            log_error!(generation, reason, "the reload failed and is rolled back");
         }
-        Report::ReloadRefused { reason } => tracing::error!(reason, "the reload was refused"),
+        Report::ReloadRefused { reason } => log_error!(reason, "the reload was refused"),
         Report::Upgrading => tracing::info!("an upgrade begins: the new version is tried"),
         Report::Upgraded { generation } => tracing::info!(generation, "upgraded"),
-        Report::UpgradeRefused { reason } => tracing::error!(reason, "the upgrade was refused"),
+        Report::UpgradeRefused { reason } => log_error!(reason, "the upgrade was refused"),
         Report::UpgradeRolledBack { generation, reason } => {
-            tracing::error!(generation, reason, "the upgrade failed: the old workers go on");
+            log_error!(generation, reason, "the upgrade failed: the old workers go on");
         }
         Report::Resized { group, size } => tracing::info!(group, size, "resized"),
-        Report::Failing { reason } => tracing::error!(reason, "the master stops"),
+        Report::Failing { reason } => log_error!(reason, "the master stops"),
     }
 }
 
@@ -65,17 +65,17 @@ fn spawn_failed(id: WorkerId, reason: &str, retry_in: Option<Duration>) {
     match retry_in {
         Some(retry_in) => {
             let message = "cannot be started, is tried again";
-            tracing::error!(worker = id.0, reason, ?retry_in, "{message}");
+            log_error!(worker = id.0, reason, ?retry_in, "{message}");
         }
-        None => tracing::error!(worker = id.0, reason, "cannot be started"),
+        None => log_error!(worker = id.0, reason, "cannot be started"),
     }
 }
 
 fn killed(id: WorkerId, pid: i32, generation: u32, reason: &KillReason) {
     match reason {
         KillReason::StopNow => {
-            tracing::warn!(worker = id.0, pid, generation, "killed: stopped at once");
+            log_warning!(worker = id.0, pid, generation, "killed: stopped at once");
         }
-        reason => tracing::error!(worker = id.0, pid, %reason, generation, "killed"),
+        reason => log_error!(worker = id.0, pid, %reason, generation, "killed"),
     }
 }

@@ -254,7 +254,7 @@ impl Group {
         for listener in listeners {
             if let Err(error) = listener.look(name, shut) {
                 let (group, reason) = (&**name, error.report());
-                tracing::error!(group, listener = listener.name, reason, "nobody can connect");
+                log_error!(group, listener = listener.name, reason, "nobody can connect");
             }
         }
     }

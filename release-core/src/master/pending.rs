@@ -83,7 +83,7 @@ impl Hooks {
     pub(crate) fn observed(&self, report: &Report) {
         let Some(observe) = &self.observe else { return };
         if let Err(panicked) = OBSERVE.call(|| observe(report)) {
-            tracing::error!(panic = panicked.message(), ?report, "the observer panicked");
+            log_error!(panic = panicked.message(), ?report, "the observer panicked");
         }
     }
 }

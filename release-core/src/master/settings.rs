@@ -191,7 +191,7 @@ impl<T: Send + Sync + 'static> Generations for Shared<T> {
         // The destructor belongs to the application, and may call `current`.
         drop(values);
         if let Err(panicked) = Guard::SETTINGS.call(|| drop(former)) {
-            tracing::error!(reason = %panicked, "a value of the settings could not be dropped");
+            log_error!(reason = %panicked, "a value of the settings could not be dropped");
         }
     }
 }

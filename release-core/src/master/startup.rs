@@ -147,7 +147,7 @@ impl Startup {
             }
         };
         ended.unwrap_or_else(|error| {
-            tracing::error!(reason = error.report(), "the master could not start");
+            log_error!(reason = error.report(), "the master could not start");
             error.into()
         })
     }
@@ -297,7 +297,7 @@ fn exit_of(ended: Ended, exits_with_signal: bool) -> Exit {
 fn unless_return(taken: Result<(), Error>, is_return: bool) -> Result<(), Error> {
     match taken {
         Err(error) if is_return => {
-            tracing::error!(reason = error.report(), "going on without it");
+            log_error!(reason = error.report(), "going on without it");
             Ok(())
         }
         taken => taken,

@@ -306,7 +306,7 @@ impl Supervisor {
         let late = now.saturating_duration_since(due).saturating_sub(self.told_busy - told);
         if late >= BUSY_TIME {
             let seconds = late.as_secs_f64();
-            tracing::warn!("the master was busy for {seconds:.1} s, or held up: it had no turn");
+            log_warning!("the master was busy for {seconds:.1} s, or held up: it had no turn");
         }
     }
 
@@ -344,7 +344,7 @@ impl Supervisor {
             MasterEvent::Failed(error) => Event::Fail { reason: error.report() },
             MasterEvent::TaskFailed(error) => {
                 let reason = error.report();
-                tracing::error!(reason, "a task of the master has failed");
+                log_error!(reason, "a task of the master has failed");
                 Event::TaskFailed { reason }
             }
             MasterEvent::ShutDown(sockets) => self.look_at_sockets(&sockets),
@@ -381,7 +381,7 @@ impl Supervisor {
             }
             Sig::SIGUSR2 => {
                 if let Err(error) = self.reopen_logs() {
-                    tracing::error!(reason = error.report(), "the log goes on where it was");
+                    log_error!(reason = error.report(), "the log goes on where it was");
                 }
                 Event::Tick
             }
@@ -522,7 +522,7 @@ impl Supervisor {
         });
         if self.rt.timeout(LAST_ANSWERS, at_rest).await.is_err() {
             let requests: usize = controls.iter().map(ControlHandle::unfinished).sum();
-            tracing::warn!(requests, "control sockets are closed before the answer");
+            log_warning!(requests, "control sockets are closed before the answer");
         }
     }
 }

@@ -160,7 +160,7 @@ impl SystemdNotifier {
     fn reloading(&mut self) {
         match reloading() {
             Ok(message) => self.say(Kind::Reloading, message),
-            Err(error) => tracing::warn!(%error, "systemd was not told"),
+            Err(error) => log_warning!(%error, "systemd was not told"),
         }
     }
 
@@ -187,7 +187,7 @@ impl SystemdNotifier {
                 true => "systemd got no sign of life",
                 false => "systemd was not told",
             };
-            tracing::warn!(%error, unsaid, "{what}; it hears the latest when it listens");
+            log_warning!(%error, unsaid, "{what}; it hears the latest when it listens");
         }
     }
 

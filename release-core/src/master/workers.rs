@@ -33,7 +33,7 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// A group of workers: their program, number and user, and the answers of the master to their requests.
 ///
 /// `W` is the type of the master's requests to the workers. Workers use call mode unless
-/// [`plain`](Workers::plain) is called.
+/// [`plain`](Workers::plain) is called. Workers without any messages need no handler.
 ///
 /// If the master is exempt from the out-of-memory killer (`OOMScoreAdjust=-1000`), its workers are not:
 /// their `oom_score_adj` is 0 then.
@@ -60,6 +60,8 @@ pub struct Workers<W = Never, C = Postcard> {
     spec: Spec,
     codec: C,
     attach: Option<Arc<dyn Attach>>,
+    /// Sets a handler if there is none; not known for every codec.
+    without_handler: Option<fn(Self) -> Self>,
     connections: Connections<W, C>,
 }
 
@@ -72,6 +74,8 @@ struct Spec {
     /// The settings that any of these is made from.
     settings: Vec<Arc<dyn Generations>>,
     program: Program,
+    /// Whether a handler was set before the types of the messages were.
+    has_lost_handler: bool,
     /// Whether it is a program without this library.
     is_command: bool,
     has_blocking_listeners: bool,
@@ -173,6 +177,7 @@ impl Workers {
             sizes: None,
             settings: Vec::new(),
             program,
+            has_lost_handler: false,
             is_command: false,
             has_blocking_listeners: false,
             readiness: None,
@@ -193,7 +198,13 @@ impl Workers {
             options: None,
             jobs: None,
         };
-        Self { spec, codec: Postcard, attach: None, connections: Connections::default() }
+        Self {
+            spec,
+            codec: Postcard,
+            attach: None,
+            without_handler: Some(communication::asks_nothing),
+            connections: Connections::default(),
+        }
     }
 }
 

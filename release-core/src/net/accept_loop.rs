@@ -275,7 +275,7 @@ impl<A: Address> AcceptLoop<A> {
             match accepted {
                 Ok(connection) => handlers.running.push(start(connection)),
                 Err(error) => {
-                    tracing::error!(%error, "no more connections are accepted");
+                    log_error!(%error, "no more connections are accepted");
                     break Err(error);
                 }
             }
@@ -322,7 +322,7 @@ impl Handlers {
             Some(Err(why)) => {
                 self.served.failed += 1;
                 if let Some(unsaid) = self.warnings.now(self.rt.now()) {
-                    tracing::warn!(why, unsaid, "a connection's handler failed");
+                    log_warning!(why, unsaid, "a connection's handler failed");
                 }
             }
             None => pending().await,

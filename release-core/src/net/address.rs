@@ -104,7 +104,7 @@ impl fmt::Display for Unix {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum AnyAddress {
     /// An IP address and a port.
     Inet(Inet),

@@ -250,7 +250,7 @@ impl Passive {
 
     fn warn(&mut self, error: &io::Error, what: &'static str) {
         if let Some(unsaid) = self.warnings.now(self.rt.now()) {
-            tracing::warn!(%error, unsaid, "{what}");
+            log_warning!(%error, unsaid, "{what}");
         }
     }
 }

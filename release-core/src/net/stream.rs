@@ -55,13 +55,13 @@ pub struct Stream {
 /// fn message(read: Read) -> Option<Vec<u8>> {
 ///     match read {
 ///         Read::Data(bytes) => Some(bytes),
-///         Read::Eof(_) | Read::TimedOut(_) => None,
+///         _ => None,
 ///     }
 /// }
 /// # assert_eq!(message(Read::Eof(vec![])), None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum Read {
     /// The requested number of bytes.
     Data(Vec<u8>),

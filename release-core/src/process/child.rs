@@ -195,13 +195,13 @@ impl Child {
                     // Again: a process that was just starting another one may have been missed.
                     let _ = self.signal_group(Some(Signal::SIGKILL));
                     if now.saturating_duration_since(*killed_at.get_or_insert(now)) > DEATH_TIME {
-                        tracing::error!(pid, "cannot end all that a worker has left behind");
+                        log_error!(pid, "cannot end all that a worker has left behind");
                         return;
                     }
                 }
                 signal if !is_said => {
                     is_said = true;
-                    tracing::warn!(
+                    log_warning!(
                         pid,
                         %signal,
                         "ended, and left processes behind: they got the signal to stop, too, and \

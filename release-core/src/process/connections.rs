@@ -95,12 +95,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
             let sent = peer.notify(message);
             if let Err(error) = &sent {
                 let reason = crate::error::chain(error);
-                tracing::warn!(
-                    worker = worker.id,
-                    pid = worker.pid,
-                    reason,
-                    "not told a broadcast"
-                );
+                log_warning!(worker = worker.id, pid = worker.pid, reason, "not told a broadcast");
             }
             sent.is_ok()
         });

@@ -112,7 +112,7 @@ impl Listener {
                     Err(error) => {
                         let (listener, reason) = (&self.name, error.report());
                         let message = "new connections cannot be kept from a worker that stops";
-                        tracing::warn!(listener, reason, "{message}");
+                        log_warning!(listener, reason, "{message}");
                     }
                 }
                 Ok(())
@@ -279,7 +279,7 @@ impl Listener {
             return;
         }
         let (listener, address) = (&self.name, requested);
-        tracing::warn!(listener, address, wanted = self.requested, "it stays where it was");
+        log_warning!(listener, address, wanted = self.requested, "it stays where it was");
         requested.clone_into(&mut self.requested);
         let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
         match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
@@ -334,7 +334,7 @@ fn look((group, listener): (&str, &str), socket: &OwnedFd, address: Inet) -> Res
         return Ok(());
     }
     listen_again(socket, Some(address), BACKLOG)?;
-    tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+    log_warning!(group, listener, %address, "{SHUT_DOWN}");
     Ok(())
 }
 

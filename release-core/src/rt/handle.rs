@@ -12,6 +12,7 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 
+use super::blocking::as_executor;
 use super::{Driver, Io, Runtime, Task};
 use crate::guard::Guard;
 use crate::{Error, ErrorKind};
@@ -336,7 +337,7 @@ pub fn run<T>(driver: &dyn Driver, main: impl Future<Output = T>) -> T {
     let mut output = None;
     {
         let mut main = pin!(async { output = Some(main.await) });
-        driver.block_on(main.as_mut());
+        as_executor(|| driver.block_on(main.as_mut()));
     }
     #[allow(clippy::expect_used)]
     output.expect("the driver's block_on came back before the main future was done")

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 #[cfg(feature = "async-io")]
 pub mod async_io;
+mod blocking;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod handle;
@@ -27,6 +28,7 @@ pub mod local;
 mod task;
 
 use crate::sys::threads::Threads;
+pub(crate) use blocking::wait_for;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
 pub use task::Task;
@@ -157,7 +159,7 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// [`Rt::unblock`] catches panics before they get here.
     fn unblock(&self, work: Blocking) {
         if let Err((work, error)) = BLOCKING.run(work) {
-            tracing::error!(%error, "cannot start a thread for a blocking function");
+            log_error!(%error, "cannot start a thread for a blocking function");
             drop(work);
         }
     }

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, abortable};
 
 use super::BoxFuture;
+use super::blocking::as_executor;
 use crate::guard::{Guard, Payload, panic_message};
 
 /// A handle to a spawned task, and the future of its output.
@@ -50,7 +51,7 @@ impl<T: Send + 'static> Task<T> {
         let running = async {
             let outcome = Guard::TASK.run_to_end(future).await;
             if let Err(panic) = &outcome {
-                tracing::error!(panic = panic_message(panic.as_ref()), "a task panicked");
+                log_error!(panic = panic_message(panic.as_ref()), "a task panicked");
             }
             // No caller waits for a detached task.
             let _ = sender.send(outcome);
@@ -122,7 +123,7 @@ impl Contained {
 fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(function));
     let said = outcome.inspect_err(|panic| {
-        tracing::error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
+        log_error!(panic = panic_message(&**panic), "a task panicked when it was dropped");
     });
     said.ok()
 }
@@ -132,7 +133,7 @@ impl Future for Contained {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(future) = &mut self.0
-            && let Some(polled) = contained(|| future.as_mut().poll(cx))
+            && let Some(polled) = contained(|| as_executor(|| future.as_mut().poll(cx)))
         {
             ready!(polled);
         }

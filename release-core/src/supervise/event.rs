@@ -347,7 +347,7 @@ pub enum Action {
 /// assert_eq!(signals.collect::<Vec<_>>(), [Signal::Terminate, Signal::Kill]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum Signal {
     /// `SIGTERM`: finish and exit.
     Terminate,

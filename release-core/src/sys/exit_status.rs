@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 /// assert_eq!(killed.to_string(), "signal 9 (SIGKILL)");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum ExitStatus {
     /// The process exited with this status.
     Code(i32),

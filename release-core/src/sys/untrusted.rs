@@ -100,7 +100,7 @@ fn add(one: Waiting) {
     if waiting.len() == MOST {
         drop(waiting);
         let number = one.descriptor.into_raw_fd();
-        tracing::error!(number, "a descriptor stays open: too many cannot be closed");
+        log_error!(number, "a descriptor stays open: too many cannot be closed");
         return;
     }
     waiting.push_back(one);

@@ -23,6 +23,8 @@ impl<C> Worker<C> {
         driver: impl FnOnce() -> io::Result<D>,
         main: impl AsyncFnOnce(Rt, OwnedFd, Caught) -> Result<(), Error>,
     ) -> Exit {
+        #[cfg(feature = "log")]
+        crate::unlogged::fall_back_to(crate::log::fallback);
         let ended = self.enter().and_then(|(socket, caught)| {
             let driver =
                 driver().map_err(|error| Error::system("cannot start the async runtime", error))?;
@@ -30,7 +32,7 @@ impl<C> Worker<C> {
             run(&driver, main(driver.handle(), socket, caught))
         });
         if let Err(error) = &ended {
-            tracing::error!(reason = error.report(), "the worker failed");
+            log_error!(reason = error.report(), "the worker failed");
         }
         streams::finish();
         ended.into()

@@ -282,6 +282,27 @@ impl<Context, M, C> Me<Context, M, C> {
         self.stopping.clone()
     }
 
+    /// Returns whether this worker should shut down, without waiting: see
+    /// [`stopping`](Self::stopping).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// /// Does the steps that are left, unless the worker should stop.
+    /// fn work(me: &Me, steps: &mut Vec<fn()>) {
+    ///     while let (false, Some(step)) = (me.is_stopping(), steps.pop()) {
+    ///         step();
+    ///     }
+    /// }
+    /// # let _ = work;
+    /// ```
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_stopping()
+    }
+
     /// Returns the reason why the connection to the master has ended, if it has.
     ///
     /// # Examples
@@ -406,5 +427,26 @@ impl<M, C> PlainMe<M, C> {
     #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()
+    }
+
+    /// Returns whether this worker should shut down, without waiting: see
+    /// [`stopping`](Self::stopping).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::PlainMe;
+    ///
+    /// /// Does the steps that are left, unless the worker should stop.
+    /// fn work(me: &PlainMe<String>, steps: &mut Vec<fn()>) {
+    ///     while let (false, Some(step)) = (me.is_stopping(), steps.pop()) {
+    ///         step();
+    ///     }
+    /// }
+    /// # let _ = work;
+    /// ```
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_stopping()
     }
 }

@@ -36,7 +36,7 @@ fn tell(panic: &PanicHookInfo<'_>) {
     let message = crate::guard::panic_message(panic.payload());
     let place = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    tracing::error!(worker = WORKER.get(), thread = thread.name(), place, "panicked: {message}");
+    log_error!(worker = WORKER.get(), thread = thread.name(), place, "panicked: {message}");
 }
 
 fn has_room() -> bool {

@@ -44,7 +44,7 @@ impl StoredAnswer {
         };
         let mut descriptors = body.descriptors;
         if descriptors.len() > room {
-            tracing::warn!("descriptors of an answer were closed: too many wait for their askers");
+            log_warning!("descriptors of an answer were closed: too many wait for their askers");
             descriptors.clear();
         }
         Self { bytes: body.bytes.to_vec(), descriptors, refused }

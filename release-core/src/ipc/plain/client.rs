@@ -218,7 +218,7 @@ async fn background(link: Arc<Link>, mut messages: mpsc::Sender<Vec<u8>>) {
         };
         // Reading never waits until messages are taken: an answer may follow them.
         if messages.try_send(message).is_err() && !std::mem::replace(&mut dropped, true) {
-            tracing::warn!("messages of the master are dropped: nobody takes them");
+            log_warning!("messages of the master are dropped: nobody takes them");
         }
     }
 }

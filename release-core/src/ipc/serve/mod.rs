@@ -274,7 +274,7 @@ where
             Ok(answer) => answer,
             Err(panic) => {
                 let message = crate::guard::panic_message(panic.as_ref());
-                tracing::error!(panic = message, "a request's handler panicked");
+                log_error!(panic = message, "a request's handler panicked");
                 Err(Refused::new("the handler panicked"))
             }
         };
@@ -307,7 +307,7 @@ where
 fn replace_outputs(files: Vec<Untrusted>) {
     for (number, file) in [1, 2].into_iter().zip(files.into_iter().map(OwnedFd::from)) {
         if let Err(error) = redirect(number, &file) {
-            tracing::error!(number, %error, "cannot replace an output of this process");
+            log_error!(number, %error, "cannot replace an output of this process");
         }
     }
 }

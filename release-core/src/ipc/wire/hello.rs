@@ -143,7 +143,7 @@ impl Message {
     /// Logs a warning if differences to other versions of the type cannot be detected.
     fn tell_gap(&self, what: &str) {
         if let Some(why) = self.shape.gap() {
-            tracing::warn!(
+            log_warning!(
                 r#type = self.name,
                 why,
                 "{what}: a part of the type cannot be compared with that of another version; see \

@@ -50,8 +50,10 @@ impl Master {
     /// [`MasterHandle::upgrade`]: crate::MasterHandle::upgrade
     /// [`MasterHandle::reopen_logs`]: crate::MasterHandle::reopen_logs
     pub fn run<D: Driver>(self, driver: impl FnOnce() -> io::Result<D>) -> Exit {
+        #[cfg(feature = "log")]
+        crate::unlogged::fall_back_to(crate::log::fallback);
         if cfg!(panic = "abort") {
-            tracing::warn!("built with panic=abort: any panic ends the master and all workers");
+            log_warning!("built with panic=abort: any panic ends the master and all workers");
         }
         let role = match upgrade_role() {
             Ok(role) => role,

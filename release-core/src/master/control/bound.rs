@@ -177,7 +177,7 @@ impl<C> BoundControlSocket<C> {
             match Link::thaw(rt, kept.link) {
                 Ok(link) => self.connect(link, peer, past, &handler),
                 Err(error) => {
-                    tracing::warn!(reason = error.report(), "a control connection was not kept");
+                    log_warning!(reason = error.report(), "a control connection was not kept");
                 }
             }
         }
@@ -192,7 +192,7 @@ impl<C> BoundControlSocket<C> {
                 discard(socket.as_fd());
                 if let Some(unsaid) = refusals.now(rt.now()) {
                     let Credentials { uid, pid, .. } = peer;
-                    tracing::warn!(uid, pid, unsaid, "a control connection was refused");
+                    log_warning!(uid, pid, unsaid, "a control connection was refused");
                 }
                 continue;
             }

@@ -39,7 +39,7 @@ where
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::debug!(why, uid, "a control connection was ended"),
             Err(panicked) => {
-                tracing::error!(reason = %panicked, uid, "a control connection was ended");
+                log_error!(reason = %panicked, uid, "a control connection was ended");
             }
         }
     }
@@ -78,7 +78,7 @@ where
             Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) => failed(error),
             sent => return sent.map_err(failed),
         };
-        tracing::error!(reason = why, "an answer on a control socket cannot be sent");
+        log_error!(reason = why, "an answer on a control socket cannot be sent");
         match Codec::<R::Response>::failure(&self.codec, &why) {
             Some(failure) => self.server.write_response(&failure).await.map_err(failed),
             None => Err(why),

@@ -68,12 +68,12 @@ impl ControlHandle {
                 *file = made;
                 self.gate.listen_on(socket);
                 self.is_told.store(false, Ordering::Relaxed);
-                tracing::warn!(path = %path.display(), "the control socket was removed: it is there again");
+                log_warning!(path = %path.display(), "the control socket was removed: it is there again");
             }
             Err(reason) => {
                 if !self.is_told.swap(true, Ordering::Relaxed) {
                     let message = "the control socket was removed: nobody can connect";
-                    tracing::error!(path = %path.display(), reason, "{message}");
+                    log_error!(path = %path.display(), reason, "{message}");
                 }
             }
         }

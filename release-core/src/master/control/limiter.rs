@@ -98,7 +98,7 @@ impl ConnectionLimiter {
                 Admission::Refused => {
                     // Logged once, not for each connection.
                     if !mem::replace(&mut self.lock().was_full, true) {
-                        tracing::warn!("control connections are turned away: all are busy");
+                        log_warning!("control connections are turned away: all are busy");
                     }
                     return false;
                 }
@@ -240,7 +240,7 @@ impl State {
         let is_stuck = |_: &u64, one: &mut Admitted| one.waits == 0 && one.is_stuck(now);
         for (_, one) in self.admitted.extract_if(is_stuck) {
             one.abort.abort();
-            tracing::warn!(uid = one.peer.uid, "a control request that does not end is given up");
+            log_warning!(uid = one.peer.uid, "a control request that does not end is given up");
         }
     }
 

@@ -151,7 +151,7 @@ impl Processes {
         let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
         let output = pipes.map(|pipes| pipes.watch(&self.rt, worker.clone())).transpose();
         let output = output.unwrap_or_else(|error| {
-            tracing::error!(worker = id.0, pid, %error, "a worker's output is lost");
+            log_error!(worker = id.0, pid, %error, "a worker's output is lost");
             None
         });
         let (news, silence) = self.listen(id, pid, &finished);
@@ -168,7 +168,7 @@ impl Processes {
         let connection = connection.inspect_err(|error| {
             // Its exit is the event.
             let reason = error.report();
-            tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+            log_error!(worker = id.0, pid, reason, "no connection to a worker");
             let _ = child.signal(Sig::SIGKILL);
         });
         let connection = connection.ok();
@@ -502,7 +502,7 @@ impl Processes {
                         let request = SpawnRequest { id: WorkerId(id), generation };
                         processes.particulars.insert(request, its);
                     }
-                    Err(error) => tracing::warn!(
+                    Err(error) => log_warning!(
                         worker = id,
                         reason = error.report(),
                         "its options are made anew"
@@ -522,7 +522,7 @@ impl Processes {
         let child = match Child::kept(&self.rt, pid) {
             Ok(child) => Arc::new(child),
             Err(error) => {
-                tracing::warn!(pid, %error, "the exit status of a worker was lost");
+                log_warning!(pid, %error, "the exit status of a worker was lost");
                 let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
                 let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
                 return;
@@ -537,7 +537,7 @@ impl Processes {
         let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
         let output = output.and_then(|output| {
             let output = output.thaw(&self.rt, info.clone(), &capture);
-            let lost = |error| tracing::error!(pid, %error, "a worker's output is lost");
+            let lost = |error| log_error!(pid, %error, "a worker's output is lost");
             output.map_err(lost).ok()
         });
         let contact = group.map(|group| &group.contact);
@@ -549,7 +549,7 @@ impl Processes {
                 let attached = attached.inspect_err(|error| {
                     // Its exit is the event.
                     let reason = error.report();
-                    tracing::error!(worker = id.0, pid, reason, "no connection to a worker");
+                    log_error!(worker = id.0, pid, reason, "no connection to a worker");
                     let _ = child.signal(Sig::SIGKILL);
                 });
                 attached.ok()
@@ -586,7 +586,7 @@ fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
     let sender = sender.clone();
     let shut = move |sockets| drop(sender.unbounded_send(MasterEvent::ShutDown(sockets)));
     let failed = |error: &io::Error| {
-        tracing::warn!(%error, "listening sockets are only looked at when a worker starts");
+        log_warning!(%error, "listening sockets are only looked at when a worker starts");
     };
     Watch::new(rt, shut).inspect_err(failed).ok()
 }
@@ -601,7 +601,7 @@ fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option
 
 fn send(id: WorkerId, child: &Child, signal: Sig) {
     if let Err(error) = child.signal(signal) {
-        tracing::error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
+        log_error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
     }
 }
 
@@ -611,6 +611,6 @@ fn send_outputs(worker: WorkerId, connection: &Attached) {
     let Some(link) = connection.link.upgrade() else { return };
     let (output, error) = (io::stdout(), io::stderr());
     if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
-        tracing::error!(worker = worker.0, %error, "cannot send a worker its log file");
+        log_error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }

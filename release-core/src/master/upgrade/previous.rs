@@ -131,7 +131,7 @@ impl Previous {
     pub(crate) fn never_fails(&self, done: Result<(), Error>) -> Result<(), Error> {
         match done {
             Err(error) if self.returned.is_some() => {
-                tracing::error!(reason = error.report(), "going on without it");
+                log_error!(reason = error.report(), "going on without it");
                 Ok(())
             }
             outcome => outcome,
@@ -152,10 +152,10 @@ pub(crate) fn commit() {
 /// Nothing that was taken over may have been closed or changed.
 pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
     if way_back::is_set() {
-        tracing::error!(reason = error.report(), "the new version cannot start and turns back");
+        log_error!(reason = error.report(), "the new version cannot start and turns back");
         if let Some(failed) = way_back::walk(&error.report(), signals) {
             streams::release();
-            tracing::error!(reason = %failed, "it cannot turn back");
+            log_error!(reason = %failed, "it cannot turn back");
         }
     }
     error

@@ -21,7 +21,7 @@ const OUTPUT: Guard = Guard::new("output");
 impl Workers {
     /// Sets the type of the master's requests and notices to these workers: see
     /// [`Workers::connections`]. Call this before [`answer`](Workers::answer) or
-    /// [`plain`](Workers::plain).
+    /// [`plain`](Workers::plain); otherwise the master refuses to start.
     ///
     /// # Examples
     ///
@@ -45,6 +45,15 @@ impl Workers {
     pub fn requests<W: Request>(self) -> Workers<W> {
         self.with_types(Postcard)
     }
+}
+
+/// Sets the handler of workers that send no requests.
+pub(super) fn asks_nothing<W, C>(workers: Workers<W, C>) -> Workers<W, C>
+where
+    W: Request,
+    C: Codec<W> + Codec<W::Response> + Codec<Never> + Codec<()>,
+{
+    workers.answer(|_, never: Never| async move { match never {} })
 }
 
 impl<W, C> Workers<W, C> {
@@ -148,7 +157,8 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Sets another codec than [`Postcard`]; workers of this library need the same setting,
-    /// [`Worker::codec`](crate::Worker::codec). Call this before [`answer`](Workers::answer).
+    /// [`Worker::codec`](crate::Worker::codec). Call this before [`answer`](Workers::answer); otherwise
+    /// the master refuses to start.
     ///
     /// Postcard does not write the names of fields and variants. Types that need them, with serde's
     /// `tag`, `untagged`, `flatten` or `skip_serializing_if`, need a format with names, such as JSON.
@@ -243,8 +253,10 @@ impl<W, C> Workers<W, C> {
     }
 
     /// Returns the same group with other message types; before anything depends on them.
-    fn with_types<V, D>(self, codec: D) -> Workers<V, D> {
-        Workers { spec: self.spec, codec, attach: None, connections: Connections::default() }
+    fn with_types<V, D>(mut self, codec: D) -> Workers<V, D> {
+        self.spec.has_lost_handler |= self.attach.is_some();
+        let connections = Connections::default();
+        Workers { spec: self.spec, codec, attach: None, without_handler: None, connections }
     }
 
     /// Sets the format of lines that workers write to standard output and standard error, which the master
@@ -285,8 +297,8 @@ impl<W, C> Workers<W, C> {
     /// let workers = Workers::command("web", 1, "server", [""; 0]).output(|worker, stream, line| {
     ///     let line = String::from_utf8_lossy(line);
     ///     match stream {
-    ///         OutputStream::Out => tracing::info!(worker = worker.id, "{line}"),
     ///         OutputStream::Error => tracing::warn!(worker = worker.id, "{line}"),
+    ///         _ => tracing::info!(worker = worker.id, "{line}"),
     ///     }
     /// });
     /// # let _ = workers;
@@ -300,7 +312,7 @@ impl<W, C> Workers<W, C> {
             // The next line may be harmless.
             if let Err(panicked) = OUTPUT.call(|| sink(worker, stream, line)) {
                 let WorkerInfo { id, pid, .. } = *worker;
-                tracing::error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
+                log_error!(worker = id, pid, reason = %panicked, "a line of a worker is lost");
             }
         }));
         self
@@ -341,7 +353,9 @@ impl<W, C> Workers<W, C> {
 }
 
 impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
-    /// Sets the handler of these workers' requests, many of which may be in flight.
+    /// Sets the handler of these workers' requests, many of which may be in flight. Workers that send
+    /// no requests need none, unless [`requests`](Workers::requests) or [`codec`](Workers::codec) is
+    /// called.
     ///
     /// Handlers run on the threads of the master's runtime. tokio's and smol's drivers have one thread:
     /// a handler that blocks (name lookups, PAM, slow files) keeps the master from other requests,
@@ -516,8 +530,7 @@ where
     C: Codec<W> + Codec<W::Response> + Codec<Never> + Codec<()>,
 {
     /// Has these workers carry out the jobs of a pool. Call this after
-    /// [`requests`](Workers::requests) and [`codec`](Workers::codec). Workers that send no requests
-    /// need no [`answer`](Workers::answer) then.
+    /// [`requests`](Workers::requests) and [`codec`](Workers::codec).
     ///
     /// # Examples
     ///
@@ -532,9 +545,7 @@ where
     #[must_use]
     pub fn jobs<P: Send + 'static>(mut self, jobs: &Jobs<W, P>) -> Self {
         self.spec.jobs = Some(jobs.attach(&self.connections));
-        match self.attach {
-            Some(_) => self,
-            None => self.answer(|_, never: Never| async move { match never {} }),
-        }
+        self.without_handler = Some(asks_nothing);
+        self
     }
 }

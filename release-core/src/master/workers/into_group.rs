@@ -38,7 +38,17 @@ where
     C: Codec<W> + Codec<W::Response>,
 {
     fn into_group(self: Box<Self>, as_root: bool) -> Result<Group, Error> {
-        self.spec.into_group(self.attach, as_root)
+        if self.spec.has_lost_handler {
+            let message = "`requests` or `codec` after `answer` or `plain` would forget the handler; \
+                           call it before";
+            return Err(about(&self.spec.name, message));
+        }
+        let needs_none = self.attach.is_some() || self.spec.is_command;
+        let workers = match self.without_handler.filter(|_| !needs_none) {
+            Some(set_handler) => set_handler(*self),
+            None => *self,
+        };
+        workers.spec.into_group(workers.attach, as_root)
     }
 }
 
@@ -274,5 +284,48 @@ fn replace_group(
         None if as_root => refuse("a group is named, but no user: name an account with `user`"),
         None if nix::unistd::getegid() == gid => Ok(None),
         None => refuse("only root can give workers another group"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::Postcard;
+    use crate::jobs::Jobs;
+
+    fn refusal<W, C>(workers: Workers<W, C>) -> Option<String>
+    where
+        Workers<W, C>: IntoGroup,
+    {
+        // As root the account comes first.
+        Box::new(workers.user("nobody")).into_group(false).err().map(|error| error.report())
+    }
+
+    fn workers() -> Workers {
+        Workers::same_executable("web", 1)
+    }
+
+    #[test]
+    fn workers_without_messages_need_no_handler() {
+        assert_eq!(refusal(workers()), None);
+        assert_eq!(refusal(workers().heartbeat(Duration::from_secs(9))), None);
+        assert_eq!(refusal(workers().requests::<String>().jobs(&Jobs::<_>::new())), None);
+        assert_eq!(refusal(Workers::command("web", 1, "/bin/true", [""; 0])), None);
+        let unknown = refusal(workers().requests::<String>());
+        assert!(unknown.is_some_and(|message| message.contains("call `answer` or `plain`")));
+    }
+
+    #[test]
+    fn a_handler_is_not_forgotten() {
+        let answer = |_, text: String| async move { Ok(text) };
+        for refusal in [
+            refusal(workers().answer(answer).requests::<String>()),
+            refusal(workers().plain(answer).requests::<String>()),
+            refusal(workers().answer(answer).codec(Postcard)),
+            refusal(workers().answer(answer).codec(Postcard).answer(answer)),
+        ] {
+            assert!(refusal.is_some_and(|message| message.contains("would forget the handler")));
+        }
+        assert_eq!(refusal(workers().requests::<String>().answer(answer)), None);
     }
 }

@@ -47,7 +47,7 @@ const ANSWER: Guard = Guard::new("answer");
 /// # let _ = workers;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum Decision {
     /// The request is permitted.
     Allow,
@@ -210,7 +210,7 @@ where
                 Decision::Allow => Ok(async move {
                     let handling = || (rules.handler)(worker.clone(), Arc::clone(state), request);
                     ANSWER.run(handling).await.unwrap_or_else(|panicked| {
-                        tracing::error!(worker = worker.id, pid = worker.pid, reason = %panicked, "a request's handler panicked");
+                        log_error!(worker = worker.id, pid = worker.pid, reason = %panicked, "a request's handler panicked");
                         Err(Refused::new("the handler panicked"))
                     })
                 }),
@@ -232,7 +232,7 @@ where
     P: Fn(&S, &R) -> Decision,
 {
     PERMIT.call(|| (rules.permit)(state, request)).unwrap_or_else(|panicked| {
-        tracing::error!(reason = %panicked, "a request was not permitted");
+        log_error!(reason = %panicked, "a request was not permitted");
         Decision::Deny("the rule of `answer_permitted` panicked")
     })
 }

@@ -42,7 +42,7 @@ impl GivenSocket {
             return Err(Error::new(ErrorKind::Worker, message));
         };
         listen_again(&self.socket, Some(address), BACKLOG)?;
-        tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+        log_warning!(group, listener, %address, "{SHUT_DOWN}");
         Ok(())
     }
 }
@@ -113,7 +113,7 @@ impl SharedSocket {
         if opened.inet.is_some() {
             let outcome = listen_again(&opened.socket, opened.inet, BACKLOG);
             self.opened = Some(opened);
-            tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+            log_warning!(group, listener, %address, "{SHUT_DOWN}");
             return outcome;
         }
         // An abstract name is free only when no process has the socket; a path is free from now on.
@@ -122,7 +122,7 @@ impl SharedSocket {
         self.replaced += 1;
         let message = "somebody has shut the listening socket down (a worker as it stops?): another \
                        one is opened, and the workers that have the former are replaced";
-        tracing::warn!(group, listener, %address, "{message}");
+        log_warning!(group, listener, %address, "{message}");
         let again = self.open(names, is_blocking).map_err(|error| {
             let message = "a socket that somebody has shut down cannot be opened again; an abstract \
                            name is free when no process of the group is left: `scale 0` and back";
@@ -147,14 +147,14 @@ impl SharedSocket {
                     self.opened = Some(opened);
                     let message = "the socket file was removed: workers that start get a new one, a \
                                    reload gives it to all";
-                    tracing::warn!(group, listener, %path, "{message}");
+                    log_warning!(group, listener, %path, "{message}");
                     return;
                 }
                 Err(error) => error.report(),
             },
         };
         let message = "the socket file was removed, and cannot be made again: nobody can connect";
-        tracing::error!(group, listener, %path, reason = failed, "{message}");
+        log_error!(group, listener, %path, reason = failed, "{message}");
     }
 }
 

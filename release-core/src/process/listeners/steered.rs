@@ -218,7 +218,7 @@ impl Steered {
         let found = self.free(worker).map_or_else(|| self.add(names, worker, is_blocking), Ok);
         let report = |error: &Error| {
             let (group, reason) = (names.0, error.report());
-            tracing::error!(group, reason, "new connections may be lost: nobody is there for them");
+            log_error!(group, reason, "new connections may be lost: nobody is there for them");
         };
         found.inspect_err(report).ok()
     }
@@ -231,13 +231,13 @@ impl Steered {
         if accept(&master.socket).is_ok() {
             let message =
                 "a worker has told the kernel to give connections to anybody: one is lost";
-            tracing::error!(group, %address, "{message}");
+            log_error!(group, %address, "{message}");
         }
         if chosen.is_empty() {
             return;
         }
         if let Err(error) = steer(&master.socket, &chosen) {
-            tracing::error!(group, %address, %error, "new connections go to all workers");
+            log_error!(group, %address, %error, "new connections go to all workers");
         }
         self.chosen = chosen;
     }
@@ -283,7 +283,7 @@ impl Steered {
         self.sockets.append(&mut lost);
         // The numbers belong to other sockets now.
         self.chosen.clear();
-        tracing::warn!(group, listener, %address, "{SHUT_DOWN}");
+        log_warning!(group, listener, %address, "{SHUT_DOWN}");
         outcome
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn restore<'a>(
         systemd.remove_stored(name)
     });
     if let Err(error) = closed.and_then(|()| systemd.barrier(CLOSE_TIME)) {
-        tracing::warn!(%error, "systemd may still have stored sockets");
+        log_warning!(%error, "systemd may still have stored sockets");
     }
     Ok(())
 }
@@ -60,23 +60,23 @@ pub(crate) fn store<'a>(
         let Some(name) = listener.stored_name(group) else { continue };
         if names.len() == room {
             let message = "there is no room to store it: raise FileDescriptorStoreMax=";
-            tracing::warn!(listener = listener.name, "{message}");
+            log_warning!(listener = listener.name, "{message}");
             continue;
         }
         match listener.store(&name, systemd) {
             Ok(()) => names.push(name),
             // Each further socket would wait equally long.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return tracing::warn!(%error, "systemd does not listen; no more sockets are stored");
+                return log_warning!(%error, "systemd does not listen; no more sockets are stored");
             }
-            Err(error) => tracing::warn!(listener = listener.name, %error, "it is not stored"),
+            Err(error) => log_warning!(listener = listener.name, %error, "it is not stored"),
         }
     }
     for name in unwanted.iter().filter_map(KeptListener::stored_name) {
         if !names.contains(&name)
             && let Err(error) = systemd.remove_stored(&name)
         {
-            tracing::warn!(name, %error, "systemd may still have a stored socket");
+            log_warning!(name, %error, "systemd may still have a stored socket");
         }
     }
 }

@@ -38,7 +38,7 @@ impl Watch {
                 match seen.await {
                     Ok(seen) => shut(seen),
                     Err(error) => {
-                        tracing::error!(%error, "listening sockets are not watched any more");
+                        log_error!(%error, "listening sockets are not watched any more");
                         return;
                     }
                 }
@@ -59,7 +59,7 @@ impl Watch {
             added => added,
         };
         if let Err(error) = added {
-            tracing::warn!(%error, "a listening socket is not watched; it is looked at at each start");
+            log_warning!(%error, "a listening socket is not watched; it is looked at at each start");
         }
     }
 }

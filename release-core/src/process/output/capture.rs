@@ -18,7 +18,7 @@ use crate::process::worker_info::WorkerInfo;
 /// # let _ = workers;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)]
+#[non_exhaustive]
 pub enum OutputStream {
     /// Standard output.
     Out,

@@ -119,7 +119,7 @@ impl Writer {
     pub(super) fn report_dropped(&mut self) {
         let Some(rate) = self.rate.as_mut().filter(|rate| rate.dropped > 0) else { return };
         let (id, pid) = (self.worker.id, self.worker.pid);
-        tracing::warn!(worker = id, pid, lines = rate.dropped, "wrote too much, some is lost");
+        log_warning!(worker = id, pid, lines = rate.dropped, "wrote too much, some is lost");
         rate.dropped = 0;
     }
 }

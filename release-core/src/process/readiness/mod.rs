@@ -258,7 +258,7 @@ impl PendingReadiness {
             };
             if let Err(error) = heard {
                 let reason = crate::error::chain(&error);
-                tracing::warn!(worker = worker.id, worker.pid, reason, "cannot be heard");
+                log_warning!(worker = worker.id, worker.pid, reason, "cannot be heard");
             }
         });
         Attached { link: Weak::new(), serving }

@@ -101,7 +101,7 @@ impl NotifySocket {
             {
                 let line: String = line.chars().take(80).collect();
                 let (id, pid, line) = (worker.id, worker.pid, line.escape_debug());
-                tracing::warn!(
+                log_warning!(
                     worker = id,
                     pid,
                     "`{line}` is not to be understood, nor what follows"

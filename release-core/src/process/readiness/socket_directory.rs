@@ -51,7 +51,7 @@ impl SocketDirectory {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let mut made = directory.socket(self.owner, &bind);
         if let Err((Errno::ENOENT, _)) = made {
-            tracing::warn!(path = %directory.path.display(), "the directory of sockets was removed");
+            log_warning!(path = %directory.path.display(), "the directory of sockets was removed");
             *directory = Arc::new(LockedDirectory::new(self.owner)?);
             made = directory.socket(self.owner, &bind);
         }

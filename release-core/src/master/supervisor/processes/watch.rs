@@ -89,13 +89,13 @@ pub(super) async fn exited(
     if let Some(passing) = passing
         && !matches!(rt.timeout(PASS_ON_TIME, OUTPUT.run(|| passing)).await, Ok(Ok(_)))
     {
-        tracing::error!(pid, "the last words of a worker are lost: `output` did not take them");
+        log_error!(pid, "the last words of a worker are lost: `output` did not take them");
     }
     let exit = match exit {
         Ok(exit) => exit,
         // Other code has reaped it: its exit status is not known.
         Err(error) => {
-            tracing::warn!(pid, %error, "the exit status of a worker was lost");
+            log_warning!(pid, %error, "the exit status of a worker was lost");
             ExitStatus::Code(-1)
         }
     };
