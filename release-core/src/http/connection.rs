@@ -14,13 +14,14 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::server::conn::auto;
 
-use super::BoxError;
 use super::activity::{Activity, Phase};
 use super::adaptors::{Io, Spawner};
 use crate::net::{Active, Address, Socket};
 use crate::rt::Rt;
 use crate::stopping::Stopping;
 use crate::worker::InFlight;
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Shortest time between two looks at a connection.
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -49,7 +49,6 @@ mod activity;
 mod adaptors;
 mod connection;
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
@@ -66,12 +65,10 @@ use hyper_util::service::TowerToHyperService;
 use crate::net::{AcceptLoop, Active, Address, Passive, Served, Socket};
 use crate::worker::Me;
 use adaptors::Spawner;
-use connection::{Connection, Limits};
+use connection::{BoxError, Connection, Limits};
 
 /// Upper bound of the time limits.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Serves a tower service, such as an axum router, until the worker should stop.
 ///

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
-use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, not_started};
+use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, no_group, not_started};
 use self::watch::{EXIT_TIME, Silence};
 use super::event::MasterEvent;
 use crate::ipc::link::Link;
@@ -95,7 +95,7 @@ impl Processes {
             running,
             forwarded: None,
             outputs: 0,
-            watch: watch(&watched, &sender),
+            watch: watch::of_listeners(&watched, &sender),
             sender,
         }
     }
@@ -575,20 +575,6 @@ impl Processes {
         };
         self.running.insert((id, pid), process);
     }
-}
-
-fn no_group(id: WorkerId) -> Error {
-    let message = format!("worker {id} is of a group that this version does not have");
-    Error::new(ErrorKind::Worker, message)
-}
-
-fn watch(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
-    let sender = sender.clone();
-    let shut = move |sockets| drop(sender.unbounded_send(MasterEvent::ShutDown(sockets)));
-    let failed = |error: &io::Error| {
-        log_warning!(%error, "listening sockets are only looked at when a worker starts");
-    };
-    Watch::new(rt, shut).inspect_err(failed).ok()
 }
 
 /// Returns the state of a process of a group, or of one of its workers.

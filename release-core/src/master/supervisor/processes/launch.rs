@@ -126,3 +126,8 @@ fn hello(group: &Group, request: SpawnRequest, its: WorkerSetup) -> Hello {
         context: its.context,
     }
 }
+
+pub(super) fn no_group(id: WorkerId) -> Error {
+    let message = format!("worker {id} is of a group that this version does not have");
+    Error::new(ErrorKind::Worker, message)
+}

@@ -1,15 +1,19 @@
 //! Messages and the end of a worker's process, as events of the pool.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_channel::mpsc::UnboundedSender;
 use futures_channel::oneshot;
 
 use crate::guard::Guard;
 use crate::master::handle::MasterHandle;
+use crate::master::supervisor::event::MasterEvent;
 use crate::process::attach::{Notify, WorkerEvent};
 use crate::process::child::Child;
+use crate::process::listeners::Watch;
 use crate::process::output::Output;
 use crate::rt::Rt;
 use crate::supervise::{Event, WorkerId};
@@ -112,4 +116,14 @@ fn one_line(words: &str) -> String {
         false => letter.to_string(),
     };
     words.chars().take(200).map(escaped).collect()
+}
+
+/// Notices listening sockets that are shut down.
+pub(super) fn of_listeners(rt: &Rt, sender: &UnboundedSender<MasterEvent>) -> Option<Watch> {
+    let sender = sender.clone();
+    let shut = move |sockets| drop(sender.unbounded_send(MasterEvent::ShutDown(sockets)));
+    let failed = |error: &io::Error| {
+        log_warning!(%error, "listening sockets are only looked at when a worker starts");
+    };
+    Watch::new(rt, shut).inspect_err(failed).ok()
 }
