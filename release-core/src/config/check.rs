@@ -79,11 +79,11 @@ impl<'a> Check<'a> {
         }
         for entry in section.entries {
             match self.swallowed_header(&entry) {
-                Some(section) if !self.accepts(index, &entry) => {
+                Some(section) => {
                     self.report_swallowed(index, section, &entry);
                     index = section;
                 }
-                _ => self.entry(index, entry),
+                None => self.entry(index, entry),
             }
         }
     }
@@ -124,13 +124,22 @@ impl<'a> Check<'a> {
     fn accepts(&self, section: usize, entry: &parse::Entry) -> bool {
         let key = self.key(section, self.source.slice(&entry.key)).map(|(_, key)| key);
         let value = entry.value.as_ref().map(|(value, _)| value);
-        key.zip(value).is_some_and(|(key, value)| first_failed(key, value).is_empty())
+        key.zip(value).is_some_and(|(key, value)| key.failed(value).is_empty())
     }
 
     fn report_swallowed(&mut self, section: usize, next: usize, entry: &parse::Entry) {
         let name = self.source.slice(&entry.key);
-        let message = format!("a value is missing for `{}`", shortened(name, 60));
-        self.problems.at(&entry.key, message);
+        let shown = shortened(name, 60);
+        let list = entry.value.as_ref().filter(|_| self.accepts(section, entry));
+        if let Some((_, place)) = list {
+            let message = format!("the section that begins here is read as the value of `{shown}`");
+            let hint = format!(
+                "set a value before it; a list of one word follows `{shown} =` on its line"
+            );
+            self.problems.at(&place.span, message).hinted(hint);
+        } else {
+            self.problems.at(&entry.key, format!("a value is missing for `{shown}`"));
+        }
         if let Some((index, _)) = self.key(section, name) {
             self.found[section].excused.insert(index);
         }
@@ -153,7 +162,7 @@ impl<'a> Check<'a> {
             self.found[section].excused.insert(index);
             return;
         };
-        for invalid in first_failed(key, &value) {
+        for invalid in key.failed(&value) {
             self.problems.at(place.inner(&invalid.path), about(key, &invalid)).hinted(invalid.hint);
         }
         let entry = Entry { key: key.name.clone(), value: Some(value), place: Some(place) };
@@ -230,7 +239,7 @@ impl<'a> Check<'a> {
 
     fn check_default(&mut self, key: &Key) {
         let Some(value) = &key.default else { return };
-        for invalid in first_failed(key, value) {
+        for invalid in key.failed(value) {
             let message = format!("the default of {}", about(key, &invalid));
             let hint = format!("set {} in the file", key.name);
             self.problems.general(message).hinted(hint);
@@ -300,11 +309,6 @@ fn report_duplicate<'a>(
             }
         }
     }
-}
-
-/// Returns the message of the first validation that fails.
-fn first_failed(key: &Key, value: &Value) -> Vec<Invalid> {
-    key.checks.iter().find_map(|check| check.test(value).err()).unwrap_or_default()
 }
 
 fn about(key: &Key, invalid: &Invalid) -> String {

@@ -97,6 +97,7 @@ impl<'a> Node<'a> {
             Some(Value::Bytes(bytes)) => visitor.visit_borrowed_bytes(bytes),
             Some(Value::Regexp(regexp)) => visitor.visit_borrowed_str(regexp.as_str()),
             Some(Value::Size(bytes)) => visitor.visit_u64(*bytes),
+            Some(Value::Mode(bits)) => visitor.visit_u32(*bits),
             Some(Value::Address(address)) => visitor.visit_string(address.to_string()),
             Some(value @ Value::Duration(_)) => visitor.visit_string(value.to_string()),
             Some(Value::List(values)) => visitor.visit_seq(Items(self.items(values))),

@@ -9,7 +9,7 @@ use super::entry::Values;
 use super::error::Errors;
 use super::printable::shortened;
 use super::source::Source;
-use super::validation::Validation;
+use super::validation::{Invalid, Validation, unusual};
 use super::value::is_plain;
 use super::{Value, parse};
 
@@ -148,6 +148,29 @@ impl Key {
         self.checks.push(validation);
         self
     }
+
+    /// Returns the reasons of the first validation that the value does not pass.
+    pub(super) fn failed(&self, value: &Value) -> Vec<Invalid> {
+        if self.checks.is_empty() {
+            return self.unusual(value).into_iter().collect();
+        }
+        let failed = self.checks.iter().find_map(|check| check.test(value).err());
+        let failed = failed.unwrap_or_default();
+        // Says which element is wrong if the validation does not.
+        match unusual(value).filter(|invalid| !invalid.path.is_empty()) {
+            Some(element) if failed.iter().any(|invalid| invalid.path.is_empty()) => vec![element],
+            _ => failed,
+        }
+    }
+
+    /// Returns the reason why a key without validations does not take the value. A default that is a
+    /// file mode declares that the key holds one.
+    fn unusual(&self, value: &Value) -> Option<Invalid> {
+        match (&self.default, value) {
+            (Some(Value::Mode(_)), Value::Mode(_)) => None,
+            _ => unusual(value).filter(|_| self.checks.is_empty()),
+        }
+    }
 }
 
 impl Default for Spec {
@@ -257,9 +280,10 @@ impl Spec {
                 mistakes.extend(wrong_name("key", &key.name, &mut keys));
                 let default = key.default.as_ref();
                 // Rejects a default that could not be read back from a dump.
-                if default
-                    .is_some_and(|value| parse::value(&value.to_string()).as_ref() != Some(value))
-                {
+                if default.is_some_and(|value| {
+                    let read = parse::value(&value.to_string());
+                    read.as_ref() != Some(value) || key.unusual(value).is_some()
+                }) {
                     let shown = default.map(Value::described).unwrap_or_default();
                     let name = shortened(&key.name, 60);
                     mistakes.push(format!("the default of `{name}` cannot be written: {shown}"));

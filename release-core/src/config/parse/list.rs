@@ -49,7 +49,6 @@ impl Parser<'_> {
             }
         };
         self.depth -= 1;
-        self.one_kind(&values, &items)?;
         let span = Span { bytes: open.bytes.start..close.bytes.end, line: open.line };
         Ok((Value::List(values), Place { span, items }))
     }
@@ -77,19 +76,6 @@ impl Parser<'_> {
     fn unclosed<T>(&mut self, key: &Span, open: &Span) -> Found<T> {
         let message = format!("the list of `{}` that begins here is not closed", self.shown(key));
         self.error(open, message, "a list ends with `]`");
-        Err(Reported)
-    }
-
-    fn one_kind(&mut self, values: &[Value], items: &[Place]) -> Found<()> {
-        let Some(first) = values.first() else { return Ok(()) };
-        let odd = values.iter().zip(items).find(|(value, _)| value.kind() != first.kind());
-        let Some((value, place)) = odd else { return Ok(()) };
-        let message = format!(
-            "a list holds values of one kind: expected {} as before it, found {}",
-            first.kind(),
-            value.described()
-        );
-        self.error(&place.span, message, "");
         Err(Reported)
     }
 }
