@@ -1,11 +1,13 @@
 //! Checks a file against its specification.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::parse::{self, parse};
 use super::printable::shortened;
+use super::secret::{self, External};
 use super::source::{Source, Span};
 use super::spec::{Key, SectionSpec, Spec};
 use super::suggest::nearest;
@@ -15,8 +17,15 @@ use super::value::Value;
 /// Maximum number of known names listed when none is near.
 const LISTED: usize = 10;
 
-/// Returns the sections of the configuration in the text, or every error in it.
-pub(super) fn check(source: &Source, spec: &Spec) -> Result<Vec<Values>, Errors> {
+/// The content of a configuration without errors.
+pub(super) struct Checked {
+    pub(super) sections: Vec<Values>,
+    /// The files that hold secrets, with their content.
+    pub(super) secrets: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// Returns the content of the configuration in the text, or every error in it.
+pub(super) fn check(source: &Source, spec: &Spec) -> Result<Checked, Errors> {
     let (written, mut problems) = parse(source);
     report_duplicates(&written, source, &mut problems);
     for mistake in spec.mistakes() {
@@ -27,9 +36,10 @@ pub(super) fn check(source: &Source, spec: &Spec) -> Result<Vec<Values>, Errors>
         check.section(section);
     }
     let sections = check.complete();
+    let secrets = check.secrets;
     check.problems.result()?;
     spec.fits.iter().try_for_each(|fits| fits(&sections, source))?;
-    Ok(sections)
+    Ok(Checked { sections, secrets })
 }
 
 struct Check<'a> {
@@ -42,6 +52,7 @@ struct Check<'a> {
     found: Vec<Found>,
     /// A section name could not be read: no section is known to be missing.
     lost: bool,
+    secrets: Vec<(PathBuf, Vec<u8>)>,
 }
 
 /// The content of a section in the file.
@@ -61,7 +72,15 @@ impl<'a> Check<'a> {
         let sections = spec.sections.iter().enumerate();
         let known = sections.map(|(index, known)| (known.name.as_deref(), (index, keys(known))));
         let found = spec.sections.iter().map(|_| Found::default()).collect();
-        Self { source, spec, problems, known: known.collect(), found, lost: false }
+        Self {
+            source,
+            spec,
+            problems,
+            known: known.collect(),
+            found,
+            lost: false,
+            secrets: Vec::new(),
+        }
     }
 
     fn section(&mut self, section: parse::Section) {
@@ -102,11 +121,11 @@ impl<'a> Check<'a> {
         match near {
             Some(near) => {
                 let message = format!("unknown section `{shown}`; is it `{near}`?");
-                self.problems.at(name, message);
+                self.problems.read_at(name, message);
             }
             None => {
                 let hint = listed("sections", &names);
-                self.problems.at(name, format!("unknown section `{shown}`")).hinted(hint);
+                self.problems.read_at(name, format!("unknown section `{shown}`")).hinted(hint);
             }
         }
         self.known.get(&Some(near?)).map(|(index, _)| *index)
@@ -138,7 +157,7 @@ impl<'a> Check<'a> {
             );
             self.problems.at(&place.span, message).hinted(hint);
         } else {
-            self.problems.at(&entry.key, format!("a value is missing for `{shown}`"));
+            self.problems.read_at(&entry.key, format!("a value is missing for `{shown}`"));
         }
         if let Some((index, _)) = self.key(section, name) {
             self.found[section].excused.insert(index);
@@ -162,11 +181,31 @@ impl<'a> Check<'a> {
             self.found[section].excused.insert(index);
             return;
         };
+        let value = match self.resolved(key, value) {
+            Ok(value) => value,
+            Err(reason) => {
+                self.problems.at(&place.span, format!("`{}`: {reason}", key.name));
+                self.found[section].excused.insert(index);
+                return;
+            }
+        };
         for invalid in key.failed(&value) {
-            self.problems.at(place.inner(&invalid.path), about(key, &invalid)).hinted(invalid.hint);
+            let problem = self.problems.at(place.inner(&invalid.path), about(key, &invalid));
+            problem.hinted(if key.is_secret { String::new() } else { invalid.hint });
         }
-        let entry = Entry { key: key.name.clone(), value: Some(value), place: Some(place) };
-        self.found[section].values.insert(index, entry);
+        self.found[section].values.insert(index, key.entry(Some(value), Some(place)));
+    }
+
+    /// Returns the value, or the content of the file to which the value of a secret key refers.
+    fn resolved(&mut self, key: &Key, value: Value) -> Result<Value, String> {
+        match Some(&value).filter(|_| key.is_secret).and_then(secret::external) {
+            None => Ok(value),
+            Some(found) => {
+                let External { value, path, bytes } = found?;
+                self.secrets.push((path, bytes));
+                Ok(value)
+            }
+        }
     }
 
     fn unknown_key(&mut self, section: usize, entry: &parse::Entry) {
@@ -197,17 +236,19 @@ impl<'a> Check<'a> {
         let message = format!("unknown key `{}`{place}", shortened(text, 60));
         match (elsewhere, near) {
             (None, Some(near)) => {
-                self.problems.at(&entry.key, format!("{message}; is it `{near}`?"));
+                self.problems.read_at(&entry.key, format!("{message}; is it `{near}`?"));
             }
             (Some((Some(name), ..)), _) => {
-                self.problems.at(&entry.key, message).hinted(format!("it belongs to [{name}]"));
+                self.problems
+                    .read_at(&entry.key, message)
+                    .hinted(format!("it belongs to [{name}]"));
             }
             (Some((None, ..)), _) => {
                 let hint = "it is a global key, which has to stand before the first [section]";
-                self.problems.at(&entry.key, message).hinted(hint);
+                self.problems.read_at(&entry.key, message).hinted(hint);
             }
             (None, None) => {
-                self.problems.at(&entry.key, message).hinted(listed("keys", &names));
+                self.problems.read_at(&entry.key, message).hinted(listed("keys", &names));
             }
         }
     }
@@ -224,9 +265,8 @@ impl<'a> Check<'a> {
                 } else if found.excused.contains(&index) {
                     // The error was already reported.
                 } else if key.default.is_some() || key.optional {
-                    self.check_default(key);
-                    let (key, value) = (key.name.clone(), key.default.clone());
-                    entries.push(Entry { key, value, place: None });
+                    let value = self.default(key);
+                    entries.push(key.entry(value, None));
                 } else {
                     missing.push(key.name.as_str());
                 }
@@ -237,13 +277,18 @@ impl<'a> Check<'a> {
         sections
     }
 
-    fn check_default(&mut self, key: &Key) {
-        let Some(value) = &key.default else { return };
-        for invalid in key.failed(value) {
-            let message = format!("the default of {}", about(key, &invalid));
+    /// Returns the default of a key, and reports a wrong one.
+    fn default(&mut self, key: &Key) -> Option<Value> {
+        let value = self.resolved(key, key.default.clone()?);
+        let messages = match &value {
+            Ok(value) => key.failed(value).iter().map(|invalid| about(key, invalid)).collect(),
+            Err(reason) => vec![format!("`{}`: {reason}", key.name)],
+        };
+        for message in messages {
             let hint = format!("set {} in the file", key.name);
-            self.problems.general(message).hinted(hint);
+            self.problems.general(format!("the default of {message}")).hinted(hint);
         }
+        value.ok()
     }
 
     fn report_missing(&mut self, spec: &SectionSpec, header: Option<&Span>, missing: &[&str]) {
@@ -302,7 +347,7 @@ fn report_duplicate<'a>(
             Some(first) => {
                 let (shown, first) = (shortened(text, 60), source.reference(first));
                 let message = format!("the {kind} `{shown}` comes twice; the first is at {first}");
-                problems.at(name, message);
+                problems.read_at(name, message);
             }
             None => {
                 known.insert(text, name);
@@ -312,7 +357,8 @@ fn report_duplicate<'a>(
 }
 
 fn about(key: &Key, invalid: &Invalid) -> String {
-    format!("`{}`: {}", key.name, invalid.message)
+    let message = if key.is_secret { &invalid.discreet } else { &invalid.message };
+    format!("`{}`: {message}", key.name)
 }
 
 fn listed(what: &str, names: &[&str]) -> String {

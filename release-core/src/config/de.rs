@@ -41,6 +41,10 @@ impl Unfit {
     }
 
     fn within(mut self, node: &Node<'_>) -> Self {
+        if node.is_secret && node.value.is_some() {
+            "the value does not fit the type of the program, and is not shown"
+                .clone_into(&mut self.message);
+        }
         self.key.get_or_insert_with(|| node.key.to_owned());
         self.span = self.span.or_else(|| node.place.map(|place| place.span.clone()));
         self
@@ -62,16 +66,22 @@ impl de::Error for Unfit {
 }
 
 /// A value, its key, and its position if it is from the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     key: &'a str,
     value: Option<&'a Value>,
     place: Option<&'a Place>,
+    is_secret: bool,
 }
 
 impl<'a> Node<'a> {
     pub(super) fn of(entry: &'a Entry) -> Self {
-        Self { key: &entry.key, value: entry.value.as_ref(), place: entry.place.as_ref() }
+        Self {
+            key: &entry.key,
+            value: entry.value.as_ref(),
+            place: entry.place.as_ref(),
+            is_secret: entry.is_secret,
+        }
     }
 
     /// Deserializes the value. Errors are reported at this position, even if the user's type

@@ -1,5 +1,7 @@
 //! The content of a configuration that fulfils its specification.
 
+use std::fmt;
+
 use super::Value;
 use super::source::Place;
 
@@ -12,11 +14,25 @@ pub(super) struct Values {
 }
 
 /// A key of the specification with its value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
     /// `None` for an optional key that is not set.
     pub(super) value: Option<Value>,
     /// `None` for a default.
     pub(super) place: Option<Place>,
+    /// Whether the value is never shown.
+    pub(super) is_secret: bool,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Entry");
+        text.field("key", &self.key);
+        match self.is_secret {
+            true => text.field("value", &format_args!("***")),
+            false => text.field("value", &self.value),
+        };
+        text.field("place", &self.place).finish()
+    }
 }

@@ -1,10 +1,14 @@
 //! The errors of a configuration file, collected in one pass.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use super::source::{Excerpt, Source, Span};
 use crate::ErrorKind;
+
+/// The message about text that is never shown.
+const HIDDEN: &str = "this is wrong in or behind the value of a secret key, which is not shown";
 
 /// Maximum number of reported errors; further errors are only counted.
 const SHOWN: usize = 100;
@@ -106,6 +110,8 @@ pub struct Problem {
     message: String,
     hint: Option<String>,
     excerpt: Option<Excerpt>,
+    /// A hint could show a secret.
+    is_secret: bool,
 }
 
 impl Problem {
@@ -175,7 +181,7 @@ impl Problem {
 
     /// Adds a suggested correction. An empty text adds none.
     pub(super) fn hinted(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty() && !self.is_secret);
     }
 }
 
@@ -236,6 +242,23 @@ impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let file = source.name().into();
         Self { source, file, found: Vec::new(), more: 0, uncounted: Problem::default() }
+    }
+
+    /// Records an error at a position, with a message that is hidden where secrets are if it may
+    /// repeat the text.
+    pub(super) fn read_at(
+        &mut self,
+        span: &Span,
+        message: impl Into<Cow<'static, str>>,
+    ) -> &mut Problem {
+        let is_secret = self.source.is_hidden(span);
+        let message = match message.into() {
+            Cow::Owned(_) if is_secret => HIDDEN.to_owned(),
+            message => message.into_owned(),
+        };
+        let problem = self.at(span, message);
+        problem.is_secret = is_secret;
+        problem
     }
 
     /// Records an error at a position, and shows the line.

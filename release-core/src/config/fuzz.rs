@@ -40,7 +40,7 @@ pub(crate) fn dump(text: &[u8]) {
 
 /// Returns a specification with exactly the keys of the file.
 fn specification(text: &[u8]) -> Option<Spec> {
-    let source = read::text("fuzz", text.to_vec()).ok()?;
+    let source = read::text("fuzz", text.to_vec(), false).ok()?;
     let (sections, problems) = parser::parse(&source);
     problems.result().ok()?;
     let mut spec = Spec::new();

@@ -1,5 +1,6 @@
 //! Splits the text into tokens.
 
+use std::borrow::Cow;
 use std::iter::Peekable;
 use std::str::CharIndices;
 
@@ -125,13 +126,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn skip_blanks(&mut self) {
-        let mut characters = self.rest().char_indices().peekable();
-        skip_blanks(&mut characters);
-        let length = match characters.peek() {
-            Some((index, _)) => *index,
-            None => self.rest().len(),
-        };
-        self.take(length);
+        self.take(blanks_length(self.rest()));
     }
 
     fn word_length(&self) -> usize {
@@ -220,9 +215,14 @@ impl<'a> Lexer<'a> {
         self.wrong(span, format!("unexpected character `{shown}`"), hint)
     }
 
-    fn wrong(&mut self, span: Span, message: impl Into<String>, hint: &str) -> (Token, Span) {
+    fn wrong(
+        &mut self,
+        span: Span,
+        message: impl Into<Cow<'static, str>>,
+        hint: &str,
+    ) -> (Token, Span) {
         if !self.quiet {
-            self.problems.at(&span, message).hinted(hint);
+            self.problems.read_at(&span, message).hinted(hint);
         }
         (Token::Wrong, span)
     }
@@ -239,6 +239,13 @@ fn newlines(text: &str) -> usize {
 /// Returns the length of the bare word at the beginning.
 pub(super) fn word_length(text: &str) -> usize {
     text.find(|character| !is_plain(character)).unwrap_or(text.len())
+}
+
+/// Returns the length of the blanks and comments at the beginning.
+pub(super) fn blanks_length(text: &str) -> usize {
+    let mut characters = text.char_indices().peekable();
+    skip_blanks(&mut characters);
+    characters.peek().map_or(text.len(), |(index, _)| *index)
 }
 
 /// Skips blanks and comments. A carriage return is a blank.

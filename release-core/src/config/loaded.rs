@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::check::check;
+use super::check::{Checked, check};
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::printable::shortened;
 use super::source::Source;
-use super::{Spec, Value, de, read};
+use super::{Spec, Value, de, read, secret};
 use crate::start_files::accepted;
 
 /// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by default.
@@ -80,7 +80,8 @@ impl Config {
     /// ```
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
-        let config = Self::checked(read::read(path, spec.size_limit)?, spec)?;
+        let source = read::read(path, spec.size_limit, spec.has_secrets())?;
+        let config = Self::checked(source, spec)?;
         accepted(path, config.source.text.as_bytes());
         Ok(config)
     }
@@ -101,11 +102,15 @@ impl Config {
     /// # Ok::<(), release_core::config::Errors>(())
     /// ```
     pub fn parse(name: &str, text: impl AsRef<[u8]>, spec: &Spec) -> Result<Self, Errors> {
-        Self::checked(read::text(name, text.as_ref().to_vec())?, spec)
+        Self::checked(read::text(name, text.as_ref().to_vec(), spec.has_secrets())?, spec)
     }
 
-    fn checked(source: Source, spec: &Spec) -> Result<Self, Errors> {
-        let sections = check(&source, spec)?;
+    fn checked(mut source: Source, spec: &Spec) -> Result<Self, Errors> {
+        source.hide(secret::hidden(&source.text, &spec.secrets()));
+        let Checked { sections, secrets } = check(&source, spec)?;
+        for (path, bytes) in secrets {
+            accepted(&path, &bytes);
+        }
         Ok(Self { source: Arc::new(source), sections })
     }
 
@@ -224,7 +229,8 @@ impl Config {
     /// Returns every key with its value. A comment names the line that sets it, or marks it as the
     /// default.
     ///
-    /// Reading the result with the same specification gives the same values.
+    /// Reading the result with the same specification gives the same values, except for those of
+    /// [secret](super::Key::secret) keys, which are not shown.
     ///
     /// # Examples
     ///
@@ -260,9 +266,16 @@ impl Config {
                 let separator = if text.is_empty() { "" } else { "\n" };
                 writeln!(text, "{separator}[{name}]")?;
             }
-            for Entry { key, value, place } in &section.entries {
+            for Entry { key, value, place, is_secret } in &section.entries {
                 match (value, place) {
                     (None, _) => writeln!(text, "# {key} is not set")?,
+                    (Some(_), None) if *is_secret => {
+                        writeln!(text, "# {key} is set, and secret  # default")?;
+                    }
+                    (Some(_), Some(place)) if *is_secret => {
+                        let (name, line) = (self.source.name(), place.span.line);
+                        writeln!(text, "# {key} is set, and secret  # {name}:{line}")?;
+                    }
                     (Some(value), None) => writeln!(text, "{key} = {value}  # default")?,
                     (Some(value), Some(place)) => {
                         let (name, line) = (self.source.name(), place.span.line);

@@ -71,6 +71,7 @@ mod printable;
 mod quoted;
 mod read;
 mod regexp;
+mod secret;
 mod source;
 mod spec;
 mod suggest;

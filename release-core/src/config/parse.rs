@@ -4,6 +4,8 @@
 mod list;
 mod recover;
 
+use std::borrow::Cow;
+
 use super::error::Problems;
 use super::lex::{Lexer, Token};
 use super::printable::shortened;
@@ -238,8 +240,8 @@ impl Parser<'_> {
         &self.peeked.get_or_insert_with(|| self.lexer.next()).0
     }
 
-    fn error(&mut self, span: &Span, message: impl Into<String>, hint: &str) {
-        self.lexer.problems.at(span, message).hinted(hint);
+    fn error(&mut self, span: &Span, message: impl Into<Cow<'static, str>>, hint: &str) {
+        self.lexer.problems.read_at(span, message).hinted(hint);
     }
 
     fn shown(&self, span: &Span) -> String {

@@ -32,15 +32,46 @@ impl Place {
 }
 
 /// The text, and its name in messages.
-#[derive(Debug)]
 pub(super) struct Source {
     name: String,
     pub(super) text: String,
+    /// The parts that are never shown, in order.
+    hidden: Vec<Range<usize>>,
 }
+
+/// Replaces a part of a text that is never shown.
+const HIDDEN: &str = "***";
 
 impl Source {
     pub(super) fn new(name: &str, text: impl Into<String>) -> Self {
-        Self { name: printable(name), text: text.into() }
+        Self { name: printable(name), text: text.into(), hidden: Vec::new() }
+    }
+
+    /// Hides parts of the text, in order.
+    pub(super) fn hide(&mut self, parts: Vec<Range<usize>>) {
+        self.hidden = parts;
+    }
+
+    /// Returns whether a part of the span is never shown.
+    pub(super) fn is_hidden(&self, span: &Span) -> bool {
+        let Range { start, end } = span.bytes;
+        self.hidden.iter().any(|part| part.start < end.max(start + 1) && start < part.end)
+    }
+
+    /// Returns a part of the text as it may be shown.
+    fn shown(&self, bytes: Range<usize>) -> String {
+        let mut text = String::new();
+        let mut at = bytes.start;
+        for part in &self.hidden {
+            if part.end > at && part.start < bytes.end {
+                text.push_str(&self.text[at..part.start.max(at)]);
+                // The part may have begun in a text that was shown before this one.
+                text.push_str(if part.start >= bytes.start { HIDDEN } else { "" });
+                at = part.end.min(bytes.end);
+            }
+        }
+        text.push_str(&self.text[at..bytes.end]);
+        text
     }
 
     /// Returns the name, safe to print.
@@ -69,7 +100,8 @@ impl Source {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let from = (span.bytes.start - start).min(line.len());
         let to = (span.bytes.end - start).clamp(from, line.len());
-        Excerpt::new(&line[..from], &line[from..to], &line[to..])
+        let shown = |range: Range<usize>| self.shown(start + range.start..start + range.end);
+        Excerpt::new(&shown(0..from), &shown(from..to), &shown(to..line.len()))
     }
 
     /// Returns the position after the last character.
@@ -80,6 +112,13 @@ impl Source {
 
     fn line_start(&self, span: &Span) -> usize {
         self.text[..span.bytes.start].rfind('\n').map_or(0, |newline| newline + 1)
+    }
+}
+
+/// Formats the name alone: the text may contain secrets.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.name).finish()
     }
 }
 

@@ -1,14 +1,15 @@
 //! The specification of a configuration: its sections and keys, and their allowed values.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 
 use super::de;
-use super::entry::Values;
+use super::entry::{Entry, Values};
 use super::error::Errors;
 use super::printable::shortened;
-use super::source::Source;
+use super::source::{Place, Source};
 use super::validation::{Invalid, Validation, unusual};
 use super::value::is_plain;
 use super::{Value, parse};
@@ -76,13 +77,26 @@ pub(super) struct SectionSpec {
 /// let spec = Spec::new().section("web", [port()]).section("admin", [port()]);
 /// assert!(Config::parse("x", "[web] port = 80 [admin] port = 8080", &spec).is_ok());
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Key {
     pub(super) name: String,
     pub(super) default: Option<Value>,
     pub(super) optional: bool,
     pub(super) checks: Vec<Validation>,
+    pub(super) is_secret: bool,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Key");
+        text.field("name", &self.name);
+        match self.is_secret {
+            true => text.field("default", &self.default.as_ref().map(|_| format_args!("***"))),
+            false => text.field("default", &self.default),
+        };
+        text.field("optional", &self.optional).field("checks", &self.checks).finish()
+    }
 }
 
 /// Creates a key. Without further settings, the file must set it, to any value.
@@ -97,7 +111,7 @@ pub struct Key {
 /// assert!(Config::parse("x", "", &spec).is_err());
 /// ```
 pub fn key(name: impl Into<String>) -> Key {
-    Key { name: name.into(), default: None, optional: false, checks: Vec::new() }
+    Key { name: name.into(), default: None, optional: false, checks: Vec::new(), is_secret: false }
 }
 
 impl Key {
@@ -134,6 +148,33 @@ impl Key {
         self
     }
 
+    /// Hides the value: errors, [`Config::dump`](super::Config::dump), changes and `Debug` do not
+    /// show it.
+    ///
+    /// Instead of the value, the file may name another file that holds it: `file:/path`, or
+    /// `credential:name` for a file in the directory `$CREDENTIALS_DIRECTORY`, which systemd sets
+    /// for `LoadCredential=`. The value is then a string, the content without the line break at its
+    /// end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key, validation::int};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("db");
+    /// let spec = Spec::new().key(key("password").secret());
+    /// std::fs::write(&path, "x7\n")?;
+    /// let config = Config::parse("x", format!("password = file:{}", path.display()), &spec)?;
+    /// assert_eq!(config.get::<&str>("password")?, "x7");
+    /// assert_eq!(config.dump(), "# password is set, and secret  # x:1\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn secret(mut self) -> Self {
+        self.is_secret = true;
+        self
+    }
+
     /// Adds a validation of the value. If several validations fail, the first one is reported.
     ///
     /// # Examples
@@ -147,6 +188,11 @@ impl Key {
     pub fn check(mut self, validation: Validation) -> Self {
         self.checks.push(validation);
         self
+    }
+
+    /// Creates the entry of this key in a configuration.
+    pub(super) fn entry(&self, value: Option<Value>, place: Option<Place>) -> Entry {
+        Entry { key: self.name.clone(), value, place, is_secret: self.is_secret }
     }
 
     /// Returns the reasons of the first validation that the value does not pass.
@@ -267,6 +313,16 @@ impl Spec {
         self
     }
 
+    pub(super) fn has_secrets(&self) -> bool {
+        !self.secrets().is_empty()
+    }
+
+    /// Returns the names of the keys whose values are never shown.
+    pub(super) fn secrets(&self) -> Vec<&str> {
+        let keys = self.sections.iter().flat_map(|section| &section.keys);
+        keys.filter(|key| key.is_secret).map(|key| key.name.as_str()).collect()
+    }
+
     /// Returns the mistakes in the specification.
     pub(super) fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -284,7 +340,8 @@ impl Spec {
                     let read = parse::value(&value.to_string());
                     read.as_ref() != Some(value) || key.unusual(value).is_some()
                 }) {
-                    let shown = default.map(Value::described).unwrap_or_default();
+                    let shown = default.filter(|_| !key.is_secret).map(Value::described);
+                    let shown = shown.unwrap_or_default();
                     let name = shortened(&key.name, 60);
                     mistakes.push(format!("the default of `{name}` cannot be written: {shown}"));
                 }

@@ -8,6 +8,7 @@ mod live;
 mod messages;
 mod properties;
 mod reading;
+mod secrets;
 mod serde;
 mod specification;
 

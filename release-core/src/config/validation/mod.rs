@@ -93,6 +93,8 @@ type Test = dyn Fn(&Value) -> Result<(), Vec<Invalid>> + Send + Sync;
 pub(super) struct Invalid {
     pub(super) path: Vec<usize>,
     pub(super) message: String,
+    /// The message for a secret value.
+    pub(super) discreet: String,
     pub(super) hint: String,
 }
 
@@ -101,7 +103,8 @@ impl Invalid {
         let separator = if reason.is_empty() { "" } else { ": " };
         let found = value.described();
         let message = format!("expected {expected}, found {found}{separator}{reason}");
-        Self { path: Vec::new(), message, hint: String::new() }
+        let discreet = format!("expected {expected}; the value is not shown");
+        Self { path: Vec::new(), message, discreet, hint: String::new() }
     }
 }
 

@@ -10,6 +10,7 @@ pub(in crate::config) fn unusual(value: &Value) -> Option<Invalid> {
         Value::Mode(bits) => Some(Invalid {
             path: Vec::new(),
             message: format!("an integer has no leading zero, found {value}"),
+            discreet: "an integer has no leading zero".to_owned(),
             hint: format!("without it: {bits:o}"),
         }),
         Value::List(items) => mixed(items).or_else(|| {
@@ -31,7 +32,8 @@ fn mixed(items: &[Value]) -> Option<Invalid> {
         first.kind(),
         odd.described()
     );
-    Some(within(index, Invalid { path: Vec::new(), message, hint: String::new() }))
+    let discreet = "a list holds values of one kind".to_owned();
+    Some(within(index, Invalid { path: Vec::new(), message, discreet, hint: String::new() }))
 }
 
 fn within(index: usize, mut invalid: Invalid) -> Invalid {
