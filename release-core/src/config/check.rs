@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::entry::{Entry, Values};
-use super::error::{Errors, Problems};
+use super::error::{Errors, Problem, Problems};
 use super::parse::{self, parse};
 use super::printable::shortened;
 use super::secret::{self, External};
-use super::source::{Source, Span};
+use super::source::{Place, Source, Span};
 use super::spec::{Key, SectionSpec, Spec};
 use super::suggest::nearest;
 use super::validation::Invalid;
@@ -22,6 +22,7 @@ pub(super) struct Checked {
     pub(super) sections: Vec<Values>,
     /// The files that hold secrets, with their content.
     pub(super) secrets: Vec<(PathBuf, Vec<u8>)>,
+    pub(super) warnings: Vec<Problem>,
 }
 
 /// Returns the content of the configuration in the text, or every error in it.
@@ -37,9 +38,9 @@ pub(super) fn check(source: &Source, spec: &Spec) -> Result<Checked, Errors> {
     }
     let sections = check.complete();
     let secrets = check.secrets;
-    check.problems.result()?;
+    let warnings = check.problems.result()?;
     spec.fits.iter().try_for_each(|fits| fits(&sections, source))?;
-    Ok(Checked { sections, secrets })
+    Ok(Checked { sections, secrets, warnings })
 }
 
 struct Check<'a> {
@@ -60,6 +61,8 @@ struct Check<'a> {
 struct Found {
     header: Option<Span>,
     values: HashMap<usize, Entry>,
+    /// The names by which keys are set.
+    names: HashMap<usize, Span>,
     /// Wrong, misspelt or misplaced keys: already reported, so they are not missing.
     excused: HashSet<usize>,
 }
@@ -67,7 +70,8 @@ struct Found {
 impl<'a> Check<'a> {
     fn new(source: &'a Source, spec: &'a Spec, problems: Problems<'a>) -> Self {
         let keys = |section: &'a SectionSpec| {
-            section.keys.iter().enumerate().map(|(index, key)| (key.name.as_str(), index)).collect()
+            let keys = section.keys.iter().enumerate();
+            keys.flat_map(|(index, key)| key.names().map(move |name| (name, index))).collect()
         };
         let sections = spec.sections.iter().enumerate();
         let known = sections.map(|(index, known)| (known.name.as_deref(), (index, keys(known))));
@@ -177,10 +181,12 @@ impl<'a> Check<'a> {
         let Some((index, key)) = self.key(section, self.source.slice(&entry.key)) else {
             return self.unknown_key(section, &entry);
         };
+        self.name(section, index, &entry.key);
         let Some((value, place)) = entry.value else {
             self.found[section].excused.insert(index);
             return;
         };
+        self.warn_of_variables(key, &value, &place);
         let value = match self.resolved(key, value) {
             Ok(value) => value,
             Err(reason) => {
@@ -194,6 +200,47 @@ impl<'a> Check<'a> {
             problem.hinted(if key.is_secret { String::new() } else { invalid.hint });
         }
         self.found[section].values.insert(index, key.entry(Some(value), Some(place)));
+    }
+
+    /// Examines the name by which a key is set.
+    fn name(&mut self, section: usize, index: usize, name: &Span) {
+        let (present, text) =
+            (&self.spec.sections[section].keys[index].name, self.source.slice(name));
+        let first = self.found[section].names.entry(index).or_insert_with(|| name.clone());
+        if self.source.slice(first) != text {
+            let first = self.source.reference(first);
+            let message = format!("`{text}` is another name of the key that is set at {first}");
+            self.problems.read_at(name, message);
+        } else if present != text {
+            let message = format!("the key `{text}` is now called `{present}`");
+            self.problems.warn(name, message, "");
+        }
+    }
+
+    /// Warns of quoted text in which a shell would replace variables.
+    fn warn_of_variables(&mut self, key: &Key, value: &Value, place: &Place) {
+        if let Value::List(items) = value {
+            for (item, place) in items.iter().zip(&place.items) {
+                self.warn_of_variables(key, item, place);
+            }
+        }
+        let Some(variable) = variable(self.source.slice(&place.span)) else { return };
+        if value.as_bytes().is_none() && value.as_address().is_none() {
+            return;
+        }
+        let name = &key.name;
+        match key.is_secret {
+            true => {
+                let message = format!("`{name}` contains ${{...}}, which is part of the secret");
+                let hint = "the file may name another one that holds the secret, file:/like/this";
+                self.problems.warn(&place.span, message, hint);
+            }
+            false => {
+                let message = format!("`{name}` contains {variable}, which is not replaced");
+                let hint = "to mean this text, write the dollar sign as \\x24";
+                self.problems.warn(&place.span, message, hint);
+            }
+        }
     }
 
     /// Returns the value, or the content of the file to which the value of a secret key refers.
@@ -359,6 +406,18 @@ fn report_duplicate<'a>(
 fn about(key: &Key, invalid: &Invalid) -> String {
     let message = if key.is_secret { &invalid.discreet } else { &invalid.message };
     format!("`{}`: {message}", key.name)
+}
+
+/// Returns the first `${NAME}` in a text.
+fn variable(text: &str) -> Option<&str> {
+    text.match_indices("${").find_map(|(start, _)| {
+        let end = start + text[start..].find('}')?;
+        let name = &text[start + 2..end];
+        let is_name = |character: char| character.is_ascii_uppercase() || character == '_';
+        let is_rest = |character: char| is_name(character) || character.is_ascii_digit();
+        let sound = name.starts_with(is_name) && name.len() <= 64 && name.chars().all(is_rest);
+        sound.then(|| &text[start..=end])
+    })
 }
 
 fn listed(what: &str, names: &[&str]) -> String {

@@ -25,6 +25,13 @@ pub(super) struct Entry {
     pub(super) is_secret: bool,
 }
 
+impl Entry {
+    /// Returns the value if it may be shown.
+    pub(super) fn shown(&self) -> Option<&Value> {
+        self.value.as_ref().filter(|_| !self.is_secret)
+    }
+}
+
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Entry");

@@ -90,7 +90,7 @@ impl Errors {
     }
 }
 
-/// One error in a configuration.
+/// One error in a configuration, or a warning about it.
 ///
 /// # Examples
 ///
@@ -112,9 +112,48 @@ pub struct Problem {
     excerpt: Option<Excerpt>,
     /// A hint could show a secret.
     is_secret: bool,
+    level: Level,
+}
+
+/// The consequence of a [`Problem`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Level, Spec, key};
+///
+/// let spec = Spec::new().key(key("user")).key(key("port"));
+/// let config = Config::parse("web.conf", "user = \"${USER}\" port = 80", &spec)?;
+/// assert_eq!(config.warnings()[0].level(), Level::Warning);
+/// # Ok::<(), release_core::config::Errors>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// The configuration is refused.
+    #[default]
+    Error,
+    /// The configuration is accepted, but may not mean the intended.
+    Warning,
 }
 
 impl Problem {
+    /// Returns whether the configuration is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Level, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port =", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].level(), Level::Error);
+    /// ```
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// Returns the line in the file, from 1, if the error has a position there.
     ///
     /// # Examples
@@ -191,7 +230,11 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.at {
             write!(f, ":{line}:{column}")?;
         }
-        write!(f, ": {}", self.message)?;
+        let level = match self.level {
+            Level::Error => "",
+            Level::Warning => "warning: ",
+        };
+        write!(f, ": {level}{}", self.message)?;
         if let Some(excerpt) = &self.excerpt {
             write!(f, "\n{excerpt}")?;
         }
@@ -234,6 +277,7 @@ pub(super) struct Problems<'a> {
     file: Arc<str>,
     found: Vec<Problem>,
     more: usize,
+    warnings: Vec<Problem>,
     /// Discards errors beyond the limit, which are only counted.
     uncounted: Problem,
 }
@@ -241,7 +285,8 @@ pub(super) struct Problems<'a> {
 impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let file = source.name().into();
-        Self { source, file, found: Vec::new(), more: 0, uncounted: Problem::default() }
+        let (found, warnings) = (Vec::new(), Vec::new());
+        Self { source, file, found, more: 0, warnings, uncounted: Problem::default() }
     }
 
     /// Records an error at a position, with a message that is hidden where secrets are if it may
@@ -288,6 +333,23 @@ impl<'a> Problems<'a> {
         self.found.last_mut().unwrap_or(&mut self.uncounted)
     }
 
+    /// Records a warning at a position, and shows the line. Warnings beyond the limit are dropped.
+    pub(super) fn warn(&mut self, span: &Span, message: String, hint: &str) {
+        if self.warnings.len() == SHOWN {
+            return;
+        }
+        let mut problem = Problem {
+            file: Arc::clone(&self.file),
+            at: Some((span.line, self.source.column(span))),
+            message,
+            excerpt: Some(self.source.excerpt(span)),
+            level: Level::Warning,
+            ..Problem::default()
+        };
+        problem.hinted(hint);
+        self.warnings.push(problem);
+    }
+
     /// Returns whether further errors are only counted and need no good message.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() == SHOWN
@@ -297,8 +359,10 @@ impl<'a> Problems<'a> {
         self.found.is_empty()
     }
 
-    pub(super) fn result(self) -> Result<(), Errors> {
-        if self.is_empty() { Ok(()) } else { Err(self.errors()) }
+    /// Returns the warnings in the order of the file, or the errors.
+    pub(super) fn result(mut self) -> Result<Vec<Problem>, Errors> {
+        self.warnings.sort_by_key(|warning| warning.at);
+        if self.is_empty() { Ok(self.warnings) } else { Err(self.errors()) }
     }
 
     /// Sorts the errors by position; errors without a position come last.

@@ -1,10 +1,11 @@
 //! The configuration of a running daemon, which can be reloaded while in use.
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::{Config, Errors, Spec};
+use super::{Config, Errors, Spec, Value};
 use crate::Exit;
 
 /// The configuration in force, replaced as a whole by [`reload`](Live::reload).
@@ -48,7 +49,7 @@ pub struct Live {
 /// # Examples
 ///
 /// ```
-/// use release_core::config::{Live, Spec, key};
+/// use release_core::config::{Live, Spec, Value, key};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("web.conf");
@@ -57,26 +58,46 @@ pub struct Live {
 ///
 /// std::fs::write(&path, "port = 81")?;
 /// for change in live.reload()? {
-///     println!("{change} has a new value");
+///     assert_eq!(format!("{change}"), "port");
+///     assert_eq!(format!("{change:#}"), "port = 81, before: 80");
 ///     assert_eq!((change.section, change.key), (None, "port".to_owned()));
+///     assert_eq!((change.old, change.new), (Some(Value::Int(80)), Some(Value::Int(81))));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Change {
     /// The section; `None` for a global key.
     pub section: Option<String>,
     /// The name of the key.
     pub key: String,
+    /// The value before; `None` if it was not set, and for a secret.
+    pub old: Option<Value>,
+    /// The new value; `None` if it is not set, and for a secret.
+    pub new: Option<Value>,
+    /// Whether the value is [secret](super::Key::secret).
+    pub is_secret: bool,
 }
 
-/// Formats `key`, or `[section] key`.
+/// Formats `key`, or `[section] key`. The alternate format `{:#}` adds both values, unless they are
+/// secret.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.section {
-            Some(section) => write!(f, "[{section}] {}", self.key),
-            None => f.write_str(&self.key),
+            Some(section) => write!(f, "[{section}] {}", self.key)?,
+            None => f.write_str(&self.key)?,
+        }
+        if !f.alternate() || self.is_secret {
+            return Ok(());
+        }
+        match &self.new {
+            Some(new) => write!(f, " = {new}, ")?,
+            None => f.write_str(" is not set, ")?,
+        }
+        match &self.old {
+            Some(old) => write!(f, "before: {old}"),
+            None => f.write_str("before: not set"),
         }
     }
 }
@@ -138,7 +159,8 @@ impl Live {
     /// Reads the file again and puts it in force. This blocks on a file, so do not call it in a
     /// task that delays others.
     ///
-    /// Returns the keys whose values have changed, in the order of the specification.
+    /// Returns the keys whose values have changed, in the order of the specification. The file may
+    /// also have [warnings](Config::warnings).
     ///
     /// # Errors
     ///
@@ -177,15 +199,20 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
         let changed =
             old.entries.iter().zip(&new.entries).filter(|(old, new)| old.value != new.value);
         let section = &new.name;
-        changes.extend(
-            changed.map(|(_, entry)| Change { section: section.clone(), key: entry.key.clone() }),
-        );
+        changes.extend(changed.map(|(old, new)| Change {
+            section: section.clone(),
+            key: new.key.clone(),
+            old: old.shown().cloned(),
+            new: new.shown().cloned(),
+            is_secret: new.is_secret,
+        }));
     }
     changes
 }
 
 /// Checks a configuration file, for `--check-config`. Returns status 0, or 1 with every error. The
-/// errors are printed to standard error when your `main` returns the result.
+/// errors are printed to standard error when your `main` returns the result. Prints the warnings
+/// there at once.
 ///
 /// # Examples
 ///
@@ -198,5 +225,11 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
 /// }
 /// ```
 pub fn check(path: impl AsRef<Path>, spec: &Spec) -> Exit {
-    Config::load(path, spec).map(drop).map_err(crate::Error::from).into()
+    let checked = Config::load(path, spec).map(|config| {
+        for warning in config.warnings() {
+            // Without a standard error, nobody reads them.
+            let _ = writeln!(io::stderr(), "{warning}");
+        }
+    });
+    checked.map_err(crate::Error::from).into()
 }

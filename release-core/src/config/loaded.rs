@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::check::{Checked, check};
 use super::entry::{Entry, Values};
-use super::error::{Errors, Problems};
+use super::error::{Errors, Problem, Problems};
 use super::printable::shortened;
 use super::source::Source;
 use super::{Spec, Value, de, read, secret};
@@ -55,6 +55,7 @@ pub struct Config {
     pub(super) source: Arc<Source>,
     /// The sections in the order of the specification; the first section holds the global keys.
     pub(super) sections: Vec<Values>,
+    warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -107,11 +108,34 @@ impl Config {
 
     fn checked(mut source: Source, spec: &Spec) -> Result<Self, Errors> {
         source.hide(secret::hidden(&source.text, &spec.secrets()));
-        let Checked { sections, secrets } = check(&source, spec)?;
+        let Checked { sections, secrets, warnings } = check(&source, spec)?;
         for (path, bytes) in secrets {
             accepted(&path, &bytes);
         }
-        Ok(Self { source: Arc::new(source), sections })
+        Ok(Self { source: Arc::new(source), sections, warnings })
+    }
+
+    /// Returns the warnings about the file, at most 100, in its order. Print or log them: nothing else
+    /// does, except [`check`](super::check()).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port").formerly("listen-port"));
+    /// let config = Config::parse("web.conf", "listen-port = 80", &spec)?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// assert_eq!(
+    ///     config.warnings()[0].to_string(),
+    ///     "web.conf:1:1: warning: the key `listen-port` is now called `port`\n    \
+    ///      listen-port = 80\n    ^^^^^^^^^^^"
+    /// );
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 
     /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,

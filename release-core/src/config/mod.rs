@@ -86,7 +86,7 @@ pub mod validation;
 mod value;
 
 pub use address::{Address, AddressError};
-pub use error::{Errors, Problem};
+pub use error::{Errors, Level, Problem};
 pub use live::{Change, Live, check};
 pub use loaded::{Config, Section};
 pub use regexp::{Regexp, RegexpError};

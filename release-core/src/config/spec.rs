@@ -85,6 +85,7 @@ pub struct Key {
     pub(super) optional: bool,
     pub(super) checks: Vec<Validation>,
     pub(super) is_secret: bool,
+    pub(super) former_names: Vec<String>,
 }
 
 impl fmt::Debug for Key {
@@ -111,7 +112,14 @@ impl fmt::Debug for Key {
 /// assert!(Config::parse("x", "", &spec).is_err());
 /// ```
 pub fn key(name: impl Into<String>) -> Key {
-    Key { name: name.into(), default: None, optional: false, checks: Vec::new(), is_secret: false }
+    Key {
+        name: name.into(),
+        default: None,
+        optional: false,
+        checks: Vec::new(),
+        is_secret: false,
+        former_names: Vec::new(),
+    }
 }
 
 impl Key {
@@ -173,6 +181,29 @@ impl Key {
     pub fn secret(mut self) -> Self {
         self.is_secret = true;
         self
+    }
+
+    /// Accepts another name of the key, from an earlier version of your program, with a
+    /// [warning](super::Config::warnings). A file must not use both names.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port").formerly("listen-port"));
+    /// let config = Config::parse("web.conf", "listen-port = 80", &spec)?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    pub fn formerly(mut self, name: impl Into<String>) -> Self {
+        self.former_names.push(name.into());
+        self
+    }
+
+    /// Returns all names of the key, the present one first.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.former_names).map(String::as_str)
     }
 
     /// Adds a validation of the value. If several validations fail, the first one is reported.
@@ -320,7 +351,7 @@ impl Spec {
     /// Returns the names of the keys whose values are never shown.
     pub(super) fn secrets(&self) -> Vec<&str> {
         let keys = self.sections.iter().flat_map(|section| &section.keys);
-        keys.filter(|key| key.is_secret).map(|key| key.name.as_str()).collect()
+        keys.filter(|key| key.is_secret).flat_map(Key::names).collect()
     }
 
     /// Returns the mistakes in the specification.
@@ -333,7 +364,9 @@ impl Spec {
             }
             let mut keys = HashSet::new();
             for key in &section.keys {
-                mistakes.extend(wrong_name("key", &key.name, &mut keys));
+                for name in key.names() {
+                    mistakes.extend(wrong_name("key", name, &mut keys));
+                }
                 let default = key.default.as_ref();
                 // Rejects a default that could not be read back from a dump.
                 if default.is_some_and(|value| {

@@ -11,6 +11,7 @@ mod reading;
 mod secrets;
 mod serde;
 mod specification;
+mod warnings;
 
 use super::{Config, Errors, Spec, Value, key};
 
