@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problem, Problems};
+use super::include::Failure;
 use super::parse::{self, parse};
 use super::printable::shortened;
 use super::secret::{self, External};
@@ -26,9 +27,12 @@ pub(super) struct Checked {
 }
 
 /// Returns the content of the configuration in the text, or every error in it.
-pub(super) fn check(source: &Source, spec: &Spec) -> Result<Checked, Errors> {
+pub(super) fn check(source: &Source, spec: &Spec, failures: &[Failure]) -> Result<Checked, Errors> {
     let (written, mut problems) = parse(source);
-    report_duplicates(&written, source, &mut problems);
+    report_duplicates(&written, spec.include.as_deref(), source, &mut problems);
+    for (span, message) in failures {
+        problems.at(span, message.as_str());
+    }
     for mistake in spec.mistakes() {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
@@ -101,6 +105,10 @@ impl<'a> Check<'a> {
             self.found[index].header.get_or_insert(header);
         }
         for entry in section.entries {
+            let name = self.source.slice(&entry.key);
+            if index == 0 && self.spec.include.as_deref() == Some(name) {
+                continue;
+            }
             match self.swallowed_header(&entry) {
                 Some(section) => {
                     self.report_swallowed(index, section, &entry);
@@ -343,13 +351,12 @@ impl<'a> Check<'a> {
             return;
         }
         let all = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let start = Span { bytes: 0..0, line: 1 };
         match (&spec.name, header) {
             (None, _) => {
                 for name in missing {
                     let hint = format!("add `{name} = ...` before the first [section]");
                     let message = format!("the required key `{name}` is missing");
-                    self.problems.about(&start, message).hinted(hint);
+                    self.problems.about(&Span::START, message).hinted(hint);
                 }
             }
             (Some(section), Some(header)) => {
@@ -367,26 +374,43 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Reports duplicate sections, and duplicate keys in a section.
-fn report_duplicates(sections: &[parse::Section], source: &Source, problems: &mut Problems<'_>) {
-    let headers = sections.iter().filter_map(|section| section.name.as_ref());
-    report_duplicate("section", headers, source, problems);
-    for section in sections {
-        let keys = section.entries.iter().filter(|entry| entry.set).map(|entry| &entry.key);
-        report_duplicate("key", keys, source, problems);
-    }
-}
-
-fn report_duplicate<'a>(
-    kind: &str,
-    names: impl Iterator<Item = &'a Span>,
+/// Reports sections that a file repeats, and keys that are set twice. The key that includes files may
+/// be repeated.
+fn report_duplicates(
+    sections: &[parse::Section],
+    include: Option<&str>,
     source: &Source,
     problems: &mut Problems<'_>,
 ) {
-    let mut known: HashMap<&str, &Span> = HashMap::new();
-    for name in names {
+    let headers = sections.iter().filter_map(|section| section.name.as_ref());
+    report_duplicate("section", headers.map(|name| (source.file(name), name)), source, problems);
+    let (mut by_name, mut seen) = (HashMap::new(), HashSet::new());
+    let keys = sections.iter().enumerate().flat_map(|(index, section)| {
+        let name = section.name.as_ref().map(|name| source.slice(name));
+        let file = section.name.as_ref().map(|name| source.file(name));
+        // A section that its file repeats is one error already.
+        let is_repeated = file.is_some() && !seen.insert((file, name));
+        let number = if is_repeated { index } else { *by_name.entry(name).or_insert(index) };
+        let set = section.entries.iter().filter(move |entry| {
+            let includes = name.is_none() && include == Some(source.slice(&entry.key));
+            entry.set && !includes
+        });
+        set.map(move |entry| (number, &entry.key))
+    });
+    report_duplicate("key", keys, source, problems);
+}
+
+/// Reports the names that come twice in the scope with this number.
+fn report_duplicate<'a>(
+    kind: &str,
+    names: impl Iterator<Item = (usize, &'a Span)>,
+    source: &Source,
+    problems: &mut Problems<'_>,
+) {
+    let mut known: HashMap<(usize, &str), &Span> = HashMap::new();
+    for (scope, name) in names {
         let text = source.slice(name);
-        match known.get(text) {
+        match known.get(&(scope, text)) {
             // Only counted: searching for the first occurrence would be wasted.
             Some(_) if problems.is_full() => {
                 problems.general("");
@@ -397,7 +421,7 @@ fn report_duplicate<'a>(
                 problems.read_at(name, message);
             }
             None => {
-                known.insert(text, name);
+                known.insert((scope, text), name);
             }
         }
     }

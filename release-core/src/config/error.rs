@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::printable::printable;
 use super::source::{Excerpt, Source, Span};
 use crate::ErrorKind;
 
@@ -75,7 +76,7 @@ impl Errors {
     /// Creates the error of a file that cannot be read at all.
     #[cold]
     pub(super) fn of_file(name: &str, message: impl fmt::Display) -> Self {
-        let file = Source::new(name, "").name().into();
+        let file = printable(name).into();
         let problem = Problem { file, message: message.to_string(), ..Problem::default() };
         Self { problems: vec![problem], more: 0 }
     }
@@ -110,6 +111,8 @@ pub struct Problem {
     message: String,
     hint: Option<String>,
     excerpt: Option<Excerpt>,
+    /// The number of the file, for the order.
+    order: usize,
     /// A hint could show a secret.
     is_secret: bool,
     level: Level,
@@ -284,7 +287,7 @@ pub(super) struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        let file = source.name().into();
+        let file = Arc::clone(source.name(&Span::START));
         let (found, warnings) = (Vec::new(), Vec::new());
         Self { source, file, found, more: 0, warnings, uncounted: Problem::default() }
     }
@@ -317,8 +320,9 @@ impl<'a> Problems<'a> {
     /// Records an error about something missing at a position. There is no text to show.
     pub(super) fn about(&mut self, span: &Span, message: impl Into<String>) -> &mut Problem {
         let at = (!self.is_full()).then(|| (span.line, self.source.column(span)));
+        let (file, order) = (Arc::clone(self.source.name(span)), self.source.file(span));
         let problem = self.general(message);
-        problem.at = at;
+        (problem.at, problem.file, problem.order) = (at, file, order);
         problem
     }
 
@@ -339,7 +343,8 @@ impl<'a> Problems<'a> {
             return;
         }
         let mut problem = Problem {
-            file: Arc::clone(&self.file),
+            file: Arc::clone(self.source.name(span)),
+            order: self.source.file(span),
             at: Some((span.line, self.source.column(span))),
             message,
             excerpt: Some(self.source.excerpt(span)),
@@ -361,13 +366,14 @@ impl<'a> Problems<'a> {
 
     /// Returns the warnings in the order of the file, or the errors.
     pub(super) fn result(mut self) -> Result<Vec<Problem>, Errors> {
-        self.warnings.sort_by_key(|warning| warning.at);
+        self.warnings.sort_by_key(|warning| (warning.order, warning.at));
         if self.is_empty() { Ok(self.warnings) } else { Err(self.errors()) }
     }
 
     /// Sorts the errors by position; errors without a position come last.
     pub(super) fn errors(mut self) -> Errors {
-        self.found.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
+        let order = |problem: &Problem| problem.at.map(|at| (problem.order, at));
+        self.found.sort_by_key(|problem| (problem.at.is_none(), order(problem)));
         Errors { problems: self.found, more: self.more }
     }
 }

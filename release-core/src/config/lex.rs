@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::iter::Peekable;
+use std::ops::Range;
 use std::str::CharIndices;
 
 use super::error::Problems;
@@ -32,6 +33,8 @@ pub(super) struct Lexer<'a> {
     pub(super) source: &'a Source,
     pub(super) problems: Problems<'a>,
     offset: usize,
+    /// The end of the file that is read.
+    end: usize,
     line: usize,
     /// After an error, skipped text is not reported again.
     pub(super) quiet: bool,
@@ -49,18 +52,27 @@ const PATIENCE: u32 = 10;
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        let offset = if source.text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         let problems = Problems::new(source);
         Self {
             source,
             problems,
-            offset,
+            offset: 0,
+            end: 0,
             line: 1,
             quiet: false,
             unclosed: false,
             patience: PATIENCE,
             regexps: 0,
         }
+    }
+
+    /// Begins to read a file.
+    pub(super) fn enter(&mut self, file: usize) {
+        let Range { start, end } = self.source.bytes(file);
+        let mark = '\u{feff}';
+        let has_mark = self.source.text[start..end].starts_with(mark);
+        (self.offset, self.end) = (start + if has_mark { mark.len_utf8() } else { 0 }, end);
+        self.line = 1;
     }
 
     /// Returns the next token and its position.
@@ -110,7 +122,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn rest(&self) -> &'a str {
-        &self.source.text[self.offset..]
+        &self.source.text[self.offset..self.end]
     }
 
     /// Returns the span of the next bytes.

@@ -12,7 +12,7 @@ use super::entry::{Entry, Values};
 use super::error::{Errors, Problem, Problems};
 use super::printable::shortened;
 use super::source::Source;
-use super::{Spec, Value, de, read, secret};
+use super::{Spec, Value, de, include, read, secret};
 use crate::start_files::accepted;
 
 /// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by default.
@@ -83,7 +83,8 @@ impl Config {
         let path = path.as_ref();
         let source = read::read(path, spec.size_limit, spec.has_secrets())?;
         let config = Self::checked(source, spec)?;
-        accepted(path, config.source.text.as_bytes());
+        let main = config.source.bytes(0);
+        accepted(path, config.source.text[main].as_bytes());
         Ok(config)
     }
 
@@ -107,10 +108,17 @@ impl Config {
     }
 
     fn checked(mut source: Source, spec: &Spec) -> Result<Self, Errors> {
+        let failures = match &spec.include {
+            Some(key) => include::expand(&mut source, key, spec.size_limit, spec.has_secrets()),
+            None => Vec::new(),
+        };
         source.hide(secret::hidden(&source.text, &spec.secrets()));
-        let Checked { sections, secrets, warnings } = check(&source, spec)?;
+        let Checked { sections, secrets, warnings } = check(&source, spec, &failures)?;
         for (path, bytes) in secrets {
             accepted(&path, &bytes);
+        }
+        for file in 1..source.count() {
+            accepted(source.path(file), source.text[source.bytes(file)].as_bytes());
         }
         Ok(Self { source: Arc::new(source), sections, warnings })
     }
@@ -297,12 +305,12 @@ impl Config {
                         writeln!(text, "# {key} is set, and secret  # default")?;
                     }
                     (Some(_), Some(place)) if *is_secret => {
-                        let (name, line) = (self.source.name(), place.span.line);
+                        let (name, line) = (self.source.name(&place.span), place.span.line);
                         writeln!(text, "# {key} is set, and secret  # {name}:{line}")?;
                     }
                     (Some(value), None) => writeln!(text, "{key} = {value}  # default")?,
                     (Some(value), Some(place)) => {
-                        let (name, line) = (self.source.name(), place.span.line);
+                        let (name, line) = (self.source.name(&place.span), place.span.line);
                         writeln!(text, "{key} = {value}  # {name}:{line}")?;
                     }
                 }

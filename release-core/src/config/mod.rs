@@ -62,6 +62,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod hint;
+mod include;
 mod lex;
 mod live;
 mod loaded;

@@ -12,7 +12,7 @@ use super::printable::shortened;
 use super::source::{Place, Source, Span};
 use super::{Address, Value};
 
-/// A section of the file as written. The first section holds the global keys.
+/// A section of the file as written. Each file begins with a section of global keys.
 #[derive(Debug)]
 pub(super) struct Section {
     /// The name in the header; `None` for the global keys.
@@ -38,11 +38,16 @@ type Found<T> = Result<T, Reported>;
 
 /// Returns the sections in the order of the file. Errors are added to the problems.
 pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
-    let lexer = Lexer::new(source);
-    let globals = Section { name: None, lost: false, entries: Vec::new() };
-    let mut parser = Parser { source, lexer, peeked: None, sections: vec![globals], depth: 0 };
-    parser.file();
+    let mut parser = Parser::new(source);
+    (0..source.count()).for_each(|file| parser.enter(file));
     (parser.sections, parser.lexer.problems)
+}
+
+/// Returns the global keys of one file, without its errors.
+pub(super) fn globals(source: &Source, file: usize) -> Vec<Entry> {
+    let mut parser = Parser::new(source);
+    parser.enter(file);
+    parser.sections.swap_remove(0).entries
 }
 
 struct Parser<'a> {
@@ -54,8 +59,15 @@ struct Parser<'a> {
     depth: usize,
 }
 
-impl Parser<'_> {
-    fn file(&mut self) {
+impl<'a> Parser<'a> {
+    fn new(source: &'a Source) -> Self {
+        Self { source, lexer: Lexer::new(source), peeked: None, sections: Vec::new(), depth: 0 }
+    }
+
+    /// Parses a file, which begins with global keys.
+    fn enter(&mut self, file: usize) {
+        self.lexer.enter(file);
+        self.sections.push(Section { name: None, lost: false, entries: Vec::new() });
         let mut after_entry = false;
         loop {
             let (token, span) = self.next();

@@ -20,7 +20,7 @@ pub(super) struct Subject {
     short: &'static str,
 }
 
-const CONFIGURATION: Subject =
+pub(super) const CONFIGURATION: Subject =
     Subject { the: "the configuration file", a: "a configuration file", short: "a configuration" };
 
 pub(super) const SECRET: Subject =
@@ -31,7 +31,8 @@ pub(super) const SECRET: Subject =
 pub(super) fn read(path: &Path, limit: u64, secrets: bool) -> Result<Source, Errors> {
     let name = path.to_string_lossy();
     let bytes = bytes(path, limit, &CONFIGURATION);
-    text(&name, bytes.map_err(|message| Errors::of_file(&name, message))?, secrets)
+    let bytes = bytes.map_err(|message| Errors::of_file(&name, message))?;
+    text(&name, bytes, secrets).map(|source| source.read_from(path))
 }
 
 /// Returns the content of the file, or the reason why it cannot be used.

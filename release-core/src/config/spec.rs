@@ -49,6 +49,7 @@ pub struct Spec {
     pub(super) sections: Vec<SectionSpec>,
     pub(super) size_limit: u64,
     pub(super) fits: Vec<Fits>,
+    pub(super) include: Option<String>,
 }
 
 /// A check whether the content of a file fits a type.
@@ -269,7 +270,7 @@ impl Spec {
     /// ```
     pub fn new() -> Self {
         let globals = SectionSpec { name: None, keys: Vec::new() };
-        Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new() }
+        Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new(), include: None }
     }
 
     /// Adds a global key, which precedes the first section.
@@ -330,6 +331,37 @@ impl Spec {
         self
     }
 
+    /// Lets files include others: the global key with this name has the path of a file, or a list of
+    /// paths. It may be set more than once.
+    ///
+    /// A relative path starts from the directory of the including file. The last part of a path may
+    /// contain `*` and `?`. Then the matching files are included in the order of their names, without
+    /// hidden ones; there may be none.
+    ///
+    /// An included file has global keys and sections like the main file. A section may be spread over
+    /// files, but a key may be set once in all of them. Files include others up to 8 deep, and 256 in
+    /// total; [`size_limit`](Self::size_limit) is for all of them together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path();
+    /// std::fs::create_dir(path.join("conf.d"))?;
+    /// std::fs::write(path.join("conf.d/web.conf"), "[web] port = 80")?;
+    /// std::fs::write(path.join("main.conf"), "include = \"conf.d/*.conf\"")?;
+    /// let spec = Spec::new().include("include").section("web", [key("port")]);
+    /// let config = Config::load(path.join("main.conf"), &spec)?;
+    /// assert_eq!(config.section("web").get::<u16>("port")?, 80);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn include(mut self, key: impl Into<String>) -> Self {
+        self.include = Some(key.into());
+        self
+    }
+
     /// Sets the maximum file size in bytes (default 1 MiB).
     ///
     /// # Examples
@@ -363,6 +395,9 @@ impl Spec {
                 mistakes.extend(wrong_name("section", name, &mut sections));
             }
             let mut keys = HashSet::new();
+            if let Some(include) = self.include.as_ref().filter(|_| section.name.is_none()) {
+                mistakes.extend(wrong_name("key", include, &mut keys));
+            }
             for key in &section.keys {
                 for name in key.names() {
                     mistakes.extend(wrong_name("key", name, &mut keys));

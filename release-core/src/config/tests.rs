@@ -4,6 +4,7 @@ mod compatible;
 mod files;
 mod format;
 mod hostile;
+mod including;
 mod live;
 mod messages;
 mod properties;
