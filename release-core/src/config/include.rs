@@ -63,7 +63,7 @@ impl Includes<'_> {
             value => (std::slice::from_ref(value), std::slice::from_ref(place)),
         };
         for (value, place) in values.iter().zip(places) {
-            let directory = self.source.path(index).parent().unwrap_or(Path::new(""));
+            let directory = self.source.path(index).parent().unwrap_or_else(|| Path::new(""));
             let found = match value.as_bytes() {
                 Some(pattern) => matching(&directory.join(OsStr::from_bytes(pattern))),
                 None => Err(format!(
