@@ -10,10 +10,13 @@ use super::parse::{self, parse};
 use super::printable::shortened;
 use super::secret::{self, External};
 use super::source::{Place, Source, Span};
-use super::spec::{Key, SectionSpec, Spec};
+use super::spec::{Key, SectionSpec, Spec, key};
 use super::suggest::nearest;
-use super::validation::Invalid;
+use super::validation::{Invalid, Validation};
 use super::value::Value;
+
+/// Maximum length of the name of a key that the specification does not name.
+const LONGEST_NAME: usize = 255;
 
 /// Maximum number of known names listed when none is near.
 const LISTED: usize = 10;
@@ -53,8 +56,10 @@ struct Check<'a> {
     problems: Problems<'a>,
     /// The sections of the specification, each with its keys, by name.
     known: HashMap<Option<&'a str>, (usize, HashMap<&'a str, usize>)>,
-    /// The content of the file, in the order of the specification.
+    /// The content of the file: the sections of the specification, then those with labels.
     found: Vec<Found>,
+    /// The sections with labels, by their number in the specification.
+    labelled: HashMap<(usize, String), usize>,
     /// A section name could not be read: no section is known to be missing.
     lost: bool,
     secrets: Vec<(PathBuf, Vec<u8>)>,
@@ -63,8 +68,13 @@ struct Check<'a> {
 /// The content of a section in the file.
 #[derive(Default)]
 struct Found {
+    /// The number of the section in the specification.
+    spec: usize,
+    label: Option<String>,
     header: Option<Span>,
     values: HashMap<usize, Entry>,
+    /// The keys that the specification does not name, in the order of the file.
+    others: Vec<Entry>,
     /// The names by which keys are set.
     names: HashMap<usize, Span>,
     /// Wrong, misspelt or misplaced keys: already reported, so they are not missing.
@@ -79,13 +89,15 @@ impl<'a> Check<'a> {
         };
         let sections = spec.sections.iter().enumerate();
         let known = sections.map(|(index, known)| (known.name.as_deref(), (index, keys(known))));
-        let found = spec.sections.iter().map(|_| Found::default()).collect();
+        let found = (0..spec.sections.len()).map(|spec| Found { spec, ..Found::default() });
+        let found = found.collect();
         Self {
             source,
             spec,
             problems,
             known: known.collect(),
             found,
+            labelled: HashMap::new(),
             lost: false,
             secrets: Vec::new(),
         }
@@ -101,6 +113,7 @@ impl<'a> Check<'a> {
         let Some(mut index) = known.or_else(|| self.unknown_section(section.name.as_ref()?)) else {
             return;
         };
+        index = self.labelled(index, &section);
         if let Some(header) = section.name {
             self.found[index].header.get_or_insert(header);
         }
@@ -115,6 +128,37 @@ impl<'a> Check<'a> {
                     index = section;
                 }
                 None => self.entry(index, entry),
+            }
+        }
+    }
+
+    /// Returns the section with the label of the header, and reports a missing or unexpected label.
+    fn labelled(&mut self, spec: usize, section: &parse::Section) -> usize {
+        let Some(header) = &section.name else { return spec };
+        let name = shortened(self.source.slice(header), 60);
+        match (self.spec.sections[spec].is_labelled, &section.label) {
+            (false, None) => spec,
+            (false, Some(_)) => {
+                let hint = format!("it is written [{name}]");
+                let message = format!("the section `{name}` has no label");
+                self.problems.read_at(header, message).hinted(hint);
+                spec
+            }
+            (true, Some(label)) if !label.is_empty() => {
+                let (next, found) = (self.found.len(), &mut self.found);
+                *self.labelled.entry((spec, label.clone())).or_insert_with(|| {
+                    found.push(Found { spec, label: Some(label.clone()), ..Found::default() });
+                    next
+                })
+            }
+            (true, _) => {
+                // A header that is wrong has been reported.
+                if !section.lost {
+                    let hint = format!("it is written [{name} \"label\"]");
+                    let message = format!("the section `{name}` needs a label");
+                    self.problems.read_at(header, message).hinted(hint);
+                }
+                spec
             }
         }
     }
@@ -178,16 +222,23 @@ impl<'a> Check<'a> {
         self.found[next].header = self.found[next].header.take().or(header);
     }
 
+    fn spec_of(&self, section: usize) -> &'a SectionSpec {
+        &self.spec.sections[self.found[section].spec]
+    }
+
     /// Returns the key of the specification with its index.
     fn key(&self, section: usize, name: &str) -> Option<(usize, &'a Key)> {
-        let spec = &self.spec.sections[section];
+        let spec = self.spec_of(section);
         let (_, keys) = self.known.get(&spec.name.as_deref())?;
         keys.get(name).map(|index| (*index, &spec.keys[*index]))
     }
 
     fn entry(&mut self, section: usize, entry: parse::Entry) {
         let Some((index, key)) = self.key(section, self.source.slice(&entry.key)) else {
-            return self.unknown_key(section, &entry);
+            return match &self.spec_of(section).others {
+                Some(values) => self.other(section, values, entry),
+                None => self.unknown_key(section, &entry),
+            };
         };
         self.name(section, index, &entry.key);
         let Some((value, place)) = entry.value else {
@@ -203,17 +254,35 @@ impl<'a> Check<'a> {
                 return;
             }
         };
-        for invalid in key.failed(&value) {
+        self.test(key, &value, &place);
+        self.found[section].values.insert(index, key.entry(Some(value), Some(place)));
+    }
+
+    fn test(&mut self, key: &Key, value: &Value, place: &Place) {
+        for invalid in key.failed(value) {
             let problem = self.problems.at(place.inner(&invalid.path), about(key, &invalid));
             problem.hinted(if key.is_secret { String::new() } else { invalid.hint });
         }
-        self.found[section].values.insert(index, key.entry(Some(value), Some(place)));
+    }
+
+    /// Adds a key that the specification does not name.
+    fn other(&mut self, section: usize, values: &Validation, entry: parse::Entry) {
+        let Some((value, place)) = entry.value else { return };
+        let name = self.source.slice(&entry.key);
+        if name.len() > LONGEST_NAME {
+            let message = format!("the name of a key is at most {LONGEST_NAME} bytes long");
+            self.problems.at(&entry.key, message);
+            return;
+        }
+        let key = key(name).check(values.clone());
+        self.warn_of_variables(&key, &value, &place);
+        self.test(&key, &value, &place);
+        self.found[section].others.push(key.entry(Some(value), Some(place)));
     }
 
     /// Examines the name by which a key is set.
     fn name(&mut self, section: usize, index: usize, name: &Span) {
-        let (present, text) =
-            (&self.spec.sections[section].keys[index].name, self.source.slice(name));
+        let (present, text) = (&self.spec_of(section).keys[index].name, self.source.slice(name));
         let first = self.found[section].names.entry(index).or_insert_with(|| name.clone());
         if self.source.slice(first) != text {
             let first = self.source.reference(first);
@@ -269,9 +338,9 @@ impl<'a> Check<'a> {
             return;
         }
         let text = self.source.slice(&entry.key);
-        let spec = &self.spec.sections[section];
+        let (spec, number) = (self.spec_of(section), self.found[section].spec);
         let elsewhere = self.known.iter().find_map(|(name, (index, keys))| {
-            keys.get(text).filter(|_| *index != section).map(|key| (*name, *index, *key))
+            keys.get(text).filter(|_| *index != number).map(|key| (*name, *index, *key))
         });
         let names: Vec<&str> = spec.keys.iter().map(|key| key.name.as_str()).collect();
         let near = nearest(text, names.iter().copied());
@@ -310,26 +379,40 @@ impl<'a> Check<'a> {
 
     /// Fills in the defaults, and reports missing keys.
     fn complete(&mut self) -> Vec<Values> {
-        let found = std::mem::take(&mut self.found);
+        let mut by_spec: Vec<Vec<Found>> = self.spec.sections.iter().map(|_| Vec::new()).collect();
+        for found in std::mem::take(&mut self.found) {
+            by_spec[found.spec].push(found);
+        }
         let mut sections = Vec::new();
-        for (spec, mut found) in self.spec.sections.iter().zip(found) {
-            let (mut entries, mut missing) = (Vec::new(), Vec::new());
-            for (index, key) in spec.keys.iter().enumerate() {
-                if let Some(entry) = found.values.remove(&index) {
-                    entries.push(entry);
-                } else if found.excused.contains(&index) {
-                    // The error was already reported.
-                } else if key.default.is_some() || key.optional {
-                    let value = self.default(key);
-                    entries.push(key.entry(value, None));
-                } else {
-                    missing.push(key.name.as_str());
-                }
+        for (spec, found) in self.spec.sections.iter().zip(by_spec) {
+            for found in found {
+                sections.push(self.values(spec, found));
             }
-            self.report_missing(spec, found.header.as_ref(), &missing);
-            sections.push(Values { name: spec.name.clone(), entries });
         }
         sections
+    }
+
+    fn values(&mut self, spec: &SectionSpec, mut found: Found) -> Values {
+        let (name, is_labelled, label) = (spec.name.clone(), spec.is_labelled, found.label.take());
+        if is_labelled && label.is_none() {
+            return Values { name, is_labelled, label, entries: Vec::new() };
+        }
+        let (mut entries, mut missing) = (Vec::new(), Vec::new());
+        for (index, key) in spec.keys.iter().enumerate() {
+            if let Some(entry) = found.values.remove(&index) {
+                entries.push(entry);
+            } else if found.excused.contains(&index) {
+                // The error was already reported.
+            } else if key.default.is_some() || key.optional {
+                let value = self.default(key);
+                entries.push(key.entry(value, None));
+            } else {
+                missing.push(key.name.as_str());
+            }
+        }
+        self.report_missing(spec, found.header.as_ref(), &missing);
+        entries.append(&mut found.others);
+        Values { name, is_labelled, label, entries }
     }
 
     /// Returns the default of a key, and reports a wrong one.
@@ -382,32 +465,39 @@ fn report_duplicates(
     source: &Source,
     problems: &mut Problems<'_>,
 ) {
-    let headers = sections.iter().filter_map(|section| section.name.as_ref());
-    report_duplicate("section", headers.map(|name| (source.file(name), name)), source, problems);
+    let headers = sections.iter().filter_map(|section| {
+        let name = section.name.as_ref()?;
+        Some(((source.file(name), section.label.as_deref()), name))
+    });
+    report_duplicate("section", headers, source, problems);
     let (mut by_name, mut seen) = (HashMap::new(), HashSet::new());
     let keys = sections.iter().enumerate().flat_map(|(index, section)| {
         let name = section.name.as_ref().map(|name| source.slice(name));
         let file = section.name.as_ref().map(|name| source.file(name));
         // A section that its file repeats is one error already.
-        let is_repeated = file.is_some() && !seen.insert((file, name));
-        let number = if is_repeated { index } else { *by_name.entry(name).or_insert(index) };
+        let is_repeated = file.is_some() && !seen.insert((file, name, &section.label));
+        let number = if is_repeated {
+            index
+        } else {
+            *by_name.entry((name, &section.label)).or_insert(index)
+        };
         let set = section.entries.iter().filter(move |entry| {
             let includes = name.is_none() && include == Some(source.slice(&entry.key));
             entry.set && !includes
         });
-        set.map(move |entry| (number, &entry.key))
+        set.map(move |entry| ((number, None), &entry.key))
     });
     report_duplicate("key", keys, source, problems);
 }
 
-/// Reports the names that come twice in the scope with this number.
+/// Reports the names that come twice in a scope: a number and a label.
 fn report_duplicate<'a>(
     kind: &str,
-    names: impl Iterator<Item = (usize, &'a Span)>,
+    names: impl Iterator<Item = ((usize, Option<&'a str>), &'a Span)>,
     source: &Source,
     problems: &mut Problems<'_>,
 ) {
-    let mut known: HashMap<(usize, &str), &Span> = HashMap::new();
+    let mut known: HashMap<_, &Span> = HashMap::new();
     for (scope, name) in names {
         let text = source.slice(name);
         match known.get(&(scope, text)) {

@@ -10,7 +10,22 @@ use super::source::Place;
 pub(super) struct Values {
     /// `None` for the global keys.
     pub(super) name: Option<String>,
+    /// Whether sections of this name have a label. The first of them is empty, without a label: there
+    /// may be no other.
+    pub(super) is_labelled: bool,
+    pub(super) label: Option<String>,
     pub(super) entries: Vec<Entry>,
+}
+
+impl Values {
+    /// Formats the name as between the brackets of a header.
+    pub(super) fn header(&self) -> Option<String> {
+        let name = self.name.as_ref()?;
+        Some(match &self.label {
+            Some(label) => format!("{name} {}", Value::from(label.as_str())),
+            None => name.clone(),
+        })
+    }
 }
 
 /// A key of the specification with its value.

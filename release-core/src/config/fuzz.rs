@@ -44,6 +44,9 @@ fn specification(text: &[u8]) -> Option<Spec> {
     let (sections, problems) = parser::parse(&source);
     problems.result().ok()?;
     let mut spec = Spec::new();
+    if sections.iter().any(|section| section.label.is_some()) {
+        return None;
+    }
     for section in sections {
         let keys = section.entries.iter().map(|entry| key(source.slice(&entry.key)));
         let keys: Vec<Key> = keys.collect();

@@ -1,10 +1,12 @@
 //! The configuration of a running daemon, which can be reloaded while in use.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::entry::Entry;
 use super::{Config, Errors, Spec, Value};
 use crate::Exit;
 
@@ -68,7 +70,7 @@ pub struct Live {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Change {
-    /// The section; `None` for a global key.
+    /// The section, as `web`, or `site "a"` with a label; `None` for a global key.
     pub section: Option<String>,
     /// The name of the key.
     pub key: String,
@@ -191,23 +193,40 @@ impl Live {
     }
 }
 
-/// Returns the changed keys. Both configurations have the same specification, hence the same keys in
-/// the same order.
+/// Returns the changed keys, in the order of the new configuration. Keys that only the old one has come
+/// last: those of open sections, and of sections with labels.
 fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let mut before: HashMap<_, &Entry> = all(old).collect();
     let mut changes = Vec::new();
-    for (old, new) in old.sections.iter().zip(&new.sections) {
-        let changed =
-            old.entries.iter().zip(&new.entries).filter(|(old, new)| old.value != new.value);
-        let section = &new.name;
-        changes.extend(changed.map(|(old, new)| Change {
-            section: section.clone(),
-            key: new.key.clone(),
-            old: old.shown().cloned(),
-            new: new.shown().cloned(),
-            is_secret: new.is_secret,
-        }));
+    for (place, entry) in all(new) {
+        let old = before.remove(&place);
+        if old.and_then(|old| old.value.as_ref()) != entry.value.as_ref() {
+            changes.push(change(place.0, old, Some(entry)));
+        }
     }
+    let gone =
+        all(old).filter(|(place, entry)| before.contains_key(place) && entry.value.is_some());
+    changes.extend(gone.map(|(place, entry)| change(place.0, Some(entry), None)));
     changes
+}
+
+/// Returns all entries, each with the header of its section and its key.
+fn all(config: &Config) -> impl Iterator<Item = ((Option<String>, &str), &Entry)> {
+    config.sections.iter().flat_map(|section| {
+        let header = section.header();
+        section.entries.iter().map(move |entry| ((header.clone(), entry.key.as_str()), entry))
+    })
+}
+
+fn change(section: Option<String>, old: Option<&Entry>, new: Option<&Entry>) -> Change {
+    let either = new.or(old);
+    Change {
+        section,
+        key: either.map(|entry| entry.key.clone()).unwrap_or_default(),
+        old: old.and_then(Entry::shown).cloned(),
+        new: new.and_then(Entry::shown).cloned(),
+        is_secret: either.is_some_and(|entry| entry.is_secret),
+    }
 }
 
 /// Checks a configuration file, for `--check-config`. Returns status 0, or 1 with every error. The

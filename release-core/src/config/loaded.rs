@@ -209,6 +209,32 @@ impl Config {
         Section { source: &self.source, name: Some(name), entries }
     }
 
+    /// Returns the sections with this name and their labels, see [`Spec::labelled_section`], in the
+    /// order of the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().labelled_section("site", [key("port")]);
+    /// let text = r#"[site "a"] port = 80 [site "b"] port = 81"#;
+    /// let config = Config::parse("web.conf", text, &spec)?;
+    /// let mut ports = Vec::new();
+    /// for (label, site) in config.labelled("site") {
+    ///     ports.push((label, site.get::<u16>("port")?));
+    /// }
+    /// assert_eq!(ports, [("a", 80), ("b", 81)]);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    pub fn labelled<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, Section<'a>)> {
+        let named = self.sections.iter().filter(move |found| found.name.as_deref() == Some(name));
+        named.filter_map(move |section| {
+            let (source, entries) = (&*self.source, section.entries.as_slice());
+            Some((section.label.as_deref()?, Section { source, name: Some(name), entries }))
+        })
+    }
+
     fn globals(&self) -> Section<'_> {
         let entries = self.sections.first().map_or(&[][..], |section| &section.entries);
         Section { source: &self.source, name: None, entries }
@@ -294,7 +320,10 @@ impl Config {
 
     fn write(&self, text: &mut String) -> fmt::Result {
         for section in &self.sections {
-            if let Some(name) = &section.name {
+            if section.is_labelled && section.label.is_none() {
+                continue;
+            }
+            if let Some(name) = section.header() {
                 let separator = if text.is_empty() { "" } else { "\n" };
                 writeln!(text, "{separator}[{name}]")?;
             }

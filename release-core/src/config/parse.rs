@@ -17,6 +17,8 @@ use super::{Address, Value};
 pub(super) struct Section {
     /// The name in the header; `None` for the global keys.
     pub(super) name: Option<Span>,
+    /// The text behind the name: `[name "label"]`.
+    pub(super) label: Option<String>,
     /// The header is wrong: the keys can be assigned only if the name is known.
     pub(super) lost: bool,
     pub(super) entries: Vec<Entry>,
@@ -29,6 +31,15 @@ pub(super) struct Entry {
     pub(super) set: bool,
     /// `None` if it is wrong, which has been reported.
     pub(super) value: Option<(Value, Place)>,
+}
+
+/// The kind of a section header.
+#[derive(PartialEq)]
+enum Header {
+    /// `[name]`, which may also be a list.
+    Plain,
+    /// `[name "label"]`, which is never a list.
+    Labelled,
 }
 
 /// An error that has been reported.
@@ -67,7 +78,7 @@ impl<'a> Parser<'a> {
     /// Parses a file, which begins with global keys.
     fn enter(&mut self, file: usize) {
         self.lexer.enter(file);
-        self.sections.push(Section { name: None, lost: false, entries: Vec::new() });
+        self.sections.push(Section { name: None, label: None, lost: false, entries: Vec::new() });
         let mut after_entry = false;
         loop {
             let (token, span) = self.next();
@@ -93,7 +104,8 @@ impl<'a> Parser<'a> {
     fn header(&mut self, open: &Span) -> Found<()> {
         let (token, name) = self.next();
         let named = token == Token::Word;
-        let section = Section { name: named.then(|| name.clone()), lost: !named, entries: vec![] };
+        let (name_found, entries) = (named.then(|| name.clone()), Vec::new());
+        let section = Section { name: name_found, label: None, lost: !named, entries };
         self.sections.push(section);
         if named {
             return self.header_end(open, &name);
@@ -122,7 +134,13 @@ impl<'a> Parser<'a> {
     }
 
     fn header_end(&mut self, open: &Span, name: &Span) -> Found<()> {
-        let (token, span) = self.next();
+        let (mut token, mut span) = self.next();
+        if let Token::Value(Value::String(label)) = &token {
+            if let Some(section) = self.sections.last_mut() {
+                section.label = Some(label.clone());
+            }
+            (token, span) = self.next();
+        }
         if token == Token::Close {
             return Ok(());
         }
@@ -193,7 +211,9 @@ impl<'a> Parser<'a> {
             Token::Wrong => return Err(Reported),
             Token::Value(value) => value,
             Token::Word if !self.lexer.at_equals() => self.bare(&span)?,
-            Token::Open => return self.list(key, &span),
+            Token::Open if self.header_kind(&span) != Some(Header::Labelled) => {
+                return self.list(key, &span);
+            }
             _ => {
                 let mut message = format!("a value is missing for `{}`", self.shown(key));
                 let elsewhere = token == Token::End || span.line != key.line;
@@ -246,10 +266,6 @@ impl<'a> Parser<'a> {
 
     fn put_back(&mut self, token: Token, span: Span) {
         self.peeked = Some((token, span));
-    }
-
-    fn peek(&mut self) -> &Token {
-        &self.peeked.get_or_insert_with(|| self.lexer.next()).0
     }
 
     fn error(&mut self, span: &Span, message: impl Into<Cow<'static, str>>, hint: &str) {

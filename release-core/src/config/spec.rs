@@ -60,6 +60,16 @@ pub(super) struct SectionSpec {
     /// `None` for the global keys.
     pub(super) name: Option<String>,
     pub(super) keys: Vec<Key>,
+    /// Whether the section has a label and may be repeated with other labels.
+    pub(super) is_labelled: bool,
+    /// The condition on the values of further keys, with any name.
+    pub(super) others: Option<Validation>,
+}
+
+impl SectionSpec {
+    fn new(name: Option<String>, keys: Vec<Key>) -> Self {
+        Self { name, keys, is_labelled: false, others: None }
+    }
 }
 
 /// A key of a [`Spec`], created by [`key`].
@@ -269,7 +279,7 @@ impl Spec {
     /// assert!(Config::parse("x", "port = 80", &Spec::new()).is_err());
     /// ```
     pub fn new() -> Self {
-        let globals = SectionSpec { name: None, keys: Vec::new() };
+        let globals = SectionSpec::new(None, Vec::new());
         Self { sections: vec![globals], size_limit: SIZE_LIMIT, fits: Vec::new(), include: None }
     }
 
@@ -304,7 +314,74 @@ impl Spec {
     /// ```
     pub fn section(mut self, name: impl Into<String>, keys: impl IntoIterator<Item = Key>) -> Self {
         let keys = keys.into_iter().collect();
-        self.sections.push(SectionSpec { name: Some(name.into()), keys });
+        self.sections.push(SectionSpec::new(Some(name.into()), keys));
+        self
+    }
+
+    /// Adds sections that a file may repeat with different labels: `[site "a"]`, `[site "b"]`. There
+    /// may be none. Read them with [`Config::labelled`](super::Config::labelled), or deserialize them
+    /// as a map.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Site {
+    ///     root: String,
+    /// }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings {
+    ///     site: BTreeMap<String, Site>,
+    /// }
+    ///
+    /// let spec = Spec::new().labelled_section("site", [key("root")]);
+    /// let text = r#"
+    ///     [site "a.example"]
+    ///     root = "/srv/a"
+    ///     [site "b.example"]
+    ///     root = "/srv/b"
+    /// "#;
+    /// let settings: Settings = Config::parse("x", text, &spec)?.deserialize()?;
+    /// assert_eq!(settings.site["b.example"].root, "/srv/b");
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    pub fn labelled_section(
+        mut self,
+        name: impl Into<String>,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Self {
+        self = self.section(name, keys);
+        if let Some(section) = self.sections.last_mut() {
+            section.is_labelled = true;
+        }
+        self
+    }
+
+    /// Adds a section with keys of any name, all of whose values fulfil the validation. Deserialize
+    /// it as a map.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use release_core::config::{Config, Spec, validation::string};
+    ///
+    /// let spec = Spec::new().open_section("environment", string());
+    /// let text = "[environment] LANG = \"C\" TZ = \"UTC\"";
+    /// let config = Config::parse("x", text, &spec)?;
+    /// let environment: HashMap<&str, &str> = config.section("environment").deserialize()?;
+    /// assert_eq!(environment["TZ"], "UTC");
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    pub fn open_section(mut self, name: impl Into<String>, values: Validation) -> Self {
+        self = self.section(name, []);
+        if let Some(section) = self.sections.last_mut() {
+            section.others = Some(values);
+        }
         self
     }
 

@@ -9,6 +9,7 @@ mod live;
 mod messages;
 mod properties;
 mod reading;
+mod repeated;
 mod secrets;
 mod serde;
 mod specification;

@@ -1,6 +1,6 @@
 //! Lists of values.
 
-use super::{Found, Parser, Reported, Token};
+use super::{Found, Header, Parser, Reported, Token};
 use crate::config::Value;
 use crate::config::source::{Place, Span};
 
@@ -55,11 +55,15 @@ impl Parser<'_> {
 
     /// Returns whether the following text cannot be part of a list.
     fn at_end_of_list(&mut self) -> bool {
-        match self.peek() {
+        let (token, span) = self.next();
+        let end = match token {
             Token::End => true,
             Token::Word => self.lexer.at_equals(),
+            Token::Open => self.header_kind(&span) == Some(Header::Labelled),
             _ => false,
-        }
+        };
+        self.put_back(token, span);
+        end
     }
 
     fn not_separated<T>(&mut self) -> Found<T> {
