@@ -96,7 +96,7 @@ impl Source {
         self.files.partition_point(|file| file.bytes.start <= span.bytes.start).saturating_sub(1)
     }
 
-    /// Hides parts of the text, in order.
+    /// Hides parts of the text, in order, of which none touches the next.
     pub(super) fn hide(&mut self, parts: Vec<Range<usize>>) {
         self.hidden = parts;
     }
@@ -104,7 +104,8 @@ impl Source {
     /// Returns whether a part of the span is never shown.
     pub(super) fn is_hidden(&self, span: &Span) -> bool {
         let Range { start, end } = span.bytes;
-        self.hidden.iter().any(|part| part.start < end.max(start + 1) && start < part.end)
+        let next = self.hidden.partition_point(|part| part.end <= start);
+        self.hidden.get(next).is_some_and(|part| part.start < end.max(start + 1))
     }
 
     /// Returns a part of the text as it may be shown.
