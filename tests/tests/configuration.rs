@@ -142,3 +142,12 @@ fn what_cannot_be_a_configuration_is_refused_at_once() {
         assert!(log.contains(&*file.to_string_lossy()), "{log}");
     }
 }
+
+#[test]
+fn numbers_that_other_languages_read_differently_are_refused() {
+    let (program, file) = configured(Backend::Tokio, "workers = 010");
+    let (code, log) = program.args(["--check-config"]).run();
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains(&format!("{}:1:11: `010` is no value", file.display())), "{log}");
+    assert!(log.contains("an integer has no leading zero, as in 10"), "{log}");
+}

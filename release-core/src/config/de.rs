@@ -41,6 +41,10 @@ impl Unfit {
     }
 
     fn within(mut self, node: &Node<'_>) -> Self {
+        if node.is_secret && node.value.is_some() {
+            "the value does not fit the type of the program, and is not shown"
+                .clone_into(&mut self.message);
+        }
         self.key.get_or_insert_with(|| node.key.to_owned());
         self.span = self.span.or_else(|| node.place.map(|place| place.span.clone()));
         self
@@ -62,16 +66,22 @@ impl de::Error for Unfit {
 }
 
 /// A value, its key, and its position if it is from the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     key: &'a str,
     value: Option<&'a Value>,
     place: Option<&'a Place>,
+    is_secret: bool,
 }
 
 impl<'a> Node<'a> {
     pub(super) fn of(entry: &'a Entry) -> Self {
-        Self { key: &entry.key, value: entry.value.as_ref(), place: entry.place.as_ref() }
+        Self {
+            key: &entry.key,
+            value: entry.value.as_ref(),
+            place: entry.place.as_ref(),
+            is_secret: entry.is_secret,
+        }
     }
 
     /// Deserializes the value. Errors are reported at this position, even if the user's type
@@ -97,6 +107,7 @@ impl<'a> Node<'a> {
             Some(Value::Bytes(bytes)) => visitor.visit_borrowed_bytes(bytes),
             Some(Value::Regexp(regexp)) => visitor.visit_borrowed_str(regexp.as_str()),
             Some(Value::Size(bytes)) => visitor.visit_u64(*bytes),
+            Some(Value::Mode(bits)) => visitor.visit_u32(*bits),
             Some(Value::Address(address)) => visitor.visit_string(address.to_string()),
             Some(value @ Value::Duration(_)) => visitor.visit_string(value.to_string()),
             Some(Value::List(values)) => visitor.visit_seq(Items(self.items(values))),
@@ -207,6 +218,26 @@ impl<'de> Deserializer<'de> for Keys<'de> {
     }
 }
 
+/// The sections of one name, by their labels.
+struct Labelled<'a>(Vec<(&'a str, Field<'a>)>);
+
+impl<'de> Deserializer<'de> for Labelled<'de> {
+    type Error = Unfit;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
+        visitor.visit_map(Fields::of(self.0))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
+        visitor.visit_some(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
+        unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
 /// The whole configuration: the global keys and the sections are its fields.
 #[derive(Clone, Copy, Debug)]
 struct Whole<'a>(&'a [Values]);
@@ -220,6 +251,14 @@ impl<'de> Deserializer<'de> for Whole<'de> {
             let keys = Keys(&section.entries);
             match &section.name {
                 None => fields.extend(keys.fields()),
+                Some(name) if section.is_labelled && section.label.is_none() => {
+                    let same = self.0.iter().filter(|other| other.name.as_ref() == Some(name));
+                    let labelled = same.filter_map(|section| {
+                        Some((section.label.as_deref()?, Field::Section(Keys(&section.entries))))
+                    });
+                    fields.push((name.as_str(), Field::Labelled(Labelled(labelled.collect()))));
+                }
+                Some(_) if section.is_labelled => {}
                 Some(name) => fields.push((name.as_str(), Field::Section(keys))),
             }
         }
@@ -244,6 +283,7 @@ pub(super) fn whole<'a, T: Deserialize<'a>>(
 enum Field<'a> {
     Value(Node<'a>),
     Section(Keys<'a>),
+    Labelled(Labelled<'a>),
 }
 
 struct Fields<'a> {
@@ -273,6 +313,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
         match self.value.take() {
             Some(Field::Value(node)) => node.seeded(seed),
             Some(Field::Section(keys)) => seed.deserialize(keys),
+            Some(Field::Labelled(sections)) => seed.deserialize(sections),
             None => Err(de::Error::custom("a value is asked for before its key")),
         }
     }

@@ -141,6 +141,20 @@ pub fn size(bytes: u64) -> Value {
     Value::Size(bytes)
 }
 
+/// Creates a file mode.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::default;
+///
+/// assert_eq!(default::mode(0o640).to_string(), "0640");
+/// ```
+#[must_use]
+pub fn mode(bits: u32) -> Value {
+    Value::Mode(bits)
+}
+
 /// Creates an address.
 ///
 /// # Panics

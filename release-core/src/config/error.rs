@@ -1,10 +1,15 @@
 //! The errors of a configuration file, collected in one pass.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::printable::printable;
 use super::source::{Excerpt, Source, Span};
 use crate::ErrorKind;
+
+/// The message about text that is never shown.
+const HIDDEN: &str = "this is wrong in or behind the value of a secret key, which is not shown";
 
 /// Maximum number of reported errors; further errors are only counted.
 const SHOWN: usize = 100;
@@ -71,7 +76,7 @@ impl Errors {
     /// Creates the error of a file that cannot be read at all.
     #[cold]
     pub(super) fn of_file(name: &str, message: impl fmt::Display) -> Self {
-        let file = Source::new(name, "").name().into();
+        let file = printable(name).into();
         let problem = Problem { file, message: message.to_string(), ..Problem::default() };
         Self { problems: vec![problem], more: 0 }
     }
@@ -86,7 +91,7 @@ impl Errors {
     }
 }
 
-/// One error in a configuration.
+/// One error in a configuration, or a warning about it.
 ///
 /// # Examples
 ///
@@ -106,9 +111,52 @@ pub struct Problem {
     message: String,
     hint: Option<String>,
     excerpt: Option<Excerpt>,
+    /// The number of the file, for the order.
+    order: usize,
+    /// A hint could show a secret.
+    is_secret: bool,
+    level: Level,
+}
+
+/// The consequence of a [`Problem`].
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Config, Level, Spec, key};
+///
+/// let spec = Spec::new().key(key("user")).key(key("port"));
+/// let config = Config::parse("web.conf", "user = \"${USER}\" port = 80", &spec)?;
+/// assert_eq!(config.warnings()[0].level(), Level::Warning);
+/// # Ok::<(), release_core::config::Errors>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// The configuration is refused.
+    #[default]
+    Error,
+    /// The configuration is accepted, but may not mean the intended.
+    Warning,
 }
 
 impl Problem {
+    /// Returns whether the configuration is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Level, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let errors = Config::parse("web.conf", "port =", &spec).unwrap_err();
+    /// assert_eq!(errors.problems()[0].level(), Level::Error);
+    /// ```
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// Returns the line in the file, from 1, if the error has a position there.
     ///
     /// # Examples
@@ -175,7 +223,7 @@ impl Problem {
 
     /// Adds a suggested correction. An empty text adds none.
     pub(super) fn hinted(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty() && !self.is_secret);
     }
 }
 
@@ -185,7 +233,11 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.at {
             write!(f, ":{line}:{column}")?;
         }
-        write!(f, ": {}", self.message)?;
+        let level = match self.level {
+            Level::Error => "",
+            Level::Warning => "warning: ",
+        };
+        write!(f, ": {level}{}", self.message)?;
         if let Some(excerpt) = &self.excerpt {
             write!(f, "\n{excerpt}")?;
         }
@@ -228,14 +280,33 @@ pub(super) struct Problems<'a> {
     file: Arc<str>,
     found: Vec<Problem>,
     more: usize,
+    warnings: Vec<Problem>,
     /// Discards errors beyond the limit, which are only counted.
     uncounted: Problem,
 }
 
 impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        let file = source.name().into();
-        Self { source, file, found: Vec::new(), more: 0, uncounted: Problem::default() }
+        let file = Arc::clone(source.name(&Span::START));
+        let (found, warnings) = (Vec::new(), Vec::new());
+        Self { source, file, found, more: 0, warnings, uncounted: Problem::default() }
+    }
+
+    /// Records an error at a position, with a message that is hidden where secrets are if it may
+    /// repeat the text.
+    pub(super) fn read_at(
+        &mut self,
+        span: &Span,
+        message: impl Into<Cow<'static, str>>,
+    ) -> &mut Problem {
+        let is_secret = self.source.is_hidden(span);
+        let message = match message.into() {
+            Cow::Owned(_) if is_secret => HIDDEN.to_owned(),
+            message => message.into_owned(),
+        };
+        let problem = self.at(span, message);
+        problem.is_secret = is_secret;
+        problem
     }
 
     /// Records an error at a position, and shows the line.
@@ -249,8 +320,9 @@ impl<'a> Problems<'a> {
     /// Records an error about something missing at a position. There is no text to show.
     pub(super) fn about(&mut self, span: &Span, message: impl Into<String>) -> &mut Problem {
         let at = (!self.is_full()).then(|| (span.line, self.source.column(span)));
+        let (file, order) = (Arc::clone(self.source.name(span)), self.source.file(span));
         let problem = self.general(message);
-        problem.at = at;
+        (problem.at, problem.file, problem.order) = (at, file, order);
         problem
     }
 
@@ -265,6 +337,24 @@ impl<'a> Problems<'a> {
         self.found.last_mut().unwrap_or(&mut self.uncounted)
     }
 
+    /// Records a warning at a position, and shows the line. Warnings beyond the limit are dropped.
+    pub(super) fn warn(&mut self, span: &Span, message: String, hint: &str) {
+        if self.warnings.len() == SHOWN {
+            return;
+        }
+        let mut problem = Problem {
+            file: Arc::clone(self.source.name(span)),
+            order: self.source.file(span),
+            at: Some((span.line, self.source.column(span))),
+            message,
+            excerpt: Some(self.source.excerpt(span)),
+            level: Level::Warning,
+            ..Problem::default()
+        };
+        problem.hinted(hint);
+        self.warnings.push(problem);
+    }
+
     /// Returns whether further errors are only counted and need no good message.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() == SHOWN
@@ -274,13 +364,16 @@ impl<'a> Problems<'a> {
         self.found.is_empty()
     }
 
-    pub(super) fn result(self) -> Result<(), Errors> {
-        if self.is_empty() { Ok(()) } else { Err(self.errors()) }
+    /// Returns the warnings in the order of the file, or the errors.
+    pub(super) fn result(mut self) -> Result<Vec<Problem>, Errors> {
+        self.warnings.sort_by_key(|warning| (warning.order, warning.at));
+        if self.is_empty() { Ok(self.warnings) } else { Err(self.errors()) }
     }
 
     /// Sorts the errors by position; errors without a position come last.
     pub(super) fn errors(mut self) -> Errors {
-        self.found.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
+        let order = |problem: &Problem| problem.at.map(|at| (problem.order, at));
+        self.found.sort_by_key(|problem| (problem.at.is_none(), order(problem)));
         Errors { problems: self.found, more: self.more }
     }
 }

@@ -1,18 +1,24 @@
 //! Entry points for fuzzers and property tests: any bytes are allowed, and a panic is a defect.
 
-use super::{Config, Key, Spec, key, parse as parser, read};
+use super::{Config, Key, Spec, key, parse as parser, read, validation};
 
 /// Files that use every feature, as seeds for fuzzers.
 #[cfg(feature = "fuzzing")]
-pub(crate) const SEEDS: [&str; 3] = [
+pub(crate) const SEEDS: [&str; 4] = [
     "user = \"a\\n\\065\\xff\" # note\nn = [-1, 2_0, 3]\nf = 1.5e-3 b = true k = word\n",
     "[web]\r\nr = /^(a|b)\\/\n  c$/ t = 1.5s s = 64KiB l = [[a], []]\n",
+    "a = \"x\" [s \"l\"] port = 5 mode = 0640 [b] any = \"${A}\" # labels\n",
     "a = [127.0.0.1:80, [::1]:80, host:80, unix:/x, unix:\"a b\"]\n[s] x = \"two\nlines\"",
 ];
 
 /// Parses an arbitrary file: every error has a position in it.
 pub(crate) fn parse(text: &[u8]) {
-    let spec = Spec::new().key(key("user")).section("web", [key("port").default(80)]);
+    let spec = Spec::new()
+        .key(key("user"))
+        .key(key("a").optional().secret())
+        .section("web", [key("port").default(80)])
+        .labelled_section("s", [key("port").default(80)])
+        .open_section("b", validation::string());
     if let Err(errors) = Config::parse("fuzz", text, &spec) {
         for problem in errors.problems() {
             let Some((line, column)) = problem.line().zip(problem.column()) else { continue };
@@ -40,10 +46,13 @@ pub(crate) fn dump(text: &[u8]) {
 
 /// Returns a specification with exactly the keys of the file.
 fn specification(text: &[u8]) -> Option<Spec> {
-    let source = read::text("fuzz", text.to_vec()).ok()?;
+    let source = read::text("fuzz", text.to_vec(), false).ok()?;
     let (sections, problems) = parser::parse(&source);
     problems.result().ok()?;
     let mut spec = Spec::new();
+    if sections.iter().any(|section| section.label.is_some()) {
+        return None;
+    }
     for section in sections {
         let keys = section.entries.iter().map(|entry| key(source.slice(&entry.key)));
         let keys: Vec<Key> = keys.collect();

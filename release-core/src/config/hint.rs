@@ -22,6 +22,15 @@ pub(super) fn hint(kind: Kind, value: &Value) -> String {
         (Kind::Size, Value::Int(number)) => {
             format!("a size has a unit: {number}B, {number}KiB, {number}MiB, {number}GiB")
         }
+        (Kind::Int | Kind::Float, Value::Mode(bits)) => {
+            format!("an integer has no leading zero: {bits:o}")
+        }
+        (Kind::Mode, Value::Int(number)) => match format!("0{number}") {
+            mode if is_written(kind, &mode) => {
+                format!("a file mode is octal, and begins with a zero: {mode}")
+            }
+            _ => String::new(),
+        },
         (Kind::Address, Value::Keyword(word)) => match format!("{word}:80") {
             address if is_written(kind, &address) => format!("an address has a port: {address}"),
             _ => String::new(),

@@ -1,6 +1,8 @@
 //! Splits the text into tokens.
 
+use std::borrow::Cow;
 use std::iter::Peekable;
+use std::ops::Range;
 use std::str::CharIndices;
 
 use super::error::Problems;
@@ -31,6 +33,8 @@ pub(super) struct Lexer<'a> {
     pub(super) source: &'a Source,
     pub(super) problems: Problems<'a>,
     offset: usize,
+    /// The end of the file that is read.
+    end: usize,
     line: usize,
     /// After an error, skipped text is not reported again.
     pub(super) quiet: bool,
@@ -48,18 +52,27 @@ const PATIENCE: u32 = 10;
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        let offset = if source.text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         let problems = Problems::new(source);
         Self {
             source,
             problems,
-            offset,
+            offset: 0,
+            end: 0,
             line: 1,
             quiet: false,
             unclosed: false,
             patience: PATIENCE,
             regexps: 0,
         }
+    }
+
+    /// Begins to read a file.
+    pub(super) fn enter(&mut self, file: usize) {
+        let Range { start, end } = self.source.bytes(file);
+        let mark = '\u{feff}';
+        let has_mark = self.source.text[start..end].starts_with(mark);
+        (self.offset, self.end) = (start + if has_mark { mark.len_utf8() } else { 0 }, end);
+        self.line = 1;
     }
 
     /// Returns the next token and its position.
@@ -109,7 +122,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn rest(&self) -> &'a str {
-        &self.source.text[self.offset..]
+        &self.source.text[self.offset..self.end]
     }
 
     /// Returns the span of the next bytes.
@@ -125,13 +138,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn skip_blanks(&mut self) {
-        let mut characters = self.rest().char_indices().peekable();
-        skip_blanks(&mut characters);
-        let length = match characters.peek() {
-            Some((index, _)) => *index,
-            None => self.rest().len(),
-        };
-        self.take(length);
+        self.take(blanks_length(self.rest()));
     }
 
     fn word_length(&self) -> usize {
@@ -220,9 +227,14 @@ impl<'a> Lexer<'a> {
         self.wrong(span, format!("unexpected character `{shown}`"), hint)
     }
 
-    fn wrong(&mut self, span: Span, message: impl Into<String>, hint: &str) -> (Token, Span) {
+    fn wrong(
+        &mut self,
+        span: Span,
+        message: impl Into<Cow<'static, str>>,
+        hint: &str,
+    ) -> (Token, Span) {
         if !self.quiet {
-            self.problems.at(&span, message).hinted(hint);
+            self.problems.read_at(&span, message).hinted(hint);
         }
         (Token::Wrong, span)
     }
@@ -239,6 +251,13 @@ fn newlines(text: &str) -> usize {
 /// Returns the length of the bare word at the beginning.
 pub(super) fn word_length(text: &str) -> usize {
     text.find(|character| !is_plain(character)).unwrap_or(text.len())
+}
+
+/// Returns the length of the blanks and comments at the beginning.
+pub(super) fn blanks_length(text: &str) -> usize {
+    let mut characters = text.char_indices().peekable();
+    skip_blanks(&mut characters);
+    characters.peek().map_or(text.len(), |(index, _)| *index)
 }
 
 /// Skips blanks and comments. A carriage return is a blank.

@@ -1,10 +1,13 @@
 //! The configuration of a running daemon, which can be reloaded while in use.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::{Config, Errors, Spec};
+use super::entry::Entry;
+use super::{Config, Errors, Spec, Value};
 use crate::Exit;
 
 /// The configuration in force, replaced as a whole by [`reload`](Live::reload).
@@ -48,7 +51,7 @@ pub struct Live {
 /// # Examples
 ///
 /// ```
-/// use release_core::config::{Live, Spec, key};
+/// use release_core::config::{Live, Spec, Value, key};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("web.conf");
@@ -57,26 +60,46 @@ pub struct Live {
 ///
 /// std::fs::write(&path, "port = 81")?;
 /// for change in live.reload()? {
-///     println!("{change} has a new value");
+///     assert_eq!(format!("{change}"), "port");
+///     assert_eq!(format!("{change:#}"), "port = 81, before: 80");
 ///     assert_eq!((change.section, change.key), (None, "port".to_owned()));
+///     assert_eq!((change.old, change.new), (Some(Value::Int(80)), Some(Value::Int(81))));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Change {
-    /// The section; `None` for a global key.
+    /// The section, as `web`, or `site "a"` with a label; `None` for a global key.
     pub section: Option<String>,
     /// The name of the key.
     pub key: String,
+    /// The value before; `None` if it was not set, and for a secret.
+    pub old: Option<Value>,
+    /// The new value; `None` if it is not set, and for a secret.
+    pub new: Option<Value>,
+    /// Whether the value is [secret](super::Key::secret).
+    pub is_secret: bool,
 }
 
-/// Formats `key`, or `[section] key`.
+/// Formats `key`, or `[section] key`. The alternate format `{:#}` adds both values, unless they are
+/// secret.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.section {
-            Some(section) => write!(f, "[{section}] {}", self.key),
-            None => f.write_str(&self.key),
+            Some(section) => write!(f, "[{section}] {}", self.key)?,
+            None => f.write_str(&self.key)?,
+        }
+        if !f.alternate() || self.is_secret {
+            return Ok(());
+        }
+        match &self.new {
+            Some(new) => write!(f, " = {new}, ")?,
+            None => f.write_str(" is not set, ")?,
+        }
+        match &self.old {
+            Some(old) => write!(f, "before: {old}"),
+            None => f.write_str("before: not set"),
         }
     }
 }
@@ -138,7 +161,8 @@ impl Live {
     /// Reads the file again and puts it in force. This blocks on a file, so do not call it in a
     /// task that delays others.
     ///
-    /// Returns the keys whose values have changed, in the order of the specification.
+    /// Returns the keys whose values have changed, in the order of the specification. The file may
+    /// also have [warnings](Config::warnings).
     ///
     /// # Errors
     ///
@@ -169,23 +193,45 @@ impl Live {
     }
 }
 
-/// Returns the changed keys. Both configurations have the same specification, hence the same keys in
-/// the same order.
+/// Returns the changed keys, in the order of the new configuration. Keys that only the old one has come
+/// last: those of open sections, and of sections with labels.
 fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let mut before: HashMap<_, &Entry> = all(old).collect();
     let mut changes = Vec::new();
-    for (old, new) in old.sections.iter().zip(&new.sections) {
-        let changed =
-            old.entries.iter().zip(&new.entries).filter(|(old, new)| old.value != new.value);
-        let section = &new.name;
-        changes.extend(
-            changed.map(|(_, entry)| Change { section: section.clone(), key: entry.key.clone() }),
-        );
+    for (place, entry) in all(new) {
+        let old = before.remove(&place);
+        if old.and_then(|old| old.value.as_ref()) != entry.value.as_ref() {
+            changes.push(change(place.0, old, Some(entry)));
+        }
     }
+    let gone =
+        all(old).filter(|(place, entry)| before.contains_key(place) && entry.value.is_some());
+    changes.extend(gone.map(|(place, entry)| change(place.0, Some(entry), None)));
     changes
 }
 
+/// Returns all entries, each with the header of its section and its key.
+fn all(config: &Config) -> impl Iterator<Item = ((Option<String>, &str), &Entry)> {
+    config.sections.iter().flat_map(|section| {
+        let header = section.header();
+        section.entries.iter().map(move |entry| ((header.clone(), entry.key.as_str()), entry))
+    })
+}
+
+fn change(section: Option<String>, old: Option<&Entry>, new: Option<&Entry>) -> Change {
+    let either = new.or(old);
+    Change {
+        section,
+        key: either.map(|entry| entry.key.clone()).unwrap_or_default(),
+        old: old.and_then(Entry::shown).cloned(),
+        new: new.and_then(Entry::shown).cloned(),
+        is_secret: either.is_some_and(|entry| entry.is_secret),
+    }
+}
+
 /// Checks a configuration file, for `--check-config`. Returns status 0, or 1 with every error. The
-/// errors are printed to standard error when your `main` returns the result.
+/// errors are printed to standard error when your `main` returns the result. Prints the warnings
+/// there at once.
 ///
 /// # Examples
 ///
@@ -198,5 +244,11 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
 /// }
 /// ```
 pub fn check(path: impl AsRef<Path>, spec: &Spec) -> Exit {
-    Config::load(path, spec).map(drop).map_err(crate::Error::from).into()
+    let checked = Config::load(path, spec).map(|config| {
+        for warning in config.warnings() {
+            // Without a standard error, nobody reads them.
+            let _ = writeln!(io::stderr(), "{warning}");
+        }
+    });
+    checked.map_err(crate::Error::from).into()
 }

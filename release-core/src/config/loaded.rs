@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::check::check;
+use super::check::{Checked, check};
 use super::entry::{Entry, Values};
-use super::error::{Errors, Problems};
+use super::error::{Errors, Problem, Problems};
 use super::printable::shortened;
 use super::source::Source;
-use super::{Spec, Value, de, read};
+use super::{Spec, Value, de, include, read, secret};
 use crate::start_files::accepted;
 
 /// A configuration that fulfils its [`Spec`]: a value for every key, from the file or by default.
@@ -55,6 +55,7 @@ pub struct Config {
     pub(super) source: Arc<Source>,
     /// The sections in the order of the specification; the first section holds the global keys.
     pub(super) sections: Vec<Values>,
+    warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -80,8 +81,10 @@ impl Config {
     /// ```
     pub fn load(path: impl AsRef<Path>, spec: &Spec) -> Result<Self, Errors> {
         let path = path.as_ref();
-        let config = Self::checked(read::read(path, spec.size_limit)?, spec)?;
-        accepted(path, config.source.text.as_bytes());
+        let source = read::read(path, spec.size_limit, spec.has_secrets())?;
+        let config = Self::checked(source, spec)?;
+        let main = config.source.bytes(0);
+        accepted(path, config.source.text[main].as_bytes());
         Ok(config)
     }
 
@@ -101,12 +104,46 @@ impl Config {
     /// # Ok::<(), release_core::config::Errors>(())
     /// ```
     pub fn parse(name: &str, text: impl AsRef<[u8]>, spec: &Spec) -> Result<Self, Errors> {
-        Self::checked(read::text(name, text.as_ref().to_vec())?, spec)
+        Self::checked(read::text(name, text.as_ref().to_vec(), spec.has_secrets())?, spec)
     }
 
-    fn checked(source: Source, spec: &Spec) -> Result<Self, Errors> {
-        let sections = check(&source, spec)?;
-        Ok(Self { source: Arc::new(source), sections })
+    fn checked(mut source: Source, spec: &Spec) -> Result<Self, Errors> {
+        let failures = match &spec.include {
+            Some(key) => include::expand(&mut source, key, spec.size_limit, spec.has_secrets()),
+            None => Vec::new(),
+        };
+        source.hide(secret::hidden(&source.text, &spec.secrets()));
+        let Checked { sections, secrets, warnings } = check(&source, spec, &failures)?;
+        for (path, bytes) in secrets {
+            accepted(&path, &bytes);
+        }
+        for file in 1..source.count() {
+            accepted(source.path(file), source.text[source.bytes(file)].as_bytes());
+        }
+        Ok(Self { source: Arc::new(source), sections, warnings })
+    }
+
+    /// Returns the warnings about the file, at most 100, in its order. Print or log them: nothing else
+    /// does, except [`check`](super::check()).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port").formerly("listen-port"));
+    /// let config = Config::parse("web.conf", "listen-port = 80", &spec)?;
+    /// assert_eq!(config.get::<u16>("port")?, 80);
+    /// assert_eq!(
+    ///     config.warnings()[0].to_string(),
+    ///     "web.conf:1:1: warning: the key `listen-port` is now called `port`\n    \
+    ///      listen-port = 80\n    ^^^^^^^^^^^"
+    /// );
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 
     /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,
@@ -172,6 +209,32 @@ impl Config {
         Section { source: &self.source, name: Some(name), entries }
     }
 
+    /// Returns the sections with this name and their labels, see [`Spec::labelled_section`], in the
+    /// order of the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().labelled_section("site", [key("port")]);
+    /// let text = r#"[site "a"] port = 80 [site "b"] port = 81"#;
+    /// let config = Config::parse("web.conf", text, &spec)?;
+    /// let mut ports = Vec::new();
+    /// for (label, site) in config.labelled("site") {
+    ///     ports.push((label, site.get::<u16>("port")?));
+    /// }
+    /// assert_eq!(ports, [("a", 80), ("b", 81)]);
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    pub fn labelled<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, Section<'a>)> {
+        let named = self.sections.iter().filter(move |found| found.name.as_deref() == Some(name));
+        named.filter_map(move |section| {
+            let (source, entries) = (&*self.source, section.entries.as_slice());
+            Some((section.label.as_deref()?, Section { source, name: Some(name), entries }))
+        })
+    }
+
     fn globals(&self) -> Section<'_> {
         let entries = self.sections.first().map_or(&[][..], |section| &section.entries);
         Section { source: &self.source, name: None, entries }
@@ -224,7 +287,8 @@ impl Config {
     /// Returns every key with its value. A comment names the line that sets it, or marks it as the
     /// default.
     ///
-    /// Reading the result with the same specification gives the same values.
+    /// Reading the result with the same specification gives the same values, except for those of
+    /// [secret](super::Key::secret) keys, which are not shown.
     ///
     /// # Examples
     ///
@@ -256,16 +320,26 @@ impl Config {
 
     fn write(&self, text: &mut String) -> fmt::Result {
         for section in &self.sections {
-            if let Some(name) = &section.name {
+            if section.is_labelled && section.label.is_none() {
+                continue;
+            }
+            if let Some(name) = section.header() {
                 let separator = if text.is_empty() { "" } else { "\n" };
                 writeln!(text, "{separator}[{name}]")?;
             }
-            for Entry { key, value, place } in &section.entries {
+            for Entry { key, value, place, is_secret } in &section.entries {
                 match (value, place) {
                     (None, _) => writeln!(text, "# {key} is not set")?,
+                    (Some(_), None) if *is_secret => {
+                        writeln!(text, "# {key} is set, and secret  # default")?;
+                    }
+                    (Some(_), Some(place)) if *is_secret => {
+                        let (name, line) = (self.source.name(&place.span), place.span.line);
+                        writeln!(text, "# {key} is set, and secret  # {name}:{line}")?;
+                    }
                     (Some(value), None) => writeln!(text, "{key} = {value}  # default")?,
                     (Some(value), Some(place)) => {
-                        let (name, line) = (self.source.name(), place.span.line);
+                        let (name, line) = (self.source.name(&place.span), place.span.line);
                         writeln!(text, "{key} = {value}  # {name}:{line}")?;
                     }
                 }

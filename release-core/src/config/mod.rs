@@ -62,6 +62,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod hint;
+mod include;
 mod lex;
 mod live;
 mod loaded;
@@ -71,6 +72,7 @@ mod printable;
 mod quoted;
 mod read;
 mod regexp;
+mod secret;
 mod source;
 mod spec;
 mod suggest;
@@ -81,7 +83,7 @@ pub mod validation;
 mod value;
 
 pub use address::{Address, AddressError};
-pub use error::{Errors, Problem};
+pub use error::{Errors, Level, Problem};
 pub use live::{Change, Live, check};
 pub use loaded::{Config, Section};
 pub use regexp::{Regexp, RegexpError};

@@ -1,4 +1,5 @@
-//! Bare words that begin like numbers: integers, floats, durations, sizes and numeric addresses.
+//! Bare words that begin like numbers: integers, floats, durations, sizes, file modes
+//! and numeric addresses.
 
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ pub(super) fn parse(word: &str) -> Result<Value, String> {
     }
     let number = Number::split(word).ok_or_else(|| unknown(word))?;
     match number.unit {
-        "" if number.fraction.is_none() && number.exponent.is_empty() => integer(&number),
+        "" if number.fraction.is_none() && number.exponent.is_empty() => match mode(word) {
+            Some(bits) => Ok(Value::Mode(bits)),
+            None => integer(&number),
+        },
         "" => float(&number),
         unit => with_unit(&number, unit),
     }
@@ -108,7 +112,25 @@ fn exponent_length(text: &str) -> usize {
     if count == 0 { 0 } else { text.len() - unsigned.len() + count }
 }
 
+/// Parses a zero with three or four octal digits.
+fn mode(word: &str) -> Option<u32> {
+    let digits = word.strip_prefix('0').filter(|digits| matches!(digits.len(), 3 | 4))?;
+    u32::from_str_radix(digits, 8).ok()
+}
+
 fn integer(number: &Number<'_>) -> Result<Value, String> {
+    // Other languages read it as octal.
+    if number.whole.len() > 1 && number.whole.starts_with('0') {
+        let decimal = match number.whole.trim_start_matches('0') {
+            "" => "0",
+            decimal => decimal,
+        };
+        return Err(format!(
+            "an integer has no leading zero, as in {}; a file mode has three or four octal digits \
+             after it, as in 0640",
+            shortened(decimal, 20)
+        ));
+    }
     let sign = if number.negative { "-" } else { "" };
     format!("{sign}{}", number.whole)
         .parse()

@@ -4,17 +4,21 @@
 mod list;
 mod recover;
 
+use std::borrow::Cow;
+
 use super::error::Problems;
 use super::lex::{Lexer, Token};
 use super::printable::shortened;
 use super::source::{Place, Source, Span};
 use super::{Address, Value};
 
-/// A section of the file as written. The first section holds the global keys.
+/// A section of the file as written. Each file begins with a section of global keys.
 #[derive(Debug)]
 pub(super) struct Section {
     /// The name in the header; `None` for the global keys.
     pub(super) name: Option<Span>,
+    /// The text behind the name: `[name "label"]`.
+    pub(super) label: Option<String>,
     /// The header is wrong: the keys can be assigned only if the name is known.
     pub(super) lost: bool,
     pub(super) entries: Vec<Entry>,
@@ -29,6 +33,15 @@ pub(super) struct Entry {
     pub(super) value: Option<(Value, Place)>,
 }
 
+/// The kind of a section header.
+#[derive(PartialEq)]
+enum Header {
+    /// `[name]`, which may also be a list.
+    Plain,
+    /// `[name "label"]`, which is never a list.
+    Labelled,
+}
+
 /// An error that has been reported.
 struct Reported;
 
@@ -36,11 +49,16 @@ type Found<T> = Result<T, Reported>;
 
 /// Returns the sections in the order of the file. Errors are added to the problems.
 pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
-    let lexer = Lexer::new(source);
-    let globals = Section { name: None, lost: false, entries: Vec::new() };
-    let mut parser = Parser { source, lexer, peeked: None, sections: vec![globals], depth: 0 };
-    parser.file();
+    let mut parser = Parser::new(source);
+    (0..source.count()).for_each(|file| parser.enter(file));
     (parser.sections, parser.lexer.problems)
+}
+
+/// Returns the global keys of one file, without its errors.
+pub(super) fn globals(source: &Source, file: usize) -> Vec<Entry> {
+    let mut parser = Parser::new(source);
+    parser.enter(file);
+    parser.sections.swap_remove(0).entries
 }
 
 struct Parser<'a> {
@@ -52,8 +70,15 @@ struct Parser<'a> {
     depth: usize,
 }
 
-impl Parser<'_> {
-    fn file(&mut self) {
+impl<'a> Parser<'a> {
+    fn new(source: &'a Source) -> Self {
+        Self { source, lexer: Lexer::new(source), peeked: None, sections: Vec::new(), depth: 0 }
+    }
+
+    /// Parses a file, which begins with global keys.
+    fn enter(&mut self, file: usize) {
+        self.lexer.enter(file);
+        self.sections.push(Section { name: None, label: None, lost: false, entries: Vec::new() });
         let mut after_entry = false;
         loop {
             let (token, span) = self.next();
@@ -79,7 +104,8 @@ impl Parser<'_> {
     fn header(&mut self, open: &Span) -> Found<()> {
         let (token, name) = self.next();
         let named = token == Token::Word;
-        let section = Section { name: named.then(|| name.clone()), lost: !named, entries: vec![] };
+        let (name_found, entries) = (named.then(|| name.clone()), Vec::new());
+        let section = Section { name: name_found, label: None, lost: !named, entries };
         self.sections.push(section);
         if named {
             return self.header_end(open, &name);
@@ -108,7 +134,13 @@ impl Parser<'_> {
     }
 
     fn header_end(&mut self, open: &Span, name: &Span) -> Found<()> {
-        let (token, span) = self.next();
+        let (mut token, mut span) = self.next();
+        if let Token::Value(Value::String(label)) = &token {
+            if let Some(section) = self.sections.last_mut() {
+                section.label = Some(label.clone());
+            }
+            (token, span) = self.next();
+        }
         if token == Token::Close {
             return Ok(());
         }
@@ -179,7 +211,9 @@ impl Parser<'_> {
             Token::Wrong => return Err(Reported),
             Token::Value(value) => value,
             Token::Word if !self.lexer.at_equals() => self.bare(&span)?,
-            Token::Open => return self.list(key, &span),
+            Token::Open if self.header_kind(&span) != Some(Header::Labelled) => {
+                return self.list(key, &span);
+            }
             _ => {
                 let mut message = format!("a value is missing for `{}`", self.shown(key));
                 let elsewhere = token == Token::End || span.line != key.line;
@@ -234,12 +268,8 @@ impl Parser<'_> {
         self.peeked = Some((token, span));
     }
 
-    fn peek(&mut self) -> &Token {
-        &self.peeked.get_or_insert_with(|| self.lexer.next()).0
-    }
-
-    fn error(&mut self, span: &Span, message: impl Into<String>, hint: &str) {
-        self.lexer.problems.at(span, message).hinted(hint);
+    fn error(&mut self, span: &Span, message: impl Into<Cow<'static, str>>, hint: &str) {
+        self.lexer.problems.read_at(span, message).hinted(hint);
     }
 
     fn shown(&self, span: &Span) -> String {

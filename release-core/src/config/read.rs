@@ -13,20 +13,37 @@ use super::source::{Excerpt, Source};
 use crate::start_files::given;
 use crate::trusted::{Writers, check_file, check_path};
 
-/// Returns the text of the file, up to a maximum number of bytes.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Source, Errors> {
-    let name = path.to_string_lossy();
-    let bytes = match given(path) {
-        Some(bytes) => bytes,
-        None => bytes(path, limit).map_err(|message| Errors::of_file(&name, message))?,
-    };
-    text(&name, bytes)
+/// The nouns for a kind of file in messages.
+pub(super) struct Subject {
+    the: &'static str,
+    a: &'static str,
+    short: &'static str,
 }
 
-fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+pub(super) const CONFIGURATION: Subject =
+    Subject { the: "the configuration file", a: "a configuration file", short: "a configuration" };
+
+pub(super) const SECRET: Subject =
+    Subject { the: "the file of the secret", a: "the file of a secret", short: "a secret" };
+
+/// Returns the text of the file, up to a maximum number of bytes. With `secrets`, no error shows
+/// a part of it.
+pub(super) fn read(path: &Path, limit: u64, secrets: bool) -> Result<Source, Errors> {
+    let name = path.to_string_lossy();
+    let bytes = bytes(path, limit, &CONFIGURATION);
+    let bytes = bytes.map_err(|message| Errors::of_file(&name, message))?;
+    text(&name, bytes, secrets).map(|source| source.read_from(path))
+}
+
+/// Returns the content of the file, or the reason why it cannot be used.
+pub(super) fn bytes(path: &Path, limit: u64, subject: &Subject) -> Result<Vec<u8>, String> {
+    if let Some(bytes) = given(path) {
+        return Ok(bytes);
+    }
+    let Subject { the, a, short } = subject;
     let unsafe_for_root = |why| {
         format!(
-            "the configuration file decides what root does, and {why}: give it and its directories \
+            "{the} decides what root does, and {why}: give it and its directories \
              to root, and nobody else the right to write"
         )
     };
@@ -36,14 +53,13 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();
     let opened = options.read(true).custom_flags(flags.bits()).open(path);
-    let file = opened.map_err(|error| unopened(path, &error))?;
-    let metadata = file.metadata().map_err(|error| cannot_read(&error))?;
+    let file = opened.map_err(|error| unopened(path, &error, subject))?;
+    let metadata = file.metadata().map_err(|error| cannot_read(&error, the))?;
     if !metadata.is_file() {
-        return Err(not_regular(metadata.file_type()));
+        return Err(not_regular(metadata.file_type(), short));
     }
     check_file(&metadata).map_err(unsafe_for_root)?;
-    let too_large =
-        || format!("the file is larger than {limit} bytes: is it a configuration file?");
+    let too_large = || format!("the file is larger than {limit} bytes: is it {a}?");
     if metadata.len() > limit {
         return Err(too_large());
     }
@@ -51,37 +67,36 @@ fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     // The file may grow while it is read, and some kernel files do not report their length.
     File::take(file, limit.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(|error| cannot_read(&error))?;
+        .map_err(|error| cannot_read(&error, the))?;
     let fits = u64::try_from(bytes.len()).is_ok_and(|length| length <= limit);
     if fits { Ok(bytes) } else { Err(too_large()) }
 }
 
 #[cold]
-fn unopened(path: &Path, error: &io::Error) -> String {
+fn unopened(path: &Path, error: &io::Error, subject: &Subject) -> String {
+    let Subject { the, short, .. } = subject;
     match error.raw_os_error() {
-        Some(libc::ENOENT) => "the configuration file does not exist; create it, or name \
-                               another one"
-            .to_owned(),
+        Some(libc::ENOENT) => format!("{the} does not exist; create it, or name another one"),
         Some(libc::EACCES) => format!(
-            "the configuration file cannot be read by user number {}: permission denied; check \
+            "{the} cannot be read by user number {}: permission denied; check \
              the mode and owner of the file and of the directories above it",
             nix::unistd::geteuid()
         ),
         // A socket cannot even be opened.
         Some(libc::ENXIO) => match std::fs::metadata(path) {
-            Ok(metadata) if !metadata.is_file() => not_regular(metadata.file_type()),
-            _ => cannot_read(error),
+            Ok(metadata) if !metadata.is_file() => not_regular(metadata.file_type(), short),
+            _ => cannot_read(error, the),
         },
-        _ => cannot_read(error),
+        _ => cannot_read(error, the),
     }
 }
 
-fn cannot_read(error: &io::Error) -> String {
-    format!("the configuration file cannot be read: {}", reason(error))
+fn cannot_read(error: &io::Error, the: &str) -> String {
+    format!("{the} cannot be read: {}", reason(error))
 }
 
-fn not_regular(kind: FileType) -> String {
-    format!("this is {}; a configuration has to be a regular file", kind_of(kind))
+fn not_regular(kind: FileType, short: &str) -> String {
+    format!("this is {}; {short} has to be a regular file", kind_of(kind))
 }
 
 /// Returns the system's message, without the number.
@@ -106,7 +121,11 @@ pub(super) fn kind_of(kind: FileType) -> &'static str {
 }
 
 /// Returns the bytes as UTF-8 text without NUL bytes, or the position of an invalid byte.
-pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
+pub(super) fn text(name: &str, bytes: Vec<u8>, secrets: bool) -> Result<Source, Errors> {
+    let wrong = |bytes: &[u8], at, message| match secrets {
+        true => Errors::of_file(name, message),
+        false => not_text(name, bytes, at, message),
+    };
     let nul = bytes.iter().position(|byte| *byte == 0);
     let valid = match std::str::from_utf8(&bytes) {
         Ok(_) => bytes.len(),
@@ -114,7 +133,7 @@ pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
     };
     if let Some(at) = nul.filter(|at| *at <= valid) {
         let message = "a NUL byte: this is no text file; in a string it is written \\000";
-        return Err(not_text(name, &bytes, at, message.to_owned()));
+        return Err(wrong(&bytes, at, message.to_owned()));
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source::new(name, text)),
@@ -122,7 +141,7 @@ pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Errors> {
             let bytes = error.as_bytes();
             let message =
                 format!("the byte 0x{:02x} is not UTF-8: save the file in UTF-8", bytes[valid]);
-            Err(not_text(name, bytes, valid, message))
+            Err(wrong(bytes, valid, message))
         }
     }
 }

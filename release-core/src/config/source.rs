@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::printable::printable;
 
@@ -31,21 +33,100 @@ impl Place {
     }
 }
 
-/// The text, and its name in messages.
-#[derive(Debug)]
+/// The text of a file and of the files that it includes, one behind the other.
 pub(super) struct Source {
-    name: String,
+    /// The main file comes first.
+    files: Vec<File>,
     pub(super) text: String,
+    /// The parts that are never shown, in order.
+    hidden: Vec<Range<usize>>,
 }
+
+struct File {
+    /// The name in messages.
+    name: Arc<str>,
+    path: PathBuf,
+    bytes: Range<usize>,
+}
+
+/// Replaces a part of a text that is never shown.
+const HIDDEN: &str = "***";
 
 impl Source {
     pub(super) fn new(name: &str, text: impl Into<String>) -> Self {
-        Self { name: printable(name), text: text.into() }
+        let text = text.into();
+        let bytes = 0..text.len();
+        let file = File { name: printable(name).into(), path: PathBuf::from(name), bytes };
+        Self { files: vec![file], text, hidden: Vec::new() }
     }
 
-    /// Returns the name, safe to print.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// Sets the path of the main file.
+    pub(super) fn read_from(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.files[0].path);
+        self
+    }
+
+    /// Appends the text of an included file. Returns its index.
+    pub(super) fn append(&mut self, path: PathBuf, text: &str) -> usize {
+        // Ends the last line of the file before it.
+        self.text.push('\n');
+        let start = self.text.len();
+        self.text.push_str(text);
+        let name = printable(&path.to_string_lossy()).into();
+        self.files.push(File { name, path, bytes: start..self.text.len() });
+        self.files.len() - 1
+    }
+
+    /// Returns the number of files.
+    pub(super) fn count(&self) -> usize {
+        self.files.len()
+    }
+
+    pub(super) fn path(&self, file: usize) -> &Path {
+        &self.files[file].path
+    }
+
+    /// Returns where the text of a file stands.
+    pub(super) fn bytes(&self, file: usize) -> Range<usize> {
+        self.files[file].bytes.clone()
+    }
+
+    /// Returns the file in which the span stands.
+    pub(super) fn file(&self, span: &Span) -> usize {
+        self.files.partition_point(|file| file.bytes.start <= span.bytes.start).saturating_sub(1)
+    }
+
+    /// Hides parts of the text, in order, of which none touches the next.
+    pub(super) fn hide(&mut self, parts: Vec<Range<usize>>) {
+        self.hidden = parts;
+    }
+
+    /// Returns whether a part of the span is never shown.
+    pub(super) fn is_hidden(&self, span: &Span) -> bool {
+        let Range { start, end } = span.bytes;
+        let next = self.hidden.partition_point(|part| part.end <= start);
+        self.hidden.get(next).is_some_and(|part| part.start < end.max(start + 1))
+    }
+
+    /// Returns a part of the text as it may be shown.
+    fn shown(&self, bytes: Range<usize>) -> String {
+        let mut text = String::new();
+        let mut at = bytes.start;
+        for part in &self.hidden {
+            if part.end > at && part.start < bytes.end {
+                text.push_str(&self.text[at..part.start.max(at)]);
+                // The part may have begun in a text that was shown before this one.
+                text.push_str(if part.start >= bytes.start { HIDDEN } else { "" });
+                at = part.end.min(bytes.end);
+            }
+        }
+        text.push_str(&self.text[at..bytes.end]);
+        text
+    }
+
+    /// Returns the name of the file in which the span stands, safe to print.
+    pub(super) fn name(&self, span: &Span) -> &Arc<str> {
+        &self.files[self.file(span)].name
     }
 
     pub(super) fn slice(&self, span: &Span) -> &str {
@@ -59,7 +140,7 @@ impl Source {
 
     /// Formats `file:line:column`, for a message that refers to a second position.
     pub(super) fn reference(&self, span: &Span) -> String {
-        format!("{}:{}:{}", self.name, span.line, self.column(span))
+        format!("{}:{}:{}", self.name(span), span.line, self.column(span))
     }
 
     /// Returns the line on which the span begins, with the part of the span on that line marked.
@@ -69,17 +150,31 @@ impl Source {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let from = (span.bytes.start - start).min(line.len());
         let to = (span.bytes.end - start).clamp(from, line.len());
-        Excerpt::new(&line[..from], &line[from..to], &line[to..])
+        let shown = |range: Range<usize>| self.shown(start + range.start..start + range.end);
+        Excerpt::new(&shown(0..from), &shown(from..to), &shown(to..line.len()))
     }
 
-    /// Returns the position after the last character.
+    /// Returns the position after the last character of the main file.
     pub(super) fn end(&self) -> Span {
-        let line = self.text.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        Span { bytes: self.text.len()..self.text.len(), line }
+        let end = self.files[0].bytes.end;
+        let line = self.text[..end].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        Span { bytes: end..end, line }
     }
 
     fn line_start(&self, span: &Span) -> usize {
         self.text[..span.bytes.start].rfind('\n').map_or(0, |newline| newline + 1)
+    }
+}
+
+impl Span {
+    /// The position of the first character of the main file.
+    pub(super) const START: Self = Self { bytes: 0..0, line: 1 };
+}
+
+/// Formats the name alone: the text may contain secrets.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.files[0].name).finish()
     }
 }
 

@@ -4,12 +4,16 @@ mod compatible;
 mod files;
 mod format;
 mod hostile;
+mod including;
 mod live;
 mod messages;
 mod properties;
 mod reading;
+mod repeated;
+mod secrets;
 mod serde;
 mod specification;
+mod warnings;
 
 use super::{Config, Errors, Spec, Value, key};
 

@@ -44,7 +44,9 @@ pub enum Value {
     /// An address to listen on or connect to: `127.0.0.1:80`, `[::1]:80`, `host:80`,
     /// `unix:/run/web.sock`.
     Address(Address),
-    /// Values of one kind between brackets.
+    /// The permission bits of a file: a zero with three or four octal digits, `0640`.
+    Mode(u32),
+    /// Values between brackets, of one kind unless a validation accepts others.
     List(Vec<Self>),
 }
 
@@ -79,6 +81,8 @@ pub enum Kind {
     Size,
     /// [`Value::Address`].
     Address,
+    /// [`Value::Mode`].
+    Mode,
     /// [`Value::List`].
     List,
 }
@@ -95,6 +99,7 @@ impl fmt::Display for Kind {
             Self::Duration => "a duration",
             Self::Size => "a size",
             Self::Address => "an address",
+            Self::Mode => "a file mode",
             Self::List => "a list",
         })
     }
@@ -125,6 +130,7 @@ impl Value {
             Self::Duration(_) => Kind::Duration,
             Self::Size(_) => Kind::Size,
             Self::Address(_) => Kind::Address,
+            Self::Mode(_) => Kind::Mode,
             Self::List(_) => Kind::List,
         }
     }
@@ -298,6 +304,22 @@ impl Value {
         if let Self::Address(address) = self { Some(address) } else { None }
     }
 
+    /// Returns the permission bits, if this is a file mode.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::Value;
+    ///
+    /// let value = Value::Mode(0o640);
+    /// assert_eq!(value.as_mode(), Some(0o640));
+    /// assert_eq!(Value::Int(640).as_mode(), None);
+    /// ```
+    #[must_use]
+    pub fn as_mode(&self) -> Option<u32> {
+        if let Self::Mode(bits) = self { Some(*bits) } else { None }
+    }
+
     /// Returns the elements, if this is a list.
     ///
     /// # Examples
@@ -323,6 +345,7 @@ impl Value {
             Self::Duration(_) => "the duration ",
             Self::Size(_) => "the size ",
             Self::Address(_) => "the address ",
+            Self::Mode(_) => "the file mode ",
             Self::List(items) if items.is_empty() => return "an empty list".to_owned(),
             Self::List(_) => "the list ",
             Self::Bool(_) | Self::Int(_) | Self::Float(_) => "",
@@ -366,6 +389,7 @@ impl fmt::Display for Value {
                 write_string(f, path.as_bytes())
             }
             Self::Address(address) => address.fmt(f),
+            Self::Mode(bits) => write!(f, "0{bits:03o}"),
             Self::List(items) => {
                 f.write_str("[")?;
                 for (index, item) in items.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Lists of values.
 
-use super::{Found, Parser, Reported, Token};
+use super::{Found, Header, Parser, Reported, Token};
 use crate::config::Value;
 use crate::config::source::{Place, Span};
 
@@ -49,18 +49,21 @@ impl Parser<'_> {
             }
         };
         self.depth -= 1;
-        self.one_kind(&values, &items)?;
         let span = Span { bytes: open.bytes.start..close.bytes.end, line: open.line };
         Ok((Value::List(values), Place { span, items }))
     }
 
     /// Returns whether the following text cannot be part of a list.
     fn at_end_of_list(&mut self) -> bool {
-        match self.peek() {
+        let (token, span) = self.next();
+        let end = match token {
             Token::End => true,
             Token::Word => self.lexer.at_equals(),
+            Token::Open => self.header_kind(&span) == Some(Header::Labelled),
             _ => false,
-        }
+        };
+        self.put_back(token, span);
+        end
     }
 
     fn not_separated<T>(&mut self) -> Found<T> {
@@ -77,19 +80,6 @@ impl Parser<'_> {
     fn unclosed<T>(&mut self, key: &Span, open: &Span) -> Found<T> {
         let message = format!("the list of `{}` that begins here is not closed", self.shown(key));
         self.error(open, message, "a list ends with `]`");
-        Err(Reported)
-    }
-
-    fn one_kind(&mut self, values: &[Value], items: &[Place]) -> Found<()> {
-        let Some(first) = values.first() else { return Ok(()) };
-        let odd = values.iter().zip(items).find(|(value, _)| value.kind() != first.kind());
-        let Some((value, place)) = odd else { return Ok(()) };
-        let message = format!(
-            "a list holds values of one kind: expected {} as before it, found {}",
-            first.kind(),
-            value.described()
-        );
-        self.error(&place.span, message, "");
         Err(Reported)
     }
 }

@@ -1,7 +1,8 @@
 //! Continues after an error, so that it is reported once and does not hide the next one.
 
-use super::{Parser, Token};
+use super::{Header, Parser, Token};
 use crate::config::lex::word_length;
+use crate::config::quoted;
 use crate::config::source::Span;
 
 impl Parser<'_> {
@@ -41,7 +42,7 @@ impl Parser<'_> {
     fn is_start(&self, token: &Token, span: &Span) -> bool {
         match token {
             Token::Word => self.lexer.at_equals(),
-            Token::Open => self.is_header(span),
+            Token::Open => self.header_kind(span).is_some(),
             _ => false,
         }
     }
@@ -60,12 +61,19 @@ impl Parser<'_> {
         before.is_empty() || before.ends_with('\n')
     }
 
-    /// Returns whether a line consists of a word in brackets and nothing that continues a list.
-    fn is_header(&self, open: &Span) -> bool {
-        let after = self.source.text[open.bytes.end..].trim_start_matches([' ', '\t']);
-        let closed = after[word_length(after)..].trim_start_matches([' ', '\t']).strip_prefix(']');
-        self.is_first(open)
-            && after.starts_with(|first: char| first.is_ascii_alphabetic())
-            && closed.is_some_and(|rest| !rest.trim_start().starts_with([',', ']']))
+    /// Returns the kind of the header that a line consists of, unless a list continues behind it.
+    pub(super) fn header_kind(&self, open: &Span) -> Option<Header> {
+        if !self.is_first(open) {
+            return None;
+        }
+        let blanks = [' ', '\t'];
+        let name = self.source.text[open.bytes.end..].trim_start_matches(blanks);
+        let after = name[word_length(name)..].trim_start_matches(blanks);
+        let line = after.split('\n').next().unwrap_or_default();
+        let label = if line.starts_with('"') { quoted::length(line, '"') } else { None };
+        let closed = after[label.unwrap_or(0)..].trim_start_matches(blanks).strip_prefix(']')?;
+        let is_header = name.starts_with(|first: char| first.is_ascii_alphabetic())
+            && !closed.trim_start().starts_with([',', ']']);
+        is_header.then_some(if label.is_some() { Header::Labelled } else { Header::Plain })
     }
 }

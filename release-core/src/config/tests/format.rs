@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::value;
-use crate::config::{Address, Config, Kind, Regexp, Spec, Value, key};
+use crate::config::validation::{self, float_list, int, int_in_range, int_list, list_of, mode};
+use crate::config::{Address, Config, Kind, Regexp, Spec, Value, default, key};
 
 fn string(text: &str) -> Value {
     Value::String(text.to_owned())
@@ -22,7 +23,6 @@ fn numbers() {
     for (text, expected) in [
         ("0", 0),
         ("-0", 0),
-        ("007", 7),
         ("1_000_000", 1_000_000),
         ("-42", -42),
         ("9223372036854775807", i64::MAX),
@@ -55,6 +55,13 @@ fn no_numbers() {
         ("1_", "an underscore"),
         ("0x1F", "decimal"),
         ("0o17", "decimal"),
+        ("007", "an integer has no leading zero, as in 7; a file mode"),
+        ("00", "no leading zero, as in 0"),
+        ("-0640", "no leading zero, as in 640"),
+        ("0800", "no leading zero, as in 800"),
+        ("0_640", "no leading zero, as in 640"),
+        ("0640", "an integer has no leading zero, found 0640"),
+        ("[0640]", "an integer has no leading zero, found 0640"),
         ("--1", "neither a number"),
         ("-", "neither a number"),
         (".", "a digit has to follow the point"),
@@ -239,10 +246,13 @@ fn lists() {
     assert_eq!(value("[/a/, /b/]"), list(vec![regexp("a"), regexp("b")]));
     assert_eq!(value("[1s, 2m]").map(|value| value.kind()), Ok(Kind::List));
     assert_eq!(value("[0.0.0.0:80, [::]:80, web:80]").map(|value| value.kind()), Ok(Kind::List));
+    assert_eq!(value("[1, 2.5]"), list(vec![1.into(), 2.5.into()]));
     assert_eq!(value("[[1], []]"), list(vec![vec![1].into(), Value::List(vec![])]));
     for (text, reason) in [
         ("[1, \"2\"]", "expected an integer as before it, found the string \"2\""),
-        ("[1, 2.5]", "expected an integer as before it, found 2.5"),
+        ("[1, 2.5, x]", "expected an integer as before it, found 2.5"),
+        ("[1, [2, x]]", "expected an integer as before it, found the list"),
+        ("[[1, x]]", "expected an integer as before it, found the keyword x"),
         ("[1, 2, true, 3]", "expected an integer as before it, found true"),
         ("[1, 2,]", "a value is missing after the comma"),
         ("[,]", "a value is missing for `key`, found `,`"),
@@ -255,6 +265,55 @@ fn lists() {
         let message = value(text).expect_err(text);
         assert!(message.contains(reason), "{text}: {message}");
     }
+}
+
+#[test]
+fn lists_of_mixed_kinds_if_a_validation_accepts_them() {
+    let spec = Spec::new()
+        .key(key("cores").check(list_of(int().or(validation::keyword("auto")))))
+        .key(key("rates").check(float_list()))
+        .key(key("ports").optional().check(int_list()));
+    let text = "cores = [1, auto, 3] rates = [1, 2.5]";
+    let config = Config::parse("x", text, &spec).expect("a good file");
+    let cores = Value::List(vec![1.into(), keyword("auto"), 3.into()]);
+    assert_eq!(config.value("cores"), Some(&cores));
+    assert_eq!(config.get("rates"), Ok(vec![1.0, 2.5]));
+    let again = Config::parse("again", config.dump(), &spec).expect("a dump is a good file");
+    assert_eq!(again.value("cores"), Some(&cores));
+
+    let text = "cores = [1, none] rates = [1, x] ports = [1, x]";
+    let errors = Config::parse("x", text, &spec).expect_err("wrong elements");
+    let columns: Vec<_> = errors.problems().iter().map(|problem| problem.column()).collect();
+    assert_eq!(columns, [Some(13), Some(31), Some(46)], "{errors}");
+}
+
+#[test]
+fn file_modes() {
+    let spec = Spec::new()
+        .key(key("mode").default(default::mode(0o640)).check(mode()))
+        .key(key("other").default(default::mode(0o1777)));
+    let parse = |text| Config::parse("x", text, &spec);
+    for (text, bits) in
+        [("", 0o640), ("mode = 0755", 0o755), ("mode = 01777", 0o1777), ("mode = 0000", 0)]
+    {
+        let config = parse(text).expect(text);
+        assert_eq!(config.get("mode"), Ok(bits), "{text}");
+        let again = Config::parse("again", config.dump(), &spec).expect("a dump is a good file");
+        assert_eq!((again.get("mode"), again.get("other")), (Ok(bits), Ok(0o1777)));
+    }
+    assert_eq!(parse("other = 0600").expect("its default is a mode").get("other"), Ok(0o600));
+    for (text, hint) in [
+        ("mode = 640", Some("a file mode is octal, and begins with a zero: 0640")),
+        ("mode = 989", None),
+        ("mode = \"0640\"", Some("without the quotes: 0640")),
+    ] {
+        let errors = parse(text).expect_err(text);
+        assert!(errors.to_string().contains("expected a file mode such as 0640"), "{errors}");
+        assert_eq!(errors.problems()[0].hint(), hint);
+    }
+    let spec = Spec::new().key(key("port").check(int_in_range(1..=1000)));
+    let errors = Config::parse("x", "port = 0640", &spec).expect_err("no integer");
+    assert_eq!(errors.problems()[0].hint(), Some("an integer has no leading zero: 640"));
 }
 
 #[test]

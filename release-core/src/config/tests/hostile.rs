@@ -47,6 +47,19 @@ fn one_long_line() {
 }
 
 #[test]
+fn secrets_everywhere() {
+    let spec = Spec::new().key(key("password").secret());
+    for (unit, length) in
+        [("password \n", 1_000_000), ("password = \"", 100_000), ("pasword [ ", 100_000)]
+    {
+        let text = unit.repeat(length / unit.len());
+        let start = Instant::now();
+        assert!(Config::parse("x", text, &spec).is_err());
+        assert!(start.elapsed() < SOON, "{unit}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
 fn many_values_on_one_line() {
     for element in ["1", "\"\"", "a", "[]", "1s", "a:1"] {
         let list = vec![element; 30_000].join(",");

@@ -34,6 +34,30 @@ fn a_reload_tells_what_changed() {
 }
 
 #[test]
+fn a_reload_tells_old_and_new_values() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+    write("password = \"hunter1\"");
+    let spec = spec().key(key("password").secret());
+    let live = Live::load(file.path(), spec).expect("a good file");
+    write("password = \"hunter2\" port = 81 proxy = x");
+    let changes = live.reload().expect("a good file");
+    let shown: Vec<_> = changes.iter().map(|change| format!("{change:#}")).collect();
+    assert_eq!(shown, ["port = 81, before: 80", "proxy = x, before: not set", "password"]);
+    assert!(!format!("{changes:?}{live:?}").contains("hunter"), "{changes:?}");
+    assert_eq!((&changes[2].old, &changes[2].new, changes[2].is_secret), (&None, &None, true));
+    write("password = \"hunter2\" [web] root = \"/x\"");
+    let changes = live.reload().expect("a good file");
+    let shown: Vec<_> = changes.iter().map(|change| format!("{change:#}")).collect();
+    let expected = [
+        "port = 80, before: 81",
+        "proxy is not set, before: x",
+        "[web] root = \"/x\", before: \"/srv\"",
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn a_wrong_file_leaves_the_old_configuration_in_force() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.conf");

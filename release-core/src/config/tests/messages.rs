@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::config::validation::{
-    address, bool, duration, int, int_in_range, keywords, list_of, regexp, size, string,
+    address, bool, duration, int, int_in_range, keyword_list, keywords, list_of, regexp, size,
+    string,
 };
 use crate::config::{Config, Spec, default, key};
 
@@ -219,6 +220,23 @@ fn a_section_after_a_missing_value() {
             ^^^^
         "#,
     );
+}
+
+#[test]
+fn a_section_after_a_missing_list() {
+    let spec = Spec::new()
+        .key(key("hosts").default(default::keyword_list([])).check(keyword_list()))
+        .section("web", [key("root")]);
+    let errors =
+        Config::parse("app.conf", "hosts =\n[web]\nroot = 5", &spec).expect_err("ambiguous");
+    let expected = "app.conf:2:1: the section that begins here is read as the value of `hosts`
+    [web]
+    ^^^^^
+    hint: set a value before it; a list of one word follows `hosts =` on its line";
+    assert_eq!(errors.to_string(), expected);
+    for text in ["hosts = [web] [web] root = 5", "hosts =\n[other]\n[web] root = 5"] {
+        assert!(Config::parse("app.conf", text, &spec).is_ok(), "{text}");
+    }
 }
 
 #[test]

@@ -150,6 +150,21 @@ pub fn address() -> Validation {
     Validation::of_kind(Kind::Address, "an address such as 127.0.0.1:80", |_| Ok(()))
 }
 
+/// Requires a file mode: `0640`.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::config::{Value, validation::mode};
+///
+/// assert!(mode().accepts(&Value::Mode(0o640)));
+/// assert!(!mode().accepts(&Value::Int(640)));
+/// ```
+#[must_use]
+pub fn mode() -> Validation {
+    Validation::of_kind(Kind::Mode, "a file mode such as 0640", |_| Ok(()))
+}
+
 /// Requires the given keyword.
 ///
 /// # Examples
@@ -240,11 +255,14 @@ pub fn string_matching(pattern: &str) -> Validation {
 /// # Examples
 ///
 /// ```
-/// use release_core::config::{Value, validation::{int_in_range, list_of}};
+/// use release_core::config::{Value, default, validation::{int, int_in_range, keyword, list_of}};
 ///
 /// let ports = list_of(int_in_range(1..=65535));
 /// assert!(ports.accepts(&Value::from(vec![80, 443])));
 /// assert!(!ports.accepts(&Value::from(vec![80, 0])));
+///
+/// let pinned = list_of(int().or(keyword("auto")));
+/// assert!(pinned.accepts(&Value::List(vec![Value::Int(1), default::keyword("auto")])));
 /// ```
 #[must_use]
 pub fn list_of(element: Validation) -> Validation {
@@ -267,7 +285,7 @@ pub fn list_of(element: Validation) -> Validation {
     Validation { expected, test: std::sync::Arc::new(test) }
 }
 
-/// Requires a list of one kind: files have no other lists, so one wrong element tells of all.
+/// Requires a list of one kind. A list of mixed kinds is reported at the element that differs.
 fn list(element: Kind, expected: &str) -> Validation {
     Validation::of_kind(Kind::List, expected, move |value| {
         let items = value.as_list().unwrap_or_default();
@@ -305,7 +323,7 @@ pub fn int_list() -> Validation {
     list(Kind::Int, "a list of integers")
 }
 
-/// Requires a list of floats or of integers.
+/// Requires a list of floats and integers.
 ///
 /// # Examples
 ///

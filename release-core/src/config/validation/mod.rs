@@ -6,7 +6,7 @@
 //!
 //! | subject | validations |
 //! |---|---|
-//! | kinds | [`bool()`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] |
+//! | kinds | [`bool()`] [`int`] [`float`] [`string`] [`utf8`] [`regexp`] [`duration`] [`size`] [`address`] [`mode`] |
 //! | lists | [`list_of`] [`bool_list`] [`int_list`] [`float_list`] [`string_list`] [`keyword_list`] |
 //! | words | [`keyword`] [`keywords`] |
 //! | numbers | [`int_in_range`] [`int_greater_than`] [`int_less_than`] [`int_in`] [`float_in_range`] [`float_greater_than`] [`float_less_than`] |
@@ -42,6 +42,7 @@ mod accounts;
 mod files;
 mod kinds;
 mod numbers;
+mod unchecked;
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,8 +58,10 @@ pub use files::{
 };
 pub use kinds::{
     address, bool, bool_list, duration, float, float_list, int, int_list, keyword, keyword_list,
-    keywords, list_of, regexp, size, string, string_in, string_list, string_matching, utf8,
+    keywords, list_of, mode, regexp, size, string, string_in, string_list, string_matching, utf8,
 };
+pub(super) use unchecked::unusual;
+
 pub use numbers::{
     duration_in_range, float_greater_than, float_in_range, float_less_than, int_greater_than,
     int_in, int_in_range, int_less_than, size_in_range,
@@ -90,6 +93,8 @@ type Test = dyn Fn(&Value) -> Result<(), Vec<Invalid>> + Send + Sync;
 pub(super) struct Invalid {
     pub(super) path: Vec<usize>,
     pub(super) message: String,
+    /// The message for a secret value.
+    pub(super) discreet: String,
     pub(super) hint: String,
 }
 
@@ -98,7 +103,8 @@ impl Invalid {
         let separator = if reason.is_empty() { "" } else { ": " };
         let found = value.described();
         let message = format!("expected {expected}, found {found}{separator}{reason}");
-        Self { path: Vec::new(), message, hint: String::new() }
+        let discreet = format!("expected {expected}; the value is not shown");
+        Self { path: Vec::new(), message, discreet, hint: String::new() }
     }
 }
 
