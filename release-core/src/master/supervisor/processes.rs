@@ -16,6 +16,7 @@ use nix::sys::signal::Signal as Sig;
 use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, no_group, not_started};
 use self::watch::{EXIT_TIME, Silence};
 use super::event::MasterEvent;
+use crate::Error;
 use crate::ipc::link::Link;
 use crate::ipc::link::frozen::Frozen;
 use crate::master::group::{Contact, Group, WorkerSetup, configured_size};
@@ -32,7 +33,6 @@ use crate::sys::exit_status::ExitStatus;
 use crate::sys::fds::duplicate_from;
 use crate::sys::process::resident_memory;
 use crate::sys::spawn::{FIRST_PASSED, RIGHT_TO_END, spawn};
-use crate::{Error, ErrorKind};
 
 /// Number of measurements for each measurement of a process's memory.
 const MEMORY_TURNS: u32 = 5;
@@ -84,15 +84,14 @@ impl Processes {
         let rt = master.rt().clone();
         let watched = rt.clone();
         jobs::begin(&groups, &rt, &sender);
-        let (particulars, launching, running) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             rt,
             groups,
             master,
-            particulars,
+            particulars: HashMap::new(),
             image: None,
-            launching,
-            running,
+            launching: HashMap::new(),
+            running: HashMap::new(),
             forwarded: None,
             outputs: 0,
             watch: watch::of_listeners(&watched, &sender),
@@ -178,13 +177,12 @@ impl Processes {
             send_outputs(id, connection);
         }
         let watch = self.watch(id, &child, output.clone(), silence);
-        let is_told = false;
         let process = Process {
             child,
             generation,
             connection,
             output,
-            is_told,
+            is_told: false,
             finished,
             sockets,
             _watch: watch,
