@@ -159,7 +159,9 @@ fn master(options: &Options) -> Exit {
         .main(move |master| async move {
             tracing::info!("jobs of the version before: {}", left.len());
             for Work { words, .. } in left {
-                note(&master, jobs.submit_with(|number| Work { number, words: words.clone() }), words);
+                // The values are handed over without their keys.
+                let job = jobs.submit_with(|number| Work { number, words: words.clone() });
+                note(&master, job.key("left"), words);
             }
             master.stopping().await;
             Ok::<(), std::io::Error>(())

@@ -43,7 +43,7 @@ const QUEUE: usize = 1024;
 ///
 /// # Examples
 ///
-/// ```
+/// ```no_run
 /// use std::time::Duration;
 /// use release_core::ipc::Request;
 /// use release_core::jobs::Jobs;
