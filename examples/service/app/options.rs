@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use release::config::validation::{
     Validation, bool, duration_in_range, int_in_range, keywords, string, unprivileged_user,
 };
-use release::config::{self, Address, Config, Live, Spec, default, key};
+use release::config::{self, Config, Endpoint, Live, Spec, default, key};
 use release::net::Inet;
 use release::supervise::LifeLimits;
 use release::{Error, Exit, log};
@@ -213,7 +213,7 @@ const RELOADED: [&str; 2] = ["workers", "log"];
 /// No names of hosts: which of its addresses would it be?
 fn number_and_port() -> Validation {
     Validation::new("an IP address with a port, such as 0.0.0.0:80 or [::1]:80", |value| {
-        matches!(value.as_address(), Some(Address::Inet(_)))
+        matches!(value.as_address(), Some(Endpoint::Inet(_)))
     })
 }
 

@@ -11,15 +11,15 @@ use serde::{Deserialize, Deserializer, de};
 /// # Examples
 ///
 /// ```
-/// use release_core::config::Address;
+/// use release_core::config::Endpoint;
 ///
-/// assert!(matches!("[::1]:80".parse(), Ok(Address::Inet(address)) if address.is_ipv6()));
-/// assert_eq!("unix:/run/web.sock".parse(), Ok(Address::Unix("/run/web.sock".into())));
-/// assert_eq!("db.example:5432".parse::<Address>().unwrap().to_string(), "db.example:5432");
+/// assert!(matches!("[::1]:80".parse(), Ok(Endpoint::Inet(address)) if address.is_ipv6()));
+/// assert_eq!("unix:/run/web.sock".parse(), Ok(Endpoint::Unix("/run/web.sock".into())));
+/// assert_eq!("db.example:5432".parse::<Endpoint>().unwrap().to_string(), "db.example:5432");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Address {
+pub enum Endpoint {
     /// A numeric address with its port: `127.0.0.1:80`, `[::1]:80`.
     Inet(SocketAddr),
     /// A host name with a port: `localhost:80`. The name has not been resolved.
@@ -29,20 +29,20 @@ pub enum Address {
     Unix(String),
 }
 
-/// The reason why a text is not a valid [`Address`].
+/// The reason why a text is not a valid [`Endpoint`].
 ///
 /// # Examples
 ///
 /// ```
-/// use release_core::config::Address;
+/// use release_core::config::Endpoint;
 ///
-/// let error = "db.example:65536".parse::<Address>().unwrap_err();
+/// let error = "db.example:65536".parse::<Endpoint>().unwrap_err();
 /// assert_eq!(error.to_string(), "a port is at most 65535");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError(pub(super) &'static str);
 
-impl Address {
+impl Endpoint {
     /// Parses a text. Returns the address, the reason why it is invalid, or `None` if the text is
     /// not meant as an address.
     pub(super) fn recognize(text: &str) -> Option<Result<Self, AddressError>> {
@@ -74,7 +74,7 @@ fn is_host(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(allowed)
 }
 
-impl FromStr for Address {
+impl FromStr for Endpoint {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
@@ -83,7 +83,7 @@ impl FromStr for Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(f),
@@ -101,7 +101,7 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-impl<'de> Deserialize<'de> for Address {
+impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }

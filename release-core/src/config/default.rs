@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use super::{Address, Regexp, Value};
+use super::{Endpoint, Regexp, Value};
 
 /// Creates a keyword.
 ///
@@ -171,7 +171,7 @@ pub fn mode(bits: u32) -> Value {
 #[must_use]
 #[track_caller]
 pub fn address(text: &str) -> Value {
-    match text.parse::<Address>() {
+    match text.parse::<Endpoint>() {
         Ok(address) => address.into(),
         Err(error) => panic!("the default {text} is no address: {error}"),
     }

@@ -8,7 +8,7 @@ use std::str::CharIndices;
 use super::error::Problems;
 use super::source::{Source, Span};
 use super::value::is_plain;
-use super::{Address, Value, number};
+use super::{Endpoint, Value, number};
 
 mod quoted;
 
@@ -153,7 +153,7 @@ impl<'a> Lexer<'a> {
             let span = Span { bytes: span.bytes.start..path.bytes.end, ..span };
             return match token {
                 Token::Value(Value::String(path)) if !path.is_empty() => {
-                    (Token::Value(Value::Address(Address::Unix(path))), span)
+                    (Token::Value(Value::Address(Endpoint::Unix(path))), span)
                 }
                 Token::Wrong => (Token::Wrong, span),
                 _ => self.wrong(
@@ -189,7 +189,7 @@ impl<'a> Lexer<'a> {
         let port = word_length(&tail[2..]);
         let span = self.take(1 + inside + 2 + port);
         match self.source.slice(&span).parse() {
-            Ok(address) => (Token::Value(Value::Address(Address::Inet(address))), span),
+            Ok(address) => (Token::Value(Value::Address(Endpoint::Inet(address))), span),
             Err(_) => {
                 let message = format!(
                     "`{}` is no value: an IPv6 address with a port is written [::1]:80",

@@ -147,7 +147,7 @@ impl Config {
     }
 
     /// Returns a global value as your type: a number of any size, `String`, `&str`, `PathBuf`,
-    /// `Duration`, [`Regexp`](super::Regexp), [`Address`](super::Address), an enum for a keyword, a
+    /// `Duration`, [`Regexp`](super::Regexp), [`Endpoint`](super::Endpoint), an enum for a keyword, a
     /// `Vec` of those, an `Option` for an optional key.
     ///
     /// # Errors

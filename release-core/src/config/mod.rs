@@ -82,7 +82,7 @@ mod units;
 pub mod validation;
 mod value;
 
-pub use address::{Address, AddressError};
+pub use address::{AddressError, Endpoint};
 pub use error::{Errors, Level, Problem};
 pub use live::{Change, Live, check};
 pub use loaded::{Config, Section};

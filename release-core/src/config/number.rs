@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::printable::shortened;
 use super::units::{SIZES, TIMES};
-use super::{Address, Value};
+use super::{Endpoint, Value};
 
 const UNITS: &str = "units of time are ms, s, m, h, d; of size B, KB, MB, GB, TB (1000) and KiB, MiB, GiB, TiB (1024)";
 
 /// Parses a word that begins with a digit, a minus or a point. Returns its value, or the error.
 pub(super) fn parse(word: &str) -> Result<Value, String> {
-    if let Some(address) = Address::recognize(word) {
+    if let Some(address) = Endpoint::recognize(word) {
         return address.map(Value::Address).map_err(|error| error.to_string());
     }
     let number = Number::split(word).ok_or_else(|| unknown(word))?;

@@ -10,7 +10,7 @@ use super::error::Problems;
 use super::lex::{Lexer, Token};
 use super::printable::shortened;
 use super::source::{Place, Source, Span};
-use super::{Address, Value};
+use super::{Endpoint, Value};
 
 /// A section of the file as written. Each file begins with a section of global keys.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ impl<'a> Parser<'a> {
     /// Parses a word in place of a value.
     fn bare(&mut self, span: &Span) -> Found<Value> {
         let word = self.source.slice(span);
-        match (word, Address::recognize(word)) {
+        match (word, Endpoint::recognize(word)) {
             ("true", _) => Ok(Value::Bool(true)),
             ("false", _) => Ok(Value::Bool(false)),
             (_, None) => Ok(Value::Keyword(word.to_owned())),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::printable::{is_hidden, shortened};
 use super::units::{write_duration, write_size};
-use super::{Address, Regexp};
+use super::{Endpoint, Regexp};
 
 /// A value of a configuration file.
 ///
@@ -43,7 +43,7 @@ pub enum Value {
     Size(u64),
     /// An address to listen on or connect to: `127.0.0.1:80`, `[::1]:80`, `host:80`,
     /// `unix:/run/web.sock`.
-    Address(Address),
+    Address(Endpoint),
     /// The permission bits of a file: a zero with three or four octal digits, `0640`.
     Mode(u32),
     /// Values between brackets, of one kind unless a validation accepts others.
@@ -294,13 +294,13 @@ impl Value {
     /// # Examples
     ///
     /// ```
-    /// use release_core::config::{Address, default};
+    /// use release_core::config::{Endpoint, default};
     ///
     /// let value = default::address("db.example:5432");
-    /// assert_eq!(value.as_address(), Some(&Address::Host("db.example".to_owned(), 5432)));
+    /// assert_eq!(value.as_address(), Some(&Endpoint::Host("db.example".to_owned(), 5432)));
     /// ```
     #[must_use]
-    pub fn as_address(&self) -> Option<&Address> {
+    pub fn as_address(&self) -> Option<&Endpoint> {
         if let Self::Address(address) = self { Some(address) } else { None }
     }
 
@@ -384,7 +384,7 @@ impl fmt::Display for Value {
             Self::Keyword(word) => f.write_str(word),
             Self::Duration(duration) => write_duration(f, *duration),
             Self::Size(bytes) => write_size(f, *bytes),
-            Self::Address(Address::Unix(path)) if !path.chars().all(is_plain) => {
+            Self::Address(Endpoint::Unix(path)) if !path.chars().all(is_plain) => {
                 f.write_str("unix:")?;
                 write_string(f, path.as_bytes())
             }
@@ -447,7 +447,7 @@ macro_rules! from {
 
 from! {
     bool => Bool, i64 => Int, i32 => Int, u32 => Int, f64 => Float, &str => String,
-    String => String, Regexp => Regexp, Duration => Duration, Address => Address,
+    String => String, Regexp => Regexp, Duration => Duration, Endpoint => Address,
 }
 
 impl<T: Into<Self>> From<Vec<T>> for Value {

@@ -191,6 +191,20 @@ impl<A> fmt::Debug for Serve<A> {
 impl<A: Address> Serve<A> {
     /// Sets the maximum number of open connections, at least 1. Further connections wait in the
     /// kernel's queue. By default, the descriptor limit of the process is the only bound.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Passive, Socket};
+    /// use release_core::{Me, http};
+    ///
+    /// async fn serve(me: &Me, listener: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     http::serve(me, listener, axum::Router::new()).connections(10_000).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = (serve, Duration::ZERO);
+    /// ```
     pub fn connections(mut self, most: usize) -> Self {
         self.accepting = self.accepting.connections(most);
         self
@@ -200,6 +214,20 @@ impl<A: Address> Serve<A> {
     /// a connection, from the accept. 5 seconds by default.
     ///
     /// A slower connection is closed. The limit should be less than the master's stop deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Passive, Socket};
+    /// use release_core::{Me, http};
+    ///
+    /// async fn serve(me: &Me, listener: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     http::serve(me, listener, axum::Router::new()).header_timeout(Duration::from_secs(2)).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = (serve, Duration::ZERO);
+    /// ```
     pub fn header_timeout(mut self, time: Duration) -> Self {
         self.limits.header = time.min(LONGEST);
         self
@@ -209,6 +237,20 @@ impl<A: Address> Serve<A> {
     ///
     /// A proxy in front of the server should close its idle connections earlier: then no request
     /// meets a connection that is being closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Passive, Socket};
+    /// use release_core::{Me, http};
+    ///
+    /// async fn serve(me: &Me, listener: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     http::serve(me, listener, axum::Router::new()).idle_timeout(Duration::from_secs(120)).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = (serve, Duration::ZERO);
+    /// ```
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.limits.idle = time.min(LONGEST);
         self
@@ -219,6 +261,20 @@ impl<A: Address> Serve<A> {
     ///
     /// Longer than the pauses of most clients is best: the first answer in that time tells a client
     /// to take another connection. The linger delays the end of the old worker, not the reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::net::{Inet, Passive, Socket};
+    /// use release_core::{Me, http};
+    ///
+    /// async fn serve(me: &Me, listener: Socket<Passive, Inet>) -> std::io::Result<()> {
+    ///     http::serve(me, listener, axum::Router::new()).linger(Duration::from_secs(3)).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = (serve, Duration::ZERO);
+    /// ```
     pub fn linger(mut self, time: Duration) -> Self {
         self.limits.linger = time.min(LONGEST);
         self

@@ -137,6 +137,17 @@ impl<W: Request, P> Jobs<W, P> {
     }
 
     /// Sets how many jobs a worker may have in hand at a time; 1 by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::jobs::Jobs;
+    ///
+    /// let jobs = Jobs::<String>::new().per_worker(8);
+    /// let workers = Workers::same_executable("echo", 4).requests().jobs(&jobs);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn per_worker(self, jobs: usize) -> Self {
         self.shared.lock().schedule.per_worker = jobs.max(1);
@@ -144,6 +155,17 @@ impl<W: Request, P> Jobs<W, P> {
     }
 
     /// Sets how many jobs may wait for a worker; 1024 by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::jobs::Jobs;
+    ///
+    /// let jobs = Jobs::<String>::new().queue(100);
+    /// let workers = Workers::same_executable("echo", 4).requests().jobs(&jobs);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn queue(self, jobs: usize) -> Self {
         self.shared.lock().schedule.queue_limit = jobs.max(1);
@@ -193,6 +215,18 @@ impl<W: Request, P> Jobs<W, P> {
 
 impl<W: Request + Sync, P: Send + 'static> Jobs<W, P> {
     /// Submits a job, which waits for room if the queue is full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::jobs::{JobError, Jobs};
+    ///
+    /// async fn run(jobs: &Jobs<String>, job: String) -> Result<String, JobError> {
+    ///     jobs.submit(job).await
+    /// }
+    /// # let _ = (run, Duration::ZERO);
+    /// ```
     pub fn submit(&self, job: W) -> Submission<W, P> {
         self.submit_with(|_| job)
     }

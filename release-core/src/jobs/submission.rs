@@ -69,6 +69,18 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
     ///
     /// A worker that takes longer is regarded as hung: its request is cancelled, it gets no new job,
     /// and it is killed and restarted as soon as it has no other job in hand.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::jobs::{JobError, Jobs};
+    ///
+    /// async fn run(jobs: &Jobs<String>, job: String) -> Result<String, JobError> {
+    ///     jobs.submit(job).timeout(Duration::from_secs(5)).await
+    /// }
+    /// # let _ = (run, Duration::ZERO);
+    /// ```
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
         self
@@ -77,6 +89,18 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
     /// Sets how often the job may be given to a worker; 1 by default. Another attempt follows when a
     /// worker has crashed, exited or hung with the job in hand, and begins after that process has
     /// exited. A refusal is final.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::jobs::{JobError, Jobs};
+    ///
+    /// async fn run(jobs: &Jobs<String>, job: String) -> Result<String, JobError> {
+    ///     jobs.submit(job).attempts(2).await
+    /// }
+    /// # let _ = (run, Duration::ZERO);
+    /// ```
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.spec.attempts = attempts;
         self
@@ -84,6 +108,18 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
 
     /// Runs the jobs of an equal key one after the other, in the order of the calls of
     /// [`submit`](super::Jobs::submit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::jobs::{JobError, Jobs};
+    ///
+    /// async fn run(jobs: &Jobs<String>, job: String) -> Result<String, JobError> {
+    ///     jobs.submit(job).key("reports").await
+    /// }
+    /// # let _ = (run, Duration::ZERO);
+    /// ```
     pub fn key(mut self, key: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);

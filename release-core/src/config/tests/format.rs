@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::value;
 use crate::config::validation::{self, float_list, int, int_in_range, int_list, list_of, mode};
-use crate::config::{Address, Config, Kind, Regexp, Spec, Value, default, key};
+use crate::config::{Config, Endpoint, Kind, Regexp, Spec, Value, default, key};
 
 fn string(text: &str) -> Value {
     Value::String(text.to_owned())
@@ -123,15 +123,15 @@ fn durations_and_sizes() {
 #[test]
 fn addresses() {
     for text in ["127.0.0.1:80", "[::1]:80", "[fe80::1%3]:80", "0.0.0.0:0"] {
-        let address = Address::Inet(text.parse().expect("an address"));
+        let address = Endpoint::Inet(text.parse().expect("an address"));
         assert_eq!(value(text), Ok(Value::Address(address)), "{text}");
     }
     for (text, host) in [("localhost:8080", "localhost"), ("a-b.example:8080", "a-b.example")] {
-        assert_eq!(value(text), Ok(Address::Host(host.into(), 8080).into()), "{text}");
+        assert_eq!(value(text), Ok(Endpoint::Host(host.into(), 8080).into()), "{text}");
     }
-    assert_eq!(value("unix:/run/x.sock"), Ok(Address::Unix("/run/x.sock".into()).into()));
-    assert_eq!(value("unix:@abstract"), Ok(Address::Unix("@abstract".into()).into()));
-    assert_eq!(value("unix:\"/run/a b\""), Ok(Address::Unix("/run/a b".into()).into()));
+    assert_eq!(value("unix:/run/x.sock"), Ok(Endpoint::Unix("/run/x.sock".into()).into()));
+    assert_eq!(value("unix:@abstract"), Ok(Endpoint::Unix("@abstract".into()).into()));
+    assert_eq!(value("unix:\"/run/a b\""), Ok(Endpoint::Unix("/run/a b".into()).into()));
     for (text, reason) in [
         ("127.0.0.1:65536", "a port is at most 65535"),
         ("localhost:99999", "a port is at most 65535"),

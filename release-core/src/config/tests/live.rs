@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ErrorKind;
 use crate::config::validation::int_in_range;
-use crate::config::{Address, Config, Live, Regexp, Spec, Value, check, default, key};
+use crate::config::{Config, Endpoint, Live, Regexp, Spec, Value, check, default, key};
 
 fn spec() -> Spec {
     Spec::new()
@@ -149,7 +149,7 @@ fn a_dump_shows_where_values_come_from() {
                 key("minutes").default(Duration::from_secs(120)),
                 key("size").default(default::size(65536)),
                 key("odd").default(default::size(1000)),
-                key("address").default(Value::from(Address::Unix("/run/a b".into()))),
+                key("address").default(Value::from(Endpoint::Unix("/run/a b".into()))),
                 key("bytes").default(Value::Bytes(b"caf\xe9".to_vec())),
                 key("list").default(vec![vec![1, 2], vec![3]]),
             ],

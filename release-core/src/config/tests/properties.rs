@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::config::{Address, Config, Regexp, Spec, Value, fuzz, key};
+use crate::config::{Config, Endpoint, Regexp, Spec, Value, fuzz, key};
 
 fn check(text: &[u8]) {
     fuzz::parse(text);
@@ -74,14 +74,14 @@ fn value() -> impl Strategy<Value = Value> {
             .prop_map(|(seconds, rest)| Value::Duration(Duration::new(seconds, rest))),
         any::<u64>().prop_map(Value::Size),
         any::<(u32, u16)>().prop_map(|(ip, port)| {
-            Value::Address(Address::Inet((std::net::Ipv4Addr::from(ip), port).into()))
+            Value::Address(Endpoint::Inet((std::net::Ipv4Addr::from(ip), port).into()))
         }),
         any::<(u128, u16)>().prop_map(|(ip, port)| {
-            Value::Address(Address::Inet((std::net::Ipv6Addr::from(ip), port).into()))
+            Value::Address(Endpoint::Inet((std::net::Ipv6Addr::from(ip), port).into()))
         }),
         any::<String>()
             .prop_filter("a path", |path| !path.is_empty())
-            .prop_map(|path| Value::Address(Address::Unix(path))),
+            .prop_map(|path| Value::Address(Endpoint::Unix(path))),
     ];
     leaf.prop_flat_map(|leaf| {
         let list = Value::List(vec![leaf.clone(), leaf.clone()]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::messages;
-use crate::config::{Address, Config, Regexp, Spec, default, key};
+use crate::config::{Config, Endpoint, Regexp, Spec, default, key};
 
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -16,7 +16,7 @@ struct Settings {
     user: String,
     log_level: Level,
     ratio: f32,
-    proxy: Option<Address>,
+    proxy: Option<Endpoint>,
     web: Web,
     limits: BTreeMap<String, u64>,
 }
@@ -51,7 +51,7 @@ fn spec() -> Spec {
             "web",
             [
                 key("root").default("/srv"),
-                key("listen").default(vec![Address::Inet(([127, 0, 0, 1], 80).into())]),
+                key("listen").default(vec![Endpoint::Inet(([127, 0, 0, 1], 80).into())]),
                 key("timeout").default(Duration::from_millis(1500)),
                 key("retry").optional(),
                 key("names").default(default::regexp("^a$")),
@@ -73,7 +73,7 @@ fn the_whole_file() {
         user: "x".into(),
         log_level: Level::Info,
         ratio: 0.5,
-        proxy: Some(Address::Host("db".into(), 1)),
+        proxy: Some(Endpoint::Host("db".into(), 1)),
         web: Web {
             root: "/srv".into(),
             listen: vec!["[::1]:8080".parse().unwrap()],
