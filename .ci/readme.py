@@ -1,8 +1,9 @@
-"""Runs every shell block of README.md; with `--terminal`, on a pseudo terminal, as a person would.
+"""Runs the shell blocks of README.md and docs/TUTORIAL.md; with `--terminal`, on a pseudo terminal, as a person.
 
 A comment in front of a block says how: `background PLACE` starts it, waits until somebody listens at
 the port or path and stops it after the next block; `until-interrupted TEXT` interrupts each line after
-it has printed the text; `tested` was run by another step; anything else runs to its end and must succeed.
+it has printed the text; `file NAME` writes it; `tested` was run by another step; anything else runs to
+its end and must succeed. The tutorial runs in a package of its own, which finds the crates here.
 
 On the terminal, Ctrl-C is typed, what is printed must be no panic and no complaint, colours are there, and with
 NO_COLOR they are not.
@@ -11,12 +12,16 @@ NO_COLOR they are not.
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+
+ROOT = os.getcwd()
 
 DEADLINE = 600
 ON_TERMINAL = "--terminal" in sys.argv
@@ -26,8 +31,11 @@ COMPLAINTS = [b"panicked", b"RUST_BACKTRACE", b"not enabled", b"error sending", 
 
 
 def blocks(text):
-    pattern = r"(?:<!-- ci: ([^\n]*) -->\n)?```sh\n(.*?)```"
-    return re.findall(pattern, text, re.DOTALL)
+    """How each block runs, and its text; of other languages than sh those that are files."""
+    pattern = r"(?:<!-- ci: ([^\n]*) -->\n)?^```(\S+)\n(.*?)^```"
+    for how, language, block in re.findall(pattern, text, re.DOTALL | re.MULTILINE):
+        if language == "sh" or how.startswith("file "):
+            yield how, block
 
 
 class Command:
@@ -142,6 +150,12 @@ def run(how, block, background):
     word, _, argument = how.partition(" ")
     if word == "tested":
         return background
+    if word == "file":
+        # A reader has the package from the registry; here it is beside.
+        here = f'release-rs = {{ path = "{ROOT}/release", '
+        with open(argument, "w", encoding="utf-8") as file:
+            file.write(block.replace("release-rs = { ", here))
+        return background
     if word == "background":
         background.append(Command(block))
         wait_until(f"nothing listens at {argument}", background[0], lambda: listens(argument))
@@ -159,15 +173,53 @@ def run(how, block, background):
     return background
 
 
-def main():
+def run_page(page):
     background = []
     try:
-        with open("README.md", encoding="utf-8") as readme:
-            for how, block in blocks(readme.read()):
-                background = run(how, block, background)
+        for how, block in blocks(page):
+            background = run(how, block, background)
     finally:
         for command in background:
             command.kill()
+
+
+# What the tutorial has from the registry is here, and built already for the most part: it needs no network.
+CONFIGURATION = """\
+[net]
+offline = true
+
+[build]
+target-dir = "{root}/target"
+
+[profile.dev]
+debug = "line-tables-only"
+"""
+
+
+def run_tutorial(root, page):
+    subprocess.run(["cargo", "build", "-q", "--locked", "-p", "release-cli"], check=True)
+    os.environ["PATH"] = f"{root}/target/debug:{os.environ['PATH']}"
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        os.makedirs("src")
+        os.makedirs(".cargo")
+        shutil.copy(f"{root}/Cargo.lock", "Cargo.lock")
+        with open(".cargo/config.toml", "w", encoding="utf-8") as file:
+            file.write(CONFIGURATION.format(root=root))
+        run_page(page)
+        os.chdir(root)
+
+
+def main():
+    pages = [name for name in sys.argv[1:] if not name.startswith("-")] or ["README.md", "docs/TUTORIAL.md"]
+    root = os.getcwd()
+    for name in pages:
+        with open(name, encoding="utf-8") as file:
+            page = file.read()
+        if "ci: file src/main.rs" in page:
+            run_tutorial(root, page)
+        else:
+            run_page(page)
 
 
 main()

@@ -51,9 +51,8 @@ fn master(options: &Options) -> Exit {
 }
 
 async fn worker(me: Me) -> Result<(), BoxError> {
-    let me = Arc::new(me);
     let counter = Arc::new(AtomicU64::new(0));
-    let router = Router::new().route("/", get(hello)).with_state((Arc::clone(&me), counter));
+    let router = Router::new().route("/", get(hello)).with_state((me.clone(), counter));
     let listener = me.listener::<Inet>("http")?;
     me.ready()?;
     http::serve(&me, listener, router).connections(1000).await?;
@@ -61,7 +60,7 @@ async fn worker(me: Me) -> Result<(), BoxError> {
 }
 
 async fn hello(
-    State((me, counter)): State<(Arc<Me>, Arc<AtomicU64>)>,
+    State((me, counter)): State<(Me, Arc<AtomicU64>)>,
     Extension(peer): Extension<SocketAddr>,
 ) -> String {
     let (id, pid) = (me.id(), std::process::id());

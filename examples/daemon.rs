@@ -4,7 +4,7 @@
 // ```sh
 // cargo build --example daemon
 // target/debug/examples/daemon /tmp/daemon.pid /tmp/daemon.log   # comes back when it is up
-// mv /tmp/daemon.log /tmp/daemon.log.1 && kill -USR2 $(cat /tmp/daemon.pid)
+// mv /tmp/daemon.log /tmp/daemon.log.1 && kill -USR1 $(cat /tmp/daemon.pid)
 // kill $(cat /tmp/daemon.pid)
 // ```
 

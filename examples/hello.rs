@@ -12,7 +12,7 @@ impl Request for Hello {
 }
 
 fn main() -> Exit {
-    // The same executable is the master or a worker, depending on who started it.
+    // The same executable is the master or a worker, depending on how it was started.
     if is_worker() { me().run(driver, worker) } else { master() }
 }
 

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
-use release::ipc::{Descriptor, Never, Postcard, Refused, Request, connect_with_descriptors};
+use release::ipc::{ConnectOptions, Descriptor, Never, Postcard, Refused, Request};
 use release::net::{Active, Inet, Passive, Socket, Unix};
 use release::rt::{Driver, Rt, run};
 use release::{Error, ErrorKind, Exit, Master, MasterHandle, driver, log};
@@ -148,15 +148,20 @@ fn serve(path: PathBuf, policy: Policy) -> Exit {
 }
 
 async fn broker(master: MasterHandle, path: PathBuf, policy: Arc<Policy>) -> Result<(), Error> {
-    let (rt, path) = (master.rt().clone(), Unix::path(path));
+    let (rt, address) = (master.rt().clone(), Unix::path(&path));
     // Everybody may ask; the policy decides.
-    let socket = Socket::unconnected(&path)?.mode(0o666)?.bind(&path)?.listen(&rt, 16)?;
-    tracing::info!(socket = %path, "ports are given out");
+    let socket = Socket::unconnected(&address)?.mode(0o666)?.bind(&address)?.listen(&rt, 16)?;
+    tracing::info!(socket = %address, "ports are given out");
+    let stopping = async move {
+        master.stopping().await;
+        // While it listens: the next broker replaces no socket that is in use.
+        let _ = std::fs::remove_file(path);
+    };
     let serving = socket
         .accept_loop()
         .connections(CLIENTS)
         .timeout(CLIENT_TIME)
-        .until(master.stopping())
+        .until(stopping)
         .stop_deadline(Duration::from_secs(1))
         .run(move |client| answer(rt.clone(), client, Arc::clone(&policy)));
     let ended = serving.await;
@@ -172,13 +177,9 @@ async fn answer(rt: Rt, client: Socket<Active, Unix>, policy: Arc<Policy>) -> io
     };
     let policy = Arc::clone(&admitted.policy);
     let open = move |Port(port)| std::future::ready(policy.open(uid, port));
-    let (_, serving) = connect_with_descriptors::<Never, Port, _, _, _>(
-        &rt,
-        client.into_descriptor()?,
-        Postcard,
-        DESCRIPTORS,
-        open,
-    )?;
+    let options = ConnectOptions::new().descriptors(DESCRIPTORS);
+    let (_, serving) =
+        options.connect::<Never, Port, _, _, _>(&rt, client.into_descriptor()?, Postcard, open)?;
     // However the client ends it.
     serving.await;
     Ok(())
@@ -202,14 +203,12 @@ async fn ask(rt: &Rt, path: PathBuf, port: u16) -> Result<Socket<Passive, Inet>,
     let broker = Socket::unconnected(&path)?;
     let cannot_ask = |error| failed(&format!("cannot ask the broker at {path}"), error);
     let broker = broker.connect(rt, &path, CLIENT_TIME).await.map_err(cannot_ask)?;
-    let (broker, _serving) = connect_with_descriptors::<Port, Never, _, _, _>(
-        rt,
-        broker.into_descriptor().map_err(cannot_ask)?,
-        Postcard,
-        DESCRIPTORS,
-        |never: Never| async move { match never {} },
-    )
-    .map_err(cannot_ask)?;
+    let refuse = |never: Never| async move { match never {} };
+    let socket = broker.into_descriptor().map_err(cannot_ask)?;
+    let (broker, _serving) = ConnectOptions::new()
+        .descriptors(DESCRIPTORS)
+        .connect::<Port, Never, _, _, _>(rt, socket, Postcard, refuse)
+        .map_err(cannot_ask)?;
     let answer = broker.call_within(CLIENT_TIME, &Port(port)).await;
     let no_port = |error| Error::new(ErrorKind::Program, "got no port").caused_by(error);
     // What came is checked: a socket for TCP that listens.

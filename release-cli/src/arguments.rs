@@ -1,12 +1,14 @@
 //! The command line of `release`.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
+use release_core::rt::local::Local;
+use release_core::{Error, Me, is_worker, me};
 
-use crate::{ctl, daemon, generated, run, socketmaster};
+use crate::{ctl, daemon, generated, probe, run, socketmaster};
 
 /// Workers, readiness and restarts without downtime, for any program
 #[derive(Debug, Parser)]
@@ -33,6 +35,7 @@ enum Command {
     Run(Box<run::Options>),
     Ctl(ctl::Options),
     Daemon(daemon::Options),
+    Probe(Box<probe::Options>),
     #[command(hide = true)]
     Man(generated::Man),
     #[command(hide = true)]
@@ -42,16 +45,29 @@ enum Command {
 /// The program `release`. Misuse of the command line ends it with status 2.
 #[must_use]
 pub fn release() -> ExitCode {
+    if std::env::args_os().len() == 1 && is_worker() {
+        return worker();
+    }
     let parsed = Arguments::try_parse().unwrap_or_else(|error| explained(error).exit());
     match parsed.command {
         Command::Run(options) => run::run(*options),
         Command::Ctl(options) => ctl::run(options),
         Command::Daemon(options) => daemon::run(options),
+        Command::Probe(options) => probe::run(*options),
         Command::Man(man) => man.write([Arguments::command(), socketmaster::command()]),
         Command::Completions(completions) => {
             completions.print([Arguments::command(), socketmaster::command()])
         }
     }
+}
+
+/// The worker of `release run --http`: the only one of this program, and the library knows it.
+fn worker() -> ExitCode {
+    me().run(Local::new, |me: Me| async move {
+        me.stopping().await;
+        Ok::<(), Error>(())
+    })
+    .report()
 }
 
 /// Returns a hint for a command line with the program but without `--`.
@@ -87,7 +103,7 @@ mod tests {
             );
         }
         for words in
-            [&["release", "run", "--listn", "x"][..], &["release", "ctl", "scale", "1", "2"]]
+            [&["release", "run", "--listn", "x"][..], &["release", "ctl", "scale", "1", "2", "3"]]
         {
             let said = message(words);
             assert!(!said.contains("stand behind"), "{said}");

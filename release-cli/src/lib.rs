@@ -10,6 +10,7 @@ mod ctl;
 mod daemon;
 mod generated;
 mod output;
+mod probe;
 mod run;
 mod socketmaster;
 mod variables;

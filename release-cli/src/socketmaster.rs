@@ -9,7 +9,8 @@ use release_core::net::ListenOn;
 use release_core::rt::local::Local;
 use release_core::supervise::{ReloadPolicy, Respawn, RestartPolicy};
 use release_core::{
-    Error, ErrorKind, Exit, Master, OutputFormat, Readiness, StopSignal, WorkerInfo, Workers, log,
+    Error, ErrorKind, Exit, Master, MasterSignal, OutputFormat, Readiness, SignalAction,
+    StopSignal, WorkerInfo, Workers, log,
 };
 
 use crate::output;
@@ -26,7 +27,8 @@ Options may have one dash or two, and their value after `=` or a blank.
 
 The command finds the socket as its descriptor 3, named by EINHORN_FDS and LISTEN_FDS. HUP starts it
 once more, waits for -start, and then sends HUP to the process before, which is to finish and exit;
-when the new one ends in that time, the old one goes on. INT, TERM and QUIT are passed on.
+when the new one ends in that time, the old one goes on. USR1 does the same after a new version of
+socketmaster itself has taken the place of this one. INT, TERM and QUIT are passed on.
 socketmaster ends when all its processes have: with status 0, or 1 when one has failed.
 
 Examples:
@@ -34,7 +36,8 @@ Examples:
   sudo socketmaster -listen=tcp://:80 -command=/usr/lib/app/server -user=www-data -syslog -- -v"
 )]
 struct Options {
-    /// Listen there: tcp://HOST:PORT, tcp4://, tcp6://, unix://PATH; may be repeated
+    /// Listen there: tcp://HOST:PORT, tcp4://, tcp6://, unix://PATH, udp://HOST:PORT, unixgram://PATH,
+    /// unixseq://PATH; may be repeated
     #[arg(long, value_name = "URI", default_value = "tcp://:8080")]
     listen: Vec<ListenOn>,
     /// The program
@@ -127,7 +130,8 @@ fn prepare(options: Options) -> Result<Master, Error> {
         true => workers.output(output::to_log(prefix)),
         false => workers.output_format(OutputFormat::Prefixed(prefix)),
     };
-    Ok(Master::new().workers(workers).forward_signals().stop_deadline(Duration::MAX))
+    let master = Master::new().workers(workers).forward_signals().stop_deadline(Duration::MAX);
+    Ok(master.signal(MasterSignal::Usr1, SignalAction::Upgrade))
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use serde::{Deserialize, Serialize};
 
+use crate::kept;
 use crate::start_files::looked_up;
-use crate::sys::creds::Credentials;
+use crate::sys::creds::ProcessCredentials;
 
 /// The data of one account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) name: String,
     uid: u32,
@@ -22,10 +22,17 @@ pub(crate) struct Account {
     pub(crate) shell: PathBuf,
 }
 
-impl From<User> for Account {
+impl From<User> for kept::Account {
     fn from(user: User) -> Self {
         let User { name, uid, gid, dir: home, shell, .. } = user;
         Self { name, uid: uid.as_raw(), gid: gid.as_raw(), home, shell }
+    }
+}
+
+impl From<kept::Account> for Account {
+    fn from(kept: kept::Account) -> Self {
+        let kept::Account { name, uid, gid, home, shell } = kept;
+        Self { name, uid, gid, home, shell }
     }
 }
 
@@ -40,11 +47,19 @@ impl Account {
 }
 
 pub(crate) fn user_named(name: &str) -> Result<Option<Account>, Errno> {
-    looked_up(&format!("user:{name}"), || Ok(User::from_name(name)?.map(Account::from)))
+    account(&format!("user:{name}"), || User::from_name(name))
 }
 
 pub(crate) fn user_numbered(uid: Uid) -> Result<Option<Account>, Errno> {
-    looked_up(&format!("uid:{uid}"), || Ok(User::from_uid(uid)?.map(Account::from)))
+    account(&format!("uid:{uid}"), || User::from_uid(uid))
+}
+
+fn account(
+    question: &str,
+    look_up: impl FnOnce() -> Result<Option<User>, Errno>,
+) -> Result<Option<Account>, Errno> {
+    let found = looked_up(question, || Ok(look_up()?.map(kept::Account::from)))?;
+    Ok(found.map(Account::from))
 }
 
 pub(crate) fn group_named(name: &str) -> Result<Option<Gid>, Errno> {
@@ -93,7 +108,7 @@ impl std::error::Error for AccountError {}
 
 /// Looks up an account by its login name, with the groups that `initgroups` would set, or by its
 /// number. Numbers without an account are accepted as a user and a group, see [`of_numbers`].
-pub(crate) fn credentials(name: &str) -> Result<Credentials, AccountError> {
+pub(crate) fn credentials(name: &str) -> Result<ProcessCredentials, AccountError> {
     let unknown = || AccountError::Unknown(name.to_owned());
     let lookup = |errno| AccountError::Lookup(name.to_owned(), errno);
     if name.contains('\0') {
@@ -115,7 +130,7 @@ pub(crate) fn credentials(name: &str) -> Result<Credentials, AccountError> {
     if uid.is_root() || gid.as_raw() == 0 || is_unchanged(uid, gid) {
         return Err(AccountError::Privileged(name.to_owned()));
     }
-    Ok(Credentials {
+    Ok(ProcessCredentials {
         name: name.to_owned(),
         uid,
         gid,
@@ -128,7 +143,7 @@ pub(crate) fn credentials(name: &str) -> Result<Credentials, AccountError> {
 
 /// Returns a user and a group by their numbers, without other groups. If an account has this
 /// number, its home and name are included.
-fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<Credentials, AccountError> {
+fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<ProcessCredentials, AccountError> {
     if uid.is_root() || gid.as_raw() == 0 {
         return Err(AccountError::Privileged(name.to_owned()));
     }
@@ -139,7 +154,7 @@ fn of_numbers(name: &str, uid: Uid, gid: Gid) -> Result<Credentials, AccountErro
         None => (PathBuf::from("/"), None),
     };
     let (name, groups, may_change_root) = (name.to_owned(), vec![gid], false);
-    Ok(Credentials { name, uid, gid, groups, home, login, may_change_root })
+    Ok(ProcessCredentials { name, uid, gid, groups, home, login, may_change_root })
 }
 
 /// An id of all ones means "leave unchanged" to setresuid: an account must not have it.

@@ -57,7 +57,8 @@ pub enum ErrorKind {
     AlreadyRunning,
     /// A user, group or privilege is missing or differs from the requested one.
     Privileges,
-    /// A worker could not be started, or failed repeatedly.
+    /// A worker could not be started, or failed repeatedly; or a child of
+    /// [`MasterHandle::spawn`](crate::MasterHandle::spawn) could not be started.
     Worker,
     /// A change of the running master was refused or rolled back: the previous state remains.
     Change,

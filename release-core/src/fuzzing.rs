@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::ipc::hello::{Agreed, Hello, PROTOCOL};
+use crate::ipc::ring::{RingReader, RingWriter, words_for};
 use crate::ipc::shape::Rule;
 use crate::ipc::{
     Codec, FrameTooLong, Header, Inbox, Outbox, Postcard, Shape, Text, add_descriptors,
@@ -90,6 +93,63 @@ fn take_all(inbox: &mut Inbox, payloads: &mut Vec<Vec<u8>>) -> Result<(), FrameT
     Ok(())
 }
 
+/// Size of the ring here: small, so that fuzzers get round it.
+const RING: u32 = 64;
+
+/// Writes to and reads from a ring, while another process changes its memory at will: each byte is one
+/// action, and those behind it are what it needs.
+///
+/// # Panics
+///
+/// Panics if bytes get lost although the memory was left alone, or if a number is believed that cannot
+/// be.
+pub fn ring(data: &[u8]) {
+    let memory: Arc<[AtomicU64]> = (0..words_for(RING)).map(|_| AtomicU64::new(0)).collect();
+    let mut writer = RingWriter::new(Arc::clone(&memory));
+    let mut reader = RingReader::new(Arc::clone(&memory));
+    let (mut written, mut read) = (0_u64, 0_u64);
+    let (mut is_intact, mut rest) = (true, data);
+    while let Some((action, tail)) = rest.split_first() {
+        rest = tail;
+        let count = usize::from(action / 4);
+        match action % 4 {
+            0 => {
+                let Ok(room) = writer.room() else {
+                    return assert!(!is_intact, "a good number");
+                };
+                assert!(room <= 64, "more room than the ring has");
+                let bytes: Vec<u8> =
+                    (written..).map(|at| at.to_le_bytes()[0]).take(count.min(room)).collect();
+                writer.write(&bytes);
+                written += bytes.len() as u64;
+                let _ = writer.publish();
+            }
+            1 => {
+                let mut space = [0; 64];
+                let Ok(count) = reader.read(&mut space[..count]) else {
+                    return assert!(!is_intact, "a good number");
+                };
+                let expected = (read..).map(|at| at.to_le_bytes()[0]);
+                let is_right = space[..count].iter().copied().eq(expected.take(count));
+                assert!(is_right || !is_intact, "other bytes than were written");
+                read += count as u64;
+                assert!(read <= written || !is_intact, "bytes that were never written");
+            }
+            2 => {
+                let waits = written > read;
+                let may_sleep = reader.fall_asleep();
+                assert!(!is_intact || may_sleep == Ok(!waits), "sleep although bytes wait");
+            }
+            _ => {
+                let Some((value, tail)) = rest.split_first_chunk() else { return };
+                rest = tail;
+                memory[count % memory.len()].store(u64::from_le_bytes(*value), Ordering::Relaxed);
+                is_intact = false;
+            }
+        }
+    }
+}
+
 /// Reads the header of call mode. Writing it again must give the same bytes.
 ///
 /// # Panics
@@ -108,7 +168,7 @@ pub fn header(payload: &[u8]) {
 
 /// A type with every element that a message may contain.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum Message {
+enum AnyMessage {
     Unit,
     Text(String),
     Bytes(Vec<u8>),
@@ -125,10 +185,10 @@ enum Message {
 /// Panics if a message does not survive.
 pub fn codecs(payload: &[u8]) {
     // Compared by their bytes: a float may be NaN.
-    round::<Postcard, Message>(&Postcard, payload);
+    round::<Postcard, AnyMessage>(&Postcard, payload);
     round::<Postcard, (u32, String, Vec<u64>)>(&Postcard, payload);
     round::<Postcard, Empty>(&Postcard, payload);
-    like_postcard::<Message>(payload);
+    like_postcard::<AnyMessage>(payload);
     like_postcard::<(i8, i16, i32, i64, i128, u16, f64)>(payload);
     round::<Text, i64>(&Text, payload);
     round::<Text, String>(&Text, payload);
@@ -173,7 +233,7 @@ fn like_postcard<T: Debug + Serialize + DeserializeOwned>(payload: &[u8]) {
 pub fn shapes(payload: &[u8]) {
     round::<Postcard, Shape>(&Postcard, payload);
     let Ok(shape) = Codec::<Shape>::decode(&Postcard, payload) else { return };
-    let here = Shape::of::<Message>().unwrap_or_else(|_| Shape::unknown());
+    let here = Shape::of::<AnyMessage>().unwrap_or_else(|_| Shape::unknown());
     for rule in [Rule::Same, Rule::MoreAtTheEnd] {
         assert_eq!(shape.difference(&shape, rule), None, "{shape}");
         let _ = (here.difference(&shape, rule), shape.difference(&here, rule));
@@ -215,10 +275,12 @@ pub fn config_dump(text: &[u8]) {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![b"\x09\0\0\0\x05hello\x04\0\0\0\0\x04\xff\xff\xff\xff".to_vec()];
-    let numbers = Message::Numbers { small: 7, signed: -1, large: u128::MAX, float: 1.5 };
-    let nested = Message::Nested(vec![None, Some((300, vec!["x".to_owned()]))]);
-    let text = Message::Text("caf\u{e9}".to_owned());
-    for message in [Message::Unit, numbers, nested, text, Message::Character('\u{1f600}', true)] {
+    let numbers = AnyMessage::Numbers { small: 7, signed: -1, large: u128::MAX, float: 1.5 };
+    let nested = AnyMessage::Nested(vec![None, Some((300, vec!["x".to_owned()]))]);
+    let text = AnyMessage::Text("caf\u{e9}".to_owned());
+    for message in
+        [AnyMessage::Unit, numbers, nested, text, AnyMessage::Character('\u{1f600}', true)]
+    {
         let mut payload = Vec::new();
         assert!(Postcard.encode(&message, &mut payload).is_ok());
         seeds.push(payload);
@@ -237,7 +299,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     assert!(Postcard.encode(&hello, &mut payload).is_ok());
     seeds.push(payload);
     let mut payload = Vec::new();
-    let shape = Shape::of::<Message>().and_then(|shape| Postcard.encode(&shape, &mut payload));
+    let shape = Shape::of::<AnyMessage>().and_then(|shape| Postcard.encode(&shape, &mut payload));
     assert!(shape.is_ok());
     seeds.push(payload);
     seeds.extend(crate::config::fuzz::SEEDS.map(|text| text.as_bytes().to_vec()));

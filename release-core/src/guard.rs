@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -35,6 +35,9 @@ impl Guard {
 
     /// Guards a function that may block.
     pub(crate) const BLOCKING: Self = Self { hook: "unblock", is_measured: false };
+
+    /// Guards wakers, which may belong to an executor of the application.
+    const WAKER: Self = Self { hook: "a waker", is_measured: false };
 
     /// Guards the program's settings, which are created on another thread.
     pub(crate) const SETTINGS: Self = Self { hook: "settings", is_measured: false };
@@ -63,29 +66,36 @@ impl Guard {
         self,
         function: impl FnOnce() -> F,
     ) -> Result<F::Output, Panicked> {
-        let running = self.run_to_end(async { function().await });
-        running.await.map_err(|payload| Panicked::new(self.hook, payload))
-    }
-
-    /// Like [`run`](Self::run), for a future, with the panic payload.
-    pub(crate) async fn run_to_end<F: Future>(self, future: F) -> Result<F::Output, Payload> {
-        let mut running = pin!(Some(future));
+        // Its only copy: a future inside another one takes memory in both.
+        let mut running = pin!(Some(self.call(function)?));
         let outcome = poll_fn(|cx| {
-            let Some(future) = running.as_mut().as_pin_mut() else { return Poll::Pending };
-            match self.attempt(|| future.poll(cx)) {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-                Err(payload) => Poll::Ready(Err(payload)),
+            let polled = self.attempt(|| {
+                let Some(future) = running.as_mut().as_pin_mut() else { return Poll::Pending };
+                let polled = future.poll(cx);
+                if polled.is_ready() {
+                    running.set(None);
+                }
+                polled
+            });
+            match polled {
+                Ok(polled) => polled.map(Ok),
+                Err(payload) => Poll::Ready(Err(Panicked::new(self.hook, payload))),
             }
         });
         let outcome = outcome.await;
-        if let Err(panicked) = self.call(|| running.set(None)) {
-            log_error!(reason = %panicked, "a future panicked when it was dropped");
-        }
+        self.end(|| running.set(None));
         outcome
     }
 
-    fn attempt<T>(self, function: impl FnOnce() -> T) -> Result<T, Payload> {
+    /// Drops a future that is not polled again.
+    pub(crate) fn end(self, drop: impl FnOnce()) {
+        if let Err(panicked) = self.call(drop) {
+            log_error!(reason = %panicked, "a future panicked when it was dropped");
+        }
+    }
+
+    /// Calls a function, and returns the payload if it panics.
+    pub(crate) fn attempt<T>(self, function: impl FnOnce() -> T) -> Result<T, Payload> {
         let began = self.is_measured.then(coarse_now);
         let outcome = catch_unwind(AssertUnwindSafe(function));
         if let Some(began) = began {
@@ -101,6 +111,14 @@ impl Guard {
             }
         }
         outcome
+    }
+}
+
+/// Wakes all of these tasks, also those behind a waker that panics.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    let mut wakers = wakers.into_iter();
+    while let Err(panicked) = Guard::WAKER.call(|| wakers.by_ref().for_each(Waker::wake)) {
+        log_error!(reason = %panicked, "a task could not be woken");
     }
 }
 
@@ -164,6 +182,9 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use std::panic::panic_any;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     use super::*;
     use crate::rt::Driver;
@@ -179,6 +200,24 @@ mod tests {
             if !std::thread::panicking() {
                 panic_any("bomb");
             }
+        }
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct BadWaker;
+
+    impl Wake for BadWaker {
+        fn wake(self: Arc<Self>) {
+            panic_any("on purpose");
         }
     }
 
@@ -213,6 +252,14 @@ mod tests {
             });
             assert_eq!(dropped.await.unwrap_err().to_string(), "`hook` panicked: bomb");
         });
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_no_other_from_being_woken() {
+        let (first, second) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let bad = || Waker::from(Arc::new(BadWaker));
+        wake_all([bad(), Arc::clone(&first).into(), bad(), bad(), Arc::clone(&second).into()]);
+        assert_eq!([first, second].map(|woken| woken.0.load(Ordering::SeqCst)), [1, 1]);
     }
 
     #[test]

@@ -45,16 +45,20 @@
 //! | to | see |
 //! |---|---|
 //! | describe and run a master | [`Master`], [`Workers`], [`WorkerOptions`] |
+//! | restrict workers | [`Sandbox`] |
 //! | be a worker | [`is_worker`], [`me`], [`Me`] |
 //! | control a running master | [`MasterHandle`], [`ControlSocket`] |
 //! | exchange messages | [`ipc`], [`Decision`] |
+//! | call workers of another group | [`Channel`], [`Workers::channel_to`] |
 //! | have jobs done by any worker | [`jobs`] |
+//! | count, and be measured | [`metrics`], [`MasterHandle::metrics`] |
 //! | set supervision policies, and simulate them | [`supervise`], [`supervise::simulation`] |
 //! | accept and connect | [`net`], [`buffer`], [`bytes`] |
 //! | serve HTTP | `http` (with the feature `http`) |
 //! | read a configuration | [`config`] |
 //! | be a daemon without workers | [`Daemon`] |
 //! | use another executor | [`rt`] |
+//! | test your daemon | `testing` (with the feature `testing`) |
 //!
 //! `docs/FEATURES.md` lists every feature, its place in the code, and its tests. The wire format and many
 //! of the ideas come from the OCaml library Release; its programs and programs of this library can talk to
@@ -84,6 +88,8 @@ pub mod config;
 #[cfg(target_os = "linux")]
 mod daemonize;
 #[cfg(target_os = "linux")]
+mod entry;
+#[cfg(target_os = "linux")]
 mod error;
 #[cfg(target_os = "linux")]
 mod exit;
@@ -100,6 +106,8 @@ pub mod http;
 pub mod ipc;
 #[cfg(target_os = "linux")]
 pub mod jobs;
+#[cfg(target_os = "linux")]
+mod kept;
 #[cfg(feature = "log")]
 #[cfg(target_os = "linux")]
 pub mod log;
@@ -107,6 +115,8 @@ pub mod log;
 mod log_throttle;
 #[cfg(target_os = "linux")]
 mod master;
+#[cfg(target_os = "linux")]
+pub mod metrics;
 #[cfg(target_os = "linux")]
 pub mod net;
 #[cfg(target_os = "linux")]
@@ -117,6 +127,8 @@ mod predecessor;
 mod process;
 #[cfg(target_os = "linux")]
 pub mod rt;
+#[cfg(target_os = "linux")]
+mod sandbox;
 #[cfg(target_os = "linux")]
 mod signals;
 #[cfg(target_os = "linux")]
@@ -131,6 +143,9 @@ pub mod supervise;
 mod sys;
 #[cfg(target_os = "linux")]
 pub mod systemd;
+#[cfg(feature = "testing")]
+#[cfg(target_os = "linux")]
+pub mod testing;
 #[cfg(target_os = "linux")]
 mod trusted;
 #[cfg(target_os = "linux")]
@@ -146,17 +161,23 @@ pub use error::{Error, ErrorKind};
 pub use exit::Exit;
 #[cfg(target_os = "linux")]
 pub use master::{
-    BoundControlSocket, ClaimedChild, CommandError, ControlCommand, ControlSocket, Master,
-    MasterHandle, Settings, StatusReport, WorkerReport, WorkerState, Workers, claim_child,
-    handed_over,
+    BoundControlSocket, ChildCommand, ChildHandle, ClaimedChild, CommandError, ControlCommand,
+    ControlSocket, DeathReport, EventBatch, EventKind, Events, Master, MasterHandle, MasterSignal,
+    ServiceEvent, Settings, SignalAction, StatusReport, WorkerReport, WorkerState, Workers,
+    claim_child, handed_over,
 };
 #[cfg(target_os = "linux")]
 pub use net::Credentials;
 #[cfg(target_os = "linux")]
 pub use process::{
-    Connections, Decision, Environment, OutputFormat, OutputStream, Readiness, Resource,
-    StopSignal, WorkerInfo, WorkerOptions,
+    Connections, Decision, Environment, OutputFormat, OutputStream, Readiness, Recipients,
+    Resource, StopSignal, WorkerInfo, WorkerOptions, WorkerSignal,
 };
+#[cfg(target_os = "linux")]
+pub use sandbox::Sandbox;
+#[doc(hidden)]
+#[cfg(target_os = "linux")]
+pub use sandbox::{Victims, attempt_all};
 #[cfg(target_os = "linux")]
 pub use start_files::{look_up_to_start, read_to_start};
 #[cfg(target_os = "linux")]
@@ -167,4 +188,4 @@ pub use streams::printable::printable;
 #[cfg(target_os = "linux")]
 pub use trusted::check_for_root;
 #[cfg(target_os = "linux")]
-pub use worker::{Me, PlainMe, Work, Worker, is_worker, me};
+pub use worker::{Channel, HandOnError, Me, NotHandedOn, PlainMe, Work, Worker, is_worker, me};

@@ -25,9 +25,9 @@ use fields::Fields;
 use syslog::Syslog;
 
 /// Changes the levels of the log of this process.
-type Change = Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>;
+type SetLevels = Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>;
 
-static CHANGE: OnceLock<Change> = OnceLock::new();
+static CHANGE: OnceLock<SetLevels> = OnceLock::new();
 
 /// Sends the log to standard error, one line per event.
 ///
@@ -97,8 +97,8 @@ pub fn syslog(name: &str) -> Result<(), Error> {
     start(subscriber)
 }
 
-/// Sets the levels of the log that [`stderr`] or [`syslog`] has started, at any time, in place of
-/// those of `RUST_LOG`.
+/// Sets the levels of the log that [`stderr`] or [`syslog`] has started, at any time. They replace the
+/// levels in `RUST_LOG`.
 ///
 /// The list contains a level (`off`, `error`, `warn`, `info`, `debug` or `trace`), levels of single
 /// targets, such as `hyper=warn`, or both, separated by commas. A target is the beginning of the path
@@ -134,6 +134,24 @@ pub fn set_levels(levels: &str) -> Result<(), Error> {
     let no_log = || Error::new(ErrorKind::Usage, "`log` has not started the log of this process");
     let changed = CHANGE.get().ok_or_else(no_log)?(levels);
     changed.map_err(|error| Error::new(ErrorKind::Usage, "the log has ended").caused_by(error))
+}
+
+/// Checks a list of levels, for a command line or a configuration file, without changing the log.
+///
+/// # Errors
+///
+/// Returns an error with the wrong word if [`set_levels`] would not understand the list.
+///
+/// # Examples
+///
+/// ```
+/// use release_core::log;
+///
+/// assert!(log::check_levels("warn,hyper=debug").is_ok());
+/// assert!(log::check_levels("loud").unwrap_err().to_string().starts_with("`loud` is not a level"));
+/// ```
+pub fn check_levels(levels: &str) -> Result<(), Error> {
+    targets(levels).map(drop)
 }
 
 /// Starts the log with the levels of the environment.

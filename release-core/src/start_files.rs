@@ -3,7 +3,6 @@
 //! own data.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,18 +10,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::kept::{Content, Files};
 use crate::path::absolute;
 use crate::predecessor::{Left, left};
-
-/// Contents of files by absolute path, and answers by question; a question is never such a path.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Files(Vec<Content>);
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Content {
-    path: OsString,
-    bytes: Vec<u8>,
-}
 
 #[derive(Debug)]
 struct ReadFiles {
@@ -45,7 +35,7 @@ fn key(path: &Path) -> PathBuf {
 
 /// The part of a state that concerns files, under the names used in the whole state.
 #[derive(Deserialize)]
-struct Envelope {
+struct LeftEnvelope {
     state: LeftState,
 }
 
@@ -69,7 +59,7 @@ fn left_files() -> Option<&'static Files> {
     let read = || {
         let Left::State { state, returned } = left().ok()? else { return None };
         let LeftFiles { files, tried_files } =
-            serde_json::from_slice::<Envelope>(state).ok()?.state.summary;
+            serde_json::from_slice::<LeftEnvelope>(state).ok()?.state.summary;
         Some(if returned.is_some() { files } else { tried_files })
     };
     FILES.get_or_init(read).as_ref()

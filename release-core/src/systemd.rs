@@ -24,7 +24,7 @@ use crate::{Error, ErrorKind};
 mod tests;
 mod unsent;
 
-pub(crate) use unsent::{Kind, Unsent};
+pub(crate) use unsent::{MessageKind, Unsent};
 
 /// Maximum wait for a message to be accepted: systemd may be busy, but not forever.
 const SEND_TIME: i64 = 1;

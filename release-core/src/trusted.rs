@@ -72,7 +72,7 @@ fn judge_path(path: &Path, writers: Writers) -> Result<(), String> {
     judge_directories(&path, writers)
 }
 
-/// Checks the directories of a path: write access to one of them allows replacing the next.
+/// Checks the directories of a path: write access to a directory allows replacing the next.
 fn judge_directories(path: &Path, writers: Writers) -> Result<(), String> {
     for directory in path.ancestors() {
         // A link was checked by itself.

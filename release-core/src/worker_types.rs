@@ -91,7 +91,7 @@ impl fmt::Display for State {
 /// let sign = Hung::Silent(Duration::from_secs(5));
 /// assert_eq!(sign.to_string(), "no answer to the heartbeat for 5.0s");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hung {
     /// The worker has not answered its master for this long: its executor is blocked, or it is
@@ -101,6 +101,9 @@ pub enum Hung {
     Stuck(Duration),
     /// The worker itself reports it.
     Admitted,
+    /// A job of [`Jobs`](crate::jobs::Jobs) has reached its time limit, of this length, in the worker. The
+    /// worker is replaced at once, whatever its [`RestartPolicy`](crate::supervise::RestartPolicy).
+    Job(Duration),
 }
 
 impl fmt::Display for Hung {
@@ -109,6 +112,7 @@ impl fmt::Display for Hung {
             Self::Silent(time) => write!(f, "no answer to the heartbeat for {time:.1?}"),
             Self::Stuck(age) => write!(f, "a unit of work was not finished after {age:.1?}"),
             Self::Admitted => f.write_str("it says so itself"),
+            Self::Job(time) => write!(f, "a job was not done after {time:.1?}"),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! }
 //!
 //! fn main() -> Exit {
-//!     // The same executable is the master or a worker, depending on who started it.
+//!     // The same executable is the master or a worker, depending on how it was started.
 //!     if is_worker() { me().run(driver, worker) } else { master() }
 //! }
 //!
@@ -28,7 +28,7 @@
 //!
 //! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
 //!     eprintln!("{}", me.master().call(&Hello("hello".into())).await?);
-//!     me.ready().ok();
+//!     me.ready()?;
 //!     // Smol's own functions work in workers and in the master.
 //!     smol::spawn(async { smol::Timer::after(std::time::Duration::from_secs(1)).await }).detach();
 //!     me.stopping().await;
@@ -40,11 +40,12 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use release_core::rt::{Blocking, BoxFuture, Driver, Rt, Runtime, Source, async_io};
+use release_core::rt::reactor::Reactor;
+use release_core::rt::{Blocking, BoxFuture, Driver, Rt, Runtime, Source};
 pub use release_core::*;
 use smol::Executor;
 
@@ -65,40 +66,93 @@ use smol::Executor;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn driver() -> io::Result<Smol> {
-    async_io::check()?;
-    Ok(Smol::default())
+    Smol::try_from(Arc::<Executor<'static>>::default())
 }
 
-/// An executor of its own, on the reactor that all smol programs share.
+/// An executor of its own, on a reactor of its own.
 ///
 /// Tasks run on the thread that calls [`Driver::block_on`]. Dropping the driver drops unfinished
-/// tasks. `smol::spawn` is another executor, with threads of its own.
+/// tasks. `smol::spawn` is another executor, with threads of its own. The reactor that all smol programs
+/// share runs beside, once something uses it.
 ///
 /// # Examples
 ///
 /// ```
-/// use release_smol::Smol;
+/// use release_smol::driver;
 /// use release_smol::rt::run;
 ///
-/// let answer = run(&Smol::default(), async { smol::unblock(|| 42).await });
+/// let answer = run(&driver()?, async { smol::unblock(|| 42).await });
 /// assert_eq!(answer, 42);
+/// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Default)]
-pub struct Smol(Arc<Executor<'static>>);
+#[derive(Debug)]
+pub struct Smol {
+    executor: Arc<Executor<'static>>,
+    reactor: Reactor,
+}
+
+/// Runs tasks on an executor that other threads of your program run, too.
+///
+/// Unfinished tasks are dropped with the last owner of the executor. Start the threads in the constructor
+/// that you pass to [`Master::run`] or [`Worker::run`], because none may exist before.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::{io, thread};
+/// use release_smol::ipc::SendError;
+/// use release_smol::{Exit, Me, Smol, me};
+/// use smol::{Executor, future::pending};
+///
+/// /// Tasks run on four threads: these three, and that of the main function.
+/// fn four_threads() -> io::Result<Smol> {
+///     let executor = Arc::new(Executor::new());
+///     for number in 1..4 {
+///         let (executor, name) = (Arc::clone(&executor), format!("web {number}"));
+///         let run = move || smol::block_on(executor.run(pending::<()>()));
+///         thread::Builder::new().name(name).spawn(run)?;
+///     }
+///     Smol::try_from(executor)
+/// }
+///
+/// async fn worker(me: Me) -> Result<(), SendError> {
+///     me.ready()?;
+///     me.stopping().await;
+///     Ok(())
+/// }
+///
+/// fn main() -> Exit {
+///     me().run(four_threads, worker)
+/// }
+/// ```
+impl TryFrom<Arc<Executor<'static>>> for Smol {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// Returns an error if the system has no descriptors left for a reactor (`EMFILE`, `ENFILE`).
+    fn try_from(executor: Arc<Executor<'static>>) -> io::Result<Self> {
+        Ok(Self { executor, reactor: Reactor::new()? })
+    }
+}
 
 impl Driver for Smol {
     fn handle(&self) -> Rt {
-        Rt::new(SmolRuntime(Arc::downgrade(&self.0)))
+        Rt::new(SmolRuntime(Arc::downgrade(&self.executor), self.reactor.clone()))
     }
 
+    /// # Panics
+    ///
+    /// Panics if it is running already.
     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>) {
-        smol::block_on(self.0.run(main));
+        self.reactor.block_on_beside_async_io(pin!(self.executor.run(main)));
     }
 }
 
 /// Does not own the executor. Otherwise, a task that holds a handle would keep itself alive.
 #[derive(Debug)]
-struct SmolRuntime(Weak<Executor<'static>>);
+struct SmolRuntime(Weak<Executor<'static>>, Reactor);
 
 impl Runtime for SmolRuntime {
     fn spawn(&self, task: BoxFuture) {
@@ -113,10 +167,10 @@ impl Runtime for SmolRuntime {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
-        async_io::sleep_until(deadline)
+        self.1.sleep_until(deadline)
     }
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
-        async_io::register(fd)
+        self.1.register(fd)
     }
 }

@@ -16,7 +16,7 @@
 //! }
 //!
 //! fn main() -> Exit {
-//!     // The same executable is the master or a worker, depending on who started it.
+//!     // The same executable is the master or a worker, depending on how it was started.
 //!     if is_worker() { me().run(driver, worker) } else { master() }
 //! }
 //!
@@ -28,7 +28,7 @@
 //!
 //! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
 //!     eprintln!("{}", me.master().call(&Hello("hello".into())).await?);
-//!     me.ready().ok();
+//!     me.ready()?;
 //!     // Tokio's own functions work in workers and in the master.
 //!     tokio::spawn(async { tokio::time::sleep(std::time::Duration::from_secs(1)).await });
 //!     me.stopping().await;
@@ -113,10 +113,11 @@ impl Tokio {
     /// }
     /// ```
     pub fn current_thread() -> io::Result<Self> {
-        Builder::new_current_thread().enable_all().build().map(Self::new)
+        Builder::new_current_thread().enable_all().build().map(Self::from)
     }
 
-    /// Creates a runtime with as many threads as there are processors.
+    /// Creates a runtime with as many threads as there are processors. [`Tokio::from`] takes a runtime
+    /// with another number.
     ///
     /// # Errors
     ///
@@ -145,16 +146,61 @@ impl Tokio {
     /// }
     /// ```
     pub fn multi_thread() -> io::Result<Self> {
-        Builder::new_multi_thread().enable_all().build().map(Self::new)
-    }
-
-    fn new(runtime: tokio::runtime::Runtime) -> Self {
-        Self(Some(runtime))
+        Builder::new_multi_thread().enable_all().build().map(Self::from)
     }
 
     #[allow(clippy::expect_used)]
     fn runtime(&self) -> &tokio::runtime::Runtime {
         self.0.as_ref().expect("it is taken out when this is dropped, no earlier")
+    }
+}
+
+/// Runs on a runtime that you have built: with another number of threads, names, or hooks.
+///
+/// The runtime needs its drivers for timers and I/O: call `enable_all` of the builder, or the first
+/// timer panics. Build it in the constructor that you pass to [`Master::run`] or [`Worker::run`], because
+/// a runtime has threads, and none may exist before.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io;
+/// use release_tokio::ipc::SendError;
+/// use release_tokio::{Exit, Me, Tokio, me};
+///
+/// fn four_threads() -> io::Result<Tokio> {
+///     let mut builder = tokio::runtime::Builder::new_multi_thread();
+///     builder.worker_threads(4).thread_name("web").enable_all().build().map(Tokio::from)
+/// }
+///
+/// async fn worker(me: Me) -> Result<(), SendError> {
+///     me.ready()?;
+///     me.stopping().await;
+///     Ok(())
+/// }
+///
+/// fn main() -> Exit {
+///     me().run(four_threads, worker)
+/// }
+/// ```
+///
+/// Functions such as `tokio::task::spawn_local` need a `LocalSet`, which the main future can be in:
+///
+/// ```
+/// use std::rc::Rc;
+/// use release_tokio::{Tokio, rt::run};
+/// use tokio::task::{LocalSet, spawn_local};
+///
+/// let answer = run(&Tokio::current_thread()?, async {
+///     let answer = Rc::new(42);
+///     LocalSet::new().run_until(async { spawn_local(async move { *answer }).await }).await
+/// });
+/// assert_eq!(answer?, 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+impl From<tokio::runtime::Runtime> for Tokio {
+    fn from(runtime: tokio::runtime::Runtime) -> Self {
+        Self(Some(runtime))
     }
 }
 
@@ -208,7 +254,7 @@ impl Runtime for TokioRuntime {
 
 /// # Errors
 ///
-/// Those of epoll, and one when the runtime is shutting down.
+/// Returns the errors of epoll, and an error if the runtime is shutting down.
 #[allow(deprecated, reason = "its successor is unsafe, to make callers promise what OwnedFd does")]
 fn watch(handle: &Handle, fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     let _context = handle.enter();

@@ -1,4 +1,4 @@
-//! Both flavours of tokio keep the contract.
+//! Both flavours of tokio keep the contract, and a runtime that the program has built.
 
 use release_tokio::{Tokio, rt::conformance};
 
@@ -10,4 +10,12 @@ fn current_thread() {
 #[test]
 fn multi_thread() {
     conformance::run(Tokio::multi_thread);
+}
+
+#[test]
+fn built_by_the_program() {
+    conformance::run(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(3).enable_all().build().map(Tokio::from)
+    });
 }

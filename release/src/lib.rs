@@ -26,7 +26,7 @@
 //! }
 //!
 //! fn main() -> Exit {
-//!     // The same executable is the master or a worker, depending on who started it.
+//!     // The same executable is the master or a worker, depending on how it was started.
 //!     if is_worker() { me().run(driver, worker) } else { master() }
 //! }
 //!
@@ -38,7 +38,7 @@
 //!
 //! async fn worker(me: Me<(), Hello>) -> Result<(), CallError> {
 //!     eprintln!("{}", me.master().call(&Hello("hello".into())).await?);
-//!     me.ready().ok();
+//!     me.ready()?;
 //!     me.stopping().await;
 //!     Ok(())
 //! }
@@ -53,8 +53,9 @@
 //! | `async-std` | `driver` and `AsyncStd`; async-std is discontinued | no |
 //! | `config` | `config`: configuration files | yes |
 //! | `log` | `log`: events on standard error or in syslog | yes |
-//! | `http` | `http`: HTTP/1 and HTTP/2 servers in workers, for hyper, tower and axum | no |
+//! | `http` | `http`: HTTP/1 and HTTP/2 servers in workers, for hyper, tower and axum; `Master::http`: a status page | no |
 //! | `conformance` | `rt::conformance`: tests for a runtime of your own | no |
+//! | `testing` | `testing`: a kit for the tests of your daemon | no |
 //!
 //! Without a backend your program runs on [`rt::local`], or on a [`rt::Runtime`] of its own.
 //!

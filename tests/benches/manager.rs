@@ -145,8 +145,11 @@ const OUTPUT: usize = 200_000_000;
 const LINE: &[u8] =
     b"192.0.2.17 - - [28/Nov/2026:20:00:00 +0000] \"GET /some/path HTTP/1.1\" 200 1234 \"-\" \"-\"\n";
 
+/// How often in all the private memory is read while the reader is slow.
+const LOOKS: usize = 100;
+
 /// The rate of `cat` alone and of `release run` in each of its formats, in turns, and how much memory
-/// the latter has meanwhile.
+/// the latter has meanwhile: with a reader that keeps up, and with one that is behind all the time.
 fn output(rounds: usize) -> Result<(), AnyError> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(&LINE.repeat(OUTPUT / LINE.len()))?;
@@ -161,25 +164,32 @@ fn output(rounds: usize) -> Result<(), AnyError> {
                 "" => command("cat", &[&path]),
                 _ => command(&release, &[&options[..], &["cat", &path]].concat()),
             };
-            results.push(passed_on(&mut command)?);
+            let (time, kib) = passed_on(&mut command, Duration::ZERO)?;
+            let (_, behind) = passed_on(&mut command, Duration::from_micros(500))?;
+            results.push((time, kib, behind));
         }
     }
     println!("\n{} MB of lines, median of {rounds} rounds\n", OUTPUT / 1_000_000);
-    println!("| | MB/s | beside `cat` alone | private memory meanwhile |\n|---|---:|---:|---:|");
+    println!(
+        "| | MB/s | beside `cat` alone | private memory meanwhile | with a slow reader |\n\
+         |---|---:|---:|---:|---:|"
+    );
     let mut alone = None;
     for (format, mut results) in formats.iter().zip(results) {
         results.sort_unstable();
         let time = results[results.len() / 2].0.as_secs_f64();
-        let kib = results.iter().map(|(_, kib)| *kib).max().unwrap_or_default();
+        let kib = results.iter().map(|(_, kib, _)| *kib).max().unwrap_or_default();
+        let behind = results.iter().map(|(.., behind)| *behind).max().unwrap_or_default();
         let ratio = *alone.get_or_insert(time) / time;
         let rate = OUTPUT as f64 / 1e6 / time;
-        println!("| `cat` {format} | {rate:.0} | {ratio:.2} | {kib} KiB |");
+        println!("| `cat` {format} | {rate:.0} | {ratio:.2} | {kib} KiB | {behind} KiB |");
     }
     Ok(())
 }
 
-/// How long it takes until everything is read, and the most private memory that was seen.
-fn passed_on(command: &mut Command) -> io::Result<(Duration, u64)> {
+/// How long it takes until everything is read, with a pause after each half megabyte, and the most private
+/// memory that was seen.
+fn passed_on(command: &mut Command, pause: Duration) -> io::Result<(Duration, u64)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut reader = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let (mut block, mut count, mut most) = (vec![0; 65_536], 0, 0);
@@ -191,9 +201,13 @@ fn passed_on(command: &mut Command) -> io::Result<(Duration, u64)> {
         if read == 0 {
             break;
         }
-        // Ten times in all.
-        if count / (OUTPUT / 10) != (count - read) / (OUTPUT / 10) {
+        let passes = |every: usize| count / every != (count - read) / every;
+        let looks = if pause.is_zero() { LOOKS / 10 } else { LOOKS };
+        if passes(OUTPUT / looks) {
             most = most.max(private_kib(child.id()).unwrap_or_default());
+        }
+        if !pause.is_zero() && passes(500_000) {
+            thread::sleep(pause);
         }
     }
     let time = began.map_or(Duration::ZERO, |began| began.elapsed());

@@ -1,4 +1,5 @@
-"""A program that knows nothing of this project: it answers HTTP on the sockets that it is passed.
+"""A program that knows nothing of this project: it answers HTTP on the sockets that it is passed, and
+datagrams.
 
 The first argument says how it becomes ready, the second how it ends: the name of a signal.
 What a file `behave` in its directory says comes first: `crash` and `hang`, `shut` for one that shuts
@@ -61,6 +62,10 @@ def become_ready(how):
 
 
 def answer(listener, number, is_logged):
+    if listener.type == socket.SOCK_DGRAM:
+        text, sender = listener.recvfrom(2048)
+        listener.sendto(f"{os.getpid()} ".encode() + text, sender)
+        return
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(5)

@@ -131,7 +131,7 @@ fn master() -> Exit {
         .workers(offenders)
         .control(ControlSocket::new("control"), move |master, _, request: String| {
             let answer = match request.strip_prefix("plain ") {
-                Some(text) => format!("sent {}", plain_connections.broadcast(&text.to_owned())),
+                Some(text) => format!("sent {}", plain_connections.broadcast(text.to_owned())),
                 None => control(&master, &connections, &seen, &request),
             };
             async move { Ok(answer) }
@@ -156,7 +156,7 @@ fn control(
             });
             lines.collect::<Vec<_>>().join("\n")
         }
-        attack => format!("sent {}", connections.broadcast(&attack.to_owned())),
+        attack => format!("sent {}", connections.broadcast(attack.to_owned())),
     }
 }
 

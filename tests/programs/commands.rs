@@ -1,5 +1,6 @@
 // A master whose workers are the program on its command line: see `tests/commands.rs`.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use clap::Parser;
 use release::ipc::{Refused, Text};
 use release::supervise::{Respawn, RestartPolicy};
 use release::{
-    ControlSocket, Exit, Master, MasterHandle, OutputStream, Readiness, StopSignal, Workers, driver,
+    ControlCommand, ControlSocket, Events, Exit, Master, MasterHandle, OutputStream, Readiness, StopSignal, Workers, driver,
 };
 
 #[derive(Debug, Parser)]
@@ -38,6 +39,11 @@ struct Options {
     stop_deadline: u64,
     #[arg(long, default_value = "always")]
     respawn: String,
+    #[arg(long)]
+    grow_to: Option<u32>,
+    /// Where to write the events.
+    #[arg(long)]
+    events: Option<PathBuf>,
     #[arg(long)]
     output: bool,
     #[arg(long)]
@@ -71,8 +77,19 @@ async fn control(master: MasterHandle, request: String) -> Result<String, Refuse
             Ok(()) => "reloaded".to_owned(),
             Err(error) => format!("error: {}", error.report()),
         },
-        _ => "error: what?".to_owned(),
+        other => match other.parse::<ControlCommand>() {
+            Ok(command) => command.carry_out(&master, "any").await,
+            Err(error) => format!("error: {error}"),
+        },
     })
+}
+
+/// Writes each event on a line of its own.
+async fn follow(mut events: Events, path: PathBuf) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    loop {
+        writeln!(file, "{}", events.next().await)?;
+    }
 }
 
 fn main() -> Exit {
@@ -109,6 +126,9 @@ fn main() -> Exit {
     if let Some(group) = options.group {
         workers = workers.group(group);
     }
+    if let Some(most) = options.grow_to {
+        workers = workers.grow_to(most);
+    }
     if options.output {
         workers = workers.output(|worker, stream, line| {
             let stream = if stream == OutputStream::Out { "out" } else { "err" };
@@ -117,7 +137,11 @@ fn main() -> Exit {
             let _ = io::stderr().write_all(line.as_bytes());
         });
     }
-    Master::new()
+    let mut master = Master::new();
+    if let Some(path) = options.events {
+        master = master.main(|master| follow(master.events(), path));
+    }
+    master
         .workers(workers)
         .stop_deadline(Duration::from_secs(options.stop_deadline))
         .control(ControlSocket::new(options.control).codec(Text), |master, _, request| {

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 use release::config::{Config, Spec, key};
 use release::ipc::Request;
@@ -49,6 +50,7 @@ fn fault(moment: &str) -> Result<(), Error> {
             std::thread::sleep(Duration::from_secs(60));
         },
         "few" => few(),
+        "poor" => poor(),
         "child" => {
             let _ = std::process::Command::new("sh").args(["-c", "echo /proc/self/fd/* > fds"]).status();
         }
@@ -101,6 +103,18 @@ fn overflow(depth: u64) -> u64 {
 fn few() {
     while let Ok(file) = std::fs::File::open("/dev/null") {
         Box::leak(Box::new(file));
+    }
+}
+
+/// Leaves no memory to anybody.
+fn poor() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_AS).unwrap_or_default();
+    let _ = setrlimit(Resource::RLIMIT_AS, 1 << 20, hard);
+    for size in [1 << 16, 1 << 10, 1 << 6, 1 << 4] {
+        let mut block = Vec::<u8>::new();
+        while block.try_reserve_exact(size).is_ok() {
+            std::mem::forget(std::mem::take(&mut block));
+        }
     }
 }
 
@@ -178,7 +192,8 @@ async fn main_task(master: MasterHandle) -> Result<(), Error> {
     fault("main")
 }
 
-/// Says who it is to whoever connects. One whose greeting begins with `gate` is ready when it may be.
+/// Says who it is to whoever connects. One whose greeting begins with `gate` is ready when it may be, and
+/// one whose greeting is `hold` speaks when its client has nothing more to say.
 fn worker() -> Exit {
     me().run(driver, async |me: Me<String, MayBeReady>| {
         let is_gated = me.context().starts_with("gate");
@@ -189,7 +204,12 @@ fn worker() -> Exit {
         let said = format!("{} {}", std::process::id(), me.context());
         let connection = move |client: Socket<Active, Inet>| {
             let said = said.clone();
-            async move { client.into_stream().write_all(said.as_bytes()).await }
+            async move {
+                if said.ends_with(" hold") {
+                    client.read(1, None).await?;
+                }
+                client.write_all(said.as_bytes()).await
+            }
         };
         let stopping = me.stopping();
         me.ready()?;

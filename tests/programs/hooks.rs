@@ -107,7 +107,12 @@ fn workers() -> Workers {
         })
         .output(|_, _, _| trap("output"))
         .answer_permitted(
-            |_| trap("state"),
+            |_| {
+                trap("state");
+                if is_told("local task") {
+                    release::rt::spawn_local(async {}).detach();
+                }
+            },
             |(), _: &Ask| {
                 trap("rule");
                 Decision::Allow

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -11,15 +10,15 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-use hyper::rt::{Read, ReadBuf, Write};
+use hyper::rt::{Read as _, ReadBuf, Write as _};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use release::ipc::Never;
-use release::net::{Inet, Unix};
+use release::net::{Inet, Read, Stream, Unix};
 use release::supervise::ReloadPolicy;
 use release::{
-    ControlCommand, ControlSocket, Exit, Master, MasterHandle, Me, Workers, driver, http, is_worker, log, me,
+    ControlSocket, Exit, Master, Me, Workers, driver, http, is_worker, log, me,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +42,15 @@ struct Options {
     linger: u64,
     #[arg(long, default_value_t = 10)]
     stop: u64,
+    /// Address of the status page
+    #[arg(long)]
+    page: Option<SocketAddr>,
+    /// Connections to the Unix socket begin with a handshake
+    #[arg(long)]
+    knock: bool,
+    /// Connections to the TCP socket are handed on
+    #[arg(long)]
+    hand_on: bool,
 }
 
 fn main() -> Exit {
@@ -54,44 +62,60 @@ fn master(options: Options) -> Exit {
         return error.into();
     }
     let (control, stop, told) = (options.control.clone(), options.stop, options.clone());
-    let workers = Workers::same_executable("http", options.workers)
+    // The next version may have another group, which listens elsewhere.
+    let other = std::fs::read_to_string("group").ok();
+    let (mut listen, unix) = (options.listen, if other.is_some() { "other" } else { "unix" });
+    listen.set_port(listen.port() + if other.is_some() { 20_000 } else { 0 });
+    let group = other.unwrap_or_else(|| "http".to_owned());
+    let master = options.page.into_iter().fold(Master::new(), Master::http);
+    let workers = Workers::same_executable(group, options.workers)
         .user("nobody")
-        .listen("tcp", options.listen)
-        .listen("unix", Unix::path("unix"))
+        .listen("tcp", listen)
+        .listen("unix", Unix::path(unix))
+        .metrics()
         .reload(ReloadPolicy::default().canary(Duration::from_millis(10)))
         .context(move |_| told.clone())
         .answer(|_, never: Never| async move { match never {} });
-    Master::new()
+    let workers = if options.hand_on { workers.hand_on(64, 1 << 20) } else { workers };
+    master
         .workers(workers)
         .stop_deadline(Duration::from_secs(stop))
-        .control(ControlSocket::new(control), |master, _, words: String| obey(master, words))
+        .commands(ControlSocket::new(control), "http")
         .run(driver)
-}
-
-async fn obey(master: MasterHandle, words: String) -> Result<String, release::ipc::Refused> {
-    Ok(words.parse::<ControlCommand>()?.carry_out(&master, "http").await)
 }
 
 async fn worker(me: Me<Options>) -> Result<(), BoxError> {
     log::stderr()?;
     let (tcp, unix) = (me.listener::<Inet>("tcp")?, me.listener::<Unix>("unix")?);
     me.ready()?;
-    let me = Arc::new(me);
-    let answering = Arc::clone(&me);
-    let service = service_fn(move |request| answer(Arc::clone(&answering), request));
+    let answering = me.clone();
+    let service = service_fn(move |request| answer(answering.clone(), request));
     let time = Duration::from_millis;
     let told = me.context();
     let tcp = http::serve_hyper(&me, tcp, service.clone())
         .header_timeout(time(told.header))
         .idle_timeout(time(told.idle))
         .linger(time(told.linger));
-    let unix = http::serve_hyper(&me, unix, service);
+    let tcp = if told.hand_on { tcp.hand_on() } else { tcp };
+    let unix = http::serve_hyper(&me, unix, service)
+        .header_timeout(time(told.header))
+        .linger(time(told.linger));
+    let unix = if told.knock { unix.handshake(knock) } else { unix };
     let (tcp, unix) = futures_util::future::join(tcp.into_future(), unix.into_future()).await;
     tcp.and(unix)?;
     Ok(())
 }
 
-async fn answer(me: Arc<Me<Options>>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+/// A handshake: the client says a word, and hears one.
+async fn knock(client: Stream) -> Result<Stream, BoxError> {
+    match client.read(6, None).await? {
+        Read::Data(word) if word == b"knock\n" => client.write_all(b"enter\n").await?,
+        other => return Err(format!("{other:?} is no knock").into()),
+    }
+    Ok(client)
+}
+
+async fn answer(me: Me<Options>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
     Ok(match request.uri().path() {
         "/echo" => Response::new(request.into_body().map_err(Into::into).boxed_unsync()),
         "/fail" => Err("the service has failed")?,

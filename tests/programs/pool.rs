@@ -111,7 +111,7 @@ async fn work(Work { number, words }: Work) -> Result<String, Refused> {
         }
         ["progress", file] => {
             for step in 1..=3 {
-                master.notify(&Step { number, step })?;
+                master.notify(Step { number, step })?;
                 while !Path::new(&format!("{file}{step}")).exists() {
                     pause().await;
                 }

@@ -1,5 +1,9 @@
 //! Pieces of the library in the test's own process.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
 use release_core::rt::{Driver, Rt, run};
 
 use crate::{Backend, DEADLINE};
@@ -21,4 +25,9 @@ pub fn run_on<F: Future<Output = ()>>(backend: Backend, test: impl FnOnce(Rt) ->
         let done = run(driver, async { rt.timeout(DEADLINE, test(rt.clone())).await });
         assert!(done.is_ok(), "it hangs");
     });
+}
+
+/// Polls a future once, so that it begins and waits if it has to.
+pub async fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut future).poll(cx))).await
 }

@@ -37,9 +37,9 @@ pub use client::{
 };
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, knows_refusals, send_descriptors};
-pub use in_process::{in_process, run_on};
+pub use in_process::{in_process, poll_once, run_on};
 pub use installed::Installed;
-pub use load::{CLIENTS, load};
+pub use load::{CLIENTS, http_client, load};
 pub use passing::{Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, hostile, pass};
 pub use proc::{Process, children, is_alive, processes, zombies};
 pub use program::{Backend, Program, Running, WITHOUT_INHERITED, free_port};
@@ -158,17 +158,67 @@ struct Configuration;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+/// The code of `docs/DATAGRAMS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/DATAGRAMS.md")]
+struct Datagrams;
+
 /// The code of `docs/JOBS.md`, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/JOBS.md")]
 struct Jobs;
+
+/// The code of `docs/CHANNELS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/CHANNELS.md")]
+struct Channels;
+
+/// The code of `docs/CONNECTIONS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/CONNECTIONS.md")]
+struct LiveConnections;
 
 /// The code of the page on HTTP, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/HTTP.md")]
 struct Http;
 
+/// The code of `docs/METRICS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/METRICS.md")]
+struct Metrics;
+
+/// The code of `docs/TLS.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/TLS.md")]
+struct Tls;
+
 /// The code of `docs/MESSAGES.md`, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/MESSAGES.md")]
 struct Messages;
+
+/// The code of `docs/TUTORIAL.md`, compiled; CI runs it as well.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/TUTORIAL.md")]
+struct Tutorial;
+
+/// The code of `docs/RUNTIMES.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/RUNTIMES.md")]
+struct Runtimes;
+
+/// The code of `docs/DEPLOYING.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/DEPLOYING.md")]
+struct Deploying;
+
+/// The code of `docs/SANDBOX.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/SANDBOX.md")]
+struct Sandbox;
+
+/// The code of `docs/TESTING.md`, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/TESTING.md")]
+struct Testing;

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use crate::{Program, Running, control, free_port, load};
+use release_core::testing::Load;
+
+use crate::{CLIENTS, Program, Running, control, free_port, http_client};
 
 impl Program {
     /// `release run` with a control socket; its command is still to come.
@@ -37,16 +37,12 @@ impl Running {
     /// Reloads so many times under load, and fails the test for every request that is lost.
     #[track_caller]
     pub fn reload_under_load(&self, address: SocketAddr, times: usize) {
-        let is_over = AtomicBool::new(false);
-        let (answers, failures) = thread::scope(|scope| {
-            let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
-            for _ in 0..times {
-                assert_eq!(control(&self.control(), "reload"), "ok");
-            }
-            is_over.store(true, Ordering::Relaxed);
-            loading.join().expect("the load")
-        });
-        assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", self.stderr());
+        let load = Load::start(CLIENTS, |number| http_client(number, address));
+        for _ in 0..times {
+            assert_eq!(control(&self.control(), "reload"), "ok");
+        }
+        let lost = load.stop().lost_nothing();
+        assert!(lost.is_ok(), "{lost:?}; {}", self.stderr());
     }
 
     /// `release ctl` with its control socket: exit code, standard output and standard error.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 pub use release_core::ipc::Descriptor;
-use release_core::ipc::{Ended, Never, Peer, Postcard, Refused, Request, connect_with_descriptors};
+use release_core::ipc::{ConnectOptions, Ended, Never, Peer, Postcard, Refused, Request};
 use release_core::rt::{Rt, Task};
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,9 @@ impl Passing {
 pub fn connect_end(rt: &Rt, socket: UnixStream, most: u8) -> (Peer<Pass>, Task<Ended>) {
     let handler_rt = rt.clone();
     let answer = move |request| pass(handler_rt.clone(), request);
-    connect_with_descriptors::<Pass, Pass, _, _, _>(rt, socket.into(), Postcard, most, answer)
+    let options = ConnectOptions::new().descriptors(most);
+    options
+        .connect::<Pass, Pass, _, _, _>(rt, socket.into(), Postcard, answer)
         .expect("a connection")
 }
 
@@ -116,8 +118,8 @@ pub fn hostile(rt: &Rt, most: u8) -> (UnixStream, Task<Ended>) {
     there.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let handler_rt = rt.clone();
     let answer = move |request| pass(handler_rt.clone(), request);
-    let end =
-        connect_with_descriptors::<Never, Pass, _, _, _>(rt, here.into(), Postcard, most, answer);
+    let options = ConnectOptions::new().descriptors(most);
+    let end = options.connect::<Never, Pass, _, _, _>(rt, here.into(), Postcard, answer);
     let (peer, serving) = end.expect("a connection");
     // Somebody may have the connection for longer than it lasts.
     let keeping = async move {

@@ -1,5 +1,6 @@
 //! The accept loop on every backend: limits, failures, and its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn};
 use std::io;
@@ -17,7 +18,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, join, join_all, select};
 use release_core::net::{Active, Address, Inet, Passive, Read, Served, Socket, Unix};
 use release_core::rt::{Rt, Task};
-use release_tests::{DEADLINE, on_every_backend, run_on};
+use release_tests::{DEADLINE, on_every_backend, poll_once, run_on};
 
 type Client = Socket<Active, Unix>;
 
@@ -119,11 +120,11 @@ fn endless(
 }
 
 /// Somebody who shares the socket shuts it down for all.
-async fn ends_when_shut_down<A: Address>(rt: &Rt, socket: Socket<Passive, A>) {
+async fn ends_when_shut_down<A: Address>(socket: Socket<Passive, A>) {
     let other = UnixStream::from(socket.as_fd().try_clone_to_owned().unwrap());
     let handler = |_: Socket<Active, A>| std::future::ready(Ok::<(), Infallible>(()));
-    let serving = rt.spawn(socket.accept_loop().run(handler));
-    rt.sleep(SOON / 10).await;
+    let mut serving = Box::pin(socket.accept_loop().run(handler));
+    assert!(poll_once(&mut serving).await.is_pending());
     other.shutdown(Shutdown::Both).unwrap();
     assert_eq!(serving.await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
@@ -155,6 +156,40 @@ on_every_backend! {
             assert_eq!(ask(&rt, &name, b"").await, b"");
             assert_eq!(ask(&rt, &name, b"").await, b"");
             drop(serving);
+        });
+    }
+
+    fn local_handlers_share_what_is_not_send_and_fail_alone(backend: Backend) {
+        run_on(backend, |rt| async move {
+            let (socket, name) = socket(&rt);
+            let (stop, stopped) = oneshot::channel::<()>();
+            let accepting =
+                socket.accept_loop().connections(2).timeout(10 * SOON).until(stopped.map(drop));
+            let (running, most) = (Cell::new(0), Cell::new(0));
+            // On other threads, where the runtime has some.
+            let asking = rt.spawn({
+                let (rt, orders) = (rt.clone(), [b"x", b"p", b"t", b"e", b"x", b"x", b"x"]);
+                async move {
+                    let answers = join_all(orders.map(|order| ask(&rt, &name, order))).await;
+                    drop(stop);
+                    answers.iter().filter(|answer| **answer == b"done").count()
+                }
+            });
+            let serving = accepting.run_local(async |client: Client| {
+                struct Running<'a>(&'a Cell<usize>);
+                impl Drop for Running<'_> {
+                    fn drop(&mut self) {
+                        self.0.set(self.0.get() - 1);
+                    }
+                }
+                running.set(running.get() + 1);
+                let _running = Running(&running);
+                most.set(most.get().max(running.get()));
+                obey(rt.clone(), client).await
+            });
+            let served = serving.await.unwrap();
+            assert_eq!((served.finished, served.failed, served.aborted), (4, 3, 0));
+            assert_eq!((asking.await, running.get(), most.get()), (4, 0, 2));
         });
     }
 
@@ -225,23 +260,42 @@ on_every_backend! {
         });
     }
 
-    fn nothing_is_accepted_after_a_stop_that_came_first(backend: Backend) {
+    fn what_is_in_the_queue_at_a_stop_is_served_as_the_limit_allows(backend: Backend) {
         run_on(backend, |rt| async move {
-            let (socket, name) = socket(&rt);
-            let _waiting = connect(&rt, &name).await.unwrap();
-            let accepting = socket.accept_loop().until(async {});
-            let handler = |_: Client| std::future::ready(Ok::<(), Infallible>(()));
-            assert_eq!(accepting.run(handler).await.unwrap(), Served::default());
+            for limit in [usize::MAX, 2] {
+                let ((socket, name), gauge) = (socket(&rt), Gauge::default());
+                let clients = join_all((0..10).map(|_| connect(&rt, &name))).await;
+                let accepting = socket.accept_loop().connections(limit).until(async {});
+                let (within, for_handlers) = (gauge.clone(), rt.clone());
+                let served = accepting.run(move |client| {
+                    let (counted, rt) = (within.enter(), for_handlers.clone());
+                    async move { obey(rt, client).await.inspect(|()| drop(counted)) }
+                });
+                let served = rt.spawn(served);
+                until(&rt, || gauge.now() == limit.min(10)).await;
+                assert!(connect(&rt, &name).await.is_err(), "nobody listens any more");
+                // The rest is for another process that has the socket; here there is none.
+                for client in clients.into_iter().take(limit) {
+                    let client = client.unwrap();
+                    client.write_all(b"x").await.unwrap();
+                    let answer = client.read(1000, Some(DEADLINE)).await.unwrap();
+                    assert_eq!(answer, Read::Eof(b"done".to_vec()));
+                }
+                let served = served.await.unwrap();
+                let expected = u64::try_from(limit.min(10)).unwrap();
+                assert_eq!((served.finished, served.failed, served.aborted), (expected, 0, 0));
+                assert!(gauge.most() <= limit);
+            }
         });
     }
 
     fn an_error_for_good_ends_it(backend: Backend) {
         run_on(backend, |rt| async move {
             let (socket, _name) = socket(&rt);
-            ends_when_shut_down(&rt, socket).await;
+            ends_when_shut_down(socket).await;
             let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
             let socket = Socket::<Passive, Inet>::inherited(&rt, tcp).unwrap();
-            ends_when_shut_down(&rt, socket).await;
+            ends_when_shut_down(socket).await;
         });
     }
 

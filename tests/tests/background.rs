@@ -95,7 +95,8 @@ on_every_backend! {
             }
             let lock = launcher.path("lock").to_string_lossy().into_owned();
             for (number, target) in &descriptors[3..] {
-                let own = ["socket:", "anon_inode:", "pipe:"].iter().any(|kind| target.starts_with(kind));
+                let kinds = ["socket:", "anon_inode:", "pipe:", "/memfd:release-"];
+                let own = kinds.iter().any(|kind| target.starts_with(kind));
                 assert!(own || (*target == lock && process == master), "{number}: {target}");
                 assert!(process.is_close_on_exec(*number), "{number}: {target}");
             }

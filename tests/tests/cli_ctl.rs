@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use release_core::net::{Socket, Unix};
-use release_tests::{Backend, Program, Running, eventually, is_alive, is_root, on_every_backend};
+use release_tests::{
+    Backend, Program, Running, Terminal, eventually, is_alive, is_root, on_every_backend,
+};
 
 /// Exit code, standard output and standard error.
 fn ctl(control: &Path, arguments: &[&str]) -> (i32, String, String) {
@@ -355,6 +357,25 @@ fn watching_leaves_the_terminal_as_it_was() {
         let first = format!("master {}, generation 1, 2 of 2 workers ready", service.pid());
         assert!(said.contains(&first) && said.contains("\x1b[32mready\x1b[0m"), "{end:?}: {said}");
     }
+}
+
+#[test]
+fn a_change_that_takes_time_shows_its_progress_on_a_terminal() {
+    let options = ["--workers", "2", "--ready", "fd:3"];
+    let line = "while [ -e slow ]; do sleep 0.02; done; echo >&3; exec sleep 1000";
+    let mut manager = Program::manager_of_shell(&options, line).start();
+    manager.await_ready(2);
+    fs::write(manager.path("slow"), "").expect("a file");
+    let program = Program::release().args(["ctl", "--control"]).args([&manager.control()]);
+    let mut terminal = Terminal::new();
+    let mut running = terminal.start(program.args(["reload"]));
+    terminal.shows("reload: 0 of 2 workers replaced");
+    fs::remove_file(manager.path("slow")).expect("it is there");
+    assert_eq!(running.wait().code(), Some(0));
+    eventually("the line is cleared", || terminal.text().ends_with("\r\u{1b}[K"));
+    // Into a pipe it says nothing.
+    assert_eq!(ctl(&manager.control(), &["reload"]), (0, String::new(), String::new()));
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
 }
 
 #[test]

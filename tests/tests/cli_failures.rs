@@ -200,7 +200,7 @@ fn misuse_is_explained() {
         (&["run"], "no command"),
         (&["run", "--stop-sginal", "HUP", "--", "true"], "--stop-signal"),
         (&["run", "--stop-signal", "WHAT", "--", "true"], "TERM, HUP"),
-        (&["run", "--listen", "udp://:1", "--", "true"], "tcp://"),
+        (&["run", "--listen", "http://:1", "--", "true"], "tcp://"),
         (&["run", "--listen", ":8080", "--", "true"], "is it tcp://:8080?"),
         (&["run", "--allow-read", "nobody", "--", "true"], "say `--control`"),
         (&["run", "--workers", "-1", "--", "true"], "a number from 1 to 10000"),

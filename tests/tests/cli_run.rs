@@ -288,6 +288,42 @@ fn a_configuration_file_is_read_again() {
 }
 
 #[test]
+fn a_reload_changes_the_levels_of_the_log_and_warns_of_the_file() {
+    let program = Program::release()
+        .args(["run", "--control", "control", "--config", "run.conf"])
+        .with(|command| {
+            command.env_remove("RUST_LOG");
+        });
+    let file = program.path("run.conf");
+    let write = |more: &str| {
+        let command = "ready = 0\ncommand = [\"sleep\", \"1000\"]\n";
+        std::fs::write(&file, format!("{command}{more}")).expect("a file");
+    };
+    write("log-level = error\nenv = [\"A=${HOME}\"]\n");
+    let mut manager = program.start();
+    manager.await_ready(1);
+    let reload = || control(&manager.control(), "reload");
+    // The levels are in force when the reload is over.
+    assert_eq!(reload(), "ok");
+    assert_eq!(manager.stderr(), "");
+    write("log-level = \"warn\"\nenv = [\"A=${HOME}\"]\n");
+    assert_eq!(reload(), "ok");
+    assert_eq!(reload(), "ok");
+    let log = manager.stderr();
+    assert!(log.contains("WARN") && log.contains("run.conf:4:8: warning"), "{log}");
+    assert!(!log.contains("INFO"), "{log}");
+    write("log-level = loud\n");
+    let answer = reload();
+    assert!(answer.contains("run.conf:3:") && answer.contains("`loud` is not a level"), "{answer}");
+    // Without the key, the default is in force again.
+    write("");
+    assert_eq!(reload(), "ok");
+    assert_eq!(reload(), "ok");
+    assert!(manager.stderr().contains("INFO"), "{}", manager.stderr());
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
 fn a_reload_that_fails_leaves_as_many_workers_as_there_were() {
     let program = Program::release().args(["run", "--control", "control", "--config", "run.conf"]);
     let file = program.path("run.conf");
@@ -318,16 +354,146 @@ fn a_program_never_runs_with_the_arguments_of_another_one_or_none() {
     let mut manager = program.start();
     manager.await_ready(1);
     let reload = || control(&manager.control(), "reload");
+    // A process at its exit has no command line any more.
+    let programs = || {
+        let lines = manager.workers().into_iter().map(release_tests::Process::command_line);
+        lines.filter(|line| !line.is_empty()).collect::<std::collections::HashSet<_>>()
+    };
     write("ready = 100ms\ncommand = [\"cat\", \"2000\"]\n");
     assert_eq!(reload(), "ok", "{}", manager.stderr());
-    assert_eq!(manager.workers()[0].command_line(), "sleep 1000");
+    assert_eq!(programs(), ["sleep 1000".to_owned()].into());
     assert!(manager.stderr().contains("another program; in force after a new start"));
     // As it is while an editor writes it.
     write("");
     let answer = reload();
     assert!(answer.starts_with("error: ") && answer.contains("no command"), "{answer}");
-    assert_eq!(manager.workers()[0].command_line(), "sleep 1000");
+    assert_eq!(programs(), ["sleep 1000".to_owned()].into());
     assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn settings_are_checked_without_a_start() {
+    let program = |text: &str| {
+        let program = Program::release().args(["run", "--check", "--config", "run.conf"]);
+        std::fs::write(program.path("run.conf"), text).expect("a file");
+        program
+    };
+    let good = "listen = [\"tcp://127.0.0.1:1\"]\npid-file = pid\ncontrol = control\nout = out\n\
+                command = [\"sleep\", \"1000\"]\n";
+    let checked = program(good);
+    let file = std::fs::File::create(checked.path("answer")).expect("a file");
+    let mut checked = checked.with(|command| _ = command.stdout(file)).start();
+    assert_eq!(checked.wait().code(), Some(0), "{}", checked.stderr());
+    let line = std::fs::read_to_string(checked.path("answer")).expect("an answer");
+    assert!(line.starts_with("ok: /") && line.ends_with("/sleep\n"), "{line:?}");
+    let left = ["pid", "control", "out"].map(|name| checked.path(name).exists());
+    assert_eq!(left, [false; 3], "nothing is bound or written");
+    for (text, expected) in [
+        ("workers = many\ncommand = [\"true\"]\n", "run.conf:1:"),
+        ("workers = 2\n", "no command"),
+        ("command = [\"no-such-program\"]\n", "`no-such-program`"),
+        ("command = [\"/etc/passwd\"]\n", "/etc/passwd"),
+        ("group = \"no-such-group\"\ncommand = [\"true\"]\n", "`no-such-group`"),
+    ] {
+        let (code, log) = program(text).run();
+        assert!(code == 1 && log.contains(expected), "{expected}: {log}");
+    }
+}
+
+#[test]
+fn several_programs_start_in_order_and_are_told_apart() {
+    let program = Program::release().args(["run", "--config", "site.conf"]);
+    let shell = |line: &str| format!("command = [\"sh\", \"-c\", \"{line}\"]\n");
+    let write = |sections: &str| {
+        let text = format!("control = control\nenv = [\"SITE=a\"]\n{sections}");
+        std::fs::write(program.path("site.conf"), text).expect("a file");
+    };
+    let database = "while [ ! -e go ]; do sleep 0.01; done; echo >&3; exec sleep 1000";
+    let database = format!("[program \"database\"]\nready = \"fd:3\"\n{}", shell(database));
+    let web = "[program \"web\"]\nafter = [\"database\"]\nready = 10ms\nworkers = 2\n";
+    let web = format!("{web}{}", shell("echo hello $SITE; exec sleep 1000"));
+    write(&format!("{web}{database}"));
+    let answer = std::fs::File::create(program.path("answer")).expect("a file");
+    let mut manager = program.with(|command| _ = command.stdout(answer)).start();
+    let ask = |text: &str| control(&manager.control(), text);
+    let workers = || {
+        let status: serde_json::Value = serde_json::from_str(&ask("status")).expect("JSON");
+        let all = status["workers"].as_array().expect("workers").iter();
+        let text = |it: &serde_json::Value, key: &str| it[key].as_str().map(str::to_owned);
+        all.filter_map(|it| Some((text(it, "group")?, text(it, "state")?))).collect::<Vec<_>>()
+    };
+    eventually("it answers", || manager.control().exists());
+    let is = |group: &str, state: &str| workers().contains(&(group.to_owned(), state.to_owned()));
+    eventually("the first one starts", || is("database", "starting"));
+    assert!(is("web", "waiting") && !is("web", "starting"), "{:?}", workers());
+    std::fs::write(manager.path("go"), "").expect("a file");
+    eventually("all are ready", || workers().iter().all(|(_, state)| state == "ready"));
+    assert!(ask("scale 3").contains("say which program"), "{}", ask("scale 3"));
+    assert!(ask("scale nobody 3").starts_with("error: "));
+    assert_eq!(ask("scale web 3"), "ok");
+    let of_web = |line: &str| line.contains("ready worker=3") && line.contains("group=\"web\"");
+    eventually("the log says of which program", || manager.stderr().lines().any(of_web));
+    assert_eq!(workers().iter().filter(|(group, _)| group == "web").count(), 3);
+    let output = || std::fs::read_to_string(manager.path("answer")).expect("output");
+    eventually("its lines are told apart", || {
+        output().lines().any(|line| line.starts_with("[web ") && line.ends_with("] hello a"))
+    });
+    // What needs a new start is said.
+    std::fs::write(
+        manager.path("site.conf"),
+        format!(
+            "control = control\n{}[program \"mail\"]\n{}",
+            web.replace("after = [\"database\"]\n", ""),
+            shell("exec sleep 1000")
+        ),
+    )
+    .expect("a file");
+    assert_eq!(ask("reload"), "ok");
+    let log = manager.stderr();
+    assert!(log.contains("program=\"database\"") && log.contains("program=\"mail\""), "{log}");
+    assert_eq!(workers().len(), 4, "{:?}", workers());
+    // An upgrade starts one, and ends the other.
+    assert_eq!(ask("upgrade"), "ok", "{}", manager.stderr());
+    eventually("the programs of the file", || {
+        let groups: Vec<_> = workers().into_iter().map(|(group, _)| group).collect();
+        groups.len() == 4 && !groups.contains(&"database".to_owned())
+    });
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}
+
+#[test]
+fn programs_that_contradict_each_other_do_not_start() {
+    let run = |text: &str| {
+        let program = Program::release().args(["run", "--config", "site.conf"]);
+        std::fs::write(program.path("site.conf"), text).expect("a file");
+        program.run()
+    };
+    let web = "[program \"web\"]\ncommand = [\"sleep\", \"1000\"]\n";
+    for (text, expected) in [
+        (format!("command = [\"true\"]\n{web}"), "`command`"),
+        (format!("{web}after = [\"databse\"]\n"), "`databse`"),
+        (format!("{web}after = [\"web\"]\n"), "never start: `web`"),
+        (format!("{web}control = control\n"), "site.conf:3:"),
+        (format!("{web}[program \"mail\"]\nworkers = 2\n"), "no command"),
+    ] {
+        let (code, log) = run(&text);
+        assert!(code == 1 && log.contains(expected), "{expected}: {log}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_too_old_or_too_large_is_replaced() {
+    for limit in [["--max-age", "1"], ["--max-memory", "64K"]] {
+        let options = [&limit[..], &["--ready", "0.1"]].concat();
+        let mut manager = Program::manager_of_shell(&options, "exec sleep 1000").start();
+        manager.await_ready(1);
+        let first = manager.workers();
+        eventually("another process", || {
+            let now = manager.workers();
+            !now.is_empty() && now.iter().all(|worker| !first.contains(worker))
+        });
+        assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    }
 }
 
 #[test]

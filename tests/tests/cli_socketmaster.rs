@@ -57,6 +57,20 @@ fn hup_replaces_the_process_under_load() {
 }
 
 #[test]
+fn usr1_puts_a_new_version_in_its_place() {
+    let (mut master, address) = serve(&["-start", "200"]);
+    let before = master.workers();
+    master.signal(Signal::SIGUSR1);
+    eventually("it has taken over", || master.stderr().contains("the new version takes over"));
+    eventually("its processes are new", || {
+        let workers = master.workers();
+        !workers.is_empty() && !workers.iter().any(|worker| before.contains(worker))
+    });
+    assert!(try_http_get(address).is_ok());
+    assert_eq!(master.stop(), 0, "{}", master.stderr());
+}
+
+#[test]
 fn a_bad_new_process_leaves_the_old_one() {
     let (mut master, address) = serve(&["-start", "2000"]);
     let before = master.workers();
@@ -148,7 +162,7 @@ fn misuse_is_explained() {
     for (arguments, expected) in [
         (&["-listen=tcp://:0"][..], "--command"),
         (&["-comand=x"], "--command"),
-        (&["-listen=udp://:1", "-command=true"], "tcp://"),
+        (&["-listen=http://:1", "-command=true"], "tcp://"),
         (&["-start=soon", "-command=true"], "soon"),
     ] {
         let (code, log) = Program::socketmaster().args(arguments).run();

@@ -114,6 +114,20 @@ on_every_backend! {
         master.stop();
     }
 
+    fn one_that_writes_something_else_there_is_not_waited_for(backend: Backend) {
+        let options = ["--ready", "newline", "--ready-timeout", "60000"];
+        let line = "eval \"head -c 5000 /dev/zero >&$NOTIFY_FD\"; exec sleep 1000";
+        let mut master = shell(backend, &options, line).start();
+        let reason = "bytes without a newline to its readiness descriptor";
+        eventually("it is not waited for", || master.stderr().contains(reason));
+        master.stop();
+        // A little is ignored.
+        let line = "eval \"head -c 4000 /dev/zero >&$NOTIFY_FD; echo >&$NOTIFY_FD\"; exec sleep 1000";
+        let mut master = shell(backend, &options, line).start();
+        eventually("it is ready", || master.stderr().contains("all workers are ready"));
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
+    }
+
     fn the_environment_is_its_own(backend: Backend) {
         let line = "env > out.new; mv out.new out; exec sleep 1000";
         let program = shell(backend, &["--listen", "127.0.0.1:0", "--ready", "1"], line);

@@ -78,6 +78,19 @@ on_every_backend! {
         assert_eq!(service.stop(), 0);
     }
 
+    fn warnings_about_it_are_in_the_log(backend: Backend) {
+        let address = free_port();
+        let text = format!("listen = {address} control = \"control\" lock-file = \"lock-${{HOME}}\"");
+        let (program, _) = configured(backend, &text);
+        let mut service = program.start();
+        service.await_ready(2);
+        let warnings = || service.stderr().matches("warning: ").count();
+        assert_eq!(warnings(), 1, "{}", service.stderr());
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        assert_eq!(warnings(), 2, "{}", service.stderr());
+        assert_eq!(service.stop(), 0);
+    }
+
     fn a_reload_that_fails_leaves_as_many_workers_as_there_were(backend: Backend) {
         let address = free_port();
         let text = |workers| format!("listen = {address} control = \"control\" workers = {workers}");

@@ -5,20 +5,17 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{join, join_all, poll_fn};
+use futures_util::future::{join, join_all};
 use nix::sys::resource::{Resource, getrlimit};
 use release_core::ipc::plain::Client;
 use release_core::ipc::{
-    CallError, Codec, CodecError, Ended, Never, Peer, Postcard, Request, SendError,
-    connect_with_descriptors,
+    CallError, Codec, CodecError, ConnectOptions, Ended, Never, Peer, Postcard, Request, SendError,
 };
 use release_tests::{
     Descriptor, Pass, Passed, Passing, Witness, connect_end, copy, frames, on_every_backend, pass,
-    run_on,
+    poll_once, run_on,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,16 +37,12 @@ fn file(words: &str) -> File {
     file
 }
 
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(future.poll_unpin(cx))).await
-}
-
 /// Sends copies to a peer that does not read, until they wait on this side.
 fn fill(peer: &Peer<Pass>, witness: &Witness) {
     let words = "x".repeat(100_000);
     let full = loop {
         let to = copy(&witness.writer).unwrap();
-        if let Err(error) = peer.notify(&Pass::Write { words: words.clone(), to }) {
+        if let Err(error) = peer.notify(Pass::Write { words: words.clone(), to }) {
             break error;
         }
     };
@@ -88,7 +81,7 @@ on_every_backend! {
             let passing = Passing::new(&rt, 1);
             let (mut reader, writer) = std::io::pipe().unwrap();
             let to = Descriptor::new(writer);
-            passing.peer.notify(&Pass::Write { words: "noticed".to_owned(), to }).unwrap();
+            passing.peer.notify(Pass::Write { words: "noticed".to_owned(), to }).unwrap();
             passing.peer.call(&Pass::Nothing("after it".to_owned())).await.unwrap();
             let mut words = String::new();
             reader.read_to_string(&mut words).unwrap();
@@ -174,13 +167,12 @@ on_every_backend! {
             assert!(poll_once(&mut holding).await.is_pending());
             // Nothing but the one who holds them stands in the way of others.
             let read = Pass::Read(Descriptor::new(file("later")));
-            let waiting = passing.peer.call(&read);
-            let given_up = async {
-                rt.sleep(Duration::from_millis(20)).await;
-                passing.peer.call(&Pass::Nothing("first".to_owned())).await.unwrap();
-                drop(holding);
-            };
-            assert_eq!(join(waiting, given_up).await.0.unwrap().words, "later");
+            let mut waiting = Box::pin(passing.peer.call(&read));
+            assert!(poll_once(&mut waiting).await.is_pending());
+            passing.peer.call(&Pass::Nothing("first".to_owned())).await.unwrap();
+            assert!(poll_once(&mut waiting).await.is_pending());
+            drop(holding);
+            assert_eq!(waiting.await.unwrap().words, "later");
         });
     }
 
@@ -235,7 +227,7 @@ on_every_backend! {
             // An end that holds requests, and is dropped.
             let Passing { peer, other, serving } = Passing::new(&rt, 100);
             let witness = Witness::default();
-            peer.notify(&Pass::Hold(witness.copies(50))).unwrap();
+            peer.notify(Pass::Hold(witness.copies(50))).unwrap();
             peer.call(&Pass::Nothing("it has them".to_owned())).await.unwrap();
             drop((serving, other));
             witness.is_alone(&rt).await;
@@ -253,7 +245,7 @@ on_every_backend! {
             let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
             let messages = usize::try_from(limit).unwrap() / 80 + 2;
             for _ in 0..messages {
-                peer.notify(&Pass::Hold(witness.copies(80))).unwrap();
+                peer.notify(Pass::Hold(witness.copies(80))).unwrap();
                 rt.sleep(Duration::from_millis(1)).await;
             }
             rt.sleep(Duration::from_millis(100)).await;
@@ -307,13 +299,13 @@ on_every_backend! {
             let (here, there) = UnixStream::pair().unwrap();
             let clock = rt.clone();
             let answer = move |request| pass(clock.clone(), request);
-            let (_, _serving) =
-                connect_with_descriptors::<Never, Pass, _, _, _>(&rt, there.into(), Json, 9, answer)
-                    .unwrap();
+            let options = ConnectOptions::new().descriptors(9);
+            let (_, _serving) = options
+                .connect::<Never, Pass, _, _, _>(&rt, there.into(), Json, answer)
+                .unwrap();
             let refuse = |never: Never| async move { match never {} };
             let (peer, _task) =
-                connect_with_descriptors::<Pass, Never, _, _, _>(&rt, here.into(), Json, 9, refuse)
-                    .unwrap();
+                options.connect::<Pass, Never, _, _, _>(&rt, here.into(), Json, refuse).unwrap();
             let answer = peer.call(&Pass::Read(Descriptor::new(file("in json")))).await.unwrap();
             assert_eq!(answer.words, "in json");
             let witness = Witness::default();
@@ -331,13 +323,13 @@ on_every_backend! {
         run_on(backend, |rt| async move {
             let (here, there) = UnixStream::pair().unwrap();
             let answer = |Fragile| async move { Ok(()) };
-            let (_, serving) = connect_with_descriptors::<Never, Fragile, _, _, _>(
-                &rt, there.into(), Panicking, 9, answer,
-            )
-            .unwrap();
+            let (_, serving) = ConnectOptions::new()
+                .descriptors(9)
+                .connect::<Never, Fragile, _, _, _>(&rt, there.into(), Panicking, answer)
+                .unwrap();
             let (peer, _task) = connect_end(&rt, here, 9);
             let witness = Witness::default();
-            peer.notify(&Pass::Hold(witness.copies(9))).unwrap();
+            peer.notify(Pass::Hold(witness.copies(9))).unwrap();
             let ended = serving.await;
             assert!(matches!(ended, Ended::Violation(why) if why.contains("codec")), "{ended:?}");
             witness.is_alone(&rt).await;

@@ -16,7 +16,7 @@ fn block(document: &str, language: &str, marker: &str) -> String {
 
 #[test]
 fn the_readme_shows_the_example_hello() {
-    let shown = block(&read("README.md"), "rust,no_run", "fn main");
+    let shown = block(&read("README.md"), "rust,no_run", "struct Hello");
     let example = read("examples/hello.rs");
     let code = example.split_once("\n\n").expect("a comment, then code").1;
     assert_eq!(shown, code);
@@ -31,6 +31,24 @@ fn the_protocol_shows_the_python_client() {
 }
 
 #[test]
+fn the_protocol_lists_the_kinds_of_frames() {
+    let numbers = |lines: &str, before: &str| -> Vec<u8> {
+        let first = |line: &str| line.strip_prefix(before)?.split_once(' ')?.0.parse().ok();
+        lines.lines().filter_map(first).collect()
+    };
+    let source = read("release-core/src/ipc/wire/header.rs");
+    let (_, table) = source.split_once("\nkinds! {\n").expect("the table");
+    let (table, _) = table.split_once("\n}\n").expect("its end");
+    let document = read("docs/PROTOCOL.md");
+    let (_, rows) =
+        document.split_once("| kind (1 byte) | then | then |\n").expect("the documented table");
+    let (rows, _) = rows.split_once("\n\n").expect("its end");
+    let defined = numbers(table, "    ");
+    assert!(defined.len() >= 10, "{defined:?}");
+    assert_eq!(numbers(rows, "| "), defined);
+}
+
+#[test]
 fn a_custom_executor_has_less_than_a_hundred_lines() {
     assert!(read("examples/custom_runtime/executor.rs").lines().count() < 100);
 }
@@ -41,6 +59,13 @@ fn the_servers_page_shows_the_patient_uvicorn() {
         block(&read("docs/SERVERS.md"), "python", "Patient"),
         read("examples/deploy/patient.py")
     );
+}
+
+#[test]
+fn the_page_on_tests_shows_those_of_the_service() {
+    let shown = block(&read("docs/TESTING.md"), "rust,ignore", "CARGO_BIN_EXE_service");
+    let program = "\nconst SERVICE: &str = env!(\"CARGO_BIN_EXE_service\");\n";
+    assert_eq!(shown.replacen(program, "", 1), read("tests/tests/service/page.rs"));
 }
 
 /// The names between backticks, without those behind "unit tests of".

@@ -81,6 +81,11 @@ fn shapes() {
 }
 
 #[test]
+fn ring() {
+    fuzz(8, fuzzing::ring);
+}
+
+#[test]
 fn config() {
     fuzz(5, fuzzing::config);
 }

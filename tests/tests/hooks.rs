@@ -84,6 +84,17 @@ on_every_backend! {
         assert_eq!(running.stop(), 0, "{}", running.stderr());
     }
 
+    fn a_state_function_runs_inside_of_the_runtime_after_an_upgrade(backend: Backend) {
+        let mut running = Program::new(backend, "hooks").start();
+        running.await_ready(1);
+        // Works only where the runtime is.
+        hooks(&running, "local task");
+        assert_eq!(control(&running.control(), "upgrade"), "ok", "{}", running.stderr());
+        running.await_ready(1);
+        assert!(!running.stderr().contains("panicked"), "{}", running.stderr());
+        assert_eq!(running.stop(), 0, "{}", running.stderr());
+    }
+
     fn a_main_task_that_panics_ends_the_master_in_order(backend: Backend) {
         let mut running = Program::new(backend, "hooks").start();
         running.await_ready(1);

@@ -21,6 +21,7 @@ const READY: u8 = 2;
 const REQUEST: u8 = 3;
 const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
+const NOT_UNDERSTOOD: u8 = 11;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
 const WITH_DESCRIPTORS: u8 = 0x80;
@@ -120,7 +121,7 @@ async fn goes_on(rt: &Rt, socket: UnixStream, refusals: &[&str]) {
         for words in refusals {
             let refusal = peer.receive().expect("a refusal");
             let text = String::from_utf8_lossy(&refusal[5..]).into_owned();
-            assert_eq!(refusal[0], REFUSAL, "{text}");
+            assert_eq!(refusal[0], NOT_UNDERSTOOD, "{text}");
             assert!(text.contains(&words), "{text}, not {words}");
         }
         let answer = peer.receive().expect("an answer");
@@ -159,7 +160,7 @@ on_every_backend! {
 
     fn only_messages_may_have_any(backend: Backend) {
         run_on(backend, |rt| async move {
-            for kind in [1, READY, REFUSAL, CANCEL] {
+            for kind in [1, READY, REFUSAL, CANCEL, NOT_UNDERSTOOD] {
                 let bytes = frames([payload(kind, 1, &[0, 0, 0, 1, 0])]);
                 ends(&rt, &bytes, 1, "a frame of no known kind").await;
             }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,14 +80,18 @@ fn never_repeats(
 }
 
 /// The same over one HTTP/2 connection at a time, several requests at once.
-async fn multiplexed(address: SocketAddr, over: &AtomicBool) -> (usize, usize, Vec<String>) {
-    let (mut answered, mut connections, mut lost) = (0, 0, Vec::new());
+async fn multiplexed(
+    address: SocketAddr,
+    over: &AtomicBool,
+    connections: &AtomicUsize,
+) -> (usize, Vec<String>) {
+    let (mut answered, mut lost) = (0, Vec::new());
     while !over.load(Ordering::Relaxed) {
         let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
         let connection = tokio::spawn(connection);
-        connections += 1;
+        connections.fetch_add(1, Ordering::Relaxed);
         // After GOAWAY the sender is not ready any more: nothing is sent that will not be answered.
         while !over.load(Ordering::Relaxed) && poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
             let requests = (0..4).map(|_| {
@@ -111,7 +115,7 @@ async fn multiplexed(address: SocketAddr, over: &AtomicBool) -> (usize, usize, V
         drop(sender);
         let _ = connection.await;
     }
-    (answered, connections, lost)
+    (answered, lost)
 }
 
 on_every_backend! {
@@ -142,20 +146,85 @@ on_every_backend! {
 
     fn http_2_is_told_to_go_away(backend: Backend) {
         let (mut service, address) = start(backend, 2, &[]);
-        let over = AtomicBool::new(false);
-        let (answered, connections, lost) = thread::scope(|scope| {
+        let (over, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (answered, lost) = thread::scope(|scope| {
             let client = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(multiplexed(address, &over))
+                runtime.expect("a runtime").block_on(multiplexed(address, &over, &connections))
             });
-            for _ in 0..8 {
+            for reloads in 1..=8 {
                 assert_eq!(control(&service.control(), "reload"), "ok");
+                eventually("the client connects again", || {
+                    connections.load(Ordering::Relaxed) > reloads
+                });
             }
             over.store(true, Ordering::Relaxed);
             client.join().expect("the client")
         });
         assert!(lost.is_empty(), "{lost:?} of {answered}");
-        assert!(connections > 2 && answered > 100, "{connections} connections, {answered} answers");
+        assert!(answered > 8, "{answered} answers");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn nobody_connects_in_vain_during_a_stop(backend: Backend) {
+        let (mut service, address) = start(backend, 1, &["--linger", "2000"]);
+        let mut kept = HttpClient::connect(address).expect("a connection");
+        kept.get().expect("an answer");
+        let worker = release_tests::Process(http_get(address).pid);
+        let sockets = || worker.descriptors().iter().filter(|it| it.1.starts_with("socket")).count();
+        let before = sockets();
+        service.signal(Signal::SIGTERM);
+        eventually("its two listeners are closed", || sockets() + 2 <= before);
+        // It lingers for the client that it has. A connection that nobody accepts would be cut.
+        let refused = TcpStream::connect(address).map(drop).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::ConnectionRefused), "{}", service.stderr());
+        drop(kept);
+        assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+    }
+
+    fn http_2_that_begins_during_a_stop_does_not_linger(backend: Backend) {
+        let options = ["--header", "60000", "--linger", "60000", "--stop", "60"];
+        let (mut service, address) = start(backend, 1, &options);
+        let client = connect(address);
+        // The worker accepts in order.
+        let old = release_tests::Process(http_get(address).pid);
+        let sockets = || old.descriptors().iter().filter(|it| it.1.starts_with("socket")).count();
+        let before = sockets();
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        eventually("its two listeners are closed", || sockets() + 2 <= before);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let answer = runtime.expect("a runtime").block_on(async {
+            client.set_nonblocking(true).expect("set");
+            let stream = TokioIo::new(tokio::net::TcpStream::from_std(client).expect("a stream"));
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+            let connection = tokio::spawn(connection);
+            let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new());
+            let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            // Its end is the worker's: this side would go on.
+            let ended = tokio::time::timeout(DEADLINE, connection).await;
+            ended.expect("GOAWAY").expect("no panic").expect("in order");
+            String::from_utf8_lossy(&body).into_owned()
+        });
+        assert_eq!(Answer::parse(&answer).expect("an answer").pid, old.0);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_client_that_has_connected_is_answered(backend: Backend) {
+        let options = ["--header", "60000", "--linger", "0", "--stop", "60"];
+        let (mut service, address) = start(backend, 1, &options);
+        let mut client = connect(address);
+        // The worker accepts in order.
+        let old = release_tests::Process(http_get(address).pid);
+        let sockets = || old.descriptors().iter().filter(|it| it.1.starts_with("socket")).count();
+        let before = sockets();
+        assert_eq!(control(&service.control(), "reload"), "ok");
+        eventually("its two listeners are closed", || sockets() + 2 <= before);
+        client.write_all(GET).expect("a request");
+        let answer = rest(&mut client);
+        let pid = format!("pid={} ", old.0);
+        assert!(answer.contains("close") && answer.contains(&pid), "{answer:?}");
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 
@@ -247,6 +316,68 @@ on_every_backend! {
         assert!(!service.stderr().contains("killed"), "{}", service.stderr());
     }
 
+    fn a_connection_may_begin_with_a_handshake(backend: Backend) {
+        let options = ["--knock", "--header", "4000", "--stop", "60"];
+        let (mut service, _) = start(backend, 1, &options);
+        let path = service.path("unix");
+        let connect = || {
+            let client = UnixStream::connect(&path).expect("a connection");
+            client.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+            client
+        };
+        let mut client = connect();
+        client.write_all(b"knock\n").expect("the handshake");
+        assert_eq!(read_until(&mut client, "\n"), "enter\n");
+        client.write_all(GET).expect("a request");
+        assert!(read_until(&mut client, "\r\n\r\n").starts_with("HTTP/1.1 200"));
+        drop(client);
+        // The reason is said at most once in ten seconds.
+        let mut wrong = connect();
+        wrong.write_all(b"hello\n").expect("words");
+        assert_eq!(rest(&mut wrong), "");
+        eventually("it is said", || service.stderr().contains("the handshake failed: Data("));
+        let begun = Instant::now();
+        let mut slow = connect();
+        slow.write_all(b"kno").expect("half a handshake");
+        assert_eq!(rest(&mut slow), "");
+        assert!(begun.elapsed() >= Duration::from_millis(3500));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_handshake_and_its_request_are_completed_when_the_worker_stops(backend: Backend) {
+        let options = ["--knock", "--header", "60000", "--linger", "60000", "--stop", "120"];
+        let (mut service, _) = start(backend, 1, &options);
+        let old = service.workers()[0];
+        let mut clients: Vec<_> = (0..3)
+            .map(|_| {
+                let client = UnixStream::connect(service.path("unix")).expect("a connection");
+                client.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+                client
+            })
+            .collect();
+        clients[1].write_all(b"kno").expect("half a handshake");
+        clients[2].write_all(b"knock\n").expect("the handshake");
+        // The worker accepts in order: it has all of them.
+        assert_eq!(read_until(&mut clients[2], "\n"), "enter\n");
+        let sockets = || old.descriptors().iter().filter(|it| it.1.starts_with("socket")).count();
+        let before = sockets();
+        assert_eq!(control(&service.control(), "reload"), "ok", "{}", service.stderr());
+        eventually("its two listeners are closed", || sockets() + 2 <= before);
+        clients[2].write_all(GET).expect("a request");
+        let said = rest(&mut clients[2]);
+        assert!(said.contains("connection: close") && said.contains(&format!("pid={} ", old.0)), "{said}");
+        for (client, rest_of_it) in clients.iter_mut().zip(["knock\n", "ck\n"]) {
+            client.write_all(rest_of_it.as_bytes()).expect("the handshake");
+            client.write_all(GET).expect("a request");
+            let said = rest(client);
+            let expected = format!("pid={} ", old.0);
+            assert!(said.starts_with("enter\n") && said.contains("connection: close"), "{said}");
+            assert!(said.contains(&expected), "{said}");
+        }
+        eventually("the old one is gone", || !service.workers().contains(&old));
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
     fn an_upgraded_connection_outlives_a_reload(backend: Backend) {
         let (mut service, address) = start(backend, 1, &[]);
         let old = service.workers()[0];
@@ -291,6 +422,149 @@ on_every_backend! {
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
         let answer = rest(&mut client);
         assert!(answer.contains("peer=127."), "{answer}");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn kept_connections_are_handed_on(backend: Backend) {
+        let installed = Installed::new(backend, "http");
+        let options = ["--hand-on", "--header", "60000", "--stop", "60"];
+        let (mut service, address) = installed.program().args(options).serve(2);
+        let client = |_| HttpClient::connect(address).expect("a connection");
+        let mut kept: Vec<_> = (0..170).map(client).collect();
+        kept.iter_mut().for_each(|client| _ = client.get().expect("an answer"));
+        // Without a request so far, with half a head, with half of the next one behind a request, and after a body.
+        let mut others: Vec<_> = (0..30).map(|_| connect(address)).collect();
+        for (index, client) in others.iter_mut().enumerate() {
+            match index % 4 {
+                0 => {}
+                3 => {
+                    let with_body = b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
+                    client.write_all(with_body).expect("a request with a body");
+                    read_until(client, "\r\n\r\nbody");
+                }
+                1 => client.write_all(&GET[..7]).expect("half a head"),
+                _ => {
+                    let both = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: h2c\r\n\r\nGET / H";
+                    client.write_all(both).expect("a request and a half");
+                    read_until(client, "seq=0 peer=127.");
+                    read_until(client, "\n");
+                }
+            }
+        }
+        let over = &AtomicBool::new(false);
+        let lost: Vec<_> = thread::scope(|scope| {
+            let busy = |pause| scope.spawn(move || {
+                let (mut client, mut answered) = (HttpClient::connect(address)?, 0);
+                while !over.load(Ordering::Relaxed) {
+                    client.get()?;
+                    assert!(!client.is_over(), "no answer is the last");
+                    answered += 1;
+                    thread::sleep(pause);
+                }
+                Ok::<u32, io::Error>(answered)
+            });
+            let busy = [0, 1, 5, 20].map(Duration::from_millis).map(busy);
+            let mut outcomes = Vec::new();
+            for turn in 0..5 {
+                outcomes.push(control(&service.control(), "reload"));
+                if turn % 2 == 1 {
+                    installed.install(&backend.program("http"));
+                    outcomes.push(control(&service.control(), "upgrade"));
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(outcomes.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
+            busy.into_iter().filter_map(|client| client.join().expect("a client").err()).collect()
+        });
+        assert!(lost.is_empty(), "{lost:?}; log: {}", service.stderr());
+        eventually("only the newest workers are left", || service.workers().len() == 2);
+        let now: Vec<_> = service.workers().iter().map(|worker| worker.0).collect();
+        for client in &mut kept {
+            assert!(now.contains(&client.get().expect("an answer").pid), "{now:?}");
+        }
+        for (index, client) in others.iter_mut().enumerate() {
+            // Of those two, the beginning is sent.
+            let begun = if matches!(index % 4, 1 | 2) { 7 } else { 0 };
+            let request = &"GET / HTTP/1.1"[begun..];
+            let text = format!("{request}\r\nHost: test\r\nConnection: close\r\n\r\n");
+            client.write_all(text.as_bytes()).expect("the rest");
+            let answer = rest(client);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{index}: {answer:?}");
+        }
+        let begun = Instant::now();
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits for a taker");
+    }
+
+    fn the_death_of_the_taker_closes_its_own_connections(backend: Backend) {
+        let (mut service, address) = start(backend, 2, &["--hand-on", "--stop", "60"]);
+        let mut survivors = 0;
+        for _ in 0..2 {
+            let client = |_| HttpClient::connect(address).expect("a connection");
+            let mut clients: Vec<_> = (0..60).map(client).collect();
+            clients.iter_mut().for_each(|client| _ = client.get().expect("an answer"));
+            let old = service.workers();
+            thread::scope(|scope| {
+                let reload = scope.spawn(|| control(&service.control(), "reload"));
+                eventually("a new one starts", || service.workers().iter().any(|it| !old.contains(it)));
+                let new = service.workers().into_iter().find(|it| !old.contains(it));
+                new.expect("a new one").signal(Signal::SIGKILL);
+                let _ = reload.join().expect("an answer");
+            });
+            service.await_ready(2);
+            for client in &mut clients {
+                match client.get() {
+                    Ok(_) => survivors += 1,
+                    // One that is with nobody would wait for ever.
+                    Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
+                }
+            }
+        }
+        assert!(survivors > 0);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_taker_that_stands_still_holds_no_connection_up_for_long(backend: Backend) {
+        let (mut service, address) = start(backend, 3, &["--hand-on", "--stop", "60"]);
+        let client = |_| HttpClient::connect(address).expect("a connection");
+        let mut clients: Vec<_> = (0..60).map(client).collect();
+        let pids: Vec<_> = clients.iter_mut().map(|client| client.get().expect("an answer").pid).collect();
+        let workers = service.workers();
+        let giver = pids[0];
+        let stopped = workers.into_iter().find(|worker| worker.0 != giver).expect("another one");
+        stopped.signal(Signal::SIGSTOP);
+        release_tests::Process(giver).signal(Signal::SIGTERM);
+        for (client, _) in clients.iter_mut().zip(&pids).filter(|(_, pid)| **pid == giver) {
+            // Until the signal has come.
+            eventually("another worker has it", || {
+                let now = client.get().expect("an answer").pid;
+                assert_ne!(now, stopped.0, "{}", service.stderr());
+                now != giver
+            });
+        }
+        stopped.signal(Signal::SIGCONT);
+        service.await_ready(3);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn a_group_that_is_gone_keeps_its_connections(backend: Backend) {
+        let installed = Installed::new(backend, "http");
+        let options = ["--hand-on", "--linger", "20000", "--stop", "60"];
+        let (mut service, address) = installed.program().args(options).serve(2);
+        let mut client = HttpClient::connect(address).expect("a connection");
+        let old = client.get().expect("an answer").pid;
+        let other = service.workers().into_iter().find(|worker| worker.0 != old).expect("two");
+        // One that asks for the connection, and does not take it.
+        other.signal(Signal::SIGSTOP);
+        release_tests::Process(old).signal(Signal::SIGTERM);
+        std::fs::write(service.path("group"), "other").expect("a name");
+        let upgrade = control(&service.control(), "upgrade");
+        assert_eq!(upgrade, "ok", "{}", service.stderr());
+        let metrics = control(&service.control(), "metrics");
+        assert!(metrics.contains("work_finished_total{group=\"http\"} 1\n"), "{metrics}");
+        assert_eq!(client.get().expect("an answer").pid, old);
+        assert!(client.is_over(), "its last one");
+        other.signal(Signal::SIGCONT);
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use futures_util::future::{join, join_all};
 use release_core::ipc::plain::{Client, Server};
 use release_core::ipc::{CallError, Codec, CodecError, Ended, Postcard, ReadError, Request, Text};
@@ -227,14 +228,16 @@ on_every_backend! {
 
     fn messages_that_nobody_takes_do_not_stop_calls(backend: Backend) {
         run_on(backend, |rt| async move {
+            let (sent, all_sent) = oneshot::channel();
             let (client, peer) = client(&rt, |mut peer| {
                 peer.throw(&frames(vec!["push"; 300]));
+                sent.send(()).unwrap();
                 for _ in 0..2 {
                     let request = peer.receive().unwrap();
                     peer.throw(&frames([request]));
                 }
             });
-            rt.sleep(SOON).await;
+            all_sent.await.unwrap();
             // Plain frames do not say what they are: the answers may be messages.
             let (one, two) = (ask("one"), ask("two"));
             let (first, second) = join(client.call(&one), client.call(&two)).await;

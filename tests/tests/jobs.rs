@@ -95,12 +95,27 @@ on_every_backend! {
         assert_eq!(said, "the job took too long, and its worker is replaced");
         assert_eq!(ask(&running, "run -- echo next"), "next");
         let hung = process_of(&running, "hang-once first");
-        eventually("it is killed", || running.stderr().contains("a unit of work was not finished after"));
+        eventually("it is killed", || running.stderr().contains("a job was not done after 300.0ms"));
         assert!(!running.workers().contains(&hung));
         let said = ask(&running, "run timeout=300 attempts=2 -- hang-once second");
         running.await_ready(1);
         assert_eq!(said, running.workers()[0].0.to_string(), "the next worker has done it");
         assert_eq!(running.stop(), 0, "{}", running.stderr());
+    }
+
+    fn a_job_that_hangs_is_not_waited_for_in_a_stop(backend: Backend) {
+        let mut running = start(backend, &[], 1);
+        let said = thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(&running, "run timeout=1500 -- hang-once last"));
+            process_of(&running, "hang-once last");
+            running.signal(Signal::SIGTERM);
+            asking.join().expect("an answer")
+        });
+        assert_eq!(said, "the job took too long, and its worker is replaced");
+        let status = running.wait();
+        let log = running.stderr();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("a job was not done after") && !log.contains("did not stop"), "{log}");
     }
 
     fn reloads_under_load_lose_no_job(backend: Backend) {

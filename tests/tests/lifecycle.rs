@@ -50,6 +50,18 @@ on_every_backend! {
         leaves_nothing(&probe);
     }
 
+    fn a_worker_without_its_me_lives_until_it_is_told_to_stop(backend: Backend) {
+        let mut probe = Program::probe(backend, "drops").start();
+        probe.await_ready(1);
+        let workers = probe.workers();
+        control(&probe.control(), "status");
+        assert_eq!(probe.workers(), workers);
+        assert_eq!(probe.stop(), 0, "{}", probe.stderr());
+        let log = probe.stderr();
+        assert!(log.contains("has seen that it is to stop"), "{log}");
+        assert!(!log.contains("restart"), "{log}");
+    }
+
     fn a_worker_that_asks_other_things_is_refused(backend: Backend) {
         let probe = Program::probe(backend, "serve");
         std::fs::write(probe.path("group"), "confused").expect("a file");

@@ -74,7 +74,7 @@ on_every_backend! {
         let (launcher, daemon) = writers(backend);
         for rotation in 0..ROTATIONS {
             let moved = ["out", "err"].map(|name| move_away(&launcher, name, rotation));
-            daemon.process().signal(Signal::SIGUSR2);
+            daemon.process().signal(Signal::SIGUSR1);
             for name in ["out", "err"] {
                 eventually("all workers write to the new file", || {
                     daemon.workers().iter().all(|worker| writes_to(worker.0, &launcher.path(name)))
@@ -124,7 +124,7 @@ on_every_backend! {
         let why = control(&launcher.control(), "reopen");
         let path = launcher.path("err").to_string_lossy().into_owned();
         assert_eq!(why, format!("cannot open the log file {path}: Is a directory (os error 21)"));
-        daemon.process().signal(Signal::SIGUSR2);
+        daemon.process().signal(Signal::SIGUSR1);
         eventually("the reason is in the old log", || {
             let log = fs::read_to_string(&moved).unwrap_or_default();
             log.contains("the log goes on where it was") && log.contains(&path)
@@ -142,7 +142,7 @@ on_every_backend! {
         let why = control(&probe.control(), "reopen");
         assert!(why.starts_with("there are no log files to open again"), "{why}");
         // Ignored, as ever: it would be the end of the process.
-        probe.signal(Signal::SIGUSR2);
+        probe.signal(Signal::SIGUSR1);
         probe.await_ready(1);
         assert_eq!(probe.stop(), 0);
     }
@@ -157,7 +157,7 @@ on_every_backend! {
         eventually("it works", || says("up\n"));
         assert_eq!(daemon.process().stat()[3], 0, "it has a terminal");
         let moved = move_away(&launcher, "log", 0);
-        daemon.process().signal(Signal::SIGUSR2);
+        daemon.process().signal(Signal::SIGUSR1);
         eventually("it goes on in the new file", || says("still there\n"));
         daemon.process().signal(Signal::SIGTERM);
         eventually("it has saved", || says("saving\nsaved\n"));

@@ -50,6 +50,13 @@ on_every_backend! {
         probe.configure("second");
         assert_eq!(control(&probe.control(), "reload"), "ok");
         assert!(probe.stderr().contains("configuration=\"second\" generation=2"));
+        // Each occupies a thread.
+        probe.configure("hangs");
+        for _ in 1..3 {
+            assert_eq!(control(&probe.control(), "reload"), answer);
+        }
+        let refused = control(&probe.control(), "reload");
+        assert!(refused.starts_with("3 earlier preparations still hang"), "{refused}");
         assert_eq!(probe.stop(), 0, "{}", probe.stderr());
     }
 }

@@ -213,7 +213,7 @@ fn files_are_appended_to_and_opened_again() {
     let read = |name: &str| fs::read_to_string(running.path(name)).unwrap_or_default();
     eventually("both are written", || read("out").contains("out") && read("err").contains("] err"));
     assert!(read("err").contains("all workers are ready"), "{}", read("err"));
-    let reopen: [&dyn Fn(); 2] = [&|| running.signal(Signal::SIGUSR2), &|| {
+    let reopen: [&dyn Fn(); 2] = [&|| running.signal(Signal::SIGUSR1), &|| {
         assert_eq!(control(&running.control(), "reopen"), "ok");
     }];
     for (number, reopen) in reopen.into_iter().enumerate() {

@@ -1,8 +1,12 @@
 //! A master that is process 1 of its namespace, as in a container.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use nix::sys::signal::Signal;
 use release_tests::{
-    Process, Program, can_inject, children, eventually, is_root, on_every_backend, zombies,
+    Process, Program, can_inject, children, control, eventually, free_port, is_root,
+    on_every_backend, zombies,
 };
 
 /// What `unshare` has started: process 1, as it is called outside.
@@ -27,6 +31,39 @@ on_every_backend! {
         });
         let log = unshare.stderr();
         assert_eq!(log.matches("ExitStatus(unix_wait_status(1792))").count(), 2, "{log}");
+        init(unshare.pid()).expect("process 1").signal(Signal::SIGTERM);
+        assert_eq!(unshare.wait().code(), Some(0), "{}", unshare.stderr());
+    }
+
+    fn connections_are_handed_on_and_it_says_how_it_is(backend: Backend) {
+        if !is_root("a process namespace") {
+            return;
+        }
+        let launcher = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let address = free_port();
+        let program = Program::under(&launcher, backend, "live").args([address.to_string()]);
+        let mut unshare = program.start();
+        unshare.await_ready(2);
+        let ask = |client: &mut BufReader<TcpStream>| {
+            client.get_mut().write_all(b"line\n").expect("a line");
+            let mut answer = String::new();
+            client.read_line(&mut answer).expect("an answer");
+            answer
+        };
+        let connect = |_| BufReader::new(TcpStream::connect(address).expect("a connection"));
+        let mut clients: Vec<_> = (0..10).map(connect).collect();
+        assert!(clients.iter_mut().all(|client| ask(client) == "1 line\n"));
+        assert_eq!(control(&unshare.control(), "reload"), "ok", "{}", unshare.stderr());
+        assert!(clients.iter_mut().all(|client| ask(client) == "2 line\n"));
+        let metrics = control(&unshare.control(), "metrics");
+        assert!(metrics.contains("release_worker_memory_bytes{group=\"live\",worker=\"0\"}"), "{metrics}");
+        assert!(metrics.contains("release_master_memory_bytes ") && metrics.contains("release_ready 1"));
+        assert_eq!(control(&unshare.control(), "live"), "ok");
+        children(init(unshare.pid()).expect("process 1").0)[0].signal(Signal::SIGKILL);
+        eventually("a death is history", || {
+            control(&unshare.control(), "history").contains("SIGKILL")
+        });
+        drop(clients);
         init(unshare.pid()).expect("process 1").signal(Signal::SIGTERM);
         assert_eq!(unshare.wait().code(), Some(0), "{}", unshare.stderr());
     }

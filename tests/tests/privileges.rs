@@ -99,7 +99,13 @@ on_every_backend! {
         for worker in &workers {
             let descriptors = worker.descriptors();
             assert_eq!(descriptors[0], (0, "/dev/null".to_owned()));
-            let kinds = ["socket:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[timerfd]"];
+            let kinds = [
+                "socket:",
+                "anon_inode:[eventpoll]",
+                "anon_inode:[eventfd]",
+                "anon_inode:[timerfd]",
+                "/memfd:release-metrics",
+            ];
             for (number, target) in &descriptors[3..] {
                 assert!(kinds.iter().any(|kind| target.starts_with(kind)), "{number}: {target}");
             }

@@ -85,13 +85,13 @@ on_every_backend! {
 
     fn whatever_is_wrong_with_the_new_the_old_serves_on(backend: Backend) {
         let mut probe = Program::probe(backend, "serve")
-            .args(["--workers", "2", "--ready-timeout", "500", "--canary", "300"])
+            .args(["--workers", "2", "--ready-timeout", "1500", "--canary", "300"])
             .start();
         probe.await_ready(2);
         let old = probe.workers();
         for (behaviour, reason) in [
             ("fail", "worker 0 ended before it was ready: exit status 1"),
-            ("silent", "worker 0 ended before it was ready: killed: not ready within 500ms"),
+            ("silent", "worker 0 ended before it was ready: killed: not ready within 1.5s"),
             ("ready-exit 3", "worker 0 ended within its canary time: exit status 3"),
         ] {
             probe.tell(behaviour);

@@ -18,7 +18,7 @@ use release_core::ipc::plain::{Client, Server};
 use release_core::net::{Active, Address, Inet, Passive, Read, Socket, Stream, Unix};
 use release_core::rt::{Driver, Rt, local::Local, run};
 use release_core::{Error, ErrorKind};
-use release_tests::{DEADLINE, on_every_backend, run_on};
+use release_tests::{DEADLINE, on_every_backend, poll_once, run_on};
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -132,13 +132,12 @@ on_every_backend! {
             let name = abstract_name("full");
             let full = listening(&name, 0).unwrap();
             let first = connect(&rt, &name).await.unwrap();
-            let accepting = async {
-                rt.sleep(SOON).await;
-                let mut socket = Socket::<Passive, Unix>::inherited(&rt, full).unwrap();
-                (socket.accept().await.unwrap(), socket.accept().await.unwrap())
-            };
-            let (accepted, second) = join(accepting, connect(&rt, &name)).await;
-            drop((accepted, first, second.unwrap()));
+            let mut second = Box::pin(connect(&rt, &name));
+            assert!(poll_once(&mut second).await.is_pending());
+            let mut socket = Socket::<Passive, Unix>::inherited(&rt, full).unwrap();
+            let accepting = async { (socket.accept().await, socket.accept().await) };
+            let (accepted, second) = join(accepting, second).await;
+            drop((accepted.0.unwrap(), accepted.1.unwrap(), first, second.unwrap()));
         });
     }
 

@@ -45,7 +45,7 @@ on_every_backend! {
 
     fn a_master_says_for_how_long_it_had_no_turn(backend: Backend) {
         // With these it looks at its workers every second.
-        for options in [["--max-requests", "1000000"], ["--heartbeat", "60000"]] {
+        for options in [["--max-requests", "1000000"], ["--heartbeat", "4000"]] {
             let mut probe = Program::probe(backend, "serve").args(options).start();
             probe.await_ready(1);
             probe.signal(Signal::SIGSTOP);

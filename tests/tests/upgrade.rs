@@ -96,7 +96,7 @@ on_every_backend! {
         let mask = daemon.process().status("Umask");
         for generation in 2..5 {
             installed.install(&backend.program("service"));
-            daemon.process().signal(Signal::SIGUSR1);
+            daemon.process().signal(Signal::SIGUSR2);
             eventually("the workers are new", || self::generation(&socket) == Some(generation));
             http_get(address);
             assert!(installed.is_run_by(daemon.process()));
@@ -296,7 +296,7 @@ on_every_backend! {
         let installed = install(backend);
         for delay in [0, 3, 6, 10, 15, 20, 25, 30, 40, 60, 110, 150, 220] {
             let (mut service, _) = installed.program().args(["--lock-file", "lock"]).serve(2);
-            service.signal(Signal::SIGUSR1);
+            service.signal(Signal::SIGUSR2);
             thread::sleep(Duration::from_millis(delay));
             assert_eq!(service.stop(), 0, "after {delay} ms: {}", service.stderr());
             assert!(service.processes().is_empty(), "the trial is gone too, after {delay} ms");
@@ -311,7 +311,7 @@ on_every_backend! {
         // One that takes a while to die.
         let hangs = "import time; held = b'x' * (200 << 20); open('is-up', 'w'); time.sleep(60)";
         installed.install_script(&format!("exec python3 -c \"{hangs}\""));
-        service.signal(Signal::SIGUSR1);
+        service.signal(Signal::SIGUSR2);
         eventually("the trial is under way", || service.path("is-up").exists());
         assert_eq!(service.stop(), 0, "{}", service.stderr());
         assert!(service.processes().is_empty(), "{:?}", service.processes());
@@ -321,7 +321,7 @@ on_every_backend! {
         let installed = install(backend);
         for delay in [0, 3, 6, 10, 15, 20, 25, 30, 40, 60, 110, 150] {
             let (mut service, _) = installed.program().args(["--lock-file", "lock"]).serve(2);
-            service.signal(Signal::SIGUSR1);
+            service.signal(Signal::SIGUSR2);
             thread::sleep(Duration::from_millis(delay));
             service.signal(Signal::SIGKILL);
             service.wait();
@@ -371,10 +371,11 @@ fn killed_at_any_step_a_master_leaves_nothing_and_the_next_start_is_clean() {
     if !can_inject("killing a master at a step") {
         return;
     }
+    // The first two are the memory of the workers' metrics.
     let steps = [
-        ("before the trial", "memfd_create:signal=SIGKILL:when=1"),
+        ("before the trial", "memfd_create:signal=SIGKILL:when=3"),
         ("when the trial was started", "pidfd_open:signal=SIGKILL:when=3"),
-        ("when everything stands still", "memfd_create:signal=SIGKILL:when=2"),
+        ("when everything stands still", "memfd_create:signal=SIGKILL:when=4"),
         ("before the exec", "fchdir:signal=SIGKILL:when=1"),
         ("at the exec", "execveat:signal=SIGKILL:when=1"),
         ("when it takes workers over", "pidfd_open:signal=SIGKILL:when=4"),
@@ -387,7 +388,7 @@ fn killed_at_any_step_a_master_leaves_nothing_and_the_next_start_is_clean() {
                 let launcher = ["strace", "-D", "-o", "/dev/null", "-e", &injection];
                 let program = Program::under(&launcher, Backend::Tokio, "service");
                 let (mut service, address) = program.args(["--lock-file", "lock"]).serve(2);
-                service.signal(Signal::SIGUSR1);
+                service.signal(Signal::SIGUSR2);
                 let status = service.wait();
                 assert_eq!(status.code(), None, "{step}: {}", service.stderr());
                 eventually("its workers are gone", || service.processes().is_empty());

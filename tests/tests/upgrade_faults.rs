@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use release_tests::{
@@ -35,6 +36,7 @@ const MISTAKES: &[(&str, End)] = &[
     ("begin trial write faulty.conf ", Old("faulty.conf")),
     ("begin trial remove faulty.conf", Old("the configuration file does not exist")),
     ("begin trial few", Old("cannot take over")),
+    ("begin trial poor", Old("ended (signal 6 (SIGABRT))")),
     ("begin trial block out", Old("cannot open the log file")),
     ("size trial panic", Old("`size_from` panicked: a panic on purpose")),
     ("options trial panic", Old("`worker_options` panicked: a panic on purpose")),
@@ -43,6 +45,7 @@ const MISTAKES: &[(&str, End)] = &[
     ("driver trial block out", Old("cannot open the log file")),
     ("driver trial error", Old("cannot start the async runtime: on purpose")),
     ("driver trial SIGKILL", Old("ended (signal 9 (SIGKILL))")),
+    ("driver trial poor", Old("ended (signal 6 (SIGABRT))")),
     ("driver trial write faulty.conf listen = = 7", New),
     ("driver trial write faulty.conf ", New),
     ("driver trial remove faulty.conf", New),
@@ -61,12 +64,15 @@ const MISTAKES: &[(&str, End)] = &[
     ("begin master hang", Old("it hung")),
     ("begin master block out", Old("cannot open the log file")),
     ("begin master few", Old("Too many open files")),
+    ("begin master poor", Old("it was ended by SIGABRT")),
     ("begin master remove faulty.conf", New),
     ("configured master error", Old("on purpose")),
     ("configured master panic", Old("a panic on purpose")),
+    ("configured master poor", Old("it was ended by SIGABRT")),
     ("size master error", Old("`size_from` panicked: on purpose")),
     ("size master panic", Old("`size_from` panicked: a panic on purpose")),
     ("size master abort", Old("it was ended by SIGABRT")),
+    ("size master poor", Old("it was ended by SIGABRT")),
     ("options master error", Old("`worker_options` panicked: on purpose")),
     ("options master panic", Old("`worker_options` panicked: a panic on purpose")),
     ("options master abort", Old("it was ended by SIGABRT")),
@@ -74,6 +80,7 @@ const MISTAKES: &[(&str, End)] = &[
     ("driver master panic", Old("a panic on purpose")),
     ("driver master exit 1", Old("it ended before it was the master")),
     ("driver master abort", Old("it was ended by SIGABRT")),
+    ("driver master poor", Old("it was ended by SIGABRT")),
     // A panic of an observer is logged.
     ("observe master panic", New),
     // The new version is the master by then, and the old workers go on.
@@ -81,6 +88,20 @@ const MISTAKES: &[(&str, End)] = &[
     ("main master panic", Old("a panic on purpose")),
     ("context master error", Old("on purpose")),
     ("context master panic", Old("a panic on purpose")),
+];
+
+/// One at each moment, which needs no file.
+const MOMENTS: [(&str, &str); 10] = [
+    ("driver trial error", "on purpose"),
+    ("leave master panic", "`hand_over` panicked"),
+    ("begin master error", "on purpose"),
+    ("begin master abort", "it was ended by SIGABRT"),
+    ("configured master panic", "a panic on purpose"),
+    ("size master poor", "it was ended by SIGABRT"),
+    ("options master error", "on purpose"),
+    ("driver master exit 1", "it ended before it was the master"),
+    ("main master error", "on purpose"),
+    ("context master panic", "a panic on purpose"),
 ];
 
 /// The program that makes them, and what is true of it.
@@ -112,6 +133,7 @@ impl Service {
     fn answer(&self) -> (Process, String) {
         let mut said = String::new();
         let mut client = TcpStream::connect(self.address).expect("a connection");
+        client.shutdown(Shutdown::Write).expect("it is connected");
         client.read_to_string(&mut said).expect("an answer");
         let (pid, greeting) = said.split_once(' ').expect("two words");
         (Process(pid.parse().expect("a number")), greeting.to_owned())
@@ -119,6 +141,12 @@ impl Service {
 
     fn ask(&self, words: &str) -> String {
         control(&self.running.control(), words)
+    }
+
+    /// A connection whose only worker waits for the end of what its client says.
+    fn is_held(&self) -> TcpStream {
+        eventually("one worker is left", || self.running.workers().len() == 1);
+        TcpStream::connect(self.address).expect("a connection")
     }
 
     /// A service whose next worker waits for the file `open`.
@@ -157,7 +185,12 @@ impl Service {
 
     /// The upgrade in which this mistake is made ends so.
     fn makes(&self, mistake: &str, end: &End) {
-        let (old, _) = self.answer();
+        self.makes_beside(mistake, end, self.answer().0);
+    }
+
+    /// The same, where `old` serves.
+    fn makes_beside(&self, mistake: &str, end: &End, old: Process) {
+        let workers = self.running.workers();
         replace_file(&self.running.path("fault"), mistake);
         let said = self.ask("upgrade");
         let log = self.running.stderr();
@@ -169,8 +202,9 @@ impl Service {
                     "{mistake}: {said}; {log}"
                 );
                 assert!(log.contains(reason), "{mistake}: {log}");
-                assert_eq!(self.answer().0, old, "{mistake}");
-                eventually("nothing is left of it", || self.running.workers() == [old]);
+                // A new one that was told to stop may take some connections more.
+                eventually(&format!("the old one answers: {mistake}"), || self.answer().0 == old);
+                eventually("nothing is left of it", || self.running.workers() == workers);
             }
             New => {
                 assert_eq!(said, "ok", "{mistake}: {log}");
@@ -189,6 +223,22 @@ on_every_backend! {
         for (mistake, end) in MISTAKES {
             service.makes(mistake, end);
             assert_eq!(service.running.process().status("Name"), name, "{mistake}");
+        }
+        assert_eq!(service.running.pid(), pid);
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn a_version_that_came_back_stays(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        let pid = service.running.pid();
+        replace_file(&service.running.path("fault"), "begin master error");
+        assert_eq!(service.ask("upgrade"), "error: on purpose");
+        // Longer than the new version would have had.
+        let until = Instant::now() + Duration::from_secs(12);
+        while Instant::now() < until {
+            service.answer();
+            thread::sleep(Duration::from_millis(100));
         }
         assert_eq!(service.running.pid(), pid);
         assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
@@ -332,6 +382,30 @@ on_every_backend! {
         }
     }
 
+    fn a_worker_that_drains_meanwhile_loses_nothing(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        for (mistake, reason) in MOMENTS {
+            replace_file(&service.running.path("greeting"), "hold");
+            assert_eq!(service.ask("upgrade"), "ok", "{mistake}: {}", service.running.stderr());
+            let mut client = service.is_held();
+            let draining = service.running.workers();
+            replace_file(&service.running.path("greeting"), "hello");
+            assert_eq!(service.ask("upgrade"), "ok", "{mistake}: {}", service.running.stderr());
+            eventually("the next one answers", || service.answer().1 == "hello");
+            let workers = service.running.workers();
+            let serving = workers.into_iter().find(|it| !draining.contains(it)).expect("a worker");
+            service.makes_beside(mistake, &Old(reason), serving);
+            assert!(draining.iter().all(|one| service.running.workers().contains(one)), "{mistake}");
+            let mut said = String::new();
+            client.shutdown(Shutdown::Write).expect("it is connected");
+            client.read_to_string(&mut said).expect("an answer");
+            assert_eq!(said, format!("{} hold", draining[0].0), "{mistake}");
+            eventually("it ends", || !service.running.workers().contains(&draining[0]));
+        }
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
     fn a_full_file_system_ends_nothing(backend: Backend) {
         if !is_root("mounting") {
             return;
@@ -341,17 +415,14 @@ on_every_backend! {
         let place = program.path("x").parent().expect("a directory").to_owned();
         let small = Small::at(&place);
         let mut service = Service::start(program);
-        for fault in ["", "begin master error", "main master error"] {
+        for (fault, reason) in [("", "ok")].into_iter().chain(MOMENTS) {
             let old = service.answer().0;
             if !fault.is_empty() {
                 replace_file(&place.join("fault"), fault);
             }
             small.fill();
             let said = service.ask("upgrade");
-            match fault {
-                "" => assert_eq!(said, "ok"),
-                _ => assert!(said.contains("on purpose"), "{fault}: {said}"),
-            }
+            assert!(said.contains(reason), "{fault}: {said}");
             if !fault.is_empty() {
                 assert_eq!(service.answer().0, old, "{fault}");
             }

@@ -30,12 +30,13 @@ fn started(backend: Backend, workers: usize, options: &str) -> Running {
 fn worker(running: &Running, id: u32) -> Process {
     let name = format!("worker probe id={id}");
     let mut all = running.workers().into_iter();
-    let found = all.find(|worker| arguments(*worker)[0].ends_with(&name));
+    let found = all.find(|worker| arguments(*worker).first().is_some_and(|it| it.ends_with(&name)));
     found.unwrap_or_else(|| panic!("there is no {name}; log: {}", running.stderr()))
 }
 
+/// None of a process that has ended meanwhile.
 fn arguments(process: Process) -> Vec<String> {
-    let bytes = fs::read(process.path("cmdline")).expect("it lives");
+    let bytes = fs::read(process.path("cmdline")).unwrap_or_default();
     let text = String::from_utf8(bytes).expect("a command line");
     text.split_terminator('\0').map(str::to_owned).collect()
 }

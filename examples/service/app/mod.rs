@@ -20,8 +20,11 @@ use options::{Configuration, Log, Options, Reloaded};
 /// The name of the workers' group.
 const GROUP: &str = "http";
 
+/// The largest ring of a worker: the master's is used if it has a smaller one, and none if it has none.
+const RING: u32 = 64 << 20;
+
 /// A worker that does not get on with a request for so long is killed and started again.
-const HEARTBEAT: Duration = Duration::from_secs(60);
+const HEARTBEAT: Duration = Duration::from_secs(300);
 
 /// What each worker is told at its start.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -59,6 +62,7 @@ fn master<D: Driver>(
 ) -> Result<Exit, Error> {
     let settings = configuration.settings()?;
     settings.log.start()?;
+    configuration.warn();
     // The numbers stay unique when a new version takes over.
     let counter = Arc::new(AtomicU64::new(handed_over()?.unwrap_or(0)));
     let left = Arc::clone(&counter);
@@ -68,7 +72,12 @@ fn master<D: Driver>(
         .requests::<String>()
         .life(settings.life())
         .heartbeat(HEARTBEAT)
+        .metrics()
         .user(settings.user);
+    let workers = match settings.ring {
+        Some(kibibytes) => workers.ring(kibibytes << 10),
+        None => workers,
+    };
     // Opened by the master, as root if need be: workers get the socket, not the privilege.
     let workers = match settings.socket_each {
         true => workers.listen_each("http", settings.listen),

@@ -30,9 +30,9 @@ and `stop-deadline = 10s`, `background = true`. What stands on the command line 
 reads the file again, for `workers` and `log`.
 
 Signals to the master: TERM and INT stop in order (a second one at once), QUIT stops at once; HUP
-replaces all workers without losing a request; USR1 does so with the new version of the program at
-the path that it was started by; TTIN and TTOU start and stop one; USR2 opens the files of --access-log
-and --error-log again, which somebody has moved."
+replaces all workers without losing a request; USR1 opens the files of --access-log and --error-log
+again, which somebody has moved; USR2 replaces all workers with the new version of the program at the
+path that it was started by; TTIN and TTOU start and stop one."
 )]
 pub(super) struct Options {
     /// The address to listen on [default: 127.0.0.1:8080]
@@ -50,6 +50,9 @@ pub(super) struct Options {
     /// A socket for each worker instead of one for all
     #[arg(long)]
     socket_each: bool,
+    /// Rings in shared memory between the master and each worker, of so many KiB
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=65_536))]
+    ring: Option<u32>,
     /// How many workers accept connections [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     workers: Option<u32>,
@@ -91,6 +94,7 @@ pub(super) struct Options {
 pub(super) struct Settings {
     pub(super) listen: Inet,
     pub(super) socket_each: bool,
+    pub(super) ring: Option<u32>,
     pub(super) max_requests: Option<u64>,
     pub(super) max_memory: Option<u64>,
     pub(super) max_age: Option<Duration>,
@@ -184,6 +188,7 @@ impl Configuration {
         settings.max_memory = options.max_memory.or(settings.max_memory);
         settings.max_age = options.max_age.map(Duration::from_secs).or(settings.max_age);
         settings.socket_each |= options.socket_each;
+        settings.ring = options.ring.or(settings.ring);
         settings.workers = options.workers.unwrap_or(settings.workers);
         settings.user = options.user.unwrap_or(settings.user);
         settings.lock_file = options.lock_file.or(settings.lock_file);
@@ -203,7 +208,15 @@ impl Configuration {
         for change in changes.iter().filter(|change| !RELOADED.contains(&change.key.as_str())) {
             tracing::warn!(key = change.key, "changed; in force when the service starts again");
         }
+        self.warn();
         Ok(self.settings()?.reloaded())
+    }
+
+    /// Logs the warnings about the file: a key with another name than before, for example.
+    pub(super) fn warn(&self) {
+        for warning in self.file.iter().flat_map(|file| file.current().warnings().to_vec()) {
+            tracing::warn!("{warning}");
+        }
     }
 }
 
@@ -225,6 +238,7 @@ fn spec() -> Spec {
         .key(key("max-memory").optional().check(int_in_range(1..=1 << 20)))
         .key(key("max-age").optional().check(duration_in_range(second..=366 * 24 * 3600 * second)))
         .key(key("socket-each").default(false).check(bool()))
+        .key(key("ring").optional().check(int_in_range(4..=65_536)))
         .key(key("workers").default(2).check(int_in_range(1..=512)))
         .key(key("user").default("nobody").check(unprivileged_user()))
         .key(key("lock-file").optional().check(string()))

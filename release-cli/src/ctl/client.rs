@@ -33,9 +33,15 @@ impl Client {
         Self { path, owner, patience }
     }
 
+    /// The same for questions whose answer may be left out.
+    pub(super) fn impatient(&self) -> Self {
+        let (path, owner) = (self.path.clone(), self.owner);
+        Self { path, owner, patience: DOOR }
+    }
+
     /// The status of the service, as text and parsed.
     pub(super) fn status(&self) -> Result<(String, StatusReport), String> {
-        let text = self.ask(ControlCommand::Status)?;
+        let text = self.ask(&ControlCommand::Status)?;
         if let Some(why) = text.strip_prefix("error: ") {
             return Err(words(why));
         }
@@ -44,8 +50,28 @@ impl Client {
         Ok((text, status))
     }
 
+    /// What the service answers as a text.
+    pub(super) fn text(&self, command: &ControlCommand) -> Result<String, String> {
+        let text = self.ask(command)?;
+        text.strip_prefix("error: ").map_or(Ok(()), |why| Err(words(why)))?;
+        Ok(text)
+    }
+
+    /// Asks whether the service is well. Returns its problem.
+    pub(super) fn check(&self, command: &ControlCommand) -> Result<Option<String>, String> {
+        match self.ask(command)?.as_str() {
+            "ok" => Ok(None),
+            answer => match answer.strip_prefix("error: ") {
+                // Of a version that does not know the question.
+                Some(why) if why.starts_with("unknown command") => Err(words(why)),
+                Some(why) => Ok(Some(words(why))),
+                None => Err(words(answer)),
+            },
+        }
+    }
+
     /// Has the service do something, and waits until it is done.
-    pub(super) fn tell(&self, command: ControlCommand) -> Result<(), String> {
+    pub(super) fn tell(&self, command: &ControlCommand) -> Result<(), String> {
         match self.ask(command)?.as_str() {
             "ok" => Ok(()),
             answer => Err(words(answer.strip_prefix("error: ").unwrap_or(answer))),
@@ -61,7 +87,7 @@ impl Client {
             connected.and_then(|socket| socket.credentials())
         })?;
         let master = master.map_err(|error| self.unreachable(&error))?.pid;
-        let answer = self.ask(ControlCommand::Stop);
+        let answer = self.ask(&ControlCommand::Stop);
         let killed = answer.as_ref().ok().and_then(|answer| answer.strip_prefix("killed: "));
         match &answer {
             Ok(answer) if answer == "ok" || killed.is_some() => {}
@@ -103,7 +129,7 @@ impl Client {
         )))
     }
 
-    fn ask(&self, command: ControlCommand) -> Result<String, String> {
+    fn ask(&self, command: &ControlCommand) -> Result<String, String> {
         on_a_runtime(async |rt| self.ask_on(rt, &command.to_string()).await)?
     }
 
@@ -172,8 +198,8 @@ fn on_a_runtime<T>(work: impl AsyncFnOnce(&Rt) -> T) -> Result<T, String> {
     Ok(run(&driver, work(&driver.handle())))
 }
 
-/// Whether a process runs; one that nobody has waited for does not, nor does one that is not to be
-/// seen from here.
+/// Returns whether a process runs. A zombie does not run; a process that is not visible from here counts
+/// as one.
 fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());

@@ -1,9 +1,9 @@
 //! The status as people like to read it.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use release_core::{StatusReport, WorkerReport};
+use release_core::{DeathReport, StatusReport, WorkerReport, printable};
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ const fn optional(title: &'static str, is_number: bool, value: Value) -> Column 
 
 const STATE: &str = "STATE";
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     column("ID", true, |worker| Some(worker.id.to_string())),
     optional("GROUP", false, |worker| worker.group.as_deref().map(shown)),
     column("PID", true, |worker| worker.pid.map(|pid| pid.to_string())),
@@ -68,6 +68,7 @@ const COLUMNS: [Column; 11] = [
     optional("DRAINING", true, |worker| (worker.draining > 0).then(|| worker.draining.to_string())),
     optional("MEMORY", true, |worker| worker.memory_kb.map(memory)),
     optional("LAST EXIT", false, |worker| worker.last_exit.as_deref().map(shown)),
+    optional("SANDBOX", false, |worker| worker.sandbox.as_deref().map(shown)),
     optional("STATUS", false, |worker| worker.status_text.as_deref().map(beginning)),
 ];
 
@@ -115,6 +116,49 @@ pub(super) fn table(status: &StatusReport, style: Style) -> String {
     text
 }
 
+/// The deaths of workers, the latest last, each with the last lines that it has written.
+pub(super) fn history(deaths: &[DeathReport], now: SystemTime) -> String {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let titles = ["AGO", "WORKER", "GROUP", "PID", "LIVED", "END", "RESTARTED"].map(str::to_owned);
+    let rows = deaths.iter().map(|death| {
+        let end = match &death.killed {
+            Some(reason) => format!("killed: {}", shown(reason)),
+            None => death
+                .killed_by
+                .iter()
+                .fold(shown(&death.exit), |exit, killer| format!("{exit} by {}", shown(killer))),
+        };
+        [
+            age(now - death.at),
+            death.worker.to_string(),
+            shown(&death.group),
+            death.pid.to_string(),
+            death.lived_s.map_or_else(|| "-".to_owned(), age),
+            end,
+            if death.restarted { "yes" } else { "no" }.to_owned(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<_> = (0..7).map(|column| width(column).unwrap_or_default()).collect();
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let rows = rows.iter().map(line);
+    let last_lines = deaths.iter().map(|death| {
+        let last_lines = death.last_lines.iter().map(|text| format!("    | {}\n", line_of(text)));
+        last_lines.collect::<String>()
+    });
+    let no_lines = std::iter::once(String::new());
+    rows.zip(no_lines.chain(last_lines)).map(|(row, lines)| row + &lines).collect()
+}
+
+/// A line of a worker, as the service says it. Tabs are kept.
+fn line_of(text: &str) -> String {
+    printable(text.as_bytes())
+}
+
 fn colour(state: &str) -> &'static str {
     match state {
         "ready" => GREEN,
@@ -160,17 +204,10 @@ mod tests {
     use super::*;
 
     fn status() -> StatusReport {
-        let worker = |id, state: &str, uptime_s| WorkerReport {
-            id,
-            pid: Some(100 + i32::try_from(id).unwrap()),
-            state: state.to_owned(),
-            generation: 3,
-            uptime_s,
-            ..WorkerReport::default()
-        };
-        let waiting = WorkerReport { pid: None, restarts: 12, ..worker(10, "waiting", 0.9) };
-        let workers = vec![worker(1, "ready", 8000.0), waiting];
-        StatusReport { master: 99, generation: 3, workers }
+        let report = r#"{"master":99,"generation":3,"workers":[
+            {"id":1,"pid":101,"state":"ready","generation":3,"uptime_s":8000},
+            {"id":10,"state":"waiting","generation":3,"restarts":12,"uptime_s":0.9}]}"#;
+        serde_json::from_str(report).unwrap()
     }
 
     #[test]
@@ -213,6 +250,25 @@ xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
         assert_eq!(text.lines().count(), 4);
         let coloured = table(&status, Style::Coloured);
         assert!(coloured.contains("\x1b[31mwaiting\x1b[0m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn the_history_is_a_table() {
+        let deaths = r#"[{"at":100,"worker":3,"group":"web","pid":77,"exit":"exit status 3","lived_s":2.5,
+            "restarted":true},{"at":3700,"worker":10,"group":"w\u001bb","pid":8,"exit":"x",
+            "killed":"not ready within 30s"},{"at":3701,"worker":1,"group":"web","pid":9,"exit":"signal 9 (SIGKILL)",
+            "killed_by":"another process","lived_s":1,"last_lines":["panicked:","\t\u001b[2Jx\\u{1b}"]}]"#;
+        let deaths: Vec<_> = serde_json::from_str(deaths).unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(3705);
+        let expected = "\
+AGO    WORKER  GROUP     PID  LIVED  END                                    RESTARTED
+1h 0m  3       web       77   2s     exit status 3                          yes
+5s     10      w\\u{1b}b  8    -      killed: not ready within 30s           no
+4s     1       web       9    1s     signal 9 (SIGKILL) by another process  no
+    | panicked:
+    | \t\\u{1b}[2Jx\\u{1b}
+";
+        assert_eq!(history(&deaths, now), expected);
     }
 
     #[test]

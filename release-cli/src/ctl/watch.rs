@@ -89,8 +89,8 @@ impl Screen {
 /// How many lines stay when there is room for few: the one about the master, and the titles.
 const HEADER: usize = 2;
 
-/// The text, an empty line and the line about the keys, on as many lines as there are. What has no
-/// room is counted.
+/// Returns the text, an empty line and the line about the keys, on this number of rows. Lines without
+/// room are counted.
 fn fit(text: &str, keys: &str, rows: usize) -> Vec<String> {
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
     if rows == 0 || lines.len() + 2 <= rows {

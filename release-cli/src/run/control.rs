@@ -6,16 +6,17 @@ use release_core::{
     ControlCommand, ControlSocket, Error, ErrorKind, MasterHandle, StatusReport, look_up_to_start,
 };
 
-use super::GROUP;
 use super::ends::Ends;
+use super::file::Programs;
+use super::program::ONLY;
 
 /// Users of the control socket, beside root and the user that this runs as.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Access {
-    /// An account that may ask for the status
+    /// An account that may ask for the status, health, metrics, history and events
     #[arg(long, value_name = "LOGIN")]
     allow_read: Vec<String>,
-    /// An account that may also reload, scale, restart and reopen
+    /// An account that may also reload, scale, restart, signal and reopen
     #[arg(long, value_name = "LOGIN")]
     allow_operate: Vec<String>,
     /// An account that may also upgrade and stop
@@ -88,6 +89,7 @@ pub(super) async fn answer(
     master: &MasterHandle,
     ends: &Ends,
     level: Level,
+    programs: &Programs,
     request: String,
 ) -> String {
     let command = match request.parse() {
@@ -95,12 +97,21 @@ pub(super) async fn answer(
         Err(error) => return format!("error: {error}"),
     };
     let needed = match command {
-        ControlCommand::Ping | ControlCommand::Status => Level::Read,
+        ControlCommand::Ping
+        | ControlCommand::Status
+        | ControlCommand::Ready
+        | ControlCommand::Live
+        | ControlCommand::Metrics
+        | ControlCommand::History
+        | ControlCommand::Events(_) => Level::Read,
         ControlCommand::Reload
         | ControlCommand::Scale(_)
+        | ControlCommand::ScaleGroup(..)
         | ControlCommand::Restart(_)
+        | ControlCommand::Signal(..)
         | ControlCommand::Reopen => Level::Operate,
-        ControlCommand::Upgrade | ControlCommand::Stop => Level::Administer,
+        // And any that later versions of the library know.
+        _ => Level::Administer,
     };
     if level < needed {
         let word = request.split(' ').next().unwrap_or_default();
@@ -116,7 +127,14 @@ pub(super) async fn answer(
                 killed => format!("killed: {killed} processes did not stop in time"),
             }
         }
-        _ => command.carry_out(master, GROUP).await,
+        ControlCommand::Scale(_) if programs.len() > 1 => {
+            let names: Vec<_> = programs.keys().map(String::as_str).collect();
+            format!("error: say which program: `scale NAME N`; there is: {}", names.join(", "))
+        }
+        _ => {
+            let only = programs.keys().next().map_or(ONLY, String::as_str);
+            command.carry_out(master, only).await
+        }
     }
 }
 

@@ -1,65 +1,125 @@
 //! Settings that HUP changes, beside the workers' processes.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use release_core::config::Live;
-use release_core::{Error, Settings, WorkerOptions};
+use release_core::config::{Config, Live};
+use release_core::{Error, Settings, WorkerOptions, log};
 
-use super::{Options, file, program};
+use super::Options;
+use super::file::{self, Programs};
+use super::program::{ONLY, Program};
 
 /// Settings that a reload puts in force.
 pub(super) struct Reloaded {
+    programs: BTreeMap<String, ReloadedProgram>,
+    log_level: Option<String>,
+}
+
+#[derive(Clone)]
+struct ReloadedProgram {
     workers: u32,
     command: Vec<OsString>,
     variables: Vec<(String, OsString)>,
 }
 
 impl Reloaded {
-    fn of(options: &Options) -> Result<Self, Error> {
-        let variables = options.variables.pairs()?;
-        let (workers, command) = (options.workers.unwrap_or(1), options.command.clone());
-        Ok(Self { workers, command, variables })
+    fn of(options: &Options, programs: &Programs) -> Result<Self, Error> {
+        let of = |(name, program): (&String, &Program)| {
+            let variables = program.variables.pairs()?;
+            let (workers, command) = (program.workers.unwrap_or(1), program.command.clone());
+            Ok((name.clone(), ReloadedProgram { workers, command, variables }))
+        };
+        let programs = programs.iter().map(of).collect::<Result<_, Error>>()?;
+        Ok(Self { programs, log_level: options.log_level.clone() })
     }
 
-    pub(super) fn workers(&self) -> u32 {
-        self.workers
+    pub(super) fn workers(&self, program: &str) -> u32 {
+        self.programs.get(program).map_or(0, |program| program.workers)
+    }
+
+    /// Gives the log these levels: those of `RUST_LOG`, unless the options say others.
+    pub(super) fn set_log_level(&self) -> Result<(), Error> {
+        let of_environment = || {
+            let levels = std::env::var("RUST_LOG").ok()?;
+            log::check_levels(&levels).is_ok().then_some(levels)
+        };
+        let levels = self.log_level.clone().or_else(of_environment);
+        log::set_levels(levels.as_deref().unwrap_or("info"))
     }
 
     /// Returns the options of a worker of this generation.
-    pub(super) fn worker_options(&self) -> WorkerOptions {
-        let arguments = self.command.iter().skip(1);
-        let options = arguments.fold(WorkerOptions::default(), WorkerOptions::argument);
-        self.variables.iter().fold(options, |options, (name, value)| options.variable(name, value))
+    pub(super) fn worker_options(&self, program: &str) -> WorkerOptions {
+        let options = WorkerOptions::default();
+        let Some(program) = self.programs.get(program) else { return options };
+        let options = program.command.iter().skip(1).fold(options, WorkerOptions::argument);
+        let variables = program.variables.iter();
+        variables.fold(options, |options, (name, value)| options.variable(name, value))
     }
 }
 
-/// The options in force at the start, and the settings that change with each reload.
-pub(super) fn load(command_line: Options) -> Result<(Options, Settings<Reloaded>), Error> {
+/// The options in force at the start, the programs, and the settings that change with each reload.
+/// Starts the log.
+pub(super) fn load(
+    command_line: Options,
+) -> Result<(Options, Programs, Settings<Reloaded>), Error> {
     let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
     let file = file.transpose()?;
-    let first = merged(&command_line, file.as_ref());
-    let reloaded = Reloaded::of(&first)?;
+    let (options, programs) = merged(&command_line, file.as_ref())?;
+    let reloaded = Reloaded::of(&options, &programs)?;
+    if options.syslog {
+        log::syslog("release")?
+    } else {
+        log::stderr()?
+    }
+    reloaded.set_log_level()?;
+    file.iter().for_each(|file| warn(&file.current()));
     let reload = move |now: &Reloaded| read(&command_line, file.as_ref(), now);
-    Ok((first, Settings::new(reloaded, reload)))
+    Ok((options, programs, Settings::new(reloaded, reload)))
 }
 
 /// Reads the files again. Logs changes that need a restart.
 fn read(command_line: &Options, file: Option<&Live>, now: &Reloaded) -> Result<Reloaded, Error> {
     for change in file.map(Live::reload).transpose()?.into_iter().flatten() {
-        if !["workers", "env", "env-file", "command"].contains(&change.key.as_str()) {
+        if !["workers", "env", "env-file", "command", "log-level"].contains(&change.key.as_str()) {
             tracing::warn!(key = change.key, "changed; in force after a new start");
         }
     }
-    let options = merged(command_line, file);
-    let mut next = Reloaded::of(&options)?;
-    if Some(program(&options)?) != now.command.first() {
-        tracing::warn!("another program; in force after a new start");
-        // Its arguments are for nobody else.
-        next.command.clone_from(&now.command);
+    file.iter().for_each(|file| warn(&file.current()));
+    let (options, programs) = merged(command_line, file)?;
+    programs.values().try_for_each(|program| program.executable().map(drop))?;
+    let mut next = Reloaded::of(&options, &programs)?;
+    for (name, now) in &now.programs {
+        let Some(program) = next.programs.get_mut(name) else {
+            tracing::warn!(
+                program = name,
+                "not in the file any more; it ends with an upgrade or a stop"
+            );
+            next.programs.insert(name.clone(), now.clone());
+            continue;
+        };
+        if program.command.first() != now.command.first() {
+            tracing::warn!("another program; in force after a new start");
+            // Its arguments are for nobody else.
+            program.command.clone_from(&now.command);
+        }
+    }
+    for name in next.programs.keys().filter(|name| !now.programs.contains_key(*name)) {
+        tracing::warn!(program = name, "a new program; it starts with an upgrade or a new start");
     }
     Ok(next)
 }
 
-fn merged(command_line: &Options, file: Option<&Live>) -> Options {
-    file.map_or_else(|| command_line.clone(), |file| file::merge(command_line, &file.current()))
+fn warn(file: &Config) {
+    file.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+}
+
+fn merged(command_line: &Options, file: Option<&Live>) -> Result<(Options, Programs), Error> {
+    match file {
+        Some(file) => file::merge(command_line, &file.current()),
+        None => {
+            let only = (ONLY.to_owned(), command_line.program.clone());
+            Ok((command_line.clone(), Programs::from([only])))
+        }
+    }
 }

@@ -10,7 +10,9 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command, Error};
 use release_core::net::ListenOn;
 use release_core::supervise::Respawn;
-use release_core::{OutputFormat, Readiness, StopSignal, WorkerInfo};
+use release_core::{
+    MasterSignal, OutputFormat, Readiness, SignalAction, StopSignal, WorkerInfo, WorkerSignal, log,
+};
 
 use super::processors::processors;
 
@@ -35,9 +37,28 @@ impl FromStr for Listen {
     }
 }
 
+/// The address of the status page: a URI, or what is left of it where no other kind is possible.
+pub(super) fn http(text: &str) -> Result<ListenOn, String> {
+    let uri = match text.split_once("://") {
+        Some(("tcp" | "tcp4" | "tcp6" | "unix", _)) => text.to_owned(),
+        Some(_) => return Err("it is tcp://HOST:PORT or unix://PATH".to_owned()),
+        None if text.starts_with('/') => format!("unix://{text}"),
+        None => format!("tcp://{text}"),
+    };
+    uri.parse().map_err(|error: release_core::Error| error.report())
+}
+
 /// The directory may change before the first worker is started; links stay links.
 pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("it has no name".to_owned()) } else { Ok(text.into()) }
+}
+
+/// A program whose path does not depend on a directory that may change, unless it is a name in `PATH`.
+pub(super) fn absolute_program(text: &str) -> Result<PathBuf, String> {
+    match text.contains('/') {
+        true => std::path::absolute(text).map_err(|error| error.to_string()),
+        false => directory(text),
+    }
 }
 
 /// How lines of workers are passed on.
@@ -144,6 +165,28 @@ pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("it is longer than 0".to_owned()) } else { Ok(time) }
 }
 
+/// A [`duration`] that a process may live.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(1) { Err("it is a second or more".to_owned()) } else { Ok(time) }
+}
+
+/// Bytes, unless a unit is there.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "" | "B" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err(format!("`{unit}` is none of the units K, M, G")),
+    };
+    let number = number.parse::<u64>().map_err(|_| "it is a size such as 512M or 2G")?;
+    let bytes = number.checked_mul(unit).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "that is no size".to_owned())
+}
+
 pub(super) fn respawn(text: &str) -> Result<Respawn, String> {
     match text {
         "always" => Ok(Respawn::Always),
@@ -153,9 +196,22 @@ pub(super) fn respawn(text: &str) -> Result<Respawn, String> {
     }
 }
 
+/// Levels of the log, as `RUST_LOG` has them.
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    log::check_levels(text).map(|()| text.to_owned()).map_err(|error| error.report())
+}
+
+/// A signal of the master and its action, such as `USR1=reopen`.
+pub(super) fn signal(text: &str) -> Result<(MasterSignal, SignalAction), String> {
+    let (signal, action) =
+        text.split_once('=').ok_or_else(|| "it is SIGNAL=ACTION, such as QUIT=stop".to_owned())?;
+    let wrong = |error: release_core::Error| error.report();
+    Ok((signal.parse().map_err(wrong)?, action.parse().map_err(wrong)?))
+}
+
 /// A parser whose values, or some of them, a shell can complete.
 #[derive(Clone)]
-pub(super) struct Hinted<T: 'static> {
+pub(crate) struct Hinted<T: 'static> {
     pub(super) parse: fn(&str) -> Result<T, String>,
     pub(super) hints: &'static [&'static str],
 }
@@ -178,8 +234,21 @@ pub(super) const READINESS: Hinted<Readiness> =
 pub(super) const RESPAWN: Hinted<Respawn> =
     Hinted { parse: respawn, hints: &["always", "on-failure", "never"] };
 
+pub(super) fn stop_signal(text: &str) -> Result<StopSignal, String> {
+    text.parse().map_err(|error: release_core::Error| error.report())
+}
+
+pub(crate) fn worker_signal(text: &str) -> Result<WorkerSignal, String> {
+    text.parse().map_err(|error: release_core::Error| error.report())
+}
+
+pub(crate) const WORKER_SIGNAL: Hinted<WorkerSignal> = Hinted {
+    parse: worker_signal,
+    hints: &["HUP", "QUIT", "USR1", "USR2", "WINCH", "TTIN", "TTOU"],
+};
+
 pub(super) const STOP_SIGNAL: Hinted<StopSignal> = Hinted {
-    parse: |text| text.parse().map_err(|error: release_core::Error| error.report()),
+    parse: stop_signal,
     hints: &["TERM", "HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "NONE"],
 };
 
@@ -199,9 +268,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_the_page_are_read() {
+        for text in [
+            ":9100",
+            "127.0.0.1:9100",
+            "[::1]:9100",
+            "tcp4://*:80",
+            "/run/x",
+            "unix:///x?mode=0660",
+        ] {
+            assert!(http(text).is_ok(), "{text}");
+        }
+        for text in ["", "9100", "localhost", "udp://:9100", "fd://3", "unix://"] {
+            assert!(http(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_a_shell_completes_is_taken() {
         assert!(READINESS.hints.iter().all(|hint| readiness(hint).is_ok()));
         assert!(RESPAWN.hints.iter().all(|hint| respawn(hint).is_ok()));
+        assert!(WORKER_SIGNAL.hints.iter().all(|hint| worker_signal(hint).is_ok()));
         assert!(STOP_SIGNAL.hints.iter().all(|hint| (STOP_SIGNAL.parse)(hint).is_ok()));
     }
 
@@ -214,12 +301,34 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_a_life_are_read() {
+        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * 60 * 60)));
+        for (text, bytes) in [("65536", 65536), ("512M", 512 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        assert!(age("999ms").is_err());
+        for text in ["", "0", "-1", "M", "1.5G", "1T", "17179869184G", "many"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn readiness_is_read() {
         assert_eq!(readiness("fd"), Ok(Readiness::Newline(None)));
         assert_eq!(readiness("fd:9"), Ok(Readiness::Newline(Some(9))));
         assert_eq!(readiness("0.5"), Ok(Readiness::After(Duration::from_millis(500))));
         for text in ["fd:", "fd:x", "soon", ""] {
             assert!(readiness(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn actions_of_signals_are_read() {
+        assert_eq!(signal("QUIT=stop"), Ok((MasterSignal::Quit, SignalAction::Stop)));
+        assert_eq!(signal("sigusr1=upgrade"), Ok((MasterSignal::Usr1, SignalAction::Upgrade)));
+        for (text, wrong) in [("QUIT", "SIGNAL=ACTION"), ("KILL=stop", "`KILL`"), ("HUP=", "``")] {
+            let message = signal(text).unwrap_err();
+            assert!(message.contains(wrong), "{message}");
         }
     }
 

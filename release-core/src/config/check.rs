@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problem, Problems};
-use super::include::Failure;
+use super::include::FailedInclude;
 use super::parse::{self, parse};
 use super::printable::shortened;
 use super::secret::{self, External};
-use super::source::{Place, Source, Span};
+use super::source::{Place, SourceText, Span};
 use super::spec::{Key, SectionSpec, Spec, key};
 use super::suggest::nearest;
 use super::validation::{Invalid, Validation};
@@ -30,7 +30,11 @@ pub(super) struct Checked {
 }
 
 /// Returns the content of the configuration in the text, or every error in it.
-pub(super) fn check(source: &Source, spec: &Spec, failures: &[Failure]) -> Result<Checked, Errors> {
+pub(super) fn check(
+    source: &SourceText,
+    spec: &Spec,
+    failures: &[FailedInclude],
+) -> Result<Checked, Errors> {
     let (written, mut problems) = parse(source);
     report_duplicates(&written, spec.include.as_deref(), source, &mut problems);
     for (span, message) in failures {
@@ -39,7 +43,7 @@ pub(super) fn check(source: &Source, spec: &Spec, failures: &[Failure]) -> Resul
     for mistake in spec.mistakes() {
         problems.general(format!("a mistake of the program, not of the file: {mistake}"));
     }
-    let mut check = Check::new(source, spec, problems);
+    let mut check = Checker::new(source, spec, problems);
     for section in written {
         check.section(section);
     }
@@ -50,14 +54,14 @@ pub(super) fn check(source: &Source, spec: &Spec, failures: &[Failure]) -> Resul
     Ok(Checked { sections, secrets, warnings })
 }
 
-struct Check<'a> {
-    source: &'a Source,
+struct Checker<'a> {
+    source: &'a SourceText,
     spec: &'a Spec,
     problems: Problems<'a>,
     /// The sections of the specification, each with its keys, by name.
     known: HashMap<Option<&'a str>, (usize, HashMap<&'a str, usize>)>,
     /// The content of the file: the sections of the specification, then those with labels.
-    found: Vec<Found>,
+    found: Vec<FoundSection>,
     /// The sections with labels, by their number in the specification.
     labelled: HashMap<(usize, String), usize>,
     /// A section name could not be read: no section is known to be missing.
@@ -67,7 +71,7 @@ struct Check<'a> {
 
 /// The content of a section in the file.
 #[derive(Default)]
-struct Found {
+struct FoundSection {
     /// The number of the section in the specification.
     spec: usize,
     label: Option<String>,
@@ -81,15 +85,16 @@ struct Found {
     excused: HashSet<usize>,
 }
 
-impl<'a> Check<'a> {
-    fn new(source: &'a Source, spec: &'a Spec, problems: Problems<'a>) -> Self {
+impl<'a> Checker<'a> {
+    fn new(source: &'a SourceText, spec: &'a Spec, problems: Problems<'a>) -> Self {
         let keys = |section: &'a SectionSpec| {
             let keys = section.keys.iter().enumerate();
             keys.flat_map(|(index, key)| key.names().map(move |name| (name, index))).collect()
         };
         let sections = spec.sections.iter().enumerate();
         let known = sections.map(|(index, known)| (known.name.as_deref(), (index, keys(known))));
-        let found = (0..spec.sections.len()).map(|spec| Found { spec, ..Found::default() });
+        let found =
+            (0..spec.sections.len()).map(|spec| FoundSection { spec, ..FoundSection::default() });
         let found = found.collect();
         Self {
             source,
@@ -103,7 +108,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn section(&mut self, section: parse::Section) {
+    fn section(&mut self, section: parse::ParsedSection) {
         let name = section.name.as_ref().map(|span| self.source.slice(span));
         let known = self.known.get(&name).map(|(index, _)| *index);
         if section.lost && (name.is_none() || known.is_none()) {
@@ -133,7 +138,7 @@ impl<'a> Check<'a> {
     }
 
     /// Returns the section with the label of the header, and reports a missing or unexpected label.
-    fn labelled(&mut self, spec: usize, section: &parse::Section) -> usize {
+    fn labelled(&mut self, spec: usize, section: &parse::ParsedSection) -> usize {
         let Some(header) = &section.name else { return spec };
         let name = shortened(self.source.slice(header), 60);
         match (self.spec.sections[spec].is_labelled, &section.label) {
@@ -147,7 +152,11 @@ impl<'a> Check<'a> {
             (true, Some(label)) if !label.is_empty() => {
                 let (next, found) = (self.found.len(), &mut self.found);
                 *self.labelled.entry((spec, label.clone())).or_insert_with(|| {
-                    found.push(Found { spec, label: Some(label.clone()), ..Found::default() });
+                    found.push(FoundSection {
+                        spec,
+                        label: Some(label.clone()),
+                        ..FoundSection::default()
+                    });
                     next
                 })
             }
@@ -189,20 +198,20 @@ impl<'a> Check<'a> {
 
     /// Returns the section whose header was parsed as the list value of the preceding key: a list
     /// of one word, alone on a line.
-    fn swallowed_header(&self, entry: &parse::Entry) -> Option<usize> {
+    fn swallowed_header(&self, entry: &parse::ParsedEntry) -> Option<usize> {
         let (Value::List(items), place) = entry.value.as_ref()? else { return None };
         let [Value::Keyword(name)] = items.as_slice() else { return None };
         let (index, _) = self.known.get(&Some(name.as_str()))?;
         (place.span.line != entry.key.line).then_some(*index)
     }
 
-    fn accepts(&self, section: usize, entry: &parse::Entry) -> bool {
+    fn accepts(&self, section: usize, entry: &parse::ParsedEntry) -> bool {
         let key = self.key(section, self.source.slice(&entry.key)).map(|(_, key)| key);
         let value = entry.value.as_ref().map(|(value, _)| value);
         key.zip(value).is_some_and(|(key, value)| key.failed(value).is_empty())
     }
 
-    fn report_swallowed(&mut self, section: usize, next: usize, entry: &parse::Entry) {
+    fn report_swallowed(&mut self, section: usize, next: usize, entry: &parse::ParsedEntry) {
         let name = self.source.slice(&entry.key);
         let shown = shortened(name, 60);
         let list = entry.value.as_ref().filter(|_| self.accepts(section, entry));
@@ -233,7 +242,7 @@ impl<'a> Check<'a> {
         keys.get(name).map(|index| (*index, &spec.keys[*index]))
     }
 
-    fn entry(&mut self, section: usize, entry: parse::Entry) {
+    fn entry(&mut self, section: usize, entry: parse::ParsedEntry) {
         let Some((index, key)) = self.key(section, self.source.slice(&entry.key)) else {
             return match &self.spec_of(section).others {
                 Some(values) => self.other(section, values, entry),
@@ -266,7 +275,7 @@ impl<'a> Check<'a> {
     }
 
     /// Adds a key that the specification does not name.
-    fn other(&mut self, section: usize, values: &Validation, entry: parse::Entry) {
+    fn other(&mut self, section: usize, values: &Validation, entry: parse::ParsedEntry) {
         let Some((value, place)) = entry.value else { return };
         let name = self.source.slice(&entry.key);
         if name.len() > LONGEST_NAME {
@@ -332,7 +341,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn unknown_key(&mut self, section: usize, entry: &parse::Entry) {
+    fn unknown_key(&mut self, section: usize, entry: &parse::ParsedEntry) {
         if self.problems.is_full() {
             self.problems.general("");
             return;
@@ -379,7 +388,8 @@ impl<'a> Check<'a> {
 
     /// Fills in the defaults, and reports missing keys.
     fn complete(&mut self) -> Vec<Values> {
-        let mut by_spec: Vec<Vec<Found>> = self.spec.sections.iter().map(|_| Vec::new()).collect();
+        let mut by_spec: Vec<Vec<FoundSection>> =
+            self.spec.sections.iter().map(|_| Vec::new()).collect();
         for found in std::mem::take(&mut self.found) {
             by_spec[found.spec].push(found);
         }
@@ -392,7 +402,7 @@ impl<'a> Check<'a> {
         sections
     }
 
-    fn values(&mut self, spec: &SectionSpec, mut found: Found) -> Values {
+    fn values(&mut self, spec: &SectionSpec, mut found: FoundSection) -> Values {
         let (name, is_labelled, label) = (spec.name.clone(), spec.is_labelled, found.label.take());
         if is_labelled && label.is_none() {
             return Values { name, is_labelled, label, entries: Vec::new() };
@@ -460,9 +470,9 @@ impl<'a> Check<'a> {
 /// Reports sections that a file repeats, and keys that are set twice. The key that includes files may
 /// be repeated.
 fn report_duplicates(
-    sections: &[parse::Section],
+    sections: &[parse::ParsedSection],
     include: Option<&str>,
-    source: &Source,
+    source: &SourceText,
     problems: &mut Problems<'_>,
 ) {
     let headers = sections.iter().filter_map(|section| {
@@ -494,7 +504,7 @@ fn report_duplicates(
 fn report_duplicate<'a>(
     kind: &str,
     names: impl Iterator<Item = ((usize, Option<&'a str>), &'a Span)>,
-    source: &Source,
+    source: &SourceText,
     problems: &mut Problems<'_>,
 ) {
     let mut known: HashMap<_, &Span> = HashMap::new();

@@ -13,7 +13,7 @@ use super::Value;
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problems};
 use super::printable::shortened;
-use super::source::{Place, Source, Span};
+use super::source::{Place, SourceText, Span};
 
 /// The reason why a value does not fit, and its position once known.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Unfit {
 impl Unfit {
     /// Returns the error at the value's position in the file.
     #[cold]
-    pub(super) fn placed(self, source: &Source) -> Errors {
+    pub(super) fn placed(self, source: &SourceText) -> Errors {
         let mut problems = Problems::new(source);
         // It repeats text from the file.
         let mut message = shortened(&self.message, 1000);
@@ -195,9 +195,9 @@ impl<'de, I: Iterator<Item = Node<'de>>> SeqAccess<'de> for Items<I> {
 pub(super) struct Keys<'a>(pub(super) &'a [Entry]);
 
 impl<'a> Keys<'a> {
-    fn fields(self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
+    fn fields(self) -> impl Iterator<Item = (&'a str, FieldSource<'a>)> {
         let set = self.0.iter().filter(|entry| entry.value.is_some());
-        set.map(|entry| (entry.key.as_str(), Field::Value(Node::of(entry))))
+        set.map(|entry| (entry.key.as_str(), FieldSource::Value(Node::of(entry))))
     }
 }
 
@@ -205,7 +205,7 @@ impl<'de> Deserializer<'de> for Keys<'de> {
     type Error = Unfit;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
-        visitor.visit_map(Fields::of(self.fields().collect()))
+        visitor.visit_map(FieldSources::of(self.fields().collect()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
@@ -219,13 +219,13 @@ impl<'de> Deserializer<'de> for Keys<'de> {
 }
 
 /// The sections of one name, by their labels.
-struct Labelled<'a>(Vec<(&'a str, Field<'a>)>);
+struct Labelled<'a>(Vec<(&'a str, FieldSource<'a>)>);
 
 impl<'de> Deserializer<'de> for Labelled<'de> {
     type Error = Unfit;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
-        visitor.visit_map(Fields::of(self.0))
+        visitor.visit_map(FieldSources::of(self.0))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
@@ -254,15 +254,19 @@ impl<'de> Deserializer<'de> for Whole<'de> {
                 Some(name) if section.is_labelled && section.label.is_none() => {
                     let same = self.0.iter().filter(|other| other.name.as_ref() == Some(name));
                     let labelled = same.filter_map(|section| {
-                        Some((section.label.as_deref()?, Field::Section(Keys(&section.entries))))
+                        Some((
+                            section.label.as_deref()?,
+                            FieldSource::Section(Keys(&section.entries)),
+                        ))
                     });
-                    fields.push((name.as_str(), Field::Labelled(Labelled(labelled.collect()))));
+                    fields
+                        .push((name.as_str(), FieldSource::Labelled(Labelled(labelled.collect()))));
                 }
                 Some(_) if section.is_labelled => {}
-                Some(name) => fields.push((name.as_str(), Field::Section(keys))),
+                Some(name) => fields.push((name.as_str(), FieldSource::Section(keys))),
             }
         }
-        visitor.visit_map(Fields::of(fields))
+        visitor.visit_map(FieldSources::of(fields))
     }
 
     forward_to_deserialize_any! {
@@ -274,30 +278,30 @@ impl<'de> Deserializer<'de> for Whole<'de> {
 /// Deserializes a whole configuration. Returns the error at its position in the file.
 pub(super) fn whole<'a, T: Deserialize<'a>>(
     sections: &'a [Values],
-    source: &Source,
+    source: &SourceText,
 ) -> Result<T, Errors> {
     T::deserialize(Whole(sections)).map_err(|error| error.placed(source))
 }
 
 /// The source of a field of the user's struct.
-enum Field<'a> {
+enum FieldSource<'a> {
     Value(Node<'a>),
     Section(Keys<'a>),
     Labelled(Labelled<'a>),
 }
 
-struct Fields<'a> {
-    rest: std::vec::IntoIter<(&'a str, Field<'a>)>,
-    value: Option<Field<'a>>,
+struct FieldSources<'a> {
+    rest: std::vec::IntoIter<(&'a str, FieldSource<'a>)>,
+    value: Option<FieldSource<'a>>,
 }
 
-impl<'a> Fields<'a> {
-    fn of(fields: Vec<(&'a str, Field<'a>)>) -> Self {
+impl<'a> FieldSources<'a> {
+    fn of(fields: Vec<(&'a str, FieldSource<'a>)>) -> Self {
         Self { rest: fields.into_iter(), value: None }
     }
 }
 
-impl<'de> MapAccess<'de> for Fields<'de> {
+impl<'de> MapAccess<'de> for FieldSources<'de> {
     type Error = Unfit;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -311,9 +315,9 @@ impl<'de> MapAccess<'de> for Fields<'de> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unfit> {
         match self.value.take() {
-            Some(Field::Value(node)) => node.seeded(seed),
-            Some(Field::Section(keys)) => seed.deserialize(keys),
-            Some(Field::Labelled(sections)) => seed.deserialize(sections),
+            Some(FieldSource::Value(node)) => node.seeded(seed),
+            Some(FieldSource::Section(keys)) => seed.deserialize(keys),
+            Some(FieldSource::Labelled(sections)) => seed.deserialize(sections),
             None => Err(de::Error::custom("a value is asked for before its key")),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::printable::printable;
-use super::source::{Excerpt, Source, Span};
+use super::source::{Excerpt, SourceText, Span};
 use crate::ErrorKind;
 
 /// The message about text that is never shown.
@@ -276,7 +276,7 @@ impl From<Errors> for crate::Error {
 /// Collects errors while a file is checked.
 #[derive(Debug)]
 pub(super) struct Problems<'a> {
-    source: &'a Source,
+    source: &'a SourceText,
     file: Arc<str>,
     found: Vec<Problem>,
     more: usize,
@@ -286,7 +286,7 @@ pub(super) struct Problems<'a> {
 }
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(source: &'a Source) -> Self {
+    pub(super) fn new(source: &'a SourceText) -> Self {
         let file = Arc::clone(source.name(&Span::START));
         let (found, warnings) = (Vec::new(), Vec::new());
         Self { source, file, found, more: 0, warnings, uncounted: Problem::default() }

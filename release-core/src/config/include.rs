@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Errors;
-use super::parse::{self, Entry};
-use super::source::{Place, Source, Span};
+use super::parse::{self, ParsedEntry};
+use super::source::{Place, SourceText, Span};
 use super::{Value, read};
 use crate::start_files::looked_up;
 
@@ -18,15 +18,15 @@ const DEPTH: usize = 8;
 const FILES: usize = 256;
 
 /// An include that failed, with its position.
-pub(super) type Failure = (Span, String);
+pub(super) type FailedInclude = (Span, String);
 
 /// Appends to the text the files that the values of the key name, and the files that those include.
 pub(super) fn expand(
-    source: &mut Source,
+    source: &mut SourceText,
     key: &str,
     limit: u64,
     has_secrets: bool,
-) -> Vec<Failure> {
+) -> Vec<FailedInclude> {
     let main = resolved(source.path(0));
     let mut includes =
         Includes { source, key, limit, has_secrets, seen: vec![main], failures: Vec::new() };
@@ -35,20 +35,21 @@ pub(super) fn expand(
 }
 
 struct Includes<'a> {
-    source: &'a mut Source,
+    source: &'a mut SourceText,
     key: &'a str,
     /// Maximum size of all files together.
     limit: u64,
     has_secrets: bool,
     seen: Vec<PathBuf>,
-    failures: Vec<Failure>,
+    failures: Vec<FailedInclude>,
 }
 
 impl Includes<'_> {
     /// Includes the files that a file names.
     fn file(&mut self, index: usize, depth: usize) {
         let globals = parse::globals(self.source, index);
-        let is_include = |entry: &Entry| entry.set && self.source.slice(&entry.key) == self.key;
+        let is_include =
+            |entry: &ParsedEntry| entry.set && self.source.slice(&entry.key) == self.key;
         let values: Vec<_> =
             globals.into_iter().filter(is_include).filter_map(|e| e.value).collect();
         for (value, place) in values {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::str::CharIndices;
 
 use super::error::Problems;
-use super::source::{Source, Span};
+use super::source::{SourceText, Span};
 use super::value::is_plain;
 use super::{Endpoint, Value, number};
 
@@ -30,7 +30,7 @@ pub(super) enum Token {
 /// A reader of tokens from the text, which reports errors.
 #[derive(Debug)]
 pub(super) struct Lexer<'a> {
-    pub(super) source: &'a Source,
+    pub(super) source: &'a SourceText,
     pub(super) problems: Problems<'a>,
     offset: usize,
     /// The end of the file that is read.
@@ -51,7 +51,7 @@ pub(super) struct Lexer<'a> {
 const PATIENCE: u32 = 10;
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(source: &'a Source) -> Self {
+    pub(super) fn new(source: &'a SourceText) -> Self {
         let problems = Problems::new(source);
         Self {
             source,

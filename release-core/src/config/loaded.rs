@@ -11,7 +11,7 @@ use super::check::{Checked, check};
 use super::entry::{Entry, Values};
 use super::error::{Errors, Problem, Problems};
 use super::printable::shortened;
-use super::source::Source;
+use super::source::SourceText;
 use super::{Spec, Value, de, include, read, secret};
 use crate::start_files::accepted;
 
@@ -52,7 +52,7 @@ use crate::start_files::accepted;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub(super) source: Arc<Source>,
+    pub(super) source: Arc<SourceText>,
     /// The sections in the order of the specification; the first section holds the global keys.
     pub(super) sections: Vec<Values>,
     warnings: Vec<Problem>,
@@ -107,7 +107,7 @@ impl Config {
         Self::checked(read::text(name, text.as_ref().to_vec(), spec.has_secrets())?, spec)
     }
 
-    fn checked(mut source: Source, spec: &Spec) -> Result<Self, Errors> {
+    fn checked(mut source: SourceText, spec: &Spec) -> Result<Self, Errors> {
         let failures = match &spec.include {
             Some(key) => include::expand(&mut source, key, spec.size_limit, spec.has_secrets()),
             None => Vec::new(),
@@ -368,7 +368,7 @@ impl Config {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
-    source: &'a Source,
+    source: &'a SourceText,
     name: Option<&'a str>,
     entries: &'a [Entry],
 }

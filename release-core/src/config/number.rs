@@ -14,7 +14,7 @@ pub(super) fn parse(word: &str) -> Result<Value, String> {
     if let Some(address) = Endpoint::recognize(word) {
         return address.map(Value::Address).map_err(|error| error.to_string());
     }
-    let number = Number::split(word).ok_or_else(|| unknown(word))?;
+    let number = NumberParts::split(word).ok_or_else(|| unknown(word))?;
     match number.unit {
         "" if number.fraction.is_none() && number.exponent.is_empty() => match mode(word) {
             Some(bits) => Ok(Value::Mode(bits)),
@@ -43,7 +43,7 @@ fn unknown(word: &str) -> String {
 }
 
 /// The parts of a word. The underscores are removed from the digits.
-struct Number<'a> {
+struct NumberParts<'a> {
     negative: bool,
     whole: String,
     fraction: Option<String>,
@@ -52,7 +52,7 @@ struct Number<'a> {
     unit: &'a str,
 }
 
-impl<'a> Number<'a> {
+impl<'a> NumberParts<'a> {
     fn split(word: &'a str) -> Option<Self> {
         let (negative, rest) = match word.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -118,7 +118,7 @@ fn mode(word: &str) -> Option<u32> {
     u32::from_str_radix(digits, 8).ok()
 }
 
-fn integer(number: &Number<'_>) -> Result<Value, String> {
+fn integer(number: &NumberParts<'_>) -> Result<Value, String> {
     // Other languages read it as octal.
     if number.whole.len() > 1 && number.whole.starts_with('0') {
         let decimal = match number.whole.trim_start_matches('0') {
@@ -138,7 +138,7 @@ fn integer(number: &Number<'_>) -> Result<Value, String> {
         .map_err(|_| format!("an integer is from {} to {}", i64::MIN, i64::MAX))
 }
 
-fn float(number: &Number<'_>) -> Result<Value, String> {
+fn float(number: &NumberParts<'_>) -> Result<Value, String> {
     let sign = if number.negative { "-" } else { "" };
     let fraction = number.fraction.as_deref().unwrap_or("0");
     let text = format!("{sign}{}.{fraction}{}", number.whole, number.exponent);
@@ -148,7 +148,7 @@ fn float(number: &Number<'_>) -> Result<Value, String> {
     }
 }
 
-fn with_unit(number: &Number<'_>, unit: &str) -> Result<Value, String> {
+fn with_unit(number: &NumberParts<'_>, unit: &str) -> Result<Value, String> {
     let find = |units: &[(&str, u64)]| units.iter().find(|(name, _)| *name == unit).map(|u| u.1);
     if let Some(nanoseconds) = find(&TIMES) {
         plain(number, "a duration").and_then(|()| duration(number, nanoseconds))
@@ -159,15 +159,15 @@ fn with_unit(number: &Number<'_>, unit: &str) -> Result<Value, String> {
     }
 }
 
-fn plain(number: &Number<'_>, what: &str) -> Result<(), String> {
+fn plain(number: &NumberParts<'_>, what: &str) -> Result<(), String> {
     match number {
-        Number { negative: true, .. } => Err(format!("{what} is not negative")),
-        Number { exponent: "", .. } => Ok(()),
+        NumberParts { negative: true, .. } => Err(format!("{what} is not negative")),
+        NumberParts { exponent: "", .. } => Ok(()),
         _ => Err(format!("{what} is written without an exponent")),
     }
 }
 
-fn duration(number: &Number<'_>, unit: u64) -> Result<Value, String> {
+fn duration(number: &NumberParts<'_>, unit: u64) -> Result<Value, String> {
     const SECOND: u128 = 1_000_000_000;
     let too_long = || format!("a duration is at most {}s", u64::MAX);
     let nanoseconds = number.times(unit).map_err(|inexact| match inexact {
@@ -179,7 +179,7 @@ fn duration(number: &Number<'_>, unit: u64) -> Result<Value, String> {
     Ok(Value::Duration(Duration::new(seconds, rest)))
 }
 
-fn size(number: &Number<'_>, unit: u64) -> Result<Value, String> {
+fn size(number: &NumberParts<'_>, unit: u64) -> Result<Value, String> {
     let too_large = || format!("a size is at most {}B", u64::MAX);
     let bytes = number.times(unit).map_err(|inexact| match inexact {
         Inexact::TooFine => "a size is a whole number of bytes".to_owned(),

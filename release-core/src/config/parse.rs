@@ -9,23 +9,23 @@ use std::borrow::Cow;
 use super::error::Problems;
 use super::lex::{Lexer, Token};
 use super::printable::shortened;
-use super::source::{Place, Source, Span};
+use super::source::{Place, SourceText, Span};
 use super::{Endpoint, Value};
 
 /// A section of the file as written. Each file begins with a section of global keys.
 #[derive(Debug)]
-pub(super) struct Section {
+pub(super) struct ParsedSection {
     /// The name in the header; `None` for the global keys.
     pub(super) name: Option<Span>,
     /// The text behind the name: `[name "label"]`.
     pub(super) label: Option<String>,
     /// The header is wrong: the keys can be assigned only if the name is known.
     pub(super) lost: bool,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ParsedEntry>,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ParsedEntry {
     pub(super) key: Span,
     /// Whether an equals sign follows the key. Otherwise it may not be a key at all.
     pub(super) set: bool,
@@ -35,7 +35,7 @@ pub(super) struct Entry {
 
 /// The kind of a section header.
 #[derive(PartialEq)]
-enum Header {
+enum SectionHeader {
     /// `[name]`, which may also be a list.
     Plain,
     /// `[name "label"]`, which is never a list.
@@ -45,40 +45,45 @@ enum Header {
 /// An error that has been reported.
 struct Reported;
 
-type Found<T> = Result<T, Reported>;
+type ParseResult<T> = Result<T, Reported>;
 
 /// Returns the sections in the order of the file. Errors are added to the problems.
-pub(super) fn parse(source: &Source) -> (Vec<Section>, Problems<'_>) {
+pub(super) fn parse(source: &SourceText) -> (Vec<ParsedSection>, Problems<'_>) {
     let mut parser = Parser::new(source);
     (0..source.count()).for_each(|file| parser.enter(file));
     (parser.sections, parser.lexer.problems)
 }
 
 /// Returns the global keys of one file, without its errors.
-pub(super) fn globals(source: &Source, file: usize) -> Vec<Entry> {
+pub(super) fn globals(source: &SourceText, file: usize) -> Vec<ParsedEntry> {
     let mut parser = Parser::new(source);
     parser.enter(file);
     parser.sections.swap_remove(0).entries
 }
 
 struct Parser<'a> {
-    source: &'a Source,
+    source: &'a SourceText,
     lexer: Lexer<'a>,
     peeked: Option<(Token, Span)>,
-    sections: Vec<Section>,
+    sections: Vec<ParsedSection>,
     /// The lists that are open.
     depth: usize,
 }
 
 impl<'a> Parser<'a> {
-    fn new(source: &'a Source) -> Self {
+    fn new(source: &'a SourceText) -> Self {
         Self { source, lexer: Lexer::new(source), peeked: None, sections: Vec::new(), depth: 0 }
     }
 
     /// Parses a file, which begins with global keys.
     fn enter(&mut self, file: usize) {
         self.lexer.enter(file);
-        self.sections.push(Section { name: None, label: None, lost: false, entries: Vec::new() });
+        self.sections.push(ParsedSection {
+            name: None,
+            label: None,
+            lost: false,
+            entries: Vec::new(),
+        });
         let mut after_entry = false;
         loop {
             let (token, span) = self.next();
@@ -101,11 +106,11 @@ impl<'a> Parser<'a> {
     }
 
     /// Parses a section header, after its bracket.
-    fn header(&mut self, open: &Span) -> Found<()> {
+    fn header(&mut self, open: &Span) -> ParseResult<()> {
         let (token, name) = self.next();
         let named = token == Token::Word;
         let (name_found, entries) = (named.then(|| name.clone()), Vec::new());
-        let section = Section { name: name_found, label: None, lost: !named, entries };
+        let section = ParsedSection { name: name_found, label: None, lost: !named, entries };
         self.sections.push(section);
         if named {
             return self.header_end(open, &name);
@@ -133,7 +138,7 @@ impl<'a> Parser<'a> {
         Err(Reported)
     }
 
-    fn header_end(&mut self, open: &Span, name: &Span) -> Found<()> {
+    fn header_end(&mut self, open: &Span, name: &Span) -> ParseResult<()> {
         let (mut token, mut span) = self.next();
         if let Token::Value(Value::String(label)) = &token {
             if let Some(section) = self.sections.last_mut() {
@@ -158,7 +163,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Parses an entry after its key; `glued` if a value precedes it on the line.
-    fn entry(&mut self, key: Span, glued: bool) -> Found<()> {
+    fn entry(&mut self, key: Span, glued: bool) -> ParseResult<()> {
         if !self.lexer.at_equals() {
             self.not_set(&key, glued);
             return Err(Reported);
@@ -166,7 +171,7 @@ impl<'a> Parser<'a> {
         self.next();
         let value = self.value(&key);
         let done = value.as_ref().map(drop).map_err(|_| Reported);
-        self.add(Entry { key, set: true, value: value.ok() });
+        self.add(ParsedEntry { key, set: true, value: value.ok() });
         done
     }
 
@@ -195,23 +200,23 @@ impl<'a> Parser<'a> {
             }
             self.put_back(token, next);
         }
-        self.add(Entry { key, set: false, value: None });
+        self.add(ParsedEntry { key, set: false, value: None });
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: ParsedEntry) {
         if let Some(section) = self.sections.last_mut() {
             section.entries.push(entry);
         }
     }
 
     /// Parses the value of a key, or an element of its list.
-    fn value(&mut self, key: &Span) -> Found<(Value, Place)> {
+    fn value(&mut self, key: &Span) -> ParseResult<(Value, Place)> {
         let (token, span) = self.next();
         let value = match token {
             Token::Wrong => return Err(Reported),
             Token::Value(value) => value,
             Token::Word if !self.lexer.at_equals() => self.bare(&span)?,
-            Token::Open if self.header_kind(&span) != Some(Header::Labelled) => {
+            Token::Open if self.header_kind(&span) != Some(SectionHeader::Labelled) => {
                 return self.list(key, &span);
             }
             _ => {
@@ -229,7 +234,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Parses a word in place of a value.
-    fn bare(&mut self, span: &Span) -> Found<Value> {
+    fn bare(&mut self, span: &Span) -> ParseResult<Value> {
         let word = self.source.slice(span);
         match (word, Endpoint::recognize(word)) {
             ("true", _) => Ok(Value::Bool(true)),
@@ -287,7 +292,7 @@ impl<'a> Parser<'a> {
 
 /// Parses text that consists of a single value.
 pub(super) fn value(text: &str) -> Option<Value> {
-    let source = Source::new("", format!("key = {text}"));
+    let source = SourceText::new("", format!("key = {text}"));
     let (mut sections, problems) = parse(&source);
     let mut globals = sections.remove(0).entries;
     let alone = sections.is_empty() && globals.len() == 1 && problems.is_empty();

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::error::Errors;
-use super::source::{Excerpt, Source};
+use super::source::{Excerpt, SourceText};
 use crate::start_files::given;
 use crate::trusted::{Writers, check_file, check_path};
 
@@ -28,7 +28,7 @@ pub(super) const SECRET: Subject =
 
 /// Returns the text of the file, up to a maximum number of bytes. With `secrets`, no error shows
 /// a part of it.
-pub(super) fn read(path: &Path, limit: u64, secrets: bool) -> Result<Source, Errors> {
+pub(super) fn read(path: &Path, limit: u64, secrets: bool) -> Result<SourceText, Errors> {
     let name = path.to_string_lossy();
     let bytes = bytes(path, limit, &CONFIGURATION);
     let bytes = bytes.map_err(|message| Errors::of_file(&name, message))?;
@@ -121,7 +121,7 @@ pub(super) fn kind_of(kind: FileType) -> &'static str {
 }
 
 /// Returns the bytes as UTF-8 text without NUL bytes, or the position of an invalid byte.
-pub(super) fn text(name: &str, bytes: Vec<u8>, secrets: bool) -> Result<Source, Errors> {
+pub(super) fn text(name: &str, bytes: Vec<u8>, secrets: bool) -> Result<SourceText, Errors> {
     let wrong = |bytes: &[u8], at, message| match secrets {
         true => Errors::of_file(name, message),
         false => not_text(name, bytes, at, message),
@@ -136,7 +136,7 @@ pub(super) fn text(name: &str, bytes: Vec<u8>, secrets: bool) -> Result<Source, 
         return Err(wrong(&bytes, at, message.to_owned()));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Source::new(name, text)),
+        Ok(text) => Ok(SourceText::new(name, text)),
         Err(error) => {
             let bytes = error.as_bytes();
             let message =

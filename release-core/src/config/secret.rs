@@ -1,4 +1,4 @@
-//! Values that are never shown: where they stand in a text, and those that stand in other files.
+//! Values that are never shown: their position in a text, and values from other files.
 
 use std::ffi::OsStr;
 use std::ops::Range;

@@ -34,7 +34,7 @@ impl Place {
 }
 
 /// The text of a file and of the files that it includes, one behind the other.
-pub(super) struct Source {
+pub(super) struct SourceText {
     /// The main file comes first.
     files: Vec<File>,
     pub(super) text: String,
@@ -52,7 +52,7 @@ struct File {
 /// Replaces a part of a text that is never shown.
 const HIDDEN: &str = "***";
 
-impl Source {
+impl SourceText {
     pub(super) fn new(name: &str, text: impl Into<String>) -> Self {
         let text = text.into();
         let bytes = 0..text.len();
@@ -172,9 +172,9 @@ impl Span {
 }
 
 /// Formats the name alone: the text may contain secrets.
-impl fmt::Debug for Source {
+impl fmt::Debug for SourceText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Source").field(&self.files[0].name).finish()
+        f.debug_tuple("SourceText").field(&self.files[0].name).finish()
     }
 }
 

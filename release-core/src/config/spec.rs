@@ -9,7 +9,7 @@ use super::de;
 use super::entry::{Entry, Values};
 use super::error::Errors;
 use super::printable::shortened;
-use super::source::{Place, Source};
+use super::source::{Place, SourceText};
 use super::validation::{Invalid, Validation, unusual};
 use super::value::is_plain;
 use super::{Value, parse};
@@ -53,7 +53,7 @@ pub struct Spec {
 }
 
 /// A check whether the content of a file fits a type.
-type Fits = fn(&[Values], &Source) -> Result<(), Errors>;
+type Fits = fn(&[Values], &SourceText) -> Result<(), Errors>;
 
 #[derive(Clone, Debug)]
 pub(super) struct SectionSpec {

@@ -105,7 +105,7 @@ impl Daemon {
     /// runs as root to a foreign file. You must protect the directories in its path: no other user
     /// should be able to change them.
     ///
-    /// A [`Master`](crate::Master) reopens the file on SIGUSR2: see
+    /// A [`Master`](crate::Master) reopens the file on SIGUSR1: see
     /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs).
     ///
     /// # Examples

@@ -155,7 +155,7 @@ impl Exec {
     }
 
     /// Creates everything that must exist before the working directory changes.
-    fn prepare(self) -> Result<Prepared, Error> {
+    fn prepare(self) -> Result<PreparedProgram, Error> {
         // A name without a slash is looked up in `PATH` when the program is run.
         let program = if self.program.as_encoded_bytes().contains(&b'/') {
             absolute(Path::new(&self.program))?.into_os_string()
@@ -167,7 +167,7 @@ impl Exec {
             Error::new(ErrorKind::Privileges, "cannot drop privileges").caused_by(error)
         })?;
         let arguments = std::iter::once(self.program).chain(self.arguments).map(c_string);
-        Ok(Prepared {
+        Ok(PreparedProgram {
             program: c_string(program)?,
             arguments: arguments.collect::<Result<_, _>>()?,
             environment: self.environment.block(|_| false, credentials.as_ref())?,
@@ -225,7 +225,7 @@ impl Daemon {
 }
 
 /// A program that is ready to run.
-struct Prepared {
+struct PreparedProgram {
     program: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
@@ -234,7 +234,7 @@ struct Prepared {
     wait: Duration,
 }
 
-impl Prepared {
+impl PreparedProgram {
     /// Runs in the daemon. Returns only on failure, with an exit status and the reason.
     fn execute(&self, detached: &mut Detached) -> (u8, Error) {
         let lock = match self.settle() {

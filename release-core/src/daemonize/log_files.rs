@@ -30,12 +30,16 @@ impl LogFiles {
         self.0.is_empty()
     }
 
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(_, path)| path.as_path())
+    }
+
     /// Opens or creates all files.
     pub(crate) fn open(&self) -> Result<Vec<(i32, File)>, Error> {
         self.0.iter().map(|(number, path)| Ok((*number, open(path)?))).collect()
     }
 
-    /// Reopens the files by name. If one of them cannot be opened, the previous files stay in use.
+    /// Reopens the files by name. If a file cannot be opened, the previous files stay in use.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         if self.is_empty() {
             let message = "there are no log files to open again: \
@@ -58,8 +62,7 @@ impl LogFiles {
 /// Opens a log file without following links, and refuses a file with a second name: the directory
 /// of a file that root appends to may be writable by others.
 fn open(path: &Path) -> Result<File, Error> {
-    check_path(path, Writers::Group)
-        .map_err(|why| refused(path, &format!("is not safe for root: {why}")))?;
+    refuse_foreign(path)?;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let file = File::options()
         .append(true)
@@ -82,6 +85,12 @@ fn open(path: &Path) -> Result<File, Error> {
     }
     set_blocking(&file).map_err(|error| cannot("set up", path, error))?;
     Ok(file)
+}
+
+/// Refuses a path that a user other than root controls, if this process is root.
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    check_path(path, Writers::Group)
+        .map_err(|why| refused(path, &format!("is not safe for root: {why}")))
 }
 
 #[cold]

@@ -6,6 +6,7 @@ mod exec;
 pub(crate) mod launcher;
 pub(crate) mod lock;
 pub(crate) mod log_files;
+pub(crate) mod rotation;
 
 pub use detach::Daemon;
 pub use exec::Exec;

@@ -1,15 +1,20 @@
 //! `Activity`: the present phase of a connection, for its time limits.
 
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Instant;
 
+use futures_util::task::AtomicWaker;
 use hyper::Version;
 
+use super::keeper::KeptConnection;
 use crate::rt::Rt;
 
 /// The phases of a connection, as its stream and its service report them.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     /// No request has come since the connection was accepted.
     New(Instant),
     /// All requests are answered.
@@ -23,20 +28,83 @@ pub(super) enum Phase {
 /// The phase of a connection.
 pub(super) struct Activity {
     rt: Rt,
-    state: Mutex<(Phase, Version)>,
+    state: Mutex<(ConnectionPhase, Version)>,
+    /// Woken by the first request of HTTP/2.
+    http2: AtomicWaker,
+    /// Whether what was written last is not flushed yet.
+    is_unflushed: AtomicBool,
+    /// Whether the socket stays open when hyper has done with it.
+    is_kept: AtomicBool,
+    /// Whether the last request has a body, whose end its answer does not wait for.
+    has_body: AtomicBool,
 }
 
 impl Activity {
     pub(super) fn new(rt: &Rt) -> Self {
-        let state = Mutex::new((Phase::New(rt.now()), Version::HTTP_11));
-        Self { rt: rt.clone(), state }
+        Self::at(rt, ConnectionPhase::New(rt.now()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Phase, Version)> {
+    /// The activity of a connection that has come from another worker.
+    pub(super) fn of(rt: &Rt, kept: &KeptConnection) -> Self {
+        let since = rt.now().checked_sub(kept.waits).unwrap_or_else(|| rt.now());
+        Self::at(
+            rt,
+            match (kept.is_new, kept.unread.is_empty()) {
+                (true, _) => ConnectionPhase::New(since),
+                (false, true) => ConnectionPhase::Idle(since),
+                (false, false) => ConnectionPhase::Head(since),
+            },
+        )
+    }
+
+    fn at(rt: &Rt, phase: ConnectionPhase) -> Self {
+        Self {
+            rt: rt.clone(),
+            state: Mutex::new((phase, Version::HTTP_11)),
+            is_unflushed: AtomicBool::new(false),
+            is_kept: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            http2: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn begin_http2(&self) {
+        self.lock().1 = Version::HTTP_2;
+    }
+
+    /// Notes whether all that was written has been flushed.
+    pub(super) fn flushed(&self, is_flushed: bool) {
+        self.is_unflushed.store(!is_flushed, Ordering::Relaxed);
+    }
+
+    /// Returns whether no request is in hand, and all answers are sent.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !matches!(self.phase(), ConnectionPhase::InHand(_))
+            && !self.is_unflushed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_body(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.has_body.load(Ordering::Relaxed)
+    }
+
+    /// Decides whether the socket stays open when hyper has done with it.
+    pub(super) fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (ConnectionPhase, Version)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> ConnectionPhase {
         self.lock().0
     }
 
@@ -44,19 +112,36 @@ impl Activity {
         self.lock().1 == Version::HTTP_2
     }
 
+    /// Waits for the first request of HTTP/2, whose client can be told to send no other.
+    pub(super) async fn http2(&self) {
+        poll_fn(|cx| {
+            self.http2.register(cx.waker());
+            match *self.lock() {
+                (ConnectionPhase::New(_), _) => Poll::Pending,
+                (_, Version::HTTP_2) => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     /// Notes that bytes have arrived.
     pub(super) fn received(&self) {
         let mut state = self.lock();
-        if let (Phase::Idle(_), Version::HTTP_10 | Version::HTTP_11) = *state {
-            state.0 = Phase::Head(self.rt.now());
+        if let (ConnectionPhase::Idle(_), Version::HTTP_10 | Version::HTTP_11) = *state {
+            state.0 = ConnectionPhase::Head(self.rt.now());
         }
     }
 
     /// Notes that a request has arrived. It is answered when the result is dropped.
     pub(super) fn begin(self: &Arc<Self>, version: Version) -> Answering {
         let mut state = self.lock();
-        let others = if let Phase::InHand(requests) = state.0 { requests } else { 0 };
-        *state = (Phase::InHand(others + 1), version);
+        let others = if let ConnectionPhase::InHand(requests) = state.0 { requests } else { 0 };
+        *state = (ConnectionPhase::InHand(others + 1), version);
+        drop(state);
+        if version == Version::HTTP_2 {
+            self.http2.wake();
+        }
         Answering(Arc::clone(self))
     }
 }
@@ -68,8 +153,10 @@ impl Drop for Answering {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.0 = match state.0 {
-            Phase::InHand(requests) if requests > 1 => Phase::InHand(requests - 1),
-            _ => Phase::Idle(self.0.rt.now()),
+            ConnectionPhase::InHand(requests) if requests > 1 => {
+                ConnectionPhase::InHand(requests - 1)
+            }
+            _ => ConnectionPhase::Idle(self.0.rt.now()),
         };
     }
 }

@@ -11,7 +11,7 @@ use futures_channel::oneshot;
 use hyper::rt::{Executor, Read, ReadBufCursor, Write};
 
 use super::activity::Activity;
-use crate::net::Stream;
+use super::transport::Transport;
 use crate::rt::Rt;
 
 /// Spawns the streams of HTTP/2.
@@ -33,22 +33,52 @@ where
 const CHUNK: usize = 8 * 1024;
 
 /// A connection, for hyper.
-pub(super) struct Io {
-    pub(super) stream: Stream,
+pub(super) struct HyperIo {
+    pub(super) transport: Transport,
+    /// Bytes that were read and not used yet.
+    pub(super) unread: Vec<u8>,
     pub(super) activity: Arc<Activity>,
     /// Dropped when the connection is closed, which is later than hyper's end if it was upgraded.
     pub(super) _open: oneshot::Sender<Infallible>,
 }
 
-impl Read for Io {
+/// The first bytes of HTTP/2, which no request of HTTP/1 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl HyperIo {
+    /// Reads until the version is known. Returns whether it is HTTP/2.
+    pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let known = self.unread.len().min(PREFACE.len());
+            if self.unread[..known] != PREFACE[..known] || known == PREFACE.len() {
+                return Poll::Ready(Ok(known == PREFACE.len() && self.unread.starts_with(PREFACE)));
+            }
+            let mut chunk = [0; CHUNK];
+            let count = ready!(self.transport.poll_receive(cx, &mut chunk))?;
+            if count == 0 {
+                return Poll::Ready(Ok(false));
+            }
+            self.unread.extend_from_slice(&chunk[..count]);
+            self.activity.received();
+        }
+    }
+}
+
+impl Read for HyperIo {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread[..count]);
+            self.unread.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
         let mut chunk = [0; CHUNK];
         let room = buffer.remaining().min(CHUNK);
-        let count = ready!(self.stream.poll_receive(cx, &mut chunk[..room]))?;
+        let count = ready!(self.transport.poll_receive(cx, &mut chunk[..room]))?;
         buffer.put_slice(&chunk[..count]);
         if count > 0 {
             self.activity.received();
@@ -57,32 +87,39 @@ impl Read for Io {
     }
 }
 
-impl Write for Io {
+impl Write for HyperIo {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream.poll_send(cx, &[io::IoSlice::new(bytes)])
+        self.activity.flushed(false);
+        self.transport.poll_send(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.transport.takes_parts()
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.poll_send(cx, parts)
+        self.activity.flushed(false);
+        self.transport.poll_send_parts(cx, parts)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.transport.poll_flush(cx))?;
+        self.activity.flushed(true);
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.close())
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.activity.is_kept() {
+            true => Poll::Ready(Ok(())),
+            false => self.transport.poll_close(cx),
+        }
     }
 }

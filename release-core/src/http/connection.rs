@@ -1,7 +1,10 @@
 //! `Connection`: serves one connection, ends it in time, and marks its last answer.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -10,31 +13,36 @@ use futures_util::future::{Either, select};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode, Version};
-use hyper_util::server::conn::auto;
 
-use super::activity::{Activity, Phase};
-use super::adaptors::{Io, Spawner};
-use crate::net::{Active, Address, Socket};
+use super::activity::{Activity, ConnectionPhase};
+use super::adaptors::{HyperIo, Spawner};
+use super::keeper::{Keeper, KeptConnection};
+use super::protocol::Protocol;
+use super::transport::{BoxError, Transport};
+use crate::net::Address;
 use crate::rt::Rt;
 use crate::stopping::Stopping;
 use crate::worker::InFlight;
 
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Maximum size of the head of a request, in bytes, and of the number of its fields, for a small server.
+const LONGEST_HEAD: usize = 16 * 1024;
+const MOST_HEADERS: usize = 64;
 
 /// Shortest time between two looks at a connection.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct TimeLimits {
     pub(super) header: Duration,
     pub(super) idle: Duration,
     pub(super) linger: Duration,
 }
 
-impl Default for Limits {
+impl Default for TimeLimits {
     fn default() -> Self {
         let (header, idle) = (Duration::from_secs(5), Duration::from_secs(75));
         Self { header, idle, linger: Duration::from_secs(1) }
@@ -42,11 +50,31 @@ impl Default for Limits {
 }
 
 /// How a connection should end.
-enum End {
+enum Closing {
     /// With the answers to the requests in hand.
     Orderly,
     /// At once: the head of a request did not arrive in time.
     TooSlow,
+    /// With another worker.
+    HandOn,
+}
+
+/// How serving a connection has ended.
+enum ServeOutcome<S> {
+    Ended(Result<(), BoxError>),
+    /// Between two requests: another worker may go on.
+    Idle(HyperIo, S),
+}
+
+/// The outcome of the wait for the end of a request.
+enum Idle {
+    Now,
+    /// The connection has ended.
+    Ended(Result<(), BoxError>),
+    /// The client does not read its answer.
+    Silent,
+    /// A request has still to be read.
+    Never,
 }
 
 /// One connection of a server.
@@ -54,8 +82,13 @@ pub(super) struct Connection {
     rt: Rt,
     stopping: Stopping,
     in_flight: Arc<InFlight>,
-    limits: Limits,
+    limits: TimeLimits,
     activity: Arc<Activity>,
+    keeper: Option<Arc<Keeper>>,
+    /// Set when no other worker takes the connection.
+    stays: AtomicBool,
+    /// Whether it is HTTP/1 with short heads.
+    is_small: bool,
 }
 
 impl Connection {
@@ -63,21 +96,29 @@ impl Connection {
         rt: Rt,
         stopping: Stopping,
         in_flight: Arc<InFlight>,
-        limits: Limits,
+        (limits, keeper): (TimeLimits, Option<Arc<Keeper>>),
+        kept: Option<&KeptConnection>,
     ) -> Self {
-        let activity = Arc::new(Activity::new(&rt));
-        Self { rt, stopping, in_flight, limits, activity }
+        let activity = kept.map_or_else(|| Activity::new(&rt), |kept| Activity::of(&rt, kept));
+        let (activity, stays) = (Arc::new(activity), AtomicBool::new(false));
+        Self { rt, stopping, in_flight, limits, activity, keeper, stays, is_small: false }
     }
 
-    /// Serves requests until the client leaves, a time limit expires, or the worker stops.
+    /// Limits it to HTTP/1, with short heads.
+    pub(super) fn small(self) -> Self {
+        Self { is_small: true, ..self }
+    }
+
+    /// Serves requests until the client leaves, a time limit expires, the worker stops, or another worker
+    /// has the connection.
     ///
     /// # Errors
     ///
-    /// Returns the errors of the service. Those of the client are its own business.
+    /// Returns the errors of the service. Errors of the client are not reported.
     pub(super) async fn serve<A, S, B>(
         self,
-        http: auto::Builder<Spawner>,
-        client: Socket<Active, A>,
+        peer: Option<A>,
+        (transport, unread): (Transport, Vec<u8>),
         service: S,
     ) -> Result<(), BoxError>
     where
@@ -89,10 +130,9 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let peer = client.peer().ok();
         let (open, closed) = oneshot::channel();
-        let (stream, activity) = (client.into_stream(), Arc::clone(&self.activity));
-        let io = Io { stream, activity, _open: open };
+        let activity = Arc::clone(&self.activity);
+        let io = HyperIo { transport, unread, activity, _open: open };
         let this = Arc::new(self);
         let answering = Arc::clone(&this);
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -101,19 +141,15 @@ impl Connection {
             }
             answering.answer(request, &service)
         });
-        let ended = {
-            let mut connection = pin!(http.serve_connection_with_upgrades(io, service));
-            match select(connection.as_mut(), pin!(this.end())).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right((End::TooSlow, _)) => Ok(()),
-                Either::Right((End::Orderly, _)) => {
-                    connection.as_mut().graceful_shutdown();
-                    match select(connection, pin!(this.silence())).await {
-                        Either::Left((ended, _)) => ended,
-                        Either::Right(_) => Ok(()),
-                    }
-                }
-            }
+        let ended = match this.serve_until_idle(io, service).await {
+            ServeOutcome::Ended(ended) => ended,
+            ServeOutcome::Idle(io, service) => match this.hand_on(io).await {
+                None => return Ok(()),
+                Some(io) => match this.serve_until_idle(io, service).await {
+                    ServeOutcome::Ended(ended) => ended,
+                    ServeOutcome::Idle(..) => Ok(()),
+                },
+            },
         };
         // An upgraded connection, such as a WebSocket, goes on.
         let _ = closed.await;
@@ -129,9 +165,132 @@ impl Connection {
         }
     }
 
+    /// Serves requests until the connection should end, or another worker should have it.
+    async fn serve_until_idle<S, B>(&self, mut io: HyperIo, service: S) -> ServeOutcome<S>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut end = pin!(self.end());
+        let (mut http, mut first) = (http1::Builder::new(), Ok(Ok(false)));
+        if self.is_small {
+            http.max_buf_size(LONGEST_HEAD).max_headers(MOST_HEADERS);
+        } else {
+            first = match select(poll_fn(|cx| io.poll_is_http2(cx)), end.as_mut()).await {
+                Either::Left((is_http2, _)) => Ok(is_http2),
+                Either::Right((closing, _)) => Err(closing),
+            };
+        }
+        let mut connection = match first {
+            Ok(Ok(true)) => {
+                self.activity.begin_http2();
+                let mut http = http2::Builder::new(Spawner(self.rt.clone()));
+                http.enable_connect_protocol();
+                Protocol::Http2(Box::pin(http.serve_connection(io, service)))
+            }
+            Ok(Ok(false)) => {
+                Protocol::Http1(Box::new(http.serve_connection(io, service).with_upgrades()))
+            }
+            Ok(Err(error)) => return ServeOutcome::Ended(Err(error.into())),
+            Err(Closing::HandOn) => return ServeOutcome::Idle(io, service),
+            Err(_) => return ServeOutcome::Ended(Ok(())),
+        };
+        match select(&mut connection, end).await {
+            Either::Left((ended, _)) => return ServeOutcome::Ended(ended),
+            Either::Right((Closing::TooSlow, _)) => return ServeOutcome::Ended(Ok(())),
+            Either::Right((Closing::Orderly, _)) => connection.graceful_shutdown(),
+            Either::Right((Closing::HandOn, _)) => match self.idle(&mut connection).await {
+                Idle::Ended(ended) => return ServeOutcome::Ended(ended),
+                Idle::Silent => return ServeOutcome::Ended(Ok(())),
+                Idle::Now => match connection.into_parts() {
+                    Some((io, service)) => return ServeOutcome::Idle(io, service),
+                    None => return ServeOutcome::Ended(Ok(())),
+                },
+                Idle::Never => {}
+            },
+        }
+        match select(connection, pin!(self.silence())).await {
+            Either::Left((ended, _)) => ServeOutcome::Ended(ended),
+            Either::Right(_) => ServeOutcome::Ended(Ok(())),
+        }
+    }
+
+    /// Waits until all requests are answered, and nothing of them is left to read.
+    async fn idle<S, B>(&self, connection: &mut Protocol<S, B>) -> Idle
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut was_at_rest = false;
+        let at_rest = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = connection.poll_unpin(cx) {
+                    return Poll::Ready(Some(ended));
+                }
+                if !self.activity.is_at_rest() {
+                    was_at_rest = false;
+                    return Poll::Pending;
+                }
+                // Only in the next poll hyper notices that the service has dropped the body of the request,
+                // and reads its rest or ends the connection.
+                if was_at_rest || !self.activity.has_body() {
+                    return Poll::Ready(None);
+                }
+                was_at_rest = true;
+            }
+        });
+        match select(at_rest, pin!(self.silence())).await {
+            Either::Left((Some(ended), _)) => return Idle::Ended(ended),
+            Either::Left((None, _)) => {}
+            Either::Right(_) => return Idle::Silent,
+        }
+        if !self.activity.has_body() {
+            return Idle::Now;
+        }
+        // Only hyper knows whether it has read the body of the last request to its end.
+        self.activity.keep(true);
+        connection.graceful_shutdown();
+        match connection.now_or_never() {
+            Some(Ok(())) => Idle::Now,
+            Some(Err(error)) => Idle::Ended(Err(error)),
+            // The body of a request is still read, and its answer was not marked: the last one.
+            None => {
+                self.activity.keep(false);
+                Idle::Never
+            }
+        }
+    }
+
+    /// Hands the connection on. Returns it if it stays here.
+    async fn hand_on(&self, io: HyperIo) -> Option<HyperIo> {
+        let HyperIo { transport, unread, activity, _open } = io;
+        self.activity.keep(false);
+        let (is_new, since) = match activity.phase() {
+            ConnectionPhase::New(since) => (true, since),
+            ConnectionPhase::Idle(since) | ConnectionPhase::Head(since) => (false, since),
+            ConnectionPhase::InHand(_) => (false, self.rt.now()),
+        };
+        let kept = (unread.clone(), is_new, self.rt.now().saturating_duration_since(since));
+        if let (Transport::Socket(stream), Some(keeper)) = (&transport, &self.keeper)
+            && keeper.give(stream, kept, self.limits.header).await
+        {
+            return None;
+        }
+        self.stays.store(true, Ordering::Relaxed);
+        Some(HyperIo { transport, unread, activity, _open })
+    }
+
     /// Answers a request, and marks the last answer of a connection.
     fn answer<S, B>(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         service: &S,
     ) -> impl Future<
@@ -148,15 +307,17 @@ impl Connection {
     {
         let version = request.version();
         let answering = self.activity.begin(version);
+        self.activity.set_body(!request.body().is_end_stream());
         let work = self.in_flight.begin(self.rt.now());
         let stopping = self.stopping.clone();
+        let this = Arc::clone(self);
         let answered = service.call(request);
         async move {
             let mut response = answered.await?;
             drop(work);
             let has_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let can_close = version < Version::HTTP_2 && !has_switched;
-            if can_close && stopping.now_or_never().is_some() {
+            if can_close && !this.may_hand_on() && stopping.now_or_never().is_some() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             // The request is in hand until its body is dropped.
@@ -170,35 +331,51 @@ impl Connection {
     }
 
     /// Waits until the connection should end.
-    async fn end(&self) -> End {
+    async fn end(&self) -> Closing {
         let expired = pin!(self.expired());
         if let Either::Left((end, _)) = select(expired, self.stopping.clone()).await {
             return end;
         }
-        if !self.activity.is_http2() {
-            self.rt.sleep(self.limits.linger).await;
-            // A request that has begun to arrive is answered.
-            while let Phase::Head(since) = self.activity.phase() {
-                let deadline = since + self.limits.header;
-                if deadline <= self.rt.now() {
-                    return End::TooSlow;
-                }
-                self.rt.sleep_until(deadline).await;
-            }
+        if self.may_hand_on() {
+            return Closing::HandOn;
         }
-        End::Orderly
+        match select(pin!(self.activity.http2()), pin!(self.lingered())).await {
+            Either::Left(_) => Closing::Orderly,
+            Either::Right((end, _)) => end,
+        }
+    }
+
+    /// Waits, during a stop, for a request that may be on its way.
+    async fn lingered(&self) -> Closing {
+        self.rt.sleep(self.limits.linger).await;
+        // A request that has begun to arrive is answered, and the first one of a connection: a client
+        // rarely connects for nothing.
+        while let ConnectionPhase::Head(since) | ConnectionPhase::New(since) = self.activity.phase()
+        {
+            let deadline = since + self.limits.header;
+            if deadline <= self.rt.now() {
+                return Closing::TooSlow;
+            }
+            self.rt.sleep_until(deadline).await;
+        }
+        Closing::Orderly
+    }
+
+    /// Returns whether another worker may go on with this connection.
+    fn may_hand_on(&self) -> bool {
+        self.keeper.is_some() && !self.stays.load(Ordering::Relaxed) && !self.activity.is_http2()
     }
 
     /// Waits until a time limit expires.
-    async fn expired(&self) -> End {
+    async fn expired(&self) -> Closing {
         loop {
             let now = self.rt.now();
             let (deadline, end) = match self.activity.phase() {
-                Phase::New(since) | Phase::Head(since) => {
-                    (Some(since + self.limits.header), End::TooSlow)
+                ConnectionPhase::New(since) | ConnectionPhase::Head(since) => {
+                    (Some(since + self.limits.header), Closing::TooSlow)
                 }
-                Phase::Idle(since) => (Some(since + self.limits.idle), End::Orderly),
-                Phase::InHand(_) => (None, End::Orderly),
+                ConnectionPhase::Idle(since) => (Some(since + self.limits.idle), Closing::Orderly),
+                ConnectionPhase::InHand(_) => (None, Closing::Orderly),
             };
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return end;
@@ -213,11 +390,14 @@ impl Connection {
     /// Waits until no request is in hand for the time of a head, after the orderly end began: the
     /// client does not close the connection, or is gone.
     async fn silence(&self) {
+        let mut was_quiet = false;
         loop {
             self.rt.sleep(self.limits.header.max(SHORTEST)).await;
-            if !matches!(self.activity.phase(), Phase::InHand(_)) {
+            let is_quiet = !matches!(self.activity.phase(), ConnectionPhase::InHand(_));
+            if is_quiet && was_quiet {
                 return;
             }
+            was_quiet = is_quiet;
         }
     }
 }

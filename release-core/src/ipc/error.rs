@@ -105,6 +105,9 @@ pub enum CallError {
     TimedOut,
     /// The peer's handler refused, failed or panicked, for this reason.
     Refused(String),
+    /// The peer cannot decode the request, for this reason: its types are other ones. No handler was
+    /// called.
+    NotUnderstood(String),
     /// The encoded request is longer than the connection allows. It was not sent.
     TooLong(FrameTooLong),
     /// The request could not be encoded, or the answer could not be decoded.
@@ -115,6 +118,9 @@ pub enum CallError {
     /// A thread of the runtime made a [blocking call](super::Peer::blocking_call), in which it would
     /// wait for itself. The request was not sent.
     WouldDeadlock,
+    /// The worker that had the call of a [`Channel`](crate::Channel) has ended. It may have handled the
+    /// request.
+    Gone,
     /// The connection has ended.
     Ended(Ended),
 }
@@ -124,6 +130,12 @@ impl fmt::Display for CallError {
         match self {
             Self::TimedOut => f.write_str("no answer came in time"),
             Self::Refused(why) => write!(f, "the peer refused: {why}"),
+            Self::NotUnderstood(why) => {
+                write!(
+                    f,
+                    "the peer does not understand the request, its types are other ones: {why}"
+                )
+            }
             Self::TooLong(_) => f.write_str("the message is too long to be sent"),
             Self::Codec(_) => {
                 f.write_str("the message has no meaning in the other process's types")
@@ -133,6 +145,9 @@ impl fmt::Display for CallError {
                 "a blocking call on a thread of the runtime would wait for itself: await `call`, \
                  or run it in `Rt::unblock`",
             ),
+            Self::Gone => {
+                f.write_str("the worker that had the request has ended, and may have handled it")
+            }
             Self::Ended(_) => f.write_str("the connection has ended"),
         }
     }
@@ -144,7 +159,8 @@ impl std::error::Error for CallError {
             Self::TooLong(error) => Some(error),
             Self::Codec(error) => Some(error),
             Self::Ended(error) => Some(error),
-            Self::TimedOut | Self::Refused(_) | Self::Full | Self::WouldDeadlock => None,
+            Self::TimedOut | Self::Refused(_) | Self::NotUnderstood(_) => None,
+            Self::Full | Self::WouldDeadlock | Self::Gone => None,
         }
     }
 }

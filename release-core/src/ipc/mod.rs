@@ -37,15 +37,21 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub(crate) mod channel;
+mod connect;
 mod error;
 pub(crate) mod link;
+mod one_of;
 mod peer;
 pub mod plain;
 pub(crate) mod serve;
+pub(crate) mod service;
 mod wire;
 
+pub use connect::{ConnectOptions, connect};
 pub use error::{CallError, Ended, ReadError, Refused, SendError};
-pub use peer::{Peer, connect, connect_with_descriptors};
+pub use one_of::OneOf;
+pub use peer::Peer;
 pub use wire::codec::{Codec, Never, Postcard, Request, Text};
 pub use wire::descriptor::Descriptor;
 pub use wire::format::CodecError;
@@ -58,7 +64,7 @@ pub(crate) use wire::header::{Header, HeartbeatReply};
 pub(crate) use wire::limits::Heartbeat;
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::outbox::Outbox;
-#[cfg(feature = "fuzzing")]
-pub(crate) use wire::shape;
 pub use wire::shape::Shape;
 pub(crate) use wire::{hello, limits, state_blob};
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::{ring, shape};

@@ -1,22 +1,17 @@
 //! `Peer`: the side of a connection in call mode that sends requests.
 
+use std::borrow::Borrow;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::io;
+use std::future::poll_fn;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
-use super::limits::Limits;
 use super::link::answers::Answer;
-use super::link::{Link, Mode, WaitingCaller};
-use super::serve::serve;
-use super::{CallError, Codec, Ended, Postcard, Refused, Request, SendError};
+use super::link::{Link, PendingCall};
+use super::{CallError, Codec, CodecError, Ended, OneOf, Postcard, Request, SendError};
 use crate::ipc::wire::body::Draft;
-use crate::ipc::wire::header::RequestNumber;
-use crate::rt::{Rt, Task, wait_for};
+use crate::rt::wait_for;
 
 /// The other process of a connection in call mode, which answers requests of type `R`.
 ///
@@ -81,7 +76,10 @@ impl<R, C> Peer<R, C> {
 }
 
 impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
-    /// Sends a request and waits for the answer, as long as the connection lives.
+    /// Sends a request and waits for its response, as long as the connection lives.
+    ///
+    /// `request` is a value of type `R`, a reference to one, or one of the requests of `R`
+    /// ([`requests!`](crate::requests)), which has a response type of its own.
     ///
     /// # Errors
     ///
@@ -107,11 +105,12 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     /// }
     /// ```
     #[doc(alias = "make_request")]
-    pub async fn call(&self, request: &R) -> Result<R::Response, CallError> {
+    pub async fn call<Q: OneOf<R>>(&self, request: Q) -> Result<Q::Response, CallError> {
         self.ask(request, None).await
     }
 
-    /// Sends a request and waits for the answer, at most for `timeout`.
+    /// Sends a request and waits for its response, at most for `timeout`: first the time, then the
+    /// request, as in [`Peer::call`].
     ///
     /// The timeout is sent with the request, and the peer's handler is dropped when it expires.
     ///
@@ -138,11 +137,11 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ///     }
     /// }
     /// ```
-    pub async fn call_within(
+    pub async fn call_within<Q: OneOf<R>>(
         &self,
         timeout: Duration,
-        request: &R,
-    ) -> Result<R::Response, CallError> {
+        request: Q,
+    ) -> Result<Q::Response, CallError> {
         let asked = self.ask(request, Some(timeout));
         self.link.rt().timeout(timeout, asked).await.unwrap_or(Err(CallError::TimedOut))
     }
@@ -175,7 +174,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     /// }
     /// # let _ = handshake;
     /// ```
-    pub fn blocking_call(&self, request: &R) -> Result<R::Response, CallError> {
+    pub fn blocking_call<Q: OneOf<R>>(&self, request: Q) -> Result<Q::Response, CallError> {
         wait_for(self.call(request)).unwrap_or(Err(CallError::WouldDeadlock))
     }
 
@@ -198,39 +197,52 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     /// }
     /// # let _ = sign;
     /// ```
-    pub fn blocking_call_within(
+    pub fn blocking_call_within<Q: OneOf<R>>(
         &self,
         timeout: Duration,
-        request: &R,
-    ) -> Result<R::Response, CallError> {
+        request: Q,
+    ) -> Result<Q::Response, CallError> {
         let call = self.call_within(timeout, request);
         wait_for(call).unwrap_or(Err(CallError::WouldDeadlock))
     }
 
-    async fn ask(&self, request: &R, timeout: Option<Duration>) -> Result<R::Response, CallError> {
+    async fn ask<Q: OneOf<R>>(
+        &self,
+        request: Q,
+        timeout: Option<Duration>,
+    ) -> Result<Q::Response, CallError> {
+        let answer = self.ask_all(request.into_all().borrow(), timeout).await?;
+        Q::response(answer).ok_or_else(|| {
+            CallError::Codec(CodecError::new("the answer is the response to another request"))
+        })
+    }
+
+    async fn ask_all(
+        &self,
+        request: &R,
+        timeout: Option<Duration>,
+    ) -> Result<R::Response, CallError> {
         if !self.link.can_ask() {
             return Err(CallError::Refused("a worker in plain mode answers nothing".to_owned()));
         }
         let mut encode = |draft: &mut Draft<'_>| -> Result<(), CallError> {
             Ok(draft.encode(&self.codec, request)?)
         };
-        let mut waiting = WaitingCaller::new(&self.link);
-        let asking =
-            |cx: &mut Context<'_>| self.link.poll_request(cx, &mut waiting, timeout, &mut encode);
-        let number = poll_fn(asking).await?;
-        let mut pending = PendingCall { link: &self.link, number: Some(number) };
+        let text = |why: &[u8]| String::from_utf8_lossy(why).into_owned();
         let mut decode = |answer: Answer<'_>| match answer {
             Answer::Given(body) => body.decode(&self.codec).map_err(CallError::Codec),
-            Answer::Refused(why) => {
-                Err(CallError::Refused(String::from_utf8_lossy(why).into_owned()))
-            }
+            Answer::Refused(why) => Err(CallError::Refused(text(why))),
+            Answer::NotUnderstood(why) => Err(CallError::NotUnderstood(text(why))),
         };
-        let answer = poll_fn(|cx| self.link.poll_answer(cx, number, &mut decode)).await;
-        pending.number = None;
-        answer.unwrap_or_else(|ended| Err(ended.into()))
+        let mut caller = PendingCall::new(&self.link, timeout);
+        poll_fn(|cx| caller.poll(cx, &mut encode, &mut decode)).await
     }
 
     /// Sends a message without waiting for an answer. If the socket is full, the message is queued.
+    ///
+    /// A message within 200 microseconds of the last one is sent together with those that follow, when
+    /// the task yields to the runtime, and at the latest before the connection is closed.
+    /// [`std::process::exit`] does not close it: return from the main function of your worker.
     ///
     /// The peer handles it like a request, and the handler's answer is dropped.
     ///
@@ -251,143 +263,26 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Peer<R, C> {
     ///     }
     /// }
     /// ```
-    pub fn notify(&self, message: &R) -> Result<(), SendError> {
-        if self.link.is_choked() {
-            return self.link.ended().map_or(Err(SendError::Full), |ended| Err(ended.into()));
-        }
-        self.link.queue(self.link.notice(), |draft| -> Result<(), SendError> {
-            Ok(draft.encode(&self.codec, message)?)
-        })?;
-        self.link.flush_now();
-        Ok(())
+    pub fn notify(&self, message: impl OneOf<R>) -> Result<(), SendError> {
+        let message = message.into_all();
+        let message: &R = message.borrow();
+        self.link.notify(|draft| Ok(draft.encode(&self.codec, message)?))
     }
-}
 
-/// Starts call mode over a connected stream socket of your own. The peer answers requests of type
-/// `R`; `handler` answers its requests of type `S`.
-///
-/// Master and workers are already connected in this way; this function is for other pairs of
-/// processes. The task serves the connection and returns the reason when it has ended. Dropping
-/// the task ends the connection.
-///
-/// # Errors
-///
-/// Returns an error if the runtime cannot register the socket.
-///
-/// # Examples
-///
-/// ```
-/// use std::os::unix::net::UnixStream;
-/// use release_core::ipc::{Never, Postcard, Request, connect};
-/// use release_core::rt::{Driver, local::Local, run};
-/// use serde::{Deserialize, Serialize};
-///
-/// #[derive(Serialize, Deserialize)]
-/// struct Double(u32);
-/// impl Request for Double {
-///     type Response = u32;
-/// }
-///
-/// let driver = Local::new()?;
-/// let (here, there) = UnixStream::pair()?;
-/// run(&driver, async {
-///     let rt = driver.handle();
-///     let double = |Double(number)| async move { Ok(2 * number) };
-///     let (_, _serving) = connect::<Never, Double, _, _, _>(&rt, there.into(), Postcard, double)?;
-///     let refuse = |never: Never| async move { match never {} };
-///     let (peer, _task) = connect::<Double, _, _, _, _>(&rt, here.into(), Postcard, refuse)?;
-///     assert_eq!(peer.call(&Double(21)).await.ok(), Some(42));
-///     Ok::<(), std::io::Error>(())
-/// })?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-pub fn connect<R, S, C, H, F>(
-    rt: &Rt,
-    socket: OwnedFd,
-    codec: C,
-    handler: H,
-) -> io::Result<(Peer<R, C>, Task<Ended>)>
-where
-    R: Request,
-    S: Request,
-    C: Codec<R> + Codec<R::Response> + Codec<S> + Codec<S::Response>,
-    H: Fn(S) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<S::Response, Refused>> + Send + 'static,
-{
-    connect_with_descriptors(rt, socket, codec, 0, handler)
-}
+    /// Encodes a message for the peers of several connections. Returns `None` if it contains
+    /// descriptors, of which each peer needs its own, or cannot be encoded.
+    pub(crate) fn encoded(&self, message: &R) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut draft = Draft::new(&mut bytes, self.link.limits().descriptors);
+        draft.encode(&self.codec, message).ok()?;
+        draft.descriptors.is_empty().then_some(bytes)
+    }
 
-/// Starts call mode over a Unix socket, for messages that contain a
-/// [`Descriptor`](super::Descriptor). Otherwise it works like [`connect`].
-///
-/// One message may contain up to `descriptors` of them, at most 253. The same limit applies to all
-/// unanswered requests of one side together. Both sides must use the same limit.
-///
-/// # Errors
-///
-/// Returns an error if the runtime cannot register the socket.
-///
-/// # Examples
-///
-/// ```
-/// use std::io::{self, Read};
-/// use std::os::{fd::OwnedFd, unix::net::UnixStream};
-/// use release_core::ipc::{Descriptor, Postcard, Request, connect_with_descriptors as connect};
-/// use release_core::rt::{Driver, local::Local, run};
-/// use serde::{Deserialize, Serialize};
-///
-/// #[derive(Serialize, Deserialize)]
-/// struct Open;
-/// impl Request for Open {
-///     type Response = Descriptor;
-/// }
-///
-/// let driver = Local::new()?;
-/// let (here, there) = UnixStream::pair()?;
-/// run(&driver, async {
-///     let rt = driver.handle();
-///     let open = |Open| async { Ok(Descriptor::new(std::fs::File::open("/proc/self/comm")?)) };
-///     let (_, _serving) = connect::<Open, Open, _, _, _>(&rt, there.into(), Postcard, 1, open)?;
-///     let (peer, _task) = connect::<Open, Open, _, _, _>(&rt, here.into(), Postcard, 1, open)?;
-///     let answer = peer.call(&Open).await.map_err(io::Error::other)?;
-///     let mut name = String::new();
-///     std::fs::File::from(OwnedFd::from(answer)).read_to_string(&mut name)?;
-///     assert!(!name.is_empty());
-///     Ok::<(), io::Error>(())
-/// })?;
-/// # Ok::<(), io::Error>(())
-/// ```
-pub fn connect_with_descriptors<R, S, C, H, F>(
-    rt: &Rt,
-    socket: OwnedFd,
-    codec: C,
-    descriptors: u8,
-    handler: H,
-) -> io::Result<(Peer<R, C>, Task<Ended>)>
-where
-    R: Request,
-    S: Request,
-    C: Codec<R> + Codec<R::Response> + Codec<S> + Codec<S::Response>,
-    H: Fn(S) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<S::Response, Refused>> + Send + 'static,
-{
-    let limits = Limits::IPC.with_descriptors(descriptors);
-    let link = Arc::new(Link::new(rt, socket, Mode::Calls, limits)?);
-    let peer = Peer::new(Arc::clone(&link), codec.clone());
-    let serving = rt.spawn(serve(link, codec, move |request| Ok(handler(request)), |_| {}));
-    Ok((peer, serving))
-}
-
-/// A sent request without an answer. Dropping it cancels the request.
-struct PendingCall<'a> {
-    link: &'a Link,
-    number: Option<RequestNumber>,
-}
-
-impl Drop for PendingCall<'_> {
-    fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.link.abandon(number);
-        }
+    /// Sends a message that another peer has [encoded](Self::encoded), like [`Peer::notify`].
+    pub(crate) fn notify_encoded(&self, message: &[u8]) -> Result<(), SendError> {
+        self.link.notify(|draft| {
+            draft.bytes.extend_from_slice(message);
+            Ok(())
+        })
     }
 }

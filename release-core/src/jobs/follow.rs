@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::schedule::Process;
-use super::shared::{Replace, Shared, Then};
+use super::schedule::ProcessId;
+use super::shared::{Replace, SharedJobs, Then};
 use crate::ipc::Request;
 use crate::rt::Rt;
 use crate::sys::exit_status::ExitStatus;
@@ -16,12 +16,12 @@ pub(crate) trait Follow: Send + Sync {
     fn begin(&self, rt: &Rt, replace: Replace);
 
     /// These processes are ready and not told to stop.
-    fn ready(&self, processes: &BTreeSet<Process>);
+    fn ready(&self, processes: &BTreeSet<ProcessId>);
 
-    fn exited(&self, process: Process, exit: ExitStatus);
+    fn exited(&self, process: ProcessId, exit: ExitStatus);
 
     /// Calls the function as soon as the process has no job in hand.
-    fn when_at_rest(&self, process: Process, then: Then);
+    fn when_at_rest(&self, process: ProcessId, then: Then);
 
     /// The master is shutting down.
     fn stop(&self);
@@ -38,9 +38,9 @@ pub(crate) trait Follow: Send + Sync {
     fn unfinished(&self) -> usize;
 }
 
-/// A pool, as one of its groups sees it.
+/// The connection between a pool and a group that carries out its jobs.
 pub(super) struct Follower<W: Request, P> {
-    pub(super) shared: Arc<Shared<W, P>>,
+    pub(super) shared: Arc<SharedJobs<W, P>>,
     pub(super) group: usize,
 }
 
@@ -49,7 +49,7 @@ impl<W: Request + Sync, P: Send + 'static> Follow for Follower<W, P> {
         self.shared.lock().master = Some((rt.clone(), replace));
     }
 
-    fn ready(&self, processes: &BTreeSet<Process>) {
+    fn ready(&self, processes: &BTreeSet<ProcessId>) {
         self.shared.change(|state, actions| {
             if let Some((_, ready)) = state.groups.get_mut(self.group) {
                 ready.clone_from(processes);
@@ -59,7 +59,7 @@ impl<W: Request + Sync, P: Send + 'static> Follow for Follower<W, P> {
         });
     }
 
-    fn exited(&self, process: Process, exit: ExitStatus) {
+    fn exited(&self, process: ProcessId, exit: ExitStatus) {
         self.shared.change(|state, actions| {
             state.at_rest.retain(|(its, _)| *its != process);
             state.hung.remove(&process);
@@ -67,7 +67,7 @@ impl<W: Request + Sync, P: Send + 'static> Follow for Follower<W, P> {
         });
     }
 
-    fn when_at_rest(&self, process: Process, then: Then) {
+    fn when_at_rest(&self, process: ProcessId, then: Then) {
         let mut state = self.shared.lock();
         if state.schedule.is_at_rest(process) {
             drop(state);

@@ -33,7 +33,7 @@ pub use error::JobError;
 pub(crate) use follow::Follow;
 use follow::Follower;
 use schedule::Schedule;
-use shared::{Call, Shared};
+use shared::{Call, SharedJobs};
 pub use submission::{JobNumber, Submission, Submitted};
 
 /// Length of the queue, unless you set another one.
@@ -84,7 +84,7 @@ const QUEUE: usize = 1024;
 /// }
 /// ```
 pub struct Jobs<W: Request, P = ()> {
-    shared: Arc<Shared<W, P>>,
+    shared: Arc<SharedJobs<W, P>>,
 }
 
 impl<W: Request, P> Clone for Jobs<W, P> {
@@ -129,11 +129,23 @@ impl<W: Request> Jobs<W> {
 
 impl<W: Request, P> Jobs<W, P> {
     /// Creates a pool of jobs that report their progress: see [`Jobs::report`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    /// use release_core::jobs::Jobs;
+    ///
+    /// // The progress is a percentage.
+    /// let jobs = Jobs::<String, u8>::with_progress().per_worker(2);
+    /// let workers = Workers::same_executable("scan", 4).requests().jobs(&jobs);
+    /// # let _ = workers;
+    /// ```
     #[must_use]
     pub fn with_progress() -> Self {
         // A late report of a worker from before an upgrade finds no job of its number.
         let first = RandomState::new().hash_one(std::process::id()) >> 1;
-        Self { shared: Arc::new(Shared::new(Schedule::new(QUEUE, 1, first))) }
+        Self { shared: Arc::new(SharedJobs::new(Schedule::new(QUEUE, 1, first))) }
     }
 
     /// Sets how many jobs a worker may have in hand at a time; 1 by default.
@@ -233,6 +245,29 @@ impl<W: Request + Sync, P: Send + 'static> Jobs<W, P> {
 
     /// Submits a job that contains its own number, with which its worker reports progress: see
     /// [`Jobs::report`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Request;
+    /// use release_core::jobs::{JobError, JobNumber, Jobs};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Scan { number: JobNumber, path: String }
+    /// impl Request for Scan {
+    ///     type Response = u64;
+    /// }
+    ///
+    /// async fn scan(jobs: &Jobs<Scan, u8>, path: String) -> Result<u64, JobError> {
+    ///     let mut job = jobs.submit_with(|number| Scan { number, path }).start();
+    ///     while let Some(percent) = job.progress().await {
+    ///         println!("{percent} %");
+    ///     }
+    ///     job.await
+    /// }
+    /// # let _ = scan;
+    /// ```
     pub fn submit_with(&self, job: impl FnOnce(JobNumber) -> W) -> Submission<W, P> {
         let number = self.shared.lock().schedule.reserve();
         Submission::new(&self.shared, number, job(JobNumber(number)), true)
@@ -260,6 +295,26 @@ impl<W: Request + Sync, P: Send + 'static> Jobs<W, P> {
 
     /// Submits a job that contains its own number, like [`submit_with`](Jobs::submit_with), and ends
     /// with [`JobError::Full`] if the queue is full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ipc::Request;
+    /// use release_core::jobs::{JobError, JobNumber, Jobs};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Scan { number: JobNumber, path: String }
+    /// impl Request for Scan {
+    ///     type Response = u64;
+    /// }
+    ///
+    /// async fn is_busy(jobs: &Jobs<Scan, u8>, path: String) -> bool {
+    ///     let job = jobs.try_submit_with(|number| Scan { number, path });
+    ///     matches!(job.await, Err(JobError::Full))
+    /// }
+    /// # let _ = is_busy;
+    /// ```
     pub fn try_submit_with(&self, job: impl FnOnce(JobNumber) -> W) -> Submission<W, P> {
         let number = self.shared.lock().schedule.reserve();
         Submission::new(&self.shared, number, job(JobNumber(number)), false)
@@ -323,8 +378,8 @@ impl<W: Request + Sync, P: Send + 'static> Jobs<W, P> {
             let peer = connections.peer(id, pid)?;
             let call: Call<W> = Box::pin(async move {
                 match timeout {
-                    Some(timeout) => peer.call_within(timeout, &job).await,
-                    None => peer.call(&job).await,
+                    Some(timeout) => peer.call_within(timeout, &*job).await,
+                    None => peer.call(&*job).await,
                 }
             });
             Some(call)

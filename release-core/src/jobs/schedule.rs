@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::sys::exit_status::ExitStatus;
 
 /// The worker id and the pid of a process.
-pub(super) type Process = (u32, i32);
+pub(super) type ProcessId = (u32, i32);
 
 /// The number of a job. Later jobs have higher numbers.
 pub(super) type Number = u64;
 
 /// The rules of one job.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spec {
+pub(super) struct JobRules {
     /// Jobs of one key run one after the other.
     pub(super) key: Option<u64>,
     pub(super) attempts: u32,
@@ -22,22 +22,22 @@ pub(super) struct Spec {
 
 /// A decision, to be carried out in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum JobAction {
     /// The job has a place in the queue.
     Accept(Number),
-    Start(Number, Process),
+    Start(Number, ProcessId),
     /// The caller has given the running job up.
     Abort(Number),
-    End(Number, End),
+    End(Number, JobEnd),
     /// A job has hung in the process, which has no other job in hand any more.
-    Replace(Process),
+    Replace(ProcessId),
     /// The process has no job in hand any more.
-    Rest(Process),
+    Rest(ProcessId),
 }
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum JobEnd {
     /// The worker has answered or refused it.
     Replied,
     Crashed(ExitStatus),
@@ -62,19 +62,19 @@ struct Job {
     key: Option<u64>,
     attempts_left: u32,
     has_begun: bool,
-    stage: Stage,
+    stage: JobStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum JobStage {
     /// The job waits for room in the queue.
     Outside,
-    /// The job waits for an earlier one of its key.
+    /// The job waits for an earlier job of its key.
     Parked,
     Queued,
-    Running(Process),
+    Running(ProcessId),
     /// The attempt has failed, but its process may still be at it.
-    Held(Process, Failure),
+    Held(ProcessId, Failure),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub(super) struct Schedule {
     keys: HashMap<u64, BTreeSet<Number>>,
     /// Number of jobs in the queue that have not begun yet.
     unbegun: usize,
-    hands: BTreeMap<Process, Hand>,
+    hands: BTreeMap<ProcessId, Hand>,
     is_paused: bool,
     is_stopping: bool,
 }
@@ -150,48 +150,48 @@ impl Schedule {
         self.next - 1
     }
 
-    pub(super) fn submit(&mut self, number: Number, spec: Spec, out: &mut Vec<Action>) {
-        let Spec { key, attempts, waits } = spec;
+    pub(super) fn submit(&mut self, number: Number, rules: JobRules, out: &mut Vec<JobAction>) {
+        let JobRules { key, attempts, waits } = rules;
         let has_room = self.unbegun < self.queue_limit && self.outside.is_empty();
         let refused = match (self.is_stopping, has_room || waits) {
-            (true, _) => Some(End::Stopping),
-            (false, false) => Some(End::Full),
+            (true, _) => Some(JobEnd::Stopping),
+            (false, false) => Some(JobEnd::Full),
             (false, true) => None,
         };
         if let Some(end) = refused {
-            return out.push(Action::End(number, end));
+            return out.push(JobAction::End(number, end));
         }
-        let (attempts_left, stage) = (attempts.max(1), Stage::Outside);
+        let (attempts_left, stage) = (attempts.max(1), JobStage::Outside);
         self.jobs.insert(number, Job { key, attempts_left, has_begun: false, stage });
         self.outside.insert(number);
         self.advance(out);
     }
 
     /// Ends a job that nobody waits for any more.
-    pub(super) fn cancel(&mut self, number: Number, out: &mut Vec<Action>) {
+    pub(super) fn cancel(&mut self, number: Number, out: &mut Vec<JobAction>) {
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let key = job.key;
         match job.stage {
-            Stage::Held(process, _) => {
-                job.stage = Stage::Held(process, Failure::Over);
+            JobStage::Held(process, _) => {
+                job.stage = JobStage::Held(process, Failure::Over);
                 return;
             }
-            Stage::Outside => {
+            JobStage::Outside => {
                 self.outside.remove(&number);
             }
-            Stage::Parked => {
+            JobStage::Parked => {
                 if let Some(parked) = key.and_then(|key| self.keys.get_mut(&key)) {
                     parked.remove(&number);
                 }
                 self.unbegun -= 1;
             }
-            Stage::Queued => {
+            JobStage::Queued => {
                 self.unbegun -= usize::from(!job.has_begun);
                 self.queued.remove(&number);
                 self.free(key);
             }
-            Stage::Running(process) => {
-                out.push(Action::Abort(number));
+            JobStage::Running(process) => {
+                out.push(JobAction::Abort(number));
                 self.take_back(number, process, out);
                 self.free(key);
                 self.settle_exit(process, out);
@@ -205,26 +205,26 @@ impl Schedule {
     pub(super) fn returned(
         &mut self,
         number: Number,
-        process: Process,
+        process: ProcessId,
         how: Return,
-        out: &mut Vec<Action>,
+        out: &mut Vec<JobAction>,
     ) {
         let is_stopping = self.is_stopping;
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let Some(hand) = self.hands.get_mut(&process) else { return };
-        if job.stage != Stage::Running(process) {
+        if job.stage != JobStage::Running(process) {
             return;
         }
         let key = job.key;
         match how {
             Return::Replied => {
                 self.jobs.remove(&number);
-                out.push(Action::End(number, End::Replied));
+                out.push(JobAction::End(number, JobEnd::Replied));
                 self.free(key);
             }
             Return::Lost => {
                 hand.has_lost = true;
-                job.stage = Stage::Held(process, Failure::Lost);
+                job.stage = JobStage::Held(process, Failure::Lost);
                 hand.held.insert(number);
             }
             Return::TimedOut => {
@@ -232,17 +232,17 @@ impl Schedule {
                 hand.held.insert(number);
                 let is_last = job.attempts_left == 0 || is_stopping;
                 let failure = if is_last { Failure::Over } else { Failure::TimedOut };
-                job.stage = Stage::Held(process, failure);
-                out.extend(is_last.then_some(Action::End(number, End::TimedOut)));
+                job.stage = JobStage::Held(process, failure);
+                out.extend(is_last.then_some(JobAction::End(number, JobEnd::TimedOut)));
             }
             Return::Unsent if is_stopping => {
                 self.jobs.remove(&number);
-                out.push(Action::End(number, End::Stopping));
+                out.push(JobAction::End(number, JobEnd::Stopping));
             }
             Return::Unsent => {
                 hand.is_ready = false;
                 job.attempts_left += 1;
-                job.stage = Stage::Queued;
+                job.stage = JobStage::Queued;
                 self.queued.insert(number);
             }
         }
@@ -252,7 +252,7 @@ impl Schedule {
     }
 
     /// These processes take jobs from now on, and no others.
-    pub(super) fn ready(&mut self, ready: &BTreeSet<Process>, out: &mut Vec<Action>) {
+    pub(super) fn ready(&mut self, ready: &BTreeSet<ProcessId>, out: &mut Vec<JobAction>) {
         for process in ready {
             self.hands.entry(*process).or_default();
         }
@@ -263,7 +263,12 @@ impl Schedule {
         self.advance(out);
     }
 
-    pub(super) fn exited(&mut self, process: Process, exit: ExitStatus, out: &mut Vec<Action>) {
+    pub(super) fn exited(
+        &mut self,
+        process: ProcessId,
+        exit: ExitStatus,
+        out: &mut Vec<JobAction>,
+    ) {
         if let Some(hand) = self.hands.get_mut(&process) {
             hand.exit = Some(exit);
             self.settle_exit(process, out);
@@ -276,20 +281,20 @@ impl Schedule {
         self.is_paused = true;
     }
 
-    pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn resume(&mut self, out: &mut Vec<JobAction>) {
         self.is_paused = false;
         self.advance(out);
     }
 
     /// Jobs in hand are finished. All others have their outcome now.
-    pub(super) fn stop(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn stop(&mut self, out: &mut Vec<JobAction>) {
         if std::mem::replace(&mut self.is_stopping, true) {
             return;
         }
         let waiting: Vec<_> = self.waiting().collect();
         for number in waiting {
             self.jobs.remove(&number);
-            out.push(Action::End(number, End::Stopping));
+            out.push(JobAction::End(number, JobEnd::Stopping));
         }
         self.outside.clear();
         self.queued.clear();
@@ -299,7 +304,9 @@ impl Schedule {
 
     /// The jobs that run nowhere, in the order of submission.
     pub(super) fn waiting(&self) -> impl Iterator<Item = Number> {
-        let waits = |job: &Job| matches!(job.stage, Stage::Outside | Stage::Parked | Stage::Queued);
+        let waits = |job: &Job| {
+            matches!(job.stage, JobStage::Outside | JobStage::Parked | JobStage::Queued)
+        };
         self.jobs.iter().filter(move |(_, job)| waits(job)).map(|(number, _)| *number)
     }
 
@@ -308,51 +315,53 @@ impl Schedule {
         let is_in_hand = |job: &&Job| {
             matches!(
                 job.stage,
-                Stage::Running(_) | Stage::Held(_, Failure::Lost | Failure::TimedOut)
+                JobStage::Running(_) | JobStage::Held(_, Failure::Lost | Failure::TimedOut)
             )
         };
         self.jobs.values().filter(is_in_hand).count()
     }
 
-    pub(super) fn is_run_by(&self, number: Number, process: Process) -> bool {
-        self.jobs.get(&number).is_some_and(|job| job.stage == Stage::Running(process))
+    pub(super) fn is_run_by(&self, number: Number, process: ProcessId) -> bool {
+        self.jobs.get(&number).is_some_and(|job| job.stage == JobStage::Running(process))
     }
 
-    pub(super) fn is_at_rest(&self, process: Process) -> bool {
+    pub(super) fn is_at_rest(&self, process: ProcessId) -> bool {
         self.hands.get(&process).is_none_or(|hand| hand.running.is_empty())
     }
 
     /// Takes the job out of the hand of its process.
-    fn take_back(&mut self, number: Number, process: Process, out: &mut Vec<Action>) {
+    fn take_back(&mut self, number: Number, process: ProcessId, out: &mut Vec<JobAction>) {
         let Some(hand) = self.hands.get_mut(&process) else { return };
         hand.running.remove(&number);
         if hand.running.is_empty() {
-            out.push(Action::Rest(process));
-            out.extend((hand.has_hung && hand.exit.is_none()).then_some(Action::Replace(process)));
+            out.push(JobAction::Rest(process));
+            out.extend(
+                (hand.has_hung && hand.exit.is_none()).then_some(JobAction::Replace(process)),
+            );
         }
     }
 
     /// Gives the jobs of a process that has exited another attempt or their outcome, once all its
     /// attempts have ended: an answer may still be on its way.
-    fn settle_exit(&mut self, process: Process, out: &mut Vec<Action>) {
+    fn settle_exit(&mut self, process: ProcessId, out: &mut Vec<JobAction>) {
         let Some(hand) = self.hands.get_mut(&process) else { return };
         let Some(exit) = hand.exit.filter(|_| hand.running.is_empty()) else { return };
         for number in std::mem::take(&mut hand.held) {
             let Some(job) = self.jobs.get_mut(&number) else { continue };
-            let Stage::Held(_, failure) = job.stage else { continue };
+            let JobStage::Held(_, failure) = job.stage else { continue };
             let end = match failure {
                 Failure::Over => None,
                 _ if job.attempts_left > 0 && !self.is_stopping => {
-                    job.stage = Stage::Queued;
+                    job.stage = JobStage::Queued;
                     self.queued.insert(number);
                     continue;
                 }
-                Failure::Lost => Some(End::Crashed(exit)),
-                Failure::TimedOut => Some(End::TimedOut),
+                Failure::Lost => Some(JobEnd::Crashed(exit)),
+                Failure::TimedOut => Some(JobEnd::TimedOut),
             };
             let key = job.key;
             self.jobs.remove(&number);
-            out.extend(end.map(|end| Action::End(number, end)));
+            out.extend(end.map(|end| JobAction::End(number, end)));
             self.free(key);
         }
         self.hands.remove(&process);
@@ -364,7 +373,7 @@ impl Schedule {
         let next = self.keys.get_mut(&key).and_then(BTreeSet::pop_first);
         match next.and_then(|next| Some((next, self.jobs.get_mut(&next)?))) {
             Some((next, job)) => {
-                job.stage = Stage::Queued;
+                job.stage = JobStage::Queued;
                 self.queued.insert(next);
             }
             None => drop(self.keys.remove(&key)),
@@ -372,24 +381,24 @@ impl Schedule {
     }
 
     /// Fills the queue, and the hands of the processes.
-    fn advance(&mut self, out: &mut Vec<Action>) {
+    fn advance(&mut self, out: &mut Vec<JobAction>) {
         loop {
             while self.unbegun < self.queue_limit
                 && let Some(number) = self.outside.pop_first()
             {
                 self.enter(number);
-                out.push(Action::Accept(number));
+                out.push(JobAction::Accept(number));
             }
             let Some(process) = self.least_busy().filter(|_| !self.is_paused) else { return };
             let Some(number) = self.queued.pop_first() else { return };
             let Some(job) = self.jobs.get_mut(&number) else { continue };
             self.unbegun -= usize::from(!std::mem::replace(&mut job.has_begun, true));
             job.attempts_left -= 1;
-            job.stage = Stage::Running(process);
+            job.stage = JobStage::Running(process);
             if let Some(hand) = self.hands.get_mut(&process) {
                 hand.running.insert(number);
             }
-            out.push(Action::Start(number, process));
+            out.push(JobAction::Start(number, process));
         }
     }
 
@@ -399,18 +408,18 @@ impl Schedule {
         let parked = job.key.and_then(|key| self.keys.get_mut(&key));
         match (job.key, parked) {
             (Some(_), Some(parked)) => {
-                job.stage = Stage::Parked;
+                job.stage = JobStage::Parked;
                 parked.insert(number);
                 return;
             }
             (Some(key), None) => drop(self.keys.insert(key, BTreeSet::new())),
             (None, _) => {}
         }
-        job.stage = Stage::Queued;
+        job.stage = JobStage::Queued;
         self.queued.insert(number);
     }
 
-    fn least_busy(&self) -> Option<Process> {
+    fn least_busy(&self) -> Option<ProcessId> {
         let hands = self.hands.iter().filter(|(_, hand)| hand.has_room(self.per_worker));
         hands.min_by_key(|(_, hand)| hand.running.len()).map(|(process, _)| *process)
     }

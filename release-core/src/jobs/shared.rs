@@ -6,8 +6,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::JobError;
-use super::schedule::{Action, End, Number, Process, Return, Schedule, Spec};
-use crate::guard::Guard;
+use super::schedule::{JobAction, JobEnd, JobRules, Number, ProcessId, Return, Schedule};
+use crate::guard::{Guard, wake_all};
 use crate::ipc::{CallError, Request};
 use crate::rt::{Rt, Task};
 
@@ -19,8 +19,8 @@ pub(super) type Call<W> =
     std::pin::Pin<Box<dyn Future<Output = Result<<W as Request>::Response, CallError>> + Send>>;
 
 /// Makes the call of a job to a process of one group, if the process is connected.
-pub(super) type Caller<W> =
-    Arc<dyn Fn(Process, Arc<W>, Option<Duration>) -> Option<Call<W>> + Send + Sync>;
+pub(super) type MakeCall<W> =
+    Arc<dyn Fn(ProcessId, Arc<W>, Option<Duration>) -> Option<Call<W>> + Send + Sync>;
 
 /// Has a process replaced in which a job has taken that long.
 pub(crate) type Replace = Arc<dyn Fn(u32, i32, Duration) + Send + Sync>;
@@ -29,19 +29,19 @@ pub(crate) type Replace = Arc<dyn Fn(u32, i32, Duration) + Send + Sync>;
 pub(super) type Then = Box<dyn FnOnce() + Send>;
 
 /// A pool of jobs.
-pub(super) struct Shared<W: Request, P>(Mutex<State<W, P>>);
+pub(super) struct SharedJobs<W: Request, P>(Mutex<JobsState<W, P>>);
 
-pub(super) struct State<W: Request, P> {
+pub(super) struct JobsState<W: Request, P> {
     pub(super) schedule: Schedule,
     /// The jobs whose outcome has not been taken.
-    pub(super) entries: HashMap<Number, Entry<W, P>>,
+    pub(super) entries: HashMap<Number, JobEntry<W, P>>,
     /// Each group of workers that carries jobs out: its calls, and its processes that are ready.
-    pub(super) groups: Vec<(Caller<W>, BTreeSet<Process>)>,
+    pub(super) groups: Vec<(MakeCall<W>, BTreeSet<ProcessId>)>,
     /// `None` until the master runs.
     pub(super) master: Option<(Rt, Replace)>,
-    pub(super) at_rest: Vec<(Process, Then)>,
+    pub(super) at_rest: Vec<(ProcessId, Then)>,
     /// The timeouts of jobs that have hung, each with its process.
-    pub(super) hung: HashMap<Process, Duration>,
+    pub(super) hung: HashMap<ProcessId, Duration>,
     /// Number of changes whose functions are being called.
     changing: usize,
     /// Waits until no job is in hand.
@@ -49,7 +49,7 @@ pub(super) struct State<W: Request, P> {
 }
 
 /// A job, as its future sees it.
-pub(super) struct Entry<W: Request, P> {
+pub(super) struct JobEntry<W: Request, P> {
     /// `None` when the job has an outcome.
     pub(super) value: Option<Arc<W>>,
     timeout: Option<Duration>,
@@ -64,7 +64,7 @@ pub(super) struct Entry<W: Request, P> {
     pub(super) waker: Option<Waker>,
 }
 
-impl<W: Request, P> Entry<W, P> {
+impl<W: Request, P> JobEntry<W, P> {
     pub(super) fn new(value: W, timeout: Option<Duration>) -> Self {
         Self {
             value: Some(Arc::new(value)),
@@ -81,9 +81,9 @@ impl<W: Request, P> Entry<W, P> {
 }
 
 /// The begin of an attempt.
-struct Start<W: Request> {
+struct Attempt<W: Request> {
     number: Number,
-    process: Process,
+    process: ProcessId,
     attempt: u32,
     timeout: Option<Duration>,
     rt: Rt,
@@ -92,14 +92,14 @@ struct Start<W: Request> {
 
 /// Effects of a change that may run foreign code: after the lock is free.
 struct Effects<W: Request> {
-    starts: Vec<Start<W>>,
+    starts: Vec<Attempt<W>>,
     then: Vec<Then>,
     wakers: Vec<Waker>,
     values: Vec<Arc<W>>,
     tasks: Vec<Task<()>>,
 }
 
-impl<W: Request, P> State<W, P> {
+impl<W: Request, P> JobsState<W, P> {
     /// Returns the number of jobs in hand, of those whose outcome nobody has taken, and of changes that
     /// are not complete.
     pub(super) fn unfinished(&self) -> usize {
@@ -107,7 +107,7 @@ impl<W: Request, P> State<W, P> {
         self.schedule.in_hand() + untaken + self.changing
     }
 
-    fn carry_out(&mut self, actions: Vec<Action>) -> Effects<W> {
+    fn carry_out(&mut self, actions: Vec<JobAction>) -> Effects<W> {
         let mut effects = Effects {
             starts: Vec::new(),
             then: Vec::new(),
@@ -117,19 +117,19 @@ impl<W: Request, P> State<W, P> {
         };
         for action in actions {
             match action {
-                Action::Accept(number) => {
+                JobAction::Accept(number) => {
                     if let Some(entry) = self.entries.get_mut(&number) {
                         entry.is_accepted = true;
                         effects.wakers.extend(entry.waker.take());
                     }
                 }
-                Action::Start(number, process) => {
+                JobAction::Start(number, process) => {
                     effects.starts.extend(self.begin(number, process));
                 }
                 // The job's future is gone, and its entry with it.
-                Action::Abort(_) => {}
-                Action::End(number, end) => self.end(number, end, &mut effects),
-                Action::Replace(process) => {
+                JobAction::Abort(_) => {}
+                JobAction::End(number, end) => self.end(number, end, &mut effects),
+                JobAction::Replace(process) => {
                     if let (Some((_, replace)), Some(timeout)) =
                         (&self.master, self.hung.remove(&process))
                     {
@@ -137,7 +137,7 @@ impl<W: Request, P> State<W, P> {
                         effects.then.push(Box::new(move || replace(process.0, process.1, timeout)));
                     }
                 }
-                Action::Rest(process) => {
+                JobAction::Rest(process) => {
                     let waits = self.at_rest.extract_if(.., |(its, _)| *its == process);
                     effects.then.extend(waits.map(|(_, then)| then));
                 }
@@ -154,7 +154,7 @@ impl<W: Request, P> State<W, P> {
         if is_at_rest { self.waiter.take() } else { None }
     }
 
-    fn begin(&mut self, number: Number, process: Process) -> Option<Start<W>> {
+    fn begin(&mut self, number: Number, process: ProcessId) -> Option<Attempt<W>> {
         let entry = self.entries.get_mut(&number)?;
         let (rt, _) = self.master.as_ref()?;
         entry.attempt += 1;
@@ -162,17 +162,17 @@ impl<W: Request, P> State<W, P> {
         let timeout = entry.timeout;
         let mut groups = self.groups.iter();
         let call = groups.find_map(|(call, _)| call(process, Arc::clone(value), timeout));
-        Some(Start { number, process, attempt: entry.attempt, timeout, rt: rt.clone(), call })
+        Some(Attempt { number, process, attempt: entry.attempt, timeout, rt: rt.clone(), call })
     }
 
-    fn end(&mut self, number: Number, end: End, effects: &mut Effects<W>) {
+    fn end(&mut self, number: Number, end: JobEnd, effects: &mut Effects<W>) {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         entry.outcome = Some(match (end, entry.reply.take()) {
-            (End::Replied, Some(reply)) => reply,
-            (End::Crashed(exit), _) => Err(JobError::Crashed(exit)),
-            (End::TimedOut, _) => Err(JobError::TimedOut),
-            (End::Full, _) => Err(JobError::Full),
-            (End::Stopping | End::Replied, _) => Err(JobError::Stopping),
+            (JobEnd::Replied, Some(reply)) => reply,
+            (JobEnd::Crashed(exit), _) => Err(JobError::Crashed(exit)),
+            (JobEnd::TimedOut, _) => Err(JobError::TimedOut),
+            (JobEnd::Full, _) => Err(JobError::Full),
+            (JobEnd::Stopping | JobEnd::Replied, _) => Err(JobError::Stopping),
         });
         effects.values.extend(entry.value.take());
         effects.tasks.extend(entry.running.take());
@@ -180,9 +180,9 @@ impl<W: Request, P> State<W, P> {
     }
 }
 
-impl<W: Request, P> Shared<W, P> {
+impl<W: Request, P> SharedJobs<W, P> {
     pub(super) fn new(schedule: Schedule) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(JobsState {
             schedule,
             entries: HashMap::new(),
             groups: Vec::new(),
@@ -194,16 +194,16 @@ impl<W: Request, P> Shared<W, P> {
         }))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<W, P>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, JobsState<W, P>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
+impl<W: Request + Sync, P: Send + 'static> SharedJobs<W, P> {
     /// Changes the state, and carries out the actions.
     pub(super) fn change<T>(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut State<W, P>, &mut Vec<Action>) -> T,
+        change: impl FnOnce(&mut JobsState<W, P>, &mut Vec<JobAction>) -> T,
     ) -> T {
         let mut state = self.lock();
         let mut actions = Vec::new();
@@ -218,14 +218,14 @@ impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
             state.changing -= 1;
             wakers.extend(state.rested());
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         result
     }
 
-    pub(super) fn submit(self: &Arc<Self>, number: Number, spec: Spec, entry: Entry<W, P>) {
+    pub(super) fn submit(self: &Arc<Self>, number: Number, rules: JobRules, entry: JobEntry<W, P>) {
         self.change(|state, actions| {
             state.entries.insert(number, entry);
-            state.schedule.submit(number, spec, actions);
+            state.schedule.submit(number, rules, actions);
         });
     }
 
@@ -238,8 +238,8 @@ impl<W: Request + Sync, P: Send + 'static> Shared<W, P> {
         });
     }
 
-    fn start(self: &Arc<Self>, start: Start<W>) {
-        let Start { number, process, attempt, timeout, rt, call } = start;
+    fn start(self: &Arc<Self>, start: Attempt<W>) {
+        let Attempt { number, process, attempt, timeout, rt, call } = start;
         let shared = Arc::clone(self);
         let running = rt.spawn(async move {
             let (how, reply) = match call {

@@ -11,11 +11,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::JobError;
-use super::schedule::{Number, Spec};
-use super::shared::{Entry, Shared};
+use super::schedule::{JobRules, Number};
+use super::shared::{JobEntry, SharedJobs};
 use crate::ipc::Request;
 
 /// The number of a job in its pool, for its progress: see [`Jobs::report`](super::Jobs::report).
+///
+/// # Examples
+///
+/// ```
+/// use release_core::jobs::JobNumber;
+/// use serde::{Deserialize, Serialize};
+///
+/// /// A job, to be submitted with `jobs.submit_with(|number| Scan { number, path })`.
+/// #[derive(Serialize, Deserialize)]
+/// struct Scan { number: JobNumber, path: String }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobNumber(pub(super) Number);
@@ -44,24 +55,24 @@ pub struct JobNumber(pub(super) Number);
 /// ```
 #[must_use = "await it, or `start` it"]
 pub struct Submission<W: Request + Sync, P: Send + 'static = ()> {
-    shared: Arc<Shared<W, P>>,
+    shared: Arc<SharedJobs<W, P>>,
     number: Number,
     job: W,
     timeout: Option<Duration>,
-    spec: Spec,
+    rules: JobRules,
 }
 
 impl<W: Request + Sync, P: Send + 'static> fmt::Debug for Submission<W, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut all = f.debug_struct("Submission");
-        all.field("number", &self.number).field("spec", &self.spec).finish_non_exhaustive()
+        all.field("number", &self.number).field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
 impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
-    pub(super) fn new(shared: &Arc<Shared<W, P>>, number: Number, job: W, waits: bool) -> Self {
-        let spec = Spec { key: None, attempts: 1, waits };
-        Self { shared: Arc::clone(shared), number, job, timeout: None, spec }
+    pub(super) fn new(shared: &Arc<SharedJobs<W, P>>, number: Number, job: W, waits: bool) -> Self {
+        let rules = JobRules { key: None, attempts: 1, waits };
+        Self { shared: Arc::clone(shared), number, job, timeout: None, rules }
     }
 
     /// Sets the time that a worker may take for the job, in each attempt. Without it, a worker may
@@ -102,7 +113,7 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
     /// # let _ = (run, Duration::ZERO);
     /// ```
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.spec.attempts = attempts;
+        self.rules.attempts = attempts;
         self
     }
 
@@ -123,7 +134,7 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
     pub fn key(mut self, key: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        self.spec.key = Some(hasher.finish());
+        self.rules.key = Some(hasher.finish());
         self
     }
 
@@ -141,8 +152,8 @@ impl<W: Request + Sync, P: Send + 'static> Submission<W, P> {
     /// # let _ = both;
     /// ```
     pub fn start(self) -> Submitted<W, P> {
-        let Self { shared, number, job, timeout, spec } = self;
-        shared.submit(number, spec, Entry::new(job, timeout));
+        let Self { shared, number, job, timeout, rules } = self;
+        shared.submit(number, rules, JobEntry::new(job, timeout));
         Submitted { shared, number }
     }
 }
@@ -159,6 +170,25 @@ impl<W: Request + Sync, P: Send + 'static> IntoFuture for Submission<W, P> {
 
 /// A job that was submitted, and the future of its outcome.
 ///
+/// # Examples
+///
+/// ```
+/// use release_core::jobs::{JobError, Jobs, Submitted};
+///
+/// struct Upload {
+///     scan: Submitted<String>,
+/// }
+///
+/// fn begin(jobs: &Jobs<String>, path: String) -> Upload {
+///     Upload { scan: jobs.submit(path).start() }
+/// }
+///
+/// async fn finish(upload: Upload) -> Result<String, JobError> {
+///     upload.scan.await
+/// }
+/// # let _ = (begin, finish);
+/// ```
+///
 /// # Cancel safety
 ///
 /// Dropping it cancels the job: a job that waits never runs, and the request of a running one is
@@ -166,7 +196,7 @@ impl<W: Request + Sync, P: Send + 'static> IntoFuture for Submission<W, P> {
 /// once.
 #[must_use = "dropping it cancels the job"]
 pub struct Submitted<W: Request + Sync, P: Send + 'static = ()> {
-    shared: Arc<Shared<W, P>>,
+    shared: Arc<SharedJobs<W, P>>,
     number: Number,
 }
 
@@ -205,7 +235,7 @@ impl<W: Request + Sync, P: Send + 'static> Submitted<W, P> {
     /// # let _ = all;
     /// ```
     pub async fn accepted(&mut self) -> Result<(), JobError> {
-        let accepted = |entry: &mut Entry<W, P>| match &entry.outcome {
+        let accepted = |entry: &mut JobEntry<W, P>| match &entry.outcome {
             _ if entry.is_accepted => Some(Ok(())),
             Some(Err(error)) => Some(Err(error.clone())),
             Some(Ok(_)) => Some(Ok(())),
@@ -233,7 +263,7 @@ impl<W: Request + Sync, P: Send + 'static> Submitted<W, P> {
     /// # let _ = watch;
     /// ```
     pub async fn progress(&mut self) -> Option<P> {
-        let progress = |entry: &mut Entry<W, P>| match entry.progress.take() {
+        let progress = |entry: &mut JobEntry<W, P>| match entry.progress.take() {
             Some(progress) => Some(Some(progress)),
             None => entry.outcome.is_some().then_some(None),
         };
@@ -244,7 +274,7 @@ impl<W: Request + Sync, P: Send + 'static> Submitted<W, P> {
     fn poll_entry<T>(
         &self,
         cx: &Context<'_>,
-        look: impl Fn(&mut Entry<W, P>) -> Option<T>,
+        look: impl Fn(&mut JobEntry<W, P>) -> Option<T>,
     ) -> Poll<Option<T>> {
         let mut state = self.shared.lock();
         let Some(entry) = state.entries.get_mut(&self.number) else { return Poll::Ready(None) };

@@ -25,18 +25,18 @@ const DEBUG: u8 = DAEMON | 7;
 #[derive(Debug)]
 pub(super) struct Syslog {
     name: String,
-    connection: Mutex<Connection>,
+    connection: Mutex<SyslogSocket>,
 }
 
 #[derive(Debug, Default)]
-struct Connection {
+struct SyslogSocket {
     socket: Option<UnixDatagram>,
     /// Number of messages that it had no room for.
     lost: u64,
 }
 
 /// A message of this priority.
-pub(super) struct Message<'a> {
+pub(super) struct SyslogMessage<'a> {
     syslog: &'a Syslog,
     priority: u8,
 }
@@ -70,7 +70,7 @@ impl Syslog {
     }
 }
 
-impl Connection {
+impl SyslogSocket {
     /// Reconnects if the log daemon is gone.
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         if let Some(socket) = &self.socket {
@@ -88,24 +88,24 @@ impl Connection {
 }
 
 impl<'a> MakeWriter<'a> for Syslog {
-    type Writer = Message<'a>;
+    type Writer = SyslogMessage<'a>;
 
-    fn make_writer(&'a self) -> Message<'a> {
-        Message { syslog: self, priority: INFO }
+    fn make_writer(&'a self) -> SyslogMessage<'a> {
+        SyslogMessage { syslog: self, priority: INFO }
     }
 
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Message<'a> {
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> SyslogMessage<'a> {
         let priority = match *event.level() {
             Level::ERROR => ERROR,
             Level::WARN => WARNING,
             Level::INFO => INFO,
             _ => DEBUG,
         };
-        Message { syslog: self, priority }
+        SyslogMessage { syslog: self, priority }
     }
 }
 
-impl Write for Message<'_> {
+impl Write for SyslogMessage<'_> {
     /// Sends an event, one message per line. The program cannot act on the outcome.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let lines = event.strip_suffix(b"\n").unwrap_or(event);

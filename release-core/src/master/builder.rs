@@ -10,7 +10,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::config::MasterConfig;
 use super::control::{BoundControlSocket, ControlSocket};
 use super::handle::MasterHandle;
-use super::startup::{Bind, BoxedTask, Control, Start};
+use super::signals::{MasterSignal, SignalAction};
+use super::startup::{Bind, BoxedTask, Control, StartTask};
 use super::upgrade::HandOver;
 use super::workers::IntoGroup;
 use super::workers::Workers;
@@ -22,6 +23,7 @@ use crate::rt::Rt;
 use crate::supervise::Report;
 use crate::{Error, ErrorKind, Settings};
 
+mod rotate;
 mod run;
 
 /// One master and its groups of workers.
@@ -79,7 +81,9 @@ pub struct Master {
     systemd: bool,
     groups: Vec<Box<dyn IntoGroup>>,
     controls: Vec<Control>,
-    main: Option<Start>,
+    main: Option<StartTask>,
+    /// Workers of the status page, which are the last group, and the task that knows the master for them.
+    pub(super) page: Option<(Box<dyn IntoGroup>, StartTask)>,
 }
 
 impl fmt::Debug for Master {
@@ -120,6 +124,7 @@ impl Master {
             groups: Vec::new(),
             controls: Vec::new(),
             main: None,
+            page: None,
         }
     }
 
@@ -144,7 +149,7 @@ impl Master {
     /// 0640 if it does not exist. Like [`Daemon::output`], and also for a master in the foreground.
     ///
     /// The file is opened as the last step of the start, so that the reason of a failed start is still
-    /// printed on the terminal. SIGUSR2 and
+    /// printed on the terminal. SIGUSR1 and
     /// [`MasterHandle::reopen_logs`](crate::MasterHandle::reopen_logs) open the file again.
     ///
     /// # Examples
@@ -274,16 +279,16 @@ impl Master {
         let is_absolute = socket.make_absolute();
         let path = socket.path().to_owned();
         let types = Exchange::of::<R, C>(socket.own_codec());
-        let bind: Bind = Box::new(move |earlier| {
+        let bind: Bind = Box::new(move |earlier, is_return| {
             is_absolute?;
             types.check()?;
             let bound = match earlier {
                 None => socket.bind()?,
-                Some(earlier) => socket.follow(earlier)?,
+                Some(earlier) => socket.follow(earlier, is_return)?,
             };
             let served = bound.served();
             let start = Box::new(move |rt, master| serve_control(bound, rt, master, handler));
-            Ok((start as Start, served))
+            Ok((start as StartTask, served))
         });
         self.controls.push(Control { path, bind });
         self
@@ -346,6 +351,32 @@ impl Master {
         self
     }
 
+    /// Sets the action of a signal. Without a call, the signals have the actions that
+    /// [`run`](Master::run) lists, as in nginx, unicorn and gunicorn.
+    ///
+    /// A signal without an action, such as WINCH, is left to your program, as by
+    /// [`SignalAction::Ignore`]. A master can also be stopped by
+    /// [`MasterHandle::stop`](crate::MasterHandle::stop): keep a signal for it all the same, because
+    /// service managers know no other way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, MasterSignal, SignalAction};
+    ///
+    /// // QUIT stops in order, as in nginx and unicorn, and TERM at once; USR1 is the program's own.
+    /// let master = Master::new()
+    ///     .signal(MasterSignal::Quit, SignalAction::Stop)
+    ///     .signal(MasterSignal::Term, SignalAction::StopNow)
+    ///     .signal(MasterSignal::Usr1, SignalAction::Ignore);
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn signal(mut self, signal: MasterSignal, action: SignalAction) -> Self {
+        self.config.signals.set(signal, action);
+        self
+    }
+
     /// Exits with status 128 + n, in place of 0, after signal n requested the stop, as the OCaml
     /// library does.
     ///
@@ -390,7 +421,7 @@ impl Master {
         self
     }
 
-    /// Stops workers by the signal that stops the master, INT, TERM or QUIT, in place of their
+    /// Stops workers by the signal that stops the master, such as INT, TERM or QUIT, in place of their
     /// [`stop_signal`](Workers::stop_signal). Each further signal is sent to the remaining workers;
     /// only the stop deadline kills.
     ///

@@ -2,31 +2,39 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::settings::Generations;
 use crate::guard::{Guard, Panicked};
-use crate::ipc::hello::{Message, Types};
+use crate::ipc::hello::{METRICS, MessageType, Types};
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Postcard};
 use crate::jobs::Follow;
+use crate::kept;
 use crate::path::{absolute, c_string};
 use crate::process::attach::Attach;
-use crate::process::listeners::{KeptListener, Listener, Steered};
+use crate::process::listeners::{KeptListener, Listener, Steered, Watch};
 use crate::process::options::{CheckedOptions, WorkerOptions};
 use crate::process::output::Capture;
 use crate::process::readiness::GroupReadiness;
+use crate::process::services::GroupServices;
 use crate::process::stop_signal::StopSignal;
+use crate::sandbox::CheckedSandbox;
 use crate::start_files::looked_up;
-use crate::supervise::{GroupSpec, LifeLimits, State, WorkerId};
-use crate::sys::creds::Credentials;
+use crate::supervise::{Elastic, GroupSpec, LifeLimits, State, WorkerId};
+use crate::sys::creds::ProcessCredentials;
 use crate::sys::spawn::{Command, Identity};
 use crate::{Error, ErrorKind};
+
+/// Interval of the measurements of processes.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 const SIZE: Guard = Guard::new("size_from");
 const OPTIONS: Guard = Guard::new("worker_options");
@@ -43,29 +51,32 @@ pub(crate) struct Group {
     pub(crate) output: Option<Capture>,
     pub(crate) limits: Limits,
     pub(crate) spec: GroupSpec,
-    pub(crate) program: Program,
+    pub(crate) program: WorkerProgram,
     pub(crate) environment: Vec<CString>,
     /// The working directory of the workers, and their root directory.
     pub(crate) directory: Option<CString>,
     pub(crate) root: Option<CString>,
-    pub(crate) credentials: Option<Credentials>,
+    pub(crate) credentials: Option<ProcessCredentials>,
+    pub(crate) sandbox: Option<CheckedSandbox>,
     pub(crate) listeners: Vec<Listener>,
+    /// Whether its workers have memory for metrics.
+    pub(crate) has_metrics: bool,
     pub(crate) context: Context,
     pub(crate) options: Option<Options>,
     /// Makes the size from settings, if they set it.
     pub(crate) sizes: Option<Sizes>,
     pub(crate) settings: Vec<Arc<dyn Generations>>,
+    /// Decides about its size, if that follows the load.
+    pub(crate) elastic: Option<Elastic>,
     /// The pool whose jobs its workers carry out.
     pub(crate) jobs: Option<Arc<dyn Follow>>,
+    /// Names of the groups that its workers call.
+    pub(crate) channel_to: Vec<String>,
+    pub(crate) services: GroupServices,
 }
 
 /// Message types of the workers of a group and their master.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct GroupTypes {
-    pub(crate) name: String,
-    pub(crate) is_plain: bool,
-    pub(crate) types: Types,
-}
+pub(crate) type GroupTypes = kept::GroupTypes<Types>;
 
 impl Contact {
     fn is_plain(&self) -> bool {
@@ -109,21 +120,33 @@ pub(crate) type Sizes = Box<dyn Fn(u32) -> u32 + Send + Sync>;
 /// Makes the options of one worker from its generation and id.
 pub(crate) type Options = Box<dyn Fn(u32, u32) -> WorkerOptions + Send + Sync>;
 
+/// A setup for the next version of the program.
+pub(crate) type KeptSetup = kept::Setup<MessageType>;
+
 /// Context and options of a worker, shared by all its processes of a generation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct WorkerSetup {
     pub(crate) context: Vec<u8>,
-    pub(crate) context_type: Message,
+    pub(crate) context_type: MessageType,
     given: WorkerOptions,
-    #[serde(skip)]
     options: CheckedOptions,
 }
 
 impl WorkerSetup {
+    pub(crate) fn keep(&self) -> KeptSetup {
+        KeptSetup {
+            context: self.context.clone(),
+            context_type: self.context_type.clone(),
+            options: self.given.clone().into(),
+        }
+    }
+
     /// Checks the setup of a worker that the previous version of the program has started.
-    pub(crate) fn checked(mut self) -> Result<Self, Error> {
-        self.options = self.given.clone().check()?;
-        Ok(self)
+    pub(crate) fn adopt(kept: KeptSetup) -> Result<Self, Error> {
+        let KeptSetup { context, context_type, options } = kept;
+        let given = WorkerOptions::from(options);
+        let options = given.clone().check()?;
+        Ok(Self { context, context_type, given, options })
     }
 }
 
@@ -136,11 +159,15 @@ impl Group {
         &self.spec.life
     }
 
-    /// Returns whether the group needs regular measurements: its processes have limits or a heartbeat,
-    /// and a master that watches others reports when it was held up itself.
-    pub(crate) fn is_measured(&self) -> bool {
+    /// Returns the interval of the measurements that the group needs, if its processes have limits or a
+    /// heartbeat, or its size follows the load. A master that watches others notices with each that it was held up itself; for that, it
+    /// need not wake up more often than it asks them.
+    pub(crate) fn measured_every(&self) -> Option<Duration> {
         let life = self.life();
-        life.counts_requests() || life.weighs_memory() || self.limits.pulse.is_some()
+        match life.counts_requests() || life.weighs_memory() || self.elastic.is_some() {
+            true => Some(MEASURE_EVERY),
+            false => self.limits.pulse.map(|heartbeat| heartbeat.every.max(MEASURE_EVERY)),
+        }
     }
 
     /// Returns the setup of one worker: its context, and the options of its processes.
@@ -192,18 +219,21 @@ impl Group {
         let (program, mut arguments) = match &self.program {
             // By this name the kernel starts the very file that this process runs, even if another
             // version has taken its path and whatever the permissions of its directory.
-            Program::ThisExecutable => {
+            WorkerProgram::ThisExecutable => {
                 let name = crate::worker::argument(&self.name, id);
                 (c_string("/proc/self/exe".into())?, vec![c_string(name.into())?])
             }
-            Program::Other { path, arguments } => {
+            WorkerProgram::Other { path, arguments } => {
                 let arguments =
                     arguments.iter().cloned().map(c_string).collect::<Result<_, _>>()?;
                 (c_string(path.clone().into_os_string())?, arguments)
             }
         };
         arguments.extend_from_slice(&its.options.arguments);
+        let path = Path::new(OsStr::from_bytes(program.as_bytes()));
+        let confinement = self.sandbox.as_ref().map(|sandbox| sandbox.confinement(path));
         Ok(Command {
+            confinement: confinement.transpose()?,
             program,
             arguments,
             environment: its.options.environment(&self.environment),
@@ -215,17 +245,8 @@ impl Group {
             image: image.filter(|_| self.is_same_executable()),
             root: self.root.clone(),
             directory: self.directory.clone(),
-            identity: self.identity(),
+            identity: Identity::of(self.credentials.clone()),
         })
-    }
-
-    /// Returns the identity of the processes. Root may run commands as itself, with all capabilities.
-    fn identity(&self) -> Identity {
-        match &self.credentials {
-            Some(credentials) => Identity::Other(credentials.clone()),
-            None if nix::unistd::geteuid().is_root() => Identity::Same,
-            None => Identity::Powerless,
-        }
     }
 
     /// Opens the sockets of the workers that exist at the start, beginning with this id, and at least
@@ -239,13 +260,29 @@ impl Group {
         for id in (first..after.max(first + 1)).map(WorkerId) {
             listeners.iter_mut().try_for_each(|listener| listener.open(name, id))?;
         }
+        let has_queue = || listeners.iter().any(|listener| listener.queue().is_some());
+        if self.elastic.is_some() && !has_queue() {
+            let message = "it can grow with a TCP listener only, whose queue tells the load";
+            let message = format!("worker group `{name}`: {message}");
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
         Ok(after)
     }
 
-    /// Returns the listening sockets for a worker's next process, in the order of their names.
-    pub(crate) fn passed(&mut self, id: WorkerId) -> Result<Vec<BorrowedFd<'_>>, Error> {
+    /// Returns the sockets for a worker's next process, in the order of their names. Watches those that
+    /// can be shut down.
+    pub(crate) fn passed(
+        &mut self,
+        id: WorkerId,
+        watch: Option<&Watch>,
+    ) -> Result<Vec<BorrowedFd<'_>>, Error> {
         let Self { listeners, name, .. } = self;
-        listeners.iter_mut().map(|listener| Ok(listener.socket(name, id)?.as_fd())).collect()
+        for listener in &mut *listeners {
+            let watch = watch.filter(|_| listener.is_watched());
+            let socket = listener.socket(name, id)?;
+            watch.into_iter().for_each(|watch| watch.add(socket));
+        }
+        Ok(listeners.iter().flat_map(|listener| listener.for_process(id)).collect())
     }
 
     /// Makes sockets listen again after a shutdown: those in `shut`, in this order, and others.
@@ -264,9 +301,9 @@ impl Group {
         self.listeners.iter().map(Listener::replaced).sum()
     }
 
-    /// Returns the open listening sockets.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listeners.iter().flat_map(Listener::all)
+    /// Returns the open sockets that must be watched for a shutdown.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().filter(|listener| listener.is_watched()).flat_map(Listener::all)
     }
 
     /// Records that the launch for a worker has resulted in this process, or in none.
@@ -288,6 +325,18 @@ impl Group {
         listeners.iter_mut().for_each(|listener| listener.settle_users(name, &state));
     }
 
+    /// Closes the sockets for connections of a pool that stops. A socket then ends with the last process
+    /// that has it: connections that nobody will accept are refused, and not cut later.
+    pub(crate) fn stop_listening(&mut self) {
+        self.steered().for_each(Steered::end_flows);
+        self.listeners.retain(|listener| !listener.is_watched());
+    }
+
+    /// Returns whether processes hold flows, whose end is no event.
+    pub(crate) fn holds_flows(&mut self) -> bool {
+        self.steered().any(|steered| steered.holds_flows())
+    }
+
     /// Returns the processes or workers that stop, or are about to, and have not accepted all their
     /// connections.
     pub(crate) fn backlog(
@@ -297,12 +346,34 @@ impl Group {
         self.steered().flat_map(|steered| steered.backlog(&state)).collect()
     }
 
+    /// Returns why a process cannot serve, if it has changed a socket so that datagrams reach wrong
+    /// processes.
+    pub(crate) fn spoiled_socket(&self, id: WorkerId, pid: i32) -> Option<String> {
+        let spoiled = self.listeners.iter().find(|listener| listener.joins_datagrams(id, pid))?;
+        Some(format!(
+            "the socket of listener `{}` has UDP_GRO on: packets of one client would go to the wrong \
+             process; use a socket type that leaves it off",
+            spoiled.name
+        ))
+    }
+
     fn steered(&mut self) -> impl Iterator<Item = &mut Steered> {
         self.listeners.iter_mut().filter_map(Listener::steered)
     }
 
+    /// Returns whether its workers use call mode.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.contact.is_plain()
+    }
+
+    /// Returns the names of the descriptors of a worker: its listeners, then the memory of its metrics.
+    pub(crate) fn passed_names(&self) -> Vec<String> {
+        let metrics = self.has_metrics.then(|| METRICS.to_owned());
+        self.listener_names().into_iter().chain(metrics).collect()
+    }
+
     pub(crate) fn listener_names(&self) -> Vec<String> {
-        self.listeners.iter().map(|listener| listener.name.clone()).collect()
+        self.listeners.iter().flat_map(Listener::names).collect()
     }
 
     /// Returns the types of the messages between workers and master.
@@ -348,7 +419,7 @@ impl Group {
 
     /// Returns whether master and worker were compiled together.
     pub(crate) fn is_same_executable(&self) -> bool {
-        matches!(self.program, Program::ThisExecutable)
+        matches!(self.program, WorkerProgram::ThisExecutable)
     }
 }
 
@@ -373,7 +444,7 @@ pub(crate) fn configured_size(
 /// Encodes the context of a worker, and describes its type.
 pub(crate) struct Context {
     encode: Box<dyn Fn(u32, u32) -> Result<Vec<u8>, Error> + Send + Sync>,
-    message: Message,
+    message: MessageType,
 }
 
 impl Context {
@@ -388,24 +459,32 @@ impl Context {
             })?;
             Ok(payload)
         };
-        Self { encode: Box::new(encode), message: Message::of::<T>(&Postcard) }
+        Self { encode: Box::new(encode), message: MessageType::of::<T>(&Postcard) }
     }
 
-    pub(crate) fn message(&self) -> &Message {
+    pub(crate) fn message(&self) -> &MessageType {
         &self.message
     }
 }
 
 /// The program that the workers of a group run.
 #[derive(Clone, Debug)]
-pub(crate) enum Program {
+pub(crate) enum WorkerProgram {
     ThisExecutable,
     Other { path: PathBuf, arguments: Vec<OsString> },
 }
 
-impl Program {
+impl WorkerProgram {
     pub(crate) fn is_this(&self) -> bool {
         matches!(self, Self::ThisExecutable)
+    }
+
+    /// Returns the name of another program's file.
+    pub(crate) fn file_name(&self) -> Option<String> {
+        match self {
+            Self::ThisExecutable => None,
+            Self::Other { path, .. } => Some(path.file_name()?.to_string_lossy().into_owned()),
+        }
     }
 
     /// Makes the path absolute, since the working directory may change before the first worker is
@@ -436,7 +515,7 @@ impl Program {
 }
 
 /// Returns the first executable file of this name in the directories of `PATH`.
-fn find(name: &OsStr, root: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn find(name: &OsStr, root: &Path) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let is_program = |file: &PathBuf| {
         let inside = file.strip_prefix("/").map_or_else(|_| file.clone(), |file| root.join(file));

@@ -1,18 +1,28 @@
 //! `MasterHandle`: the running master, for its own tasks and its control socket.
 
+mod observe;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use futures_channel::oneshot;
 
+use super::child_command::ChildCommand;
+use super::children::{ChildHandle, ChildRequest, Children};
 use super::clock::Epoch;
 use super::control::{ControlRequest, UpgradeWait};
+use super::event_queue::EventQueue;
+use crate::master::figures::Figures;
+use crate::master::journal::DeathReport;
 use crate::master::pending::Caller;
+use crate::master::worker_state::WorkerState;
+use crate::process::worker_signal::{Recipients, WorkerSignal};
 use crate::rt::Rt;
 use crate::stopping::Stopping;
-use crate::supervise::{Operation, Pool, State, WorkerId};
+use crate::supervise::{Operation, Pool, WorkerId};
 use crate::{Error, ErrorKind};
 
 /// Commands and observes the running master. Cheap to clone.
@@ -33,58 +43,30 @@ pub struct MasterHandle {
     rt: Rt,
     pool: Arc<Mutex<Pool>>,
     epoch: Epoch,
-    send: Arc<dyn Fn(Command) + Send + Sync>,
+    send: Arc<dyn Fn(MasterCommand) + Send + Sync>,
     stopping: Stopping,
     /// Whether a task has called `stopping`.
     is_stop_heard: Arc<AtomicBool>,
     /// The request of a control socket whose handler has this handle.
     request: Option<ControlRequest>,
+    children: Children,
+    /// The restrictions of processes, by their numbers.
+    restrictions: Arc<Mutex<HashMap<i32, Arc<str>>>>,
+    events: EventQueue,
 }
 
 /// A command for the supervisor.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum MasterCommand {
     Stop,
     Change(Operation, Caller),
     ReopenLogs(oneshot::Sender<Result<(), Error>>),
+    Signal(Recipients, WorkerSignal, oneshot::Sender<Result<usize, Error>>),
+    Spawn(ChildRequest),
+    Measure(oneshot::Sender<Result<Figures, Error>>),
+    History(oneshot::Sender<Result<Vec<DeathReport>, Error>>),
     /// A caller that waited for the upgrade in the previous version still waits.
     Rejoin(Caller),
-}
-
-/// The state of one worker; see [`MasterHandle::status`].
-///
-/// # Examples
-///
-/// ```
-/// use release_core::MasterHandle;
-///
-/// fn processes(master: &MasterHandle) -> Vec<i32> {
-///     master.status().into_iter().filter_map(|worker| worker.pid).collect()
-/// }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct WorkerState {
-    /// Worker id, unique in the master and stable across restarts.
-    pub id: u32,
-    /// Name of its group.
-    pub group: String,
-    /// Process id, if the worker has a process.
-    pub pid: Option<i32>,
-    /// Generation of this process, or of the next one.
-    pub generation: u32,
-    /// Stage between start and end.
-    pub state: State,
-    /// Number of restarts.
-    pub restarts: u32,
-    /// Run time of its process; without a process, the time in its current state.
-    pub uptime: Duration,
-    /// Number of older processes of this worker that are still draining.
-    pub draining: usize,
-    /// Status text of the process: the latest `STATUS=` that it sent to its `NOTIFY_SOCKET`, for
-    /// workers of [`Workers::command`](crate::Workers::command) with
-    /// [`Readiness::Notify`](crate::Readiness::Notify).
-    pub status_text: Option<String>,
 }
 
 impl fmt::Debug for MasterHandle {
@@ -98,11 +80,48 @@ impl MasterHandle {
         rt: &Rt,
         pool: Pool,
         stopping: Stopping,
-        send: impl Fn(Command) + Send + Sync + 'static,
+        send: impl Fn(MasterCommand) + Send + Sync + 'static,
     ) -> Self {
         let epoch = Epoch::new(rt.now(), pool.time());
-        let (rt, pool, send) = (rt.clone(), Arc::new(Mutex::new(pool)), Arc::new(send));
-        Self { rt, pool, epoch, send, stopping, is_stop_heard: Arc::default(), request: None }
+        let (pool, send, is_stop_heard) =
+            (Arc::new(Mutex::new(pool)), Arc::new(send), Arc::default());
+        let (rt, children) = (rt.clone(), Children::new(rt));
+        let events = EventQueue::new(SystemTime::now());
+        Self {
+            rt,
+            pool,
+            epoch,
+            send,
+            stopping,
+            is_stop_heard,
+            request: None,
+            children,
+            restrictions: Arc::default(),
+            events,
+        }
+    }
+
+    /// Returns the events, to which the supervisor adds.
+    pub(crate) fn all_events(&self) -> &EventQueue {
+        &self.events
+    }
+
+    fn restrictions(&self) -> MutexGuard<'_, HashMap<i32, Arc<str>>> {
+        self.restrictions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the restrictions of a process for the status, until it ends.
+    pub(crate) fn set_restrictions(&self, pid: i32, restrictions: Option<Arc<str>>) {
+        let mut all = self.restrictions();
+        match restrictions {
+            Some(restrictions) => all.insert(pid, restrictions),
+            None => all.remove(&pid),
+        };
+    }
+
+    /// Returns the restrictions of a process.
+    pub(crate) fn restrictions_of(&self, pid: i32) -> Option<String> {
+        self.restrictions().get(&pid).map(|it| it.to_string())
     }
 
     /// Returns the handle for the handler of a request on a control socket.
@@ -148,6 +167,7 @@ impl MasterHandle {
     pub fn status(&self) -> Vec<WorkerState> {
         let pool = self.pool();
         let status = pool.status(self.epoch.moment(self.rt.now()));
+        let restrictions = self.restrictions();
         status
             .into_iter()
             .map(|worker| WorkerState {
@@ -160,6 +180,7 @@ impl MasterHandle {
                 uptime: worker.since,
                 draining: worker.draining,
                 status_text: worker.status_text.map(str::to_owned),
+                sandbox: worker.pid.and_then(|pid| restrictions.get(&pid)).map(|it| it.to_string()),
             })
             .collect()
     }
@@ -275,7 +296,7 @@ impl MasterHandle {
     }
 
     /// Upgrades the running program to the version now installed at the path that it was started from,
-    /// like SIGUSR1, and waits until the new workers serve.
+    /// like SIGUSR2, and waits until the new workers serve.
     ///
     /// The upgrade has three steps:
     ///
@@ -322,13 +343,13 @@ impl MasterHandle {
     /// ```
     pub async fn upgrade(&self) -> Result<(), Error> {
         if self.request.as_ref().is_some_and(|request| request.has_waited) {
-            return self.ask(Command::Rejoin).await;
+            return self.ask(MasterCommand::Rejoin).await;
         }
         self.change(Operation::Upgrade).await
     }
 
     /// Opens the log files of [`Daemon::output`](crate::Daemon::output) and
-    /// [`Daemon::error`](crate::Daemon::error) again, like SIGUSR2, after a program such as logrotate
+    /// [`Daemon::error`](crate::Daemon::error) again, like SIGUSR1, after a program such as logrotate
     /// has moved them away.
     ///
     /// The master opens the files and sends them to its workers over their connections: workers need no
@@ -356,14 +377,104 @@ impl MasterHandle {
     /// }
     /// ```
     pub async fn reopen_logs(&self) -> Result<(), Error> {
-        self.ask(Command::ReopenLogs).await
+        self.ask(MasterCommand::ReopenLogs).await
+    }
+
+    /// Starts a child beside the workers, such as a backup or an agent, and waits until its program
+    /// runs. [`ChildHandle::exit`] returns how it ends.
+    ///
+    /// * It belongs to the master, not to a generation: a reload leaves it alone. No other code reaps it,
+    ///   also in a master that is process 1 of a container.
+    /// * Standard input is `/dev/null`; standard output and error are the master's at that moment. It has
+    ///   no other descriptor: no listener, connection, lock or log file of the service.
+    /// * It leads a session, and so a process group, without a terminal. When it ends by itself, what is
+    ///   left of the group is killed. A process that has left the group is not its child any more.
+    /// * When the service stops, children are told to, by SIGTERM, after the workers and the main task have
+    ///   ended. They have the rest of the [stop deadline](crate::Master::stop_deadline), and at least one
+    ///   second, until they are killed. An immediate stop kills them. They never outlive the master.
+    ///
+    /// # Upgrades
+    ///
+    /// A child runs on while the program is upgraded, with its name. The main task of the new version begins
+    /// again: where it calls `spawn` with the same name, it receives the running child, or the exit that the
+    /// old version has not asked for, and no other process is started, whatever `command` says. So this
+    /// code runs one backup, and one agent, however often the master is upgraded. To have the new version's
+    /// program, stop the [`child`](MasterHandle::child) first. A child that the new version does not ask
+    /// for runs on until it ends, or the service stops.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::Usage`] if a child of this name is running, or there is no such program;
+    /// [`ErrorKind::Privileges`] if it cannot have its user; [`ErrorKind::Worker`] with the reason if it
+    /// cannot be started; and [`ErrorKind::Change`] if the master has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future after its first poll does not cancel the start:
+    /// [`child`](MasterHandle::child) returns the running child then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::ExitStatus;
+    /// use release_core::{ChildCommand, Error, ErrorKind, Master};
+    ///
+    /// // An agent beside the workers. When it fails, the service stops.
+    /// let master = Master::new().main(|master| async move {
+    ///     let agent = ChildCommand::new("/usr/lib/web/agent", ["-v"]).user("nobody");
+    ///     match master.spawn("agent", agent).await?.exit().await {
+    ///         ExitStatus::Code(0) => Ok(()),
+    ///         exit => Err(Error::new(ErrorKind::Program, format!("the agent ended with {exit}"))),
+    ///     }
+    /// });
+    /// # let _ = master;
+    /// ```
+    pub async fn spawn(
+        &self,
+        name: impl Into<String>,
+        command: ChildCommand,
+    ) -> Result<ChildHandle, Error> {
+        let name = name.into();
+        // Also while the accounts are looked up: the next version begins the request again.
+        let _waiting = self.wait_for_upgrade();
+        let command = Box::new(self.rt.unblock(|| command.prepare()).await??);
+        let spawn = |answer| MasterCommand::Spawn(ChildRequest { name, command, answer });
+        Ok(self.ask(spawn).await?.asked_by(self.request.as_ref()))
+    }
+
+    /// Returns the running child of this name that [`spawn`](MasterHandle::spawn) has started, in this
+    /// version of the program or in an earlier one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{ChildCommand, ChildHandle, Error, MasterHandle};
+    ///
+    /// /// Starts the agent of this version of the program, in place of an earlier version's.
+    /// async fn agent(master: &MasterHandle) -> Result<ChildHandle, Error> {
+    ///     if let Some(earlier) = master.child("agent") {
+    ///         earlier.stop().await;
+    ///     }
+    ///     master.spawn("agent", ChildCommand::new("agent", [""; 0])).await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn child(&self, name: &str) -> Option<ChildHandle> {
+        Some(self.children.named(name)?.asked_by(self.request.as_ref()))
+    }
+
+    pub(crate) fn children(&self) -> &Children {
+        &self.children
     }
 
     async fn change(&self, change: Operation) -> Result<(), Error> {
-        self.ask(|caller| Command::Change(change, caller)).await
+        self.ask(|caller| MasterCommand::Change(change, caller)).await
     }
 
-    async fn ask(&self, command: impl FnOnce(Caller) -> Command) -> Result<(), Error> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> MasterCommand,
+    ) -> Result<T, Error> {
         // The next version carries out a change that has not begun when it takes over.
         let _waiting = self.wait_for_upgrade();
         let (caller, answer) = oneshot::channel();
@@ -416,7 +527,7 @@ impl MasterHandle {
     /// # let _ = master;
     /// ```
     pub fn stop(&self) {
-        (self.send)(Command::Stop);
+        (self.send)(MasterCommand::Stop);
     }
 
     pub(crate) fn epoch(&self) -> Epoch {

@@ -22,12 +22,17 @@ const OBSERVE: Guard = Guard::new("observe");
 /// Receives every report.
 type Observe = Box<dyn Fn(&Report) + Send + Sync>;
 
+/// Maximum number of preparations that may hang at a time.
+const MOST_HUNG: usize = 3;
+
 /// Hooks of the program before and after a reload.
 pub(crate) struct Hooks {
     /// Settings of which each generation has a value.
     pub(crate) settings: Vec<Arc<dyn Generations>>,
     /// Time limit for their next values.
     pub(crate) reload_timeout: Duration,
+    /// A clone for each preparation that has not ended, in time or not.
+    pub(super) unfinished: Arc<()>,
     /// Function that receives every report.
     pub(crate) observe: Option<Observe>,
 }
@@ -35,7 +40,7 @@ pub(crate) struct Hooks {
 impl Default for Hooks {
     fn default() -> Self {
         let reload_timeout = Duration::from_secs(30);
-        Self { settings: Vec::new(), reload_timeout, observe: None }
+        Self { settings: Vec::new(), reload_timeout, unfinished: Arc::default(), observe: None }
     }
 }
 
@@ -60,11 +65,23 @@ impl Hooks {
         generation: u32,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let (rt, time, settings) = (rt.clone(), self.reload_timeout, self.settings.clone());
+        let (hung, this) = (Arc::strong_count(&self.unfinished) - 1, Arc::clone(&self.unfinished));
         async move {
             if settings.is_empty() {
                 return Ok(());
             }
-            let making = rt.unblock(move || settings.into_iter().map(make).collect());
+            // Each may occupy a thread for ever.
+            if hung >= MOST_HUNG {
+                return Err(format!(
+                    "{hung} earlier preparations still hang, for example in a file on a file system \
+                     that does not answer: once that answers, ask again"
+                ));
+            }
+            let making = rt.unblock(move || {
+                let made = settings.into_iter().map(make).collect();
+                drop(this);
+                made
+            });
             let made: Result<Vec<Made>, _> = match rt.timeout(time, making).await {
                 Ok(made) => made.map_err(|error| error.report()).and_then(identity),
                 Err(_) => Err(format!("its preparation was not done within {time:?}")),

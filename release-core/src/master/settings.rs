@@ -1,10 +1,12 @@
 //! `Settings`: a value of the program's own for each generation of workers.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::guard::Guard;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, WorkerInfo};
 
 /// Settings of a program, one immutable value for each generation of workers.
 ///
@@ -22,7 +24,9 @@ use crate::{Error, ErrorKind};
 ///
 /// A new version of the program ([`MasterHandle::upgrade`](crate::MasterHandle::upgrade)) has settings of
 /// its own, from its own `main`. Workers of the version before keep the contexts and options that they have
-/// when they are started again, also when the upgrade is rolled back.
+/// when they are started again, also when the upgrade is rolled back. Values that their requests need go
+/// from [`in_use`](Self::in_use) through [`Master::hand_over`](crate::Master::hand_over) to
+/// [`with_earlier`](Self::with_earlier).
 ///
 /// # Examples
 ///
@@ -55,21 +59,32 @@ use crate::{Error, ErrorKind};
 /// [`Workers::size_from`]: crate::Workers::size_from
 /// [`Workers::context_from`]: crate::Workers::context_from
 /// [`Workers::worker_options_from`]: crate::Workers::worker_options_from
-pub struct Settings<T>(Arc<Shared<T>>);
+pub struct Settings<T>(Arc<SettingsInner<T>>);
 
-struct Shared<T> {
+struct SettingsInner<T> {
     reload: Box<Reload<T>>,
-    values: Mutex<Values<T>>,
+    values: Mutex<SettingsValues<T>>,
 }
 
 /// Makes the next value from the one in force.
 type Reload<T> = dyn Fn(&T) -> Result<T, Error> + Send + Sync;
 
-struct Values<T> {
+struct SettingsValues<T> {
     /// Value of the generation that serves.
     current: Arc<T>,
     /// Number and value of the generation that is tried.
     next: Option<(u32, Arc<T>)>,
+    /// What [`Settings::of`] has returned, by generation. Only its callers hold these values.
+    given: BTreeMap<u32, Weak<T>>,
+    /// Values of generations of the version before, until this one serves.
+    earlier: Vec<Arc<T>>,
+}
+
+impl<T> SettingsValues<T> {
+    fn of_generation(&self, generation: u32) -> Arc<T> {
+        let next = self.next.as_ref().filter(|(its, _)| *its == generation);
+        Arc::clone(next.map_or(&self.current, |(_, value)| value))
+    }
 }
 
 impl<T> Clone for Settings<T> {
@@ -121,8 +136,61 @@ impl<T: Send + Sync + 'static> Settings<T> {
                 Error::new(ErrorKind::Program, "no new configuration").caused_by(error)
             })
         });
-        let values = Mutex::new(Values { current: Arc::new(first), next: None });
-        Self(Arc::new(Shared { reload, values }))
+        let values = SettingsValues {
+            current: Arc::new(first),
+            next: None,
+            given: BTreeMap::new(),
+            earlier: Vec::new(),
+        };
+        Self(Arc::new(SettingsInner { reload, values: Mutex::new(values) }))
+    }
+
+    /// Adds the value of a generation of the version before, whose processes outlive an upgrade: see
+    /// [`in_use`](Self::in_use).
+    ///
+    /// [`of`](Self::of) returns it for a process of that generation. It is dropped with the last of these
+    /// processes, or when this version serves without any.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Error, Settings, handed_over};
+    ///
+    /// let mut colours = Settings::new("red".to_owned(), |_| std::fs::read_to_string("/etc/colour"));
+    /// for (generation, colour) in handed_over::<Vec<(u32, String)>>()?.unwrap_or_default() {
+    ///     colours = colours.with_earlier(generation, colour);
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_earlier(self, generation: u32, value: T) -> Self {
+        let value = Arc::new(value);
+        let mut values = self.0.lock();
+        values.given.insert(generation, Arc::downgrade(&value));
+        values.earlier.push(value);
+        drop(values);
+        self
+    }
+
+    /// Returns the values that [`of`](Self::of) has returned and that are still held, by generation. A
+    /// version of the program hands them over to the next one, whose processes start with other values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, Settings};
+    ///
+    /// let colours = Settings::new("red".to_owned(), |_| std::fs::read_to_string("/etc/colour"));
+    /// let master = Master::new().hand_over(move || {
+    ///     let in_use = colours.in_use().into_iter();
+    ///     in_use.map(|(generation, colour)| (generation, (*colour).clone())).collect::<Vec<_>>()
+    /// });
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn in_use(&self) -> Vec<(u32, Arc<T>)> {
+        let held = |(generation, value): (&u32, &Weak<T>)| Some((*generation, value.upgrade()?));
+        self.0.lock().given.iter().filter_map(held).collect()
     }
 
     /// Returns the value of the generation that serves. It stays as it is for as long as it is held.
@@ -143,11 +211,43 @@ impl<T: Send + Sync + 'static> Settings<T> {
         Arc::clone(&self.0.lock().current)
     }
 
-    /// Returns the value of a generation: the one in force, unless that generation is tried.
-    pub(crate) fn of(&self, generation: u32) -> Arc<T> {
-        let values = self.0.lock();
-        let next = values.next.as_ref().filter(|(its, _)| *its == generation);
-        Arc::clone(next.map_or(&values.current, |(_, value)| value))
+    /// Returns the value of a worker's generation: the one that its other processes hold, or the one in
+    /// force, unless that generation is tried.
+    ///
+    /// Call this in the state function of
+    /// [`Workers::answer_permitted`](crate::Workers::answer_permitted), which runs when a process starts.
+    /// The state keeps the value as long as the process lives, also when the next generation serves: a
+    /// value that only processes hold is dropped with the last of them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Decision, Settings, Workers};
+    ///
+    /// let settings = Settings::new("red".to_owned(), |_| std::fs::read_to_string("/etc/colour"));
+    /// let theirs = settings.clone();
+    /// let workers = Workers::same_executable("painter", 4)
+    ///     .user("nobody")
+    ///     .context_from(&settings, |colour, _| colour.clone())
+    ///     .answer_permitted(
+    ///         move |worker| theirs.of(worker),
+    ///         |_, _: &String| Decision::Allow,
+    ///         |_, colour, question| async move { Ok(format!("{question}: {colour}")) },
+    ///     );
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn of(&self, worker: &WorkerInfo) -> Arc<T> {
+        let mut values = self.0.lock();
+        let held = values.given.get(&worker.generation).and_then(Weak::upgrade);
+        let value = held.unwrap_or_else(|| values.of_generation(worker.generation));
+        values.given.retain(|_, value| value.strong_count() > 0);
+        values.given.insert(worker.generation, Arc::downgrade(&value));
+        value
+    }
+
+    pub(crate) fn of_generation(&self, generation: u32) -> Arc<T> {
+        self.0.lock().of_generation(generation)
     }
 
     pub(crate) fn shared(&self) -> Arc<dyn Generations> {
@@ -155,8 +255,8 @@ impl<T: Send + Sync + 'static> Settings<T> {
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Values<T>> {
+impl<T> SettingsInner<T> {
+    fn lock(&self) -> MutexGuard<'_, SettingsValues<T>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,11 +269,11 @@ pub(crate) trait Generations: Send + Sync {
     /// Makes the next value. It may block.
     fn make(self: Arc<Self>) -> Result<Made, Error>;
 
-    /// Makes the value of this generation the one in force, and drops the other.
+    /// Makes the value of this generation the one in force, and drops the others.
     fn settle(&self, serving: u32);
 }
 
-impl<T: Send + Sync + 'static> Generations for Shared<T> {
+impl<T: Send + Sync + 'static> Generations for SettingsInner<T> {
     fn make(self: Arc<Self>) -> Result<Made, Error> {
         let now = Arc::clone(&self.lock().current);
         let value = Arc::new((self.reload)(&now)?);
@@ -183,15 +283,58 @@ impl<T: Send + Sync + 'static> Generations for Shared<T> {
     fn settle(&self, serving: u32) {
         let mut values = self.lock();
         let former = match values.next.take() {
-            Some((its, value)) if its == serving => {
-                Some(std::mem::replace(&mut values.current, value))
-            }
+            Some((its, value)) if its == serving => Some(mem::replace(&mut values.current, value)),
             taken_back => taken_back.map(|(_, value)| value),
         };
+        let earlier = mem::take(&mut values.earlier);
         // The destructor belongs to the application, and may call `current`.
         drop(values);
-        if let Err(panicked) = Guard::SETTINGS.call(|| drop(former)) {
-            log_error!(reason = %panicked, "a value of the settings could not be dropped");
+        for value in former.into_iter().chain(earlier) {
+            if let Err(panicked) = Guard::SETTINGS.call(|| drop(value)) {
+                log_error!(reason = %panicked, "a value of the settings could not be dropped");
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::Driver;
+    use crate::rt::local::Local;
+
+    fn of_generation(generation: u32) -> WorkerInfo {
+        let rt = Local::new().unwrap().handle();
+        WorkerInfo { id: 0, pid: 1, group: "group".into(), generation, rt }
+    }
+
+    #[test]
+    fn a_value_lives_as_long_as_a_process_of_its_generation() {
+        let settings = Settings::new(1, |now: &u32| Ok::<_, Error>(now + 1));
+        let first = settings.of(&of_generation(1));
+        settings.0.clone().make().unwrap()(2);
+        settings.0.settle(2);
+        let second = settings.of(&of_generation(2));
+        // Another process of the former generation.
+        assert_eq!([*settings.of(&of_generation(1)), *first, *second], [1, 1, 2]);
+        let in_use = || settings.in_use().into_iter().map(|(it, value)| (it, *value));
+        assert_eq!(in_use().collect::<Vec<_>>(), [(1, 1), (2, 2)]);
+        let weak = Arc::downgrade(&first);
+        drop(first);
+        assert_eq!(weak.strong_count(), 0, "nobody holds it");
+        assert_eq!(in_use().collect::<Vec<_>>(), [(2, 2)]);
+    }
+
+    #[test]
+    fn a_value_of_the_version_before_is_dropped_when_this_one_serves() {
+        let settings = Settings::new(3, |now: &u32| Ok::<_, Error>(now + 1));
+        let settings = settings.with_earlier(1, 10).with_earlier(2, 20);
+        let held = settings.of(&of_generation(2));
+        assert_eq!((*held, *settings.of(&of_generation(3))), (20, 3));
+        // As at the end of an upgrade.
+        settings.0.settle(3);
+        let in_use: Vec<_> =
+            settings.in_use().into_iter().map(|(it, value)| (it, *value)).collect();
+        assert_eq!(in_use, [(2, 20), (3, 3)]);
     }
 }

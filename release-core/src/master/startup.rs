@@ -7,6 +7,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -22,12 +23,13 @@ use crate::daemonize::lock::LockFile;
 use crate::exit::Exit;
 use crate::guard::Guard;
 use crate::ipc::Descriptor;
-use crate::master::supervisor::{Ended, Finish, Supervisor, SupervisorParts};
+use crate::kept;
+use crate::master::supervisor::{Finish, MasterEnd, Supervisor, SupervisorParts};
 use crate::process::listeners::{KeptListener, Listener, stored};
 use crate::rt::{Driver, Rt, run};
 use crate::signals::Signals;
 use crate::streams::{self, launcher};
-use crate::supervise::{Action, Outcome, Pool, Snapshot};
+use crate::supervise::{Action, Outcome, Pool};
 use crate::sys::fds::{Inherited, settle_inherited};
 use crate::sys::memory::keep_little_free_memory;
 use crate::sys::resources::raise_open_files;
@@ -39,7 +41,7 @@ use crate::{Error, ErrorKind};
 pub(crate) type BoxedTask = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// Starts a task of the master's own beside the supervisor.
-pub(crate) type Start = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
+pub(crate) type StartTask = Box<dyn FnOnce(Rt, MasterHandle) -> BoxedTask>;
 
 /// A control socket that is bound, or follows a socket of an earlier image of this process.
 pub(crate) struct Control {
@@ -47,9 +49,10 @@ pub(crate) struct Control {
     pub(crate) bind: Bind,
 }
 
-/// Binds a control socket. Returns the task that serves it, and the value that hands it over.
+/// Binds a control socket. Takes an earlier socket, and whether it is
+/// this version's own. Returns the task that serves it, and the value that hands it over.
 pub(crate) type Bind =
-    Box<dyn FnOnce(Option<FrozenControl>) -> Result<(Start, ControlHandle), Error>>;
+    Box<dyn FnOnce(Option<FrozenControl>, bool) -> Result<(StartTask, ControlHandle), Error>>;
 
 const DRIVER: Guard = Guard::new("driver");
 
@@ -59,7 +62,9 @@ pub(crate) struct Startup {
     pub(crate) background: Option<Daemon>,
     pub(crate) groups: Vec<Group>,
     pub(crate) controls: Vec<Control>,
-    pub(crate) main: Option<Start>,
+    pub(crate) main: Option<StartTask>,
+    /// The task of the status page.
+    pub(crate) page: Option<StartTask>,
 }
 
 impl Startup {
@@ -114,7 +119,8 @@ impl Startup {
         self.config.log_files.open()?;
         let is_new = |control: &Control| !running.controls.iter().any(|path| control.path == *path);
         let controls = self.controls.into_iter().filter(is_new);
-        let _controls = controls.map(|new| (new.bind)(None)).collect::<Result<Vec<_>, _>>()?;
+        let _controls =
+            controls.map(|new| (new.bind)(None, false)).collect::<Result<Vec<_>, _>>()?;
         driver().map_err(|error| Error::system("cannot start the async runtime", error)).map(drop)
     }
 
@@ -134,7 +140,7 @@ impl Startup {
         let mut held = Held {
             upgrader: Upgrader { invocation, is_background, lock: None, controls, hand_over },
             signals: None,
-            starts: Vec::new(),
+            starts: self.page.take().into_iter().collect(),
             previous,
             unwanted: Unwanted::default(),
         };
@@ -160,7 +166,7 @@ impl Startup {
     ) -> Result<(D, (Pool, Vec<Action>)), Error> {
         let (is_background, is_first) = (held.upgrader.is_background, held.previous.is_none());
         let has_logs = !self.config.log_files.is_empty();
-        held.signals = Some(settle_process(is_background, has_logs)?);
+        held.signals = Some(settle_process(is_background, self.config.signals.split(has_logs))?);
         raise_open_files(held.previous.as_ref().and_then(|its| its.summary.open_files));
         let (mut nothing, mut returned) = (Kept::default(), None);
         let (snapshot, kept) = match &mut held.previous {
@@ -197,7 +203,7 @@ impl Startup {
 
     fn pool(
         &self,
-        snapshot: Option<&Snapshot>,
+        snapshot: Option<&kept::Pool>,
         returned: Option<String>,
     ) -> Result<(Pool, Vec<Action>), Error> {
         let specs = self.groups.iter().map(Group::spec).collect();
@@ -227,9 +233,8 @@ impl Startup {
         let paths: Vec<_> = self.controls.iter().map(|control| &*control.path).collect();
         let (earlier, left) = successors(&paths, earlier);
         held.unwanted.controls = left;
-        for (control, mut earlier) in self.controls.drain(..).zip(earlier) {
-            earlier.iter_mut().for_each(|earlier| earlier.is_to_stay = is_return);
-            let (start, served) = (control.bind)(earlier)?;
+        for (control, earlier) in self.controls.drain(..).zip(earlier) {
+            let (start, served) = (control.bind)(earlier, is_return)?;
             held.starts.push(start);
             held.upgrader.controls.push(served);
         }
@@ -254,25 +259,30 @@ impl Startup {
         commit();
         let systemd = self.config.systemd.as_ref().filter(|_| !upgrader.is_background);
         stored::store(listeners_of(&mut self.groups), &unwanted.listeners, systemd);
-        unwanted.give_up();
+        let time = self.config.stop_deadline.saturating_mul(2).min(LONGEST_HOLD);
+        unwanted.give_up(&rt, time);
         // Released after the last worker and the last output.
         let _lock = upgrader.lock.clone();
         let exits_with_signal = self.config.exit_with_signal;
         let parts = SupervisorParts { config: self.config, signals, upgrader };
         let kept = previous.map(|previous| previous.kept);
-        let supervisor = Supervisor::new(&rt, self.groups, pool, parts, kept);
         let all_ready = || {
             launcher::leave();
             launcher.take().map(Detached::ready)
         };
         let _draining = streams::drain(&rt);
-        let ended = run(driver, supervisor.run(starts, self.main, all_ready));
+        let ended = run(driver, async {
+            // Calls the application's functions for the workers that are taken over: they may need the
+            // runtime around them.
+            let supervisor = Supervisor::new(&rt, self.groups, pool, parts, kept);
+            supervisor.run(starts, self.main, all_ready).await
+        });
         streams::finish();
         ended.map(|ended| exit_of(ended, exits_with_signal))
     }
 }
 
-fn exit_of(ended: Ended, exits_with_signal: bool) -> Exit {
+fn exit_of(ended: MasterEnd, exits_with_signal: bool) -> Exit {
     match ended.outcome {
         Outcome::Failed { reason } => Exit::failure(Error::new(ErrorKind::Worker, reason)),
         Outcome::Killed { workers } => {
@@ -285,6 +295,13 @@ fn exit_of(ended: Ended, exits_with_signal: bool) -> Exit {
             (Finish::CutOff(why), _) => {
                 let message = format!("the master's main task did not finish: {why}");
                 Exit::killed(Error::new(ErrorKind::Program, message))
+            }
+            (Finish::Done, _) if ended.children_killed > 0 => {
+                let count = ended.children_killed;
+                let (these, were) =
+                    if count == 1 { ("child", "was") } else { ("children", "were") };
+                let message = format!("{count} {these} did not stop in time and {were} killed");
+                Exit::killed(Error::new(ErrorKind::Worker, message))
             }
             (Finish::Done, Some(signal)) if exits_with_signal => Exit::after_signal(signal),
             (Finish::Done, _) => Exit::success(),
@@ -308,10 +325,13 @@ fn unless_return(taken: Result<(), Error>, is_return: bool) -> Result<(), Error>
 struct Held {
     upgrader: Upgrader,
     signals: Option<Caught>,
-    starts: Vec<Start>,
+    starts: Vec<StartTask>,
     previous: Option<Previous>,
     unwanted: Unwanted,
 }
+
+/// Maximum time that sockets of the previous version stay open for its workers.
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// Resources of the previous version that this one does not need: given up when this one has all others.
 #[derive(Default)]
@@ -322,10 +342,19 @@ struct Unwanted {
 }
 
 impl Unwanted {
-    fn give_up(self) {
+    /// Gives them up; some only when old workers have had this time to end.
+    fn give_up(self, rt: &Rt, time: Duration) {
         drop(self.lock);
-        self.listeners.into_iter().for_each(KeptListener::give_up);
         self.controls.into_iter().for_each(FrozenControl::give_up);
+        let slots: Vec<_> = self.listeners.into_iter().filter_map(KeptListener::give_up).collect();
+        if !slots.is_empty() {
+            let clock = rt.clone();
+            let held = async move {
+                clock.sleep(time).await;
+                drop(slots);
+            };
+            rt.spawn(held).detach();
+        }
     }
 }
 
@@ -351,32 +380,21 @@ fn seed() -> u64 {
     std::hash::RandomState::new().hash_one(std::process::id())
 }
 
-/// The signals that the supervisor obeys.
-const SIGNALS: [Signal; 7] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
-
 /// Settles the state that a launcher may have left: signals, groups, descriptors, file mode mask.
 ///
 /// From here on, before there is anything to leave behind, a signal to stop is kept for the
 /// supervisor.
-fn settle_process(detached: bool, has_logs: bool) -> Result<Caught, Error> {
+fn settle_process(detached: bool, signals: (Vec<Signal>, Vec<Signal>)) -> Result<Caught, Error> {
     let failed = |what: &'static str| move |error| Error::system(what, error);
-    let mut signals = SIGNALS.to_vec();
-    signals.extend(has_logs.then_some(Signal::SIGUSR2));
+    let (mut signals, ignored) = signals;
     // As `nohup` requires. In the background no terminal can send the signal.
     if !detached && signal::is_ignored(Signal::SIGHUP) {
         signals.retain(|signal| *signal != Signal::SIGHUP);
-        tracing::info!("SIGHUP is ignored since before the start, and stays so");
+        let way_out = "(nohup?): it reloads nothing; use `release ctl reload`";
+        log_warning!("SIGHUP is ignored since before the start, and stays so {way_out}");
     }
     let signals = Caught::new(&signals).map_err(failed("cannot catch signals"))?;
-    signal::settle_inherited().map_err(failed("cannot reset signals"))?;
+    signal::settle_inherited(&ignored).map_err(failed("cannot reset signals"))?;
     creds::leave_groups().map_err(|error| {
         Error::system("cannot leave groups", io::Error::from_raw_os_error(error.errno))
     })?;

@@ -1,8 +1,11 @@
 //! The master's loop: carries out the pool's decisions, and tells the pool what happens.
 
+mod command;
 mod decide;
+mod ending;
 mod event;
 mod processes;
+mod rotate;
 mod tasks;
 mod terminal;
 #[cfg(test)]
@@ -10,10 +13,8 @@ mod tests;
 mod upgrade;
 mod upgrading;
 
-use std::future::poll_fn;
 use std::os::fd::RawFd;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -31,12 +32,14 @@ use super::clock::Clock;
 use super::config::MasterConfig;
 use super::group::Group;
 use super::pending::PendingRequests;
+use super::signals::SignalAction;
 use super::systemd_notifier::SystemdNotifier;
 use crate::guard::{BUSY_TIME, told_busy};
+use crate::master::children::ChildRequest;
 use crate::master::control::ControlHandle;
-use crate::master::handle::{Command, MasterHandle};
+use crate::master::handle::{MasterCommand, MasterHandle};
+use crate::master::journal::Journal;
 use crate::master::upgrade::{Kept, Upgrader};
-use crate::process::child::Missed;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::stopping::{Stop, stop_channel};
@@ -46,9 +49,6 @@ use crate::{Error, ErrorKind};
 
 /// Time limit for the first turn of a new version's main task.
 const FIRST_TURN: Duration = Duration::from_secs(1);
-
-/// Interval of the measurements of processes.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// Time limit for handlers and their peers after everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -62,13 +62,18 @@ const SAME_REQUEST: Duration = Duration::from_secs(1);
 /// a program may shut its own socket down.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
+/// Interval of the looks at the size of log files.
+const ROTATE_EVERY: Duration = Duration::from_secs(1);
+
 /// The end of a master.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct MasterEnd {
     pub(crate) outcome: Outcome,
     /// The signal that asked for the stop.
     pub(crate) signal: Option<Sig>,
     pub(crate) main: Finish,
+    /// Number of children beside the workers that had to be killed.
+    pub(crate) children_killed: usize,
 }
 
 /// The end of the master's main task, if the master waited for it.
@@ -97,10 +102,14 @@ pub(crate) struct Supervisor {
     signals: Signals,
     /// Signals that are handled once it is clear which version of the program is the master.
     deferred: Vec<Sig>,
+    /// Children that are started if this version remains the master.
+    deferred_children: Vec<ChildRequest>,
     /// The signal that asked for the stop.
     stopped_by: Option<Sig>,
     /// Time of the first request to stop.
     stop_asked_at: Option<Instant>,
+    /// Whether its children are told to end.
+    is_ending: bool,
     /// The terminal of a service in the foreground, which ends with it.
     terminal: Option<Terminal>,
     upgrader: Upgrader,
@@ -121,8 +130,19 @@ pub(crate) struct Supervisor {
     measured: u32,
     /// How long functions of the application had blocked this thread at the last check.
     told_busy: Duration,
+    journal: Journal,
     sender: UnboundedSender<MasterEvent>,
     events: UnboundedReceiver<MasterEvent>,
+}
+
+/// Takes the notifier of systemd. `is_change` if this version takes over from an earlier one.
+fn systemd_notifier(
+    config: &mut MasterConfig,
+    is_change: bool,
+    now: Instant,
+) -> Option<SystemdNotifier> {
+    let (deadline, systemd) = (config.stop_deadline, config.systemd.take()?);
+    Some(SystemdNotifier::new(systemd, watchdog_time(), deadline, is_change, now))
 }
 
 impl Supervisor {
@@ -142,16 +162,14 @@ impl Supervisor {
         let master = MasterHandle::new(rt, pool, stopping, move |command| {
             let _ = commands.unbounded_send(MasterEvent::Command(command));
         });
-        let (is_change, deadline, systemd) =
-            (kept.is_some(), config.stop_deadline, config.systemd.take());
-        let systemd = systemd.map(|systemd| {
-            SystemdNotifier::new(systemd, watchdog_time(), deadline, is_change, rt.now())
-        });
-        let mut deferred = Vec::new();
+        let systemd = systemd_notifier(&mut config, kept.is_some(), rt.now());
+        let (mut deferred, mut journal) = (Vec::new(), Journal::default());
         let processes = match kept {
             None => Processes::new(groups, master.clone(), sender.clone()),
             Some(mut kept) => {
                 let late = kept.late_signals.take().map(Into::into);
+                master.children().inherit(std::mem::take(&mut kept.children), config.stop_deadline);
+                journal = std::mem::take(&mut kept.journal).into();
                 deferred = upgrading::left(std::mem::take(&mut kept.signals), late.as_ref());
                 Processes::inherit(groups, master.clone(), sender.clone(), &mut kept)
             }
@@ -159,17 +177,20 @@ impl Supervisor {
         let mut supervisor = Self {
             rt: rt.clone(),
             clock: Clock::new(master.epoch()),
-            measure_at: processes.are_measured().then(|| rt.after(MEASURE_EVERY)),
+            measure_at: looks_every(&processes, &config).map(|every| rt.after(every)),
             measured: 0,
             told_busy: told_busy(),
+            journal,
             processes,
             master,
             config,
             systemd,
             signals,
             deferred,
+            deferred_children: Vec::new(),
             stopped_by: None,
             stop_asked_at: None,
+            is_ending: false,
             terminal: Terminal::of_this_process(),
             upgrader,
             upgrade: None,
@@ -204,7 +225,7 @@ impl Supervisor {
         starts: Vec<Start<F>>,
         main: Option<Start<F>>,
         all_ready: impl FnOnce() -> Option<()>,
-    ) -> Result<Ended, Error>
+    ) -> Result<MasterEnd, Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
@@ -223,11 +244,7 @@ impl Supervisor {
             if let Some(outcome) = self.decide(event, &mut all_ready) {
                 let is_forced = self.master.pool().is_forced();
                 let main = main.filter(|_| !is_forced && self.master.is_stop_heard());
-                let main_finished = self.finish(main).await;
-                self.send_last_answers().await;
-                Missed::none(&self.rt).await;
-                self.report(&Report::Finished { outcome: outcome.clone() });
-                return Ok(Ended { outcome, signal: self.stopped_by, main: main_finished });
+                return Ok(self.end(outcome, main).await);
             }
             let next = self.next().await;
             event = self.handle_event(next);
@@ -255,8 +272,11 @@ impl Supervisor {
         if let Some(at) = self.measure_at.filter(|at| *at <= now) {
             // The master may have been held up between two waits.
             self.noticed(at, now);
-            self.measure_at = Some(now + MEASURE_EVERY);
+            let every = looks_every(&self.processes, &self.config);
+            self.measure_at = every.map(|every| now + every);
             self.measured = self.measured.wrapping_add(1);
+            self.follow_load(now);
+            self.rotate_logs();
             return MasterEvent::Pool(self.processes.measure(self.measured));
         }
         let (of_pool, is_handing_over) = {
@@ -265,9 +285,14 @@ impl Supervisor {
         };
         let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
         let of_pool = self.clock.deadline(of_pool);
-        let deadline = of_pool.into_iter().chain(self.measure_at).chain(beats_at).min();
+        let flows_at = self.processes.flows_end_within().map(|time| now + time);
+        let deadlines = of_pool.into_iter().chain(self.measure_at);
+        let deadline = deadlines.chain(beats_at).chain(flows_at).min();
         if !is_handing_over && !self.deferred.is_empty() {
             return MasterEvent::Signal(self.deferred.remove(0));
+        }
+        if !is_handing_over && !self.deferred_children.is_empty() {
+            return MasterEvent::Command(MasterCommand::Spawn(self.deferred_children.remove(0)));
         }
         let event = self.event_until(deadline).await;
         if let Some(deadline) = deadline {
@@ -314,19 +339,7 @@ impl Supervisor {
     fn handle_event(&mut self, event: MasterEvent) -> Event {
         match event {
             MasterEvent::Pool(event) => event,
-            MasterEvent::Command(Command::Stop) => {
-                self.report(&Report::Stopping { cause: StopCause::Program });
-                self.stop_asked_at.get_or_insert_with(|| self.rt.now());
-                Event::Stop
-            }
-            MasterEvent::Command(Command::Change(change, caller)) => {
-                self.requests.enter(change, caller)
-            }
-            MasterEvent::Command(Command::Rejoin(caller)) => self.requests.rejoin(caller),
-            MasterEvent::Command(Command::ReopenLogs(caller)) => {
-                let _ = caller.send(self.reopen_logs());
-                Event::Tick
-            }
+            MasterEvent::Command(command) => self.command(command),
             MasterEvent::Launched(wish, outcome) => {
                 let fail = outcome.as_ref().err().and_then(|error| self.hopeless(error));
                 let launched = self.processes.adopt(wish, outcome);
@@ -351,7 +364,9 @@ impl Supervisor {
             MasterEvent::AtRest { in_time } => self.at_rest(in_time),
             MasterEvent::Tried(tried) => self.tried(*tried),
             MasterEvent::Signal(signal) => {
-                tracing::info!(signal = signal.as_str(), "a signal arrived");
+                if self.config.signals.of(signal) != SignalAction::Ignore {
+                    tracing::info!(signal = signal.as_str(), "a signal arrived");
+                }
                 self.signalled(signal)
             }
         }
@@ -359,50 +374,54 @@ impl Supervisor {
 
     /// Returns the request of a signal.
     fn signalled(&mut self, signal: Sig) -> Event {
-        match signal {
-            Sig::SIGHUP | Sig::SIGTTIN | Sig::SIGTTOU | Sig::SIGUSR2
-                if self.master.pool().is_handing_over() =>
-            {
-                self.deferred.push(signal);
-                Event::Tick
-            }
-            Sig::SIGHUP if self.terminal.as_ref().is_some_and(Terminal::is_gone) => {
-                // The kernel reports it several times.
-                let is_news = self.stop_asked_at.is_none();
-                if is_news {
-                    self.asked_to_stop(Sig::SIGTERM, StopCause::Terminal)
-                } else {
-                    Event::Tick
-                }
-            }
-            Sig::SIGHUP => {
+        let action = self.config.signals.of(signal);
+        // An upgrade that is already being carried out answers another request for it.
+        let waits = !action.is_stop() && action != SignalAction::Upgrade;
+        if (waits || signal == Sig::SIGHUP) && self.master.pool().is_handing_over() {
+            self.deferred.push(signal);
+            return Event::Tick;
+        }
+        if signal == Sig::SIGHUP && self.terminal.as_ref().is_some_and(Terminal::is_gone) {
+            // The kernel reports it several times.
+            let is_news = self.stop_asked_at.is_none();
+            return match is_news {
+                true => self.asked_to_stop(Sig::SIGTERM, false, StopCause::Terminal),
+                false => Event::Tick,
+            };
+        }
+        match action {
+            SignalAction::Reload => {
                 self.upgrader.controls.iter().for_each(ControlHandle::look);
                 self.requests.hangup()
             }
-            Sig::SIGUSR2 => {
+            SignalAction::ReopenLogs => {
                 if let Err(error) = self.reopen_logs() {
                     log_error!(reason = error.report(), "the log goes on where it was");
                 }
                 Event::Tick
             }
-            Sig::SIGUSR1 => self.requests.enter_signal(Operation::Upgrade),
-            Sig::SIGTTIN => self.resize(|size| size.saturating_add(1)),
+            SignalAction::Upgrade => self.requests.enter_signal(Operation::Upgrade),
+            SignalAction::AddWorker => self.resize(|size| size.saturating_add(1)),
             // A signal does not remove the last worker.
-            Sig::SIGTTOU => self.resize(|size| if size > 1 { size - 1 } else { size }),
-            _ => {
+            SignalAction::RemoveWorker => {
+                self.resize(|size| if size > 1 { size - 1 } else { size })
+            }
+            SignalAction::Stop | SignalAction::StopNow => {
                 let cause = match signal {
                     Sig::SIGTERM => StopCause::Terminate,
                     Sig::SIGINT => StopCause::Interrupt,
-                    _ => StopCause::Quit,
+                    Sig::SIGQUIT => StopCause::Quit,
+                    _ => StopCause::Signal,
                 };
-                self.asked_to_stop(signal, cause)
+                self.asked_to_stop(signal, action == SignalAction::StopNow, cause)
             }
+            SignalAction::Ignore => Event::Tick,
         }
     }
 
-    /// Stops in order, or immediately at a repeated request.
-    fn asked_to_stop(&mut self, signal: Sig, cause: StopCause) -> Event {
-        let is_forced = insists(signal, self.stop_asked_at, self.rt.now());
+    /// Stops in order, or immediately: `at_once`, or at a repeated request.
+    fn asked_to_stop(&mut self, signal: Sig, at_once: bool, cause: StopCause) -> Event {
+        let is_forced = at_once || insists(self.stop_asked_at, self.rt.now());
         let is_new = self.stop_asked_at.is_none() || is_forced;
         if is_new {
             self.report(&Report::Stopping { cause });
@@ -420,11 +439,20 @@ impl Supervisor {
         }
     }
 
+    fn start_child(&self, request: ChildRequest) {
+        if self.is_ending {
+            let error =
+                Error::new(ErrorKind::Change, "the master ends: it starts no more children");
+            let _ = request.answer.send(Err(error));
+            return;
+        }
+        self.master.children().start(request, self.config.stop_deadline);
+    }
+
     /// Opens the log files again, for this process and its workers, after they were moved.
     fn reopen_logs(&mut self) -> Result<(), Error> {
         if self.master.pool().is_handing_over() {
-            let message = "the master is being upgraded; ask again when that is done";
-            return Err(Error::new(ErrorKind::Change, message));
+            return Err(command::is_upgraded());
         }
         self.config.log_files.reopen()?;
         self.processes.outputs_replaced();
@@ -437,6 +465,14 @@ impl Supervisor {
         let Some(group) = self.processes.first_group() else { return Event::Tick };
         let size = change(self.master.pool().size(0).unwrap_or_default());
         self.requests.enter_signal(Operation::Resize { group, size })
+    }
+
+    /// Gives groups the sizes that their load demands.
+    fn follow_load(&mut self, now: Instant) {
+        for change in self.processes.follow_load(self.clock.read(now)) {
+            let change = self.requests.enter_signal(change);
+            let _ = self.sender.unbounded_send(MasterEvent::Pool(change));
+        }
     }
 
     /// Makes listening sockets work again that were shut down, and replaces the workers whose
@@ -464,76 +500,15 @@ impl Supervisor {
         }));
         Event::Tick
     }
-
-    /// Waits for the main task until the stop deadline or another stop signal.
-    async fn finish(&mut self, main: Option<Task<()>>) -> Finish {
-        let Some(main) = main else { return Finish::Done };
-        let deadline = self.stop_by.unwrap_or_else(|| self.rt.now());
-        let (rt, asked) = (self.rt.clone(), self.stop_asked_at);
-        let mut main = pin!(rt.timeout_at(deadline, main));
-        if let Some(systemd) = &mut self.systemd {
-            systemd.finishes(&self.master.pool(), rt.now());
-        }
-        loop {
-            if let Some(systemd) = &mut self.systemd {
-                systemd.beat(&self.master.pool(), rt.now());
-            }
-            let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
-            let beat = pin!(async {
-                match beats_at {
-                    Some(at) => rt.sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            });
-            // Its failure is queued before it ends.
-            let signal = pin!(self.signals.next());
-            let news = select(select(self.events.next(), signal), beat);
-            let news = match select(news, main.as_mut()).await {
-                Either::Left((Either::Left((news, _)), _)) => Either::Left(news),
-                Either::Left((Either::Right(_), _)) => continue,
-                Either::Right((ended, _)) => Either::Right(ended),
-            };
-            match news {
-                Either::Left(Either::Left((
-                    Some(MasterEvent::TaskFailed(error) | MasterEvent::Failed(error)),
-                    _,
-                ))) => return Finish::Failed(error),
-                Either::Left(Either::Right((Ok(signal), _)))
-                    if is_stop(signal) && (asked.is_none() || insists(signal, asked, rt.now())) =>
-                {
-                    return Finish::CutOff("it was stopped at once");
-                }
-                Either::Left(_) => {}
-                Either::Right(Ok(())) => return Finish::Done,
-                Either::Right(Err(_)) => return Finish::CutOff("it took too long"),
-            }
-        }
-    }
-
-    /// Lets the handlers that waited for the end of the workers answer, and their peers read the
-    /// answers.
-    async fn send_last_answers(&self) {
-        let controls = &self.upgrader.controls;
-        controls.iter().for_each(|control| control.pause(self.rt.now()));
-        let at_rest = poll_fn(|cx| {
-            // All are polled, so that each can wake this task.
-            let busy = controls.iter().filter(|control| control.poll_at_rest(cx).is_pending());
-            if busy.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if self.rt.timeout(LAST_ANSWERS, at_rest).await.is_err() {
-            let requests: usize = controls.iter().map(ControlHandle::unfinished).sum();
-            log_warning!(requests, "control sockets are closed before the answer");
-        }
-    }
 }
 
-/// Returns whether a stop signal demands more than the first one, which is being obeyed.
-fn insists(signal: Sig, first: Option<Instant>, now: Instant) -> bool {
-    let is_late = |first| now.saturating_duration_since(first) >= SAME_REQUEST;
-    signal == Sig::SIGQUIT || first.is_some_and(is_late)
+/// Returns the interval at which processes are measured, and log files are looked at.
+fn looks_every(processes: &Processes, config: &MasterConfig) -> Option<Duration> {
+    let of_files = config.rotation.as_ref().map(|_| ROTATE_EVERY);
+    processes.measured_every().into_iter().chain(of_files).min()
 }
 
-/// Returns whether a signal requests a stop.
-fn is_stop(signal: Sig) -> bool {
-    matches!(signal, Sig::SIGTERM | Sig::SIGINT | Sig::SIGQUIT)
+/// Returns whether another request to stop demands more than the first one, which is being obeyed.
+fn insists(first: Option<Instant>, now: Instant) -> bool {
+    first.is_some_and(|first| now.saturating_duration_since(first) >= SAME_REQUEST)
 }

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::health::not_live;
 use crate::log_throttle::LogThrottle;
 use crate::supervise::{Pool, Report, State};
-use crate::systemd::{Kind, Notifier, Unsent, reloading, status_line};
+use crate::systemd::{MessageKind, Notifier, Unsent, reloading, status_line};
 
 /// Time that a stop may take beyond its deadline before systemd kills the rest.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -65,8 +66,8 @@ impl SystemdNotifier {
     fn tell(&mut self, report: &Report, pool: &Pool) {
         match (report, self.phase) {
             (Report::AllReady, Phase::Starting) => {
-                self.say(Kind::MainPid, format!("MAINPID={}", std::process::id()));
-                self.serves(Kind::Started, pool, "");
+                self.say(MessageKind::MainPid, format!("MAINPID={}", std::process::id()));
+                self.serves(MessageKind::Started, pool, "");
             }
             (Report::Reloading { .. } | Report::Upgrading, Phase::Serving) => {
                 self.phase = Phase::Changing;
@@ -107,7 +108,7 @@ impl SystemdNotifier {
                 | Report::Started { .. }
                 | Report::SpawnFailed { .. }
                 | Report::LeftBehind { .. }
-                | Report::Stops { .. }
+                | Report::WorkerStopping { .. }
                 | Report::Killed { .. }
                 | Report::OverLimit { .. }
                 | Report::TooFast { .. }
@@ -121,7 +122,7 @@ impl SystemdNotifier {
     /// more.
     fn stops(&mut self, pool: &Pool) {
         self.phase = Phase::Stopping;
-        self.say(Kind::Stopping, "STOPPING=1".to_owned());
+        self.say(MessageKind::Stopping, "STOPPING=1".to_owned());
         let granted = pool.stops_by().map(|at| at - pool.time());
         self.extend(granted.unwrap_or_default().max(self.stop_deadline));
     }
@@ -142,10 +143,10 @@ impl SystemdNotifier {
             Phase::Changing => {}
             Phase::Starting | Phase::Stopping => return,
         }
-        self.serves(Kind::Ready, pool, why);
+        self.serves(MessageKind::Ready, pool, why);
     }
 
-    fn serves(&mut self, kind: Kind, pool: &Pool, why: &str) {
+    fn serves(&mut self, kind: MessageKind, pool: &Pool, why: &str) {
         self.phase = Phase::Serving;
         // The status comes first, so that it is there when a waiting systemctl returns.
         self.status(pool, why);
@@ -154,22 +155,22 @@ impl SystemdNotifier {
 
     fn status(&mut self, pool: &Pool, why: &str) {
         let line = status_line(&state(pool, why));
-        self.say(Kind::Status, format!("STATUS={line}"));
+        self.say(MessageKind::Status, format!("STATUS={line}"));
     }
 
     fn reloading(&mut self) {
         match reloading() {
-            Ok(message) => self.say(Kind::Reloading, message),
+            Ok(message) => self.say(MessageKind::Reloading, message),
             Err(error) => log_warning!(%error, "systemd was not told"),
         }
     }
 
     fn extend(&mut self, time: Duration) {
         let time = time.saturating_add(MARGIN).as_micros();
-        self.say(Kind::Extend, format!("EXTEND_TIMEOUT_USEC={time}"));
+        self.say(MessageKind::Extend, format!("EXTEND_TIMEOUT_USEC={time}"));
     }
 
-    fn say(&mut self, kind: Kind, message: String) {
+    fn say(&mut self, kind: MessageKind, message: String) {
         self.unsent.push(kind, message);
     }
 
@@ -183,7 +184,7 @@ impl SystemdNotifier {
         if let Err(error) = outcome
             && let Some(unsaid) = self.unheard.now(now)
         {
-            let what = match self.unsent.has(Kind::Watchdog) {
+            let what = match self.unsent.has(MessageKind::Watchdog) {
                 true => "systemd got no sign of life",
                 false => "systemd was not told",
             };
@@ -203,8 +204,8 @@ impl SystemdNotifier {
             *at = now + *interval;
             is_due = true;
             let is_under_way = matches!(self.phase, Phase::Starting | Phase::Stopping);
-            if is_under_way || is_well(pool) {
-                self.say(Kind::Watchdog, "WATCHDOG=1".to_owned());
+            if is_under_way || not_live(pool).is_none() {
+                self.say(MessageKind::Watchdog, "WATCHDOG=1".to_owned());
             }
         }
         if is_due {
@@ -218,13 +219,4 @@ fn state(pool: &Pool, why: &str) -> String {
     let ready = workers.iter().filter(|worker| worker.state == State::Ready).count();
     let (all, generation) = (workers.len(), pool.generation());
     format!("{ready} of {all} workers ready, generation {generation}{why}")
-}
-
-/// Returns whether every group with workers has a worker that serves, or will soon.
-fn is_well(pool: &Pool) -> bool {
-    let workers = pool.status(pool.time());
-    let is_up = |state| matches!(state, State::Ready | State::Starting);
-    let serves =
-        |group: &str| workers.iter().any(|other| other.group == group && is_up(other.state));
-    workers.iter().all(|worker| is_up(worker.state) || serves(worker.group))
 }

@@ -8,21 +8,27 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::group::{Context, Options, Program, Sizes};
+use super::group::{Context, Options, Sizes, WorkerProgram};
 use super::settings::Generations;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Never, Postcard};
 use crate::jobs::Follow;
 use crate::process::attach::Attach;
 use crate::process::connections::Connections;
+use crate::process::hand_on::HandOnLimits;
 use crate::process::listeners::Listener;
 use crate::process::output::Capture;
 use crate::supervise::{LifeLimits, ReloadPolicy, RestartPolicy};
-use crate::{Environment, Readiness, Settings, StopSignal, WorkerOptions};
+use crate::{Environment, Readiness, Sandbox, Settings, StopSignal, WorkerOptions};
 
+mod channels;
 mod command;
 mod communication;
+mod datagrams;
+mod elastic;
+mod hand_on;
 mod into_group;
+mod sandbox;
 
 pub(crate) use into_group::IntoGroup;
 
@@ -57,7 +63,7 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// # let _ = workers;
 /// ```
 pub struct Workers<W = Never, C = Postcard> {
-    spec: Spec,
+    spec: GroupOptions,
     codec: C,
     attach: Option<Arc<dyn Attach>>,
     /// Sets a handler if there is none; not known for every codec.
@@ -66,14 +72,14 @@ pub struct Workers<W = Never, C = Postcard> {
 }
 
 /// Everything about a group except the types of its messages.
-struct Spec {
+struct GroupOptions {
     name: String,
     size: u32,
     /// Makes the size from settings.
     sizes: Option<Sizes>,
     /// The settings that any of these is made from.
     settings: Vec<Arc<dyn Generations>>,
-    program: Program,
+    program: WorkerProgram,
     /// Whether a handler was set before the types of the messages were.
     has_lost_handler: bool,
     /// Whether it is a program without this library.
@@ -86,16 +92,22 @@ struct Spec {
     directory: Option<PathBuf>,
     root: Option<PathBuf>,
     primary_group: Option<String>,
+    sandbox: Option<Sandbox>,
     environment: Environment,
     restart: RestartPolicy,
     reload: ReloadPolicy,
     life: LifeLimits,
+    after: Vec<String>,
+    grow_to: Option<u32>,
     heartbeat: Option<Duration>,
     limits: Limits,
     listeners: Vec<Listener>,
+    has_metrics: bool,
     context: Context,
     options: Option<Options>,
     jobs: Option<Arc<dyn Follow>>,
+    hand_on: Option<HandOnLimits>,
+    channel_to: Vec<String>,
 }
 
 impl<W, C> fmt::Debug for Workers<W, C> {
@@ -138,7 +150,7 @@ impl Workers {
     /// ```
     #[must_use]
     pub fn same_executable(name: impl Into<String>, size: u32) -> Self {
-        Self::new(name.into(), size, Program::ThisExecutable)
+        Self::new(name.into(), size, WorkerProgram::ThisExecutable)
     }
 
     /// Creates a group whose workers run another program, given by its path, which is also its first
@@ -167,11 +179,11 @@ impl Workers {
         let arguments = std::iter::once(path.clone().into_os_string())
             .chain(arguments.into_iter().map(Into::into))
             .collect();
-        Self::new(name.into(), size, Program::Other { path, arguments })
+        Self::new(name.into(), size, WorkerProgram::Other { path, arguments })
     }
 
-    fn new(name: String, size: u32, program: Program) -> Self {
-        let spec = Spec {
+    fn new(name: String, size: u32, program: WorkerProgram) -> Self {
+        let spec = GroupOptions {
             name,
             size,
             sizes: None,
@@ -187,16 +199,22 @@ impl Workers {
             directory: None,
             root: None,
             primary_group: None,
+            sandbox: None,
             environment: Environment::default(),
             restart: RestartPolicy::default(),
             reload: ReloadPolicy::default(),
             life: LifeLimits::default(),
+            after: Vec::new(),
+            grow_to: None,
             heartbeat: None,
             limits: Limits::IPC,
             listeners: Vec::new(),
+            has_metrics: false,
             context: Context::new(|_, _| ()),
             options: None,
             jobs: None,
+            hand_on: None,
+            channel_to: Vec::new(),
         };
         Self {
             spec,
@@ -351,7 +369,8 @@ impl<W, C> Workers<W, C> {
     ) -> Self {
         self.spec.settings.push(settings.shared());
         let settings = settings.clone();
-        self.spec.sizes = Some(Box::new(move |generation| size(&settings.of(generation))));
+        self.spec.sizes =
+            Some(Box::new(move |generation| size(&settings.of_generation(generation))));
         self
     }
 
@@ -404,7 +423,7 @@ impl<W, C> Workers<W, C> {
         self.spec.settings.push(settings.shared());
         let settings = settings.clone();
         self.spec.context =
-            Context::new(move |generation, id| context(&settings.of(generation), id));
+            Context::new(move |generation, id| context(&settings.of_generation(generation), id));
         self
     }
 
@@ -463,7 +482,7 @@ impl<W, C> Workers<W, C> {
         self.spec.settings.push(settings.shared());
         let settings = settings.clone();
         self.spec.options =
-            Some(Box::new(move |generation, id| options(&settings.of(generation), id)));
+            Some(Box::new(move |generation, id| options(&settings.of_generation(generation), id)));
         self
     }
 
@@ -501,6 +520,25 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn reload(mut self, policy: ReloadPolicy) -> Self {
         self.spec.reload = policy;
+        self
+    }
+
+    /// Starts the workers after those of another group: once each of these has been ready, or has ended
+    /// and is not restarted. Only the start of the master is in order. May be called again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Master, Workers};
+    ///
+    /// let master = Master::new()
+    ///     .workers(Workers::same_executable("http", 4).after("database"))
+    ///     .workers(Workers::command("database", 1, "/usr/sbin/database", [""; 0]));
+    /// # let _ = master;
+    /// ```
+    #[must_use]
+    pub fn after(mut self, group: impl Into<String>) -> Self {
+        self.spec.after.push(group.into());
         self
     }
 

@@ -5,21 +5,20 @@ use std::fmt;
 use std::future::{Future, pending};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 
 use super::{Active, Address, Passive, Socket};
 use crate::guard::panic_message;
 use crate::log_throttle::LogThrottle;
-use crate::rt::{BoxFuture, Rt, Task};
+use crate::rt::{BoxFuture, Rt};
 
-/// Most connections accepted at shutdown: a longer queue is a flood.
-#[cfg(feature = "http")]
+/// Maximum number of connections accepted at shutdown: a longer queue is a flood.
 const MOST_QUEUED: usize = 4096;
 
 /// Accepts connections and runs a handler for each. Created by [`Socket::accept_loop`].
@@ -27,8 +26,9 @@ const MOST_QUEUED: usize = 4096;
 /// * Each handler runs in its own task. A handler that fails, panics or times out ends only its own
 ///   connection.
 /// * If the process runs out of descriptors, connections wait: see [`Socket::accept`].
-/// * On shutdown the loop accepts no more connections. Running handlers may finish, up to a
-///   deadline.
+/// * On shutdown the loop takes the connections that are already in the kernel's queue, as the limit
+///   allows: they would be reset when the last process closes the socket. It accepts no others. All
+///   handlers may finish, up to a deadline.
 ///
 /// By default, only the process's descriptor limit bounds the number of connections, handlers have
 /// no time limit, and the loop runs forever.
@@ -60,7 +60,6 @@ pub struct AcceptLoop<A> {
     timeout: Option<Duration>,
     until: BoxFuture,
     stop_deadline: Option<Duration>,
-    queued: usize,
 }
 
 impl<A> fmt::Debug for AcceptLoop<A> {
@@ -123,7 +122,6 @@ impl<A: Address> Socket<Passive, A> {
             timeout: None,
             until: Box::pin(pending()),
             stop_deadline: None,
-            queued: 0,
         }
     }
 }
@@ -210,14 +208,6 @@ impl<A: Address> AcceptLoop<A> {
         self
     }
 
-    /// Accepts the connections that are in the queue at shutdown too, as the limit allows: they would
-    /// be reset when the last process closes the socket.
-    #[cfg(feature = "http")]
-    pub(crate) fn accept_queued(mut self) -> Self {
-        self.queued = MOST_QUEUED;
-        self
-    }
-
     /// Accepts connections until shutdown, then closes the socket and waits for the handlers.
     ///
     /// An error returned by a handler is logged as a warning, at most once in ten seconds. For
@@ -255,16 +245,99 @@ impl<A: Address> AcceptLoop<A> {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>> + 'static,
     {
-        let Self { rt, mut socket, connections, timeout, mut until, stop_deadline, queued } = self;
-        let handler = Arc::new(handler);
-        let start =
-            |connection| rt.spawn(serve(rt.clone(), timeout, Arc::clone(&handler), connection));
+        self.run_beside(stream::empty(), handler).await
+    }
+
+    /// Returns the address of the socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn local(&self) -> io::Result<A> {
+        self.socket.local()
+    }
+
+    /// Like [`run`](AcceptLoop::run), also for connections that come another way, until the end of `others`.
+    pub(crate) async fn run_beside<H, F, E>(
+        self,
+        others: impl Stream<Item = F>,
+        handler: H,
+    ) -> io::Result<Served>
+    where
+        H: Fn(Socket<Active, A>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn StdError + Send + Sync>> + 'static,
+    {
+        let (rt, timeout, handler) = (self.rt.clone(), self.timeout, Arc::new(handler));
+        let others = others.map(|other| rt.spawn(serve(rt.clone(), timeout, other)));
+        let start = |connection| {
+            let handler = Arc::clone(&handler);
+            rt.spawn(serve(rt.clone(), timeout, async move { handler(connection).await }))
+        };
+        self.run_with(others, start).await
+    }
+
+    /// Like [`run`](AcceptLoop::run), with handlers that need not be [`Send`], and may borrow.
+    ///
+    /// All handlers run in this future, one at a time, and never on another thread. In a thread-per-core
+    /// program, each worker has one thread and calls this in its main function: connections share data
+    /// without locks.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`run`](AcceptLoop::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket and drops all handlers immediately.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use release_core::Stopping;
+    /// use release_core::net::{Active, Inet, Passive, Socket};
+    ///
+    /// async fn serve(socket: Socket<Passive, Inet>, stopping: Stopping) -> std::io::Result<()> {
+    ///     let count = Cell::new(0);
+    ///     let handler = async |client: Socket<Active, Inet>| {
+    ///         count.set(count.get() + 1);
+    ///         client.write_all(format!("you are number {}\n", count.get()).as_bytes()).await
+    ///     };
+    ///     socket.accept_loop().until(stopping).run_local(handler).await.map(drop)
+    /// }
+    /// ```
+    pub async fn run_local<H, E>(self, handler: H) -> io::Result<Served>
+    where
+        H: AsyncFn(Socket<Active, A>) -> Result<(), E>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let (rt, timeout) = (self.rt.clone(), self.timeout);
+        let handler = &handler;
+        self.run_with(stream::empty(), |connection| {
+            Box::pin(serve(rt.clone(), timeout, async move { handler(connection).await }))
+        })
+        .await
+    }
+
+    /// Accepts connections, and polls what `start` returns for each, and the others, until they end.
+    async fn run_with<T>(
+        self,
+        others: impl Stream<Item = T>,
+        start: impl Fn(Socket<Active, A>) -> T,
+    ) -> io::Result<Served>
+    where
+        T: Future<Output = Result<(), String>>,
+    {
+        let Self { rt, mut socket, connections, mut until, stop_deadline, .. } = self;
         let mut handlers = Handlers::new(&rt);
+        let mut others = pin!(others.fuse());
         let ended = loop {
             let is_full = handlers.running.len() >= connections;
             let accepted = {
-                let accepting =
-                    pin!(async { if is_full { pending().await } else { socket.accept().await } });
+                let accepting = pin!(async {
+                    match is_full {
+                        true => pending().await,
+                        false => next(&mut socket, others.as_mut()).await,
+                    }
+                });
                 let reaping = pin!(handlers.reap());
                 match select(&mut until, select(reaping, accepting)).await {
                     Either::Left(_) => break Ok(()),
@@ -273,22 +346,31 @@ impl<A: Address> AcceptLoop<A> {
                 }
             };
             match accepted {
-                Ok(connection) => handlers.running.push(start(connection)),
+                Ok(Either::Left(connection)) => handlers.running.push(start(connection)),
+                Ok(Either::Right(other)) => handlers.running.push(other),
                 Err(error) => {
                     log_error!(%error, "no more connections are accepted");
                     break Err(error);
                 }
             }
         };
-        for _ in 0..queued {
-            if ended.is_err() || handlers.running.len() >= connections {
-                break;
-            }
-            let Some(connection) = socket.accept_queued() else { break };
-            handlers.running.push(start(connection));
-        }
+        // No more than may be served now: another process that has the socket serves the rest.
+        let room = connections.saturating_sub(handlers.running.len());
+        let most = if ended.is_ok() { MOST_QUEUED.min(room) } else { 0 };
+        let queued = (0..most).map_while(|_| socket.accept_queued());
+        handlers.running.extend(queued.map(&start));
         drop(socket);
-        let finishing = handlers.finish();
+        // Without a listener, only a stop would end them. Those on their way go to another worker.
+        if ended.is_ok() {
+            while let Some(other) = others.next().await {
+                handlers.running.push(other);
+            }
+        }
+        let finishing = async {
+            while !handlers.running.is_empty() {
+                handlers.reap().await;
+            }
+        };
         match stop_deadline {
             None => finishing.await,
             Some(time) => {
@@ -300,16 +382,33 @@ impl<A: Address> AcceptLoop<A> {
     }
 }
 
+/// Waits for a connection, or for another one.
+async fn next<A: Address, T>(
+    socket: &mut Socket<Passive, A>,
+    mut others: Pin<&mut impl Stream<Item = T>>,
+) -> io::Result<Either<Socket<Active, A>, T>> {
+    let other = pin!(async {
+        match others.next().await {
+            Some(other) => other,
+            None => pending().await,
+        }
+    });
+    match select(pin!(socket.accept()), other).await {
+        Either::Left((accepted, _)) => accepted.map(Either::Left),
+        Either::Right((other, _)) => Ok(Either::Right(other)),
+    }
+}
+
 /// The running handlers, and the counts of finished ones. Dropping it drops all handlers.
-struct Handlers {
+struct Handlers<T> {
     rt: Rt,
-    running: FuturesUnordered<Task<Result<(), String>>>,
+    running: FuturesUnordered<T>,
     served: Served,
     /// Limits the log: a client can make a handler fail on every connection.
     warnings: LogThrottle,
 }
 
-impl Handlers {
+impl<T: Future<Output = Result<(), String>>> Handlers<T> {
     fn new(rt: &Rt) -> Self {
         let (running, served) = (FuturesUnordered::new(), Served::default());
         Self { rt: rt.clone(), running, served, warnings: LogThrottle::default() }
@@ -328,31 +427,21 @@ impl Handlers {
             None => pending().await,
         }
     }
-
-    /// Waits until all handlers have ended.
-    async fn finish(&mut self) {
-        while !self.running.is_empty() {
-            self.reap().await;
-        }
-    }
 }
 
 /// Serves one connection. Returns the reason if the handler failed.
-async fn serve<A, H, F, E>(
+async fn serve<E>(
     rt: Rt,
     timeout: Option<Duration>,
-    handler: Arc<H>,
-    connection: Socket<Active, A>,
+    handler: impl Future<Output = Result<(), E>>,
 ) -> Result<(), String>
 where
-    H: Fn(Socket<Active, A>) -> F,
-    F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
     let handling = async {
         match timeout {
-            None => Ok(handler(connection).await),
-            Some(time) => rt.timeout(time, handler(connection)).await.map_err(|_| time),
+            None => Ok(handler.await),
+            Some(time) => rt.timeout(time, handler).await.map_err(|_| time),
         }
     };
     match AssertUnwindSafe(handling).catch_unwind().await {

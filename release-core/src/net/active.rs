@@ -51,6 +51,12 @@ impl<A> Deref for Socket<Active, A> {
 }
 
 impl<A: Address> Socket<Active, A> {
+    /// A connection that another process has accepted.
+    #[cfg(feature = "http")]
+    pub(crate) fn accepted(stream: Stream) -> Self {
+        Self::in_state(Active(stream))
+    }
+
     /// Returns the address of the peer. Most clients of Unix sockets are [`Unix::Unnamed`].
     ///
     /// # Errors

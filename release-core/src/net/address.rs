@@ -148,7 +148,10 @@ impl fmt::Display for AnyAddress {
 /// # bound(&address)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait Address: Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::Kind {}
+pub trait Address:
+    Clone + fmt::Debug + fmt::Display + Send + Sync + 'static + kind::AddressKind
+{
+}
 
 impl Address for Unix {}
 impl Address for Inet {}
@@ -158,13 +161,15 @@ pub(super) mod kind {
 
     /// Seals `Address`, and converts between it and the system's form.
     #[allow(unnameable_types)]
-    pub trait Kind: Sized {
+    pub trait AddressKind: Sized {
         const NAME: &'static str;
         type System: SockaddrLike;
 
         fn family(&self) -> AddressFamily;
         fn to_system(&self) -> Result<Self::System, Error>;
         fn from_system(address: &Self::System) -> Option<Self>;
+        /// Returns the address of a sender without one, if there are such senders.
+        fn unnamed() -> Option<Self>;
         /// Applies the settings that every socket of this kind starts with.
         fn prepare(socket: &OwnedFd) -> nix::Result<()>;
         /// Runs `then` before another process can mistake the socket for a dead one.
@@ -176,7 +181,7 @@ pub(super) mod kind {
     }
 }
 
-impl kind::Kind for Inet {
+impl kind::AddressKind for Inet {
     const NAME: &'static str = "TCP";
     type System = SockaddrStorage;
 
@@ -191,6 +196,10 @@ impl kind::Kind for Inet {
     fn from_system(address: &SockaddrStorage) -> Option<Self> {
         let v4 = address.as_sockaddr_in().map(|v4| (*v4).into());
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| (*v6).into()))
+    }
+
+    fn unnamed() -> Option<Self> {
+        None
     }
 
     /// Without this, a restarted server has to wait a minute for its old connections.
@@ -208,7 +217,7 @@ impl kind::Kind for Inet {
     }
 }
 
-impl kind::Kind for Unix {
+impl kind::AddressKind for Unix {
     const NAME: &'static str = "Unix";
     type System = UnixAddr;
 
@@ -241,6 +250,10 @@ impl kind::Kind for Unix {
     fn from_system(address: &UnixAddr) -> Option<Self> {
         let named = address.path().map(Self::path);
         named.or_else(|| address.as_abstract().map(Self::abstract_name)).or(Some(Self::Unnamed))
+    }
+
+    fn unnamed() -> Option<Self> {
+        Some(Self::Unnamed)
     }
 
     /// On Linux the file gets the socket's mode at the time of the bind, less the umask: the file

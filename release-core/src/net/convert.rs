@@ -1,11 +1,11 @@
 //! Conversions of sockets to the types of the standard library and of the runtimes.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-use super::{Active, Inet, Passive, Socket, Unix};
+use super::{Active, Datagrams, Inet, Passive, Socket, Unix};
 
 impl<S: AsFd, A> Socket<S, A> {
     /// Returns the socket as a descriptor that no runtime watches, for code that watches it in another
@@ -38,11 +38,17 @@ impl<S: AsFd, A> Socket<S, A> {
 /// Implements a conversion by way of the descriptor.
 macro_rules! convert {
     ($($(#[$doc:meta])* $state:ty, $address:ty => $target:ty, $from:expr;)*) => {$(
+        convert_socket! { $(#[$doc])* Socket<$state, $address> => $target, $from; }
+    )*};
+}
+
+macro_rules! convert_socket {
+    ($($(#[$doc:meta])* $socket:ty => $target:ty, $from:expr;)*) => {$(
         $(#[$doc])*
-        impl TryFrom<Socket<$state, $address>> for $target {
+        impl TryFrom<$socket> for $target {
             type Error = io::Error;
 
-            fn try_from(socket: Socket<$state, $address>) -> io::Result<Self> {
+            fn try_from(socket: $socket) -> io::Result<Self> {
                 $from(socket.into_descriptor()?)
             }
         }
@@ -70,6 +76,44 @@ convert! {
     Active, Inet => TcpStream, |fd: OwnedFd| Ok(fd.into());
     /// The connection stays non-blocking.
     Active, Unix => UnixStream, |fd: OwnedFd| Ok(fd.into());
+}
+
+convert_socket! {
+    /// The socket stays non-blocking.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// use release_core::net::{Datagrams, Inet};
+    ///
+    /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let socket: std::net::UdpSocket = me.datagrams::<Inet>("dns")?.try_into()?;
+    ///     socket.set_nonblocking(false)?;
+    ///     Ok(())
+    /// }
+    /// # let _ = worker;
+    /// ```
+    Datagrams<Inet> => UdpSocket, |fd: OwnedFd| Ok(fd.into());
+    /// The socket stays non-blocking.
+    Datagrams<Unix> => UnixDatagram, |fd: OwnedFd| Ok(fd.into());
+}
+
+#[cfg(feature = "async-io")]
+convert_socket! {
+    Datagrams<Inet> => async_io::Async<UdpSocket>,
+        |fd: OwnedFd| Self::new_nonblocking(UdpSocket::from(fd));
+    Datagrams<Unix> => async_io::Async<UnixDatagram>,
+        |fd: OwnedFd| Self::new_nonblocking(UnixDatagram::from(fd));
+}
+
+#[cfg(feature = "async-net")]
+convert_socket! {
+    /// The type is `smol::net::UdpSocket`.
+    Datagrams<Inet> => async_net::UdpSocket, |fd: OwnedFd| UdpSocket::from(fd).try_into();
+    /// The type is `smol::net::unix::UnixDatagram`.
+    Datagrams<Unix> => async_net::unix::UnixDatagram,
+        |fd: OwnedFd| UnixDatagram::from(fd).try_into();
 }
 
 #[cfg(feature = "async-io")]
@@ -167,6 +211,33 @@ mod on_tokio {
         ///
         /// Returns an error outside tokio's context, where nothing could watch the connection.
         Active, Unix => tokio::net::UnixStream,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+    }
+
+    convert_socket! {
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the socket.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// # use release_core::Me;
+        /// use release_core::net::Inet;
+        ///
+        /// async fn worker(me: Me) -> Result<(), Box<dyn std::error::Error>> {
+        ///     let socket: tokio::net::UdpSocket = me.datagrams::<Inet>("dns")?.try_into()?;
+        ///     let (count, from) = socket.recv_from(&mut [0; 512]).await?;
+        ///     Ok(())
+        /// }
+        /// # let _ = worker;
+        /// ```
+        Datagrams<Inet> => tokio::net::UdpSocket,
+            |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
+        /// # Errors
+        ///
+        /// Returns an error outside tokio's context, where nothing could watch the socket.
+        Datagrams<Unix> => tokio::net::UnixDatagram,
             |fd: OwnedFd| in_context(fd, |fd| Self::from_std(fd.into()));
     }
 

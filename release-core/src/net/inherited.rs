@@ -3,8 +3,8 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
+use nix::sys::socket::{SockType, getsockopt};
 
 use crate::sys::fds::{copy_inherited, take_inherited};
 use crate::sys::spawn::FIRST_PASSED;
@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind};
 /// # Errors
 ///
 /// Returns [`ErrorKind::Usage`] if the variables contradict each other or if one of the descriptors
-/// is not a listening socket.
+/// is neither a listening socket nor one for datagrams.
 ///
 /// # Examples
 ///
@@ -83,12 +83,13 @@ fn passed() -> Result<Vec<(String, RawFd)>, Error> {
     Ok(numbered.collect())
 }
 
-/// Returns a duplicate of an inherited listening socket, given the number of its descriptor.
+/// Returns a duplicate of an inherited socket, given the number of its descriptor. The socket listens
+/// for connections, or is for datagrams.
 ///
 /// # Errors
 ///
 /// Returns [`ErrorKind::Usage`] if the number is 2 or less, or if the descriptor is not open or not
-/// a listening socket.
+/// such a socket.
 ///
 /// # Examples
 ///
@@ -105,6 +106,9 @@ pub fn inherited_socket(number: RawFd) -> Result<OwnedFd, Error> {
     }
     let copy = copy_inherited(number)
         .map_err(|error| refuse("was not passed to this process").caused_by(error))?;
+    if getsockopt(&copy, TypeOf).is_ok_and(|it| it == SockType::Datagram) {
+        return Ok(copy);
+    }
     match getsockopt(&copy, AcceptConn) {
         Ok(true) => Ok(copy),
         Ok(false) => Err(refuse("is a socket that does not listen")),

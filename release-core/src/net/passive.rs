@@ -203,7 +203,12 @@ impl<A: Address> Socket<Passive, A> {
 
     /// Accepts a connection that is already in the queue, without waiting for the runtime to know.
     pub(super) fn accept_queued(&self) -> Option<Socket<Active, A>> {
-        let socket = accept(&self.state.io.as_fd()).ok()?;
+        let is_other = |accepted: &io::Result<OwnedFd>| match accepted {
+            Ok(_) => true,
+            Err(error) => !is_of_the_connection(errno_of(error)),
+        };
+        let mut attempts = (0..FAILURES).map(|_| accept(&self.state.io.as_fd()));
+        let socket = attempts.find(is_other)?.ok()?;
         let stream = Stream::new(&self.state.rt, socket).ok()?;
         Some(Socket::in_state(Active(stream)))
     }
@@ -226,7 +231,7 @@ impl Passive {
                 }
                 Err(error) => error,
             };
-            match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            match errno_of(&error) {
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
                     self.wait(&error, "connections wait: they cannot be accepted now").await;
                 }
@@ -253,6 +258,10 @@ impl Passive {
             log_warning!(%error, unsaid, "{what}");
         }
     }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
 /// Returns whether an error of accept(2) concerns a connection that failed while it was queued.

@@ -149,8 +149,13 @@ impl<A: Address> Socket<Unconnected, A> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unconnected(address: &A) -> Result<Self, Error> {
+        Self::of_type(address, SockType::Stream)
+    }
+
+    /// Creates a socket of another type.
+    pub(crate) fn of_type(address: &A, kind: SockType) -> Result<Self, Error> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let made = socket(address.family(), SockType::Stream, flags, None)
+        let made = socket(address.family(), kind, flags, None)
             .and_then(|socket| A::prepare(&socket).map(|()| socket));
         let socket = made
             .map_err(|errno| Error::system(format!("cannot make a socket for {address}"), errno))?;
@@ -237,6 +242,12 @@ impl<A: Address> Socket<Unconnected, A> {
     /// path may mistake the socket for a dead one.
     pub(crate) fn bind_listening(self, address: &A, backlog: u32) -> Result<OwnedFd, Error> {
         address.bind(&self.state.0, || begin_to_listen(&self.state.0, backlog))?;
+        Ok(self.state.0)
+    }
+
+    /// Binds a socket for datagrams, which does not listen.
+    pub(crate) fn bind_only(self, address: &A) -> Result<OwnedFd, Error> {
+        address.bind(&self.state.0, || Ok(()))?;
         Ok(self.state.0)
     }
 

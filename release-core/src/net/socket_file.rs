@@ -14,8 +14,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
-use serde::{Deserialize, Serialize};
 
+use crate::kept;
 use crate::sys::fds::try_lock;
 use crate::{Error, ErrorKind};
 
@@ -140,7 +140,7 @@ fn is_answered(address: &UnixAddr) -> bool {
 }
 
 /// The identity of the file at a path at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
     device: u64,
     inode: u64,
@@ -157,6 +157,18 @@ impl FileIdentity {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (device, inode) = text.split_once('-')?;
         Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+    }
+}
+
+impl From<FileIdentity> for kept::FileIdentity {
+    fn from(FileIdentity { device, inode }: FileIdentity) -> Self {
+        Self { device, inode }
+    }
+}
+
+impl From<kept::FileIdentity> for FileIdentity {
+    fn from(kept::FileIdentity { device, inode }: kept::FileIdentity) -> Self {
+        Self { device, inode }
     }
 }
 

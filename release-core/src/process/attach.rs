@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::connections::Connections;
+use super::services::GroupServices;
 use super::worker_info::WorkerInfo;
 use crate::Error;
 use crate::ipc::Peer;
@@ -16,12 +17,14 @@ use crate::rt::{Rt, Task};
 use crate::worker_types::Hung;
 
 mod calls;
+mod leftover;
 mod plain;
 #[cfg(test)]
 mod tests;
 
 pub use calls::Decision;
 pub(crate) use calls::{Calls, Rules};
+pub(crate) use leftover::serve_leftover;
 pub(crate) use plain::Plain;
 
 /// Reports events to the supervisor.
@@ -39,7 +42,7 @@ pub(crate) enum WorkerEvent {
     /// The worker needs this much more time to start or to stop.
     Extend(Duration),
     /// The worker stops on its own.
-    Stops,
+    Stopping,
     /// The status of the worker, in one line.
     Status(String),
     /// The worker closed this. It may be about to exit; otherwise it cannot be used any more.
@@ -61,6 +64,7 @@ pub(crate) struct NewConnection {
     pub(crate) socket: OwnedFd,
     pub(crate) hello: Hello,
     pub(crate) limits: Limits,
+    pub(crate) services: GroupServices,
 }
 
 /// Serves the connections of a group's workers, independently of the types of their messages.
@@ -82,6 +86,7 @@ pub(crate) trait Attach: Send + Sync {
         &self,
         worker: WorkerInfo,
         frozen: Frozen,
+        services: GroupServices,
         notify: Notify,
     ) -> Result<Attached, Error>;
 
@@ -107,19 +112,19 @@ fn thaw(rt: &Rt, frozen: Frozen, mode: Mode) -> Result<Arc<Link>, Error> {
 }
 
 /// Removes a worker from the list when it is no longer served, for any reason.
-struct Registration<W, C> {
+struct Registration<W, C: Clone> {
     connections: Connections<W, C>,
     worker: WorkerInfo,
 }
 
-impl<W, C> Registration<W, C> {
+impl<W, C: Clone> Registration<W, C> {
     fn new(connections: &Connections<W, C>, worker: WorkerInfo, peer: Peer<W, C>) -> Self {
         connections.add(worker.clone(), peer);
         Self { connections: connections.clone(), worker }
     }
 }
 
-impl<W, C> Drop for Registration<W, C> {
+impl<W, C: Clone> Drop for Registration<W, C> {
     fn drop(&mut self) {
         self.connections.remove(&self.worker);
     }

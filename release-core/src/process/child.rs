@@ -17,8 +17,8 @@ use crate::sys::process::has_living_group;
 use crate::sys::spawn::{ASKS, GOES_ON, REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
 
-/// How long a new process may take from its fork to its program.
-const EXEC_TIME: Duration = Duration::from_secs(5);
+/// How long a new process may take from its fork to its program: seconds, on a machine that is overloaded.
+const EXEC_TIME: Duration = Duration::from_secs(20);
 
 const READING: &str = "reading the new process's report";
 
@@ -34,11 +34,11 @@ pub(crate) struct Child {
     pid: Claimed,
     io: Io,
     rt: Rt,
-    state: Mutex<State>,
+    state: Mutex<ChildState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ChildState {
     /// Signal that told it to end. The processes that it leaves behind get the same signal.
     told: Option<Signal>,
     /// Exit status, once it was reaped.
@@ -47,12 +47,12 @@ struct State {
 
 /// A child that is killed when this is dropped, and then waited for.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct KillOnDrop {
     child: Arc<Child>,
     is_bound: bool,
 }
 
-impl Bound {
+impl KillOnDrop {
     pub(crate) fn child(&self) -> &Child {
         &self.child
     }
@@ -64,7 +64,7 @@ impl Bound {
     }
 }
 
-impl Drop for Bound {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if self.is_bound {
             let _ = self.child.signal(Signal::SIGKILL);
@@ -81,7 +81,7 @@ impl Drop for Bound {
 /// Number of processes that must end before this one does.
 static MISSED: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts one of these processes while it exists.
+/// Counts a process while it exists.
 #[derive(Debug)]
 pub(crate) struct Missed(());
 
@@ -110,8 +110,11 @@ impl Drop for Missed {
 
 impl Child {
     /// Waits until a new process runs its program. A process that cannot is killed and reaped.
-    pub(crate) async fn launched(rt: &Rt, started: spawn::Child) -> Result<Bound, SpawnError> {
-        let spawn::Child { pid, pidfd, report } = started;
+    pub(crate) async fn launched(
+        rt: &Rt,
+        started: spawn::SpawnedChild,
+    ) -> Result<KillOnDrop, SpawnError> {
+        let spawn::SpawnedChild { pid, pidfd, report } = started;
         let reserve = pidfd.try_clone();
         let child = match rt.register(pidfd) {
             Ok(io) => Self { pid, io, rt: rt.clone(), state: Mutex::default() },
@@ -125,7 +128,7 @@ impl Child {
         };
         drop(reserve);
         // Kills the process if this future is dropped.
-        let bound = Bound { child: Arc::new(child), is_bound: true };
+        let bound = KillOnDrop { child: Arc::new(child), is_bound: true };
         let Err(failure) = bound.child.runs_its_program(report).await else { return Ok(bound) };
         let _ = bound.child.signal(Signal::SIGKILL);
         let _ = bound.child.exit().await;
@@ -148,7 +151,7 @@ impl Child {
         self.pid.pid()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ChildState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,7 +198,7 @@ impl Child {
                     // Again: a process that was just starting another one may have been missed.
                     let _ = self.signal_group(Some(Signal::SIGKILL));
                     if now.saturating_duration_since(*killed_at.get_or_insert(now)) > DEATH_TIME {
-                        log_error!(pid, "cannot end all that a worker has left behind");
+                        log_error!(pid, "cannot end all that it has left behind");
                         return;
                     }
                 }
@@ -227,11 +230,13 @@ impl Child {
         pidfd::signal_group(&self.io.as_fd(), self.pid(), signal)
     }
 
-    /// Kills the rest of the group if the process has ended.
-    pub(crate) fn cut_short(&self) {
-        if self.state().exit.is_some() {
+    /// Kills the rest of the group if the process has ended, and returns its exit status then.
+    pub(crate) fn cut_short(&self) -> Option<ExitStatus> {
+        let exit = self.state().exit;
+        if exit.is_some() {
             let _ = self.signal_group(Some(Signal::SIGKILL));
         }
+        exit
     }
 
     /// Checks that this process may end the child, as far as the kernel can tell. A child that has
@@ -252,6 +257,11 @@ impl Child {
             true => self.signal_group(Some(signal)),
             false => pidfd::send_signal(&self.io.as_fd(), signal),
         })
+    }
+
+    /// Sends a signal that does not end the process, to it alone.
+    pub(crate) fn notify(&self, signal: Signal) -> io::Result<()> {
+        is_gone_or(pidfd::send_signal(&self.io.as_fd(), signal))
     }
 
     /// Lets the new process run its program after a check that it can be ended.

@@ -1,10 +1,11 @@
 //! Connections of the running workers, for requests and broadcasts of the master.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::worker_info::WorkerInfo;
-use crate::ipc::{Codec, Peer, Postcard, Request};
+use crate::ipc::{Codec, OneOf, Peer, Postcard, Request};
 
 /// The running processes of a group's workers, each with its connection; see
 /// [`Workers::connections`](crate::Workers::connections).
@@ -28,7 +29,8 @@ pub struct Connections<W, C = Postcard> {
     members: Arc<Mutex<Members<W, C>>>,
 }
 
-type Members<W, C> = Vec<(WorkerInfo, Peer<W, C>)>;
+/// A broadcast reads the list while others change it, and copies none of it.
+type Members<W, C> = Arc<Vec<(WorkerInfo, Peer<W, C>)>>;
 
 impl<W, C> Clone for Connections<W, C> {
     fn clone(&self) -> Self {
@@ -70,7 +72,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
     /// ```
     #[must_use]
     pub fn list(&self) -> Vec<(WorkerInfo, Peer<W, C>)> {
-        self.lock().clone()
+        self.lock().to_vec()
     }
 
     /// Sends a message without an answer to every process. Returns the number of processes that it
@@ -90,9 +92,16 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Connections<W, C> {
     /// }
     /// # announce(&Connections::default());
     /// ```
-    pub fn broadcast(&self, message: &W) -> usize {
-        let sent = self.list().into_iter().filter(|(worker, peer)| {
-            let sent = peer.notify(message);
+    pub fn broadcast(&self, message: impl OneOf<W>) -> usize {
+        let message = message.into_all();
+        let message: &W = message.borrow();
+        let mut encoded = None;
+        let members = Arc::clone(&self.lock());
+        let sent = members.iter().filter(|(worker, peer)| {
+            let sent = match encoded.get_or_insert_with(|| peer.encoded(message)) {
+                Some(encoded) => peer.notify_encoded(encoded),
+                None => peer.notify(message),
+            };
             if let Err(error) = &sent {
                 let reason = crate::error::chain(error);
                 log_warning!(worker = worker.id, pid = worker.pid, reason, "not told a broadcast");
@@ -113,19 +122,21 @@ impl<W, C: Clone> Connections<W, C> {
     }
 }
 
-impl<W, C> Connections<W, C> {
+impl<W, C: Clone> Connections<W, C> {
     pub(crate) fn add(&self, worker: WorkerInfo, peer: Peer<W, C>) {
-        self.lock().push((worker, peer));
+        Arc::make_mut(&mut self.lock()).push((worker, peer));
     }
 
     pub(crate) fn remove(&self, worker: &WorkerInfo) {
         let mut members = self.lock();
         // Removes only one: the pid of a process that has ended may already belong to a new one.
         if let Some(index) = members.iter().position(|(member, _)| member == worker) {
-            members.remove(index);
+            Arc::make_mut(&mut members).remove(index);
         }
     }
+}
 
+impl<W, C> Connections<W, C> {
     fn lock(&self) -> MutexGuard<'_, Members<W, C>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use crate::sys::creds::Credentials;
+use crate::sys::creds::ProcessCredentials;
 use crate::{Error, ErrorKind};
 
 /// The variables of the master that a worker inherits, and the variables that are set for it; see
@@ -118,9 +118,9 @@ impl Environment {
     pub(crate) fn block(
         &self,
         is_private: impl Fn(&OsStr) -> bool,
-        account: Option<&Credentials>,
+        account: Option<&ProcessCredentials>,
     ) -> Result<Vec<CString>, Error> {
-        let own = account.map(Credentials::variables).into_iter().flatten();
+        let own = account.map(ProcessCredentials::variables).into_iter().flatten();
         let own = own.filter(|(name, _)| self.keeps(name.as_ref()));
         let own: Vec<_> =
             own.filter(|(name, _)| !self.set.contains_key(OsStr::new(name))).collect();

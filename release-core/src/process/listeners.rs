@@ -4,23 +4,27 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use serde::{Deserialize, Serialize};
-
 use crate::Error;
 use crate::ipc::Descriptor;
-use crate::net::{AnyAddress, FileIdentity, Inet, ListenOn, Unix};
+use crate::kept;
+use crate::net::{AnyAddress, FileIdentity, IN_USE_AT, Inet, ListenOn, Traffic, Unix};
 use crate::sys::fds::{duplicate_from, set_blocking, set_cloexec, set_nonblocking};
-use crate::sys::socket::is_listening;
+use crate::sys::socket::{accept_queue, is_listening};
 use crate::worker_types::{State, WorkerId};
 
+mod flows;
+mod ids;
 mod open;
 mod shared;
+mod slots;
 mod steered;
 pub(crate) mod stored;
 mod watch;
 
+use flows::FlowTable;
 use open::{BACKLOG, ReusePortAddress, SHUT_DOWN, SocketFile, listen_again};
 use shared::{GivenSocket, OpenSocket, SharedSocket};
+use slots::SlotSettings;
 pub(crate) use steered::Steered;
 use steered::{Owner, SteeredSocket};
 pub(crate) use watch::Watch;
@@ -37,17 +41,7 @@ pub(crate) struct Listener {
 }
 
 /// A socket for the next version of the program.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct KeptListener {
-    /// Group, name and address. The next version gets the socket if it requests the same.
-    key: [String; 3],
-    /// The worker that has the socket for itself, and the port shared with other workers.
-    worker: Option<(u32, u16)>,
-    /// The process that has the socket for itself, if each process has one.
-    process: Option<i32>,
-    socket: Descriptor,
-    file: Option<FileIdentity>,
-}
+pub(crate) type KeptListener = kept::Listener<Descriptor>;
 
 /// The worker id stored for the socket through which the master steers.
 const MASTER: u32 = u32::MAX;
@@ -70,12 +64,23 @@ impl Listener {
         Self::new(name, String::new(), Sockets::Given(GivenSocket::new(socket)))
     }
 
+    /// Passes any descriptor on as it is.
+    pub(crate) fn inherited(name: String, descriptor: OwnedFd) -> Self {
+        Self::new(name, String::new(), Sockets::Given(GivenSocket::untouched(descriptor)))
+    }
+
     pub(crate) fn on(name: String, listen: ListenOn) -> Self {
         let requested = listen.to_string();
         let sockets = match listen.shared_port() {
             Some((address, only_v6)) => {
                 let common = ReusePortAddress { address, only_v6 };
-                Sockets::Each { common, opened: BTreeMap::new() }
+                match listen.datagrams() {
+                    Some(settings) => Sockets::Steered(Steered::for_datagrams(
+                        common,
+                        SlotSettings::new(settings),
+                    )),
+                    None => Sockets::Each { common, opened: BTreeMap::new() },
+                }
             }
             None => Sockets::Shared(SharedSocket::new(listen)),
         };
@@ -87,14 +92,21 @@ impl Listener {
     }
 
     /// Makes the listener independent of changes at daemonization. For a command, a socket for each
-    /// worker becomes a socket for each process.
-    pub(crate) fn settle(&mut self, is_blocking: bool, is_command: bool) -> Result<(), Error> {
+    /// worker becomes a socket for each process. `size` is the number of workers at the start.
+    pub(crate) fn settle(
+        &mut self,
+        is_blocking: bool,
+        is_command: bool,
+        size: u32,
+    ) -> Result<(), Error> {
         self.is_blocking = is_blocking;
         match &mut self.sockets {
-            Sockets::Given(GivenSocket { socket, .. }) => set_cloexec(socket)
-                .and_then(
-                    |()| if is_blocking { set_blocking(socket) } else { set_nonblocking(socket) },
-                )
+            Sockets::Given(GivenSocket { socket, is_untouched, .. }) => set_cloexec(socket)
+                .and_then(|()| match (*is_untouched, is_blocking) {
+                    (true, _) => Ok(()),
+                    (false, true) => set_blocking(socket),
+                    (false, false) => set_nonblocking(socket),
+                })
                 .map_err(|error| Error::system(format!("listener `{}`", self.name), error)),
             Sockets::Shared(SharedSocket { address, .. }) => {
                 if let AnyAddress::Unix(Unix::Path(path)) = &mut address.address {
@@ -117,7 +129,20 @@ impl Listener {
                 }
                 Ok(())
             }
-            Sockets::Steered(_) => Ok(()),
+            Sockets::Steered(steered) => {
+                steered.slots.iter_mut().for_each(|slots| slots.set_workers(size));
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns whether its sockets must be watched for a shutdown.
+    pub(crate) fn is_watched(&self) -> bool {
+        match &self.sockets {
+            Sockets::Given(given) => given.listens,
+            Sockets::Shared(shared) => shared.address.traffic != Traffic::Datagrams,
+            Sockets::Each { .. } => true,
+            Sockets::Steered(steered) => steered.slots.is_none(),
         }
     }
 
@@ -160,6 +185,26 @@ impl Listener {
         }
     }
 
+    /// Returns the descriptors for the process of a worker whose socket was just requested, in the order
+    /// of their [names](Self::names).
+    pub(crate) fn for_process(&self, id: WorkerId) -> Vec<BorrowedFd<'_>> {
+        match &self.sockets {
+            Sockets::Each { opened, .. } => opened.get(&id).map(AsFd::as_fd).into_iter().collect(),
+            Sockets::Steered(steered) => steered.given(id),
+            Sockets::Given(_) | Sockets::Shared(_) => self.all(),
+        }
+    }
+
+    /// Returns the names of the descriptors that each process gets.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let slots = match &self.sockets {
+            Sockets::Steered(steered) => steered.slots,
+            _ => None,
+        };
+        let companion = slots.and_then(|slots| slots.companion(&self.name));
+        [self.name.clone()].into_iter().chain(companion).collect()
+    }
+
     /// Makes all sockets listen again that were shut down: first those in `shut`, in this order,
     /// then the others.
     pub(crate) fn look(&mut self, group: &str, shut: &[RawFd]) -> Result<(), Error> {
@@ -195,6 +240,14 @@ impl Listener {
         }
     }
 
+    /// Returns the number of connections that wait in its TCP sockets, and the maximum, if there are any.
+    pub(crate) fn queue(&self) -> Option<(u32, u32)> {
+        let sockets = self.all().into_iter().filter_map(|socket| accept_queue(&socket));
+        sockets.reduce(|(waiting, limit), (more, further)| {
+            (waiting.saturating_add(more), limit.saturating_add(further))
+        })
+    }
+
     /// Returns the key by which the next version recognizes the listener. A socket opened by the
     /// program has none.
     pub(crate) fn key(&self, group: &str) -> Option<[String; 3]> {
@@ -209,11 +262,19 @@ impl Listener {
 
     /// Returns the open sockets, except for those opened by the program.
     pub(crate) fn opened(&self, group: &str) -> Result<Vec<KeptListener>, Error> {
-        let keep = |socket: &OwnedFd, worker, file| {
+        let keep = |socket: &OwnedFd, worker, file: Option<FileIdentity>| {
+            let file = file.map(Into::into);
             let socket = duplicate_from(socket.as_fd(), 3)
                 .map_err(|error| Error::system("cannot duplicate a listener", error))?;
             let key = [group.to_owned(), self.name.clone(), self.requested.clone()];
-            Ok(KeptListener { key, worker, process: None, socket: socket.into(), file })
+            Ok(KeptListener {
+                key,
+                worker,
+                process: None,
+                socket: socket.into(),
+                file,
+                secret: None,
+            })
         };
         match &self.sockets {
             Sockets::Given(_) => Ok(Vec::new()),
@@ -225,14 +286,26 @@ impl Listener {
                 let port = common.address.port();
                 opened.iter().map(|(id, socket)| keep(socket, Some((id.0, port)), None)).collect()
             }
-            Sockets::Steered(Steered { common, sockets, .. }) => {
+            Sockets::Steered(Steered { common, sockets, ids, flows, .. }) => {
                 let port = common.address.port();
+                let secret = ids.as_ref().map(|ids| ids.secret.bytes());
+                let key = flows.as_ref().map(|flows| flows.key().to_vec());
+                let secret = secret.or(key);
                 let kept = sockets.iter().map(|entry| {
                     let worker = if entry.owner == Owner::Master { MASTER } else { entry.worker.0 };
                     let kept = keep(&entry.socket, Some((worker, port)), None)?;
-                    Ok(KeptListener { process: entry.process(), ..kept })
+                    let secret = secret.clone().filter(|_| entry.owner == Owner::Master);
+                    Ok(KeptListener { process: entry.process(), secret, ..kept })
                 });
-                kept.collect()
+                let files = flows.iter().flat_map(FlowTable::files).map(|(slot, file)| {
+                    let file = file.try_clone().map(OwnedFd::from);
+                    let file = file.map_err(|error| Error::system("cannot keep flows", error))?;
+                    let slot = u32::try_from(slot).unwrap_or(MASTER);
+                    let mut kept = keep(&file, Some((slot, port)), None)?;
+                    kept.key[1] = flows_of(&self.name);
+                    Ok(kept)
+                });
+                kept.chain(files).collect()
             }
         }
     }
@@ -241,15 +314,25 @@ impl Listener {
     /// With `any`, the address may differ: the program is that version, and its configuration has
     /// changed since.
     pub(crate) fn adopt(&mut self, group: &str, kept: &mut Vec<KeptListener>, any: bool) {
-        if let Some(moved) = kept.iter().find(|one| any && one.is_of(group, &self.name)) {
+        let is_moved = |one: &&KeptListener| {
+            any && one.is_of(group, &self.name) && scheme(&one.key[2]) == scheme(&self.requested)
+        };
+        if let Some(moved) = kept.iter().find(is_moved) {
             self.move_to(&moved.key[2].clone());
         }
         let requested = self.requested.clone();
         let name = &self.name;
+        let files = flows_of(name);
+        let is_file = |one: &mut KeptListener| one.is_of(group, &files) && one.key[2] == requested;
+        let files: Vec<_> = kept.extract_if(.., is_file).collect();
         let is_own = |one: &mut KeptListener| one.is_of(group, name) && one.key[2] == requested;
-        for KeptListener { worker, process, socket, file, .. } in kept.extract_if(.., is_own) {
+        for KeptListener { worker, process, socket, file, secret, .. } in
+            kept.extract_if(.., is_own)
+        {
             match (&mut self.sockets, worker) {
-                (Sockets::Shared(shared), None) => shared.adopt(socket.into(), file),
+                (Sockets::Shared(shared), None) => {
+                    shared.adopt(socket.into(), file.map(Into::into))
+                }
                 (Sockets::Each { common, opened }, Some((id, port))) => {
                     common.address.set_port(port);
                     opened.insert(WorkerId(id), socket.into());
@@ -262,6 +345,7 @@ impl Listener {
                         None => Owner::Worker,
                     };
                     steered.common.address.set_port(port);
+                    steered.adopt_secret(secret.as_deref());
                     steered.sockets.push(SteeredSocket {
                         socket: socket.into(),
                         worker: WorkerId(id),
@@ -269,6 +353,13 @@ impl Listener {
                     });
                 }
                 _ => {}
+            }
+        }
+        if let Sockets::Steered(Steered { flows: Some(flows), .. }) = &mut self.sockets {
+            for KeptListener { worker, socket, .. } in files {
+                if let Some(slot) = worker.and_then(|(slot, _)| usize::try_from(slot).ok()) {
+                    flows.adopt(slot, socket.into());
+                }
             }
         }
     }
@@ -281,7 +372,8 @@ impl Listener {
         let (listener, address) = (&self.name, requested);
         log_warning!(listener, address, wanted = self.requested, "it stays where it was");
         requested.clone_into(&mut self.requested);
-        let bare = requested.trim_end_matches(" steered").trim_end_matches("?each");
+        let bare = bare_address(requested);
+        let bare = bare.trim_end_matches(" steered").trim_end_matches("?each");
         match (&mut self.sockets, bare.parse::<std::net::SocketAddr>()) {
             (Sockets::Shared(SharedSocket { address, .. }), Ok(inet)) => {
                 address.address = inet.into()
@@ -319,6 +411,14 @@ impl Listener {
         }
     }
 
+    /// Returns whether a process has its datagrams joined, which its connections do not bear.
+    pub(crate) fn joins_datagrams(&self, id: WorkerId, pid: i32) -> bool {
+        match &self.sockets {
+            Sockets::Steered(steered) => steered.joins_datagrams(id, pid),
+            _ => false,
+        }
+    }
+
     /// Returns the steered sockets, if the listener has such.
     pub(crate) fn steered(&mut self) -> Option<&mut Steered> {
         match &mut self.sockets {
@@ -326,6 +426,20 @@ impl Listener {
             _ => None,
         }
     }
+}
+
+/// Returns the name under which an upgrade keeps the flows of a listener.
+fn flows_of(listener: &str) -> String {
+    format!("{listener}.flows")
+}
+
+/// Returns the kind of socket in the text of an address; streams have none.
+fn scheme(requested: &str) -> &str {
+    requested.split_once("://").map_or("", |(scheme, _)| scheme)
+}
+
+fn bare_address(requested: &str) -> &str {
+    requested.split_once("://").map_or(requested, |(_, address)| address)
 }
 
 /// Makes a TCP socket listen again if it was shut down.
@@ -344,11 +458,22 @@ impl KeptListener {
     }
 
     /// Closes a socket that no listener requests any more.
-    pub(crate) fn give_up(self) {
+    ///
+    /// Returns the socket if it must stay open for a while: the numbers of slots must not change while old
+    /// processes have some of them, and closing one moves another to its place.
+    pub(crate) fn give_up(self) -> Option<Descriptor> {
         let [group, listener, address] = &self.key;
         tracing::info!(group, listener, address, "not listening any more");
-        if let Some(file) = self.file {
-            drop(SocketFile { path: address.into(), file, stays: false });
+        if self.worker.is_some() && listener.ends_with(".flows") {
+            // Nobody else tells its process that no new senders come.
+            let place = i64::try_from(IN_USE_AT).unwrap_or_default();
+            let _ = nix::sys::uio::pwrite(&self.socket, &[0], place);
         }
+        if let Some(file) = self.file {
+            let path = bare_address(address).into();
+            drop(SocketFile { path, file: file.into(), stays: false });
+        }
+        let is_slot = self.worker.is_some() && address.starts_with("udp");
+        is_slot.then_some(self.socket)
     }
 }

@@ -5,9 +5,9 @@ use std::ffi::{CString, OsString};
 
 use nix::sched::CpuSet;
 use nix::sys::resource::Resource as KernelResource;
-use serde::{Deserialize, Serialize};
 
 use super::environment::entry;
+use crate::kept;
 use crate::path::c_string;
 use crate::sys::resources::{Limit, OPEN_FILES, Resources, processors_online};
 use crate::{Error, ErrorKind};
@@ -40,34 +40,65 @@ use crate::{Error, ErrorKind};
 ///     .limit(Resource::CoreSize, 0, 0);
 /// # let _ = options;
 /// ```
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 #[doc(alias = "rtsOptions")]
 pub struct WorkerOptions {
     arguments: Vec<OsString>,
-    #[serde(with = "pairs")]
     variables: BTreeMap<OsString, OsString>,
     processors: Option<Vec<u32>>,
     nice: Option<i32>,
     limits: BTreeMap<Resource, (u64, u64)>,
 }
 
-/// Serializes a map as pairs: JSON requires text as keys, and names of variables need not be text.
-mod pairs {
-    use super::{BTreeMap, OsString};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(
-        map: &BTreeMap<OsString, OsString>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
+impl From<WorkerOptions> for kept::Options {
+    fn from(options: WorkerOptions) -> Self {
+        let WorkerOptions { arguments, variables, processors, nice, limits } = options;
+        let limits = limits.into_iter().map(|(resource, limit)| (resource.into(), limit));
+        Self {
+            arguments,
+            variables: variables.into_iter().collect(),
+            processors,
+            nice,
+            limits: limits.collect(),
+        }
     }
+}
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
-        Vec::deserialize(deserializer).map(BTreeMap::from_iter)
+impl From<kept::Options> for WorkerOptions {
+    fn from(kept: kept::Options) -> Self {
+        let kept::Options { arguments, variables, processors, nice, limits } = kept;
+        let limits = limits.into_iter().map(|(resource, limit)| (resource.into(), limit));
+        Self {
+            arguments,
+            variables: variables.into_iter().collect(),
+            processors,
+            nice,
+            limits: limits.collect(),
+        }
+    }
+}
+
+impl From<Resource> for kept::Resource {
+    fn from(resource: Resource) -> Self {
+        match resource {
+            Resource::OpenFiles => Self::OpenFiles,
+            Resource::CoreSize => Self::CoreSize,
+            Resource::AddressSpace => Self::AddressSpace,
+            Resource::Processes => Self::Processes,
+            Resource::FileSize => Self::FileSize,
+        }
+    }
+}
+
+impl From<kept::Resource> for Resource {
+    fn from(kept: kept::Resource) -> Self {
+        match kept {
+            kept::Resource::OpenFiles => Self::OpenFiles,
+            kept::Resource::CoreSize => Self::CoreSize,
+            kept::Resource::AddressSpace => Self::AddressSpace,
+            kept::Resource::Processes => Self::Processes,
+            kept::Resource::FileSize => Self::FileSize,
+        }
     }
 }
 
@@ -84,7 +115,7 @@ mod pairs {
 ///     .limit(Resource::OpenFiles, 4096, 4096);
 /// # let _ = options;
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Resource {
     /// The number of open descriptors of a process; more precisely, an upper bound of their

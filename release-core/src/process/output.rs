@@ -7,16 +7,16 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
-use serde::{Deserialize, Serialize};
-
 use super::worker_info::WorkerInfo;
 use crate::Error;
 use crate::ipc::Descriptor;
+use crate::kept;
 use crate::rt::Rt;
 use crate::sys::fds::duplicate_from;
 
 mod capture;
 mod format;
+mod last_lines;
 mod pipe;
 mod writer;
 
@@ -68,12 +68,16 @@ struct Forwarder {
 }
 
 /// An output for the next version of the program: the pipes, and the unfinished lines.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct KeptOutput([(Option<Descriptor>, Vec<u8>); 2]);
+pub(crate) type KeptOutput = kept::Output<Descriptor>;
 
 impl KeptOutput {
     pub(crate) fn thaw(self, rt: &Rt, worker: WorkerInfo, capture: &Capture) -> io::Result<Output> {
-        Output::new(rt, worker, capture, self.0.map(|(end, line)| (end.map(Into::into), line)))
+        Output::new(
+            rt,
+            worker,
+            capture,
+            self.0.map(|kept::Pipe(end, line)| (end.map(Into::into), line)),
+        )
     }
 }
 
@@ -101,10 +105,15 @@ impl Output {
         let keep = |pipe: &Pipe| {
             let end = pipe.io().map(|io| duplicate_from(io.as_fd(), 3)).transpose();
             let end = end.map_err(|error| Error::system("cannot duplicate a pipe", error))?;
-            Ok::<_, Error>((end.map(Into::into), pipe.begun().to_vec()))
+            Ok::<_, Error>(kept::Pipe(end.map(Into::into), pipe.begun().to_vec()))
         };
         let Forwarder { pipes: [out, error], .. } = &*self.forwarder();
-        Ok(KeptOutput([keep(out)?, keep(error)?]))
+        Ok(kept::Output([keep(out)?, keep(error)?]))
+    }
+
+    /// Returns the last lines of both streams, the oldest first, without control characters.
+    pub(crate) fn last_lines(&self) -> Vec<String> {
+        self.forwarder().writer.last_lines()
     }
 
     fn forwarder(&self) -> MutexGuard<'_, Forwarder> {

@@ -76,7 +76,7 @@ impl Privileges {
             check_root(directory)?;
             enter_root(directory).map_err(failed)?;
         }
-        credentials.assume().map_err(failed)
+        credentials.assume(0).map_err(failed)
     }
 
     /// Checks the settings of a process that is not root: it already has the right user, but cannot

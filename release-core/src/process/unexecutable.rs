@@ -6,12 +6,65 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::sys::confinement::Confinement;
+use crate::sys::spawn::{Command, SpawnError};
+use crate::{Error, ErrorKind};
+
 /// Number of bytes of a file that the kernel examines.
 const HEAD: u64 = 256;
+
+/// Returns a function that explains why the process of a command could not be started.
+///
+/// The master does not read the files of another account: they may be on a file system that never
+/// answers.
+pub(crate) fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
+    let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
+    let account = command.identity.account().map(str::to_owned);
+    let directory = command.directory.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let required = command.confinement.as_ref().map(required_paths);
+    move |error| {
+        if let (Some(directory), true) = (&directory, error.is_of_directory()) {
+            let message = format!("cannot use {directory} as working directory");
+            return Error::new(ErrorKind::Worker, message).caused_by(error);
+        }
+        if let (Some(paths), true) = (&required, error.is_of_sandbox()) {
+            let message = format!("cannot use one of the paths of its sandbox ({paths})");
+            return Error::new(ErrorKind::Worker, message).caused_by(error);
+        }
+        let why = match (&account, error.refusal()) {
+            (_, Some(Errno::EACCES)) if required.is_some() => {
+                let why = why_not(&program, Errno::EACCES).filter(|_| account.is_none());
+                Some(why.unwrap_or_else(|| {
+                    "its sandbox allows no other program: an interpreter that its first line names \
+                     has to be named by `execute` (`--execute`), too; or its user may not execute it"
+                        .to_owned()
+                }))
+            }
+            (None, Some(errno)) => why_not(&program, errno),
+            (Some(name), Some(Errno::EACCES)) => {
+                Some(format!("user `{name}` may not execute it, or not reach it"))
+            }
+            (Some(_), Some(Errno::ENOENT)) => {
+                Some("it does not exist, or the interpreter that its first line names".to_owned())
+            }
+            _ => None,
+        };
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        Error::new(ErrorKind::Worker, format!("cannot start {}{why}", program.display()))
+            .caused_by(error)
+    }
+}
+
+/// Lists the paths that must exist for a sandbox.
+fn required_paths(confinement: &Confinement) -> String {
+    let rules = confinement.rules.iter().flat_map(|rules| &rules.paths);
+    let required = rules.filter(|rule| !rule.is_optional);
+    required.map(|rule| rule.path.to_string_lossy()).collect::<Vec<_>>().join(", ")
+}
 
 /// Returns the fault of the file that explains this `errno` of execve(2), if one is visible.
 pub(crate) fn why_not(program: &Path, errno: Errno) -> Option<String> {

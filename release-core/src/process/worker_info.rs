@@ -1,11 +1,11 @@
-//! The master's view of a worker's process.
+//! A worker's process, as others see it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::rt::Rt;
 
-/// A running process of a worker, as seen by its master.
+/// A running process of a worker, as seen by its master, or by a worker that it calls.
 ///
 /// The master passes it to handlers, contexts and hooks.
 ///
@@ -36,8 +36,9 @@ pub struct WorkerInfo {
 }
 
 impl WorkerInfo {
-    /// Returns the runtime of the master, for tasks, timers, and blocking functions
-    /// ([`Rt::unblock`]).
+    /// Returns the runtime of this process, for tasks, timers, and blocking functions
+    /// ([`Rt::unblock`]): the master's, or in [`Me::answer_channels`](crate::Me::answer_channels) that of
+    /// the worker that is called.
     ///
     /// # Examples
     ///

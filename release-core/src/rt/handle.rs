@@ -1,18 +1,20 @@
 //! `Rt`, the handle used by the rest of the library, and `run`.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 
-use super::blocking::as_executor;
+use super::blocking::{FutureWakes, as_executor};
+use super::local_tasks::WithLocalTasks;
 use super::{Driver, Io, Runtime, Task};
 use crate::guard::Guard;
 use crate::{Error, ErrorKind};
@@ -87,6 +89,24 @@ impl Rt {
         Self(Arc::new(runtime))
     }
 
+    /// Returns the implementation, for a runtime that wraps it: see the second example of [`Driver`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let runtime = driver.handle().runtime();
+    /// run(&driver, runtime.sleep_until(Instant::now()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::clone(&self.0)
+    }
+
     /// Spawns a task that runs concurrently with the caller. Dropping the [`Task`] cancels it;
     /// [`Task::detach`] lets it run on.
     ///
@@ -121,8 +141,8 @@ impl Rt {
     ///
     /// A master's handler that blocks stops all other work of the master: other requests, signals
     /// and worker exits. Run blocking code with this method. tokio, smol and async-std have a
-    /// thread pool for it. [`local`](super::local) and runtimes without such a pool use one thread,
-    /// which runs the functions one after the other.
+    /// thread pool for it. [`local`](super::local) and runtimes without such a pool use up to four
+    /// threads.
     ///
     /// # Errors
     ///
@@ -169,6 +189,61 @@ impl Rt {
                 Error::new(ErrorKind::Program, "a blocking function failed").caused_by(panicked)
             })
         })
+    }
+
+    /// Runs a future whose polls may block, such as a handshake that waits for a signature of another
+    /// process. Each poll runs like a function in [`unblock`](Self::unblock). Between its polls, no
+    /// thread waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::Program`] if the future panics, and [`ErrorKind::System`] if no thread can be
+    /// started to poll it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future drops `future`, at once or after the poll that is running.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{Driver, local::Local, run};
+    ///
+    /// let driver = Local::new()?;
+    /// let rt = driver.handle();
+    /// let timer = rt.clone();
+    /// let size = run(&driver, rt.unblock_future(async move {
+    ///     timer.sleep(Duration::from_millis(1)).await;
+    ///     std::fs::metadata("/proc/self/exe").map(|file| file.len())
+    /// }));
+    /// assert!(size?? > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unblock_future<F>(
+        &self,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Error>> + Send + use<F>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let rt = self.clone();
+        async move {
+            let (mut future, wakes) = (Box::pin(future), Arc::<FutureWakes>::default());
+            loop {
+                let waker = Waker::from(Arc::clone(&wakes));
+                let poll = move || {
+                    let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+                    (polled, future)
+                };
+                let (polled, rest) = rt.unblock(poll).await?;
+                if let Poll::Ready(output) = polled {
+                    return Ok(output);
+                }
+                future = rest;
+                poll_fn(|cx| wakes.poll(cx)).await;
+            }
+        }
     }
 
     /// Waits for a duration.
@@ -318,7 +393,8 @@ impl Rt {
     }
 }
 
-/// Runs `main` on a driver and returns its output.
+/// Runs `main` on a driver and returns its output. Local tasks ([`spawn_local`](super::spawn_local)) run
+/// beside it, and are dropped when it completes.
 ///
 /// # Panics
 ///
@@ -336,7 +412,8 @@ impl Rt {
 pub fn run<T>(driver: &dyn Driver, main: impl Future<Output = T>) -> T {
     let mut output = None;
     {
-        let mut main = pin!(async { output = Some(main.await) });
+        let main = pin!(main);
+        let mut main = pin!(async { output = Some(WithLocalTasks::new(main).await) });
         as_executor(|| driver.block_on(main.as_mut()));
     }
     #[allow(clippy::expect_used)]

@@ -1,42 +1,35 @@
-//! `Local`: the built-in runtime of this library, single-threaded, on poll(2).
+//! `Local`: the built-in runtime of this library, single-threaded, on a [`Reactor`].
 //!
-//! It starts no thread and needs nothing from the kernel but a pipe. It runs a master that watches
-//! a handful of descriptors, and the command-line programs. You can also use it as the model for
-//! your own runtime. Its structure:
+//! It starts no thread. It runs a master, and the command-line programs. You can also use it as the
+//! model for your own runtime. Its structure:
 //!
 //! * The driver (this file) owns every future. All other parts refer to tasks by number, so no
 //!   waker, timer or descriptor can keep a task alive, and dropping the driver drops all tasks.
-//! * `shared` is the state that other threads may access: the ready tasks, and the timers and
-//!   descriptors with a waiting task. One mutex guards it, and no foreign code runs under that
-//!   mutex: wakers are cloned before it is taken, and woken or dropped after it is released.
-//! * `watch` contains the two things that a task can wait with: a timer and a source.
+//! * `queue` contains the tasks that are ready, to which other threads may add. One mutex guards it,
+//!   and no foreign code runs under that mutex.
+//! * The [`Reactor`] has the descriptors and timers that tasks wait for. It polls the tasks that are
+//!   ready whenever one is, and sleeps otherwise.
 //!
-//! A turn runs the tasks that were ready when it began, then checks the descriptors and the clock.
-//! A task that is always ready delays the others by one turn and does not starve them.
+//! A turn runs the tasks that were ready when it began. Then the reactor checks the descriptors and the
+//! clock. A task that is always ready delays the others by one turn and does not starve them.
 
-mod shared;
-mod watch;
+mod queue;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
-use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
-
-use self::shared::{Ready, Shared, TaskWaker};
-use self::watch::{LocalSource, Sleep};
-use super::{BoxFuture, Driver, Rt, Runtime, Source};
-use crate::sys::fds::set_nonblocking;
+use self::queue::{Queue, ReadyTask, TaskWaker};
+use super::blocking::unblock;
+use super::reactor::Reactor;
+use super::slab::Slab;
+use super::{Blocking, BoxFuture, Driver, Rt, Runtime, Source};
 
 /// The built-in single-threaded runtime.
 ///
@@ -63,30 +56,27 @@ use crate::sys::fds::set_nonblocking;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Local {
-    shared: Arc<Shared>,
     rt: Rt,
     tasks: RefCell<Tasks>,
-    kicks: PipeReader,
+    queue: Arc<Queue>,
+    drive: Drive,
 }
+
+/// Runs the reactor until a future completes.
+type Drive = fn(&Reactor, Pin<&mut dyn Future<Output = ()>>);
 
 /// The futures of the unfinished tasks, by number.
 #[derive(Default)]
-struct Tasks {
-    by_id: HashMap<u64, Running>,
-    last_id: u64,
-}
+struct Tasks(Slab<LocalTask>);
 
-struct Running {
+struct LocalTask {
     future: BoxFuture,
     wakes: Arc<TaskWaker>,
     waker: Waker,
 }
 
-/// Wait of the driver if it cannot watch.
-const BLIND_TIME: Duration = Duration::from_millis(20);
-
 /// The main future is queued like a task, under a number that no task gets.
-const MAIN: u64 = 0;
+const MAIN: u64 = u64::MAX;
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,8 +89,7 @@ impl Local {
     ///
     /// # Errors
     ///
-    /// Returns an error if the pipe that other threads use to wake this one cannot be created
-    /// (`EMFILE`, `ENFILE`).
+    /// Returns an error if the system has no descriptors left for a reactor (`EMFILE`, `ENFILE`).
     ///
     /// # Examples
     ///
@@ -112,7 +101,7 @@ impl Local {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn new() -> io::Result<Self> {
-        Self::with_clock(None)
+        Ok(Self::on(Reactor::new()?, Reactor::block_on, unblock))
     }
 
     /// Creates a runtime with a virtual clock, for tests: time stands still while a task is ready
@@ -145,94 +134,79 @@ impl Local {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn with_virtual_time() -> io::Result<Self> {
-        Self::with_clock(Some(Instant::now()))
+        Ok(Self::on(Reactor::with_virtual_time()?, Reactor::block_on, unblock))
     }
 
-    fn with_clock(virtual_now: Option<Instant>) -> io::Result<Self> {
-        let (kicks, kick) = io::pipe()?;
-        set_nonblocking(&kicks)?;
-        let shared = Arc::new(Shared::new(kick, virtual_now));
-        Ok(Self {
-            rt: Rt::new(Handle(Arc::clone(&shared))),
-            shared,
-            tasks: RefCell::default(),
-            kicks,
-        })
+    /// Creates a runtime whose tasks may use the sockets and timers of the async-io crate, as
+    /// [`Reactor::block_on_beside_async_io`] allows, and that runs blocking functions by this function.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::rt::{local::Local, run};
+    ///
+    /// let driver = Local::beside_async_io(|work| drop(std::thread::spawn(work)))?;
+    /// run(&driver, async { async_io::Timer::after(Duration::from_millis(1)).await });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "async-io")]
+    pub fn beside_async_io(unblock: fn(Blocking)) -> io::Result<Self> {
+        Ok(Self::on(Reactor::new()?, Reactor::block_on_beside_async_io, unblock))
+    }
+
+    fn on(reactor: Reactor, drive: Drive, unblock: fn(Blocking)) -> Self {
+        let queue = Arc::new(Queue::new(reactor));
+        let rt = Rt::new(Handle { queue: Arc::clone(&queue), unblock });
+        Self { rt, tasks: RefCell::default(), queue, drive }
     }
 
     /// Lets virtual time pass while no task runs, like a process that is held up.
     #[cfg(test)]
-    pub(crate) fn hold_up(&self, time: Duration) {
-        self.shared.change(|state| state.hold_up(time));
+    pub(crate) fn hold_up(&self, time: std::time::Duration) {
+        self.queue.reactor.hold_up(time);
     }
 
     /// Returns the numbers of unfinished tasks, of waiting timers and of watched descriptors, while
     /// the driver does not run.
     #[cfg(test)]
     pub(crate) fn census(&self) -> [usize; 3] {
-        let tasks = self.tasks.borrow().by_id.len();
-        let (timers, sources) =
-            self.shared.change(|state| (state.timers.len(), state.sources.len()));
+        let tasks = self.tasks.borrow().0.iter().count();
+        let [timers, sources] = self.queue.reactor.census();
         [tasks, timers, sources]
-    }
-
-    /// Sleeps until a descriptor, a timer or another thread has an event. If tasks are ready, only
-    /// checks for events.
-    ///
-    /// If poll(2) fails, because memory is short or the descriptor limit was set below the number
-    /// watched, every waiting task retries a little later.
-    fn wait(&self) {
-        let waits = self.shared.begin_wait();
-        let mut set = Vec::with_capacity(waits.watched.len() + 1);
-        set.push(PollFd::new(self.kicks.as_fd(), PollFlags::POLLIN));
-        set.extend(
-            waits
-                .watched
-                .iter()
-                .map(|(_, watched, interest)| PollFd::new(watched.as_fd(), *interest)),
-        );
-        let is_blind = match ppoll(&mut set, waits.timeout.map(TimeSpec::from_duration), None) {
-            // After a signal the set still holds its initial zeros: no events.
-            Ok(_) | Err(Errno::EINTR) => false,
-            Err(_) => true,
-        };
-        if is_blind {
-            thread::sleep(waits.timeout.map_or(BLIND_TIME, |timeout| timeout.min(BLIND_TIME)));
-        }
-        let mut events = set.iter().map(|entry| match is_blind {
-            true => entry.events(),
-            false => entry.revents().unwrap_or(PollFlags::POLLERR),
-        });
-        if events.next().is_some_and(|kicked| !kicked.is_empty()) {
-            // One kick is one byte, and there is at most one per sleep.
-            let _ = (&self.kicks).read(&mut [0; 8]);
-        }
-        let ids = waits.watched.iter().map(|(id, ..)| *id);
-        let woken = self.shared.end_wait(ids.zip(events));
-        woken.into_iter().for_each(Waker::wake);
     }
 }
 
 /// The [`Runtime`] behind an [`Rt`] of this driver.
 #[derive(Debug)]
-struct Handle(Arc<Shared>);
+struct Handle {
+    queue: Arc<Queue>,
+    unblock: fn(Blocking),
+}
 
 impl Runtime for Handle {
     fn spawn(&self, task: BoxFuture) {
-        self.0.spawn(task);
+        self.queue.push(ReadyTask::New(task));
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
-        Box::pin(Sleep::new(deadline, self.0.new_id(), Arc::clone(&self.0)))
+        self.queue.reactor.sleep_until(deadline)
     }
 
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
-        let (id, watched) = self.0.register(fd);
-        Ok(Box::new(LocalSource::new(watched, id, Arc::clone(&self.0))))
+        self.queue.reactor.register(fd)
+    }
+
+    fn unblock(&self, work: Blocking) {
+        (self.unblock)(work);
     }
 
     fn now(&self) -> Instant {
-        self.0.now()
+        self.queue.reactor.now()
     }
 }
 
@@ -246,55 +220,58 @@ impl Driver for Local {
     /// Panics if it is called by the future that it runs.
     fn block_on(&self, mut main: Pin<&mut dyn Future<Output = ()>>) {
         let mut tasks = self.tasks.try_borrow_mut().expect("block_on was called within block_on");
-        let wakes = TaskWaker::new(MAIN, &self.shared);
+        let wakes = TaskWaker::new(MAIN, &self.queue);
         let waker = Waker::from(Arc::clone(&wakes));
         waker.wake_by_ref();
-        loop {
-            for _ in 0..self.shared.ready_count() {
-                match self.shared.next_ready() {
-                    Some(Ready::Task(MAIN)) => {
+        let turn = poll_fn(|_| {
+            for _ in 0..self.queue.len() {
+                match self.queue.pop() {
+                    Some(ReadyTask::Task(MAIN)) => {
                         wakes.clear();
                         if main.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                            return;
+                            return Poll::Ready(());
                         }
                     }
-                    Some(Ready::Task(id)) => tasks.go_on(id),
-                    Some(Ready::New(future)) => tasks.start(future, &self.shared),
+                    Some(ReadyTask::Task(id)) => tasks.go_on(id),
+                    Some(ReadyTask::New(future)) => tasks.start(future, &self.queue),
                     None => break,
                 }
             }
-            self.wait();
-        }
+            // Who adds to the queue wakes the reactor.
+            Poll::Pending
+        });
+        (self.drive)(&self.queue.reactor, pin!(turn));
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         // Futures must not start new ones while they are dropped.
-        let never_started = self.shared.close();
+        let never_started = self.queue.close();
         self.tasks.take();
         drop(never_started);
     }
 }
 
 impl Tasks {
-    fn start(&mut self, future: BoxFuture, shared: &Arc<Shared>) {
-        self.last_id += 1;
-        let wakes = TaskWaker::new(self.last_id, shared);
-        let waker = Waker::from(Arc::clone(&wakes));
-        self.by_id.insert(self.last_id, Running { future, wakes, waker });
-        self.go_on(self.last_id);
+    fn start(&mut self, future: BoxFuture, queue: &Arc<Queue>) {
+        let id = self.0.insert(|id| {
+            let wakes = TaskWaker::new(id, queue);
+            let waker = Waker::from(Arc::clone(&wakes));
+            LocalTask { future, wakes, waker }
+        });
+        self.go_on(id);
     }
 
     /// Polls a task once. A wake of a finished task came too late, which is no error.
     fn go_on(&mut self, id: u64) {
-        let Some(task) = self.by_id.get_mut(&id) else {
+        let Some(task) = self.0.get(id) else {
             return;
         };
         // Before the poll: a wake during it must queue the task again.
         task.wakes.clear();
         if let Poll::Ready(()) = task.future.as_mut().poll(&mut Context::from_waker(&task.waker)) {
-            self.by_id.remove(&id);
+            self.0.remove(id);
         }
     }
 }

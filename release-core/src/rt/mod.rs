@@ -6,8 +6,8 @@
 //! every executor.
 //!
 //! To run this library on your own executor, implement [`Driver`], [`Runtime`] and [`Source`], and
-//! check the result with the suite `conformance::run` (feature `conformance`). [`local`] is written
-//! as an example to read.
+//! check the result with the suite `conformance::run` (feature `conformance`). An executor without a
+//! reactor of its own uses [`reactor::Reactor`]. [`local`] is written as an example to read.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -17,20 +17,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-#[cfg(feature = "async-io")]
-pub mod async_io;
 mod blocking;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod handle;
 mod io_handle;
 pub mod local;
+mod local_tasks;
+pub mod reactor;
+mod slab;
 mod task;
 
-use crate::sys::threads::Threads;
 pub(crate) use blocking::wait_for;
 pub use handle::{Elapsed, Rt, run};
 pub(crate) use io_handle::Io;
+pub use local_tasks::spawn_local;
 pub use task::Task;
 pub(crate) use task::give_way;
 
@@ -62,6 +63,68 @@ pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// assert_eq!(program(Local::new)?, 42);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// A driver can wrap another one, to measure it for example, or to run it in a context of its own:
+///
+/// ```
+/// use std::future::Future;
+/// use std::io;
+/// use std::os::fd::OwnedFd;
+/// use std::pin::Pin;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::time::Instant;
+/// use release_core::rt::{BoxFuture, Driver, Rt, Runtime, Source, local::Local, run};
+///
+/// static TASKS: AtomicUsize = AtomicUsize::new(0);
+///
+/// /// Counts the tasks of any other driver.
+/// #[derive(Debug)]
+/// struct Counting<D>(D);
+///
+/// impl<D: Driver> Driver for Counting<D> {
+///     fn handle(&self) -> Rt {
+///         Rt::new(CountingRuntime(self.0.handle().runtime()))
+///     }
+///
+///     fn block_on(&self, main: Pin<&mut dyn Future<Output = ()>>) {
+///         self.0.block_on(main);
+///     }
+/// }
+///
+/// #[derive(Debug)]
+/// struct CountingRuntime(Arc<dyn Runtime>);
+///
+/// impl Runtime for CountingRuntime {
+///     fn spawn(&self, task: BoxFuture) {
+///         TASKS.fetch_add(1, Ordering::Relaxed);
+///         self.0.spawn(task);
+///     }
+///
+///     fn sleep_until(&self, deadline: Instant) -> BoxFuture {
+///         self.0.sleep_until(deadline)
+///     }
+///
+///     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>> {
+///         self.0.register(fd)
+///     }
+///
+///     // These have a default of their own, which is not that of the other runtime.
+///     fn unblock(&self, work: release_core::rt::Blocking) {
+///         self.0.unblock(work);
+///     }
+///
+///     fn now(&self) -> Instant {
+///         self.0.now()
+///     }
+/// }
+///
+/// let driver = Counting(Local::new()?);
+/// let rt = driver.handle();
+/// run(&driver, async { rt.spawn(async {}).await });
+/// assert_eq!(TASKS.load(Ordering::Relaxed), 1);
+/// # Ok::<(), io::Error>(())
+/// ```
 pub trait Driver: Debug {
     /// Returns the handle through which all other code uses the executor.
     fn handle(&self) -> Rt;
@@ -86,9 +149,6 @@ pub trait Driver: Debug {
 /// unblock(Box::new(|| println!("hello")));
 /// ```
 pub type Blocking = Box<dyn FnOnce() + Send>;
-
-/// One thread, for runtimes without threads for blocking functions.
-static BLOCKING: Threads = Threads::new("blocking", 1);
 
 /// The operations that the library needs from an async runtime.
 ///
@@ -146,22 +206,20 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Returns the errors of the reactor: `EPERM` from epoll for regular files and `/dev/null`,
-    /// `ENOMEM`, `EMFILE`.
+    /// Returns the errors of the reactor: `ENOMEM`, `EMFILE`, and on some `EPERM` for regular files and
+    /// `/dev/null`, which epoll refuses.
     fn register(&self, fd: OwnedFd) -> io::Result<Box<dyn Source>>;
 
     /// Runs a function that may block, outside the threads that run tasks.
     ///
-    /// By default, one thread per process runs the functions one after the other. A runtime with
-    /// its own threads for this purpose overrides it. If no thread is available and `work` is
+    /// By default, up to four threads per process run the functions: a function that hangs, for example in a
+    /// file on a dead network file system, does not delay the next. A runtime with its own threads for
+    /// this purpose overrides it. If no thread is available and `work` is
     /// dropped, the caller of [`Rt::unblock`] receives an error.
     ///
     /// [`Rt::unblock`] catches panics before they get here.
     fn unblock(&self, work: Blocking) {
-        if let Err((work, error)) = BLOCKING.run(work) {
-            log_error!(%error, "cannot start a thread for a blocking function");
-            drop(work);
-        }
+        blocking::unblock(work);
     }
 
     /// Returns the current time of the clock for deadlines. A paused or simulated clock overrides

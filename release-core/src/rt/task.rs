@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
-use futures_util::future::{AbortHandle, abortable};
+use futures_util::future::{AbortHandle, Abortable, abortable};
 
 use super::BoxFuture;
 use super::blocking::as_executor;
@@ -38,29 +38,34 @@ use crate::guard::{Guard, Payload, panic_message};
 #[derive(Debug)]
 #[must_use = "dropping a task cancels it; detach it to let it run"]
 pub struct Task<T: 'static> {
-    outcome: oneshot::Receiver<Outcome<T>>,
+    outcome: oneshot::Receiver<TaskResult<T>>,
     /// `None` after the task was detached.
     abort: Option<AbortHandle>,
 }
 
-type Outcome<T> = Result<T, Payload>;
+type TaskResult<T> = Result<T, Payload>;
 
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'static) -> (Self, BoxFuture) {
+        let (task, running) = Self::parts(future);
+        (task, Box::pin(running))
+    }
+}
+
+impl<T: 'static> Task<T> {
+    /// Returns a task that stays on its thread.
+    pub(super) fn local(
+        future: impl Future<Output = T> + 'static,
+    ) -> (Self, Pin<Box<dyn Future<Output = ()>>>) {
+        let (task, running) = Self::parts(future);
+        (task, Box::pin(running))
+    }
+
+    fn parts<F: Future<Output = T>>(future: F) -> (Self, Contained<F>) {
         let (sender, outcome) = oneshot::channel();
-        let running = async {
-            let outcome = Guard::TASK.run_to_end(future).await;
-            if let Err(panic) = &outcome {
-                log_error!(panic = panic_message(panic.as_ref()), "a task panicked");
-            }
-            // No caller waits for a detached task.
-            let _ = sender.send(outcome);
-        };
+        let running = RunningTask { future: Some(Box::pin(future)), sender: Some(sender) };
         let (running, abort) = abortable(running);
-        (
-            Self { outcome, abort: Some(abort) },
-            Box::pin(Contained(Some(Box::pin(running.map(drop))))),
-        )
+        (Self { outcome, abort: Some(abort) }, Contained(Some(running)))
     }
 
     /// Lets the task run to completion without a waiting caller.
@@ -108,11 +113,40 @@ impl<T: 'static> Future for Task<T> {
     }
 }
 
+/// The future of a task, which runs until it has sent its output.
+///
+/// Each process of a worker has several tasks. A struct contains their futures once; an `async` block
+/// around them would have three copies.
+struct RunningTask<F: Future> {
+    future: Option<Pin<Box<F>>>,
+    sender: Option<oneshot::Sender<TaskResult<F::Output>>>,
+}
+
+impl<F: Future> Future for RunningTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(future) = &mut self.future else { return Poll::Ready(()) };
+        let outcome = match Guard::TASK.attempt(|| future.as_mut().poll(cx)) {
+            Ok(polled) => Ok(ready!(polled)),
+            Err(panic) => Err(panic),
+        };
+        let ended = self.future.take();
+        Guard::TASK.end(|| drop(ended));
+        if let Err(panic) = &outcome {
+            log_error!(panic = panic_message(panic.as_ref()), "a task panicked");
+        }
+        // No caller waits for a detached task.
+        let _ = self.sender.take().map(|sender| sender.send(outcome));
+        Poll::Ready(())
+    }
+}
+
 /// A task whose future catches its panics here, even when it is dropped halfway: with some
 /// executors a panic would end the process.
-struct Contained(Option<BoxFuture>);
+struct Contained<F: Future>(Option<Abortable<RunningTask<F>>>);
 
-impl Contained {
+impl<F: Future> Contained<F> {
     fn end(&mut self) {
         let future = self.0.take();
         contained(|| drop(future));
@@ -128,21 +162,22 @@ fn contained<T>(function: impl FnOnce() -> T) -> Option<T> {
     said.ok()
 }
 
-impl Future for Contained {
+impl<F: Future> Future for Contained<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(future) = &mut self.0
-            && let Some(polled) = contained(|| as_executor(|| future.as_mut().poll(cx)))
+            && let Some(polled) = contained(|| as_executor(|| future.poll_unpin(cx)))
         {
-            ready!(polled);
+            // An aborted one has completed, too.
+            let _ = ready!(polled);
         }
         self.end();
         Poll::Ready(())
     }
 }
 
-impl Drop for Contained {
+impl<F: Future> Drop for Contained<F> {
     fn drop(&mut self) {
         self.end();
     }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, fstat};
 
-use serde::{Deserialize, Serialize};
-
+use crate::guard::wake_all;
+use crate::kept::Unwritten;
 use crate::rt::{Direction, Io, Progress, Rt};
 
 pub(crate) mod launcher;
@@ -40,10 +40,10 @@ const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 const LONGEST_END: Duration = Duration::from_secs(5);
 
 /// Device and number of a file.
-type Identity = (libc::dev_t, libc::ino_t);
+type DeviceAndInode = (libc::dev_t, libc::ino_t);
 
 /// A standard stream of this process.
-pub(crate) struct Stream {
+pub(crate) struct StandardStream {
     number: i32,
     state: Mutex<StreamState>,
 }
@@ -58,7 +58,7 @@ struct StreamState {
     /// Number of lost lines reported in the queue, and the end of that report.
     told: (u64, usize),
     /// The method of writing to the file that had this identity.
-    outlet: Option<(Identity, Outlet)>,
+    outlet: Option<(DeviceAndInode, Outlet)>,
     /// Workers that wait for room, each once.
     waiting: VecDeque<(u64, Waker)>,
     drainer: Option<Waker>,
@@ -66,20 +66,11 @@ struct StreamState {
     is_held: bool,
 }
 
-/// The output that a version has queued but not written, for the next version to write.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Unwritten {
-    bytes: Vec<u8>,
-    /// Number of further lost lines.
-    lost: u64,
-}
-
-pub(crate) static OUTPUT: Stream = Stream::new(1);
-pub(crate) static ERROR: Stream = Stream::new(2);
+pub(crate) static OUTPUT: StandardStream = StandardStream::new(1);
+pub(crate) static ERROR: StandardStream = StandardStream::new(2);
 
 /// Returns standard error, or standard output if both are the same file, so that lines do not mix.
-pub(crate) fn error() -> &'static Stream {
+pub(crate) fn error() -> &'static StandardStream {
     match (identity(io::stdout().as_fd()), identity(io::stderr().as_fd())) {
         (Some(output), Some(error)) if output == error => &OUTPUT,
         _ => &ERROR,
@@ -138,11 +129,11 @@ pub(crate) fn drain(rt: &Rt) -> [crate::rt::Task<()>; 2] {
     [&OUTPUT, &ERROR].map(|stream| rt.spawn(stream.drain(rt.clone())))
 }
 
-fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
+fn identity(file: BorrowedFd<'_>) -> Option<DeviceAndInode> {
     fstat(file).ok().map(|FileStat { st_dev, st_ino, .. }| (st_dev, st_ino))
 }
 
-impl Stream {
+impl StandardStream {
     const fn new(number: i32) -> Self {
         let state = StreamState {
             queue: Vec::new(),
@@ -211,13 +202,13 @@ impl Stream {
         let is_done = self.file(|file| state.flush(file));
         let woken = state.take_woken(is_done);
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        wake_all(woken);
         is_done
     }
 
     /// Writes queued output as room becomes available, until it is dropped.
     async fn drain(&'static self, rt: Rt) {
-        let mut watched: Option<(Identity, Io)> = None;
+        let mut watched: Option<(DeviceAndInode, Io)> = None;
         loop {
             std::future::poll_fn(|cx| self.poll_stuck(cx)).await;
             let current = self.file(identity);
@@ -288,7 +279,8 @@ impl StreamState {
     }
 
     fn append(&mut self, add: impl FnOnce(&mut Vec<u8>)) {
-        if self.written > MOST {
+        // Each byte is moved once on average.
+        if self.written >= TURN && self.written >= self.unwritten() {
             self.queue.drain(..self.written);
             self.told.1 = self.told.1.saturating_sub(self.written);
             self.written = 0;

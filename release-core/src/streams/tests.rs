@@ -4,7 +4,7 @@ use super::*;
 
 fn pipe() -> (PipeReader, PipeWriter, StreamState) {
     let (reader, writer) = io::pipe().unwrap();
-    let Stream { state, .. } = Stream::new(1);
+    let StandardStream { state, .. } = StandardStream::new(1);
     (reader, writer, state.into_inner().unwrap())
 }
 
@@ -29,6 +29,22 @@ fn a_reader_that_has_stopped_gets_everything_once_it_reads() {
     }
     assert!(text.chunks(1000).all(|part| part == line));
     assert!(state.queue.is_empty() && state.queue.capacity() <= KEPT_CAPACITY);
+}
+
+#[test]
+fn a_queue_that_is_never_empty_stays_small() {
+    let (mut reader, writer, mut state) = pipe();
+    let mut block = [b'x'; TURN];
+    while state.unwritten() < ROOM {
+        push(&mut state, &writer, &block);
+    }
+    for _ in 0..200 {
+        reader.read_exact(&mut block).unwrap();
+        push(&mut state, &writer, &block);
+        assert!(state.unwritten() > 0);
+    }
+    let capacity = state.queue.capacity();
+    assert!(capacity <= 4 * ROOM, "{capacity}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub enum Event {
     /// A worker reported that it is stopping without being asked. The stop deadline applies. If it
     /// exits with status 0, the exit does not count towards the [intensity
     /// limit](super::RestartPolicy::intensity).
-    Stops {
+    Stopping {
         /// Id of the worker.
         id: WorkerId,
         /// Process id.
@@ -95,7 +95,7 @@ pub enum Event {
     },
     /// A process cannot be killed. Sent as the answer to [`Action::Signal`] or before it. The pool
     /// no longer waits for the process. A start, reload or stop that involves it has failed.
-    Unended {
+    KillFailed {
         /// Id of the worker.
         id: WorkerId,
         /// Process id.
@@ -184,11 +184,11 @@ impl Event {
             | Self::SpawnFailed { id, .. }
             | Self::Ready { id, .. }
             | Self::Exited { id, .. }
-            | Self::Unended { id, .. }
+            | Self::KillFailed { id, .. }
             | Self::Violation { id, .. }
             | Self::Hung { id, .. }
             | Self::Extend { id, .. }
-            | Self::Stops { id, .. }
+            | Self::Stopping { id, .. }
             | Self::Status { id, .. } => Some(id),
             Self::Start
             | Self::Stop

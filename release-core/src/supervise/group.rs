@@ -14,14 +14,12 @@ use super::{LifeLimits, ReloadPolicy, RequestId, RestartPolicy};
 /// use std::time::Duration;
 /// use release_core::supervise::{GroupSpec, Ready, RestartPolicy};
 ///
-/// let group = GroupSpec {
-///     ready: Ready::After(Duration::from_secs(1)),
-///     restart: RestartPolicy::default().healthy_after(Duration::from_secs(60)),
-///     ..GroupSpec::new("legacy", 2)
-/// };
+/// let group = GroupSpec::new("legacy", 2)
+///     .ready(Ready::After(Duration::from_secs(1)))
+///     .restart(RestartPolicy::default().healthy_after(Duration::from_secs(60)));
 /// ```
 #[derive(Clone, Debug)]
-#[allow(clippy::exhaustive_structs)]
+#[non_exhaustive]
 pub struct GroupSpec {
     /// Name, for logs and commands.
     pub name: String,
@@ -35,6 +33,11 @@ pub struct GroupSpec {
     pub life: LifeLimits,
     /// How a process becomes ready.
     pub ready: Ready,
+    /// Names of the groups whose workers must have been ready before the first start of this group.
+    pub after: Vec<String>,
+    /// Whether the group only serves the others, such as a status page: the pool starts and ends with
+    /// the workers of the other groups.
+    pub auxiliary: bool,
 }
 
 impl GroupSpec {
@@ -57,7 +60,82 @@ impl GroupSpec {
             reload: ReloadPolicy::default(),
             life: LifeLimits::default(),
             ready: Ready::Message,
+            after: Vec::new(),
+            auxiliary: false,
         }
+    }
+
+    /// Sets the policy for restarts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{GroupSpec, RestartPolicy};
+    ///
+    /// let group = GroupSpec::new("web", 4).restart(RestartPolicy::default().start_attempts(1));
+    /// ```
+    #[must_use]
+    pub fn restart(self, restart: RestartPolicy) -> Self {
+        Self { restart, ..self }
+    }
+
+    /// Sets the policy for replacement during a reload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{GroupSpec, ReloadPolicy};
+    ///
+    /// let group = GroupSpec::new("web", 4).reload(ReloadPolicy::default().surge(2));
+    /// ```
+    #[must_use]
+    pub fn reload(self, reload: ReloadPolicy) -> Self {
+        Self { reload, ..self }
+    }
+
+    /// Sets the limits on the lifetime of a process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{GroupSpec, LifeLimits};
+    ///
+    /// let group = GroupSpec::new("web", 4).life(LifeLimits::default().max_requests(10_000));
+    /// ```
+    #[must_use]
+    pub fn life(self, life: LifeLimits) -> Self {
+        Self { life, ..self }
+    }
+
+    /// Adds a group that must start first: workers of this group are not started before each worker of
+    /// that one has been ready, or has ended and is not restarted. Only the start of the pool is in
+    /// order; restarts and reloads are not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::GroupSpec;
+    ///
+    /// let groups = [GroupSpec::new("database", 1), GroupSpec::new("web", 4).after("database")];
+    /// ```
+    #[must_use]
+    pub fn after(mut self, group: impl Into<String>) -> Self {
+        self.after.push(group.into());
+        self
+    }
+
+    /// Sets how a process becomes ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{GroupSpec, Ready};
+    ///
+    /// let group = GroupSpec::new("web", 4).ready(Ready::AtOnce);
+    /// ```
+    #[must_use]
+    pub fn ready(self, ready: Ready) -> Self {
+        Self { ready, ..self }
     }
 }
 
@@ -69,7 +147,7 @@ impl GroupSpec {
 /// use std::time::Duration;
 /// use release_core::supervise::{GroupSpec, Ready};
 ///
-/// let group = GroupSpec { ready: Ready::After(Duration::from_secs(1)), ..GroupSpec::new("web", 4) };
+/// let group = GroupSpec::new("web", 4).ready(Ready::After(Duration::from_secs(1)));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,7 +163,7 @@ pub enum Ready {
 
 /// A group with its recent exits and its resize in progress.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct PoolGroup {
     pub(super) spec: GroupSpec,
     pub(super) intensity: Intensity,
     /// Size in the latest configuration of the program.
@@ -112,7 +190,7 @@ pub(super) struct Resize {
     pub(super) least: u32,
 }
 
-impl Group {
+impl PoolGroup {
     pub(super) fn new(spec: GroupSpec) -> Self {
         Self {
             configured: spec.size,

@@ -148,11 +148,11 @@ impl ProcessLimits {
 /// ```
 /// use release_core::supervise::{Event, Usage, WorkerId};
 ///
-/// let usage = Usage { id: WorkerId(0), pid: 100, requests: Some(12_000), memory: None };
+/// let usage = Usage::new(WorkerId(0), 100).requests(12_000);
 /// let event = Event::Measured(vec![usage]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)]
+#[non_exhaustive]
 pub struct Usage {
     /// Id of the worker.
     pub id: WorkerId,
@@ -162,6 +162,50 @@ pub struct Usage {
     pub requests: Option<u64>,
     /// Resident memory in bytes.
     pub memory: Option<u64>,
+}
+
+impl Usage {
+    /// Returns the usage of a process of which nothing was measured.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{Usage, WorkerId};
+    ///
+    /// assert_eq!(Usage::new(WorkerId(0), 100).requests, None);
+    /// ```
+    #[must_use]
+    pub fn new(id: WorkerId, pid: i32) -> Self {
+        Self { id, pid, requests: None, memory: None }
+    }
+
+    /// Sets the number of finished requests.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{Usage, WorkerId};
+    ///
+    /// assert_eq!(Usage::new(WorkerId(0), 100).requests(7).requests, Some(7));
+    /// ```
+    #[must_use]
+    pub fn requests(self, requests: u64) -> Self {
+        Self { requests: Some(requests), ..self }
+    }
+
+    /// Sets the resident memory in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::supervise::{Usage, WorkerId};
+    ///
+    /// assert_eq!(Usage::new(WorkerId(0), 100).memory(1 << 20).memory, Some(1 << 20));
+    /// ```
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        Self { memory: Some(bytes), ..self }
+    }
 }
 
 /// The limit that a process exceeds, with the measured value.

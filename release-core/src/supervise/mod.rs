@@ -18,7 +18,7 @@
 //! * A worker that requests more time to start or to stop gets it, up to ten times the configured
 //!   time, so start and stop are always bounded. A worker that reports that it is stopping is not
 //!   asked to stop and has until the stop deadline.
-//! * A worker that exceeds one of its group's [`LifeLimits`] is replaced as by
+//! * A worker that exceeds a limit of its group's [`LifeLimits`] is replaced as by
 //!   [`Operation::Restart`]. The replacement does not count as a failure.
 //! * [`Operation::Reload`] starts a new generation and replaces worker by worker, according to the
 //!   group's [`ReloadPolicy`]. The first new process of each group is its canary: once it has been
@@ -86,6 +86,7 @@
 // Tests panic to fail. Clippy would demand that their panics are documented.
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
 
+mod elastic;
 mod event;
 mod group;
 mod jitter;
@@ -101,13 +102,13 @@ mod tests;
 mod turn;
 mod worker;
 
+pub(crate) use elastic::{Elastic, GroupLoad};
 pub use event::{Action, Event, Operation, RequestId, Signal};
 pub use group::{GroupSpec, Ready};
 pub use life::{Excess, LifeLimits, Usage};
 pub use moment::Moment;
 pub use policy::{Exceeded, ReloadPolicy, Respawn, RestartPolicy};
 pub use pool::Pool;
-pub(crate) use pool::snapshot::Snapshot;
 pub use report::{KillReason, Outcome, Report, StopCause, WorkerStatus};
 
 pub use crate::sys::exit_status::ExitStatus;

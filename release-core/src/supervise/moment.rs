@@ -3,12 +3,9 @@
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 /// Point in time, as the duration since [`Moment::START`] of a [`Pool`](super::Pool).
 ///
-/// Depends on no clock: the caller of the pool supplies the time. It can be serialized, and has the
-/// same meaning for a pool that continues elsewhere.
+/// Depends on no clock: the caller of the pool supplies the time.
 ///
 /// # Examples
 ///
@@ -20,8 +17,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(exit - Moment::START, Duration::from_secs(5));
 /// assert_eq!(Moment::START - exit, Duration::ZERO);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
 impl Moment {

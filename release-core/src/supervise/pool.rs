@@ -2,25 +2,26 @@
 
 mod changes;
 mod deaths;
+mod events;
+mod load;
 pub(super) mod snapshot;
 mod underway;
 
 use std::time::Duration;
 
-use super::group::Group;
+use super::group::PoolGroup;
 use super::jitter::Jitter;
 use super::policy::LONGEST;
-use super::process::Process;
+use super::process::PoolProcess;
 use super::turn::Turn;
-use super::worker::Worker;
+use super::worker::PoolWorker;
 use super::{
-    Action, Event, Event as E, GroupSpec, KillReason, Moment, Outcome, Report, RequestId, State,
-    Usage, WorkerId, WorkerStatus,
+    Action, Event, GroupSpec, KillReason, Moment, Outcome, Report, RequestId, State, Usage,
+    WorkerId, WorkerStatus,
 };
 use underway::{Rollout, Shortage, Upgrade};
 
-/// Decides which processes run: takes events and returns actions. The [module](super) lists its
-/// guarantees.
+/// Decides which processes run: takes events and returns actions. See its [guarantees](super).
 ///
 /// # Examples
 ///
@@ -36,9 +37,9 @@ use underway::{Rollout, Shortage, Upgrade};
 /// ```
 #[derive(Debug)]
 pub struct Pool {
-    groups: Vec<Group>,
-    workers: Vec<Worker>,
-    mode: Mode,
+    groups: Vec<PoolGroup>,
+    workers: Vec<PoolWorker>,
+    mode: Goal,
     /// Generation that serves or is being restored.
     generation: u32,
     /// Number of the latest generation that was started.
@@ -65,7 +66,7 @@ pub struct Pool {
 
 /// Desired state of all workers together.
 #[derive(Debug)]
-enum Mode {
+enum Goal {
     /// Not started.
     Idle,
     /// Every worker must have a process.
@@ -97,9 +98,9 @@ impl Pool {
     #[must_use]
     pub fn new(groups: Vec<GroupSpec>, stop_deadline: Duration, seed: u64) -> Self {
         let mut pool = Self {
-            groups: groups.into_iter().map(Group::new).collect(),
+            groups: groups.into_iter().map(PoolGroup::new).collect(),
             workers: Vec::new(),
-            mode: Mode::Idle,
+            mode: Goal::Idle,
             generation: 1,
             latest: 1,
             rollout: None,
@@ -136,10 +137,10 @@ impl Pool {
     /// assert_eq!(actions, [Action::Spawn { id: WorkerId(0), generation: 1 }]);
     /// ```
     pub fn on(&mut self, event: Event, now: Moment, actions: &mut Vec<Action>) {
-        if let Mode::Stopping { kill_at } = self.mode
+        if let Goal::Stopping { kill_at } = self.mode
             && kill_at <= now
         {
-            self.mode = Mode::Killing(KillReason::StopDeadline);
+            self.mode = Goal::Killing(KillReason::StopDeadline);
         }
         self.time = now;
         self.shortage.expire(now);
@@ -175,15 +176,15 @@ impl Pool {
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
         match self.mode {
-            Mode::Idle | Mode::Killing(_) | Mode::Done => None,
-            Mode::Running => {
+            Goal::Idle | Goal::Killing(_) | Goal::Done => None,
+            Goal::Running => {
                 // Restarts that are due wait until the upgrade was refused, or happen in the new
                 // version.
                 let starts = self.may_start();
                 let timers = self.workers.iter().filter_map(|worker| worker.timer(starts));
                 timers.chain(self.shortage.until().filter(|_| starts)).min()
             }
-            Mode::Stopping { kill_at } => {
+            Goal::Stopping { kill_at } => {
                 self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
             }
         }
@@ -224,6 +225,12 @@ impl Pool {
     #[must_use]
     pub fn group_of(&self, id: WorkerId) -> Option<usize> {
         Some(self.workers.get(self.index(id)?)?.group)
+    }
+
+    /// Returns the name of a worker's group, also of one that this version does not have.
+    pub(crate) fn group_name(&self, id: WorkerId) -> &str {
+        let group = self.group_of(id).and_then(|index| self.groups.get(index));
+        group.map_or("", |group| &group.spec.name)
     }
 
     /// Returns the generation that serves. While another generation is started, this is still the
@@ -288,15 +295,15 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn status(&self, now: Moment) -> Vec<WorkerStatus<'_>> {
-        let listed =
-            self.workers.iter().filter(|worker| self.wants(worker) || !worker.is_removed());
-        listed.map(|worker| worker.status(&self.groups[worker.group].spec.name, now)).collect()
+        let listed = self.workers.iter().filter(|it| self.wants(it) || !it.is_removed());
+        let waits = |it: &PoolWorker| self.is_running() && self.waits_for_others(it.group);
+        listed.map(|it| it.status(&self.groups[it.group].spec.name, waits(it), now)).collect()
     }
 
     /// Returns whether a process is expected to run: it was started and not asked to stop.
     pub(crate) fn relies_on(&self, id: WorkerId, pid: i32) -> bool {
         let worker = self.index(id).map(|index| &self.workers[index]);
-        let mut processes = worker.into_iter().flat_map(Worker::processes);
+        let mut processes = worker.into_iter().flat_map(PoolWorker::processes);
         processes.any(|process| process.pid() == Some(pid) && process.is_in_service())
     }
 
@@ -304,7 +311,7 @@ impl Pool {
     pub(crate) fn state_of(&self, id: WorkerId, pid: i32) -> Option<State> {
         let worker = &self.workers[self.index(id)?];
         let process = worker.processes().find(|process| process.pid() == Some(pid));
-        process.map(Process::state)
+        process.map(PoolProcess::state)
     }
 
     /// Returns the state of a worker as far as the size of its group decides it: `Ready` while the
@@ -329,7 +336,7 @@ impl Pool {
         (index < self.workers.len()).then_some(index)
     }
 
-    fn wants(&self, worker: &Worker) -> bool {
+    fn wants(&self, worker: &PoolWorker) -> bool {
         self.groups[worker.group].wants(worker.rank)
     }
 
@@ -340,7 +347,7 @@ impl Pool {
         let kill_at = match self.mode {
             // Processes that are asked late have until the common deadline. Extra time for one of
             // them is not for all.
-            Mode::Stopping { kill_at } => own.min(kill_at),
+            Goal::Stopping { kill_at } => own.min(kill_at),
             _ => own,
         };
         // A pool that stops has no new work to wait for.
@@ -356,7 +363,7 @@ impl Pool {
             let reload = &group.spec.reload;
             let (leaving, removal) = (reload.leaving, reload.longest_leaving());
             let mut killed = worker.kill_overdue(turn);
-            if let Mode::Killing(reason) = &self.mode {
+            if let Goal::Killing(reason) = &self.mode {
                 killed += worker.kill(reason, turn);
             }
             if is_wanted {
@@ -394,10 +401,9 @@ impl Pool {
         if self.is_running() && self.is_exhausted() {
             self.note_last_ends(turn);
         }
-        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         match self.mode {
-            Mode::Running => {
-                if !self.all_ready && wanted.all(|it| it.was_ready || it.is_finished()) {
+            Goal::Running => {
+                if !self.all_ready && self.is_up() {
                     self.all_ready = true;
                     turn.act(Action::AllReady);
                 }
@@ -409,15 +415,32 @@ impl Pool {
                 self.advance_upgrade(turn);
                 self.begin_rollout(turn);
             }
-            Mode::Stopping { .. } | Mode::Killing(_) => {
+            Goal::Stopping { .. } | Goal::Killing(_) => {
                 self.refuse_changes(turn);
-                if self.workers.iter().all(Worker::is_removed) {
-                    self.mode = Mode::Done;
+                if self.workers.iter().all(PoolWorker::is_removed) {
+                    self.mode = Goal::Done;
                     turn.act(Action::Done(self.outcome()));
                 }
             }
-            Mode::Idle | Mode::Done => {}
+            Goal::Idle | Goal::Done => {}
         }
+    }
+
+    /// Returns the workers with which the pool starts and ends.
+    fn main_workers(&self) -> impl Iterator<Item = &PoolWorker> {
+        self.workers.iter().filter(|worker| !self.groups[worker.group].spec.auxiliary)
+    }
+
+    /// Returns whether each of them that is wanted has been ready, or has ended for good.
+    fn is_up(&self) -> bool {
+        let mut wanted = self.main_workers().filter(|worker| self.wants(worker));
+        wanted.all(|worker| worker.was_ready || worker.is_finished())
+    }
+
+    /// Returns the time that a process has to stop.
+    #[cfg(feature = "http")]
+    pub(crate) fn stop_deadline(&self) -> Duration {
+        self.stop_deadline
     }
 
     /// Returns whether every worker has been ready.
@@ -427,7 +450,7 @@ impl Pool {
 
     /// Returns whether the pool was told to stop, or has failed.
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.mode, Mode::Stopping { .. } | Mode::Killing(_) | Mode::Done)
+        matches!(self.mode, Goal::Stopping { .. } | Goal::Killing(_) | Goal::Done)
     }
 
     /// Returns whether the pool was told to stop at once, whatever followed.
@@ -438,13 +461,13 @@ impl Pool {
     /// Returns the deadline of the processes while the pool stops in order.
     pub(crate) fn stops_by(&self) -> Option<Moment> {
         match self.mode {
-            Mode::Stopping { kill_at } => Some(kill_at),
-            Mode::Idle | Mode::Running | Mode::Killing(_) | Mode::Done => None,
+            Goal::Stopping { kill_at } => Some(kill_at),
+            Goal::Idle | Goal::Running | Goal::Killing(_) | Goal::Done => None,
         }
     }
 
     fn is_running(&self) -> bool {
-        matches!(self.mode, Mode::Running)
+        matches!(self.mode, Goal::Running)
     }
 
     fn outcome(&mut self) -> Outcome {
@@ -457,14 +480,15 @@ impl Pool {
 
     fn stop(&mut self, now: Moment) {
         // Processes that are about to exit keep the time that they were granted.
-        let granted = self.workers.iter().flat_map(Worker::processes).filter_map(Process::kill_at);
+        let granted =
+            self.workers.iter().flat_map(PoolWorker::processes).filter_map(PoolProcess::kill_at);
         let kill_at = granted.chain([now + self.stop_deadline]).max();
-        self.mode = Mode::Stopping { kill_at: kill_at.unwrap_or(now) };
+        self.mode = Goal::Stopping { kill_at: kill_at.unwrap_or(now) };
     }
 
     /// Stops, unless that is in progress, and keeps the first reason.
     fn fail(&mut self, reason: String, turn: &mut Turn<'_>) {
-        if matches!(self.mode, Mode::Idle | Mode::Running) {
+        if matches!(self.mode, Goal::Idle | Goal::Running) {
             self.stop(turn.now);
         }
         if self.failure.is_none() {
@@ -479,93 +503,6 @@ impl Pool {
         }
     }
 
-    /// Processes events about the pool, which change the desired state.
-    fn note(&mut self, event: Event, turn: &mut Turn<'_>) {
-        match (&self.mode, event) {
-            (Mode::Done, _) => {}
-            (_, E::StopNow) => {
-                self.is_forced = true;
-                self.mode = Mode::Killing(KillReason::StopNow);
-            }
-            (Mode::Idle, E::Start) => self.mode = Mode::Running,
-            (Mode::Idle | Mode::Running, E::Stop) => self.stop(turn.now),
-            (Mode::Running, E::TaskFailed { reason }) if self.is_rolling_upgrade() => {
-                self.undo_rollout(&reason, turn);
-            }
-            (_, E::Fail { reason } | E::TaskFailed { reason }) => self.fail(reason, turn),
-            (Mode::Running, E::Change { request, change }) => {
-                if let Some((request, change)) = self.hold(request, change) {
-                    self.change(request, change, turn);
-                }
-            }
-            (_, E::Change { request, .. }) => turn.refuse([request], "the pool does not run"),
-            (Mode::Running, E::Prepared(outcome)) => self.prepared(outcome, turn),
-            (Mode::Running, E::Tried(outcome)) => self.tried(outcome, turn),
-            (Mode::Running, E::NotHandedOver { reason }) => {
-                self.not_handed_over(&reason, turn);
-            }
-            (_, E::Rejoin { request }) => self.rejoin(request, turn),
-            (Mode::Running, E::Measured(usages)) => self.measured(&usages, turn),
-            (Mode::Running, E::Backlog(queued)) => self.backlog(&queued, turn.now),
-            (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
-            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
-            (_, event) => self.note_worker(event, turn),
-        }
-    }
-
-    /// Processes events about one worker, which change its present state. Ignores an event that no
-    /// process expects: it is late, a duplicate, or unfounded.
-    fn note_worker(&mut self, event: Event, turn: &mut Turn<'_>) {
-        let Some(index) = event.worker().and_then(|id| self.index(id)) else {
-            return;
-        };
-        let worker = &mut self.workers[index];
-        let spec = &self.groups[worker.group].spec;
-        match event {
-            E::Spawned { pid, .. } => {
-                worker.spawned(pid, spec, turn);
-                self.shortage.note_spawned(turn.now);
-            }
-            E::SpawnFailed { reason, is_short, .. } => {
-                self.spawn_failed(index, reason, is_short, turn);
-            }
-            E::Ready { pid, .. } => worker.ready(pid, spec, turn),
-            E::Violation { pid, reason, .. } => {
-                let killed = worker.violated(pid, reason, turn);
-                self.count_killed(killed);
-            }
-            E::Hung { pid, how, .. } => worker.hung(pid, how, turn),
-            E::Extend { pid, time, .. } => self.extend(index, pid, time, turn),
-            E::Stops { pid, .. } => {
-                let (id, kill_at) = (worker.id, turn.now + self.stop_deadline);
-                if let Some(process) = worker.find(pid) {
-                    process.stops(id, kill_at, turn);
-                }
-            }
-            E::Status { pid, text, .. } => {
-                if let Some(process) = worker.find(pid) {
-                    process.status_text = Some(text);
-                }
-            }
-            E::Unended { pid, reason, .. } => self.unended(index, pid, reason, turn),
-            E::Exited { pid, exit, .. } => self.exited(index, pid, exit, turn),
-            // Events about the pool.
-            E::Start
-            | E::Stop
-            | E::StopNow
-            | E::Change { .. }
-            | E::Prepared(_)
-            | E::Tried(_)
-            | E::NotHandedOver { .. }
-            | E::Rejoin { .. }
-            | E::Measured(_)
-            | E::Backlog(_)
-            | E::Fail { .. }
-            | E::TaskFailed { .. }
-            | E::Tick => {}
-        }
-    }
-
     fn extend(&mut self, index: usize, pid: i32, time: Duration, turn: &mut Turn<'_>) {
         let (now, deadline) = (turn.now, self.stop_deadline);
         let worker = &mut self.workers[index];
@@ -574,7 +511,7 @@ impl Pool {
         let Some(until) = process.extend(time, spec, deadline, now) else { return };
         let (generation, time) = (process.generation, until - now);
         turn.report(Report::Extended { id, pid, generation, time });
-        if let Mode::Stopping { kill_at } = &mut self.mode {
+        if let Goal::Stopping { kill_at } = &mut self.mode {
             // Each of the other processes is killed at its own deadline.
             *kill_at = until.max(*kill_at);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::life::{Excess, ProcessLimits, Usage};
 use super::policy::LONGEST;
 use super::turn::Turn;
-use super::{Action, GroupSpec, KillReason, Moment, Ready, Report, Signal, State, WorkerId};
+use super::{Action, GroupSpec, Hung, KillReason, Moment, Ready, Report, Signal, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
 /// Limits the extra time for a start or a stop to this multiple of the configured time, whatever
@@ -14,14 +14,14 @@ const MOST_TIMES: u32 = 10;
 
 /// A process, or the request for one.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct PoolProcess {
     pub(super) generation: u32,
     pub(super) stage: Stage,
     /// Whether it has been ready for the canary time.
     pub(super) is_proven: bool,
     /// Whether a restart was requested, which replaces it with a process of the same generation.
     pub(super) needs_replacement: bool,
-    /// Since when it exceeds one of its limits.
+    /// Time since which it exceeds a limit.
     pub(super) over_limit_since: Option<Moment>,
     /// Status text that it reported.
     pub(super) status_text: Option<String>,
@@ -49,7 +49,7 @@ pub(super) enum Stage {
     Killed { pid: i32, reason: KillReason },
 }
 
-impl Process {
+impl PoolProcess {
     pub(super) fn requested(generation: u32, now: Moment) -> Self {
         Self {
             generation,
@@ -244,6 +244,11 @@ impl Process {
         }
     }
 
+    /// Returns whether it was killed because a job had reached its time limit.
+    pub(super) fn was_killed_for_a_job(&self) -> bool {
+        matches!(self.stage, Stage::Killed { reason: KillReason::Hung(Hung::Job(_)), .. })
+    }
+
     /// Begins its end. A process that was ready has this time for the work that it was given last.
     pub(super) fn leave(&mut self, time: Duration, now: Moment) {
         if let Some(pid) = self.pid().filter(|_| self.is_in_service()) {
@@ -294,7 +299,7 @@ impl Process {
     pub(super) fn stops(&mut self, id: WorkerId, kill_at: Moment, turn: &mut Turn<'_>) {
         if let Some(pid) = self.pid().filter(|_| self.is_alive() && !self.is_stopping()) {
             let generation = self.generation;
-            turn.report(Report::Stops { id, pid, generation });
+            turn.report(Report::WorkerStopping { id, pid, generation });
             self.enter(Stage::Stopping { pid, kill_at }, turn.now);
         }
     }

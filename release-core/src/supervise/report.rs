@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Excess, Hung, State, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
@@ -84,7 +82,7 @@ pub enum Report {
         time: Duration,
     },
     /// A process is stopping without being asked.
-    Stops {
+    WorkerStopping {
         /// Id of the worker.
         id: WorkerId,
         /// Process id.
@@ -128,7 +126,7 @@ pub enum Report {
         /// Error of the system.
         reason: String,
     },
-    /// A process exceeds one of its group's [`LifeLimits`](super::LifeLimits) and will be replaced.
+    /// A process exceeds a limit of its group's [`LifeLimits`](super::LifeLimits) and will be replaced.
     OverLimit {
         /// Id of the worker.
         id: WorkerId,
@@ -221,8 +219,12 @@ pub enum StopCause {
     Terminate,
     /// `SIGINT`.
     Interrupt,
-    /// `SIGQUIT`, which stops at once.
+    /// `SIGQUIT`, which stops at once unless [`Master::signal`](crate::Master::signal) has set another
+    /// action.
     Quit,
+    /// Another signal, with the action [`SignalAction::Stop`](crate::SignalAction::Stop) or
+    /// [`SignalAction::StopNow`](crate::SignalAction::StopNow).
+    Signal,
     /// The terminal of a service in the foreground was closed.
     Terminal,
     /// A call of [`MasterHandle::stop`](crate::MasterHandle::stop).
@@ -240,7 +242,7 @@ pub enum StopCause {
 /// let reason = KillReason::NotReady(Duration::from_secs(30));
 /// assert_eq!(reason.to_string(), "not ready within 30s");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KillReason {
     /// The process was not ready within this time.

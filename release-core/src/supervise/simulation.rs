@@ -14,7 +14,7 @@
 //! use release_core::supervise::{ExitStatus, GroupSpec, Operation, ReloadPolicy};
 //!
 //! let reload = ReloadPolicy::default().surge(1).canary(Duration::from_secs(1));
-//! let group = GroupSpec { reload, ..GroupSpec::new("web", 4) };
+//! let group = GroupSpec::new("web", 4).reload(reload);
 //! let mut world = Simulation::new(vec![group], Duration::from_secs(10), 42, |launch| {
 //!     match launch.generation {
 //!         2 => Life::good().dies_after(Duration::from_millis(500), ExitStatus::Code(1)),

@@ -4,6 +4,7 @@ mod histories;
 mod leaving;
 mod limits;
 mod model;
+mod order;
 mod reloads;
 mod respawn;
 mod restarts;

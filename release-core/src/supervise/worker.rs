@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::process::{Process, Stage};
+use super::process::{PoolProcess, Stage};
 use super::turn::Turn;
 use super::{
     Action, GroupSpec, Hung, KillReason, Moment, ReloadPolicy, RequestId, RestartPolicy, State,
@@ -19,7 +19,7 @@ pub(super) enum Role {
 
 /// A worker with all its processes.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct PoolWorker {
     pub(super) id: WorkerId,
     /// Index of its group, and its position in the group.
     pub(super) group: usize,
@@ -27,17 +27,17 @@ pub(super) struct Worker {
     /// Desired generation.
     pub(super) generation: u32,
     /// Process that does the work.
-    pub(super) serving: Option<Process>,
+    pub(super) serving: Option<PoolProcess>,
     /// When the next process is due, if there is none and a back-off applies.
     pub(super) due: Option<Moment>,
     /// Since when it has no process. `None` until the pool is started.
     pub(super) idle_since: Option<Moment>,
     /// Process that takes over when it is proven.
-    pub(super) replacement: Option<Process>,
+    pub(super) replacement: Option<PoolProcess>,
     /// When to retry after a failed replacement.
     pub(super) retry_at: Option<Moment>,
     /// Processes that stop because they are no longer needed.
-    pub(super) draining: Vec<Process>,
+    pub(super) draining: Vec<PoolProcess>,
     /// Requests that wait for a restart of this worker.
     pub(super) restarting: Vec<RequestId>,
     /// End of its last process if no other follows, with the reason of a failure.
@@ -52,7 +52,7 @@ pub(super) struct Worker {
     pub(super) failed_starts: u32,
 }
 
-impl Worker {
+impl PoolWorker {
     pub(super) fn new(id: WorkerId, group: usize, rank: u32, generation: u32) -> Self {
         Self {
             id,
@@ -74,30 +74,35 @@ impl Worker {
         }
     }
 
-    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+    pub(super) fn processes(&self) -> impl Iterator<Item = &PoolProcess> {
         self.serving.iter().chain(&self.replacement).chain(&self.draining)
     }
 
-    pub(super) fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+    pub(super) fn processes_mut(&mut self) -> impl Iterator<Item = &mut PoolProcess> {
         self.serving.iter_mut().chain(&mut self.replacement).chain(&mut self.draining)
     }
 
-    pub(super) fn find(&mut self, pid: i32) -> Option<&mut Process> {
+    pub(super) fn find(&mut self, pid: i32) -> Option<&mut PoolProcess> {
         self.processes_mut().find(|process| process.pid() == Some(pid))
     }
 
-    pub(super) fn status<'a>(&'a self, group: &'a str, now: Moment) -> WorkerStatus<'a> {
+    pub(super) fn status<'a>(
+        &'a self,
+        group: &'a str,
+        waits: bool,
+        now: Moment,
+    ) -> WorkerStatus<'a> {
         let process = self.serving.as_ref().or_else(|| self.draining.last());
         let state = match process {
             Some(process) => process.state(),
-            None if self.due.is_some() => State::Waiting,
+            None if self.due.is_some() || waits => State::Waiting,
             None => State::Gone,
         };
         let since = process.map_or(self.idle_since, |process| Some(process.since));
         WorkerStatus {
             id: self.id,
             group,
-            pid: process.and_then(Process::pid),
+            pid: process.and_then(PoolProcess::pid),
             generation: process.map_or(self.generation, |process| process.generation),
             state,
             restarts: self.starts.saturating_sub(1),
@@ -111,7 +116,7 @@ impl Worker {
     /// if `starts`.
     pub(super) fn timer(&self, started: bool) -> Option<Moment> {
         let starts = self.due.into_iter().chain(self.retry_at).filter(|_| started);
-        self.processes().filter_map(Process::timer).chain(starts).min()
+        self.processes().filter_map(PoolProcess::timer).chain(starts).min()
     }
 
     /// Returns whether it has no process and none is due.
@@ -150,8 +155,9 @@ impl Worker {
     ///
     /// A process over its limit waits while a reload replaces all of them.
     pub(super) fn awaits_replacement(&self, policy: &ReloadPolicy, is_rolling: bool) -> bool {
-        let is_due =
-            |it: &Process| self.is_outdated(it) || (it.over_limit_since.is_some() && !is_rolling);
+        let is_due = |it: &PoolProcess| {
+            self.is_outdated(it) || (it.over_limit_since.is_some() && !is_rolling)
+        };
         self.replacement.is_none()
             && self.retry_at.is_none()
             && self.draining.len() < policy.draining
@@ -169,14 +175,14 @@ impl Worker {
         current.any(|process| process.generation == generation && process.is_proven)
     }
 
-    pub(super) fn is_outdated(&self, process: &Process) -> bool {
+    pub(super) fn is_outdated(&self, process: &PoolProcess) -> bool {
         process.needs_replacement || process.generation != self.generation
     }
 
     /// Removes a process that has ended. Without a pid, removes the process that could not be
     /// started.
-    pub(super) fn remove(&mut self, pid: Option<i32>, now: Moment) -> Option<(Role, Process)> {
-        let is_it = |process: &mut Process| process.pid() == pid;
+    pub(super) fn remove(&mut self, pid: Option<i32>, now: Moment) -> Option<(Role, PoolProcess)> {
+        let is_it = |process: &mut PoolProcess| process.pid() == pid;
         let removed = if let Some(process) = self.serving.take_if(is_it) {
             (Role::Serving, process)
         } else if let Some(process) = self.replacement.take_if(is_it) {
@@ -227,7 +233,7 @@ impl Worker {
         if self.serving.is_none() && self.due.is_none() {
             self.serving = self.replacement.take();
         }
-        self.due = self.due.filter(|due| turn.now < *due);
+        self.due.take_if(|due| *due <= turn.now);
         // Only a worker that is repeatedly scaled away and back has that many draining.
         let is_crowded = self.draining.len() > policy.draining;
         let is_finished = self.last_end.is_some();
@@ -240,10 +246,10 @@ impl Worker {
         self.replacement = Some(self.request_process(turn));
     }
 
-    fn request_process(&self, turn: &mut Turn<'_>) -> Process {
+    fn request_process(&self, turn: &mut Turn<'_>) -> PoolProcess {
         let (id, generation) = (self.id, self.generation);
         turn.act(Action::Spawn { id, generation });
-        Process::requested(generation, turn.now)
+        PoolProcess::requested(generation, turn.now)
     }
 
     pub(super) fn spawned(&mut self, pid: i32, spec: &GroupSpec, turn: &mut Turn<'_>) {
@@ -280,6 +286,8 @@ impl Worker {
     }
 
     /// Applies changes by time alone to processes that were not asked to stop.
+    ///
+    /// A worker that does not change is only read: after a fork, the first write to each page copies it.
     pub(super) fn age(&mut self, spec: &GroupSpec, turn: &mut Turn<'_>) {
         let mut is_ready = false;
         for process in self.serving.iter_mut().chain(&mut self.replacement) {
@@ -290,14 +298,14 @@ impl Worker {
         if is_ready {
             self.note_ready();
         }
-        self.retry_at = self.retry_at.filter(|at| turn.now < *at);
+        self.retry_at.take_if(|at| *at <= turn.now);
     }
 
     /// Lets a replacement take over if it is proven, or ready and its generation `is_tested`.
     /// Drains a replacement of an undesired generation.
     pub(super) fn replace_current(&mut self, is_tested: bool, leaving: Duration, now: Moment) {
         let wanted = self.generation;
-        let is_due = |it: &mut Process| {
+        let is_due = |it: &mut PoolProcess| {
             it.may_take_over(is_tested) || (it.is_in_service() && it.generation != wanted)
         };
         let Some(replacement) = self.replacement.take_if(is_due) else { return };
@@ -321,7 +329,7 @@ impl Worker {
         self.drain(replacement, leaving, now);
     }
 
-    fn drain(&mut self, process: Option<Process>, leaving: Duration, now: Moment) {
+    fn drain(&mut self, process: Option<PoolProcess>, leaving: Duration, now: Moment) {
         if let Some(mut process) = process {
             process.leave(leaving, now);
             self.draining.push(process);
@@ -342,34 +350,36 @@ impl Worker {
 
     /// Kills every process that was not killed yet. Returns their number.
     pub(super) fn kill(&mut self, reason: &KillReason, turn: &mut Turn<'_>) -> usize {
-        self.kill_matching(Process::is_alive, reason, turn)
+        self.kill_matching(PoolProcess::is_alive, reason, turn)
     }
 
     /// Kills every process whose stop deadline has passed. Returns their number.
     pub(super) fn kill_overdue(&mut self, turn: &mut Turn<'_>) -> usize {
         let now = turn.now;
-        let overdue = |process: &Process| process.is_overdue(now);
+        let overdue = |process: &PoolProcess| process.is_overdue(now);
         self.kill_matching(overdue, &KillReason::StopDeadline, turn)
     }
 
     /// Kills a process that violated the protocol. Returns the number of killed processes.
     pub(super) fn violated(&mut self, pid: i32, what: String, turn: &mut Turn<'_>) -> usize {
-        let it = |process: &Process| process.pid() == Some(pid) && process.is_alive();
+        let it = |process: &PoolProcess| process.pid() == Some(pid) && process.is_alive();
         self.kill_matching(it, &KillReason::Violation(what), turn)
     }
 
     /// Kills a process that makes no progress, unless it is starting or stopping, which has a
-    /// deadline.
+    /// deadline. The time limit of a job is shorter than that of a stop.
     pub(super) fn hung(&mut self, pid: i32, how: Hung, turn: &mut Turn<'_>) {
-        let it = |process: &Process| {
-            process.pid() == Some(pid) && process.is_in_service() && process.was_ready()
+        let is_job = matches!(how, Hung::Job(_));
+        let it = |process: &PoolProcess| {
+            let serves = process.is_in_service() && process.was_ready();
+            process.pid() == Some(pid) && (serves || (is_job && process.is_alive()))
         };
         self.kill_matching(it, &KillReason::Hung(how), turn);
     }
 
     fn kill_matching(
         &mut self,
-        which: impl Fn(&Process) -> bool,
+        which: impl Fn(&PoolProcess) -> bool,
         reason: &KillReason,
         turn: &mut Turn<'_>,
     ) -> usize {
@@ -379,7 +389,17 @@ impl Worker {
     }
 
     /// Counts the end of a process, or of the attempt to start one.
-    pub(super) fn count_death(&mut self, process: &Process, policy: &RestartPolicy, now: Moment) {
+    pub(super) fn count_death(
+        &mut self,
+        process: &PoolProcess,
+        policy: &RestartPolicy,
+        now: Moment,
+    ) {
+        // Not the fault of the process, and not quicker than its job.
+        let is_healthy = process.life(now).is_some_and(|life| life >= policy.healthy_after);
+        if process.was_killed_for_a_job() && !is_healthy {
+            return;
+        }
         match process.life(now) {
             Some(life) if life >= policy.healthy_after => self.early_deaths = 0,
             Some(_) => self.early_deaths = self.early_deaths.saturating_add(1),

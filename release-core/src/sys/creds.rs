@@ -14,7 +14,7 @@ const MOST_GROUPS: usize = 65_536;
 
 /// The identity of a worker, with all lookups done.
 #[derive(Clone, Debug)]
-pub(crate) struct Credentials {
+pub(crate) struct ProcessCredentials {
     pub(crate) name: String,
     pub(crate) uid: Uid,
     pub(crate) gid: Gid,
@@ -26,7 +26,7 @@ pub(crate) struct Credentials {
     pub(crate) may_change_root: bool,
 }
 
-impl Credentials {
+impl ProcessCredentials {
     /// Returns the account's environment variables for the user. Variables without a value are
     /// unset.
     pub(crate) fn variables(&self) -> [(&'static str, Option<OsString>); 4] {
@@ -50,26 +50,24 @@ impl Credentials {
     }
 
     /// Becomes this user for good and verifies it: sets groups, gid and uid in this order,
-    /// capabilities, no_new_privs, then reads every id back and tries to regain root, which must
-    /// fail.
+    /// capabilities (only `kept` are left), no_new_privs, then reads every id back and tries to
+    /// regain root, which must fail.
     ///
     /// For a process with one thread: capabilities and no_new_privs belong to threads. Allocates
     /// nothing, so it may run between fork and exec.
-    pub(crate) fn assume(&self) -> Result<(), Failed> {
-        if self.may_change_root {
+    pub(crate) fn assume(&self, kept: u64) -> Result<(), Failed> {
+        let all = if self.may_change_root { kept | 1 << CHANGE_ROOT } else { kept };
+        if all != 0 {
             // A capability removed from the bounding set cannot be made inheritable.
+            let [low, high] = halves(all);
             let mut sets = capabilities()?;
-            sets[2] = 1 << CHANGE_ROOT;
+            (sets[2], sets[5]) = (low, high);
             set_capabilities(sets)?;
             prctl("prctl(PR_SET_KEEPCAPS)", libc::PR_SET_KEEPCAPS, 1)?;
         }
-        drop_bounding_set()?;
+        drop_bounding_set(kept)?;
         self.set_ids()?;
-        if self.may_change_root {
-            keep_change_of_root()?;
-        } else {
-            leave_capabilities()?;
-        }
+        keep_capabilities(all)?;
         self.verify()
     }
 
@@ -142,9 +140,36 @@ impl Credentials {
 /// Clears the ambient, permitted, effective and inheritable sets of capabilities, and prevents
 /// programs from restoring any. Allocates nothing.
 pub(crate) fn leave_capabilities() -> Result<(), Failed> {
+    keep_capabilities(0)
+}
+
+/// Drops all capabilities but these, also for root and for the programs that it runs. Allocates
+/// nothing.
+pub(crate) fn leave_other_capabilities(kept: u64) -> Result<(), Failed> {
+    drop_bounding_set(kept)?;
+    keep_capabilities(kept)
+}
+
+/// Drops all capabilities but these, which are kept for the program that is run next, too, and
+/// prevents programs from restoring any. Allocates nothing.
+pub(crate) fn keep_capabilities(kept: u64) -> Result<(), Failed> {
     prctl("prctl(PR_CAP_AMBIENT)", libc::PR_CAP_AMBIENT, ambient_clear_all())?;
-    set_capabilities([0; 6])?;
+    let [low, high] = halves(kept);
+    set_capabilities([low, low, low, high, high, high])?;
+    let zero: libc::c_ulong = 0;
+    let raise = libc::c_ulong::from(libc::PR_CAP_AMBIENT_RAISE.unsigned_abs());
+    for capability in (0_u32..64).filter(|number| kept & 1 << number != 0) {
+        let capability = libc::c_ulong::from(capability);
+        // SAFETY: takes integers.
+        let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, zero, zero) };
+        check("prctl(PR_CAP_AMBIENT)", raised.into())?;
+    }
     prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// The lower and the upper half of a set of bits.
+fn halves(set: u64) -> [u32; 2] {
+    [set & u64::from(u32::MAX), set >> 32].map(|half| u32::try_from(half).unwrap_or(0))
 }
 
 fn ambient_clear_all() -> libc::c_ulong {
@@ -152,9 +177,9 @@ fn ambient_clear_all() -> libc::c_ulong {
     libc::c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs())
 }
 
-/// Removes every capability from the bounding set, so that no exec can ever restore one.
-fn drop_bounding_set() -> Result<(), Failed> {
-    for capability in 0..64 {
+/// Removes all capabilities but these from the bounding set, so that no exec can ever restore one.
+fn drop_bounding_set(kept: u64) -> Result<(), Failed> {
+    for capability in (0..64).filter(|number| kept & 1 << number == 0) {
         match prctl("prctl(PR_CAPBSET_DROP)", libc::PR_CAPBSET_DROP, capability) {
             Ok(_) => {}
             // One past the last that this kernel knows.
@@ -170,31 +195,17 @@ fn drop_bounding_set() -> Result<(), Failed> {
 /// The number of `CAP_SYS_CHROOT`.
 const CHANGE_ROOT: u32 = 18;
 
-/// Drops all capabilities but the one to change the root directory, also for the program that is
-/// run next. Allocates nothing.
-fn keep_change_of_root() -> Result<(), Failed> {
-    let only = 1 << CHANGE_ROOT;
-    set_capabilities([only, only, only, 0, 0, 0])?;
-    let zero: libc::c_ulong = 0;
-    let raise = libc::c_ulong::from(libc::PR_CAP_AMBIENT_RAISE.unsigned_abs());
-    let capability = libc::c_ulong::from(CHANGE_ROOT);
-    // SAFETY: takes integers.
-    let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, zero, zero) };
-    check("prctl(PR_CAP_AMBIENT)", raised.into())?;
-    prctl("prctl(PR_SET_NO_NEW_PRIVS)", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
-}
-
 /// The effective, permitted and inheritable sets, their lower halves first.
 type Capabilities = [u32; 6];
 
 #[repr(C)]
-struct Header {
+struct CapabilityHeader {
     version: u32,
     pid: i32,
 }
 
 /// Version 3 of the interface, for this thread.
-const HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
+const HEADER: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
 
 fn capabilities() -> Result<Capabilities, Failed> {
     let (header, mut sets) = (HEADER, [0; 6]);

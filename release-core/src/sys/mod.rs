@@ -4,21 +4,32 @@
 //! exec, dropping privileges). This module does not depend on executors, frames or policies.
 #![allow(unsafe_code)]
 
+pub(crate) mod attempts;
+pub(crate) mod bell;
+pub(crate) mod calls;
 pub(crate) mod claimed;
+pub(crate) mod confinement;
 pub(crate) mod creds;
+pub(crate) mod epoll;
 pub(crate) mod exit_status;
 pub(crate) mod fds;
 pub(crate) mod image;
+pub(crate) mod kernel_log;
+pub(crate) mod landlock;
 pub(crate) mod memory;
+pub(crate) mod mounts;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod resources;
 pub(crate) mod rights;
+pub(crate) mod seccomp;
+pub(crate) mod shared_memory;
 pub(crate) mod signal;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod steering;
 pub(crate) mod threads;
 pub(crate) mod untrusted;
 

@@ -76,8 +76,12 @@ pub(crate) fn try_wait(pidfd: &impl AsRawFd) -> io::Result<Option<ExitStatus>> {
 /// Returns whether the process has ended, or an error if it is not a child of this one or was
 /// reaped.
 pub(crate) fn has_ended(pidfd: &impl AsRawFd) -> io::Result<bool> {
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    Ok(wait_id(libc::P_PIDFD, pidfd, flags)?.is_some())
+    Ok(ended(pidfd)?.is_some())
+}
+
+/// Returns how the child has ended without reaping it, or `None` while it runs.
+pub(crate) fn ended(pidfd: &impl AsRawFd) -> io::Result<Option<ExitStatus>> {
+    wait_id(libc::P_PIDFD, pidfd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Waits for the end of a killed process, and reaps it.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -35,10 +36,11 @@ pub(crate) fn has_living_group(group: Pid) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) parent: i32,
-    group: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
     pub(crate) is_zombie: bool,
     /// Distinguishes it from an earlier process with the same number.
-    began: u64,
+    pub(crate) began: u64,
 }
 
 impl Stat {
@@ -51,6 +53,7 @@ impl Stat {
             is_zombie: matches!(*words.first()?, "Z" | "X"),
             parent: words.get(1)?.parse().ok()?,
             group: words.get(2)?.parse().ok()?,
+            session: words.get(3)?.parse().ok()?,
             began: words.get(19)?.parse().ok()?,
         })
     }
@@ -62,6 +65,16 @@ pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
     let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
     Some(resident * u64::try_from(page).ok()?)
+}
+
+/// Returns the processor time of a process, or `None` if it is gone.
+pub(crate) fn processor_time(pid: i32) -> Option<Duration> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = line.rsplit_once(')')?;
+    let mut words = rest.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    Some(Duration::from_millis((user + system) * 1000 / ticks.max(1)))
 }
 
 /// The two sides of a fork.
@@ -92,6 +105,21 @@ pub(crate) fn fork() -> io::Result<Fork> {
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
+}
+
+/// Fills the bytes with random ones, fit for keys.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: the kernel writes at most as many bytes as the slice has.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match nix::errno::Errno::result(count) {
+            Ok(count) => filled += usize::try_from(count).unwrap_or(0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Sets the name that `ps` and `top` show (at most 15 bytes of it).

@@ -84,9 +84,11 @@ impl Drop for Caught {
 }
 
 /// Returns whether the kernel sent this signal because a background process reads or writes the
-/// terminal, rather than a process as a request. Accesses only its arguments.
+/// terminal, or the terminal has another size, rather than a process as a request. Accesses only its
+/// arguments.
 fn is_of_terminal(signal: Signal, info: &libc::siginfo_t) -> bool {
-    matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && info.si_code == libc::SI_KERNEL
+    matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGWINCH)
+        && info.si_code == libc::SI_KERNEL
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -107,12 +109,11 @@ pub(crate) fn block_only(signals: &SigSet) {
 }
 
 /// Undoes settings that a launcher may have left behind (a shell's background job, for example):
-/// children can be waited for and no signal is blocked. Ignores signals that would end this process
-/// and have no handler; writing beyond the maximum file size becomes an error.
-pub(crate) fn settle_inherited() -> io::Result<()> {
+/// children can be waited for and no signal is blocked. Ignores these signals if they have no handler;
+/// writing beyond the maximum file size becomes an error.
+pub(crate) fn settle_inherited(ignored: &[Signal]) -> io::Result<()> {
     keep_zombies()?;
-    let pointless = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
-    for signal in pointless.into_iter().chain(FAILED_WRITES) {
+    for signal in ignored.iter().copied().chain(FAILED_WRITES) {
         if disposition(signal) == libc::SIG_DFL {
             ignore(signal)?;
         }
@@ -143,6 +144,21 @@ pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     // SAFETY: ignoring runs no code of ours.
     unsafe { sigaction(signal, &ignore) }?;
     Ok(())
+}
+
+/// Lets a program receive SIGHUP, even if this process was started by `nohup`.
+#[cfg(feature = "testing")]
+pub(crate) fn receive_hangup(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    let receive = move || {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(Signal::SIGHUP, &default) }?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec, the closure makes one async-signal-safe system call.
+    unsafe { command.pre_exec(receive) };
 }
 
 /// Returns whether a signal is ignored: by this process, or by a launcher such as `nohup`.

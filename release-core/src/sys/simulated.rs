@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use super::exit_status::ExitStatus;
-use super::spawn::{Child, Command, SpawnError};
+use super::spawn::{Command, SpawnError, SpawnedChild};
 
 /// The system calls that concern processes.
 pub(crate) trait System {
@@ -15,7 +15,7 @@ pub(crate) trait System {
         &self,
         command: &Command,
         descriptors: &[(RawFd, BorrowedFd<'_>)],
-    ) -> Result<Child, SpawnError>;
+    ) -> Result<SpawnedChild, SpawnError>;
 
     /// Sends a signal, or none, to a process or to the whole group that it led.
     fn signal(&self, pidfd: RawFd, signal: i32, is_group: bool) -> io::Result<()>;

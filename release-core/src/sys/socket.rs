@@ -3,16 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use libc::{
-    BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W, SKF_AD_OFF,
-    SKF_AD_RANDOM, sock_filter, sock_fprog,
-};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{AcceptConn, AttachReusePortCbpf, PeerCredentials, SndBuf};
+use nix::sys::socket::sockopt::{AcceptConn, PeerCredentials, SndBuf, SndBufForce};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, accept4, bind, getsockname, getsockopt,
-    setsockopt, socketpair,
+    setsockopt, socketpair, sockopt,
 };
 
 /// Accepts a connection, non-blocking and close-on-exec.
@@ -28,7 +24,8 @@ pub(crate) fn accept(listener: &(impl AsRawFd + AsFd)) -> io::Result<OwnedFd> {
     }
 }
 
-fn is_hung_up(socket: &impl AsFd) -> bool {
+/// Returns whether a socket was shut down, by any of its holders.
+pub(crate) fn is_hung_up(socket: &impl AsFd) -> bool {
     let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut watched = [PollFd::new(socket.as_fd(), shut_down)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
@@ -39,13 +36,31 @@ pub(crate) fn is_listening(socket: &impl AsFd) -> bool {
     getsockopt(socket, AcceptConn).unwrap_or(false) && !is_hung_up(socket)
 }
 
+/// Returns the number of connections that wait in a listening TCP socket, and its maximum.
+pub(crate) fn accept_queue(socket: &impl AsFd) -> Option<(u32, u32)> {
+    if !getsockopt(socket, AcceptConn).unwrap_or(false) {
+        return None;
+    }
+    // SAFETY: integers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which is as long.
+    let result = unsafe {
+        let place = (&raw mut info).cast();
+        libc::getsockopt(number, libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length)
+    };
+    // In a listening socket, the fields have this meaning.
+    (result == 0).then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
 /// Prevents holders of the socket from making the kernel drop incoming data, or select which of
 /// several sockets gets a connection. Cannot be undone.
 pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_LOCK_FILTER)
 }
 
-/// Undoes [`steer`]. Any holder of a socket of the group can do that.
+/// Undoes [`steer`](super::steering::steer). Any holder of a socket of the group can do that.
 #[cfg(test)]
 pub(crate) fn forget_steering(socket: &impl AsFd) -> io::Result<()> {
     switch_on(socket, libc::SO_DETACH_REUSEPORT_BPF)
@@ -63,14 +78,18 @@ fn switch_on(socket: &impl AsFd, name: libc::c_int) -> io::Result<()> {
 
 /// Requested buffer size per direction for a socket between master and worker: a larger buffer
 /// transfers a large message in fewer steps. Memory is used only while data waits.
-const SEND_BUFFER: usize = 1024 * 1024;
+const SEND_BUFFER: usize = 2 * 1024 * 1024;
 
 /// Creates two connected Unix stream sockets, close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
-    setsockopt(&one, SndBuf, &SEND_BUFFER)?;
-    setsockopt(&other, SndBuf, &SEND_BUFFER)?;
+    for end in [&one, &other] {
+        // Only a privileged process may exceed the limit of the system, `net.core.wmem_max`.
+        if setsockopt(end, SndBufForce, &SEND_BUFFER).is_err() {
+            setsockopt(end, SndBuf, &SEND_BUFFER)?;
+        }
+    }
     Ok((one, other))
 }
 
@@ -97,32 +116,40 @@ pub(crate) fn peer(socket: &impl AsFd) -> io::Result<nix::sys::socket::UnixCrede
     Ok(getsockopt(socket, PeerCredentials)?)
 }
 
+/// Returns whether a descriptor is a stream socket.
+pub(crate) fn is_stream(socket: &impl AsFd) -> bool {
+    getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream)
+}
+
+/// Returns whether the socket itself has room to send.
+pub(crate) fn is_writable(socket: &impl AsFd) -> bool {
+    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Returns whether a read, or an accept, would not wait.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Makes the kernel distribute new connections evenly among the chosen sockets of a group that
-/// shares a port. A socket's number is its place in the order in which they began to listen.
-///
-/// The filter is a classic BPF program, which needs no privilege.
-pub(crate) fn steer(one: &impl AsFd, chosen: &[usize]) -> io::Result<()> {
-    let step = |code, k, skip| sock_filter { code, jt: 0, jf: skip, k };
-    let code = |parts: u32| u16::try_from(parts).map_err(io::Error::other);
-    let number = |index: usize| u32::try_from(index).map_err(io::Error::other);
-    let random = (SKF_AD_OFF + SKF_AD_RANDOM).cast_unsigned();
-    let mut program = vec![
-        step(code(BPF_LD | BPF_W | BPF_ABS)?, random, 0),
-        step(code(BPF_ALU | BPF_MOD | BPF_K)?, number(chosen.len())?, 0),
-    ];
-    for (turn, index) in chosen.iter().enumerate() {
-        program.push(step(code(BPF_JMP | BPF_JEQ | BPF_K)?, number(turn)?, 1));
-        program.push(step(code(BPF_RET | BPF_K)?, number(*index)?, 0));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_privileged_process_gets_the_whole_send_buffer() {
+        let (one, other) = pair().unwrap();
+        let maximum = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
+        let is_privileged = setsockopt(&pair().unwrap().0, SndBufForce, &SEND_BUFFER).is_ok();
+        let expected = if is_privileged {
+            SEND_BUFFER
+        } else {
+            SEND_BUFFER.min(maximum.trim().parse().unwrap())
+        };
+        for end in [one, other] {
+            // The kernel doubles the requested size, for its own overhead.
+            assert_eq!(getsockopt(&end, SndBuf).unwrap(), 2 * expected);
+        }
     }
-    // Never reached, but a program must end with this.
-    program.push(step(code(BPF_RET | BPF_K)?, 0, 0));
-    let len = code(number(program.len())?)?;
-    let program = sock_fprog { len, filter: program.as_mut_ptr() };
-    Ok(setsockopt(one, AttachReusePortCbpf, &program)?)
 }

@@ -27,7 +27,7 @@ pub(crate) use report::{ASKS, GOES_ON, REPORT, decode};
 /// The master does not wait for that: as soon as the child has another user, other processes of
 /// that user can stop it, and would stop the master with it.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct SpawnedChild {
     pub(crate) pid: Claimed,
     pub(crate) pidfd: OwnedFd,
     /// A socket that closes when the program runs, or reports an earlier failure in [`REPORT`]
@@ -47,7 +47,7 @@ pub(crate) struct Child {
 pub(crate) fn spawn(
     command: &Command,
     descriptors: &[(RawFd, BorrowedFd<'_>)],
-) -> Result<Child, SpawnError> {
+) -> Result<SpawnedChild, SpawnError> {
     #[cfg(test)]
     if let Some(system) = super::simulated::system() {
         return system.spawn(command, descriptors);
@@ -56,11 +56,13 @@ pub(crate) fn spawn(
     let terminals = terminals(command, descriptors);
     let own = terminals.iter().map(|(number, terminal)| (*number, terminal.as_fd()));
     let descriptors: Vec<_> = descriptors.iter().copied().chain(own).collect();
-    let prepared = Prepared::new(command, &descriptors, &writer)?;
-    drop(terminals);
-    drop(writer);
+    let prepared = Prepared::new(command, &descriptors, &writer);
     let parent = nix::unistd::getpid();
 
+    // A fork copies the page tables, but a child that shared this memory would be a danger. It waits for
+    // files and for an answer of this process. And a process of its new user could make it dump core,
+    // which until Linux 5.16 ends all processes that share its memory.
+    //
     // A signal between fork and exec would run this process's handlers in the child.
     let mut mask = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))
@@ -78,8 +80,8 @@ pub(crate) fn spawn(
         Ok(nix::unistd::ForkResult::Child) => exit_now(127),
         Err(errno) => return Err(SpawnError::Here("fork", errno.into())),
     };
-    drop(prepared);
-    Child::of(pid, reader.into())
+    drop(writer);
+    SpawnedChild::of(pid, reader.into())
 }
 
 /// Opens standard output and error write-only, if they are a terminal that a process of another
@@ -93,7 +95,7 @@ fn terminals(command: &Command, given: &[(RawFd, BorrowedFd<'_>)]) -> Vec<(RawFd
     own.filter_map(|number| Some((number, fds::open_to_write(number)?))).collect()
 }
 
-impl Child {
+impl SpawnedChild {
     fn of(pid: Pid, report: OwnedFd) -> Result<Self, SpawnError> {
         match pidfd::pidfd_open(pid.as_raw()) {
             Ok(pidfd) => Ok(Self { pid: Claimed::new(pid), pidfd, report }),

@@ -8,27 +8,31 @@ use std::thread;
 
 use crate::sys::signal::block_all;
 
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type ThreadJob = Box<dyn FnOnce() + Send>;
 
 /// Threads that run jobs in order of arrival, a limited number at a time. The others wait.
 pub(crate) struct Threads {
     name: &'static str,
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<ThreadsState>,
 }
 
-struct State {
-    waiting: VecDeque<Job>,
+struct ThreadsState {
+    waiting: VecDeque<ThreadJob>,
     /// Number of threads; each is busy.
     threads: usize,
 }
 
 impl Threads {
     pub(crate) const fn new(name: &'static str, most: usize) -> Self {
-        Self { name, most, state: Mutex::new(State { waiting: VecDeque::new(), threads: 0 }) }
+        Self {
+            name,
+            most,
+            state: Mutex::new(ThreadsState { waiting: VecDeque::new(), threads: 0 }),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ThreadsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,7 +47,7 @@ impl Threads {
     /// # Errors
     ///
     /// Returns the job if there is no thread and none can be started.
-    pub(crate) fn run(&'static self, job: Job) -> Result<(), (Job, io::Error)> {
+    pub(crate) fn run(&'static self, job: ThreadJob) -> Result<(), (ThreadJob, io::Error)> {
         let mut state = self.lock();
         if state.threads < self.most {
             // It waits for the lock.
@@ -66,7 +70,7 @@ impl Threads {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<ThreadJob> {
         let mut state = self.lock();
         let job = state.waiting.pop_front();
         if job.is_none() {

@@ -6,7 +6,7 @@ use super::Notifier;
 
 /// The subject of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum MessageKind {
     MainPid,
     /// The end of the start.
     Started,
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Watchdog,
 }
 
-impl Kind {
+impl MessageKind {
     /// Returns whether an earlier message is superseded by this one. For waiting listeners, the
     /// ends of several changes are one event.
     fn replaces(self, earlier: Self) -> bool {
@@ -29,16 +29,16 @@ impl Kind {
 
 /// Messages that wait for room: the latest of each kind.
 #[derive(Debug, Default)]
-pub(crate) struct Unsent(Vec<(Kind, String)>);
+pub(crate) struct Unsent(Vec<(MessageKind, String)>);
 
 impl Unsent {
-    pub(crate) fn push(&mut self, kind: Kind, message: String) {
+    pub(crate) fn push(&mut self, kind: MessageKind, message: String) {
         self.0.retain(|(earlier, _)| !kind.replaces(*earlier));
         self.0.push((kind, message));
     }
 
     /// Returns whether a message of this kind waits.
-    pub(crate) fn has(&self, kind: Kind) -> bool {
+    pub(crate) fn has(&self, kind: MessageKind) -> bool {
         self.0.iter().any(|(other, _)| *other == kind)
     }
 
@@ -70,19 +70,19 @@ mod tests {
         let notifier = Notifier::new(path.as_os_str().as_encoded_bytes()).unwrap();
         while notifier.post("x").is_ok() {}
         let mut unsent = Unsent::default();
-        unsent.push(Kind::Started, "READY=1 of the start".to_owned());
+        unsent.push(MessageKind::Started, "READY=1 of the start".to_owned());
         for round in 1..1000 {
-            unsent.push(Kind::Watchdog, "WATCHDOG=1".to_owned());
-            unsent.push(Kind::Reloading, format!("RELOADING={round}"));
-            unsent.push(Kind::Status, format!("STATUS={round}"));
-            unsent.push(Kind::Ready, format!("READY=1 after {round}"));
+            unsent.push(MessageKind::Watchdog, "WATCHDOG=1".to_owned());
+            unsent.push(MessageKind::Reloading, format!("RELOADING={round}"));
+            unsent.push(MessageKind::Status, format!("STATUS={round}"));
+            unsent.push(MessageKind::Ready, format!("READY=1 after {round}"));
         }
-        unsent.push(Kind::Reloading, "RELOADING=last".to_owned());
-        unsent.push(Kind::Stopping, "STOPPING=1".to_owned());
+        unsent.push(MessageKind::Reloading, "RELOADING=last".to_owned());
+        unsent.push(MessageKind::Stopping, "STOPPING=1".to_owned());
         assert_eq!(unsent.send(&notifier).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let mut bytes = [0; 100];
         let mut heard = Vec::new();
-        while unsent.has(Kind::Stopping) {
+        while unsent.has(MessageKind::Stopping) {
             while let Ok(length) = systemd.recv(&mut bytes) {
                 heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
             }

@@ -64,6 +64,9 @@ impl<C> Worker<C> {
             process::forbid_tracing().map_err(failed)?;
         }
         process::forbid_new_privileges().map_err(failed)?;
+        if let Some(sandbox) = self.sandbox {
+            sandbox.apply()?;
+        }
         // After the change of user, which clears it.
         process::die_with(parent).map_err(failed)?;
         // Before any other thread exists that a half-caught signal could interrupt.

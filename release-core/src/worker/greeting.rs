@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::ipc::hello::{Agreed, Hello, Types};
+use crate::ipc::hello::{Agreed, Hello, METRICS, Types};
 use crate::ipc::link::{Incoming, Link};
 use crate::ipc::{Codec, Header, Postcard};
+use crate::metrics;
+use crate::sys::shared_memory::SharedMemory;
 use crate::sys::{fds, spawn};
 use crate::{Error, ErrorKind};
 
@@ -59,4 +61,20 @@ pub(crate) fn take_listeners(names: Vec<String>) -> Result<Vec<(String, OwnedFd)
         Ok((name, socket))
     });
     taken.collect()
+}
+
+/// Uses the memory for metrics that is among the listeners, if there is any. Returns the others.
+pub(crate) fn take_metrics(mut passed: Vec<(String, OwnedFd)>) -> Vec<(String, OwnedFd)> {
+    let memory = passed.pop_if(|(name, _)| name == METRICS);
+    let Some((_, memory)) = memory else { return passed };
+    match SharedMemory::of_peer(memory, metrics::WORDS) {
+        Ok(memory) => {
+            if !metrics::install(memory) {
+                let message = "a metric was used before this worker ran: its metrics count nowhere";
+                log_warning!("{message}");
+            }
+        }
+        Err(error) => log_warning!(?error, "no memory for metrics: they count nowhere"),
+    }
+    passed
 }

@@ -5,6 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::ipc::HeartbeatReply;
+use crate::metrics::{self, Counter, Gauge};
+
+static IN_FLIGHT: Gauge = Gauge::new("work_in_flight", "Units of work in flight, such as requests");
+static FINISHED: Counter = Counter::new("work_finished", "Units of work that were finished");
 
 /// The units of work of this process.
 #[derive(Debug, Default)]
@@ -50,6 +54,10 @@ impl Drop for Work {
         let mut counts = self.in_flight.lock();
         counts.open.remove(&self.number);
         counts.finished += 1;
+        if metrics::own().is_some() {
+            IN_FLIGHT.add(-1);
+            FINISHED.increment();
+        }
     }
 }
 
@@ -57,6 +65,9 @@ impl InFlight {
     pub(crate) fn begin(self: &Arc<Self>, now: Instant) -> Work {
         let mut counts = self.lock();
         counts.begun += 1;
+        if metrics::own().is_some() {
+            IN_FLIGHT.add(1);
+        }
         let number = counts.begun;
         counts.open.insert(number, now);
         Work { in_flight: Arc::clone(self), number }

@@ -4,16 +4,22 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::channels::WorkerChannels;
+use super::hand_on::HandOnClient;
 use super::in_flight::{InFlight, Work};
+use super::relay::ConnectionRelay;
 use crate::ipc::link::Link;
 use crate::ipc::plain::Client;
 use crate::ipc::{Ended, Header, Never, Peer, Postcard, SendError};
-use crate::net::{Address, Passive, Socket};
+use crate::net::{Address, Datagrams, Flows, Passive, QuicIds, Socket};
 use crate::rt::{Rt, Task};
 use crate::stopping::Stopping;
 use crate::{Error, ErrorKind};
 
 /// A running worker: its identity, its data, and the connection to its master.
+///
+/// Cheap to clone: all clones are the same worker. The worker ends when its main function returns,
+/// whether clones are left or not; dropping them all ends nothing.
 ///
 /// `Context` is the value that [`Workers::context`](crate::Workers::context) created for this
 /// worker. `M` is the type of its requests to the master.
@@ -29,7 +35,7 @@ use crate::{Error, ErrorKind};
 /// async fn worker(me: Me<(), String>) -> Result<(), CallError> {
 ///     let answer = me.master().call(&"which colour?".to_owned()).await?;
 ///     tracing::info!(worker = me.id(), answer);
-///     me.ready().ok();
+///     me.ready()?;
 ///     me.stopping().await;
 ///     Ok(())
 /// }
@@ -39,29 +45,49 @@ use crate::{Error, ErrorKind};
 /// }
 /// ```
 pub struct Me<Context = (), M = Never, C = Postcard> {
+    shared: Arc<WorkerData<Context>>,
+    master: Peer<M, C>,
+}
+
+/// The parts that all clones share.
+pub(crate) struct WorkerData<Context> {
     pub(crate) id: u32,
     pub(crate) generation: u32,
     pub(crate) group: String,
     pub(crate) context: Context,
     pub(crate) listeners: Mutex<Vec<(String, OwnedFd)>>,
-    pub(crate) master: Peer<M, C>,
     pub(crate) link: Arc<Link>,
     pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) hand_on: Arc<HandOnClient>,
+    pub(crate) channels: Arc<WorkerChannels>,
     pub(crate) stopping: Stopping,
     pub(crate) rt: Rt,
-    pub(crate) _tasks: [Task<()>; 2],
+}
+
+impl<Context, M, C: Clone> Clone for Me<Context, M, C> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.shared), self.master.clone())
+    }
 }
 
 impl<Context, M, C> fmt::Debug for Me<Context, M, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Me")
-            .field("id", &self.id)
-            .field("group", &self.group)
+            .field("id", &self.shared.id)
+            .field("group", &self.shared.group)
             .finish_non_exhaustive()
     }
 }
 
 impl<Context, M, C> Me<Context, M, C> {
+    pub(crate) fn new(shared: Arc<WorkerData<Context>>, master: Peer<M, C>) -> Self {
+        Self { shared, master }
+    }
+
+    pub(super) fn shared(&self) -> &WorkerData<Context> {
+        &self.shared
+    }
+
     /// Returns the worker's id, which is stable across restarts.
     ///
     /// # Examples
@@ -76,7 +102,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.id
+        self.shared.id
     }
 
     /// Returns the generation of this process: 1 for the first workers of the master, and a higher
@@ -94,7 +120,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.shared.generation
     }
 
     /// Returns the name of the group.
@@ -111,7 +137,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn group(&self) -> &str {
-        &self.group
+        &self.shared.group
     }
 
     /// Returns the context sent by the master.
@@ -134,7 +160,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn context(&self) -> &Context {
-        &self.context
+        &self.shared.context
     }
 
     /// Returns the runtime.
@@ -160,10 +186,10 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn rt(&self) -> &Rt {
-        &self.rt
+        &self.shared.rt
     }
 
-    /// Takes the shared listening socket of this name. You can take each socket once.
+    /// Takes the shared listening socket of this name. You can take each socket once, on any clone.
     ///
     /// `try_into` converts it to a listener of the standard library, of tokio, async-io or smol (features
     /// `tokio`, `async-io` and `async-net`, which the backends enable).
@@ -187,7 +213,103 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # let _ = listeners;
     /// ```
     pub fn listener<A: Address>(&self, name: &str) -> Result<Socket<Passive, A>, Error> {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = Socket::inherited(&self.shared.rt, self.descriptor(name)?);
+        socket.map_err(|error| unusable(name, error))
+    }
+
+    /// Takes the socket for datagrams of this name. You can take each socket once, on any clone.
+    ///
+    /// A socket of [`Workers::listen_udp`](crate::Workers::listen_udp) belongs to this process alone.
+    /// Do not connect it: a connected socket disturbs the delivery to the other processes.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no socket of this name (any more), if it is not a socket for
+    /// datagrams with this kind of address, or if the runtime cannot watch it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    /// use release_core::net::{Datagrams, Unix};
+    ///
+    /// fn sockets(me: &Me) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let dns: Datagrams = me.datagrams("dns")?;
+    ///     let log: Datagrams<Unix> = me.datagrams("log")?;
+    ///     Ok(())
+    /// }
+    /// # let _ = sockets;
+    /// ```
+    pub fn datagrams<A: Address>(&self, name: &str) -> Result<Datagrams<A>, Error> {
+        let socket = Datagrams::inherited(&self.shared.rt, self.descriptor(name)?);
+        socket.map_err(|error| unusable(name, error))
+    }
+
+    /// Takes the connection ids for the QUIC listener of this name, whose socket
+    /// [`datagrams`](Self::datagrams) returns. You can take them once, on any clone.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no QUIC listener of this name, or if its ids were taken already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Me;
+    ///
+    /// fn first_id(me: &Me) -> Result<[u8; 7], release_core::Error> {
+    ///     Ok(me.quic_ids("h3")?.generate())
+    /// }
+    /// # let _ = first_id;
+    /// ```
+    pub fn quic_ids(&self, name: &str) -> Result<QuicIds, Error> {
+        QuicIds::inherited(self.descriptor(&format!("{name}.ids"))?)
+    }
+
+    /// Takes the flows of the UDP socket of this name, which is steered by
+    /// [`Steer::flows`](crate::net::Steer::flows). You can take them once, on any clone.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there are none (any more): the socket is steered in another way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use release_core::Me;
+    /// fn connected(me: &Me, peer: std::net::SocketAddr) -> Result<(), release_core::Error> {
+    ///     let flows = me.flows("game")?;
+    ///     let flow = flows.begin(peer);
+    ///     # drop(flow);
+    ///     Ok(())
+    /// }
+    /// # let _ = connected;
+    /// ```
+    pub fn flows(&self, name: &str) -> Result<Flows, Error> {
+        Flows::inherited(&self.shared.rt, self.descriptor(&format!("{name}.flows"))?)
+    }
+
+    /// Takes the descriptor of this name, of any kind: one of
+    /// [`Workers::inherit`](crate::Workers::inherit), or a listening socket. You can take each
+    /// descriptor once, on any clone.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no descriptor of this name (any more).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use release_core::{Error, Me};
+    ///
+    /// fn table(me: &Me) -> Result<File, Error> {
+    ///     Ok(me.descriptor("table")?.into())
+    /// }
+    /// # let _ = table;
+    /// ```
+    pub fn descriptor(&self, name: &str) -> Result<OwnedFd, Error> {
+        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = listeners.iter().position(|(known, _)| known == name) else {
             let left: Vec<_> = listeners.iter().map(|(name, _)| format!("`{name}`")).collect();
             let left = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
@@ -195,13 +317,10 @@ impl<Context, M, C> Me<Context, M, C> {
                 format!("no listener `{name}` here (any more: each is taken once); left: {left}");
             return Err(Error::new(ErrorKind::Usage, message));
         };
-        let (_, socket) = listeners.swap_remove(index);
-        Socket::inherited(&self.rt, socket).map_err(|error| {
-            Error::new(error.kind(), format!("cannot use listener `{name}`")).caused_by(error)
-        })
+        Ok(listeners.swap_remove(index).1)
     }
 
-    /// Tells the master that this worker serves from now on. Call it once, within the group's
+    /// Tells the master that this worker serves from now on. Call it once, on any clone, within the group's
     /// [`ready_timeout`](crate::supervise::RestartPolicy::ready_timeout): otherwise the worker is
     /// killed and restarted.
     ///
@@ -224,8 +343,8 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # let _ = worker;
     /// ```
     pub fn ready(&self) -> Result<(), SendError> {
-        self.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
-        self.link.flush_now();
+        self.shared.link.queue(Some(Header::Ready), |_| Ok::<(), SendError>(()))?;
+        self.shared.link.flush_now();
         Ok(())
     }
 
@@ -248,12 +367,23 @@ impl<Context, M, C> Me<Context, M, C> {
     /// # let _ = answer;
     /// ```
     pub fn begin_work(&self) -> Work {
-        self.in_flight.begin(self.rt.now())
+        self.shared.in_flight.begin(self.shared.rt.now())
+    }
+
+    /// Returns the part of this worker that hands connections on, without its types.
+    pub(crate) fn connection_relay(&self) -> ConnectionRelay {
+        let WorkerData { hand_on, link, stopping, rt, .. } = self.shared();
+        ConnectionRelay {
+            client: Arc::clone(hand_on),
+            link: Arc::clone(link),
+            stopping: stopping.clone(),
+            rt: rt.clone(),
+        }
     }
 
     #[cfg(feature = "http")]
     pub(crate) fn in_flight(&self) -> Arc<InFlight> {
-        Arc::clone(&self.in_flight)
+        Arc::clone(&self.shared.in_flight)
     }
 
     /// Returns a future that completes when this worker should shut down: the master requested it,
@@ -279,7 +409,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn stopping(&self) -> Stopping {
-        self.stopping.clone()
+        self.shared.stopping.clone()
     }
 
     /// Returns whether this worker should shut down, without waiting: see
@@ -300,7 +430,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.stopping.is_stopping()
+        self.shared.stopping.is_stopping()
     }
 
     /// Returns the reason why the connection to the master has ended, if it has.
@@ -320,7 +450,7 @@ impl<Context, M, C> Me<Context, M, C> {
     /// ```
     #[must_use]
     pub fn disconnected(&self) -> Option<Ended> {
-        self.link.ended()
+        self.shared.link.ended()
     }
 }
 
@@ -342,6 +472,11 @@ impl<Context, M, C: Clone> Me<Context, M, C> {
     pub fn master(&self) -> Peer<M, C> {
         self.master.clone()
     }
+}
+
+#[cold]
+fn unusable(name: &str, error: Error) -> Error {
+    Error::new(error.kind(), format!("cannot use listener `{name}`")).caused_by(error)
 }
 
 /// A running worker in plain mode.

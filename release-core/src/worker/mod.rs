@@ -8,19 +8,32 @@ use super::exit::program_name;
 use crate::ipc::Postcard;
 use crate::ipc::limits::Limits;
 use crate::process::privileges::Privileges;
+use crate::sandbox::Sandbox;
 use crate::sys::socket::is_worker_s;
 use crate::worker_types::WorkerId;
 
+mod channels;
 mod enter;
 mod greeting;
+pub(crate) mod hand_on;
 mod in_flight;
+mod live;
+mod relay;
+#[cfg(feature = "http")]
+pub(crate) use relay::ConnectionRelay;
 mod me;
 pub(crate) mod panics;
 mod run;
 
-#[cfg(feature = "http")]
+pub use channels::Channel;
+#[cfg(feature = "testing")]
+pub(crate) use channels::WorkerChannels;
+pub use hand_on::{HandOnError, NotHandedOn};
+#[cfg(any(feature = "http", feature = "testing"))]
 pub(crate) use in_flight::InFlight;
 pub use in_flight::Work;
+#[cfg(feature = "testing")]
+pub(crate) use me::WorkerData;
 pub use me::{Me, PlainMe};
 
 /// The word on a worker's command line between the program and its id.
@@ -73,6 +86,7 @@ pub fn is_worker() -> bool {
 pub fn me() -> Worker {
     Worker {
         privileges: Privileges::default(),
+        sandbox: None,
         limits: Limits::IPC,
         codec: Postcard,
         requests: PhantomData,
@@ -95,6 +109,7 @@ pub fn me() -> Worker {
 #[doc(alias = "me")]
 pub struct Worker<C = Postcard> {
     privileges: Privileges,
+    sandbox: Option<Sandbox>,
     limits: Limits,
     codec: C,
     requests: PhantomData<fn()>,
@@ -167,6 +182,27 @@ impl<C> Worker<C> {
         self
     }
 
+    /// Restricts this process by a sandbox before its runtime starts, after the change of its user: for
+    /// workers whose master does not know the sandbox, and in addition to the master's
+    /// [`Workers::sandbox`](crate::Workers::sandbox). For restrictions from a later time on, see
+    /// [`Sandbox::apply`].
+    ///
+    /// A worker that cannot enter the sandbox ends with the reason, like one that cannot have its user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Sandbox, me};
+    ///
+    /// let worker = me().user("www-data").sandbox(Sandbox::strict().read("/srv/www"));
+    /// # let _ = worker;
+    /// ```
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Sets the maximum message length to and from the master, in bytes. The default is 16 MiB. The
     /// master's group must have the same limit
     /// ([`Workers::frame_limit`](crate::Workers::frame_limit)): a worker with another limit reports
@@ -236,6 +272,24 @@ impl<C> Worker<C> {
         self
     }
 
+    /// Sends messages to and from the master through rings in shared memory, if the master's group asks
+    /// for them too; see [`Workers::ring`](crate::Workers::ring). Of two sizes, the smaller one is used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Workers, me};
+    ///
+    /// let at_the_master = Workers::same_executable("http", 4).user("nobody").ring(64 * 1024);
+    /// let in_the_worker = me().ring(64 * 1024);
+    /// # let _ = (at_the_master, in_the_worker);
+    /// ```
+    #[must_use]
+    pub fn ring(mut self, bytes: u32) -> Self {
+        self.limits = self.limits.with_ring(bytes);
+        self
+    }
+
     /// Sets a codec other than postcard. The master's group must use the same codec.
     ///
     /// # Examples
@@ -248,6 +302,7 @@ impl<C> Worker<C> {
     /// # let _ = worker;
     /// ```
     pub fn codec<D>(self, codec: D) -> Worker<D> {
-        Worker { privileges: self.privileges, limits: self.limits, codec, requests: PhantomData }
+        let Self { privileges, sandbox, limits, requests, .. } = self;
+        Worker { privileges, sandbox, limits, codec, requests }
     }
 }

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::channels::WorkerChannels;
 use super::enter::no_io;
-use super::greeting::{check_hello, greeted, take_listeners};
+use super::greeting::{check_hello, greeted, take_listeners, take_metrics};
 use super::in_flight::InFlight;
+use super::me::WorkerData;
 use super::{Me, PlainMe, Worker};
 use crate::exit::Exit;
-use crate::ipc::hello::{Agreed, Message, Types};
+use crate::ipc::hello::{Agreed, MessageType, Types};
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Client;
-use crate::ipc::serve::{ControlFrame, serve};
-use crate::ipc::{Codec, Header, Never, Peer, Postcard, Refused, Request, SendError};
+use crate::ipc::serve::{Heard, serve};
+use crate::ipc::{Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Driver, Rt, Task};
 use crate::signals::Signals;
 use crate::stopping::{Stop, stop_channel};
@@ -24,90 +26,8 @@ use crate::worker::panics;
 use crate::{Error, ErrorKind};
 
 impl<C> Worker<C> {
-    /// Runs a worker in call mode that answers no requests of its master. See
-    /// [`Worker::run_answering`] for the steps and the requirements.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use release_core::ipc::SendError;
-    /// use release_core::rt::local::Local;
-    /// use release_core::{Exit, Me, me};
-    ///
-    /// async fn worker(me: Me) -> Result<(), SendError> {
-    ///     me.ready()?;
-    ///     me.stopping().await;
-    ///     Ok(())
-    /// }
-    ///
-    /// fn main() -> Exit {
-    ///     me().user("nobody").run(Local::new, worker)
-    /// }
-    /// ```
-    pub fn run<D, Context, M, F, E>(
-        self,
-        driver: impl FnOnce() -> io::Result<D>,
-        main: impl FnOnce(Me<Context, M, C>) -> F,
-    ) -> Exit
-    where
-        D: Driver,
-        Context: Serialize + DeserializeOwned,
-        M: Request,
-        C: Codec<M> + Codec<M::Response> + Codec<Never> + Codec<()>,
-        F: Future<Output = Result<(), E>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let refuse = |never: Never| async move { match never {} };
-        self.run_answering(driver, refuse, main)
-    }
-
-    /// Runs a worker in call mode: drops privileges, receives the master's greeting, answers its
-    /// requests with `answer`, and runs `main`. The process ends when `main` returns.
-    ///
-    /// `main` should call [`Me::ready`] when it serves, and return soon after [`Me::stopping`]
-    /// completes. The types must match the types of the master's group. Call this first in your `main`:
-    /// no thread may exist.
-    ///
-    /// # Examples
-    ///
-    /// `answer` has neither the runtime nor the [`Me`]. Pass on requests that need them to `main`
-    /// through a channel; here, a connection accepted by the master:
-    ///
-    /// ```no_run
-    /// use std::os::fd::OwnedFd;
-    /// use futures_channel::mpsc;
-    /// use futures_util::StreamExt;
-    /// use release_core::ipc::{Descriptor, Never, Request};
-    /// use release_core::net::Stream;
-    /// use release_core::rt::local::Local;
-    /// use release_core::{Exit, Me, me};
-    /// use serde::{Deserialize, Serialize};
-    ///
-    /// #[derive(Serialize, Deserialize)]
-    /// struct Serve(Descriptor);
-    ///
-    /// impl Request for Serve {
-    ///     type Response = ();
-    /// }
-    ///
-    /// fn worker() -> Exit {
-    ///     let (give, clients) = mpsc::unbounded();
-    ///     let answer = move |Serve(client)| {
-    ///         let given = give.unbounded_send(OwnedFd::from(client));
-    ///         async move { Ok(given?) }
-    ///     };
-    ///     me().descriptors(1).run_answering(Local::new, answer, |me: Me<(), Never>| async move {
-    ///         me.ready()?;
-    ///         let mut clients = clients.take_until(me.stopping());
-    ///         while let Some(client) = clients.next().await {
-    ///             Stream::new(me.rt(), client)?.write_all(b"hello\n").await?;
-    ///         }
-    ///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
-    ///     })
-    /// }
-    /// # let _ = worker;
-    /// ```
-    pub fn run_answering<D, Context, M, W, H, A, F, E>(
+    /// Runs this process in call mode: see [`Worker::run_answering`].
+    pub(crate) fn serve_calls<D, Context, M, W, H, A, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
         answer: H,
@@ -124,69 +44,52 @@ impl<C> Worker<C> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (codec, limits) = (self.codec.clone(), self.limits);
+        let (codec, limits) = (self.codec.clone(), self.limits.of_worker());
         self.in_driver(driver, async |rt: Rt, socket, caught| {
-            let limits = limits.of_worker();
             let link = Arc::new(Link::new(&rt, socket, Mode::Calls, limits).map_err(no_io)?);
             let hello = greeted(&link).await?;
             panics::of_worker(hello.worker);
-            let types = Types::of::<M, W, C>(Message::of::<Context>(&Postcard), &codec);
+            let types = Types::of::<M, W, C>(MessageType::of::<Context>(&Postcard), &codec);
             let context = check_hello(&hello, &types, Agreed::of(limits))?;
+            link.ask_for_rings();
             let (stop, stopping) = stop_channel();
-            let stop = Arc::new(stop);
-            let signals = watch_signals(&rt, caught, &stop)?;
-            let in_flight = Arc::<InFlight>::default();
-            let serving = {
-                let (link, codec, stop) = (Arc::clone(&link), codec.clone(), Arc::clone(&stop));
-                let in_flight = Arc::clone(&in_flight);
+            let (stop, in_flight) = (Arc::new(stop), Arc::<InFlight>::default());
+            let _signals = watch_signals(&rt, caught, &stop)?;
+            let _serving = {
+                let (link, codec) = (Arc::clone(&link), codec.clone());
+                let (stop, in_flight) = (Arc::clone(&stop), Arc::clone(&in_flight));
                 rt.spawn(async move {
+                    let heard = |heard| hear(heard, &link, &in_flight);
                     let answer = |request| Ok(answer(request));
-                    let heard = |word| {
-                        if let ControlFrame::Heartbeat = word {
-                            reply_to_heartbeat(&link, &in_flight);
-                        }
-                    };
                     let ended = serve(Arc::clone(&link), codec, answer, heard).await;
                     tracing::debug!(%ended, "the connection to the master has ended");
                     stop.now();
                 })
             };
-            let me = Me {
+            let master = Peer::new(Arc::clone(&link), codec);
+            let me = WorkerData {
                 id: hello.worker,
                 generation: hello.generation,
                 group: hello.group,
                 context,
-                listeners: Mutex::new(take_listeners(hello.listeners)?),
-                master: Peer::new(Arc::clone(&link), codec),
+                listeners: Mutex::new(take_metrics(take_listeners(hello.listeners)?)),
                 link,
                 in_flight,
+                hand_on: Arc::default(),
+                channels: Arc::<WorkerChannels>::default(),
                 stopping,
                 rt,
-                _tasks: [signals, serving],
             };
-            main(me).await.map_err(program_failed)
+            let (channels, rt, stopping) =
+                (Arc::clone(&me.channels), me.rt.clone(), me.stopping.clone());
+            let outcome = main(Me::new(Arc::new(me), master)).await;
+            channels.finish(&rt, &stopping).await;
+            outcome.map_err(program_failed)
         })
     }
 
-    /// Runs a worker in plain mode, for masters of the OCaml library and masters in other
-    /// languages.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use release_core::ipc::Text;
-    /// use release_core::rt::local::Local;
-    /// use release_core::{Exit, PlainMe, me};
-    ///
-    /// fn main() -> Exit {
-    ///     me().codec(Text).run_plain(Local::new, |me: PlainMe<String, Text>| async move {
-    ///         let answer = me.master().call(&"which colour?".to_owned()).await?;
-    ///         tracing::info!(answer);
-    ///         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
-    ///     })
-    /// }
-    /// ```
-    pub fn run_plain<D, M, F, E>(
+    /// Runs this process in plain mode: see [`Worker::run_plain`].
+    pub(crate) fn serve_plain<D, M, F, E>(
         self,
         driver: impl FnOnce() -> io::Result<D>,
         main: impl FnOnce(PlainMe<M, C>) -> F,
@@ -212,6 +115,22 @@ impl<C> Worker<C> {
 
 fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
+}
+
+/// Handles what the master says beside requests.
+fn hear(heard: Heard, link: &Link, in_flight: &InFlight) {
+    match heard {
+        Heard::Heartbeat => reply_to_heartbeat(link, in_flight),
+        Heard::NotUnderstood { why, unsaid } => {
+            log_warning!(
+                why,
+                unsaid,
+                "a message of the master has another type: it is not handled"
+            );
+        }
+        Heard::Service(..) => link.end(Ended::Violation("a request for a master")),
+        Heard::Ready | Heard::HeartbeatReply(_) | Heard::Cancelled(_) => {}
+    }
 }
 
 /// Answers the master's heartbeat. The reply is sent together with other pending messages.

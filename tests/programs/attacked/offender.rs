@@ -17,6 +17,7 @@ const READY: u8 = 2;
 const REQUEST: u8 = 3;
 const ANSWER: u8 = 4;
 const REFUSAL: u8 = 5;
+const NOT_UNDERSTOOD: u8 = 11;
 const NOTICE: u8 = 6;
 const CANCEL: u8 = 7;
 const PULSE: u8 = 8;
@@ -81,6 +82,10 @@ fn act(attack: &str, socket: &mut UnixStream) -> Option<String> {
         }
         "descriptors without end" => {
             while attach_bytes(socket, 16, &frame(&with_descriptors(16))) {}
+        }
+        "16 descriptors without room" => {
+            attach(socket, 16, &with_descriptors(16));
+            return Some(answer(socket));
         }
         "16 descriptors" => attach(socket, 16, &with_descriptors(16)),
         "forbidden" => write(socket, &request(1, &Ask::Forbidden)),
@@ -149,9 +154,16 @@ fn after(socket: &mut UnixStream, count: usize, payload: &[u8]) -> String {
 
 fn ask(socket: &mut UnixStream, payload: &[u8]) -> String {
     write(socket, payload);
+    answer(socket)
+}
+
+fn answer(socket: &mut UnixStream) -> String {
     let answer = read(socket);
-    if answer[0] == REFUSAL {
-        return format!("refused {}", String::from_utf8_lossy(&answer[5..]));
+    let words = String::from_utf8_lossy(&answer[5..]);
+    match answer[0] {
+        REFUSAL => return format!("refused {words}"),
+        NOT_UNDERSTOOD => return format!("not understood {words}"),
+        _ => {}
     }
     let body: Vec<u8> = Postcard.decode(&answer[5..]).expect("an answer");
     format!("answered {}", String::from_utf8_lossy(&body))

@@ -1,5 +1,6 @@
 // A daemon that does on purpose what daemons must not do, for tests that look at it from outside.
 
+mod children;
 mod client;
 mod daemon;
 mod master;

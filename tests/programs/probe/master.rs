@@ -11,7 +11,8 @@ use release::rt::Rt;
 use release::claim_child;
 use release::supervise::{LifeLimits, ReloadPolicy, Report, RestartPolicy};
 use release::{
-    ControlSocket, Daemon, Environment, Exit, Master, MasterHandle, Settings, Workers, driver, log,
+    ChildCommand, ControlSocket, Daemon, Environment, Error, ErrorKind, Exit, Master, MasterHandle,
+    MasterSignal, Sandbox, Settings, SignalAction, Workers, driver, log,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub(crate) struct Options {
     /// Another root directory for the workers
     #[arg(long)]
     chroot: Option<PathBuf>,
+    /// A strict sandbox for the workers
+    #[arg(long)]
+    sandbox: bool,
     /// Another working directory for the workers
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -78,9 +82,13 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 100, value_name = "MS")]
     canary: u64,
     /// What the master's own main task does: `fail`, `panic`, `orphans`, `children`, and at a stop `farewell`
-    /// (a file of that name), `farewell-fails`, `stays`; or `is-deaf`
+    /// (a file of that name), `farewell-fails`, `stays`; or `is-deaf`,
+    /// `waits-for-a-child` (after an upgrade)
     #[arg(long, default_value = "")]
     main: String,
+    /// Another action of a signal
+    #[arg(long, value_name = "SIGNAL=ACTION", value_parser = signal)]
+    signal: Vec<(MasterSignal, SignalAction)>,
     /// Whether a thread is started too early
     #[arg(long)]
     thread: bool,
@@ -111,6 +119,9 @@ pub(crate) fn run(options: Options) -> Exit {
             move |report| observe(&what, report)
         })
         .main(move |master| main_task(options.main, master));
+    for (signal, action) in options.signal {
+        master = master.signal(signal, action);
+    }
     if let Some(time) = options.reload_timeout {
         master = master.reload_timeout(Duration::from_millis(time));
     }
@@ -130,6 +141,9 @@ pub(crate) fn run(options: Options) -> Exit {
 }
 
 async fn answer(master: &MasterHandle, words: &str) -> String {
+    if let Some(answer) = crate::children::answer(master, words).await {
+        return answer;
+    }
     let (word, number) = words.split_once(' ').unwrap_or((words, ""));
     let changed = match (word, number.parse()) {
         ("reload", _) => master.reload().await,
@@ -195,6 +209,10 @@ fn workers(options: &Options, settings: &Settings<String>) -> Workers {
         Some(directory) => workers.chroot(directory),
         None => workers,
     };
+    let workers = match options.sandbox {
+        true => workers.sandbox(Sandbox::strict().read("/etc/shells")),
+        false => workers,
+    };
     let workers = match &options.directory {
         Some(directory) => workers.directory(directory),
         None => workers,
@@ -259,8 +277,30 @@ async fn main_task(what: String, master: MasterHandle) -> Result<(), String> {
             std::future::pending().await
         }
         "is-deaf" => std::future::pending().await,
+        "waits-for-a-child" => wait_after_upgrade(&master).await.map_err(|error| error.report()),
         _ => Ok(()),
     }
+}
+
+fn signal(text: &str) -> Result<(MasterSignal, SignalAction), Error> {
+    let no_action = || Error::new(ErrorKind::Usage, "SIGNAL=ACTION");
+    let (signal, action) = text.split_once('=').ok_or_else(no_action)?;
+    Ok((signal.parse()?, action.parse()?))
+}
+
+/// Starts a child. The first version never asks how it has ended, and the second one does.
+async fn wait_after_upgrade(master: &MasterHandle) -> Result<(), Error> {
+    let command = ChildCommand::new("sh", ["-c", "echo ran once >&2; exit 5"]);
+    let child = master.spawn("of-main", command).await?;
+    if !Path::new("is-second").exists() {
+        std::fs::write("is-second", "").map_err(|error| {
+            Error::new(ErrorKind::Program, "cannot write").caused_by(error)
+        })?;
+        std::future::pending::<()>().await;
+    }
+    let exit = child.exit().await;
+    tracing::info!("the child of main ended with {exit}");
+    Ok(())
 }
 
 /// Starts children, and looks late how they have ended: those that are claimed as late as it likes.

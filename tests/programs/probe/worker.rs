@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, getppid, setgid, setgroups, setresuid, setuid};
-use release::{ControlSocket, Exit, Me, driver, log, me};
+use release::{ControlSocket, Exit, Me, Sandbox, Victims, attempt_all, driver, log, me};
 
 use crate::master::{Order, leave_orphans};
 
@@ -20,6 +20,9 @@ pub(crate) fn run() -> Exit {
     let name = std::env::args().next().unwrap_or_default();
     if name.contains("worker versions ") {
         return crate::versions::worker();
+    }
+    if name.contains("worker inside ") {
+        return me().sandbox(Sandbox::strict().read("/etc/shells")).run(driver, behave);
     }
     match name.contains("worker confused ") {
         true => me().run(driver, async |_: Me<String, String>| Ok::<(), Failure>(())),
@@ -67,12 +70,32 @@ async fn behave(me: Me<String, Order>) -> Result<(), Failure> {
             serve(&me).await?;
         }
         "works" => works(&me).await?,
+        "drops" => {
+            let (stopping, clone) = (me.stopping(), me.clone());
+            me.rt().spawn(async move { clone.ready() }).await?;
+            drop(me);
+            stopping.await;
+            tracing::info!("has seen that it is to stop");
+        }
         "orphans" => {
             leave_orphans(me.rt()).await;
             serve(&me).await?;
         }
         "regain" => {
             report_attempts();
+            serve(&me).await?;
+        }
+        // As a hostile worker that a sandbox holds; the victims are named.
+        "attacks" => {
+            report_attacks(argument)?;
+            serve(&me).await?;
+        }
+        "enters" => {
+            std::fs::read("/etc/hostname")?;
+            let entered = Sandbox::new().read("/etc/shells").apply();
+            let outcome = entered.map_or_else(|error| error.report(), |()| "entered".to_owned());
+            let read = std::fs::read("/etc/hostname").map(drop);
+            tracing::info!("sandbox: {outcome}; {read:?}");
             serve(&me).await?;
         }
         "panic" => panic!("on purpose"),
@@ -146,6 +169,23 @@ async fn works(me: &Me<String, Order>) -> Result<(), Failure> {
 #[allow(clippy::exit, reason = "a worker that leaves without a word")]
 fn leave(status: &str) -> ! {
     std::process::exit(status.parse().unwrap_or(0))
+}
+
+/// Logs how each attempt ended: `attempt NAME: OUTCOME`.
+fn report_attacks(victims: &str) -> Result<(), Failure> {
+    let words: Vec<_> = victims.split(' ').collect();
+    let [process, socket, port] = words[..] else { return Err("PID SOCKET PORT".into()) };
+    let file = std::path::Path::new("/etc/hostname");
+    let directory = std::path::Path::new("/tmp");
+    let (process, port) = (process.parse()?, port.parse()?);
+    for (name, outcome) in attempt_all(&Victims { process, socket, file, directory, port }) {
+        tracing::info!("attempt {name}: {outcome}");
+    }
+    // What is allowed, and what the library itself needs.
+    std::fs::read("/etc/shells")?;
+    std::fs::write("/dev/null", "text")?;
+    std::thread::spawn(|| ()).join().map_err(|_| "a thread")?;
+    Ok(())
 }
 
 /// Logs how each way back to power ended: `attempt NAME: ERRNO`.

@@ -19,12 +19,14 @@ pub(crate) enum Cause {
 }
 
 /// What an order may be refused with, and why.
-const FAIR: [(&str, Cause); 7] = [
+const FAIR: [(&str, Cause); 8] = [
     ("another change of the size came after it", Cause::Resize),
     ("there is no worker ", Cause::Resize),
     ("the worker was scaled away", Cause::Resize),
     ("/settings:1:11: `workers`: expected ", Cause::WrongFile),
     ("the master is being upgraded; ask again", Cause::Upgrade),
+    // Its new version was installed during an upgrade that a signal had requested.
+    ("was replaced while it was tried: ask again", Cause::Upgrade),
     ("cannot open the log file", Cause::Obstacle),
     ("SIGKILL", Cause::Death),
 ];

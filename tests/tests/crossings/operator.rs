@@ -172,12 +172,16 @@ impl Operator<'_> {
         let _upgrading = shared.journal.begin(Cause::Upgrade, self.name);
         self.service.install();
         let since = Instant::now();
-        self.send(Signal::SIGUSR1);
+        self.send(Signal::SIGUSR2);
         let has_failed = || {
             let causes = [Cause::Death, Cause::Obstacle];
             causes.iter().any(|cause| shared.journal.was(*cause, self.name, since))
         };
         eventually("the new version is the master", || self.service.is_installed() || has_failed());
+        if !self.service.is_installed() {
+            // It may still be under way when the next order is given.
+            shared.journal.goes_on(Cause::Upgrade);
+        }
     }
 
     fn scale(&mut self) {
@@ -234,7 +238,7 @@ impl Operator<'_> {
         let away = self.shared.logs.move_away(&self.service.running);
         if self.random.below(3) == 0 {
             self.shared.unanswered.fetch_add(1, Ordering::SeqCst);
-            self.send(Signal::SIGUSR2);
+            self.send(Signal::SIGUSR1);
             let out = self.service.running.path("out");
             eventually("the file is there again", || out.exists());
         } else if self.has_done("reopen") {

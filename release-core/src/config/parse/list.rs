@@ -1,6 +1,6 @@
 //! Lists of values.
 
-use super::{Found, Header, Parser, Reported, Token};
+use super::{ParseResult, Parser, Reported, SectionHeader, Token};
 use crate::config::Value;
 use crate::config::source::{Place, Span};
 
@@ -9,7 +9,7 @@ const DEPTH: usize = 16;
 
 impl Parser<'_> {
     /// Parses a list after its bracket. After an error, `skip` handles the rest.
-    pub(super) fn list(&mut self, key: &Span, open: &Span) -> Found<(Value, Place)> {
+    pub(super) fn list(&mut self, key: &Span, open: &Span) -> ParseResult<(Value, Place)> {
         self.depth += 1;
         if self.depth > DEPTH {
             self.error(open, format!("lists are nested more than {DEPTH} deep"), "");
@@ -59,14 +59,14 @@ impl Parser<'_> {
         let end = match token {
             Token::End => true,
             Token::Word => self.lexer.at_equals(),
-            Token::Open => self.header_kind(&span) == Some(Header::Labelled),
+            Token::Open => self.header_kind(&span) == Some(SectionHeader::Labelled),
             _ => false,
         };
         self.put_back(token, span);
         end
     }
 
-    fn not_separated<T>(&mut self) -> Found<T> {
+    fn not_separated<T>(&mut self) -> ParseResult<T> {
         let (token, span) = self.next();
         if token != Token::Wrong {
             let found = self.found(&token, &span);
@@ -77,7 +77,7 @@ impl Parser<'_> {
         Err(Reported)
     }
 
-    fn unclosed<T>(&mut self, key: &Span, open: &Span) -> Found<T> {
+    fn unclosed<T>(&mut self, key: &Span, open: &Span) -> ParseResult<T> {
         let message = format!("the list of `{}` that begins here is not closed", self.shown(key));
         self.error(open, message, "a list ends with `]`");
         Err(Reported)

@@ -1,6 +1,6 @@
 //! Continues after an error, so that it is reported once and does not hide the next one.
 
-use super::{Header, Parser, Token};
+use super::{Parser, SectionHeader, Token};
 use crate::config::lex::word_length;
 use crate::config::quoted;
 use crate::config::source::Span;
@@ -62,7 +62,7 @@ impl Parser<'_> {
     }
 
     /// Returns the kind of the header that a line consists of, unless a list continues behind it.
-    pub(super) fn header_kind(&self, open: &Span) -> Option<Header> {
+    pub(super) fn header_kind(&self, open: &Span) -> Option<SectionHeader> {
         if !self.is_first(open) {
             return None;
         }
@@ -74,6 +74,10 @@ impl Parser<'_> {
         let closed = after[label.unwrap_or(0)..].trim_start_matches(blanks).strip_prefix(']')?;
         let is_header = name.starts_with(|first: char| first.is_ascii_alphabetic())
             && !closed.trim_start().starts_with([',', ']']);
-        is_header.then_some(if label.is_some() { Header::Labelled } else { Header::Plain })
+        is_header.then_some(if label.is_some() {
+            SectionHeader::Labelled
+        } else {
+            SectionHeader::Plain
+        })
     }
 }

@@ -19,11 +19,25 @@ pub(crate) enum Answer<'a> {
     Given(Body<'a>),
     /// The reason of a refusal, in UTF-8 if the peer is honest.
     Refused(&'a [u8]),
+    /// The reason why the request does not decode, in UTF-8 if the peer is honest.
+    NotUnderstood(&'a [u8]),
+}
+
+/// The kind of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AnswerKind {
+    Given,
+    Refused,
+    NotUnderstood,
 }
 
 impl<'a> Answer<'a> {
-    pub(crate) fn new(body: Body<'a>, refused: bool) -> Self {
-        if refused { Self::Refused(body.bytes) } else { Self::Given(body) }
+    pub(crate) fn new(body: Body<'a>, kind: AnswerKind) -> Self {
+        match kind {
+            AnswerKind::Given => Self::Given(body),
+            AnswerKind::Refused => Self::Refused(body.bytes),
+            AnswerKind::NotUnderstood => Self::NotUnderstood(body.bytes),
+        }
     }
 }
 
@@ -32,22 +46,26 @@ impl<'a> Answer<'a> {
 struct StoredAnswer {
     bytes: Vec<u8>,
     descriptors: Vec<Untrusted>,
-    refused: bool,
+    kind: AnswerKind,
+    /// Whether its descriptors found no room in this process.
+    is_lost: bool,
 }
 
 impl StoredAnswer {
     /// Stores an answer with all its descriptors, or without any if there is no room for them.
     fn new(answer: Answer<'_>, room: usize) -> Self {
-        let (body, refused) = match answer {
-            Answer::Given(body) => (body, false),
-            Answer::Refused(bytes) => (Body { bytes, descriptors: Vec::new() }, true),
+        let without = |bytes| Body { bytes, ..Body::default() };
+        let (body, kind) = match answer {
+            Answer::Given(body) => (body, AnswerKind::Given),
+            Answer::Refused(why) => (without(why), AnswerKind::Refused),
+            Answer::NotUnderstood(why) => (without(why), AnswerKind::NotUnderstood),
         };
-        let mut descriptors = body.descriptors;
+        let (is_lost, mut descriptors) = (body.is_lost, body.descriptors);
         if descriptors.len() > room {
             log_warning!("descriptors of an answer were closed: too many wait for their askers");
             descriptors.clear();
         }
-        Self { bytes: body.bytes.to_vec(), descriptors, refused }
+        Self { bytes: body.bytes.to_vec(), descriptors, kind, is_lost }
     }
 }
 
@@ -155,8 +173,8 @@ impl Answers {
     pub(crate) fn delivered(&mut self, number: RequestNumber) -> Option<Answer<'_>> {
         let descriptors = mem::take(&mut self.slot(number)?.answer.as_mut()?.descriptors);
         self.untaken -= descriptors.len();
-        let StoredAnswer { bytes, refused, .. } = self.slot(number)?.answer.as_ref()?;
-        Some(Answer::new(Body { bytes, descriptors }, *refused))
+        let StoredAnswer { bytes, kind, is_lost, .. } = self.slot(number)?.answer.as_ref()?;
+        Some(Answer::new(Body { bytes, descriptors, is_lost: *is_lost }, *kind))
     }
 
     /// Sets the size of a queued request.
@@ -238,8 +256,9 @@ impl Answers {
         Some(Self { slots, free, ..Self::default() })
     }
 
-    pub(crate) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.slots.iter_mut().filter_map(|slot| slot.waker.take()));
+    /// Takes the wakers of all callers.
+    pub(crate) fn wakers(&mut self) -> impl Iterator<Item = Waker> {
+        self.slots.iter_mut().filter_map(|slot| slot.waker.take())
     }
 }
 
@@ -248,7 +267,7 @@ mod tests {
     use super::*;
 
     fn bytes(bytes: &[u8]) -> Body<'_> {
-        Body { bytes, descriptors: Vec::new() }
+        Body { bytes, ..Body::default() }
     }
 
     #[test]
@@ -258,7 +277,7 @@ mod tests {
         answers.forget(first);
         let second = answers.expect(false);
         assert_ne!(first, second);
-        answers.deliver(first, Answer::new(bytes(b"late"), false));
+        answers.deliver(first, Answer::new(bytes(b"late"), AnswerKind::Given));
         assert!(answers.is_unanswered(second));
         answers.deliver(second, Answer::Refused(b"no"));
         assert!(matches!(answers.delivered(second), Some(Answer::Refused(b"no"))));
@@ -298,7 +317,10 @@ mod tests {
             let descriptors = (0..253)
                 .map(|_| std::os::fd::OwnedFd::from(writer.try_clone().unwrap()).into())
                 .collect();
-            answers.deliver(number, Answer::new(Body { bytes: b"", descriptors }, false));
+            answers.deliver(
+                number,
+                Answer::new(Body { descriptors, ..Body::default() }, AnswerKind::Given),
+            );
         };
         for number in &numbers {
             deliver(&mut answers, *number);

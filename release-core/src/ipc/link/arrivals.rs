@@ -17,7 +17,7 @@ pub(super) struct Arrivals(VecDeque<Arrival>);
 struct Arrival {
     /// Number of frames before their frame.
     frames: usize,
-    /// Number of received descriptors, including those already taken.
+    /// Number of received descriptors, including those already taken. 0 if this process had no free ones.
     count: usize,
     descriptors: Vec<Untrusted>,
 }
@@ -35,6 +35,11 @@ impl Arrivals {
     /// Returns the number of descriptors of the first frame.
     pub(super) fn count(&self) -> usize {
         self.0.front().filter(|arrival| arrival.frames == 0).map_or(0, |arrival| arrival.count)
+    }
+
+    /// Returns whether the first frame has lost its descriptors: this process had no free ones.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.front().is_some_and(|arrival| arrival.frames == 0 && arrival.count == 0)
     }
 
     /// Takes the descriptors of the first frame.

@@ -1,12 +1,24 @@
 //! The side of the background task: it receives requests, and answers for sleeping callers.
 
+use std::ops::Range;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::Link;
 use super::state::{FrameKind, Incoming, LinkState};
-use crate::ipc::Ended;
 use crate::ipc::limits::FRAMES_PER_TURN;
 use crate::ipc::wire::body::Body;
+use crate::ipc::{Ended, Header};
+
+/// What the background task learns in one turn under the lock.
+pub(crate) struct BackgroundTurn {
+    /// Ready if frames were taken, or the connection has ended.
+    pub(crate) incoming: Poll<Result<(), Ended>>,
+    /// True if the queue for the peer was full at the beginning, and at the end.
+    pub(crate) was_full: bool,
+    pub(crate) is_full: bool,
+    pub(crate) deadline: Option<Instant>,
+}
 
 impl Link {
     /// Sends queued frames, and returns the next frame that is not an answer. `unfinished` is the
@@ -17,53 +29,103 @@ impl Link {
         unfinished: usize,
         take: &mut dyn FnMut(Incoming<'_>) -> T,
     ) -> Poll<Result<T, Ended>> {
+        let mut taken = None;
+        let turn = self.turn(cx, unfinished, &mut |incoming| {
+            taken = Some(take(incoming));
+            false
+        });
+        match (taken, turn.incoming) {
+            (Some(taken), _) => Poll::Ready(Ok(taken)),
+            (None, Poll::Ready(Err(ended))) => Poll::Ready(Err(ended)),
+            (None, _) => Poll::Pending,
+        }
+    }
+
+    /// Sends queued frames, and takes frames that have arrived and are not answers, as long as `take`
+    /// returns true. `unfinished` is the number of earlier frames that are still being handled.
+    pub(crate) fn turn(
+        &self,
+        cx: &mut Context<'_>,
+        unfinished: usize,
+        take: &mut dyn FnMut(Incoming<'_>) -> bool,
+    ) -> BackgroundTurn {
         self.with(|state| {
             if let Some(pause) = &mut state.pause {
                 pause.report(unfinished, &mut state.wakes);
             }
-            self.poll_background(state, cx, take)
+            let was_full = self.is_full(state);
+            let incoming = self.poll_background(state, cx, take);
+            let (is_full, deadline) = (self.is_full(state), self.deadline_of(state));
+            BackgroundTurn { incoming, was_full, is_full, deadline }
         })
     }
 
-    fn poll_background<T>(
+    /// Passes a frame to `take`. Returns whether it takes more; `None` if it got nothing.
+    fn pass_on(
+        &self,
+        state: &mut LinkState,
+        frame: &Range<usize>,
+        (header, body): (Header, Range<usize>),
+        take: &mut dyn FnMut(Incoming<'_>) -> bool,
+    ) -> Option<bool> {
+        if state.pause.is_some() {
+            return state.set_aside(header, frame).map(take);
+        }
+        let body = Body {
+            bytes: state.inbox.payload(body),
+            is_lost: state.arrivals.is_lost(),
+            descriptors: state.arrivals.take(),
+        };
+        let heard = state.expectations.check(header, self.limits, || self.rt.now());
+        match heard.map(|()| take(Incoming { header, body })) {
+            Ok(takes_more) => {
+                state.consume(frame);
+                Some(takes_more)
+            }
+            Err(why) => {
+                self.end_locked(state, why);
+                None
+            }
+        }
+    }
+
+    fn poll_background(
         &self,
         state: &mut LinkState,
         cx: &mut Context<'_>,
-        take: &mut dyn FnMut(Incoming<'_>) -> T,
-    ) -> Poll<Result<T, Ended>> {
+        take: &mut dyn FnMut(Incoming<'_>) -> bool,
+    ) -> Poll<Result<(), Ended>> {
+        let mut has_taken = false;
         for _ in 0..FRAMES_PER_TURN {
-            if let Some(ended) = &state.ended {
-                return Poll::Ready(Err(ended.clone()));
+            match &state.ended {
+                // Frames before the end are handled before it.
+                Some(_) if has_taken => break,
+                Some(ended) => return Poll::Ready(Err(ended.clone())),
+                None => {}
             }
             let may_read = state.may_background_read(self.limits);
-            match if may_read { state.next_frame(self.mode) } else { Ok(None) } {
-                Ok(Some((frame, FrameKind::Answer { number, body, refused }))) => {
-                    let delivered = state.deliver(number, body, refused, || self.rt.now());
-                    state.consume(&frame);
-                    if let Err(why) = delivered {
-                        self.end_locked(state, why);
-                    }
+            match if may_read {
+                state.next_frame(self.mode, self.limits.descriptors)
+            } else {
+                Ok(None)
+            } {
+                Ok(Some((frame, FrameKind::Answer { number, body, kind }))) => {
+                    let delivered = state.deliver(number, body, kind, || self.rt.now());
+                    self.handled(state, &frame, delivered);
                 }
-                Ok(Some((frame, FrameKind::Incoming { header, .. }))) if state.pause.is_some() => {
-                    if let Some(incoming) = state.set_aside(header, &frame) {
-                        return Poll::Ready(Ok(take(incoming)));
-                    }
+                Ok(Some((frame, FrameKind::Ring(about)))) => {
+                    let handled = self.on_ring_frame(state, about);
+                    self.handled(state, &frame, handled);
                 }
                 Ok(Some((frame, FrameKind::Incoming { header, body }))) => {
-                    let body = Body {
-                        bytes: state.inbox.payload(body),
-                        descriptors: state.arrivals.take(),
-                    };
-                    let heard = state.expectations.check(header, self.limits, || self.rt.now());
-                    let heard = heard.map(|()| take(Incoming { header, body }));
-                    match heard {
-                        Ok(taken) => {
-                            state.consume(&frame);
-                            return Poll::Ready(Ok(taken));
+                    if let Some(takes_more) = self.pass_on(state, &frame, (header, body), take) {
+                        has_taken = true;
+                        if !takes_more {
+                            break;
                         }
-                        Err(why) => self.end_locked(state, why),
                     }
                 }
+                _ if has_taken => break,
                 Ok(None) => {
                     // All received frames are handled: the answers are sent in one system call.
                     let _ = self.poll_send(state, cx);
@@ -76,17 +138,23 @@ impl Link {
                 Err(why) => self.end_locked(state, why),
             }
         }
+        if has_taken {
+            return Poll::Ready(Ok(()));
+        }
         cx.waker().wake_by_ref();
         state.sleep(cx)
     }
 
-    /// Counts a notice of `size` bytes that did not decode.
-    pub(crate) fn undecodable(&self, size: usize) {
-        self.with(|state| {
-            if let Err(why) = state.expectations.undecodable(size, self.rt.now()) {
-                self.end_locked(state, why);
-            }
-        });
+    fn handled(&self, state: &mut LinkState, frame: &Range<usize>, outcome: Result<(), Ended>) {
+        state.consume(frame);
+        if let Err(why) = outcome {
+            self.end_locked(state, why);
+        }
+    }
+
+    /// Counts a notice of `size` bytes that did not decode. Returns the reason if there were too many.
+    pub(crate) fn undecodable(&self, size: usize) -> Result<(), Ended> {
+        self.lock().expectations.undecodable(size, self.rt.now())
     }
 
     /// Sends the last answer, before the next request is read.

@@ -18,8 +18,13 @@ pub(crate) struct Timer {
 
 impl Timer {
     /// Waits for the next deadline of the link and handles it.
-    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<()> {
-        let Some(deadline) = link.deadline() else {
+    pub(crate) fn poll_deadline(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &Link,
+        deadline: Option<Instant>,
+    ) -> Poll<()> {
+        let Some(deadline) = deadline else {
             self.set = None;
             return Poll::Pending;
         };
@@ -52,7 +57,7 @@ pub(crate) async fn within_deadlines<T>(
             if let Poll::Ready(done) = operation.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            ready!(timer.poll_deadline(cx, link));
+            ready!(timer.poll_deadline(cx, link, link.deadline()));
         }
     })
     .await
@@ -62,7 +67,13 @@ impl Link {
     /// Returns the time until which the peer must finish a frame or read, or the time of the next
     /// attempt to send.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.due(&self.lock()).map(|(deadline, _)| deadline)
+        self.deadline_of(&self.lock())
+    }
+
+    pub(super) fn deadline_of(&self, state: &LinkState) -> Option<Instant> {
+        // Almost always there is none.
+        state.partial_since.or(state.unsent_since).or(state.crowded_until)?;
+        self.due(state).map(|(deadline, _)| deadline)
     }
 
     /// Ends the connection or sends again if a deadline has passed.

@@ -19,6 +19,7 @@ const LARGEST: u32 = MOST / 2;
 const ANSWERS: Ended = Ended::Violation("answers to nothing, again and again");
 const CANCELS: Ended = Ended::Violation("the end of requests that there are not, again and again");
 const UNASKED: Ended = Ended::Violation("words that nobody asked for, again and again");
+const SIGNALS: Ended = Ended::Violation("signals of an empty ring, again and again");
 const NOTICES: Ended = Ended::Violation("notices that mean nothing, again and again");
 
 /// The frames that are expected from the peer, and the count of meaningless ones.
@@ -66,6 +67,11 @@ impl Expectations {
         self.count(size, now, NOTICES)
     }
 
+    /// Counts a signal of a ring without bytes.
+    pub(super) fn needless_signal(&mut self, now: Instant) -> Result<(), Ended> {
+        self.count(0, now, SIGNALS)
+    }
+
     /// Counts a frame that is not an answer, unless it is expected.
     pub(super) fn check(
         &mut self,
@@ -74,7 +80,7 @@ impl Expectations {
         now: impl FnOnce() -> Instant,
     ) -> Result<(), Ended> {
         let (is_meant, why) = match header {
-            Header::Request { .. } => {
+            Header::Request { .. } | Header::Service { .. } => {
                 self.requests += 1;
                 return Ok(());
             }
@@ -84,8 +90,11 @@ impl Expectations {
             // Only a master sends heartbeats.
             Header::Heartbeat => (limits.takes_outputs, UNASKED),
             // These end the connection if they are unexpected, or are counted after decoding.
-            Header::Hello | Header::Notice | Header::Outputs => return Ok(()),
-            Header::Answer { .. } | Header::Refusal { .. } => return Ok(()),
+            Header::Hello | Header::Notice | Header::Outputs | Header::Ring => return Ok(()),
+            Header::Answer { .. }
+            | Header::Refusal { .. }
+            | Header::NotUnderstood { .. }
+            | Header::ServiceAnswer { .. } => return Ok(()),
         };
         if is_meant { Ok(()) } else { self.count(0, now(), why) }
     }

@@ -1,50 +1,39 @@
 //! A link as a value: paused and frozen in one process image, and restored in the next.
 
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::answers::Answers;
 use super::expectations::Expectations;
 use super::readable::Readable;
+use super::rings::FrozenRings;
 use super::state::{LinkState, Mode};
 use super::{Link, refuse_unagreed, socket};
-use crate::ipc::limits::Limits;
-use crate::ipc::wire::header::{Header, RequestNumber};
+use crate::ipc::limits::{Heartbeat, Limits};
+use crate::ipc::wire::header::Header;
 use crate::ipc::wire::outbox::Outbox;
 use crate::ipc::{Descriptor, FrameTooLong};
+use crate::kept;
 use crate::rt::Rt;
 use crate::sys::fds::duplicate_from;
 use crate::{Error, ErrorKind};
 
-/// The state of one side of a connection, at a position of both streams where it handles nothing.
+/// The state of a link.
 ///
 /// The descriptors are duplicates. The link can be resumed, and its end does not affect them.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Frozen {
-    mode: Mode,
-    /// The limits from the start of the connection, also if the next program version has others.
-    limits: Limits,
-    socket: Descriptor,
-    /// The received bytes that are not handled yet, and the frames among them with descriptors.
-    input: Vec<u8>,
-    arrivals: Vec<(usize, Vec<Descriptor>)>,
-    /// The unsent bytes, and the positions of frames with descriptors.
-    output: Vec<u8>,
-    attached: Vec<(Range<usize>, Vec<Descriptor>)>,
-    /// The last request numbers of this side.
-    numbers: Vec<RequestNumber>,
-    /// Times for which the peer has not finished a frame, and has not read.
-    partial: Option<Duration>,
-    unsent: Option<Duration>,
-}
+pub(crate) type Frozen = kept::Link<Descriptor>;
+
+/// The state of a restored link, and the descriptors that belong to it.
+type RestoredParts = (LinkState, Descriptor, Option<Box<FrozenRings>>);
 
 impl Frozen {
     pub(crate) fn mode(&self) -> Mode {
-        self.mode
+        match self.mode {
+            kept::Mode::Calls | kept::Mode::CallsWithRings(_) => Mode::Calls,
+            kept::Mode::PlainClient => Mode::PlainClient,
+            kept::Mode::PlainServer => Mode::PlainServer,
+        }
     }
 
     /// Returns an error if the state is invalid.
@@ -52,19 +41,69 @@ impl Frozen {
         self.state(Instant::now()).map(drop)
     }
 
-    fn state(self, now: Instant) -> Result<(LinkState, Descriptor), Error> {
-        let mut state = LinkState::new(self.limits);
+    fn state(self, now: Instant) -> Result<RestoredParts, Error> {
+        let mut state = LinkState::new(self.limits.into());
         state.inbox.put_back(&self.input);
         let since = |time: Duration| now.checked_sub(time).unwrap_or(now);
         state.partial_since = self.partial.map(since);
         state.unsent_since = self.unsent.map(since);
+        let rings = match self.mode {
+            kept::Mode::CallsWithRings(rings) => Some(rings),
+            _ => None,
+        };
         let is_whole = state.arrivals.restore(self.arrivals)
-            && state.outbox.restore(self.output, self.attached);
+            && state.outbox.restore(self.output, self.attached)
+            && rings.as_ref().is_none_or(|rings| rings.restore(&mut state.outbox));
         state.expectations = Expectations::unknown();
         state.answers = Answers::after(self.numbers).filter(|_| is_whole).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the state of a connection makes no sense")
         })?;
-        Ok((state, self.socket))
+        Ok((state, self.socket, rings))
+    }
+}
+
+fn kept_mode(mode: Mode, rings: Option<FrozenRings>) -> kept::Mode<Descriptor> {
+    match (mode, rings) {
+        (Mode::Calls, Some(rings)) => kept::Mode::CallsWithRings(Box::new(rings)),
+        (Mode::Calls, None) => kept::Mode::Calls,
+        (Mode::PlainClient, _) => kept::Mode::PlainClient,
+        (Mode::PlainServer, _) => kept::Mode::PlainServer,
+    }
+}
+
+impl From<Limits> for kept::Limits {
+    fn from(limits: Limits) -> Self {
+        let pulse = |Heartbeat { every, timeout }| kept::Heartbeat { every, timeout };
+        Self {
+            frame: limits.frame,
+            frame_time: limits.frame_time,
+            unsent: limits.unsent,
+            unsent_time: limits.unsent_time,
+            descriptors: limits.descriptors,
+            takes_outputs: limits.takes_outputs,
+            spin: limits.spin,
+            pulse: limits.pulse.map(pulse),
+            ring: limits.ring,
+            hands_on: limits.hands_on,
+        }
+    }
+}
+
+impl From<kept::Limits> for Limits {
+    fn from(kept: kept::Limits) -> Self {
+        let pulse = |kept::Heartbeat { every, timeout }| Heartbeat { every, timeout };
+        Self {
+            frame: kept.frame,
+            frame_time: kept.frame_time,
+            unsent: kept.unsent,
+            unsent_time: kept.unsent_time,
+            descriptors: kept.descriptors,
+            takes_outputs: kept.takes_outputs,
+            spin: kept.spin,
+            pulse: kept.pulse.map(pulse),
+            ring: kept.ring,
+            hands_on: kept.hands_on,
+        }
     }
 }
 
@@ -178,6 +217,7 @@ impl Link {
             None => Vec::new(),
         };
         input.extend_from_slice(state.inbox.unread());
+        let rings = state.rings.copy(&state.outbox).map_err(refused)?;
         let arrivals = state.arrivals.copy().map_err(refused)?;
         let (mut output, attached) = state.outbox.copy().map_err(refused)?;
         if self.mode == Mode::Calls {
@@ -193,8 +233,8 @@ impl Link {
         }
         let now = self.rt.now();
         Ok(Frozen {
-            mode: self.mode,
-            limits: self.limits,
+            mode: kept_mode(self.mode, rings),
+            limits: self.limits.into(),
             socket: duplicate_from(self.io.as_fd(), 3).map_err(refused)?.into(),
             input,
             arrivals,
@@ -212,8 +252,13 @@ impl Link {
     ///
     /// Returns an error if the runtime cannot register the socket, or if the state is invalid.
     pub(crate) fn thaw(rt: &Rt, frozen: Frozen) -> Result<Self, Error> {
-        let (mode, limits) = (frozen.mode, frozen.limits);
-        let (state, socket) = frozen.state(rt.now())?;
+        let (mode, limits) = (frozen.mode(), frozen.limits.into());
+        let (mut state, socket, rings) = frozen.state(rt.now())?;
+        if let Some(rings) = rings {
+            state.rings = rings.thaw(rt, limits).map_err(|error| {
+                Error::system("cannot take over the ring of a connection", error)
+            })?;
+        }
         let socket = socket.into();
         refuse_unagreed(&socket, limits);
         let io = rt

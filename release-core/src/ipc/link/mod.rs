@@ -8,10 +8,13 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use self::caller::WaitingCaller;
+use nix::sys::socket::UnixAddr;
+
+pub(crate) use self::background::BackgroundTurn;
+pub(crate) use self::caller::PendingCall;
 use self::readable::Readable;
 use self::state::LinkState;
 pub(crate) use self::state::{Incoming, Mode};
@@ -29,8 +32,11 @@ mod caller;
 pub(crate) mod deadline;
 mod expectations;
 pub(crate) mod frozen;
+mod notices;
 mod pause;
 mod readable;
+mod ring;
+mod rings;
 mod room;
 mod socket;
 mod spin;
@@ -57,6 +63,10 @@ fn refuse_unagreed(socket: &OwnedFd, limits: Limits) {
     }
 }
 
+fn is_unix(socket: &OwnedFd) -> bool {
+    nix::sys::socket::getsockname::<UnixAddr>(socket.as_raw_fd()).is_ok()
+}
+
 /// Ends a link when its background task is dropped, also if it never ran or has panicked. Otherwise
 /// callers would wait for answers that no task reads.
 #[derive(Debug)]
@@ -71,7 +81,10 @@ impl Drop for EndOnDrop {
 impl Link {
     pub(crate) fn new(rt: &Rt, socket: OwnedFd, mode: Mode, limits: Limits) -> io::Result<Self> {
         // Frames in plain mode cannot announce descriptors.
-        let limits = if mode == Mode::Calls { limits } else { limits.with_descriptors(0) };
+        let limits = if mode == Mode::Calls { limits } else { limits.without_descriptors() };
+        // The memory of a ring needs a socket that carries descriptors.
+        let has_ring = mode == Mode::Calls && limits.ring > 0 && is_unix(&socket);
+        let limits = if has_ring { limits } else { limits.without_ring() };
         refuse_unagreed(&socket, limits);
         Ok(Self {
             io: rt.register(socket)?,
@@ -91,6 +104,11 @@ impl Link {
         self.limits
     }
 
+    /// Returns whether descriptors wait for a peer that does not read.
+    pub(crate) fn has_unsent_descriptors(&self) -> bool {
+        self.lock().outbox.has_descriptors()
+    }
+
     fn lock(&self) -> MutexGuard<'_, LinkState> {
         // A decoder that panicked has changed nothing, because frames are consumed afterwards.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,15 +118,23 @@ impl Link {
     fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
         let mut state = self.lock();
         let done = change(&mut state);
-        let wakes = mem::take(&mut state.wakes);
-        drop(state);
-        wakes.wake();
+        if !state.wakes.is_empty() {
+            let wakes = mem::take(&mut state.wakes);
+            drop(state);
+            wakes.wake();
+        }
         done
     }
 
-    /// Ends the connection for both sides immediately.
+    /// Ends the connection for both sides immediately. If nothing is wrong, what is queued is sent
+    /// before, as far as the socket has room.
     pub(crate) fn end(&self, why: Ended) {
-        self.with(|state| self.end_locked(state, why));
+        self.with(|state| {
+            if matches!(why, Ended::Here) && state.ended.is_none() {
+                self.flush(state);
+            }
+            self.end_locked(state, why);
+        });
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
@@ -125,12 +151,13 @@ impl Link {
         self.lock().outbox.set_limit(bytes);
     }
 
-    /// Queues a frame that is not a request. The next flush sends it.
+    /// Queues a frame that is not a request. The next flush sends it. Returns true if the queue for
+    /// the peer is full now.
     pub(crate) fn queue<E: From<Ended> + From<FrameTooLong>>(
         &self,
         header: Option<Header>,
         encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<bool, E> {
         let mut state = self.lock();
         if let Some(ended) = &state.ended {
             return Err(ended.clone().into());
@@ -139,7 +166,7 @@ impl Link {
         if header == Some(Header::Heartbeat) {
             state.expectations.heartbeat_sent();
         }
-        Ok(())
+        Ok(self.is_full(&state))
     }
 
     /// Appends a frame. Returns the number of its descriptors.
@@ -155,7 +182,7 @@ impl Link {
             if let Some(header) = header {
                 header.write(payload);
             }
-            let mut draft = Draft::new(payload, self.limits.descriptors);
+            let mut draft = Draft::new(payload, self.room_of(header));
             encode(&mut draft)?;
             descriptors = draft.descriptors;
             if !descriptors.is_empty() {
@@ -168,12 +195,20 @@ impl Link {
         Ok(count)
     }
 
+    /// Returns the maximum number of descriptors of a sent frame.
+    fn room_of(&self, header: Option<Header>) -> usize {
+        match header {
+            Some(Header::Service { .. } | Header::ServiceAnswer { .. }) => 1,
+            _ => self.limits.descriptors,
+        }
+    }
+
     /// Replaces the standard output and error of the peer's process with these files. Does nothing
     /// in plain mode.
     pub(crate) fn send_outputs(&self, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         if self.mode == Mode::Calls {
             let [output, error] = files.map(|file| file.try_clone_to_owned());
-            let files = vec![output?, error?];
+            let files = vec![output?.into(), error?.into()];
             // If the connection has ended, the worker will end soon.
             let _ = self.queue(Some(Header::Outputs), |draft| -> Result<(), SendError> {
                 draft.descriptors = files;
@@ -205,7 +240,7 @@ impl Link {
 
     fn end_locked(&self, state: &mut LinkState, why: Ended) {
         state.end(why);
-        state.wakes.callers.extend(self.readable.take());
+        state.wakes.add(self.readable.take());
         // The copy of a frozen state lives on.
         if !state.is_frozen() {
             socket::close(self.io.as_fd());

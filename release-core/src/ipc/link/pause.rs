@@ -32,6 +32,7 @@ pub(super) struct HeldFrame {
     pub(super) header: Header,
     pub(super) frame: Vec<u8>,
     pub(super) descriptors: Vec<Untrusted>,
+    pub(super) is_lost: bool,
 }
 
 impl Aside {
@@ -44,7 +45,10 @@ impl Aside {
     /// Removes a request that the peer cancels. The peer no longer counts the request and its
     /// descriptors, and may send others.
     pub(super) fn give_up(&mut self, given_up: RequestNumber) -> bool {
-        let is_it = |held: &HeldFrame| matches!(held.header, Header::Request { number, .. } if number == given_up);
+        let is_it = |held: &HeldFrame| match held.header {
+            Header::Request { number, .. } | Header::Service { number } => number == given_up,
+            _ => false,
+        };
         let Some(index) = self.frames.iter().position(is_it) else {
             return false;
         };
@@ -61,7 +65,7 @@ impl Pause {
         !self.is_frozen
             && *bytes <= limits.unsent
             && frames.len() < MAX_IN_FLIGHT
-            && *descriptors <= limits.descriptors
+            && *descriptors <= limits.aside_descriptors()
     }
 
     pub(super) fn report(&mut self, unfinished: usize, wakes: &mut Wakes) {
@@ -73,6 +77,6 @@ impl Pause {
 
     /// Wakes the waiting task.
     pub(super) fn ended(&mut self, wakes: &mut Wakes) {
-        wakes.callers.extend(self.waiter.take());
+        wakes.add(self.waiter.take());
     }
 }

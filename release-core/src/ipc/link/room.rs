@@ -3,21 +3,38 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
+use crate::guard::wake_all;
+
 /// Tasks to wake when the lock is released.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
     pub(super) background: Option<Waker>,
-    pub(super) callers: Vec<Waker>,
+    /// Usually there is no more than one caller, and then no vector.
+    caller: Option<Waker>,
+    more: Vec<Waker>,
 }
 
 impl Wakes {
+    /// Adds callers. A task that waits for several answers is woken once for those in a row.
+    pub(super) fn add(&mut self, callers: impl IntoIterator<Item = Waker>) {
+        for waker in callers {
+            let last = self.more.last().or(self.caller.as_ref());
+            if last.is_some_and(|last| last.will_wake(&waker)) {
+                continue;
+            }
+            match self.caller {
+                None => self.caller = Some(waker),
+                Some(_) => self.more.push(waker),
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.background.is_none() && self.caller.is_none()
+    }
+
     pub(super) fn wake(self) {
-        if let Some(waker) = self.background {
-            waker.wake();
-        }
-        for waker in self.callers {
-            waker.wake();
-        }
+        wake_all(self.background.into_iter().chain(self.caller).chain(self.more));
     }
 }
 
@@ -57,12 +74,12 @@ impl RoomQueue {
     pub(super) fn wake(&mut self, room: usize, descriptors: usize, wakes: &mut Wakes) {
         let fits = |waiter: &&mut Waiter| waiter.descriptors <= descriptors;
         for waiter in self.waiting.values_mut().filter(fits).take(room) {
-            wakes.callers.extend(waiter.waker.take());
+            wakes.add(waiter.waker.take());
         }
     }
 
     pub(super) fn wake_all(&mut self, wakes: &mut Wakes) {
-        wakes.callers.extend(self.waiting.values_mut().filter_map(|waiter| waiter.waker.take()));
+        wakes.add(self.waiting.values_mut().filter_map(|waiter| waiter.waker.take()));
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -2,11 +2,9 @@
 
 use std::hint::spin_loop;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::Link;
-use super::socket::receive;
 use super::state::LinkState;
 
 /// How many pauses of the processor lie between two attempts to read.
@@ -25,7 +23,7 @@ impl Link {
             return false;
         }
         loop {
-            let received = receive(self.io.as_fd(), state.inbox.space(), self.limits.arriving());
+            let received = self.receive_now(state);
             let now = Instant::now();
             let took = now - begun;
             match received {
@@ -40,7 +38,7 @@ impl Link {
                 }
                 received => {
                     state.spinning.ended(true, took, limit, now);
-                    self.on_received(state, received.map(|(received, _)| received));
+                    self.on_received(state, received);
                     return true;
                 }
             }
@@ -51,6 +49,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use std::future::Ready;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};

@@ -10,7 +10,7 @@ pub(super) const IN_A_ROW: u32 = 32;
 const REST: u32 = 10;
 
 /// The same after an attempt during which another process had the processor. A process that sleeps
-/// gets it back sooner than one that polls.
+/// gets it back sooner than a polling task.
 const REST_IF_CONTENDED: u32 = 100;
 
 /// What polling has brought so far.

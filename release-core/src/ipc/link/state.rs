@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use super::answers::{Answer, Answers, Delivery};
+use super::answers::{Answer, AnswerKind, Answers, Delivery};
 use super::arrivals::Arrivals;
 use super::expectations::Expectations;
 use super::pause::{Aside, HeldFrame, Pause};
+use super::readable::SocketReader;
+use super::rings::{RingFrame, Rings};
 use super::room::{RoomQueue, Wakes};
 use super::spinning::Spinning;
 use crate::ipc::Ended;
@@ -21,7 +21,7 @@ use crate::ipc::wire::header::{Header, RequestNumber};
 use crate::ipc::wire::outbox::Outbox;
 
 /// The mode of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Each payload starts with a [`Header`].
     Calls,
@@ -40,18 +40,12 @@ pub(crate) struct Incoming<'a> {
     pub(crate) body: Body<'a>,
 }
 
-/// The task that reads the socket and receives its wake-ups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SocketReader {
-    Background,
-    Caller(RequestNumber),
-}
-
 #[derive(Debug)]
 pub(super) struct LinkState {
     pub(super) inbox: Inbox,
     pub(super) arrivals: Arrivals,
     pub(super) outbox: Outbox,
+    pub(super) rings: Rings,
     pub(super) answers: Answers,
     pub(super) reader: SocketReader,
     /// The waker of the background task while it sleeps.
@@ -63,6 +57,8 @@ pub(super) struct LinkState {
     /// The time of the next attempt to send, after the kernel accepted no more descriptors.
     pub(super) crowded_until: Option<Instant>,
     pub(super) ended: Option<Ended>,
+    /// The time of the last message without an answer.
+    pub(super) last_notice: Option<Instant>,
     /// Of callers that poll for their responses.
     pub(super) spinning: Spinning,
     /// Tasks to wake when the lock is released.
@@ -77,8 +73,9 @@ const MISCOUNTED: Ended = Ended::Violation("not as many descriptors as the frame
 
 /// The kind of the first frame, for routing.
 pub(super) enum FrameKind {
-    Answer { number: RequestNumber, body: Range<usize>, refused: bool },
+    Answer { number: RequestNumber, body: Range<usize>, kind: AnswerKind },
     Incoming { header: Header, body: Range<usize> },
+    Ring(RingFrame),
 }
 
 impl LinkState {
@@ -87,6 +84,7 @@ impl LinkState {
             inbox: Inbox::new(limits.frame),
             arrivals: Arrivals::default(),
             outbox: Outbox::new(limits.frame),
+            rings: Rings::default(),
             answers: Answers::default(),
             reader: SocketReader::Background,
             background: None,
@@ -96,6 +94,7 @@ impl LinkState {
             unsent_since: None,
             crowded_until: None,
             ended: None,
+            last_notice: None,
             spinning: Spinning::default(),
             wakes: Wakes::default(),
             pause: None,
@@ -103,11 +102,16 @@ impl LinkState {
     }
 
     pub(super) fn next_frame(
-        &self,
+        &mut self,
         mode: Mode,
+        descriptors: usize,
     ) -> Result<Option<(Range<usize>, FrameKind)>, Ended> {
-        let Some(frame) = self.inbox.frame()? else {
-            return Ok(None);
+        let frame = loop {
+            match self.inbox.frame()? {
+                Some(frame) if frame.is_empty() && self.turn(&frame)? => {}
+                Some(frame) => break frame,
+                None => return Ok(None),
+            }
         };
         let kind = match mode {
             Mode::PlainServer => {
@@ -115,19 +119,29 @@ impl LinkState {
                 FrameKind::Incoming { header, body: frame.clone() }
             }
             Mode::PlainClient => match self.answers.first_in_turn() {
-                Some(number) => FrameKind::Answer { number, body: frame.clone(), refused: false },
+                Some(number) => {
+                    FrameKind::Answer { number, body: frame.clone(), kind: AnswerKind::Given }
+                }
                 None => FrameKind::Incoming { header: Header::Notice, body: frame.clone() },
             },
             Mode::Calls => {
                 let payload = self.inbox.payload(frame.clone());
                 let (header, count, body) = Header::parse(payload).ok_or(UNKNOWN_FRAME)?;
-                if usize::from(count) != self.arrivals.count() {
-                    return Err(MISCOUNTED);
-                }
+                self.check_count(header, count.into(), descriptors)?;
                 let body = frame.end - body.len()..frame.end;
+                let answer = |number, kind| FrameKind::Answer { number, body: body.clone(), kind };
                 match header {
-                    Header::Answer { number } => FrameKind::Answer { number, body, refused: false },
-                    Header::Refusal { number } => FrameKind::Answer { number, body, refused: true },
+                    Header::Answer { number } | Header::ServiceAnswer { number } => {
+                        answer(number, AnswerKind::Given)
+                    }
+                    Header::Refusal { number } => answer(number, AnswerKind::Refused),
+                    Header::NotUnderstood { number } => answer(number, AnswerKind::NotUnderstood),
+                    Header::Ring | Header::Cancel { number: 0 } => {
+                        match RingFrame::parse(header, self.inbox.payload(body.clone())) {
+                            Some(about) => FrameKind::Ring(about),
+                            None => FrameKind::Incoming { header, body },
+                        }
+                    }
                     header => FrameKind::Incoming { header, body },
                 }
             }
@@ -135,10 +149,43 @@ impl LinkState {
         Ok(Some((frame, kind)))
     }
 
+    /// Checks the number of the descriptors of a frame.
+    fn check_count(&self, header: Header, count: usize, most: usize) -> Result<(), Ended> {
+        // More than that arrive only with frames of the library, which have their own number.
+        let is_limited = !matches!(
+            header,
+            Header::Outputs | Header::Ring | Header::Service { .. } | Header::ServiceAnswer { .. }
+        );
+        let is_whole = match self.arrivals.is_lost() {
+            true => count > 0,
+            false => count == self.arrivals.count(),
+        };
+        match is_whole && !(is_limited && count > most) {
+            true => Ok(()),
+            false => Err(MISCOUNTED),
+        }
+    }
+
+    /// Continues on the other way after an empty frame. Returns false if there is no other way.
+    fn turn(&mut self, frame: &Range<usize>) -> Result<bool, Ended> {
+        if self.arrivals.count() > 0 || self.arrivals.is_lost() {
+            return Err(MISCOUNTED);
+        }
+        if !self.rings.may_turn()? {
+            return Ok(false);
+        }
+        self.inbox.consume(frame);
+        self.arrivals.consumed();
+        self.partial_since = None;
+        self.rings.turn(&mut self.inbox, &mut self.arrivals);
+        Ok(true)
+    }
+
     pub(super) fn consume(&mut self, frame: &Range<usize>) {
         self.inbox.consume(frame);
         self.arrivals.consumed();
         self.answers.first_has_come();
+        self.rings.consumed();
         self.partial_since = None;
     }
 
@@ -146,13 +193,14 @@ impl LinkState {
         &mut self,
         number: RequestNumber,
         body: Range<usize>,
-        refused: bool,
+        kind: AnswerKind,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), Ended> {
-        let body = Body { bytes: self.inbox.payload(body), descriptors: self.arrivals.take() };
+        let (bytes, is_lost) = (self.inbox.payload(body), self.arrivals.is_lost());
+        let body = Body { bytes, descriptors: self.arrivals.take(), is_lost };
         let size = body.bytes.len();
-        match self.answers.deliver(number, Answer::new(body, refused)) {
-            Delivery::Awaited(waker) => self.wakes.callers.extend(waker),
+        match self.answers.deliver(number, Answer::new(body, kind)) {
+            Delivery::Awaited(waker) => self.wakes.add(waker),
             Delivery::Unawaited => self.expectations.unawaited(size, now)?,
         }
         Ok(())
@@ -178,6 +226,7 @@ impl LinkState {
         self.ended.get_or_insert(why);
         self.arrivals.close();
         self.outbox.close_descriptors();
+        self.wakes.add(self.rings.end());
         self.reader = SocketReader::Background;
         (self.partial_since, self.unsent_since, self.crowded_until) = (None, None, None);
         self.wake_background();
@@ -185,7 +234,7 @@ impl LinkState {
         if let Some(pause) = &mut self.pause {
             pause.ended(&mut self.wakes);
         }
-        self.answers.wake_all(&mut self.wakes.callers);
+        self.wakes.add(self.answers.wakers());
     }
 
     pub(super) fn is_frozen(&self) -> bool {
@@ -216,6 +265,7 @@ impl LinkState {
                 _ => aside.push(HeldFrame {
                     header,
                     frame: self.inbox.with_header(frame).to_vec(),
+                    is_lost: self.arrivals.is_lost(),
                     descriptors: self.arrivals.take(),
                 }),
             }
@@ -233,7 +283,7 @@ impl LinkState {
             let count = frames.len();
             for (index, held) in frames.into_iter().enumerate() {
                 bytes.extend_from_slice(&held.frame);
-                if !held.descriptors.is_empty() {
+                if held.is_lost || !held.descriptors.is_empty() {
                     arrivals.add(index, held.descriptors);
                 }
             }

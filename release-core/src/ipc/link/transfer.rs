@@ -27,20 +27,34 @@ fn is_crowded(error: &io::Error) -> bool {
 impl Link {
     /// Reads once. Is ready if bytes have arrived or the connection has ended.
     pub(super) fn poll_receive(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
-        let (space, most) = (state.inbox.space(), self.limits.arriving());
-        let received = self
-            .readable
-            .poll(cx, |cx| self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most)));
-        let Poll::Ready(received) = received else {
-            if state.partial_since.is_none() && state.inbox.is_partial() {
-                state.partial_since = Some(self.rt.now());
-                // The background task checks the deadline for all readers.
-                state.wake_background();
-            }
-            return Poll::Pending;
+        let polled = if state.rings.is_read() {
+            self.poll_ring(state, cx)
+        } else {
+            self.poll_socket(state, cx)
         };
-        self.on_received(state, received);
-        Poll::Ready(())
+        if polled.is_pending() && state.partial_since.is_none() && state.inbox.is_partial() {
+            state.partial_since = Some(self.rt.now());
+            // The background task checks the deadline for all readers.
+            state.wake_background();
+        }
+        polled
+    }
+
+    fn poll_socket(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
+        let (space, most) = (state.inbox.space(), self.limits.arriving());
+        let polled = self.readable.poll(cx, state.reader, |cx| {
+            self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most))
+        });
+        polled.map(|received| self.on_received(state, received))
+    }
+
+    /// Reads once without waiting.
+    pub(super) fn receive_now(&self, state: &mut LinkState) -> io::Result<Received> {
+        let space = state.inbox.space();
+        if state.rings.is_read() {
+            return state.rings.receive(space);
+        }
+        receive(self.io.as_fd(), space, self.limits.arriving()).map(|(received, _)| received)
     }
 
     pub(super) fn on_received(&self, state: &mut LinkState, received: io::Result<Received>) {
@@ -71,7 +85,7 @@ impl Link {
         if state.unsent_since.is_some() || state.is_frozen() {
             return;
         }
-        while !state.outbox.is_empty() {
+        while self.send_by_ring(state) {
             match transmit(self.io.as_fd(), state.outbox.next()) {
                 Ok((count, _)) => state.outbox.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -84,12 +98,25 @@ impl Link {
         }
     }
 
+    /// Sends queued frames through the ring, as far as that is their way. Returns true if others
+    /// are left, whose way is the socket.
+    #[inline]
+    fn send_by_ring(&self, state: &mut LinkState) -> bool {
+        let before = state.outbox.unsent().len();
+        match state.rings.send(&mut state.outbox) {
+            Err(why) => self.end_locked(state, why),
+            Ok(()) if state.outbox.unsent().len() < before => self.wake_for_room(state),
+            Ok(()) => {}
+        }
+        state.ended.is_none() && !state.outbox.is_empty()
+    }
+
     /// Sends queued frames, and waits until the socket has room for the rest.
     pub(super) fn poll_send(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
         if state.crowded_until.is_some() || state.is_frozen() {
             return Poll::Pending;
         }
-        while !state.outbox.is_empty() {
+        while self.send_by_ring(state) {
             let next = state.outbox.next();
             match self.io.poll(cx, Direction::Write, |fd| transmit(fd, next)) {
                 Poll::Ready(Ok(count)) => {

@@ -12,7 +12,7 @@ use futures_channel::mpsc;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::deadline::within_deadlines;
 use crate::ipc::link::{Incoming, Link, Mode};
-use crate::ipc::{CallError, Codec, CodecError, Ended, Peer, Postcard, Request};
+use crate::ipc::{CallError, Codec, CodecError, Ended, OneOf, Peer, Postcard, Request};
 use crate::rt::{Rt, Task};
 
 /// The client's side of a connection in plain mode. Any number of tasks may call at the same time.
@@ -131,7 +131,7 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
     /// }
     /// ```
     #[doc(alias = "make_request")]
-    pub async fn call(&self, request: &R) -> Result<R::Response, CallError> {
+    pub async fn call<Q: OneOf<R>>(&self, request: Q) -> Result<Q::Response, CallError> {
         self.peer.call(request).await
     }
 
@@ -152,11 +152,11 @@ impl<R: Request, C: Codec<R> + Codec<R::Response>> Client<R, C> {
     ///     client.call_within(Duration::from_secs(5), &"status".to_owned()).await
     /// }
     /// ```
-    pub async fn call_within(
+    pub async fn call_within<Q: OneOf<R>>(
         &self,
         timeout: Duration,
-        request: &R,
-    ) -> Result<R::Response, CallError> {
+        request: Q,
+    ) -> Result<Q::Response, CallError> {
         self.peer.call_within(timeout, request).await
     }
 

@@ -14,25 +14,26 @@ use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 
-use self::requests::{Decoded, HeldRequests, Load, PeerRequest};
+use self::requests::{Decoded, HeldRequests, HeldServices, PeerRequest, WaitingMessages};
 use super::limits::FRAMES_PER_TURN;
 use super::link::deadline::{Timer, sleep};
-use super::link::{EndOnDrop, Incoming, Link};
+use super::link::{BackgroundTurn, EndOnDrop, Link};
 use super::wire::body::Size;
 use super::wire::header::{Header, RequestNumber};
 use super::{Codec, Ended, Refused, Request, SendError};
+use crate::log_throttle::LogThrottle;
 use crate::rt::BoxFuture;
 use crate::sys::process::redirect;
 use crate::sys::untrusted::Untrusted;
 
 mod requests;
 
-pub(crate) use self::requests::ControlFrame;
+pub(crate) use self::requests::Heard;
 
 /// Serves a connection in call mode, and returns the reason when it has ended.
 ///
 /// `handler` answers requests concurrently. Most handlers finish when they are first polled and
-/// cost no allocation. `heard` is called for each control frame of the peer.
+/// cost no allocation. `heard` is called for what the peer says other than messages.
 ///
 /// If `handler` returns a reason in place of a future, the request is not permitted, and the
 /// connection is ended. Dropping the future also ends it, even if it was never polled. So does a
@@ -41,7 +42,7 @@ pub(crate) fn serve<R, C, H, F>(
     link: Arc<Link>,
     codec: C,
     handler: H,
-    heard: impl FnMut(ControlFrame),
+    heard: impl FnMut(Heard),
 ) -> impl Future<Output = Ended>
 where
     R: Request,
@@ -62,7 +63,7 @@ async fn serve_calls<R, C, H, F>(
     link: &Link,
     codec: C,
     handler: H,
-    mut heard: impl FnMut(ControlFrame),
+    mut heard: impl FnMut(Heard),
 ) -> Ended
 where
     R: Request,
@@ -74,13 +75,17 @@ where
         link,
         codec,
         held: HeldRequests::default(),
+        services: HeldServices::default(),
         running: FuturesUnordered::new(),
         aborts: HashMap::new(),
-        asked: Load::default(),
-        notices: Load::default(),
+        asked: WaitingMessages::default(),
+        notices: WaitingMessages::default(),
         spare: None,
+        received: Vec::new(),
         was_choked: false,
+        has_ended: false,
         timer: Timer::default(),
+        not_understood: LogThrottle::default(),
     };
     poll_fn(|cx| serving.poll(cx, &handler, &mut heard)).await
 }
@@ -89,16 +94,22 @@ struct Serving<'a, R, C, F: Future> {
     link: &'a Link,
     codec: C,
     held: HeldRequests<R>,
+    services: HeldServices,
     running: FuturesUnordered<Abortable<RunningHandler<F>>>,
     /// The handles to drop handlers of cancelled requests, and the sizes of these requests.
     aborts: HashMap<RequestNumber, (AbortHandle, Size)>,
     /// Requests with waiting handlers; notices are counted apart from them.
-    asked: Load,
-    notices: Load,
+    asked: WaitingMessages,
+    notices: WaitingMessages,
     /// The slot of a finished handler, for the next one.
     spare: Option<FutureSlot<F>>,
+    /// Empty between two turns; kept for its memory.
+    received: Vec<Decoded<R>>,
     was_choked: bool,
+    /// True if this task has ended the connection.
+    has_ended: bool,
     timer: Timer,
+    not_understood: LogThrottle,
 }
 
 impl<R, C, F> Serving<'_, R, C, F>
@@ -111,32 +122,22 @@ where
         &mut self,
         cx: &mut Context<'_>,
         handler: &H,
-        heard: &mut dyn FnMut(ControlFrame),
+        heard: &mut dyn FnMut(Heard),
     ) -> Poll<Ended> {
-        for _ in 0..FRAMES_PER_TURN {
+        let mut handled = 0;
+        while handled < FRAMES_PER_TURN {
             self.start_held(cx, handler);
+            self.services.pass_on(self.link, heard);
             self.poll_running(cx);
-            self.was_choked |= self.link.is_choked();
-            // The unanswered requests, whose limit an honest peer respects.
-            let (codec, asked) = (&self.codec, self.asked.plus(&self.held.load));
-            let unfinished = self.running.len() + self.held.requests.len();
-            let incoming =
-                self.link.poll_incoming(cx, unfinished, &mut |incoming| match incoming {
-                    Incoming { header: Header::Request { .. }, body }
-                        if !asked.have_room(self.link, body.size()) =>
-                    {
-                        Decoded::TooMuch
-                    }
-                    incoming => Decoded::decode(codec, incoming),
-                });
-            match incoming {
-                Poll::Ready(Ok(received)) => self.on_received(cx, received, handler, heard),
+            let turn = self.turn(cx);
+            handled += self.received.len().max(1);
+            self.was_choked |= turn.was_full;
+            match turn.incoming {
+                Poll::Ready(Ok(())) => self.on_all_received(cx, handler, heard),
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 // There is room for answers again: deferred requests are started.
-                Poll::Pending if self.was_choked && !self.link.is_choked() => {
-                    self.was_choked = false
-                }
-                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link)),
+                Poll::Pending if self.was_choked && !turn.is_full => self.was_choked = false,
+                Poll::Pending => ready!(self.timer.poll_deadline(cx, self.link, turn.deadline)),
             }
         }
         let _ = self.link.poll_flush(cx);
@@ -144,15 +145,69 @@ where
         Poll::Pending
     }
 
+    /// Receives requests and notices that have arrived together, or one other frame after them.
+    fn turn(&mut self, cx: &mut Context<'_>) -> BackgroundTurn {
+        let Self { link, codec, received, .. } = self;
+        // The unanswered requests, whose limit an honest peer respects.
+        let mut asked = self.asked.plus(&self.held.load);
+        let held = self.held.requests.len() + self.services.len();
+        let unfinished = self.running.len() + held;
+        link.turn(cx, unfinished, &mut |incoming| {
+            let size = incoming.body.size();
+            let (decoded, takes_more) = match incoming.header {
+                Header::Request { .. } if !asked.have_room(link, size) => (Decoded::TooMuch, false),
+                Header::Request { .. } => {
+                    asked.add(size);
+                    (Decoded::decode(codec, incoming), true)
+                }
+                // After the end of a request, there is room for another one.
+                header => (Decoded::decode(codec, incoming), header == Header::Notice),
+            };
+            received.push(decoded);
+            takes_more
+        })
+    }
+
+    fn on_all_received<H: Fn(R) -> Result<F, &'static str>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &H,
+        heard: &mut dyn FnMut(Heard),
+    ) {
+        let mut all = std::mem::take(&mut self.received);
+        for received in all.drain(..) {
+            if !self.has_ended {
+                self.on_received(cx, received, handler, heard);
+            }
+        }
+        self.received = all;
+    }
+
+    fn end(&mut self, why: Ended) {
+        self.has_ended = true;
+        self.link.end(why);
+    }
+
     fn on_received<H: Fn(R) -> Result<F, &'static str>>(
         &mut self,
         cx: &mut Context<'_>,
         received: Decoded<R>,
         handler: &H,
-        heard: &mut dyn FnMut(ControlFrame),
+        heard: &mut dyn FnMut(Heard),
     ) {
+        let why = match &received {
+            Decoded::Request(PeerRequest { request: Err(why), .. }) => Some(why),
+            Decoded::Notice(Err(why), _) => Some(why),
+            _ => None,
+        };
+        if let Some(why) = why
+            && let Some(unsaid) = self.not_understood.now(self.link.rt().now())
+        {
+            // The peer may have chosen its words.
+            heard(Heard::NotUnderstood { why: why.chars().take(500).collect(), unsaid });
+        }
         match received {
-            Decoded::TooMuch => self.link.end(TOO_MANY),
+            Decoded::TooMuch => self.end(TOO_MANY),
             // Started in the next round at the latest, if there is room for its answer.
             Decoded::Request(asked) if self.was_choked || self.held.is_waiting() => {
                 self.held.push(asked);
@@ -162,18 +217,32 @@ where
                 let origin = RequestKey { number: None, size };
                 self.start(cx, origin, None, handler(request));
             }
-            Decoded::Notice(Err(why), size) => {
-                tracing::debug!(why, "a message of another type was dropped");
-                self.link.undecodable(size.bytes);
+            Decoded::Notice(Err(_), size) => {
+                if let Err(why) = self.link.undecodable(size.bytes) {
+                    self.end(why);
+                }
             }
             Decoded::Cancel { number } => {
                 self.held.remove(number);
-                self.settle(number).inspect(AbortHandle::abort);
+                if let Some(abort) = self.settle(number) {
+                    abort.abort();
+                } else if !self.services.remove(number) {
+                    heard(Heard::Cancelled(number));
+                }
+            }
+            Decoded::Service(number, Err(why), _) => {
+                self.say_why(Header::NotUnderstood { number }, &why);
+            }
+            Decoded::Service(number, Ok(request), size) => {
+                match self.services.push(self.link, number, request, size) {
+                    true => self.services.pass_on(self.link, heard),
+                    false => self.end(TOO_MANY),
+                }
             }
             Decoded::Control(frame) => heard(frame),
             Decoded::Outputs(files) if self.link.limits().takes_outputs => replace_outputs(files),
-            Decoded::Outputs(_) => self.link.end(Ended::Violation("files nobody asked for")),
-            Decoded::Untimely(why) => self.link.end(Ended::Violation(why)),
+            Decoded::Outputs(_) => self.end(Ended::Violation("files nobody asked for")),
+            Decoded::Untimely(why) => self.end(Ended::Violation(why)),
         }
     }
 
@@ -207,7 +276,7 @@ where
                 let origin = RequestKey { number: Some(asked.number), size: asked.size };
                 self.start(cx, origin, asked.timeout, handler(request));
             }
-            Err(why) => self.refuse(asked.number, &why),
+            Err(why) => self.say_why(Header::NotUnderstood { number: asked.number }, &why),
         }
     }
 
@@ -222,7 +291,7 @@ where
         let RequestKey { number, size } = origin;
         let future = match future {
             Ok(future) => future,
-            Err(why) => return self.link.end(Ended::Violation(why)),
+            Err(why) => return self.end(Ended::Violation(why)),
         };
         // Requests were counted before. Notices are dropped when too many wait.
         if number.is_none() && !self.notices.have_room(self.link, size) {
@@ -269,7 +338,7 @@ where
         }
     }
 
-    fn finish(&self, number: Option<RequestNumber>, outcome: HandlerOutcome<F>) {
+    fn finish(&mut self, number: Option<RequestNumber>, outcome: HandlerOutcome<F>) {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(panic) => {
@@ -285,21 +354,25 @@ where
                 let queued = self.link.queue(header, |draft| -> Result<(), SendError> {
                     Ok(draft.encode(&self.codec, &answer)?)
                 });
-                if let Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) = queued {
-                    self.refuse(number, &crate::error::chain(&error));
+                match queued {
+                    Ok(is_full) => self.was_choked |= is_full,
+                    Err(error @ (SendError::TooLong(_) | SendError::Codec(_))) => {
+                        self.say_why(Header::Refusal { number }, &crate::error::chain(&error));
+                    }
+                    Err(_) => {}
                 }
             }
-            Err(refused) => self.refuse(number, &refused.into_words()),
+            Err(refused) => self.say_why(Header::Refusal { number }, &refused.into_words()),
         }
     }
 
-    fn refuse(&self, number: RequestNumber, why: &str) {
+    fn say_why(&mut self, header: Header, why: &str) {
         // An ended connection needs no answer, and a reason is never too long.
-        let _ =
-            self.link.queue(Some(Header::Refusal { number }), |draft| -> Result<(), SendError> {
-                draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
-                Ok(())
-            });
+        let queued = self.link.queue(Some(header), |draft| -> Result<(), SendError> {
+            draft.bytes.extend_from_slice(&why.as_bytes()[..why.len().min(4096)]);
+            Ok(())
+        });
+        self.was_choked |= queued.unwrap_or(false);
     }
 }
 

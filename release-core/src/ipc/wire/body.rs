@@ -1,8 +1,7 @@
 //! The message in a frame: bytes and the descriptors that are sent with them.
 
-use std::os::fd::OwnedFd;
-
 use super::codec::Codec;
+use super::descriptor::Descriptor;
 use super::fd_slots;
 use super::format::CodecError;
 use crate::sys::untrusted::Untrusted;
@@ -14,11 +13,15 @@ pub(crate) struct Size {
     pub(crate) descriptors: usize,
 }
 
+const LOST: &str = "its descriptors did not arrive: this process has no free ones (RLIMIT_NOFILE)";
+
 /// A received message.
 #[derive(Debug, Default)]
 pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) descriptors: Vec<Untrusted>,
+    /// Its descriptors did not arrive: this process had no free ones.
+    pub(crate) is_lost: bool,
 }
 
 impl Body<'_> {
@@ -28,6 +31,9 @@ impl Body<'_> {
 
     /// Decodes the message. Descriptors outside the message are closed.
     pub(crate) fn decode<T>(self, codec: &impl Codec<T>) -> Result<T, CodecError> {
+        if self.is_lost {
+            return Err(CodecError::new(LOST));
+        }
         if self.descriptors.is_empty() {
             return codec.decode(self.bytes);
         }
@@ -40,7 +46,7 @@ impl Body<'_> {
 pub(crate) struct Draft<'a> {
     /// A buffer that already contains other bytes.
     pub(crate) bytes: &'a mut Vec<u8>,
-    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<Descriptor>,
     /// Maximum number of descriptors.
     room: usize,
 }

@@ -10,6 +10,9 @@ use super::shape::Shape;
 
 /// A request type, paired with the type of its answer.
 ///
+/// If requests have answers of different types, [`requests!`](crate::requests) declares this type, and
+/// the type of each answer.
+///
 /// # Examples
 ///
 /// ```
@@ -30,6 +33,11 @@ use super::shape::Shape;
 pub trait Request: Send + 'static {
     /// The type of the answer.
     type Response: Send + 'static;
+
+    /// Whether a request is answered with the variant of the same number only, so that no process
+    /// receives a variant of an answer whose request it does not know: [`requests!`](crate::requests)
+    /// sets it. The number of these variants may then grow in an upgrade in place.
+    const PAIRED: bool = false;
 }
 
 /// The request type of a direction without requests. It has no values.

@@ -75,10 +75,10 @@ use crate::sys::untrusted::Untrusted;
 /// [`Workers::descriptors`]: crate::Workers::descriptors
 /// [`Worker::descriptors`]: crate::Worker::descriptors
 #[derive(Debug)]
-pub struct Descriptor(Source);
+pub struct Descriptor(Origin);
 
 #[derive(Debug)]
-enum Source {
+enum Origin {
     Local(OwnedFd),
     /// Received with a message.
     Received(Untrusted),
@@ -97,7 +97,16 @@ impl Descriptor {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn new(owner: impl Into<OwnedFd>) -> Self {
-        Self(Source::Local(owner.into()))
+        Self(Origin::Local(owner.into()))
+    }
+
+    /// Duplicates the descriptor. Closing a duplicate of a received one may block like closing that one.
+    pub(super) fn duplicate(&self) -> io::Result<Self> {
+        let duplicate = duplicate_from(self.as_fd(), 3)?;
+        Ok(match self.0 {
+            Origin::Local(_) => duplicate.into(),
+            Origin::Received(_) => Untrusted::from(duplicate).into(),
+        })
     }
 
     /// Duplicates descriptors, for the next process image.
@@ -109,21 +118,21 @@ impl Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Self {
-        Self(Source::Local(fd))
+        Self(Origin::Local(fd))
     }
 }
 
 impl From<Untrusted> for Descriptor {
     fn from(fd: Untrusted) -> Self {
-        Self(Source::Received(fd))
+        Self(Origin::Received(fd))
     }
 }
 
 impl From<Descriptor> for OwnedFd {
     fn from(descriptor: Descriptor) -> Self {
         match descriptor.0 {
-            Source::Local(fd) => fd,
-            Source::Received(fd) => fd.into(),
+            Origin::Local(fd) => fd,
+            Origin::Received(fd) => fd.into(),
         }
     }
 }
@@ -131,8 +140,8 @@ impl From<Descriptor> for OwnedFd {
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Source::Local(fd) => fd.as_fd(),
-            Source::Received(fd) => fd.as_fd(),
+            Origin::Local(fd) => fd.as_fd(),
+            Origin::Received(fd) => fd.as_fd(),
         }
     }
 }

@@ -3,19 +3,16 @@
 //! A serde type has access only to its serializer. Therefore the descriptors, which are sent beside
 //! the bytes, are in a thread-local. Encoding and decoding never wait, so one thread is enough.
 
+use serde::de::{Error as _, Visitor};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cell::RefCell;
 use std::fmt;
 use std::io::pipe;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-use serde::de::{Error as _, Visitor};
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::descriptor::Descriptor;
 use super::format::CodecError;
-use crate::sys::fds;
 
 thread_local! {
     static MESSAGE: RefCell<CurrentMessage> = const { RefCell::new(CurrentMessage::None) };
@@ -25,7 +22,7 @@ thread_local! {
 enum CurrentMessage {
     None,
     /// Being encoded: its descriptors, and their maximum number.
-    Out(Vec<OwnedFd>, usize),
+    Out(Vec<Descriptor>, usize),
     /// Being decoded: the remaining descriptors, and the error of the last attempt to take one.
     In(Vec<Option<Descriptor>>, Option<String>),
     /// The type is being traced: each index has a descriptor, the reading end of a pipe.
@@ -52,7 +49,7 @@ fn replace(message: CurrentMessage) -> CurrentMessage {
 pub(super) fn encoding(
     room: usize,
     encode: impl FnOnce() -> Result<(), CodecError>,
-) -> Result<Vec<OwnedFd>, CodecError> {
+) -> Result<Vec<Descriptor>, CodecError> {
     let outer = Restore(replace(CurrentMessage::Out(Vec::new(), room)));
     let encoded = encode();
     let message = replace(CurrentMessage::None);
@@ -99,7 +96,7 @@ pub(super) fn tracing<T>(decode: impl FnOnce() -> T) -> T {
 }
 
 /// Adds a descriptor to the message that is being encoded. Returns its index.
-fn put(descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+fn put(descriptor: &Descriptor) -> Result<u32, String> {
     MESSAGE.with_borrow_mut(|message| {
         let put = message.put(descriptor);
         put.inspect_err(|why| {
@@ -116,7 +113,7 @@ fn take(place: u32) -> Result<Descriptor, String> {
 }
 
 impl CurrentMessage {
-    fn put(&mut self, descriptor: BorrowedFd<'_>) -> Result<u32, String> {
+    fn put(&mut self, descriptor: &Descriptor) -> Result<u32, String> {
         let (descriptors, room) = match self {
             Self::Out(descriptors, room) => (descriptors, *room),
             Self::Failed(why) => return Err(why.clone()),
@@ -129,7 +126,8 @@ impl CurrentMessage {
             return Err(format!("a message here has at most {room} descriptors"));
         }
         let place = u32::try_from(descriptors.len()).map_err(|error| error.to_string())?;
-        let duplicate = fds::duplicate_from(descriptor, 3)
+        let duplicate = descriptor
+            .duplicate()
             .map_err(|error| format!("cannot duplicate a descriptor: {error}"))?;
         descriptors.push(duplicate);
         Ok(place)
@@ -161,7 +159,7 @@ const NOT_ALLOWED: &str =
 
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let place = put(self.as_fd()).map_err(S::Error::custom)?;
+        let place = put(self).map_err(S::Error::custom)?;
         serializer.serialize_newtype_struct(NAME, &place)
     }
 }
@@ -192,12 +190,18 @@ impl<'de> Visitor<'de> for SlotVisitor {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{PipeReader, PipeWriter, Read, pipe};
-    use std::os::fd::AsFd;
+    use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::{Duration, Instant};
+
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::Linger;
 
     use super::super::codec::{Codec, Postcard};
     use super::*;
+    use crate::sys::untrusted::Untrusted;
 
     type Both = (Descriptor, Vec<Option<Descriptor>>);
 
@@ -205,7 +209,7 @@ mod tests {
         pipe().unwrap()
     }
 
-    fn encode(value: &Both, room: usize) -> Result<(Vec<u8>, Vec<OwnedFd>), CodecError> {
+    fn encode(value: &Both, room: usize) -> Result<(Vec<u8>, Vec<Descriptor>), CodecError> {
         let mut payload = Vec::new();
         let descriptors = encoding(room, || Postcard.encode(value, &mut payload))?;
         Ok((payload, descriptors))
@@ -269,11 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn the_duplicate_of_a_received_one_blocks_nobody_either() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_reader, _) = listener.accept().unwrap();
+        sent.set_nonblocking(true).unwrap();
+        while sent.write_all(&[7; 65536]).is_ok() {}
+        let received = OwnedFd::from(sent.try_clone().unwrap());
+        let message: Both = (Untrusted::from(received).into(), Vec::new());
+        let (_, relayed) = encode(&message, 1).unwrap();
+        drop(message);
+        // Its sender makes it linger, and goes.
+        setsockopt(&sent, Linger, &libc::linger { l_onoff: 1, l_linger: 20 }).unwrap();
+        drop(sent);
+        let start = Instant::now();
+        drop(relayed);
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+
+    #[test]
     fn a_codec_that_panics_leaves_nothing() {
         let (reader, writer) = ends();
         let panics = || decoding::<()>(vec![OwnedFd::from(writer)], || panic!("in a decoder"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         is_closed(reader);
-        assert!(put(std::io::stdin().as_fd()).unwrap_err().contains("outside"));
+        assert!(put(&Descriptor::new(ends().0)).unwrap_err().contains("outside"));
     }
 }

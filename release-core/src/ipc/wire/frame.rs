@@ -21,7 +21,13 @@ pub(crate) const HEADER: usize = 4;
 pub const DEFAULT_FRAME_LIMIT: u32 = 16 * 1024 * 1024;
 
 /// Initial size of a buffer. It grows with the received bytes, never by the length in a header.
-const FIRST_CAPACITY: usize = 8 * 1024;
+///
+/// Most connections of a master carry single small messages. A fork copies all memory of the master, so
+/// the buffers of a thousand workers make the start of each process slower.
+const FIRST_CAPACITY: usize = 1024;
+
+/// A buffer grows up to this size as soon as one read has filled it: many small frames arrive together.
+const READ_CAPACITY: usize = 8 * 1024;
 
 /// A buffer of more than this size is freed after many small frames.
 pub(crate) const KEPT_CAPACITY: usize = 256 * 1024;
@@ -85,17 +91,17 @@ impl Inbox {
     /// The buffer is at most twice as long as the received bytes. A frame of 16 MiB does not take
     /// that much memory before its sender has sent 8 MiB.
     pub(crate) fn space(&mut self) -> &mut [u8] {
+        let is_full = self.end == self.buffer.len();
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
-        if self.end == self.buffer.len() {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
-            } else {
-                let grown = (self.buffer.len() * 2).max(FIRST_CAPACITY);
-                self.buffer.resize(grown, 0);
-            }
+        if is_full && self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if is_full && (self.end == self.buffer.len() || self.buffer.len() < READ_CAPACITY) {
+            let grown = (self.buffer.len() * 2).max(FIRST_CAPACITY);
+            self.buffer.resize(grown, 0);
         }
         &mut self.buffer[self.end..]
     }
@@ -237,6 +243,29 @@ mod tests {
         assert_eq!(inbox.frame(), Ok(None));
         assert!(inbox.is_partial());
         assert!(inbox.buffer.capacity() <= 2 * FIRST_CAPACITY);
+    }
+
+    #[test]
+    fn small_frames_that_arrive_together_are_received_in_fewer_reads() {
+        let (mut inbox, frames) = (Inbox::new(1024), b"\0\0\0\x04more".repeat(4096));
+        let mut reads = Vec::new();
+        let mut rest = &frames[..];
+        while !rest.is_empty() {
+            let count = inbox.space().len().min(rest.len());
+            feed(&mut inbox, &rest[..count]);
+            while take(&mut inbox).is_some() {}
+            rest = &rest[count..];
+            reads.push(count);
+        }
+        assert_eq!(reads[..4], [1024, 2048, 4096, 8192]);
+        assert!(reads.iter().all(|count| *count <= READ_CAPACITY), "{reads:?}");
+        // One small frame after the other takes no more than the first buffer.
+        let mut inbox = Inbox::new(1024);
+        for _ in 0..1000 {
+            feed(&mut inbox, b"\0\0\0\x04once");
+            assert_eq!(take(&mut inbox).as_deref(), Some(&b"once"[..]));
+        }
+        assert_eq!(inbox.buffer.len(), FIRST_CAPACITY);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! The limits of a connection for its peer.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use super::frame::DEFAULT_FRAME_LIMIT;
 use crate::sys::rights;
@@ -15,7 +14,7 @@ pub(crate) const FRAMES_PER_TURN: usize = 64;
 pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
 /// The limits of a connection for its peer.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Maximum length of a payload in bytes.
     pub(crate) frame: u32,
@@ -35,6 +34,10 @@ pub(crate) struct Limits {
     pub(crate) spin: Duration,
     /// The heartbeat of the connection, if there is one.
     pub(crate) pulse: Option<Heartbeat>,
+    /// Size in bytes of the ring in shared memory for each direction: a power of two, or 0 for none.
+    pub(crate) ring: u32,
+    /// True if the peer is a worker that may hand connections on.
+    pub(crate) hands_on: bool,
 }
 
 /// Maximum number of descriptors in answers that their callers have not read yet.
@@ -42,6 +45,13 @@ pub(crate) struct Limits {
 /// Callers are woken for each answer. Only a peer that answers many calls at once comes near this
 /// limit.
 pub(crate) const UNTAKEN_DESCRIPTORS: usize = 1024;
+
+/// Number of connections that a worker may hand on while the master is being upgraded. Others wait in
+/// the socket.
+const HANDED_ON_AT_ONCE: usize = 64;
+
+/// The sizes of a ring in bytes.
+pub(crate) const RINGS: RangeInclusive<u32> = 4096..=64 * 1024 * 1024;
 
 /// Maximum polling time. A longer wait should sleep.
 const LONGEST_SPIN: Duration = Duration::from_millis(1);
@@ -57,6 +67,8 @@ impl Limits {
         takes_outputs: false,
         spin: Duration::ZERO,
         pulse: None,
+        ring: 0,
+        hands_on: false,
     };
 
     /// Sets the frame limit.
@@ -74,9 +86,31 @@ impl Limits {
         Self { takes_outputs: true, ..self }
     }
 
+    /// Sets the size of the rings, rounded up to one that is possible.
+    pub(crate) fn with_ring(self, bytes: u32) -> Self {
+        let bytes = bytes.clamp(*RINGS.start(), *RINGS.end()).next_power_of_two();
+        Self { ring: bytes, ..self }
+    }
+
+    /// Returns the limits of a connection whose frames cannot announce descriptors.
+    pub(crate) fn without_descriptors(self) -> Self {
+        Self { descriptors: 0, hands_on: false, ..self }
+    }
+
+    pub(crate) fn without_ring(self) -> Self {
+        Self { ring: 0, ..self }
+    }
+
     /// Returns the maximum number of descriptors of a received frame of any kind.
     pub(crate) fn arriving(&self) -> usize {
-        if self.takes_outputs { self.descriptors.max(2) } else { self.descriptors }
+        let two = self.takes_outputs || self.ring > 0;
+        let least = if two { 2 } else { usize::from(self.hands_on) };
+        self.descriptors.max(least)
+    }
+
+    /// Returns the maximum number of descriptors of frames that wait for the end of a pause.
+    pub(crate) fn aside_descriptors(&self) -> usize {
+        self.descriptors.max(if self.hands_on { HANDED_ON_AT_ONCE } else { 0 })
     }
 
     /// Sets the limit of descriptors, up to the limit of the kernel.
@@ -93,7 +127,7 @@ const MISSES: u32 = 4;
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// The heartbeat of a connection. The master asks for the state of the work at an interval.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Heartbeat {
     pub(crate) every: Duration,
     /// Maximum time without an answer, and for one unit of work.

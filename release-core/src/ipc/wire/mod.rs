@@ -10,5 +10,7 @@ pub(super) mod header;
 pub(crate) mod hello;
 pub(crate) mod limits;
 pub(super) mod outbox;
+pub(crate) mod ring;
+pub(crate) mod service;
 pub(crate) mod shape;
 pub(crate) mod state_blob;

@@ -9,6 +9,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::descriptor::Descriptor;
 use super::frame::{FrameTooLong, HEADER, KEPT_CAPACITY, LARGE_CAPACITY};
+use crate::sys::untrusted::Untrusted;
 
 /// The queue of encoded frames for the socket.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Outbox {
     limit: u32,
     /// The frames with descriptors, in order.
     attached: VecDeque<Attachment>,
+    /// The end of the last frame that goes over the socket: frames behind it go another way.
+    turn: Option<usize>,
 }
 
 /// Descriptors that are sent with the first byte of a frame.
@@ -28,7 +31,7 @@ pub(crate) struct Outbox {
 struct Attachment {
     /// The position of the frame in the buffer.
     frame: Range<usize>,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Descriptor>,
 }
 
 impl Outbox {
@@ -40,6 +43,7 @@ impl Outbox {
             last_length: 0,
             limit,
             attached: VecDeque::new(),
+            turn: None,
         }
     }
 
@@ -48,6 +52,7 @@ impl Outbox {
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.remove_sent();
         let before = self.complete;
         self.buffer.truncate(before);
         self.buffer.extend_from_slice(&[0; HEADER]);
@@ -70,13 +75,27 @@ impl Outbox {
         outcome
     }
 
+    /// Removes the sent bytes if they are the larger part, so that the buffer does not grow with a
+    /// peer that never reads everything. The rest of one large frame is not moved for each write.
+    fn remove_sent(&mut self) {
+        if self.sent <= KEPT_CAPACITY / 4 || self.sent * 2 <= self.buffer.len() {
+            return;
+        }
+        self.buffer.drain(..self.sent);
+        for Attachment { frame, .. } in &mut self.attached {
+            *frame = frame.start - self.sent..frame.end - self.sent;
+        }
+        self.turn = self.turn.map(|turn| turn - self.sent);
+        (self.sent, self.complete) = (0, self.complete - self.sent);
+    }
+
     /// Sets the limit for further frames.
     pub(crate) fn set_limit(&mut self, bytes: u32) {
         self.limit = bytes;
     }
 
     /// Attaches descriptors to the last frame.
-    pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn attach(&mut self, descriptors: Vec<Descriptor>) {
         if !descriptors.is_empty() {
             let frame = self.complete - self.last_length..self.complete;
             self.attached.push_back(Attachment { frame, descriptors });
@@ -105,14 +124,50 @@ impl Outbox {
     ///
     /// A write with descriptors contains exactly their frame, so that the receiver knows the frame
     /// to which they belong.
-    pub(crate) fn next(&self) -> (&[u8], &[OwnedFd]) {
+    pub(crate) fn next(&self) -> (&[u8], &[Descriptor]) {
+        let end = self.turn.unwrap_or(self.complete);
         match self.attached.front() {
-            None => (self.unsent(), &[]),
             Some(first) if first.frame.start == self.sent => {
                 (&self.buffer[first.frame.clone()], &first.descriptors)
             }
-            Some(first) => (&self.buffer[self.sent..first.frame.start], &[]),
+            Some(first) => (&self.buffer[self.sent..first.frame.start.min(end)], &[]),
+            None => (&self.buffer[self.sent..end], &[]),
         }
+    }
+
+    /// Returns the total length of the first frames, without descriptors, that have at most `most`
+    /// bytes together. No part of the first one may have been sent.
+    pub(crate) fn whole_frames(&self, most: usize) -> usize {
+        let end = self.attached.front().map_or(self.complete, |first| first.frame.start);
+        let frames = &self.buffer[self.sent..end];
+        let mut total = 0;
+        while let Some(header) = frames.get(total..total + HEADER) {
+            let length = usize::try_from(BigEndian::read_u32(header)).unwrap_or(usize::MAX);
+            let longer = total.saturating_add(HEADER).saturating_add(length);
+            if longer > most {
+                break;
+            }
+            total = longer;
+        }
+        total
+    }
+
+    /// Appends an empty frame, after which frames go another way.
+    pub(crate) fn turn(&mut self) {
+        self.buffer.truncate(self.complete);
+        self.buffer.extend_from_slice(&[0; HEADER]);
+        self.complete = self.buffer.len();
+        self.turn = Some(self.complete);
+    }
+
+    /// Returns true until the frame of [`turn`](Self::turn) is sent.
+    pub(crate) fn is_before_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Returns whether descriptors wait to be sent.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        !self.attached.is_empty()
     }
 
     /// Closes the descriptors that were not sent, at the end of the connection.
@@ -123,16 +178,9 @@ impl Outbox {
     /// Removes bytes of [`unsent`](Self::unsent) that have been sent.
     pub(crate) fn sent(&mut self, count: usize) {
         self.sent += count;
+        self.turn = self.turn.filter(|turn| *turn > self.sent);
         while self.attached.front().is_some_and(|first| first.frame.start < self.sent) {
             self.attached.pop_front();
-        }
-        // Sent bytes are removed even if the peer never reads everything.
-        if self.sent > KEPT_CAPACITY / 4 && self.sent * 2 > self.buffer.len() {
-            self.buffer.drain(..self.sent);
-            for Attachment { frame, .. } in &mut self.attached {
-                *frame = frame.start - self.sent..frame.end - self.sent;
-            }
-            (self.sent, self.complete) = (0, self.complete - self.sent);
         }
         if self.sent >= self.complete {
             (self.sent, self.complete) = (0, 0);
@@ -169,10 +217,23 @@ impl Outbox {
         attached.into_iter().all(|(frame, descriptors)| {
             let fits = free <= frame.start && frame.start < frame.end && frame.end <= self.complete;
             free = frame.end;
-            let descriptors = descriptors.into_iter().map(OwnedFd::from).collect();
+            // The earlier version may have received them.
+            let untrusted = |one| Untrusted::from(OwnedFd::from(one)).into();
+            let descriptors = descriptors.into_iter().map(untrusted).collect();
             self.attached.push_back(Attachment { frame, descriptors });
             fits
         })
+    }
+
+    /// Returns the number of unsent bytes before the turn, if one is queued.
+    pub(crate) fn before_turn(&self) -> Option<usize> {
+        self.turn.map(|turn| turn - self.sent)
+    }
+
+    /// Restores [`before_turn`](Self::before_turn) after the bytes. Returns false if it is invalid.
+    pub(crate) fn restore_turn(&mut self, turn: Option<usize>) -> bool {
+        self.turn = turn;
+        turn.is_none_or(|turn| (1..=self.complete).contains(&turn))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -256,7 +317,7 @@ mod tests {
     fn push_with(outbox: &mut Outbox, payload: &[u8], count: usize) -> io::PipeReader {
         let (reader, writer) = io::pipe().unwrap();
         push(outbox, payload).unwrap();
-        outbox.attach((0..count).map(|_| writer.try_clone().unwrap().into()).collect());
+        outbox.attach((0..count).map(|_| Descriptor::new(writer.try_clone().unwrap())).collect());
         reader
     }
 
@@ -313,6 +374,43 @@ mod tests {
         push(&mut outbox, &vec![7; 1 << 20]).unwrap();
         let _reader = push_with(&mut outbox, b"first", 1);
         outbox.sent(1 << 20);
-        assert_eq!((write(&mut outbox), write(&mut outbox)), ((4, 0), (9, 1)));
+        let _last = push_with(&mut outbox, b"last", 2);
+        assert!(outbox.buffer.len() < 100, "the large frame was sent");
+        let writes: Vec<_> = (0..3).map(|_| write(&mut outbox)).collect();
+        assert_eq!(writes, [(4, 0), (9, 1), (8, 2)]);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn whole_frames_end_where_the_room_ends_and_before_descriptors() {
+        let mut outbox = Outbox::new(100);
+        push(&mut outbox, b"one").unwrap();
+        push(&mut outbox, b"three").unwrap();
+        let _reader = push_with(&mut outbox, b"first", 1);
+        push(&mut outbox, b"behind").unwrap();
+        let lengths = [0, 6, 7, 15, 16, 17, 1000].map(|room| outbox.whole_frames(room));
+        assert_eq!(lengths, [0, 0, 7, 7, 16, 16, 16]);
+        outbox.sent(16);
+        assert_eq!(outbox.whole_frames(1000), 0);
+    }
+
+    #[test]
+    fn what_is_behind_a_turn_is_no_part_of_the_write_before_it() {
+        let mut outbox = Outbox::new(DEFAULT_FRAME_LIMIT);
+        push(&mut outbox, &vec![7; 1 << 20]).unwrap();
+        outbox.turn();
+        let _reader = push_with(&mut outbox, b"behind", 1);
+        assert_eq!(outbox.next().0.len(), (1 << 20) + 8);
+        outbox.sent(1 << 20);
+        assert_eq!(
+            (outbox.before_turn(), outbox.next().0),
+            (Some(8), &[7, 7, 7, 7, 0, 0, 0, 0][..])
+        );
+        outbox.sent(7);
+        assert!(outbox.is_before_turn());
+        outbox.sent(1);
+        assert!(!outbox.is_before_turn());
+        assert_eq!(write(&mut outbox), (10, 1));
+        assert!(outbox.is_empty());
     }
 }

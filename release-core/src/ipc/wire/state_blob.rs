@@ -14,7 +14,7 @@ pub(crate) fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), C
     let mut bytes = Vec::new();
     let encode = || serde_json::to_writer(&mut bytes, value).map_err(CodecError::new);
     let descriptors = fd_slots::encoding(usize::MAX, encode)?;
-    Ok((bytes, descriptors))
+    Ok((bytes, descriptors.into_iter().map(OwnedFd::from).collect()))
 }
 
 /// Decodes a value. A descriptor that occurs twice is an error. Descriptors in unknown parts of the

@@ -11,29 +11,29 @@ type Step = (u8, u8, u8);
 
 #[derive(Debug)]
 struct Known {
-    spec: Spec,
+    rules: JobRules,
     /// The attempts that count, each with its process.
-    attempts: Vec<Process>,
-    end: Option<End>,
+    attempts: Vec<ProcessId>,
+    end: Option<JobEnd>,
     is_accepted: bool,
     has_begun: bool,
     is_cancelled: bool,
     /// The process of the last attempt, until that has ended or its process has.
-    at: Option<Process>,
+    at: Option<ProcessId>,
 }
 
 #[derive(Debug, Default)]
 struct World {
     jobs: BTreeMap<Number, Known>,
     /// Calls whose end the schedule has not been told.
-    calls: BTreeSet<(Number, Process)>,
-    ready: BTreeSet<Process>,
-    alive: BTreeSet<Process>,
-    /// Processes with a job that hung, and those that are to be replaced.
-    hung: BTreeSet<Process>,
-    replaced: BTreeSet<Process>,
-    lost: BTreeSet<Process>,
-    exits: BTreeMap<Process, ExitStatus>,
+    calls: BTreeSet<(Number, ProcessId)>,
+    ready: BTreeSet<ProcessId>,
+    alive: BTreeSet<ProcessId>,
+    /// Processes with a job that hung, and processes that must be replaced.
+    hung: BTreeSet<ProcessId>,
+    replaced: BTreeSet<ProcessId>,
+    lost: BTreeSet<ProcessId>,
+    exits: BTreeMap<ProcessId, ExitStatus>,
     is_paused: bool,
     is_stopping: bool,
     pids: i32,
@@ -68,40 +68,42 @@ impl World {
     fn blocks(&self, number: Number, key: u64) -> bool {
         self.jobs.iter().any(|(other, job)| {
             let is_earlier = *other < number && Self::is_open(job) && job.is_accepted;
-            job.spec.key == Some(key) && *other != number && (is_earlier || job.at.is_some())
+            job.rules.key == Some(key) && *other != number && (is_earlier || job.at.is_some())
         })
     }
 
-    fn started(&mut self, number: Number, process: Process, per_worker: usize) {
+    fn started(&mut self, number: Number, process: ProcessId, per_worker: usize) {
         assert!(!self.is_paused && !self.is_stopping);
         assert!(self.ready.contains(&process) && !self.hung.contains(&process), "{process:?}");
         assert!(!self.lost.contains(&process) && !self.exits.contains_key(&process));
         let busy = self.calls.iter().filter(|(_, its)| *its == process).count();
         assert!(busy < per_worker, "{process:?} has {busy} jobs");
-        let key = self.jobs[&number].spec.key;
+        let key = self.jobs[&number].rules.key;
         assert!(!key.is_some_and(|key| self.blocks(number, key)), "job {number} is out of turn");
         let job = self.jobs.get_mut(&number).unwrap();
         assert!(Self::is_open(job) && job.is_accepted && job.at.is_none(), "{number}: {job:?}");
         job.attempts.push(process);
         job.has_begun = true;
-        assert!(job.attempts.len() <= job.spec.attempts.max(1) as usize, "{number}: {job:?}");
+        assert!(job.attempts.len() <= job.rules.attempts.max(1) as usize, "{number}: {job:?}");
         job.at = Some(process);
         self.calls.insert((number, process));
     }
 
-    fn ended(&mut self, number: Number, end: End) {
+    fn ended(&mut self, number: Number, end: JobEnd) {
         let exits = &self.exits;
         let job = self.jobs.get_mut(&number).unwrap();
         assert!(Self::is_open(job), "{number} has two outcomes: {job:?}, {end:?}");
         match end {
-            End::Crashed(exit) => assert_eq!(exits.get(job.attempts.last().unwrap()), Some(&exit)),
-            End::TimedOut => assert!(self.hung.contains(job.attempts.last().unwrap())),
-            End::Stopping => assert!(self.is_stopping),
-            End::Full => assert!(!job.spec.waits && !job.is_accepted),
-            End::Replied => {}
+            JobEnd::Crashed(exit) => {
+                assert_eq!(exits.get(job.attempts.last().unwrap()), Some(&exit))
+            }
+            JobEnd::TimedOut => assert!(self.hung.contains(job.attempts.last().unwrap())),
+            JobEnd::Stopping => assert!(self.is_stopping),
+            JobEnd::Full => assert!(!job.rules.waits && !job.is_accepted),
+            JobEnd::Replied => {}
         }
-        if matches!(end, End::Crashed(_)) {
-            assert!(self.is_stopping || job.attempts.len() == job.spec.attempts.max(1) as usize);
+        if matches!(end, JobEnd::Crashed(_)) {
+            assert!(self.is_stopping || job.attempts.len() == job.rules.attempts.max(1) as usize);
         }
         job.end = Some(end);
     }
@@ -117,27 +119,29 @@ impl Simulation {
         Self { schedule, world: World::default(), queue_limit, per_worker }
     }
 
-    fn apply(&mut self, actions: Vec<Action>) {
+    fn apply(&mut self, actions: Vec<JobAction>) {
         for action in actions {
             let world = &mut self.world;
             match action {
-                Action::Accept(number) => {
+                JobAction::Accept(number) => {
                     world.jobs.get_mut(&number).unwrap().is_accepted = true;
                     assert!(world.unbegun() <= self.queue_limit, "the queue is too long");
                 }
-                Action::Start(number, process) => world.started(number, process, self.per_worker),
-                Action::Abort(number) => {
+                JobAction::Start(number, process) => {
+                    world.started(number, process, self.per_worker)
+                }
+                JobAction::Abort(number) => {
                     world.calls.retain(|(its, _)| *its != number);
                     world.left(number);
                     self.free_dead();
                 }
-                Action::End(number, end) => world.ended(number, end),
-                Action::Replace(process) => {
+                JobAction::End(number, end) => world.ended(number, end),
+                JobAction::Replace(process) => {
                     assert!(world.hung.contains(&process));
                     assert!(world.calls.iter().all(|(_, its)| *its != process), "it has more");
                     world.replaced.insert(process);
                 }
-                Action::Rest(process) => {
+                JobAction::Rest(process) => {
                     assert!(world.calls.iter().all(|(_, its)| *its != process), "it has more");
                 }
             }
@@ -155,7 +159,7 @@ impl Simulation {
             let is_busy = world.calls.iter().any(|(_, its)| its == process);
             assert_eq!(world.replaced.contains(process), !is_busy, "{process:?} is to be replaced");
         }
-        let has_room = |process: &Process| {
+        let has_room = |process: &ProcessId| {
             let sound = !world.hung.contains(process)
                 && !world.lost.contains(process)
                 && !world.exits.contains_key(process);
@@ -168,18 +172,18 @@ impl Simulation {
             // A full queue may have only jobs whose keys are taken.
             let has_place = job.is_accepted || world.unbegun() < self.queue_limit;
             let waits = World::is_open(job) && job.at.is_none() && has_place;
-            let is_blocked = job.spec.key.is_some_and(|key| world.blocks(*number, key));
+            let is_blocked = job.rules.key.is_some_and(|key| world.blocks(*number, key));
             assert!(!waits || is_blocked, "job {number} could run: {job:?}");
         }
     }
 
     fn submit(&mut self, key: u8, attempts: u8, waits: bool) {
         let key = Some(u64::from(key % 4)).filter(|key| *key > 0);
-        let spec = Spec { key, attempts: u32::from(attempts % 4), waits };
+        let rules = JobRules { key, attempts: u32::from(attempts % 4), waits };
         let (number, mut out) = (self.schedule.reserve(), Vec::new());
         let is_full = self.world.unbegun() >= self.queue_limit;
         let known = Known {
-            spec,
+            rules,
             attempts: Vec::new(),
             end: None,
             is_accepted: false,
@@ -188,8 +192,8 @@ impl Simulation {
             at: None,
         };
         self.world.jobs.insert(number, known);
-        self.schedule.submit(number, spec, &mut out);
-        let refused = out.contains(&Action::End(number, End::Full));
+        self.schedule.submit(number, rules, &mut out);
+        let refused = out.contains(&JobAction::End(number, JobEnd::Full));
         assert_eq!(refused, is_full && !waits && !self.world.is_stopping);
         self.apply(out);
     }
@@ -200,7 +204,7 @@ impl Simulation {
         self.apply(out);
     }
 
-    fn call_ends(&mut self, (number, process): (Number, Process), how: Return) {
+    fn call_ends(&mut self, (number, process): (Number, ProcessId), how: Return) {
         let world = &mut self.world;
         world.calls.remove(&(number, process));
         match how {
@@ -222,7 +226,7 @@ impl Simulation {
     /// A process that has exited is at nothing any more, when all its calls have ended.
     fn free_dead(&mut self) {
         let world = &mut self.world;
-        let is_over = |process: &Process| {
+        let is_over = |process: &ProcessId| {
             world.exits.contains_key(process) && world.calls.iter().all(|(_, its)| its != process)
         };
         let over: Vec<_> =
@@ -231,7 +235,7 @@ impl Simulation {
         over.into_iter().for_each(|number| world.left(number));
     }
 
-    fn exit(&mut self, process: Process) {
+    fn exit(&mut self, process: ProcessId) {
         let status = ExitStatus::Code(process.1);
         self.world.alive.remove(&process);
         self.world.ready.remove(&process);
@@ -296,7 +300,7 @@ impl Simulation {
                 self.apply(out);
             }
             15 => {
-                let is_sound = |call: &(Number, Process)| {
+                let is_sound = |call: &(Number, ProcessId)| {
                     !self.world.hung.contains(&call.1) && !self.world.exits.contains_key(&call.1)
                 };
                 let call = call.filter(is_sound);
@@ -357,19 +361,19 @@ proptest! {
 }
 
 /// A schedule with these ready processes.
-fn with(processes: &[Process], queue_limit: usize, per_worker: usize) -> Schedule {
+fn with(processes: &[ProcessId], queue_limit: usize, per_worker: usize) -> Schedule {
     let mut schedule = Schedule::new(queue_limit, per_worker, 0);
     schedule.ready(&processes.iter().copied().collect(), &mut Vec::new());
     schedule
 }
 
-fn submit(schedule: &mut Schedule, spec: Spec) -> Vec<Action> {
+fn submit(schedule: &mut Schedule, rules: JobRules) -> Vec<JobAction> {
     let (number, mut out) = (schedule.reserve(), Vec::new());
-    schedule.submit(number, spec, &mut out);
+    schedule.submit(number, rules, &mut out);
     out
 }
 
-const ONE: Spec = Spec { key: None, attempts: 1, waits: true };
+const ONE: JobRules = JobRules { key: None, attempts: 1, waits: true };
 
 #[test]
 fn a_process_in_which_a_job_hangs_finishes_its_other_jobs_and_gets_no_new_one() {
@@ -379,11 +383,11 @@ fn a_process_in_which_a_job_hangs_finishes_its_other_jobs_and_gets_no_new_one() 
         submit(&mut schedule, ONE);
     }
     schedule.returned(0, process, Return::TimedOut, &mut out);
-    assert_eq!(out, [Action::End(0, End::TimedOut)]);
+    assert_eq!(out, [JobAction::End(0, JobEnd::TimedOut)]);
     out.clear();
     schedule.returned(1, process, Return::Replied, &mut out);
-    let end = Action::End(1, End::Replied);
-    assert_eq!(out, [end, Action::Rest(process), Action::Replace(process)]);
+    let end = JobAction::End(1, JobEnd::Replied);
+    assert_eq!(out, [end, JobAction::Rest(process), JobAction::Replace(process)]);
     assert_eq!(schedule.waiting().collect::<Vec<_>>(), [2]);
 }
 
@@ -391,13 +395,13 @@ fn a_process_in_which_a_job_hangs_finishes_its_other_jobs_and_gets_no_new_one() 
 fn another_attempt_begins_when_the_process_of_the_last_one_has_exited() {
     let (first, second, mut out) = ((0, 10), (1, 11), Vec::new());
     let mut schedule = with(&[first, second], 10, 1);
-    submit(&mut schedule, Spec { attempts: 2, ..ONE });
+    submit(&mut schedule, JobRules { attempts: 2, ..ONE });
     schedule.returned(0, first, Return::TimedOut, &mut out);
-    assert_eq!(out, [Action::Rest(first), Action::Replace(first)]);
+    assert_eq!(out, [JobAction::Rest(first), JobAction::Replace(first)]);
     assert_eq!(schedule.in_hand(), 1);
     out.clear();
     schedule.exited(first, ExitStatus::Code(1), &mut out);
-    assert_eq!(out, [Action::Start(0, second)]);
+    assert_eq!(out, [JobAction::Start(0, second)]);
 }
 
 #[test]
@@ -408,7 +412,7 @@ fn an_answer_that_was_on_its_way_counts_more_than_the_exit() {
     schedule.exited(process, ExitStatus::Code(0), &mut out);
     assert_eq!(out, []);
     schedule.returned(0, process, Return::Replied, &mut out);
-    assert_eq!(out, [Action::End(0, End::Replied), Action::Rest(process)]);
+    assert_eq!(out, [JobAction::End(0, JobEnd::Replied), JobAction::Rest(process)]);
 }
 
 #[test]

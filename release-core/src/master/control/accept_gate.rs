@@ -20,11 +20,11 @@ use crate::{Error, ErrorKind};
 /// task continues with the next connection in the kernel's queue.
 #[derive(Debug, Default)]
 pub(super) struct AcceptGate {
-    state: Mutex<State>,
+    state: Mutex<GateState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GateState {
     is_closed: bool,
     is_handed_over: bool,
     /// Waker of the accepting task.
@@ -126,7 +126,7 @@ impl AcceptGate {
     }
 
     /// Changes the state, and wakes the accepting task to see it.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut GateState)) {
         let mut state = self.lock();
         change(&mut state);
         let accepting = state.accepting.take();
@@ -134,7 +134,7 @@ impl AcceptGate {
         accepting.into_iter().for_each(Waker::wake);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

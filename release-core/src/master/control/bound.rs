@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::future::Abortable;
 
-use super::connection::Connection;
+use super::connection::ControlConnection;
 use super::frozen::{FrozenConnection, FrozenControl, Past};
 use super::handle::ControlHandle;
 use super::limiter::ControlRequest;
@@ -90,15 +90,20 @@ impl<C> ControlSocket<C> {
     }
 
     /// Takes the place of an earlier socket: its connections stay open, and it keeps listening if its
-    /// path is the same. Otherwise this one is bound before the other is removed.
-    pub(crate) fn follow(self, earlier: FrozenControl) -> Result<BoundControlSocket<C>, Error> {
-        let mut bound = if earlier.is_to_stay {
+    /// path is the same. Otherwise this one is bound before the other is removed. If `is_return`, the
+    /// earlier socket is this version's own and stays, wherever it is.
+    pub(crate) fn follow(
+        self,
+        earlier: FrozenControl,
+        is_return: bool,
+    ) -> Result<BoundControlSocket<C>, Error> {
+        let mut bound = if is_return {
             let at = self.at(earlier.path.into());
-            BoundControlSocket::new(earlier.listener.into(), earlier.file, at)
+            BoundControlSocket::new(earlier.listener.into(), earlier.file.into(), at)
         } else if Path::new(&earlier.path) == self.path() && earlier.is_at_its_path() {
             self.file().set_mode()?;
             self.file().set_owner()?;
-            BoundControlSocket::new(earlier.listener.into(), earlier.file, self)
+            BoundControlSocket::new(earlier.listener.into(), earlier.file.into(), self)
         } else {
             let bound = self.bind()?;
             if earlier.is_at_its_path() {
@@ -216,7 +221,7 @@ impl<C> BoundControlSocket<C> {
         link.set_send_limit(self.settings.answer_limit());
         let (rt, link) = (link.rt().clone(), Arc::new(link));
         let (permit, registration) = self.served.limiter.admit(&link, peer, past, rt.now());
-        let connection = Connection {
+        let connection = ControlConnection {
             rt: rt.clone(),
             server: Server::over(link, self.settings.codec.clone()),
             codec: self.settings.codec.clone(),

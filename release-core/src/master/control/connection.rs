@@ -15,7 +15,7 @@ use crate::rt::Rt;
 const CONTROL: Guard = Guard::new("control");
 
 /// A connection and everything that serves it. The permit is dropped after the server.
-pub(super) struct Connection<R, C> {
+pub(super) struct ControlConnection<R, C> {
     pub(super) rt: Rt,
     pub(super) server: Server<R, C>,
     pub(super) codec: C,
@@ -24,7 +24,7 @@ pub(super) struct Connection<R, C> {
     pub(super) idle_time: Duration,
 }
 
-impl<R, C> Connection<R, C>
+impl<R, C> ControlConnection<R, C>
 where
     R: Request,
     C: Codec<R> + Codec<R::Response>,

@@ -18,13 +18,13 @@ const BACKLOG: u32 = 128;
 
 /// Path and access rights of the socket file.
 #[derive(Clone, Debug)]
-pub(super) struct SocketFile {
+pub(super) struct SocketFileOptions {
     pub(super) path: PathBuf,
     pub(super) mode: u32,
     pub(super) owner: Option<(u32, u32)>,
 }
 
-impl SocketFile {
+impl SocketFileOptions {
     /// Returns a socket that listens there.
     pub(super) fn make(&self) -> Result<(OwnedFd, FileIdentity), Error> {
         check_path(&self.path, Writers::Nobody).map_err(|why| {

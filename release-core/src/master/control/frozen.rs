@@ -1,35 +1,18 @@
 //! `FrozenControl`: a control socket and its connections as a value, between two process images.
 
-use std::ffi::OsString;
 use std::fs::remove_file;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use crate::ipc::Descriptor;
 use crate::ipc::link::frozen::Frozen;
+use crate::kept;
 use crate::net::{Credentials, FileIdentity};
 
 /// A control socket and its connections, as a value.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct FrozenControl {
-    pub(super) path: OsString,
-    pub(super) file: FileIdentity,
-    pub(super) listener: Descriptor,
-    pub(super) connections: Vec<FrozenConnection>,
-    /// Whether the socket belongs to the same version of the program, which is the master again.
-    #[serde(skip)]
-    pub(crate) is_to_stay: bool,
-}
+pub(crate) type FrozenControl = kept::Control<Descriptor>;
 
-/// A connection. A request that waits for the end of the upgrade is the first of its input.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FrozenConnection {
-    pub(super) link: Frozen,
-    peer: (i32, u32, u32),
-    asked: bool,
-    waits: bool,
-}
+/// A connection of a control socket.
+pub(super) type FrozenConnection = kept::Connection<Descriptor>;
 
 /// The past of a connection in an earlier image of this process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +47,8 @@ impl FrozenControl {
 
     /// Returns whether the file at the path still belongs to the socket.
     pub(super) fn is_at_its_path(&self) -> bool {
-        FileIdentity::of(Path::new(&self.path)).is_ok_and(|file| file == self.file)
+        let own = FileIdentity::from(self.file);
+        FileIdentity::of(Path::new(&self.path)).is_ok_and(|file| file == own)
     }
 
     /// Removes the file, if it is still the socket's own, and closes the connections.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::accept_gate::AcceptGate;
-use super::file::SocketFile;
+use super::file::SocketFileOptions;
 use super::frozen::{FrozenConnection, FrozenControl};
 use super::limiter::ConnectionLimiter;
 use crate::Error;
@@ -18,7 +18,7 @@ use crate::net::FileIdentity;
 /// A control socket as its master sees it, which may hand it over.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlHandle {
-    place: SocketFile,
+    place: SocketFileOptions,
     /// Identity of the file, which changes when the file is created again.
     file: Arc<Mutex<FileIdentity>>,
     pub(super) gate: Arc<AcceptGate>,
@@ -28,7 +28,7 @@ pub(crate) struct ControlHandle {
 }
 
 impl ControlHandle {
-    pub(super) fn new(place: SocketFile, file: FileIdentity, connections: usize) -> Self {
+    pub(super) fn new(place: SocketFileOptions, file: FileIdentity, connections: usize) -> Self {
         Self {
             place,
             file: Arc::new(Mutex::new(file)),
@@ -124,8 +124,8 @@ impl ControlHandle {
     }
 
     fn frozen(&self, listener: Descriptor, connections: Vec<FrozenConnection>) -> FrozenControl {
-        let (path, file) = (self.path().as_os_str().to_owned(), *self.lock_file());
-        FrozenControl { path, file, listener, connections, is_to_stay: false }
+        let (path, file) = (self.path().as_os_str().to_owned(), (*self.lock_file()).into());
+        FrozenControl { path, file, listener, connections }
     }
 
     /// Continues as if there had been no pause.

@@ -13,6 +13,7 @@ use futures_util::future::{AbortHandle, AbortRegistration};
 
 use super::frozen::{FrozenConnection, Past};
 use crate::Error;
+use crate::guard::wake_all;
 use crate::ipc::link::Link;
 use crate::ipc::link::frozen::Frozen;
 use crate::net::Credentials;
@@ -31,10 +32,10 @@ const BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// Limits the open connections, and decides which one yields to a new one.
 ///
-/// The connections of one user never keep another user out: see [`State::first_to_yield`].
+/// The connections of one user never keep another user out: see [`LimiterState::first_to_yield`].
 pub(super) struct ConnectionLimiter {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<LimiterState>,
 }
 
 /// The decision about a new connection.
@@ -48,7 +49,7 @@ enum Admission {
 }
 
 #[derive(Default)]
-struct State {
+struct LimiterState {
     /// Number of the latest connection.
     last: u64,
     /// Counts requests and closed connections.
@@ -205,12 +206,12 @@ impl ConnectionLimiter {
         links.iter().for_each(|link| link.resume());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LimiterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl LimiterState {
     /// Returns the connection that yields to a new connection of this user: an idle one of the user with
     /// the most connections, one without any request, or else the longest idle. If all are busy: a stuck
     /// one, or else the latest request of another user with more than half of the connections.
@@ -314,7 +315,7 @@ impl Drop for Permit {
         let waiters = [state.waiter.take(), state.change()];
         drop(state);
         drop(closed);
-        waiters.into_iter().flatten().for_each(Waker::wake);
+        wake_all(waiters.into_iter().flatten());
         if was_last {
             return_free_memory();
         }

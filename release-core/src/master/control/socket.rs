@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::file::SocketFile;
+use super::file::SocketFileOptions;
 use crate::Error;
 use crate::ipc::limits::Limits;
 use crate::ipc::{DEFAULT_FRAME_LIMIT, Text};
@@ -225,8 +225,8 @@ impl<C> ControlSocket<C> {
             || self.users.contains(&uid)
     }
 
-    pub(super) fn file(&self) -> SocketFile {
-        SocketFile { path: self.path.clone(), mode: self.mode, owner: self.owner }
+    pub(super) fn file(&self) -> SocketFileOptions {
+        SocketFileOptions { path: self.path.clone(), mode: self.mode, owner: self.owner }
     }
 
     pub(crate) fn answer_limit(&self) -> u32 {

@@ -24,6 +24,7 @@ use crate::MasterHandle;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct StatusReport {
     /// Process id of the master.
     pub master: u32,
@@ -46,6 +47,7 @@ pub struct StatusReport {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct WorkerReport {
     /// Worker id, unique in the master and stable across restarts.
     pub id: u32,
@@ -73,6 +75,9 @@ pub struct WorkerReport {
     /// Status text of the process: see [`WorkerState::status_text`](crate::WorkerState::status_text).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_text: Option<String>,
+    /// Restrictions of the process: see [`WorkerState::sandbox`](crate::WorkerState::sandbox).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
 }
 
 impl StatusReport {
@@ -103,6 +108,7 @@ impl StatusReport {
             memory_kb: None,
             last_exit: None,
             status_text: worker.status_text,
+            sandbox: worker.sandbox,
         });
         let workers = workers.collect();
         Self { master: std::process::id(), generation: master.generation(), workers }
@@ -115,8 +121,10 @@ impl StatusReport {
     /// ```
     /// use release_core::{StatusReport, WorkerReport};
     ///
-    /// let worker = WorkerReport { state: "ready".into(), ..WorkerReport::default() };
-    /// let report = StatusReport { workers: vec![worker], ..StatusReport::default() };
+    /// let mut worker = WorkerReport::default();
+    /// worker.state = "ready".into();
+    /// let mut report = StatusReport::default();
+    /// report.workers.push(worker);
     /// assert_eq!(report.ready(), 1);
     /// ```
     #[must_use]
@@ -154,6 +162,7 @@ mod tests {
             memory_kb: Some(100),
             last_exit: Some("killed by SIGKILL".to_owned()),
             status_text: Some("serving".to_owned()),
+            sandbox: Some("calls; capabilities: none".to_owned()),
             ..WorkerReport::default()
         };
         let status = StatusReport { master: 1, generation: 2, workers: vec![worker] };

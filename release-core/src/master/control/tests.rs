@@ -157,7 +157,7 @@ fn every_connection_goes_on_and_what_waits_is_begun_anew() {
         inside.send(&frame("second")[6..]);
         idle.send(&frame("third"));
         some_turns().await;
-        let new = ControlSocket::new(&path).mode(0o660).follow(frozen).unwrap();
+        let new = ControlSocket::new(&path).mode(0o660).follow(frozen, false).unwrap();
         let mut new = Image::new(&rt, "new", new);
         drop(old);
         some_turns().await;
@@ -255,7 +255,7 @@ fn an_answer_that_is_not_read_is_not_waited_for_and_comes_whole() {
         }
         some_turns().await;
         let frozen = old.freeze(&rt).await;
-        let new = ControlSocket::new(&path).follow(frozen).unwrap();
+        let new = ControlSocket::new(&path).follow(frozen, false).unwrap();
         let _new = Image::new(&rt, "new", new);
         drop(old);
         let mut names = Vec::new();
@@ -279,7 +279,7 @@ fn another_path_is_bound_before_the_old_one_goes() {
         drop(old.serving);
         some_turns().await;
         assert!(path.exists(), "it is another image's now");
-        let new = ControlSocket::new(&other).follow(frozen).unwrap();
+        let new = ControlSocket::new(&other).follow(frozen, false).unwrap();
         let _new = Image::new(&rt, "new", new);
         assert!(!path.exists());
         assert_eq!(idle.ask(&rt, "third").await, "new:third");

@@ -1,5 +1,7 @@
 //! The actions of the pool, carried out.
 
+use std::time::SystemTime;
+
 use nix::sys::signal::Signal as Sig;
 
 use super::Supervisor;
@@ -8,7 +10,8 @@ use super::processes::launch::SpawnRequest;
 use super::terminal::Terminal;
 use crate::Error;
 use crate::master::control::ControlHandle;
-use crate::master::event_log::log;
+use crate::master::event_log::{log, worker_of};
+use crate::master::events::ServiceEvent;
 use crate::supervise::{Action, Event, Moment, Outcome, Report, Signal, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 use crate::sys::memory::unload_program;
@@ -19,7 +22,7 @@ const UNKNOWN: ExitStatus = ExitStatus::Code(-1);
 
 /// One turn of the pool: its actions, and the results of the actions carried out so far.
 #[derive(Debug)]
-struct Turn {
+struct ActionRun {
     now: Moment,
     /// Actions in order. Carrying one out may append more.
     actions: Vec<Action>,
@@ -31,7 +34,7 @@ struct Turn {
     left_behind: Option<String>,
 }
 
-impl Turn {
+impl ActionRun {
     fn next(&mut self) -> Option<Action> {
         let action = self.actions.get(self.done).cloned();
         self.done += usize::from(action.is_some());
@@ -49,15 +52,17 @@ impl Supervisor {
     ) -> Option<Outcome> {
         let gone = match event {
             Event::Exited { id, pid, exit } => Some((id, pid, exit)),
-            Event::Unended { id, pid, .. } => Some((id, pid, UNKNOWN)),
+            Event::KillFailed { id, pid, .. } => Some((id, pid, UNKNOWN)),
             _ => None,
         };
         if let Some((id, pid, exit)) = gone {
             self.upgrader.controls.iter().for_each(ControlHandle::look);
+            self.journal.heard(id, pid, self.processes.last_lines(id, pid));
             self.processes.forget(id, pid, exit);
         }
         let now = self.clock.read(self.rt.now());
-        let mut turn = Turn { now, actions: Vec::new(), done: 0, killing: None, left_behind: None };
+        let mut turn =
+            ActionRun { now, actions: Vec::new(), done: 0, killing: None, left_behind: None };
         for event in self.processes.backlog().into_iter().chain([event]) {
             self.master.pool().on(event, now, &mut turn.actions);
         }
@@ -83,7 +88,7 @@ impl Supervisor {
     }
 
     /// Carries out one action, while the master starts or later.
-    fn carry_out(&mut self, action: Action, is_start: bool, turn: &mut Turn) {
+    fn carry_out(&mut self, action: Action, is_start: bool, turn: &mut ActionRun) {
         match action {
             Action::Spawn { id, generation } => {
                 self.upgrader.controls.iter().for_each(ControlHandle::look);
@@ -101,7 +106,12 @@ impl Supervisor {
                 self.report(&report);
                 if let Err(reason) = self.processes.prove_right(id, pid) {
                     let fail = is_start.then(|| Event::Fail { reason: reason.clone() });
-                    self.leave_behind(fail, Event::Unended { id, pid, reason }, turn);
+                    self.leave_behind(fail, Event::KillFailed { id, pid, reason }, turn);
+                }
+                let mut groups = self.processes.groups().iter();
+                if let Some(reason) = groups.find_map(|it| it.spoiled_socket(id, pid)) {
+                    let violation = Event::Violation { id, pid, reason };
+                    self.master.pool().on(violation, turn.now, &mut turn.actions);
                 }
             }
             Action::Prepare => {
@@ -123,25 +133,25 @@ impl Supervisor {
         }
     }
 
-    fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal, turn: &mut Turn) {
+    fn signal(&mut self, id: WorkerId, pid: i32, signal: Signal, turn: &mut ActionRun) {
         let (killed, report) = (self.processes.signal(id, pid, signal), turn.killing.take());
         match killed {
             Ok(()) => report.iter().for_each(|report| self.report(report)),
-            Err(reason) => self.leave_behind(None, Event::Unended { id, pid, reason }, turn),
+            Err(reason) => self.leave_behind(None, Event::KillFailed { id, pid, reason }, turn),
         }
     }
 
     /// Gives up a process that cannot be ended. During the start of the master, that fails the
     /// start.
-    fn leave_behind(&mut self, fail: Option<Event>, unended: Event, turn: &mut Turn) {
-        let Event::Unended { id, pid, reason } = &unended else { return };
+    fn leave_behind(&mut self, fail: Option<Event>, kill_failed: Event, turn: &mut ActionRun) {
+        let Event::KillFailed { id, pid, reason } = &kill_failed else { return };
         turn.left_behind = Some(reason.clone());
         if let Some(child) = self.processes.forget(*id, *pid, UNKNOWN) {
             // Reaps it when it ends by itself.
             self.rt.spawn(async move { child.exit().await }).detach();
         }
         let now = self.clock.read(self.rt.now());
-        for event in fail.into_iter().chain([unended]) {
+        for event in fail.into_iter().chain([kill_failed]) {
             self.master.pool().on(event, now, &mut turn.actions);
         }
     }
@@ -178,17 +188,35 @@ impl Supervisor {
         }
     }
 
+    /// Writes a report into the journal, and sends it to the followers of the events.
+    fn note(&mut self, report: &Report) {
+        let group = worker_of(report).map(|id| self.processes.name_of(id));
+        let group = group.as_deref().unwrap_or_default();
+        let death = self.journal.see(report, group, SystemTime::now());
+        // The end is told before the last answers.
+        if !matches!(report, Report::Finished { .. }) {
+            let event = ServiceEvent::of(report, group, death);
+            event.into_iter().for_each(|event| self.master.all_events().add(event));
+        }
+    }
+
     pub(super) fn report(&mut self, report: &Report) {
-        log(report);
+        let id = worker_of(report).filter(|_| self.processes.groups.len() > 1);
+        let group = id.and_then(|id| self.processes.group(id));
+        log(report, group.map(|group| &*group.name));
         if self.terminal.as_mut().is_some_and(Terminal::has_just_gone) {
             let _ = self.sender.unbounded_send(MasterEvent::Signal(Sig::SIGHUP));
         }
         if matches!(
             report,
-            Report::Reloaded { .. } | Report::RolledBack { .. } | Report::ReloadRefused { .. }
+            Report::Reloaded { .. }
+                | Report::RolledBack { .. }
+                | Report::ReloadRefused { .. }
+                | Report::Upgraded { .. }
         ) {
             self.config.hooks.settle(self.master.generation());
         }
+        self.note(report);
         self.config.hooks.observed(report);
         if let Some(systemd) = &mut self.systemd {
             systemd.told(report, &self.master.pool(), self.rt.now());
@@ -207,7 +235,7 @@ impl Supervisor {
             | Report::LeftBehind { .. }
             | Report::Ready { .. }
             | Report::Extended { .. }
-            | Report::Stops { .. }
+            | Report::WorkerStopping { .. }
             | Report::Died { .. }
             | Report::Killed { .. }
             | Report::OverLimit { .. }

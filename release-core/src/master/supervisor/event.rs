@@ -6,7 +6,7 @@ use nix::sys::signal::Signal as Sig;
 
 use super::processes::launch::{Launched, SpawnRequest};
 use crate::Error;
-use crate::master::handle::Command;
+use crate::master::handle::MasterCommand;
 use crate::master::upgrade::Tried;
 use crate::supervise::Event;
 
@@ -14,7 +14,7 @@ use crate::supervise::Event;
 #[derive(Debug)]
 pub(super) enum MasterEvent {
     Pool(Event),
-    Command(Command),
+    Command(MasterCommand),
     Launched(SpawnRequest, Result<Box<Launched>, Error>),
     Signal(Sig),
     /// The settings of this generation were made, or could not be for this reason.

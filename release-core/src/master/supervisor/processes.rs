@@ -1,45 +1,53 @@
 //! The processes of the workers: started, connected, watched and signalled.
 
+mod figures;
 mod jobs;
+mod keep;
 pub(super) mod launch;
+mod load;
+mod pass_signal;
 mod watch;
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
+use futures_util::FutureExt;
 use nix::sys::signal::Signal as Sig;
 
-use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, no_group, not_started};
+use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, no_group, send_outputs};
 use self::watch::{EXIT_TIME, Silence};
 use super::event::MasterEvent;
 use crate::Error;
 use crate::ipc::link::Link;
-use crate::ipc::link::frozen::Frozen;
-use crate::master::group::{Contact, Group, WorkerSetup, configured_size};
+use crate::master::group::{Group, WorkerSetup, configured_size};
 use crate::master::handle::MasterHandle;
-use crate::master::upgrade::{Kept, KeptWorker, own_image};
-use crate::process::attach::{Attached, NewConnection, Notify, WorkerEvent};
+use crate::metrics::{Totals, WORDS};
+use crate::process::attach::{Attached, NewConnection, Notify};
 use crate::process::child::Child;
 use crate::process::listeners::Watch;
 use crate::process::output::{Output, Pipes};
+use crate::process::unexecutable::not_started;
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
 use crate::supervise::{Event, Pool, Signal, State, Usage, WorkerId};
 use crate::sys::exit_status::ExitStatus;
-use crate::sys::fds::duplicate_from;
 use crate::sys::process::resident_memory;
+use crate::sys::shared_memory::SharedMemory;
 use crate::sys::spawn::{FIRST_PASSED, RIGHT_TO_END, spawn};
 
 /// Number of measurements for each measurement of a process's memory.
 const MEMORY_TURNS: u32 = 5;
 
+/// How long a bucket of senders stays with a process that has no flow in it any more.
+const FLOW_TIME: Duration = Duration::from_millis(500);
+
 /// A worker's process. Dropping it ends the tasks that serve and watch it.
 #[derive(Debug)]
-struct Process {
+struct WorkerProcess {
     child: Arc<Child>,
     generation: u32,
     /// `None` if the connection failed; the process is killed then.
@@ -49,6 +57,8 @@ struct Process {
     is_told: bool,
     /// Number of requests that it has finished, by its own count.
     finished: Arc<AtomicU64>,
+    /// Memory of its metrics, if its group has any.
+    metrics: Option<Arc<SharedMemory>>,
     /// Number of replacements of listening sockets before it got its own.
     sockets: u64,
     _watch: Task<()>,
@@ -58,14 +68,14 @@ struct Process {
 #[derive(Debug)]
 pub(super) struct Processes {
     rt: Rt,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     master: MasterHandle,
     /// Setup of each worker: the same for all its processes of a generation.
     particulars: HashMap<SpawnRequest, WorkerSetup>,
     /// Executable of a generation that an earlier version of the program started.
     image: Option<(u32, Arc<OwnedFd>)>,
     launching: HashMap<WorkerId, Task<()>>,
-    running: HashMap<(WorkerId, i32), Process>,
+    running: HashMap<(WorkerId, i32), WorkerProcess>,
     /// Stop signal that replaces the stop signals of the groups.
     forwarded: Option<Sig>,
     /// Number of replacements of this process's standard output and error.
@@ -73,6 +83,8 @@ pub(super) struct Processes {
     sender: UnboundedSender<MasterEvent>,
     /// Notices a listening socket that is shut down.
     watch: Option<Watch>,
+    /// Metrics of the processes that have ended.
+    ended_metrics: Totals,
 }
 
 impl Processes {
@@ -96,6 +108,7 @@ impl Processes {
             outputs: 0,
             watch: watch::of_listeners(&watched, &sender),
             sender,
+            ended_metrics: Totals::default(),
         }
     }
 
@@ -111,20 +124,25 @@ impl Processes {
         let failed = not_started(&command);
         let index = self.master.pool().group_of(id);
         let group = index.and_then(|index| self.groups.get_mut(index));
-        let listeners = group.ok_or_else(|| no_group(id))?.passed(id)?;
-        self.watch.iter().for_each(|watch| listeners.iter().for_each(|socket| watch.add(socket)));
+        let group = group.ok_or_else(|| no_group(id))?;
+        let metrics = group.has_metrics.then(|| SharedMemory::sparse(WORDS)).transpose();
+        let failed_metrics = |error| Error::system("cannot make memory for metrics", error);
+        let metrics = metrics.map_err(failed_metrics)?.map(Arc::new);
+        let listeners = group.passed(id, self.watch.as_ref())?;
         let descriptors: Vec<_> = given
             .descriptors()
             .chain(pipes.iter().flat_map(Pipes::descriptors))
-            .chain((FIRST_PASSED..).zip(listeners))
+            .chain(
+                (FIRST_PASSED..).zip(listeners.into_iter().chain(metrics.iter().map(AsFd::as_fd))),
+            )
             .collect();
         let started = spawn(&command, &descriptors).map_err(failed.clone())?;
         let sockets = self.group(id).map_or(0, Group::listeners_replaced);
         let (rt, sender, outputs) = (self.rt.clone(), self.sender.clone(), self.outputs);
         let launching = self.rt.spawn(async move {
             let outcome = Child::launched(&rt, started).await.map_err(failed);
-            let outcome =
-                outcome.map(|child| Box::new(Launched { child, ours, pipes, outputs, sockets }));
+            let launched = |child| Launched { child, ours, pipes, outputs, sockets, metrics };
+            let outcome = outcome.map(|child| Box::new(launched(child)));
             let _ = sender.unbounded_send(MasterEvent::Launched(request, outcome));
         });
         self.launching.insert(id, launching);
@@ -139,7 +157,7 @@ impl Processes {
     ) -> Event {
         let SpawnRequest { id, generation } = request;
         self.launching.remove(&id);
-        let Launched { child, ours, pipes, outputs, sockets } = match outcome {
+        let Launched { child, ours, pipes, outputs, sockets, metrics } = match outcome {
             Ok(launched) => *launched,
             Err(error) => return self.not_launched(id, &error),
         };
@@ -156,11 +174,9 @@ impl Processes {
         let (news, silence) = self.listen(id, pid, &finished);
         let (connection, silence) = match ours {
             Ours::Connection { attach, socket, hello } => {
-                let limits = group.limits;
-                (
-                    attach.attach(worker, NewConnection { socket, hello, limits }, news),
-                    Some(silence),
-                )
+                let (limits, services) = (group.limits, group.services.clone());
+                let connection = NewConnection { socket, hello, limits, services };
+                (attach.attach(worker, connection, news), Some(silence))
             }
             Ours::Readiness(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
         };
@@ -177,13 +193,14 @@ impl Processes {
             send_outputs(id, connection);
         }
         let watch = self.watch(id, &child, output.clone(), silence);
-        let process = Process {
+        let process = WorkerProcess {
             child,
             generation,
             connection,
             output,
             is_told: false,
             finished,
+            metrics,
             sockets,
             _watch: watch,
         };
@@ -198,6 +215,10 @@ impl Processes {
     }
 
     fn launched(&mut self, id: WorkerId, pid: Option<i32>) {
+        if let (Some(group), Some(pid)) = (self.group(id), pid) {
+            let restrictions = group.sandbox.as_ref().and_then(|sandbox| sandbox.describe(pid));
+            self.master.set_restrictions(pid, restrictions);
+        }
         if let Some(group) = self.group_mut(id) {
             group.launched(id, pid);
         }
@@ -221,9 +242,9 @@ impl Processes {
     ) -> Task<()> {
         let sender = self.sender.clone();
         let exited = watch::exited(self.rt.clone(), id, Arc::clone(child), output, silence);
-        self.rt.spawn(async move {
-            let _ = sender.unbounded_send(MasterEvent::Pool(exited.await));
-        })
+        self.rt.spawn(exited.map(move |exited| {
+            let _ = sender.unbounded_send(MasterEvent::Pool(exited));
+        }))
     }
 
     /// Removes a process that has ended or cannot be ended. The messages that it sent before are
@@ -235,11 +256,15 @@ impl Processes {
         exit: ExitStatus,
     ) -> Option<Arc<Child>> {
         let process = self.running.remove(&(id, pid));
+        self.master.set_restrictions(pid, None);
+        if let Some(memory) = process.as_ref().and_then(|process| process.metrics.as_ref()) {
+            self.add_ended_metrics(id, memory.words());
+        }
         if let Some(group) = self.group_mut(id) {
             group.ended(id, pid);
             group.jobs.iter().for_each(|jobs| jobs.exited((id.0, pid), exit));
         }
-        let Process { child, connection, .. } = process?;
+        let WorkerProcess { child, connection, .. } = process?;
         if let Some(Attached { serving, .. }) = connection {
             let rt = self.rt.clone();
             self.rt.spawn(async move { rt.timeout(EXIT_TIME, serving).await }).detach();
@@ -258,9 +283,9 @@ impl Processes {
         }
     }
 
-    /// Returns whether a group has limits that are measured.
-    pub(super) fn are_measured(&self) -> bool {
-        self.groups.iter().any(Group::is_measured)
+    /// Returns the interval of the measurements, if a group needs them.
+    pub(super) fn measured_every(&self) -> Option<Duration> {
+        self.groups.iter().filter_map(Group::measured_every).min()
     }
 
     /// Measures the processes that have such limits. Memory takes system calls for each process, so
@@ -313,11 +338,17 @@ impl Processes {
     pub(super) fn settle_listeners(&mut self) {
         let pool = self.master.pool();
         if pool.is_stopping() {
+            self.groups.iter_mut().for_each(Group::stop_listening);
             return;
         }
         for (index, group) in self.groups.iter_mut().enumerate() {
             group.settle_listeners(|id, pid| state_of(&pool, index, id, pid));
         }
+    }
+
+    /// Returns when flows must be looked at again, which processes hold that others would otherwise have.
+    pub(super) fn flows_end_within(&mut self) -> Option<Duration> {
+        self.groups.iter_mut().any(Group::holds_flows).then_some(FLOW_TIME)
     }
 
     /// Returns the stopping processes for which connections still wait, if there are any.
@@ -340,10 +371,10 @@ impl Processes {
     pub(super) fn look_at_listeners(&mut self, shut: &[RawFd]) -> Vec<WorkerId> {
         for group in &mut self.groups {
             group.look_at_listeners(shut);
-            group.sockets().for_each(|socket| self.watch.iter().for_each(|it| it.add(socket)));
+            group.watched().for_each(|socket| self.watch.iter().for_each(|it| it.add(socket)));
         }
         let pool = self.master.pool();
-        let has_former = |(key, process): (&(WorkerId, i32), &Process)| {
+        let has_former = |(key, process): (&(WorkerId, i32), &WorkerProcess)| {
             let group = self.groups.get(pool.group_of(key.0)?)?;
             let is_former = process.sockets < group.listeners_replaced();
             (is_former && pool.relies_on(key.0, key.1)).then_some(key.0)
@@ -351,9 +382,8 @@ impl Processes {
         self.running.iter().filter_map(has_former).collect()
     }
 
-    /// Returns the group of a worker, unless this version does not have it any more. The pool
-    /// starts nothing in such a group.
-    fn group(&self, id: WorkerId) -> Option<&Group> {
+    /// Returns the group of a worker, unless this version does not have it any more.
+    pub(super) fn group(&self, id: WorkerId) -> Option<&Group> {
         self.groups.get(self.master.pool().group_of(id)?)
     }
 
@@ -406,11 +436,7 @@ impl Processes {
             signal => {
                 let child = Arc::clone(&process.child);
                 let tell = move || signal.into_iter().for_each(|signal| send(id, &child, signal));
-                match self.group(id).and_then(|group| group.jobs.clone()) {
-                    // It finishes the jobs in hand before it hears of the stop.
-                    Some(jobs) => jobs.when_at_rest((id.0, pid), Box::new(tell)),
-                    None => tell(),
-                }
+                self.tell_stop(id, pid, Box::new(tell));
                 Ok(())
             }
         }
@@ -429,149 +455,11 @@ impl Processes {
     /// Returns the worker of a connection, for an error message.
     pub(super) fn worker_of(&self, link: &Arc<Link>) -> Option<WorkerId> {
         let mut running = self.running.iter();
-        let has_it = |process: &Process| {
+        let has_it = |process: &WorkerProcess| {
             let attached = process.connection.as_ref();
             attached.is_some_and(|attached| std::ptr::eq(attached.link.as_ptr(), &raw const **link))
         };
         running.find_map(|((id, _), process)| has_it(process).then_some(*id))
-    }
-
-    /// Returns the state for the next version. The connections stand still from then on.
-    pub(super) fn freeze(&self) -> Result<Kept, Error> {
-        self.write_down(|link| link.freeze(None))
-    }
-
-    /// Returns the state for a trial, while the connections go on.
-    pub(super) fn sample(&self) -> Result<Kept, Error> {
-        self.write_down(Link::sample)
-    }
-
-    fn write_down(
-        &self,
-        freeze: impl Fn(&Link) -> Result<Option<Frozen>, Error>,
-    ) -> Result<Kept, Error> {
-        let mut kept = Kept::default();
-        for ((id, pid), process) in &self.running {
-            // The next version does not know that it was reaped.
-            process.child.cut_short();
-            let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
-            let link = link.map(|link| freeze(&link)).transpose()?.flatten();
-            kept.workers.push(KeptWorker {
-                id: id.0,
-                pid: *pid,
-                generation: process.generation,
-                finished: process.finished.load(Ordering::Relaxed),
-                link,
-                output: process.output.as_ref().map(Output::freeze).transpose()?,
-                is_told: process.is_told,
-            });
-        }
-        let serving = self.master.generation();
-        let own = self.particulars.iter().filter(|(request, _)| request.generation == serving);
-        kept.particulars = own.map(|(request, its)| (request.id.0, its.clone())).collect();
-        let image = match self.image_of(serving) {
-            Some(image) => duplicate_from(image.as_fd(), 3)
-                .map_err(|error| Error::system("cannot duplicate an executable", error))?,
-            None => own_image()?,
-        };
-        kept.image = Some((serving, image.into()));
-        Ok(kept)
-    }
-
-    /// Executable of a generation that an earlier version of the program started.
-    fn image_of(&self, generation: u32) -> Option<Arc<OwnedFd>> {
-        let image = self.image.as_ref().filter(|(its, _)| *its == generation);
-        image.map(|(_, image)| Arc::clone(image))
-    }
-
-    /// Takes over the processes of the previous version.
-    pub(super) fn inherit(
-        groups: Vec<Group>,
-        master: MasterHandle,
-        sender: UnboundedSender<MasterEvent>,
-        kept: &mut Kept,
-    ) -> Self {
-        let mut processes = Self::new(groups, master, sender);
-        if let Some((generation, image)) = kept.image.take() {
-            processes.image = Some((generation, Arc::new(image.into())));
-            for (id, its) in kept.particulars.drain(..) {
-                match its.checked() {
-                    Ok(its) => {
-                        let request = SpawnRequest { id: WorkerId(id), generation };
-                        processes.particulars.insert(request, its);
-                    }
-                    Err(error) => log_warning!(
-                        worker = id,
-                        reason = error.report(),
-                        "its options are made anew"
-                    ),
-                }
-            }
-        }
-        for worker in kept.workers.drain(..) {
-            processes.keep(worker);
-        }
-        processes
-    }
-
-    fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, finished, link, output, is_told } = worker;
-        let id = WorkerId(id);
-        let child = match Child::kept(&self.rt, pid) {
-            Ok(child) => Arc::new(child),
-            Err(error) => {
-                log_warning!(pid, %error, "the exit status of a worker was lost");
-                let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
-                let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
-                return;
-            }
-        };
-        let group = self.group(id);
-        let finished = Arc::new(AtomicU64::new(finished));
-        let (listener, silence) = self.listen(id, pid, &finished);
-        // Its output is passed on even if its group is gone, or has no pipes any more.
-        let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
-        let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
-        let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
-        let output = output.and_then(|output| {
-            let output = output.thaw(&self.rt, info.clone(), &capture);
-            let lost = |error| log_error!(pid, %error, "a worker's output is lost");
-            output.map_err(lost).ok()
-        });
-        let contact = group.map(|group| &group.contact);
-        let connection = match (contact, link) {
-            // It is ready, or is restarted when its time limit for that expires.
-            (Some(Contact::Command(_)), None) => None,
-            (Some(Contact::Connection(attach)), Some(link)) => {
-                let attached = attach.reattach(info, link, listener);
-                let attached = attached.inspect_err(|error| {
-                    // Its exit is the event.
-                    let reason = error.report();
-                    log_error!(worker = id.0, pid, reason, "no connection to a worker");
-                    let _ = child.signal(Sig::SIGKILL);
-                });
-                attached.ok()
-            }
-            (_, None) => {
-                listener(WorkerEvent::Closed("its connection"));
-                None
-            }
-            // Its group is gone. The end of the connection tells it to stop.
-            (_, Some(_)) => None,
-        };
-        let silence = connection.is_some().then_some(silence);
-        let watch = self.watch(id, &child, output.clone(), silence);
-        let process = Process {
-            child,
-            generation,
-            connection,
-            output,
-            is_told,
-            finished,
-            sockets: 0,
-            _watch: watch,
-        };
-        self.running.insert((id, pid), process);
     }
 }
 
@@ -586,15 +474,5 @@ fn state_of(pool: &Pool, group: usize, id: WorkerId, pid: Option<i32>) -> Option
 fn send(id: WorkerId, child: &Child, signal: Sig) {
     if let Err(error) = child.signal(signal) {
         log_error!(worker = id.0, pid = child.pid().as_raw(), %error, "cannot signal a worker");
-    }
-}
-
-/// Makes a worker write to the files of this process. If that fails, it continues with its own.
-fn send_outputs(worker: WorkerId, connection: &Attached) {
-    // A worker whose connection has ended ends soon, too.
-    let Some(link) = connection.link.upgrade() else { return };
-    let (output, error) = (io::stdout(), io::stderr());
-    if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
-        log_error!(worker = worker.0, %error, "cannot send a worker its log file");
     }
 }

@@ -8,6 +8,7 @@ use super::Supervisor;
 use super::event::MasterEvent;
 use super::upgrading::{Paused, REST_TIME, Upgrading};
 use crate::master::control::ControlHandle;
+use crate::master::signals::SignalAction;
 use crate::master::upgrade::{Blocked, Tried};
 use crate::streams;
 use crate::supervise::Event;
@@ -52,7 +53,9 @@ impl Supervisor {
         let Some(upgrade) = &mut self.upgrade else { return };
         let (links, controls) = (self.processes.links(), self.upgrader.controls.clone());
         let (rt, sender) = (self.rt.clone(), self.sender.clone());
-        let paused = Paused::new(links, controls, self.processes.job_pools(), rt.now());
+        let processes = &self.processes;
+        let pools = (processes.job_pools(), processes.hand_on_pools(), processes.channels());
+        let paused = Paused::new(links, controls, pools, rt.now());
         let rest = paused.rest(rt);
         upgrade.paused = Some(paused);
         upgrade.waiting = self.rt.spawn(async move {
@@ -115,10 +118,11 @@ impl Supervisor {
             .map_err(|error| Error::system("cannot hand signals over", error))?;
         // A pending request for an upgrade is being carried out.
         self.deferred.extend(pending);
-        let deferred = self.deferred.iter().filter(|signal| **signal != Sig::SIGUSR1);
-        kept.signals = deferred.map(|signal| *signal as i32).collect();
+        let is_other = |signal: &&Sig| self.config.signals.of(**signal) != SignalAction::Upgrade;
+        kept.signals = self.deferred.iter().filter(is_other).map(|signal| *signal as i32).collect();
         kept.late_signals = Some(late.into());
         tracing::info!("the new version takes over");
+        kept.journal = self.journal.keep();
         kept.streams = streams::leave();
         let left = self.upgrader.leave(tried, snapshot, self.processes.groups(), kept);
         drop(blocked);

@@ -13,6 +13,8 @@ use crate::ipc::link::Link;
 use crate::jobs::Follow;
 use crate::master::control::ControlHandle;
 use crate::master::upgrade::Tried;
+use crate::process::channels::Channels;
+use crate::process::hand_on::HandOn;
 use crate::rt::{Rt, Task};
 use crate::signals::Signals;
 use crate::sys::untrusted::unclosed;
@@ -38,22 +40,29 @@ pub(super) struct Paused {
     pub(super) links: Vec<Arc<Link>>,
     pub(super) controls: Vec<ControlHandle>,
     pub(super) jobs: JobPools,
+    pub(super) hand_on: Vec<Arc<HandOn>>,
+    pub(super) channels: Option<Arc<Channels>>,
 }
 
 /// The pools of jobs, each with the name of its group.
 pub(super) type JobPools = Vec<(Arc<str>, Arc<dyn Follow>)>;
 
+/// All that stands still beside the connections.
+pub(super) type PausedPools = (JobPools, Vec<Arc<HandOn>>, Option<Arc<Channels>>);
+
 impl Paused {
     pub(super) fn new(
         links: Vec<Arc<Link>>,
         controls: Vec<ControlHandle>,
-        jobs: JobPools,
+        (jobs, hand_on, channels): PausedPools,
         now: Instant,
     ) -> Self {
         links.iter().for_each(|link| link.pause());
         controls.iter().for_each(|control| control.pause(now));
         jobs.iter().for_each(|(_, jobs)| jobs.pause());
-        Self { links, controls, jobs }
+        hand_on.iter().for_each(|hand_on| hand_on.pause());
+        channels.iter().for_each(|channels| channels.pause());
+        Self { links, controls, jobs, hand_on, channels }
     }
 
     /// Waits until no request is in flight. Returns whether that was in time.
@@ -83,6 +92,8 @@ impl Paused {
 
 impl Drop for Paused {
     fn drop(&mut self) {
+        self.hand_on.iter().for_each(|hand_on| hand_on.resume());
+        self.channels.iter().for_each(|channels| channels.resume());
         self.links.iter().for_each(|link| link.resume());
         self.controls.iter().for_each(ControlHandle::resume);
         self.jobs.iter().for_each(|(_, jobs)| jobs.resume());

@@ -19,17 +19,17 @@ pub(crate) struct Version {
     changed: (i64, i64),
 }
 
-/// Arguments, environment and place of the program when [`Master::run`](crate::Master::run) began.
+/// Arguments, environment and location of the program when [`Master::run`](crate::Master::run) began.
 #[derive(Debug)]
 pub(crate) struct Invocation {
     pub(super) arguments: Vec<CString>,
     environment: Vec<CString>,
     /// An error is kept: a master that cannot be upgraded runs nevertheless.
-    place: Result<Place, String>,
+    location: Result<Location, String>,
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     /// Path of the next version.
     pub(super) executable: PathBuf,
     pub(super) directory: PathBuf,
@@ -50,12 +50,12 @@ impl Invocation {
         Self {
             arguments: c_strings(std::env::args_os().collect()),
             environment: c_strings(environment.collect()),
-            place: Place::find(executable).map_err(|error| error.report()),
+            location: Location::find(executable).map_err(|error| error.report()),
         }
     }
 
-    pub(super) fn place(&self) -> Result<&Place, Error> {
-        self.place.as_ref().map_err(|why| {
+    pub(super) fn location(&self) -> Result<&Location, Error> {
+        self.location.as_ref().map_err(|why| {
             let message = format!("it is not known how this version was started: {why}");
             Error::new(ErrorKind::Change, message)
         })
@@ -81,7 +81,7 @@ impl Invocation {
     }
 }
 
-impl Place {
+impl Location {
     fn find(executable: Option<PathBuf>) -> Result<Self, Error> {
         let directory = working_directory()?;
         let executable = executable.map_or_else(|| find_executable(&directory), Ok)?;

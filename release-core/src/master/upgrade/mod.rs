@@ -23,10 +23,10 @@ use super::control::ControlHandle;
 use super::group::Group;
 use crate::daemonize::lock::LockFile;
 use crate::guard::Guard;
-use crate::ipc::hello::{Message, PROTOCOL};
+use crate::ipc::hello::{MessageType, PROTOCOL};
 use crate::ipc::{Codec, Postcard};
-use crate::start_files::{self, Files};
-use crate::supervise::Snapshot;
+use crate::kept::{self, Files};
+use crate::start_files;
 use crate::sys::fds::replace;
 use crate::sys::image::seal;
 use crate::sys::image::way_back::{FORMAT, RETURN, SUCCEED, WayBack, word};
@@ -45,7 +45,7 @@ const HAND_OVER: Guard = Guard::new("hand_over");
 
 /// State that the program leaves to its next version.
 pub(crate) struct HandOver {
-    message: Message,
+    message: MessageType,
     encode: Box<dyn Fn() -> Result<Vec<u8>, Error> + Send>,
 }
 
@@ -68,7 +68,7 @@ impl HandOver {
                 Error::new(ErrorKind::Usage, message).caused_by(error)
             })
         };
-        Self { message: Message::of::<T>(&Postcard), encode: Box::new(encode) }
+        Self { message: MessageType::of::<T>(&Postcard), encode: Box::new(encode) }
     }
 
     /// Checks that the next version can read it.
@@ -76,7 +76,7 @@ impl HandOver {
         self.message.check("what the program hands over")
     }
 
-    fn leave(&self) -> Result<(Message, Vec<u8>), Error> {
+    fn leave(&self) -> Result<(MessageType, Vec<u8>), Error> {
         Ok((self.message.clone(), (self.encode)()?))
     }
 }
@@ -100,11 +100,11 @@ impl Upgrader {
     /// Starts the trial of the new version, the file at the executable's path.
     pub(crate) fn try_out(
         &self,
-        pool: Snapshot,
+        pool: kept::Pool,
         groups: &[Group],
         mut kept: Kept,
     ) -> Result<Trial, Error> {
-        let version = self.invocation.place()?.version()?;
+        let version = self.invocation.location()?.version()?;
         for control in &self.controls {
             kept.controls.push(control.sample()?);
         }
@@ -124,12 +124,12 @@ impl Upgrader {
         Ok(())
     }
 
-    fn summary(&self, pool: Snapshot, groups: &[Group]) -> Result<Summary, Error> {
+    fn summary(&self, pool: kept::Pool, groups: &[Group]) -> Result<Summary, Error> {
         let lock = self.lock.as_ref().map(|lock| OsString::from(lock.path()));
         Ok(Summary {
             pid: std::process::id(),
             protocol: PROTOCOL,
-            executable: self.invocation.place()?.executable.clone().into(),
+            executable: self.invocation.location()?.executable.clone().into(),
             is_background: self.is_background,
             open_files: open_files_before(),
             lock,
@@ -152,7 +152,7 @@ impl Upgrader {
     pub(crate) fn leave(
         &self,
         mut tried: Tried,
-        pool: Snapshot,
+        pool: kept::Pool,
         groups: &[Group],
         mut kept: Kept,
     ) -> Result<Infallible, Error> {
@@ -167,9 +167,9 @@ impl Upgrader {
         let back = self.way_back(&mut descriptors)?;
         tried.told(&format!("{SUCCEED}:{number}:{}", back.as_raw_fd()))?;
         descriptors.push(back);
-        let place = self.invocation.place()?;
-        let path = place.executable.display();
-        if place.version()? != tried.version || tried.is_replaced() {
+        let location = self.invocation.location()?;
+        let path = location.executable.display();
+        if location.version()? != tried.version || tried.is_replaced() {
             let message = format!("{path} was replaced while it was tried: ask again");
             return Err(Error::new(ErrorKind::Change, message));
         }
@@ -183,7 +183,7 @@ impl Upgrader {
     /// Adds further descriptors that it needs.
     fn way_back(&self, descriptors: &mut Vec<OwnedFd>) -> Result<OwnedFd, Error> {
         let failed = |what: &'static str| move |error| Error::system(what, error);
-        let directory = self.invocation.place()?.way_back()?;
+        let directory = self.invocation.location()?.way_back()?;
         let (image, word) = (own_image()?, word().map_err(failed("cannot make a file in memory"))?);
         let state = descriptors.last().map_or(-1, AsRawFd::as_raw_fd);
         // The file that contains this description must contain its own number.

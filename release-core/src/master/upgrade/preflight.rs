@@ -15,12 +15,13 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::invocation::{Invocation, Version, is_same, own_image};
+use crate::kept::Files;
 use crate::net::Stream;
 use crate::path::c_string;
 use crate::process::child::{Child, Missed};
 use crate::process::environment::entry;
 use crate::rt::Rt;
-use crate::start_files::{self, Files};
+use crate::start_files;
 use crate::sys::fds::asked_for;
 use crate::sys::image::way_back::{TRIAL, VARIABLE, directory};
 use crate::sys::image::{Image, seal, unseal};
@@ -45,7 +46,7 @@ const REPORT: usize = 4096;
 pub(crate) struct Trial {
     /// The version on trial.
     version: Version,
-    started: sys::spawn::Child,
+    started: sys::spawn::SpawnedChild,
     answer: OwnedFd,
     output: OwnedFd,
     path: String,
@@ -67,24 +68,25 @@ impl Trial {
         // The program passes the other end on to all that it starts.
         rights::refuse(output.as_fd());
         let null = File::open("/dev/null").map_err(failed("cannot open /dev/null"))?;
-        let place = invocation.place()?;
+        let location = invocation.location()?;
         // Sockets that this program was started with are open in the trial, too.
         let given = asked_for().map_err(failed("cannot copy a socket"))?;
         let first = given.last_key_value().map_or(FIRST_PASSED, |(number, _)| number + 1);
         let value = format!("{TRIAL}:{first}:{}", first + 1);
         let (arguments, environment, is_activated) = invocation.trial(&value)?;
         let command = Command {
-            program: c_string(place.executable.clone().into())?,
+            program: c_string(location.executable.clone().into())?,
             image: None,
             arguments,
             environment,
             own_pid: if is_activated { vec!["LISTEN_PID"] } else { Vec::new() },
             resources: Resources::default(),
             root: None,
-            directory: Some(c_string(place.directory.clone().into())?),
+            directory: Some(c_string(location.directory.clone().into())?),
             identity: Identity::Same,
+            confinement: None,
         };
-        let path = place.executable.display().to_string();
+        let path = location.executable.display().to_string();
         let own = [
             (0, null.as_fd()),
             (1, written.as_fd()),

@@ -13,7 +13,7 @@ use super::state::{self, Kept, Summary};
 use crate::exit::Exit;
 use crate::exit::program_name;
 use crate::ipc::Postcard;
-use crate::ipc::hello::Message;
+use crate::ipc::hello::MessageType;
 use crate::predecessor::{Left, left};
 use crate::start_files;
 use crate::streams;
@@ -181,5 +181,5 @@ pub(crate) fn roll_back(error: Error, signals: &[i32]) -> Error {
 pub fn handed_over<T: Serialize + DeserializeOwned>() -> Result<Option<T>, Error> {
     let Some(summary) = upgrade_role()?.summary() else { return Ok(None) };
     let Some((left, bytes)) = &summary.left else { return Ok(None) };
-    Message::of::<T>(&Postcard).read(left, bytes).map(Some)
+    MessageType::of::<T>(&Postcard).read(left, bytes).map(Some)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Workers;
 use crate::guard::Guard;
-use crate::ipc::hello::{Message, Types};
+use crate::ipc::hello::{MessageType, Types};
 use crate::ipc::{Codec, Never, Postcard, Refused, Request};
 use crate::jobs::Jobs;
 use crate::net::{Inet, ListenOn};
@@ -231,6 +231,52 @@ impl<W, C> Workers<W, C> {
     #[must_use]
     pub fn descriptors(mut self, most: u8) -> Self {
         self.spec.limits = self.spec.limits.with_descriptors(most);
+        self
+    }
+
+    /// Sends messages between master and workers through rings in shared memory, for workers that ask
+    /// for them too ([`Worker::ring`](crate::Worker::ring)): one of `bytes` for each direction, rounded
+    /// up to a power of two from 4 KiB to 64 MiB. There are none by default, in plain mode and for
+    /// workers that do not ask.
+    ///
+    /// A message through a ring costs a system call only if the other side sleeps. Messages with
+    /// descriptors, messages that do not fit into the ring and those behind a full ring go over the
+    /// socket, in order. The rings of a worker take twice as many bytes of memory, half of them in the
+    /// master, from its start until its connection ends. An upgrade keeps them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{Workers, me};
+    ///
+    /// let at_the_master = Workers::same_executable("http", 4).user("nobody").ring(64 * 1024);
+    /// let in_the_worker = me().ring(64 * 1024);
+    /// # let _ = (at_the_master, in_the_worker);
+    /// ```
+    #[must_use]
+    pub fn ring(mut self, bytes: u32) -> Self {
+        self.spec.limits = self.spec.limits.with_ring(bytes);
+        self
+    }
+
+    /// Gives each process of the workers memory for [`metrics`](crate::metrics), which it shares with the
+    /// master: 64 KiB, of which the used pages count.
+    ///
+    /// Also counts the units of work of [`Me::begin_work`](crate::Me::begin_work): `work_finished` and
+    /// `work_in_flight`. Workers in plain mode and commands cannot have such memory: the master refuses to
+    /// start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::Workers;
+    ///
+    /// let workers = Workers::same_executable("http", 4).user("nobody").metrics();
+    /// # let _ = workers;
+    /// ```
+    #[must_use]
+    pub fn metrics(mut self) -> Self {
+        self.spec.has_metrics = true;
         self
     }
 
@@ -520,7 +566,7 @@ impl<W: Request, C: Codec<W> + Codec<W::Response>> Workers<W, C> {
         R: Request,
         C: Codec<R> + Codec<R::Response>,
     {
-        Types::of::<R, W, C>(Message::of::<()>(&Postcard), &self.codec)
+        Types::of::<R, W, C>(MessageType::of::<()>(&Postcard), &self.codec)
     }
 }
 

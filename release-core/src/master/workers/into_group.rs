@@ -5,22 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Spec, Workers};
+use super::{GroupOptions, Workers};
 use crate::accounts;
 use crate::ipc::limits::Limits;
 use crate::ipc::{Codec, Heartbeat, Request};
-use crate::master::group::{Contact, FIRST, Group, configured_size};
+use crate::master::group::{Contact, FIRST, Group, WorkerProgram, configured_size};
+use crate::master::health::STATUS_PAGE;
 use crate::master::upgrade::working_directory;
 use crate::path::absolute;
 use crate::path::c_string;
 use crate::process::attach::Attach;
+use crate::process::hand_on::{HandOn, HandOnLimits};
 use crate::process::listeners::Listener;
 use crate::process::privileges;
 use crate::process::privileges::ROOT;
 use crate::process::readiness::{GroupReadiness, Readiness, of_the_master};
+use crate::process::services::GroupServices;
+use crate::sandbox::{CheckedSandbox, Surroundings};
 use crate::start_files::looked_up;
-use crate::supervise::{GroupSpec, Ready};
-use crate::sys::creds::Credentials;
+use crate::supervise::{Elastic, GroupSpec, Ready};
+use crate::sys::creds::ProcessCredentials;
 use crate::{Error, ErrorKind};
 
 /// Time without new connections before a program is told to stop, in which it accepts and reads the
@@ -52,7 +56,24 @@ where
     }
 }
 
-impl Spec {
+/// Finds a program where its process will look for it.
+fn find(
+    program: WorkerProgram,
+    is_command: bool,
+    directories: &Directories,
+) -> Result<WorkerProgram, Error> {
+    let root = directories.root.as_deref().unwrap_or_else(|| Path::new("/"));
+    let found = if is_command { program.find(root)? } else { program };
+    found.resolve(&directories.start)
+}
+
+/// Returns the services of the master beside calls. The channels are connected when all groups are known.
+fn services(hand_on: Option<HandOnLimits>) -> GroupServices {
+    let hand_on = hand_on.map(|limits| Arc::new(HandOn::new(limits)));
+    GroupServices { hand_on, channels: None }
+}
+
+impl GroupOptions {
     /// Looks up and checks everything that can be wrong, while a terminal can show the reason.
     fn into_group(
         mut self,
@@ -61,54 +82,92 @@ impl Spec {
     ) -> Result<Group, Error> {
         let heartbeat = self.checked_heartbeat(attach.as_deref())?;
         let mut credentials = self.credentials(as_root)?;
-        self.settle_listeners()?;
+        let size = self.checked_size()?;
+        self.settle_listeners(size)?;
         let (contact, ready) = self.contact(attach, credentials.as_ref())?;
-        let place = Place::of(&self, credentials.is_some()).map_err(|error| {
-            Error::new(error.kind(), format!("worker group `{}`", self.name)).caused_by(error)
-        })?;
-        let enters_itself = self.program.is_this() && place.root.is_some();
+        let directories = self.directories(credentials.is_some())?;
+        let enters_itself = self.program.is_this() && directories.root.is_some();
         if enters_itself {
-            credentials = credentials.map(Credentials::and_change_root);
+            credentials = credentials.map(ProcessCredentials::and_change_root);
         }
         self.check_messages(&contact)?;
-        let environment = match (&place.directory, &place.root) {
+        let sandbox = self.checked_sandbox(&directories, enters_itself)?;
+        let environment = match (&directories.directory, &directories.root) {
             (_, Some(root)) if enters_itself => self.environment.set(ROOT, root),
             (Some(directory), _) => self.environment.in_directory(directory),
             _ => self.environment,
         };
         let is_private = |name: &OsStr| self.is_command && of_the_master(name);
         let environment = environment.block(is_private, credentials.as_ref())?;
-        let root = place.root.as_deref().unwrap_or_else(|| Path::new("/"));
-        let program = if self.is_command { self.program.find(root)? } else { self.program };
-        let program = program.resolve(&place.start)?;
+        let program = find(self.program, self.is_command, &directories)?;
         let c_path = |path: PathBuf| c_string(path.into_os_string());
-        let size = configured_size(self.sizes.as_ref(), FIRST);
-        let size = size.map_err(|error| about(&self.name, "its size").caused_by(error))?;
+        let limits = Limits { pulse: heartbeat, hands_on: self.hand_on.is_some(), ..self.limits };
         Ok(Group {
-            directory: place.directory.map(c_path).transpose()?,
-            root: place.root.filter(|_| !enters_itself).map(c_path).transpose()?,
+            directory: directories.directory.map(c_path).transpose()?,
+            root: directories.root.filter(|_| !enters_itself).map(c_path).transpose()?,
             name: self.name.as_str().into(),
             spec: GroupSpec {
+                auxiliary: self.name == STATUS_PAGE,
                 name: self.name,
-                size: size.unwrap_or(self.size),
+                size,
                 restart: self.restart,
                 reload: self.reload,
                 life: self.life,
                 ready,
+                after: self.after,
             },
             contact,
             stop_signal: self.stop_signal,
             output: self.output.unless_inherited(),
-            limits: Limits { pulse: heartbeat, ..self.limits },
+            limits,
             environment,
             program,
             credentials,
+            sandbox,
             listeners: self.listeners,
+            has_metrics: self.has_metrics,
             sizes: self.sizes,
             settings: self.settings,
             context: self.context,
             options: self.options,
             jobs: self.jobs,
+            elastic: self.grow_to.map(Elastic::new),
+            channel_to: self.channel_to,
+            services: services(self.hand_on),
+        })
+    }
+
+    fn directories(&self, has_credentials: bool) -> Result<Directories, Error> {
+        Directories::of(self, has_credentials).map_err(|error| {
+            Error::new(error.kind(), format!("worker group `{}`", self.name)).caused_by(error)
+        })
+    }
+
+    /// Returns the number of workers at the start.
+    fn checked_size(&self) -> Result<u32, Error> {
+        let size = configured_size(self.sizes.as_ref(), FIRST);
+        let size = size.map_err(|error| about(&self.name, "its size").caused_by(error))?;
+        let size = size.unwrap_or(self.size);
+        match self.grow_to {
+            Some(most) if most < size => {
+                let message = format!("it cannot grow from {size} to {most} workers");
+                Err(about(&self.name, &message))
+            }
+            Some(10_001..) => Err(about(&self.name, "more than 10000 workers are too many")),
+            _ => Ok(size),
+        }
+    }
+
+    fn checked_sandbox(
+        &mut self,
+        directories: &Directories,
+        enters_root: bool,
+    ) -> Result<Option<CheckedSandbox>, Error> {
+        let (start, root) = (directories.start.as_path(), directories.root.as_deref());
+        let sandbox = self.sandbox.take();
+        let checked = sandbox.map(|it| it.checked(Surroundings { start, root, enters_root }));
+        checked.transpose().map_err(|error| {
+            Error::new(error.kind(), format!("worker group `{}`", self.name)).caused_by(error)
         })
     }
 
@@ -127,12 +186,16 @@ impl Spec {
                            `heartbeat` and `max_requests` out";
             return Err(about(&self.name, message));
         }
+        if self.hand_on.is_some() && is_plain {
+            let message = "only workers in call mode hand connections on; leave `hand_on` out";
+            return Err(about(&self.name, message));
+        }
         Ok(heartbeat)
     }
 
     /// Returns the account and group of the workers of a root master. For other masters, only checks
     /// that they exist.
-    fn credentials(&self, as_root: bool) -> Result<Option<Credentials>, Error> {
+    fn credentials(&self, as_root: bool) -> Result<Option<ProcessCredentials>, Error> {
         let name = &self.name;
         let credentials = match (&self.user, as_root) {
             (None, true) if !self.is_command => {
@@ -157,10 +220,10 @@ impl Spec {
         })
     }
 
-    fn settle_listeners(&mut self) -> Result<(), Error> {
+    fn settle_listeners(&mut self, size: u32) -> Result<(), Error> {
         for listener in &mut self.listeners {
             listener
-                .settle(self.has_blocking_listeners, self.is_command)
+                .settle(self.has_blocking_listeners, self.is_command, size)
                 .map_err(|error| about(&self.name, "a listener").caused_by(error))?;
         }
         let steered = || self.listeners.iter().map(Listener::steers);
@@ -177,12 +240,12 @@ impl Spec {
     fn contact(
         &self,
         attach: Option<Arc<dyn Attach>>,
-        credentials: Option<&Credentials>,
+        credentials: Option<&ProcessCredentials>,
     ) -> Result<(Contact, Ready), Error> {
         match (self.is_command, attach) {
             (true, None) => {
                 let readiness = self.readiness.unwrap_or_default();
-                let count = self.listeners.len();
+                let count = self.listeners.iter().flat_map(Listener::names).count();
                 let protocol =
                     GroupReadiness::new(readiness, self.heartbeat, count, credentials)
                         .map_err(|error| about(&self.name, "its readiness").caused_by(error))?;
@@ -201,6 +264,12 @@ impl Spec {
     }
 
     fn check_messages(&self, contact: &Contact) -> Result<(), Error> {
+        let speaks = matches!(contact, Contact::Connection(attach) if attach.says_ready());
+        if self.has_metrics && !speaks {
+            let message = "metrics need call mode; commands and workers in plain mode do not know their \
+                           memory: leave `metrics` out, and let the program serve its own";
+            return Err(about(&self.name, message));
+        }
         if let Contact::Connection(attach) = contact {
             let types = attach.types().with_context(self.context.message());
             types.check().map_err(|error| about(&self.name, "its messages").caused_by(error))?;
@@ -214,17 +283,17 @@ fn about(group: &str, message: &str) -> Error {
     Error::new(ErrorKind::Usage, format!("worker group `{group}`: {message}"))
 }
 
-/// The place of workers in the file system.
-struct Place {
+/// The directories of workers.
+struct Directories {
     /// Start of relative paths.
     start: PathBuf,
     directory: Option<PathBuf>,
     root: Option<PathBuf>,
 }
 
-impl Place {
-    /// Returns the place of workers of this group, which have another account if `is_other`.
-    fn of(group: &Spec, is_other: bool) -> Result<Self, Error> {
+impl Directories {
+    /// Returns the directories of workers of this group, which have another account if `is_other`.
+    fn of(group: &GroupOptions, is_other: bool) -> Result<Self, Error> {
         let (directory, root) = (group.directory.clone(), group.root.clone());
         if let Some(root) = root {
             if !is_other {
@@ -270,10 +339,10 @@ fn ready_by(readiness: Readiness) -> Ready {
 /// Replaces the primary group of a root master's workers; other masters have that group already, or
 /// fail.
 fn replace_group(
-    credentials: Option<Credentials>,
+    credentials: Option<ProcessCredentials>,
     name: &str,
     as_root: bool,
-) -> Result<Option<Credentials>, Error> {
+) -> Result<Option<ProcessCredentials>, Error> {
     let gid = privileges::group(name)?;
     let refuse = |message: &str| Err(Error::new(ErrorKind::Privileges, message));
     match credentials {

@@ -28,6 +28,32 @@ fn uris_are_read() {
 }
 
 #[test]
+fn uris_of_other_sockets_are_read() {
+    let address = |text: &str| text.parse::<Inet>().unwrap();
+    let udp = ListenOn::udp(address("127.0.0.1:53"));
+    assert_eq!(read("udp://127.0.0.1:53"), Ok(udp.clone()));
+    let all = read("udp4://localhost:53?rcvbuf=64K&slots=256").unwrap();
+    assert_eq!(all, udp.clone().receive_buffer(64 << 10).slots(256));
+    assert_eq!([udp.to_string(), all.to_string()], ["udp://127.0.0.1:53"; 2]);
+    assert_eq!(read("udp6://[::1]:53").unwrap().shared_port(), Some((address("[::1]:53"), true)));
+    assert_eq!(read("unixgram:///x"), Ok(ListenOn::unix_datagrams(Unix::path("/x"))));
+    let records = ListenOn::unix_records(Unix::abstract_name("x")).mode(0o666);
+    assert_eq!(read("unixseq://@x?mode=0666"), Ok(records.clone()));
+    assert_eq!(records.to_string(), "unixseq://@x");
+    let is_slots = |uri: &str| read(uri).unwrap().datagrams().is_some();
+    assert!(is_slots("udp://:53") && !is_slots("unixgram:///x") && !is_slots("tcp://:53"));
+}
+
+#[test]
+fn a_socket_of_another_type_does_not_meet_it() {
+    let meets = |socket: &OwnedFd, uri: &str| read(uri).unwrap().is_met_by(socket, None);
+    let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    assert!(meets(&socket, "udp://127.0.0.1:0") && !meets(&socket, "tcp://127.0.0.1:0"));
+    let socket = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    assert!(!meets(&socket, "udp://127.0.0.1:0") && meets(&socket, "tcp://127.0.0.1:0"));
+}
+
+#[test]
 fn a_socket_meets_what_it_was_asked_for_and_nothing_else() {
     let listening = |address: &str| {
         let socket = std::net::TcpListener::bind(address).unwrap();
@@ -88,6 +114,16 @@ fn what_is_none_is_refused_with_the_reason() {
         ("tcp://127.0.0.1:80?all", "`all` is not `each`"),
         ("tcp://127.0.0.1:80?each=2", "`each=2` is not `each`"),
         ("unix:///x?each", "none of"),
+        ("udp://:53?each", "none of rcvbuf=, slots=, steer=quic, steer=flows"),
+        ("udp://:53?rcvbuf=4G", "not a size"),
+        ("udp://:53?rcvbuf=4096M", "not a size"),
+        ("udp://:53?rcvbuf=0", "not a size"),
+        ("udp://:53?rcvbuf=", "not a size"),
+        ("udp://:53?slots=1", "a number from 2 to 256"),
+        ("udp://:53?slots=257", "a number from 2 to 256"),
+        ("udp://:53?steer=flow", "none of"),
+        ("udp://host", "a port"),
+        ("unixgram://", "no path"),
         ("unix://", "no path"),
         ("unix:///x?mode=rw", "not a mode"),
         ("unix:///x?owner=no-such-user", "no user"),

@@ -11,12 +11,13 @@ use crate::guard::Guard;
 use crate::ipc::hello::{Hello, Types};
 use crate::ipc::link::frozen::Frozen;
 use crate::ipc::link::{Link, Mode};
-use crate::ipc::serve::{ControlFrame, serve};
+use crate::ipc::serve::{Heard, serve};
 use crate::ipc::{
     Codec, Ended, Header, HeartbeatReply, Peer, Postcard, Refused, Request, SendError,
 };
 use crate::process::connections::Connections;
 use crate::process::heartbeat::{LatestReply, ask};
+use crate::process::services::{GroupServices, ServiceMembership};
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::Task;
 use crate::{Error, ErrorKind};
@@ -119,7 +120,7 @@ where
         connection: NewConnection,
         notify: Notify,
     ) -> Result<Attached, Error> {
-        let NewConnection { socket, mut hello, limits } = connection;
+        let NewConnection { socket, mut hello, limits, services } = connection;
         hello.types = hello.types.map(|sent| Box::new(self.types.with_context(&sent.context)));
         let link = Link::new(worker.rt(), socket, Mode::Calls, limits).map_err(cannot_watch)?;
         let link = Arc::new(link);
@@ -139,17 +140,19 @@ where
         greeted
             .map_err(|error| Error::new(ErrorKind::Worker, "cannot greet it").caused_by(error))?;
         link.flush_now();
-        Ok(self.serve(link, worker, notify))
+        link.ask_for_rings();
+        Ok(self.serve(link, worker, services, notify))
     }
 
     fn reattach(
         &self,
         worker: WorkerInfo,
         frozen: Frozen,
+        services: GroupServices,
         notify: Notify,
     ) -> Result<Attached, Error> {
         let link = thaw(worker.rt(), frozen, Mode::Calls)?;
-        Ok(self.serve(link, worker, notify))
+        Ok(self.serve(link, worker, services, notify))
     }
 
     fn says_ready(&self) -> bool {
@@ -172,40 +175,36 @@ where
     H: Fn(WorkerInfo, Arc<S>, R) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R::Response, Refused>> + Send + 'static,
 {
-    fn serve(&self, link: Arc<Link>, worker: WorkerInfo, notify: Notify) -> Attached {
+    fn serve(
+        &self,
+        link: Arc<Link>,
+        worker: WorkerInfo,
+        services: GroupServices,
+        notify: Notify,
+    ) -> Attached {
+        let services = services.connected(&worker, &link);
         let peer = Peer::new(Arc::clone(&link), self.codec.clone());
         let registration = Registration::new(&self.connections, worker.clone(), peer);
         let (codec, rules) = (self.codec.clone(), Arc::clone(&self.rules));
         let weak = Arc::downgrade(&link);
         let notify: Arc<dyn Fn(WorkerEvent) + Send + Sync> = notify.into();
         let rt = worker.rt().clone();
+        // Now, and not in the task: the generation that serves may change before that is polled.
+        let state = STATE.call(|| Arc::new((rules.state)(&worker)));
         let serving = rt.spawn(async move {
             let _registration = registration;
             let latest = Arc::<LatestReply>::default();
             let _heartbeat = start_heartbeat(&link, &latest, &notify);
-            let mut is_ready = false;
-            let heard = |word| match word {
-                // Reported once; repetitions are ignored.
-                ControlFrame::Ready if !std::mem::replace(&mut is_ready, true) => {
-                    // A worker that starts need not answer heartbeats; missing replies do not
-                    // count.
-                    latest.heard(HeartbeatReply::default());
-                    notify(WorkerEvent::Ready);
-                }
-                ControlFrame::HeartbeatReply(reply) => {
-                    notify(WorkerEvent::Finished(reply.finished));
-                    latest.heard(reply);
-                }
-                ControlFrame::Ready | ControlFrame::Heartbeat => {}
-            };
-            let state = match STATE.call(|| Arc::new((rules.state)(&worker))) {
+            let mut control = WorkerControl::new(&worker, &latest, &*notify, services);
+            let heard = |word| control.hear(word);
+            let state = match state {
                 Ok(state) => state,
                 Err(panicked) => {
                     link.end(Ended::Here);
                     return notify(WorkerEvent::Violation(panicked.to_string()));
                 }
             };
-            let (rules, worker, state) = (&*rules, &worker, &state);
+            let (rules, state, worker) = (&*rules, &state, &worker);
             let answer = |request| match permitted(rules, state, &request) {
                 Decision::Allow => Ok(async move {
                     let handling = || (rules.handler)(worker.clone(), Arc::clone(state), request);
@@ -223,6 +222,54 @@ where
             });
         });
         Attached { link: weak, serving }
+    }
+}
+
+/// Handles what a worker says beside its requests.
+struct WorkerControl<'a> {
+    worker: &'a WorkerInfo,
+    latest: &'a LatestReply,
+    notify: &'a (dyn Fn(WorkerEvent) + Send + Sync),
+    services: ServiceMembership,
+    is_ready: bool,
+}
+
+impl<'a> WorkerControl<'a> {
+    fn new(
+        worker: &'a WorkerInfo,
+        latest: &'a LatestReply,
+        notify: &'a (dyn Fn(WorkerEvent) + Send + Sync),
+        services: ServiceMembership,
+    ) -> Self {
+        Self { worker, latest, notify, services, is_ready: false }
+    }
+
+    fn hear(&mut self, word: Heard) {
+        match word {
+            // Reported once; repetitions are ignored.
+            Heard::Ready if !std::mem::replace(&mut self.is_ready, true) => {
+                // A worker that starts need not answer heartbeats; missing replies do not count.
+                self.latest.heard(HeartbeatReply::default());
+                (self.notify)(WorkerEvent::Ready);
+            }
+            Heard::HeartbeatReply(reply) => {
+                (self.notify)(WorkerEvent::Finished(reply.finished));
+                self.latest.heard(reply);
+            }
+            Heard::NotUnderstood { why, unsaid } => {
+                let WorkerInfo { id, pid, .. } = self.worker;
+                log_warning!(
+                    worker = id,
+                    pid,
+                    why,
+                    unsaid,
+                    "a message of this worker has another type: it is not handled"
+                );
+            }
+            Heard::Service(number, request) => self.services.asked(number, *request),
+            Heard::Cancelled(number) => self.services.cancelled(number),
+            Heard::Ready | Heard::Heartbeat => {}
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Server;
 use crate::ipc::{Codec, Ended, Peer, ReadError, Refused, Request};
 use crate::process::connections::Connections;
+use crate::process::services::GroupServices;
 use crate::process::worker_info::WorkerInfo;
 
 const PLAIN: Guard = Guard::new("plain");
@@ -59,6 +60,7 @@ where
         &self,
         worker: WorkerInfo,
         frozen: Frozen,
+        _: GroupServices,
         notify: Notify,
     ) -> Result<Attached, Error> {
         let link = thaw(worker.rt(), frozen, Mode::PlainServer)?;

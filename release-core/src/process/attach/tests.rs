@@ -9,7 +9,7 @@ use futures_channel::oneshot;
 
 use super::*;
 use crate::ipc::hello::Agreed;
-use crate::ipc::hello::Message;
+use crate::ipc::hello::MessageType;
 use crate::ipc::plain::Client;
 use crate::ipc::serve::serve;
 use crate::ipc::{Header, Postcard, Refused, SendError, state_blob};
@@ -31,7 +31,7 @@ fn hello() -> Hello {
 }
 
 fn types() -> Types {
-    Types::of::<String, String, Postcard>(Message::of::<()>(&Postcard), &Postcard)
+    Types::of::<String, String, Postcard>(MessageType::of::<()>(&Postcard), &Postcard)
 }
 
 fn notify(told: &Told) -> Notify {
@@ -96,7 +96,12 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
         let (told, connections) = (Told::default(), Connections::default());
         let group = calls("old", &connections);
         let limits = Limits::IPC;
-        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let connection = NewConnection {
+            socket: here.into(),
+            hello: hello(),
+            limits,
+            services: GroupServices::default(),
+        };
         let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         // The worker reads the greeting, and then asks and answers.
         let link = Arc::new(Link::new(&rt, there.into(), Mode::Calls, limits).unwrap());
@@ -122,7 +127,8 @@ fn a_worker_is_not_greeted_again_and_may_say_that_it_is_ready() {
 
         let group = calls("new", &connections);
         let told = Told::default();
-        let new = group.reattach(worker(&rt), frozen, notify(&told)).unwrap();
+        let new =
+            group.reattach(worker(&rt), frozen, GroupServices::default(), notify(&told)).unwrap();
         some_turns().await;
         assert_eq!(*told.lock().unwrap(), ["Ready"]);
         let second = within(&rt, peer.call(&"second".to_owned())).await;
@@ -155,7 +161,12 @@ fn a_plain_worker_goes_on_in_either_direction() {
         };
         let group = plain(slow, &connections);
         let limits = Limits::IPC;
-        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let connection = NewConnection {
+            socket: here.into(),
+            hello: hello(),
+            limits,
+            services: GroupServices::default(),
+        };
         let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         let client = Arc::new(Client::<String>::new(&rt, there.into(), Postcard).unwrap());
         let asking = Arc::clone(&client);
@@ -169,10 +180,11 @@ fn a_plain_worker_goes_on_in_either_direction() {
         go.send(()).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = plain(|_, text| ready(Ok(format!("new: {text}"))), &connections);
-        let _new = group.reattach(worker(&rt), frozen, notify(&told)).unwrap();
+        let _new =
+            group.reattach(worker(&rt), frozen, GroupServices::default(), notify(&told)).unwrap();
         assert_eq!(within(&rt, first).await.unwrap(), "old: first");
         assert_eq!(within(&rt, second).await.unwrap(), "new: second");
-        assert_eq!(connections.broadcast(&"to all".to_owned()), 1);
+        assert_eq!(connections.broadcast("to all".to_owned()), 1);
         assert_eq!(within(&rt, client.next_message()).await.unwrap().unwrap(), "to all");
         assert!(told.lock().unwrap().is_empty());
     });
@@ -186,11 +198,18 @@ fn plain_and_calls_are_different_connections() {
         let group = plain(|_, text| ready(Ok(text)), &connections);
         let told = Told::default();
         let limits = Limits::IPC;
-        let connection = NewConnection { socket: here.into(), hello: hello(), limits };
+        let connection = NewConnection {
+            socket: here.into(),
+            hello: hello(),
+            limits,
+            services: GroupServices::default(),
+        };
         let old = group.attach(worker(&rt), connection, notify(&told)).unwrap();
         let frozen = hand_over(&rt, old).await;
         let group = calls("new", &connections);
-        let error = group.reattach(worker(&rt), frozen, notify(&told)).unwrap_err();
+        let error = group
+            .reattach(worker(&rt), frozen, GroupServices::default(), notify(&told))
+            .unwrap_err();
         assert!(error.report().contains("plain"), "{error}");
     });
 }

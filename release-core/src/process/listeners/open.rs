@@ -10,10 +10,12 @@ use nix::unistd::{Gid, Uid};
 
 use crate::Error;
 use crate::net::{
-    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Unconnected, Unix, give_away, local,
+    Address, AnyAddress, FileIdentity, Inet, ListenOn, Socket, Traffic, Unconnected, Unix,
+    give_away, local,
 };
 use crate::sys::fds::{set_blocking, set_nonblocking};
-use crate::sys::socket::{lock_filter, steer};
+use crate::sys::socket::lock_filter;
+use crate::sys::steering::steer;
 
 /// Maximum number of queued connections; the system may have a lower limit.
 pub(super) const BACKLOG: u32 = 1024;
@@ -30,30 +32,34 @@ pub(super) fn open(
 ) -> Result<(OwnedFd, Option<SocketFile>), Error> {
     let address = &listen.address;
     let opened = match address {
-        AnyAddress::Inet(inet) => {
-            listening(inet, |socket| listen.prepare(socket)).map(|(socket, local)| {
+        AnyAddress::Inet(inet) => listening(inet, listen.traffic, |socket| listen.prepare(socket))
+            .map(|(socket, local)| {
                 tracing::info!(group, listener, address = %local, "listening");
                 (socket, None)
-            })
-        }
+            }),
         AnyAddress::Unix(unix) => {
-            listening(unix, |socket| socket.mode(listen.mode)).and_then(|(socket, _)| {
-                tracing::info!(group, listener, address = %unix, "listening");
-                let file = match unix {
-                    Unix::Path(path) => {
-                        let file = SocketFile::of(address, FileIdentity::of(path)?);
-                        let owner = listen.owner.map(Uid::from_raw);
-                        give_away(path, owner, listen.group.map(Gid::from_raw)).map_err(
-                            |errno| {
-                                Error::system("cannot change the owner of the socket file", errno)
-                            },
-                        )?;
-                        file
-                    }
-                    Unix::Abstract(_) | Unix::Unnamed => None,
-                };
-                Ok((socket, file))
-            })
+            listening(unix, listen.traffic, |socket| socket.mode(listen.mode)).and_then(
+                |(socket, _)| {
+                    tracing::info!(group, listener, address = %unix, "listening");
+                    let file = match unix {
+                        Unix::Path(path) => {
+                            let file = SocketFile::of(address, FileIdentity::of(path)?);
+                            let owner = listen.owner.map(Uid::from_raw);
+                            give_away(path, owner, listen.group.map(Gid::from_raw)).map_err(
+                                |errno| {
+                                    Error::system(
+                                        "cannot change the owner of the socket file",
+                                        errno,
+                                    )
+                                },
+                            )?;
+                            file
+                        }
+                        Unix::Abstract(_) | Unix::Unnamed => None,
+                    };
+                    Ok((socket, file))
+                },
+            )
         }
     };
     opened.map_err(|error| cannot_listen(group, listener, address, error))
@@ -178,13 +184,21 @@ pub(super) fn settle(socket: OwnedFd, is_blocking: bool) -> Result<OwnedFd, Erro
 
 fn listening<A: Address>(
     address: &A,
+    traffic: Traffic,
     prepare: impl FnOnce(Socket<Unconnected, A>) -> Result<Socket<Unconnected, A>, Error>,
 ) -> Result<(OwnedFd, A), Error> {
-    begin(prepare(Socket::unconnected(address)?)?, address)
+    let socket = prepare(Socket::of_type(address, traffic.socket_type())?)?;
+    match traffic {
+        Traffic::Streams | Traffic::Records => begin(socket, address),
+        Traffic::Datagrams => opened(socket.bind_only(address)?),
+    }
 }
 
 fn begin<A: Address>(socket: Socket<Unconnected, A>, address: &A) -> Result<(OwnedFd, A), Error> {
-    let socket = socket.bind_listening(address, BACKLOG)?;
+    opened(socket.bind_listening(address, BACKLOG)?)
+}
+
+fn opened<A: Address>(socket: OwnedFd) -> Result<(OwnedFd, A), Error> {
     // The socket is shared: no single worker may filter its connections.
     lock_filter(&socket).map_err(|error| Error::system("SO_LOCK_FILTER", error))?;
     let local =
@@ -213,7 +227,12 @@ pub(super) fn listen_again(
 
 /// Returns the error with a way out, if one is known.
 #[cold]
-fn cannot_listen(group: &str, listener: &str, address: &AnyAddress, error: Error) -> Error {
+pub(super) fn cannot_listen(
+    group: &str,
+    listener: &str,
+    address: &AnyAddress,
+    error: Error,
+) -> Error {
     let way_out = match (errno(&error), address) {
         (Some(Errno::EACCES), AnyAddress::Inet(_)) => {
             "; ports below 1024 are for root: start the master as root, its workers get the socket \

@@ -5,22 +5,32 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::open::{self, BACKLOG, SHUT_DOWN, SocketFile, listen_again, settle};
-use crate::net::{FileIdentity, Inet, ListenOn, local};
-use crate::sys::socket::is_listening;
+use super::slots::is_for_datagrams;
+use crate::net::{FileIdentity, Inet, ListenOn, Traffic, local};
+use crate::sys::socket::{is_hung_up, is_listening};
 use crate::{Error, ErrorKind};
 
-/// A socket opened by the program, or passed to it at its start.
+/// A socket opened by the program, or passed to it at its start; or another descriptor.
 #[derive(Debug)]
 pub(super) struct GivenSocket {
     pub(super) socket: OwnedFd,
     /// The address, if it is a TCP socket.
     inet: Option<Inet>,
+    /// Whether connections arrive at it.
+    pub(super) listens: bool,
+    /// Whether it is passed on as it is.
+    pub(super) is_untouched: bool,
 }
 
 impl GivenSocket {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        let inet = local(&socket).ok();
-        Self { socket, inet }
+        let (inet, listens) = (local(&socket).ok(), !is_for_datagrams(&socket));
+        Self { socket, inet, listens, is_untouched: false }
+    }
+
+    /// Passes any descriptor on.
+    pub(super) fn untouched(descriptor: OwnedFd) -> Self {
+        Self { socket: descriptor, inet: None, listens: false, is_untouched: true }
     }
 
     /// Makes the socket listen again if it was shut down.
@@ -30,7 +40,7 @@ impl GivenSocket {
     /// Returns an error if that fails, and for a Unix socket: it cannot listen again, and its name
     /// does not belong to this process.
     pub(super) fn look(&self, (group, listener): (&str, &str)) -> Result<(), Error> {
-        if is_listening(&self.socket) {
+        if !self.listens || is_listening(&self.socket) {
             return Ok(());
         }
         let Some(address) = self.inet else {
@@ -106,7 +116,11 @@ impl SharedSocket {
         names @ (group, listener): (&str, &str),
         is_blocking: bool,
     ) -> Result<(), Error> {
-        let Some(mut opened) = self.opened.take_if(|opened| !is_listening(&opened.socket)) else {
+        let is_shut = |opened: &mut OpenSocket| match self.address.traffic {
+            Traffic::Streams | Traffic::Records => !is_listening(&opened.socket),
+            Traffic::Datagrams => is_hung_up(&opened.socket),
+        };
+        let Some(mut opened) = self.opened.take_if(is_shut) else {
             return Ok(());
         };
         let address = &self.address;

@@ -8,12 +8,16 @@
 //! abandoned socket.
 
 use std::cmp::Reverse;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use super::flows::FlowTable;
+use super::ids::SlotIds;
 use super::open::{BACKLOG, ReusePortAddress, SHUT_DOWN, listen_again};
+use super::slots::{SlotSettings, all_in_use, empty, joins_datagrams};
 use crate::Error;
-use crate::net::Socket;
-use crate::sys::socket::{accept, is_listening, is_readable, steer};
+use crate::net::{IdSecret, Socket, SteeredBy};
+use crate::sys::socket::{accept, is_listening, is_readable};
+use crate::sys::steering::{steer, steer_by_quic_ids};
 use crate::worker_types::{State, WorkerId};
 
 /// Maximum number of selected sockets. A larger filter program would exceed the long-standing
@@ -30,6 +34,12 @@ pub(crate) struct Steered {
     pub(super) sockets: Vec<SteeredSocket>,
     /// The sockets that receive new connections, as last set in the kernel.
     chosen: Vec<usize>,
+    /// The settings of sockets for datagrams, all of which are opened at once.
+    pub(super) slots: Option<SlotSettings>,
+    /// The ids of QUIC connections, if they select the sockets.
+    pub(super) ids: Option<SlotIds>,
+    /// The flows, if they select the sockets.
+    pub(super) flows: Option<FlowTable>,
 }
 
 #[derive(Debug)]
@@ -75,13 +85,39 @@ impl SteeredSocket {
 
 impl Steered {
     pub(super) fn new(common: ReusePortAddress, of_processes: bool) -> Self {
-        Self { common, of_processes, sockets: Vec::new(), chosen: Vec::new() }
+        Self {
+            common,
+            of_processes,
+            sockets: Vec::new(),
+            chosen: Vec::new(),
+            slots: None,
+            ids: None,
+            flows: None,
+        }
+    }
+
+    pub(super) fn for_datagrams(common: ReusePortAddress, slots: SlotSettings) -> Self {
+        Self { slots: Some(slots), ..Self::new(common, true) }
     }
 
     /// Returns an error if the kernel does not support steering.
     pub(super) fn is_possible(common: &ReusePortAddress) -> Result<(), Error> {
         let socket = Socket::unconnected(&common.address)?.reuse_port(true)?;
         steer(&socket, &[0]).map_err(|error| Error::system("SO_ATTACH_REUSEPORT_CBPF", error))
+    }
+
+    /// Takes over the secret of an earlier version: with another one, the ids of living connections
+    /// would mean nothing.
+    pub(super) fn adopt_secret(&mut self, secret: Option<&[u8]>) {
+        let (Some(slots), Some(secret)) = (self.slots, secret) else { return };
+        match slots.steered_by() {
+            SteeredBy::Chance => {}
+            SteeredBy::QuicIds => {
+                let secret = secret.try_into().ok();
+                self.ids = secret.map(|secret| SlotIds::with(IdSecret::of(secret)));
+            }
+            SteeredBy::Flows => self.flows = secret.try_into().ok().map(FlowTable::with),
+        }
     }
 
     /// Opens the socket of a worker; if each process has one, only the first socket of the group.
@@ -91,6 +127,11 @@ impl Steered {
         id: WorkerId,
         is_blocking: bool,
     ) -> Result<(), Error> {
+        match self.slots.map(|slots| slots.steered_by()) {
+            Some(SteeredBy::QuicIds) if self.ids.is_none() => self.ids = Some(SlotIds::new()?),
+            Some(SteeredBy::Flows) if self.flows.is_none() => self.flows = Some(FlowTable::new()?),
+            _ => {}
+        }
         if !self.of_processes {
             self.take(names, id, is_blocking)?;
         } else if self.sockets.is_empty() {
@@ -107,6 +148,9 @@ impl Steered {
         worker: WorkerId,
         is_blocking: bool,
     ) -> Result<usize, Error> {
+        if self.slots.is_some() {
+            return self.open_slots((group, listener), worker, is_blocking);
+        }
         let is_first = self.sockets.is_empty();
         let socket = self.common.open_steered(group, listener, is_first, is_blocking)?;
         self.sockets.push(SteeredSocket { socket, worker, owner: Owner::Nobody });
@@ -118,6 +162,23 @@ impl Steered {
         Ok(index)
     }
 
+    /// Opens all sockets for datagrams, if none is open. Returns the number of the first.
+    fn open_slots(
+        &mut self,
+        names: (&str, &str),
+        worker: WorkerId,
+        is_blocking: bool,
+    ) -> Result<usize, Error> {
+        let Some(slots) = self.slots.filter(|_| self.sockets.is_empty()) else {
+            return Err(all_in_use(names, self.sockets.len().saturating_sub(1)));
+        };
+        let opened = slots.open(&mut self.common, names, is_blocking)?;
+        let entry = |socket| SteeredSocket { socket, worker, owner: Owner::Nobody };
+        self.sockets = opened.into_iter().map(entry).collect();
+        self.sockets.last_mut().into_iter().for_each(|last| last.owner = Owner::Master);
+        Ok(0)
+    }
+
     /// Returns the socket for the next process of a worker: its own, or preferably one with queued
     /// connections.
     pub(super) fn take(
@@ -127,15 +188,59 @@ impl Steered {
         is_blocking: bool,
     ) -> Result<&OwnedFd, Error> {
         let mut found = self.find(id);
-        if found.is_some_and(|index| !is_listening(&self.sockets[index].socket)) {
+        let is_deaf = |index: usize| !is_listening(&self.sockets[index].socket);
+        if self.slots.is_none() && found.is_some_and(is_deaf) {
             self.listen_again(names, &[])?;
             found = self.find(id);
         }
         let index = found.map_or_else(|| self.add(names, id, is_blocking), Ok)?;
         let owner = if self.of_processes { Owner::Launched } else { Owner::Worker };
         let entry = &mut self.sockets[index];
+        if let Some(slots) = self.slots {
+            slots.prepare(&entry.socket)?;
+        }
+        if let Some(ids) = &mut self.ids {
+            ids.prepare(index)?;
+        }
+        if let Some(flows) = &mut self.flows {
+            flows.prepare(index)?;
+        }
+        // Of connections and flows of a process that has ended: they are others' now.
+        let is_by_sender = self.ids.is_some() || self.flows.is_some();
+        if is_by_sender && !self.chosen.contains(&index) {
+            empty(&entry.socket);
+        }
         (entry.worker, entry.owner) = (id, owner);
         Ok(&entry.socket)
+    }
+
+    /// Returns the descriptors of the process that is being started for a worker.
+    pub(super) fn given(&self, id: WorkerId) -> Vec<BorrowedFd<'_>> {
+        let is_its = |entry: &SteeredSocket| {
+            entry.worker == id && matches!(entry.owner, Owner::Launched | Owner::Worker)
+        };
+        let Some(index) = self.sockets.iter().position(is_its) else { return Vec::new() };
+        let ids = self.ids.as_ref().and_then(|ids| ids.file(index));
+        let flows = self.flows.as_ref().and_then(|flows| flows.file(index));
+        [self.sockets[index].socket.as_fd()].into_iter().chain(ids).chain(flows).collect()
+    }
+
+    /// Tells the processes of a pool that stops that new senders need not be waited for.
+    pub(crate) fn end_flows(&mut self) {
+        self.flows.iter().for_each(FlowTable::end);
+    }
+
+    /// Returns whether processes hold flows that others would otherwise have. They end without an event.
+    pub(crate) fn holds_flows(&self) -> bool {
+        self.flows.as_ref().is_some_and(|flows| flows.is_held)
+    }
+
+    /// Returns whether the kernel joins datagrams for the socket of this process, and gives all of them
+    /// to the process of the first one.
+    pub(crate) fn joins_datagrams(&self, id: WorkerId, pid: i32) -> bool {
+        let is_its = |entry: &&SteeredSocket| entry.worker == id && entry.process() == Some(pid);
+        let socket = self.sockets.iter().find(is_its).filter(|_| self.ids.is_some());
+        socket.is_some_and(|entry| joins_datagrams(&entry.socket))
     }
 
     fn find(&self, id: WorkerId) -> Option<usize> {
@@ -228,7 +333,7 @@ impl Steered {
             return;
         };
         let address = &self.common.address;
-        if accept(&master.socket).is_ok() {
+        if self.slots.is_none() && accept(&master.socket).is_ok() {
             let message =
                 "a worker has told the kernel to give connections to anybody: one is lost";
             log_error!(group, %address, "{message}");
@@ -236,7 +341,22 @@ impl Steered {
         if chosen.is_empty() {
             return;
         }
-        if let Err(error) = steer(&master.socket, &chosen) {
+        let has_process = |owner| !matches!(owner, Owner::Master | Owner::Nobody);
+        let all = self.sockets.iter().enumerate();
+        let living = all.filter(|(_, entry)| has_process(entry.owner)).map(|(index, _)| index);
+        let steered = match (&mut self.ids, &mut self.flows) {
+            (Some(ids), _) => {
+                let living: Vec<_> = living.collect();
+                ids.set_living(&living).and_then(|()| {
+                    steer_by_quic_ids(&master.socket, ids.secret.mixer(), &living, &chosen)
+                })
+            }
+            (None, Some(flows)) => {
+                flows.steer(&master.socket, &living.collect::<Vec<_>>(), &chosen)
+            }
+            (None, None) => steer(&master.socket, &chosen),
+        };
+        if let Err(error) = steered {
             log_error!(group, %address, %error, "new connections go to all workers");
         }
         self.chosen = chosen;
@@ -253,6 +373,9 @@ impl Steered {
         (group, listener): (&str, &str),
         shut: &[RawFd],
     ) -> Result<(), Error> {
+        if self.slots.is_some() {
+            return Ok(());
+        }
         let mut deaf = Vec::new();
         for number in shut {
             let is_it = |entry: &SteeredSocket| entry.socket.as_raw_fd() == *number;
@@ -289,196 +412,4 @@ impl Steered {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpStream;
-
-    use super::*;
-    use crate::sys::socket::forget_steering;
-
-    const NAMES: (&str, &str) = ("web", "http");
-
-    struct World {
-        steered: Steered,
-        clients: Vec<TcpStream>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let common =
-                ReusePortAddress { address: "127.0.0.1:0".parse().unwrap(), only_v6: false };
-            Steered::is_possible(&common).unwrap();
-            Self { steered: Steered::new(common, true), clients: Vec::new() }
-        }
-
-        /// Returns the sockets of workers. Asserts that the master's own has no connection.
-        fn workers(&self) -> impl Iterator<Item = &SteeredSocket> {
-            let master = self.steered.sockets.iter().find(|entry| entry.owner == Owner::Master);
-            master.into_iter().for_each(|master| assert!(!is_readable(&master.socket)));
-            self.steered.sockets.iter().filter(|entry| entry.owner != Owner::Master)
-        }
-
-        /// Starts a process of a worker. Returns the number of its socket.
-        fn start(&mut self, worker: u32, pid: i32) -> usize {
-            let worker = WorkerId(worker);
-            let socket = self.steered.take(NAMES, worker, false).unwrap().as_raw_fd();
-            self.steered.launched(worker, Some(pid));
-            self.workers().position(|entry| entry.socket.as_raw_fd() == socket).unwrap()
-        }
-
-        /// Steers while these processes are ready, these start, and all others stop.
-        fn steer(&mut self, ready: &[i32], starting: &[i32]) {
-            self.steered.steer(NAMES, false, |_, pid| match pid {
-                Some(pid) if ready.contains(&pid) => Some(State::Ready),
-                Some(pid) if starting.contains(&pid) => Some(State::Starting),
-                _ => Some(State::Stopping),
-            });
-        }
-
-        fn connect(&mut self, count: usize) {
-            for _ in 0..count {
-                self.clients.push(TcpStream::connect(self.steered.common.address).unwrap());
-            }
-        }
-
-        /// Accepts all queued connections. Returns their number for each socket.
-        fn waiting(&mut self) -> Vec<usize> {
-            let of =
-                |entry: &SteeredSocket| std::iter::from_fn(|| accept(&entry.socket).ok()).count();
-            self.workers().map(of).collect()
-        }
-    }
-
-    #[test]
-    fn new_connections_go_to_those_that_are_ready() {
-        let mut world = World::new();
-        assert_eq!([world.start(0, 10), world.start(1, 11), world.start(2, 12)], [0, 1, 2]);
-        world.steer(&[10, 12], &[11]);
-        world.connect(64);
-        let waiting = world.waiting();
-        assert!(waiting[0] > 8 && waiting[1] == 0 && waiting[2] > 8, "{waiting:?}");
-        world.steer(&[11], &[]);
-        world.connect(16);
-        assert_eq!(world.waiting(), [0, 16, 0]);
-        // Without a ready process, connections wait for a starting one; without any, for the next.
-        world.steer(&[], &[12]);
-        world.connect(16);
-        assert_eq!(world.waiting(), [0, 0, 16]);
-        world.steer(&[], &[]);
-        world.connect(16);
-        world.steer(&[], &[]);
-        assert_eq!(world.start(3, 13), 3);
-        assert_eq!(world.waiting(), [0, 0, 0, 16]);
-    }
-
-    #[test]
-    fn the_kernel_can_be_told_of_so_many() {
-        let mut world = World::new();
-        world.start(0, 10);
-        let mut chosen = vec![0];
-        chosen.resize(MOST, 0);
-        world.steered.select("web", chosen);
-        world.connect(16);
-        assert_eq!(world.waiting(), [16]);
-    }
-
-    #[test]
-    fn two_processes_of_a_worker_have_two_and_the_next_has_the_first_again() {
-        let mut world = World::new();
-        assert_eq!([world.start(0, 10), world.start(0, 11)], [0, 1]);
-        world.steered.ended(WorkerId(0), 10);
-        assert_eq!([world.start(0, 12), world.start(0, 13)], [0, 2]);
-        // A process that could not be started has no socket.
-        world.steered.ended(WorkerId(0), 13);
-        world.steered.take(NAMES, WorkerId(0), false).unwrap();
-        world.steered.launched(WorkerId(0), None);
-        assert_eq!(world.start(1, 14), 2);
-    }
-
-    #[test]
-    fn a_socket_in_which_connections_wait_is_taken_first() {
-        let mut world = World::new();
-        assert_eq!(
-            [(0, 10), (1, 11), (2, 12), (3, 13)].map(|(id, pid)| world.start(id, pid)),
-            [0, 1, 2, 3]
-        );
-        world.steer(&[12], &[]);
-        world.connect(1);
-        let backlog =
-            |world: &World| world.steered.backlog(|_, _| Some(State::Stopping)).collect::<Vec<_>>();
-        assert_eq!(backlog(&world), [(WorkerId(2), Some(12))]);
-        assert_eq!(world.steered.backlog(|_, _| Some(State::Ready)).count(), 0);
-        (0..4).for_each(|worker| world.steered.ended(WorkerId(worker), 10 + worker.cast_signed()));
-        assert_eq!(backlog(&world), []);
-        assert_eq!(world.start(0, 20), 2);
-        // Then its own is taken, and then any.
-        assert_eq!([world.start(1, 21), world.start(7, 27)], [1, 0]);
-        assert_eq!(world.waiting(), [0, 0, 1, 0]);
-    }
-
-    #[test]
-    fn a_worker_can_neither_take_the_steering_over_nor_undo_it_for_good() {
-        let mut world = World::new();
-        assert_eq!([world.start(0, 10), world.start(1, 11)], [0, 1]);
-        world.steer(&[10, 11], &[]);
-        for entry in world.workers() {
-            let refused = steer(&entry.socket, &[0]).unwrap_err();
-            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
-        }
-        let entry = world.workers().next().unwrap();
-        forget_steering(&entry.socket).unwrap();
-        world.steer(&[11], &[]);
-        world.connect(64);
-        assert_eq!(world.waiting(), [0, 64]);
-    }
-
-    #[test]
-    fn those_that_were_shut_down_listen_again_and_are_told_apart() {
-        let mut world = World::new();
-        for worker in 0..5 {
-            world.start(worker, 10 + worker.cast_signed());
-        }
-        for those in [&[1, 3][..], &[4, 0, 2], &[2], &[0, 1, 2, 3, 4]] {
-            let sockets: Vec<_> = world.workers().map(|entry| entry.socket.as_raw_fd()).collect();
-            let shut: Vec<_> = those.iter().map(|index| sockets[*index]).collect();
-            shut.iter().for_each(|number| {
-                nix::sys::socket::shutdown(*number, nix::sys::socket::Shutdown::Both).unwrap();
-            });
-            world.steered.listen_again(NAMES, &shut).unwrap();
-            for pid in 10..15 {
-                world.steer(&[pid], &[]);
-                world.connect(8);
-                let of = |entry: &SteeredSocket| entry.process() == Some(pid);
-                let expected: Vec<_> =
-                    world.workers().map(|it| if of(it) { 8 } else { 0 }).collect();
-                assert_eq!(world.waiting(), expected, "{pid} after {those:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_worker_keeps_its_socket_and_one_that_is_gone_leaves_it_to_the_next() {
-        let mut world = World::new();
-        world.steered.of_processes = false;
-        let take = |world: &mut World, worker| {
-            world.steered.take(NAMES, WorkerId(worker), false).unwrap().as_raw_fd()
-        };
-        let sockets = [take(&mut world, 0), take(&mut world, 1)];
-        assert_eq!([take(&mut world, 0), take(&mut world, 1)], sockets);
-        let steer = |world: &mut World, states: [Option<State>; 2]| {
-            world.steered.steer(NAMES, false, |id, _| states[id.0 as usize]);
-        };
-        steer(&mut world, [Some(State::Ready), Some(State::Ready)]);
-        world.connect(64);
-        assert!(world.waiting().iter().all(|count| *count > 8));
-        steer(&mut world, [Some(State::Ready), Some(State::Stopping)]);
-        world.connect(16);
-        assert_eq!(world.waiting(), [16, 0]);
-        // Without a wanted worker, connections wait in a free socket, which the next worker gets.
-        steer(&mut world, [Some(State::Stopping), None]);
-        world.connect(16);
-        steer(&mut world, [None, None]);
-        world.connect(16);
-        assert_eq!(take(&mut world, 0), sockets[1]);
-        assert_eq!(world.waiting(), [0, 32]);
-    }
-}
+mod tests;

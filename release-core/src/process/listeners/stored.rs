@@ -102,7 +102,7 @@ impl KeptListener {
     fn stored_name(&self) -> Option<String> {
         let [group, name, requested] = &self.key;
         let is_shared = self.worker.is_none();
-        is_shared.then(|| name_of([group, name, requested], self.file)).flatten()
+        is_shared.then(|| name_of([group, name, requested], self.file.map(Into::into))).flatten()
     }
 }
 

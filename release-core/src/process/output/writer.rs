@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::capture::{Capture, OutputFormat, OutputStream, Sink};
 use super::format::Formatter;
+use super::last_lines::LastLines;
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::Rt;
-use crate::streams::{self, Stream, launcher, printable};
+use crate::streams::{self, StandardStream, launcher, printable};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,6 +20,7 @@ pub(super) struct Writer {
     sink: Sink,
     formatter: Formatter,
     rate: Option<RateLimit>,
+    last: LastLines,
     /// Identifies this writer in the queue for room.
     number: u64,
 }
@@ -39,7 +41,7 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn stream_of(stream: OutputStream) -> &'static Stream {
+fn stream_of(stream: OutputStream) -> &'static StandardStream {
     match stream {
         OutputStream::Out => &streams::OUTPUT,
         OutputStream::Error => streams::error(),
@@ -65,6 +67,7 @@ impl Writer {
             worker,
             sink: capture.sink.clone(),
             rate,
+            last: LastLines::default(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -83,9 +86,10 @@ impl Writer {
         stream: OutputStream,
         lines: impl FnOnce(&mut dyn FnMut(&[u8])),
     ) {
-        let Self { worker, sink, formatter, rate, .. } = self;
+        let Self { worker, sink, formatter, rate, last, .. } = self;
         let mut heard = launcher::is_there().then(Vec::new);
         let mut is_allowed = |line: &[u8]| {
+            last.add(line);
             let is_allowed = rate.as_mut().is_none_or(RateLimit::allows);
             if let (true, Some(heard)) = (is_allowed, &mut heard) {
                 heard.extend_from_slice(format!("[{} {}] ", worker.id, worker.pid).as_bytes());
@@ -114,6 +118,10 @@ impl Writer {
         if self.rate.as_ref().is_some_and(RateLimit::has_dropped) {
             self.report_dropped();
         }
+    }
+
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.last.lines()
     }
 
     pub(super) fn report_dropped(&mut self) {

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inbox::{AllowedSender, Inbox};
+use super::inbox::{AllowedSender, ReadinessSocket};
 use super::socket_directory::{SocketDirectory, SocketPath};
 use crate::Error;
 use crate::net::{Credentials, Passive, Socket, Unix};
@@ -41,12 +41,12 @@ impl Acknowledgement {
             nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
         };
         let (listener, file) = directory.socket(|path| UnixListener::bind(path).map_err(errno))?;
-        let (passed, theirs) = crate::sys::socket::pair()
+        let (passed, theirs) = UnixStream::pair()
             .map_err(|error| Error::system("cannot make a socket pair", error))?;
-        let listener = OwnedFd::from(listener);
+        let (listener, passed) = (OwnedFd::from(listener), OwnedFd::from(passed));
         rights::refuse(listener.as_fd());
         rights::refuse(passed.as_fd());
-        Ok((Self { listener, file, passed }, theirs))
+        Ok((Self { listener, file, passed }, theirs.into()))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -56,7 +56,7 @@ impl Acknowledgement {
     /// Waits until the process acknowledges in either way.
     pub(super) async fn wait(self, rt: &Rt, sender: AllowedSender) -> Result<(), Error> {
         let failed = |error| Error::system("its acknowledgement", error);
-        let mut passed = LineReader::new(Inbox::new(rt, self.passed).map_err(failed)?);
+        let mut passed = LineReader::new(ReadinessSocket::new(rt, self.passed).map_err(failed)?);
         let by_path = pin!(at_listener(rt, self.listener, sender));
         let by_descriptor = pin!(async {
             while let Some(line) = passed.next().await {
@@ -84,7 +84,7 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Resul
     loop {
         let socket = listener.accept_descriptor().await.map_err(failed)?;
         let peer = Credentials::of_peer(&socket);
-        let Ok(inbox) = Inbox::new(rt, socket) else { continue };
+        let Ok(inbox) = ReadinessSocket::new(rt, socket) else { continue };
         // Strangers are not read, and cannot delay the worker.
         if !peer.is_ok_and(|peer| sender.allows(peer.uid, peer.pid)) {
             continue;
@@ -99,14 +99,14 @@ async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Resul
 
 /// Splits received bytes into lines.
 struct LineReader {
-    inbox: Inbox,
+    inbox: ReadinessSocket,
     unread: Vec<u8>,
     /// Number of all bytes received.
     seen: usize,
 }
 
 impl LineReader {
-    fn new(inbox: Inbox) -> Self {
+    fn new(inbox: ReadinessSocket) -> Self {
         Self { inbox, unread: Vec::new(), seen: 0 }
     }
 

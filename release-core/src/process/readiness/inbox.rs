@@ -14,12 +14,12 @@ use crate::sys::untrusted::close_all;
 /// A socket whose messages may carry descriptors. These are closed in the background, so that a
 /// slow close delays only further messages of the same socket.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(super) struct ReadinessSocket {
     io: Io,
     unclosed: Option<oneshot::Receiver<()>>,
 }
 
-impl Inbox {
+impl ReadinessSocket {
     pub(super) fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { io: rt.register(socket)?, unclosed: None })
     }
@@ -56,7 +56,7 @@ impl Inbox {
     }
 }
 
-impl Drop for Inbox {
+impl Drop for ReadinessSocket {
     fn drop(&mut self) {
         discard(self.io.as_fd());
     }

@@ -19,7 +19,7 @@ use nix::unistd::{Pid, Uid};
 use super::attach::{Attached, Notify, WorkerEvent};
 use super::worker_info::WorkerInfo;
 use crate::rt::Rt;
-use crate::sys::creds::Credentials;
+use crate::sys::creds::ProcessCredentials;
 use crate::sys::spawn::FIRST_PASSED;
 use crate::worker_types::WorkerId;
 use crate::{Error, ErrorKind};
@@ -126,7 +126,7 @@ impl GroupReadiness {
         readiness: Readiness,
         watchdog: Option<Duration>,
         listeners: usize,
-        credentials: Option<&Credentials>,
+        credentials: Option<&ProcessCredentials>,
     ) -> Result<Self, Error> {
         if let Readiness::Newline(Some(number)) = readiness
             && !(first_free(listeners)..1024).contains(&number)
@@ -270,7 +270,8 @@ fn first_free(listeners: usize) -> RawFd {
     FIRST_PASSED + RawFd::try_from(listeners).unwrap_or(1024)
 }
 
-fn open_nothing() -> Result<OwnedFd, Error> {
+/// Opens the standard input of a program that reads none.
+pub(crate) fn open_nothing() -> Result<OwnedFd, Error> {
     let opened = std::fs::OpenOptions::new().read(true).open("/dev/null");
     Ok(opened.map_err(|error| Error::system("cannot open /dev/null", error))?.into())
 }

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::process::attach::WorkerEvent;
 use crate::rt::{Direction, Progress, Rt};
 
-/// Maximum number of bytes before the newline.
+/// Maximum number of bytes before the newline, which are ignored as by s6.
 const MOST: usize = 4096;
 
 /// The reading end of the pipe for the newline.
@@ -25,7 +25,7 @@ impl Newline {
     }
 
     /// Waits for the newline. A worker that closes its end without a newline can never become
-    /// ready.
+    /// ready. Neither can one that writes something else there, such as its log.
     pub(super) async fn wait(self, rt: &Rt) -> Result<WorkerEvent, Error> {
         let failed = |error| Error::system("its readiness descriptor", error);
         let pipe = rt.register(self.0).map_err(failed)?;
@@ -43,6 +43,8 @@ impl Newline {
             }
             seen += count;
         }
-        Err(failed(io::Error::other("other words than a newline")))
+        Ok(WorkerEvent::Violation(format!(
+            "wrote {seen} bytes without a newline to its readiness descriptor"
+        )))
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::inbox::{AllowedSender, Inbox};
+use super::inbox::{AllowedSender, ReadinessSocket};
 use super::notify_state::NotifyState;
 use super::socket_directory::{SocketDirectory, SocketPath};
 use crate::Error;
@@ -89,11 +89,12 @@ impl NotifySocket {
         notify: &Notify,
     ) -> Result<(), Error> {
         let failed = |error| Error::system("its NOTIFY_SOCKET", error);
-        let mut inbox = Inbox::new(rt, self.socket).map_err(failed)?;
+        let mut inbox = ReadinessSocket::new(rt, self.socket).map_err(failed)?;
         let _file = self.file;
         let mut state = NotifyState::new(self.watchdog, rt.now());
-        let mut bytes = [0; LONGEST];
-        // The sender of a `BARRIER=1` waits until its descriptor is closed, which `Inbox` does.
+        // In place it would be a part of the task of every worker, whatever its readiness.
+        let mut bytes = vec![0; LONGEST];
+        // The sender of a `BARRIER=1` waits until its descriptor is closed, which `ReadinessSocket` does.
         let hear = |state: &mut NotifyState, bytes: &[u8], arrived: Arrived| {
             if arrived.sender.is_some_and(|from| sender.allows(from.uid, from.pid))
                 && let message = String::from_utf8_lossy(&bytes[..arrived.bytes])

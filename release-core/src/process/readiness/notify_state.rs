@@ -70,7 +70,7 @@ impl NotifyState {
                 Some(("WATCHDOG", "trigger")) => self.is_hung = true,
                 Some(("STOPPING", "1")) if !self.is_stopping => {
                     self.is_stopping = true;
-                    self.news.push(WorkerEvent::Stops);
+                    self.news.push(WorkerEvent::Stopping);
                 }
                 Some(("STATUS", text)) => {
                     let text = status_line(text);
@@ -155,7 +155,7 @@ mod tests {
         let mut state = NotifyState::new(None, now);
         let expected = ["Ready", "Status(\"up\")"];
         assert_eq!(told(&mut state, "X_OTHER=7\nSTATUS=up\nREADY=1", now), expected);
-        assert_eq!(told(&mut state, "STOPPING=1\nREADY=1", now), ["Stops"]);
+        assert_eq!(told(&mut state, "STOPPING=1\nREADY=1", now), ["Stopping"]);
         assert!(told(&mut state, "READY=1\nSTOPPING=1\nREADY=0\n=\nREADY", now).is_empty());
         assert_eq!(state.deadline(), None);
     }

@@ -15,7 +15,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::super::{Direction, Progress};
 use super::Check;
 use super::support::{
-    A_WHILE, Make, Wakes, drain, eventually, fill, half_watched, on, read, watch, write,
+    A_WHILE, Make, WakeCounter, drain, eventually, fill, half_watched, on, read, watch, write,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -201,8 +201,8 @@ fn filled_then_hang_up(make: &Make) {
 fn last_waker_wins(make: &Make) {
     on(make, async |rt| {
         let (io, mut peer) = half_watched(&rt);
-        let first = Waker::from(Arc::new(Wakes::default()));
-        let second = Arc::new(Wakes::default());
+        let first = Waker::from(Arc::new(WakeCounter::default()));
+        let second = Arc::new(WakeCounter::default());
         let waker = Waker::from(Arc::clone(&second));
         for waker in [&first, &waker] {
             let polled = io.poll(&mut Context::from_waker(waker), Direction::Read, read::<1>);

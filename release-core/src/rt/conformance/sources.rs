@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use super::super::{Direction, Io, Progress, Rt};
 use super::Check;
 use super::support::{Make, drain, fill, half_watched, on, read, watch, write};
+use crate::sys::fds::replace;
 use crate::sys::pidfd::pidfd_open;
 
 pub(super) const CHECKS: &[Check] = &[
@@ -49,6 +50,26 @@ pub(super) const CHECKS: &[Check] = &[
         name: "each_direction_for_itself",
         promise: "what happens in one direction does not end the wait in the other",
         body: each_direction_for_itself,
+    },
+    Check {
+        name: "unawaited_event",
+        promise: "what came while no task waited is there for the next attempt",
+        body: unawaited_event,
+    },
+    Check {
+        name: "half_closed",
+        promise: "a peer that has stopped writing may still read: the end of one direction is not that of the other",
+        body: half_closed,
+    },
+    Check {
+        name: "kept_duplicate",
+        promise: "a dropped source can be watched anew, under its number too, if a duplicate has stayed open",
+        body: kept_duplicate,
+    },
+    Check {
+        name: "many_duplicates",
+        promise: "each of several tasks that wait for one socket, in both directions, is woken when the peer has gone",
+        body: many_duplicates,
     },
     Check {
         name: "many_sources",
@@ -215,6 +236,99 @@ fn dropped_source(make: &Make) {
         });
         assert_eq!(receive(&near).await, b"anew");
         writer.join().expect("the writer panicked");
+    });
+}
+
+fn unawaited_event(make: &Make) {
+    on(make, async |rt| {
+        let (io, mut peer) = half_watched(&rt);
+        peer.write_all(b"first").expect("write failed");
+        assert_eq!(receive(&io).await, b"first");
+        for round in 0..3_u8 {
+            peer.write_all(&[round]).expect("write failed");
+            // The driver looks at the descriptor meanwhile, and nobody to wake is there.
+            rt.sleep(Duration::from_millis(2)).await;
+            assert_eq!(receive(&io).await, [round]);
+        }
+    });
+}
+
+fn half_closed(make: &Make) {
+    on(make, async |rt| {
+        let (io, mut peer) = half_watched(&rt);
+        let filled = fill(&io);
+        let io = Arc::new(io);
+        let reader = rt.spawn({
+            let io = Arc::clone(&io);
+            async move { receive(&io).await }
+        });
+        let writer = rt.spawn({
+            let io = Arc::clone(&io);
+            async move { send(&io, b"x").await }
+        });
+        rt.sleep(Duration::from_millis(10)).await;
+        peer.shutdown(Shutdown::Write).expect("shutdown failed");
+        assert_eq!(reader.await, b"");
+        assert_eq!(receive(&io).await, b"", "the end was reported once only");
+        peer.read_exact(&mut vec![0; filled]).expect("read failed");
+        writer.await;
+        drop(io);
+        let mut rest = Vec::new();
+        peer.read_to_end(&mut rest).expect("read failed");
+        assert_eq!(rest, b"x");
+    });
+}
+
+/// As when a process that was started meanwhile has the descriptor too.
+fn kept_duplicate(make: &Make) {
+    on(make, async |rt| {
+        let (io, mut peer) = half_watched(&rt);
+        poll_in_vain(&io);
+        let number = io.as_fd().as_raw_fd();
+        let kept = io.as_fd().try_clone_to_owned().expect("dup failed");
+        drop(io);
+        peer.write_all(b"first").expect("write failed");
+        rt.sleep(Duration::from_millis(2)).await;
+        // The same file under the same number, unless another thread has taken it.
+        let places: Vec<_> =
+            (0..8).map(|_| UnixStream::pair().expect("socketpair failed")).collect();
+        let places = places.into_iter().flat_map(|(near, far)| [near, far]);
+        let place = places.into_iter().find(|place| place.as_raw_fd() == number);
+        let again = match place {
+            Some(place) => replace(place.into(), kept).expect("dup3 failed"),
+            None => kept,
+        };
+        let again = watch(&rt, again);
+        assert_eq!(receive(&again).await, b"first");
+        let waiting = rt.spawn(async move { receive(&again).await });
+        rt.sleep(Duration::from_millis(2)).await;
+        peer.write_all(b"second").expect("write failed");
+        assert_eq!(waiting.await, b"second");
+    });
+}
+
+fn many_duplicates(make: &Make) {
+    on(make, async |rt| {
+        let (near, peer) = UnixStream::pair().expect("socketpair failed");
+        let duplicate = || watch(&rt, near.try_clone().expect("dup failed"));
+        let ends: Vec<Arc<Io>> = (0..20).map(|_| Arc::new(duplicate())).collect();
+        fill(&ends[0]);
+        let waiting = ends.iter().flat_map(|end| {
+            let (reading, writing) = (Arc::clone(end), Arc::clone(end));
+            // One of them reads that what was sent is lost.
+            let reader = rt.spawn(async move {
+                !reading.run(Direction::Read, drain::<64>).await.is_ok_and(|it| !it.is_empty())
+            });
+            let writer = rt.spawn(async move {
+                let attempt = |fd: BorrowedFd<'_>| Ok((write(fd, b"x")?, Progress::More));
+                writing.run(Direction::Write, attempt).await.is_err()
+            });
+            [reader, writer]
+        });
+        let waiting: Vec<_> = waiting.collect();
+        rt.sleep(Duration::from_millis(10)).await;
+        drop(peer);
+        assert_eq!(join_all(waiting).await, [true; 40]);
     });
 }
 

@@ -77,9 +77,9 @@ pub(super) async fn eventually(rt: &Rt, mut so: impl FnMut() -> bool) {
 
 /// A waker that counts its wakes.
 #[derive(Default)]
-pub(super) struct Wakes(AtomicUsize);
+pub(super) struct WakeCounter(AtomicUsize);
 
-impl Wake for Wakes {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -89,7 +89,7 @@ impl Wake for Wakes {
     }
 }
 
-impl Wakes {
+impl WakeCounter {
     pub(super) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -15,10 +16,11 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use super::super::Direction;
+use super::super::{Direction, spawn_local};
 use super::Check;
 use super::support::{
-    CountsDrop, Make, block_on_plain_thread, drain, eventually, half_watched, on, watch, yield_once,
+    A_WHILE, CountsDrop, Make, block_on_plain_thread, drain, eventually, half_watched, on, watch,
+    yield_once,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -83,9 +85,19 @@ pub(super) const CHECKS: &[Check] = &[
         body: unblocked_in_turn,
     },
     Check {
+        name: "local_tasks",
+        promise: "the main future stays on its thread, and is woken for each of its local tasks",
+        body: local_tasks,
+    },
+    Check {
         name: "busy_task",
         promise: "a task that always has more to do does not shut out timers and descriptors",
         body: busy_task,
+    },
+    Check {
+        name: "idle_driver",
+        promise: "a driver that has nothing to do sleeps, and does not look after something now and then",
+        body: idle_driver,
     },
 ];
 
@@ -99,6 +111,29 @@ fn never_inline(make: &Make) {
             SPAWNING.set(false);
             assert!(!inline.await, "the task ran on the stack of spawn");
         }
+    });
+}
+
+fn local_tasks(make: &Make) {
+    on(make, async |rt| {
+        let (home, sum) = (thread::current().id(), Rc::new(Cell::new(0)));
+        let task = |number: u32| {
+            let (sum, rt) = (Rc::clone(&sum), rt.clone());
+            spawn_local(async move {
+                let timer = rt.clone();
+                // Another thread may wake it.
+                let elsewhere = rt.spawn(async move {
+                    timer.sleep(Duration::from_millis(1)).await;
+                    number
+                });
+                let number = elsewhere.await;
+                sum.set(sum.get() + number);
+                rt.sleep(Duration::from_millis(1)).await;
+                assert_eq!(thread::current().id(), home, "a local task changed its thread");
+            })
+        };
+        join_all((0..100).map(task)).await;
+        assert_eq!(sum.get(), 4950, "local tasks did not run to their end");
     });
 }
 
@@ -340,4 +375,30 @@ fn busy_task(make: &Make) {
         }
         drop(busy);
     });
+}
+
+fn idle_driver(make: &Make) {
+    on(make, async |rt| {
+        let (io, _peer) = half_watched(&rt);
+        let waiting = rt.spawn(async move { io.run(Direction::Read, drain::<16>).await });
+        let status = format!("/proc/self/task/{}/status", nix::unistd::gettid());
+        let (idle, found) = oneshot::channel();
+        let watching = thread::spawn(move || {
+            let is_idle = (0..10).any(|_| {
+                let before = sleeps(&status);
+                thread::sleep(3 * A_WHILE);
+                sleeps(&status) == before
+            });
+            let _ = idle.send(is_idle);
+        });
+        assert_eq!(found.await, Ok(true), "the thread never sleeps for {:?}", 3 * A_WHILE);
+        watching.join().expect("the thread panicked");
+        drop(waiting);
+    });
+}
+
+/// How often a thread has gone to sleep.
+fn sleeps(status: &str) -> Option<String> {
+    let status = std::fs::read_to_string(status).ok()?;
+    status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).map(str::to_owned)
 }

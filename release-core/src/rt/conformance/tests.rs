@@ -29,6 +29,7 @@ const FAULTS: &[Row] = &[
     (Fault::LostWhilePolled, &["woken_while_polled"]),
     (Fault::ForeignWakesLost, &["foreign_wakes"]),
     (Fault::GreedyTask, &["busy_task"]),
+    (Fault::LooksNowAndThen, &["idle_driver"]),
     (Fault::DoneTasksStay, &["done_task"]),
     (Fault::UnfinishedTasksStay, &["unfinished_tasks"]),
     (Fault::LateWakePanics, &["wakers_outlive"]),
@@ -53,6 +54,10 @@ const FAULTS: &[Row] = &[
     (Fault::EndNotSeen, &["write_then_close"]),
     (Fault::EarlyReadinessLost, &["accept", "child_exit"]),
     (Fault::NoWriting, &["filled_then_room"]),
+    (Fault::UnawaitedEventLost, &["unawaited_event"]),
+    (Fault::EndOfBoth, &["half_closed"]),
+    (Fault::WatchStays, &["kept_duplicate"]),
+    (Fault::OneIsWoken, &["many_duplicates"]),
 ];
 
 /// Time limit of a check that may hang on a faulty runtime. On a very busy machine, a slow check
@@ -68,7 +73,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const MEASURED: &[&str] = &["no_spin", "timers_leave_nothing"];
 
 /// Checks of the descriptors of the whole process.
-const OF_DESCRIPTORS: &[&str] = &["dropped_source", "many_sources"];
+const OF_DESCRIPTORS: &[&str] = &["dropped_source", "kept_duplicate", "many_sources"];
 
 /// Other tests run in this process, and end before.
 const PATIENCE: Duration = Duration::from_secs(900);

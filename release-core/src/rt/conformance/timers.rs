@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use super::super::{Elapsed, Rt};
 use super::Check;
-use super::support::{A_WHILE, Make, Wakes, block_on_plain_thread, on};
+use super::support::{A_WHILE, Make, WakeCounter, block_on_plain_thread, on};
 
 /// The allowed delay of a timer on a very busy machine.
 const LATE: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ fn timeouts(make: &Make) {
 
 fn dropped_timer(make: &Make) {
     on(make, async |rt| {
-        let wakes = Arc::new(Wakes::default());
+        let wakes = Arc::new(WakeCounter::default());
         let waker = Waker::from(Arc::clone(&wakes));
         {
             let timer = pin!(rt.sleep(A_WHILE / 2));

@@ -4,9 +4,9 @@
 use super::Pool;
 use super::underway::{Rollout, RolloutStage, UpgradeStage};
 use crate::supervise::group::Resize;
-use crate::supervise::process::{Process, Stage};
+use crate::supervise::process::{PoolProcess, Stage};
 use crate::supervise::turn::Turn;
-use crate::supervise::worker::Worker;
+use crate::supervise::worker::PoolWorker;
 use crate::supervise::{Action, Operation, Report, RequestId, WorkerId};
 
 /// Maximum number of workers in a group. A larger size is most likely a mistake.
@@ -116,7 +116,7 @@ impl Pool {
         let there = self.workers.iter().filter(|worker| worker.group == group).count();
         for rank in (0..size).skip(there) {
             let id = WorkerId(u32::try_from(self.workers.len()).unwrap_or(u32::MAX));
-            self.workers.push(Worker::new(id, group, rank, self.generation));
+            self.workers.push(PoolWorker::new(id, group, rank, self.generation));
         }
     }
 
@@ -132,7 +132,7 @@ impl Pool {
     pub(super) fn note_failed_change(
         &mut self,
         index: usize,
-        process: &Process,
+        process: &PoolProcess,
         reason: &str,
         turn: &mut Turn<'_>,
     ) {
@@ -265,6 +265,8 @@ impl Pool {
         let target = self.target();
         let mut rooms = self.rooms(target);
         let is_rolling = self.is_rolling();
+        let groups = 0..self.groups.len();
+        let waits: Vec<_> = groups.map(|group| self.waits_for_others(group)).collect();
         for worker in &mut self.workers {
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {
@@ -278,14 +280,16 @@ impl Pool {
                 worker.last_end = None;
                 worker.set_generation(target, turn.now);
             }
-            worker.fill(&group.spec.reload, turn);
+            if !waits[worker.group] {
+                worker.fill(&group.spec.reload, turn);
+            }
         }
         if self.shortage.until().is_some() {
             // Old processes serve on.
             return;
         }
         let groups = &self.groups;
-        let awaits_replacement = |worker: &&mut Worker| {
+        let awaits_replacement = |worker: &&mut PoolWorker| {
             let group = &groups[worker.group];
             group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
         };
@@ -300,6 +304,16 @@ impl Pool {
                 worker.spawn_replacement(turn);
             }
         }
+    }
+
+    /// Returns whether the group has not been started because it comes after another one.
+    pub(super) fn waits_for_others(&self, group: usize) -> bool {
+        let is_ready = |worker: &PoolWorker| worker.was_ready || worker.is_finished();
+        let has_started = |other: &String| {
+            let is_its = |it: &&PoolWorker| self.groups[it.group].spec.name == *other;
+            self.workers.iter().filter(is_its).all(|it| !self.wants(it) || is_ready(it))
+        };
+        !self.all_ready && !self.groups[group].spec.after.iter().all(has_started)
     }
 
     fn rooms(&self, target: Option<u32>) -> Vec<Room> {
@@ -331,7 +345,7 @@ impl Pool {
     /// or could not be started.
     pub(super) fn note_failed_generation(
         &mut self,
-        process: &Process,
+        process: &PoolProcess,
         reason: &str,
         turn: &mut Turn<'_>,
     ) {
@@ -432,7 +446,7 @@ impl Pool {
     }
 
     /// Returns whether a worker serves as this generation.
-    fn has_arrived(&self, worker: &Worker, generation: u32) -> bool {
+    fn has_arrived(&self, worker: &PoolWorker, generation: u32) -> bool {
         let is_tested = self.groups[worker.group].is_tested(generation);
         worker.generation == generation && (worker.is_settled(is_tested) || worker.is_finished())
     }
@@ -522,7 +536,7 @@ impl Pool {
 
     /// Returns whether no operation is in progress and no process is about to be started.
     pub(crate) fn is_quiet(&self) -> bool {
-        let mut processes = self.workers.iter().flat_map(Worker::processes);
+        let mut processes = self.workers.iter().flat_map(PoolWorker::processes);
         self.is_running()
             && self.all_ready
             && !self.is_changing()

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Pool;
 use super::underway::PAUSE;
-use crate::supervise::process::Process;
+use crate::supervise::process::PoolProcess;
 use crate::supervise::turn::Turn;
-use crate::supervise::worker::{Role, Worker};
+use crate::supervise::worker::{PoolWorker, Role};
 use crate::supervise::{Exceeded, Report, WorkerId};
 use crate::sys::exit_status::ExitStatus;
 
@@ -27,11 +27,11 @@ impl Verdict {
 }
 
 /// The end of a process, or of the attempt to start one.
-struct End {
+struct ProcessEnd {
     /// Index of its worker, and its role.
     index: usize,
     role: Role,
-    process: Process,
+    process: PoolProcess,
     /// Exit status, unless it was never started.
     exit: Option<ExitStatus>,
     cause: String,
@@ -40,6 +40,13 @@ struct End {
 }
 
 impl Pool {
+    /// Returns whether all workers that a group should have are finished, and have ended well.
+    pub(crate) fn is_done(&self, group: &str) -> bool {
+        let is_its = |it: &&PoolWorker| self.groups[it.group].spec.name == group && self.wants(it);
+        let is_well = |it: &PoolWorker| it.is_finished() && it.last_end == Some(Ok(()));
+        self.workers.iter().filter(is_its).all(is_well)
+    }
+
     pub(super) fn spawn_failed(
         &mut self,
         index: usize,
@@ -53,7 +60,7 @@ impl Pool {
         let policy = &self.groups[group].spec.restart;
         let should_wait = is_short && self.shortage.should_wait(policy, turn.now);
         let cause = reason.clone();
-        let end = End { index, role, process, exit: None, cause, too_fast: false };
+        let end = ProcessEnd { index, role, process, exit: None, cause, too_fast: false };
         let verdict = self.judge(&end, turn);
         let retry_in = match role {
             Role::Replacement if should_wait => Some(PAUSE),
@@ -77,9 +84,10 @@ impl Pool {
         let follows = self.groups[group].spec.restart.respawn.follows(Some(exit));
         // A serving process that was stopping has reported that itself.
         let is_orderly = process.is_stopping() && exit == ExitStatus::Code(0);
-        let counts = role == Role::Serving && self.is_running() && follows && !is_orderly;
+        let is_fault = !is_orderly && !process.was_killed_for_a_job();
+        let counts = role == Role::Serving && self.is_running() && follows && is_fault;
         let too_fast = counts && self.groups[group].count_death(turn.now);
-        let end = End { index, role, process, exit: Some(exit), cause, too_fast };
+        let end = ProcessEnd { index, role, process, exit: Some(exit), cause, too_fast };
         let verdict = self.judge(&end, turn);
         let (generation, restart_in) = (end.process.generation, verdict.delay());
         turn.report(Report::Died { id, pid, generation, exit, restart_in });
@@ -93,7 +101,13 @@ impl Pool {
     }
 
     /// Gives up a process that cannot be killed.
-    pub(super) fn unended(&mut self, index: usize, pid: i32, reason: String, turn: &mut Turn<'_>) {
+    pub(super) fn kill_failed(
+        &mut self,
+        index: usize,
+        pid: i32,
+        reason: String,
+        turn: &mut Turn<'_>,
+    ) {
         let worker = &mut self.workers[index];
         let (id, group) = (worker.id, worker.group);
         let Some((role, process)) = worker.remove(Some(pid), turn.now) else { return };
@@ -102,15 +116,15 @@ impl Pool {
         turn.report(Report::LeftBehind { id, pid, generation, reason });
         let is_up = self.all_ready && self.is_running();
         let too_fast = is_up && role == Role::Serving && self.groups[group].count_death(turn.now);
-        let end = End { index, role, process, exit: None, cause: why.clone(), too_fast };
+        let end = ProcessEnd { index, role, process, exit: None, cause: why.clone(), too_fast };
         let verdict = if is_up { self.judge(&end, turn) } else { Verdict::FailPool(why.clone()) };
         self.carry_out(verdict, index, turn);
         self.fail_waiting(&end, &why, turn);
     }
 
     /// Applies the [`RestartPolicy`](crate::supervise::RestartPolicy), the strictest rule first.
-    fn judge(&mut self, end: &End, turn: &mut Turn<'_>) -> Verdict {
-        let End { process, exit, cause, .. } = end;
+    fn judge(&mut self, end: &ProcessEnd, turn: &mut Turn<'_>) -> Verdict {
+        let ProcessEnd { process, exit, cause, .. } = end;
         if end.role != Role::Serving {
             return Verdict::Gone;
         }
@@ -129,19 +143,21 @@ impl Pool {
         }
         worker.count_death(process, policy, turn.now);
         let attempts = worker.failed_starts;
-        if !self.all_ready && attempts >= policy.start_attempts {
+        // The others do without it.
+        let may_fail = !group.spec.auxiliary;
+        if may_fail && !self.all_ready && attempts >= policy.start_attempts {
             return Verdict::FailPool(format!(
                 "worker {id} of group {name} failed {attempts} times before it was ready: {cause}"
             ));
         }
-        if end.too_fast && policy.exceeded == Exceeded::FailMaster {
+        if may_fail && end.too_fast && policy.exceeded == Exceeded::FailMaster {
             let (limit, window) = (policy.limit, policy.window);
             return Verdict::FailPool(format!(
                 "more than {limit} deaths within {window:?} in group {name}, \
                  the last of worker {id}: {cause}"
             ));
         }
-        if worker.replacement.is_some() {
+        if worker.replacement.is_some() || process.was_killed_for_a_job() {
             return Verdict::Retry(Duration::ZERO);
         }
         let nominal = group.delay(worker.early_deaths, turn.now);
@@ -150,10 +166,10 @@ impl Pool {
 
     /// Returns whether no worker has a process or will get one, according to the policies alone.
     pub(super) fn is_exhausted(&self) -> bool {
-        let mut wanted = self.workers.iter().filter(|worker| self.wants(worker)).peekable();
+        let mut wanted = self.main_workers().filter(|worker| self.wants(worker)).peekable();
         wanted.peek().is_some()
-            && wanted.all(Worker::is_finished)
-            && self.workers.iter().all(Worker::is_removed)
+            && wanted.all(PoolWorker::is_finished)
+            && self.main_workers().all(PoolWorker::is_removed)
             && !self.is_reloading()
     }
 
@@ -176,7 +192,7 @@ impl Pool {
     }
 
     /// Fails the requests that wait for the process.
-    fn fail_waiting(&mut self, end: &End, why: &str, turn: &mut Turn<'_>) {
+    fn fail_waiting(&mut self, end: &ProcessEnd, why: &str, turn: &mut Turn<'_>) {
         let (index, process) = (end.index, &end.process);
         if end.role == Role::Draining || !self.is_running() {
             return;
@@ -200,7 +216,7 @@ impl Pool {
     }
 }
 
-impl End {
+impl ProcessEnd {
     /// Returns the reason of the worker's end as a text.
     fn reason(&self, id: WorkerId) -> String {
         let when = match (self.process.was_ready(), self.process.is_proven) {

@@ -37,15 +37,20 @@ prop_compose! {
     }
 }
 
-fn group() -> impl Strategy<Value = (u32, RestartPolicy, Ready)> {
+/// Size, policy and readiness of a group, and whether it comes after another one.
+type Drawn = (u32, RestartPolicy, Ready, bool);
+
+fn group() -> impl Strategy<Value = Drawn> {
     let ready = select(&[Ready::Message, Ready::Message, Ready::AtOnce][..]);
-    (0_u32..=3, policy(), ready)
+    (0_u32..=3, policy(), ready, proptest::bool::weighted(0.3))
 }
 
 fn groups() -> impl Strategy<Value = Vec<GroupSpec>> {
-    let name = |(index, (size, restart, ready))| GroupSpec {
+    let name = |(index, (size, restart, ready, is_after)): (usize, Drawn)| GroupSpec {
         name: format!("group{index}"),
         ready,
+        // Never in a circle, which a master refuses.
+        after: (is_after && index < 2).then(|| format!("group{}", index + 1)).into_iter().collect(),
         ..super::group(size, restart)
     };
     vec(group(), 0..=3).prop_map(move |groups| groups.into_iter().enumerate().map(name).collect())
@@ -118,7 +123,7 @@ fn news(id: WorkerId, pid: i32, amount: u16) -> Event {
         3 => Event::Violation { id, pid, reason },
         4 => Event::Hung { id, pid, how: Hung::Stuck(Duration::ZERO) },
         5 => Event::Extend { id, pid, time: Duration::MAX },
-        6 => Event::Stops { id, pid },
+        6 => Event::Stopping { id, pid },
         7 => Event::Status { id, pid, text: reason },
         _ => Event::Exited { id, pid, exit: exit(amount) },
     }

@@ -105,7 +105,7 @@ fn who_ends_of_itself_meanwhile_is_not_told() {
     let mut world = world();
     world.change(Operation::Resize { group: "web".to_owned(), size: 1 });
     let (id, pid) = leaving(&world)[0];
-    world.tell(Event::Stops { id, pid });
+    world.tell(Event::Stopping { id, pid });
     world.run(seconds(9));
     assert_eq!(told(&world), []);
 }

@@ -209,3 +209,17 @@ fn one_that_starts_or_stops_may_take_its_time() {
     assert!(matches!(world.history().last(), Some((_, Action::Done(Outcome::Stopped)))));
     assert_eq!(kills(&world), 0);
 }
+
+#[test]
+fn a_job_that_hangs_costs_its_worker_neither_a_delay_nor_the_time_of_a_stop() {
+    let group = super::group(1, RestartPolicy::default());
+    let life = Life::good().hangs_after(seconds(3), Hung::Job(seconds(3))).never_stops();
+    let mut world = world(group, move |_| life.clone());
+    world.run(seconds(61));
+    assert!(kills(&world) >= 19, "{}", kills(&world));
+    let before = kills(&world);
+    world.tell(Event::Stop);
+    world.run(seconds(4));
+    assert!(matches!(world.history().last(), Some((_, Action::Done(Outcome::Stopped)))));
+    assert_eq!(kills(&world), before + 1);
+}

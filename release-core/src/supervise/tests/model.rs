@@ -138,9 +138,9 @@ impl Model {
                     self.lost(id, process.as_ref().map(|process| (process, exit)), now);
                 }
             }
-            Event::Unended { id, pid, .. } => self.unended(id, pid, now),
+            Event::KillFailed { id, pid, .. } => self.kill_failed(id, pid, now),
             Event::Extend { id, pid, time } => self.extend(id, pid, time, now),
-            Event::Stops { id, pid } => {
+            Event::Stopping { id, pid } => {
                 if let Some(process) = self.live.get_mut(&id)
                     && process.pid == pid
                     && !process.is_doomed()
@@ -168,7 +168,7 @@ impl Model {
         }
     }
 
-    fn unended(&mut self, id: WorkerId, pid: i32, now: Moment) {
+    fn kill_failed(&mut self, id: WorkerId, pid: i32, now: Moment) {
         if self.live.get(&id).is_some_and(|process| process.pid == pid) {
             let process = self.live.remove(&id);
             match self.running() && self.all_ready {

@@ -175,7 +175,7 @@ fn what_cannot_be_ended_is_waited_for_no_longer() {
     world.exit(FIRST, CRASH);
     assert_eq!(world.model.done, None);
     let (pid, reason) = (world.model.live[&SECOND].pid, "no right to".to_owned());
-    world.send(Event::Unended { id: SECOND, pid, reason });
+    world.send(Event::KillFailed { id: SECOND, pid, reason });
     let why = format!("process {pid} of worker 1 cannot be ended: no right to");
     assert_eq!(world.model.done, Some(Outcome::Failed { reason: why }));
     let left = |action: &Action| matches!(action, Action::Report(Report::LeftBehind { .. }));
@@ -186,7 +186,7 @@ fn what_cannot_be_ended_is_waited_for_no_longer() {
 fn a_start_fails_whose_process_cannot_be_ended() {
     let mut world = two();
     let (pid, reason) = (world.model.live[&FIRST].pid, "no right to".to_owned());
-    world.send(Event::Unended { id: FIRST, pid, reason });
+    world.send(Event::KillFailed { id: FIRST, pid, reason });
     world.exit(SECOND, CRASH);
     assert!(matches!(world.model.done, Some(Outcome::Failed { .. })));
 }
@@ -196,6 +196,6 @@ fn another_one_takes_the_place_of_what_cannot_be_ended() {
     let mut world = two();
     world.ready(SECOND);
     let (pid, reason) = (world.model.live[&FIRST].pid, "no right to".to_owned());
-    world.send(Event::Unended { id: FIRST, pid, reason });
+    world.send(Event::KillFailed { id: FIRST, pid, reason });
     assert_ne!(world.model.live[&FIRST].pid, pid);
 }

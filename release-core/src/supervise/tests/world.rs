@@ -107,7 +107,7 @@ impl World {
 
     pub(super) fn stops(&mut self, id: WorkerId) {
         if let Some(pid) = self.pid(id) {
-            self.send(Event::Stops { id, pid });
+            self.send(Event::Stopping { id, pid });
         }
     }
 

@@ -112,7 +112,7 @@ const MOST_WORDS: usize = 16 << 10;
 
 /// A [`WayBack`] that is ready to run: its strings, and pointers to them.
 #[derive(Debug)]
-struct Ready {
+struct Armed {
     pid: i32,
     image: RawFd,
     word: RawFd,
@@ -123,10 +123,22 @@ struct Ready {
     envp: Vec<*const c_char>,
     _strings: Vec<CString>,
     before: Vec<(c_int, libc::sigaction)>,
+    /// Limits of this process before `main`. Under a lower one of the new version's own, such as that
+    /// of the address space, the kernel could not run the previous version.
+    limits: [Option<libc::rlimit>; LIMITS],
 }
 
+/// Number of resources that the kernel limits.
+const LIMITS: usize = 16;
+
+#[cfg(target_env = "gnu")]
+type ResourceNumber = libc::__rlimit_resource_t;
+// Also named so: the same for other C libraries.
+#[cfg(not(target_env = "gnu"))]
+type ResourceNumber = c_int;
+
 /// Set as long as the previous version would be run again.
-static READY: AtomicPtr<Ready> = AtomicPtr::new(std::ptr::null_mut());
+static READY: AtomicPtr<Armed> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Whether another thread has asked the main thread to roll back.
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -175,7 +187,7 @@ extern "C" fn before_main() {
             }
         }
         (SUCCEED, [_, back]) | (RETURN, [_, back, _]) if is_open => {
-            let Some(ready) = Ready::read(*back) else { return };
+            let Some(ready) = Armed::read(*back) else { return };
             for number in &ready.all {
                 let _ = close_on_exec(*number);
             }
@@ -183,9 +195,21 @@ extern "C" fn before_main() {
             // There is no rollback from there.
             if word == SUCCEED {
                 ready.arm();
+            } else {
+                disarm();
             }
         }
         _ => {}
+    }
+}
+
+/// Ends the time limit of the new version, which survives an exec, as does a signal that is pending.
+fn disarm() {
+    // SAFETY: takes an integer.
+    unsafe { libc::alarm(0) };
+    for action in [libc::SIG_IGN, libc::SIG_DFL] {
+        // SAFETY: takes integers; an ignored signal is no longer pending.
+        unsafe { libc::signal(libc::SIGALRM, action) };
     }
 }
 
@@ -264,7 +288,7 @@ fn close_on_exec(number: RawFd) -> Result<c_int, Errno> {
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
 }
 
-impl Ready {
+impl Armed {
     fn read(back: RawFd) -> Option<Self> {
         // SAFETY: open, see the caller; the borrow ends with the call.
         let file = unsafe { BorrowedFd::borrow_raw(back) }.try_clone_to_owned().ok()?;
@@ -295,6 +319,7 @@ impl Ready {
             envp: pointers(environment),
             _strings: strings,
             before: Vec::new(),
+            limits: limits(),
         })
     }
 
@@ -328,6 +353,32 @@ impl Ready {
         };
         // SAFETY: takes an integer.
         unsafe { libc::alarm(TIME) };
+    }
+}
+
+fn limits() -> [Option<libc::rlimit>; LIMITS] {
+    let mut limits = [None; LIMITS];
+    for (resource, limit) in (0..).zip(&mut limits) {
+        *limit = limit_of(resource);
+    }
+    limits
+}
+
+fn limit_of(resource: ResourceNumber) -> Option<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills one structure in; an unknown resource is an error.
+    let done = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    (done == 0).then_some(limit)
+}
+
+/// Restores a limit. Without root, a hard limit that was lowered stays, and bounds the soft one.
+fn restore(resource: ResourceNumber, limit: libc::rlimit) {
+    // SAFETY: reads one structure.
+    let done = unsafe { libc::setrlimit(resource, &raw const limit) };
+    if let (-1, Some(now)) = (done, limit_of(resource)) {
+        let nearest = libc::rlimit { rlim_cur: limit.rlim_cur.min(now.rlim_max), ..now };
+        // SAFETY: as above.
+        unsafe { libc::setrlimit(resource, &raw const nearest) };
     }
 }
 
@@ -402,6 +453,13 @@ fn go(word: &[u8]) -> Option<io::Error> {
         }
     }
     let before = signal::block_all();
+    for (resource, limit) in (0..).zip(ready.limits) {
+        if let Some(limit) = limit {
+            restore(resource, limit);
+        }
+    }
+    // SAFETY: takes an integer.
+    unsafe { libc::alarm(0) };
     // At worst it has been removed, and the previous version still exists.
     // SAFETY: takes an integer.
     unsafe { libc::fchdir(ready.directory) };
@@ -419,7 +477,7 @@ fn go(word: &[u8]) -> Option<io::Error> {
     Some(error)
 }
 
-fn set_flags(ready: &Ready, flags: c_int) {
+fn set_flags(ready: &Armed, flags: c_int) {
     for number in &ready.all {
         // SAFETY: takes integers.
         unsafe { libc::fcntl(*number, libc::F_SETFD, flags) };

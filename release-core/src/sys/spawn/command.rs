@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use crate::sys::creds::Credentials;
+use crate::sys::confinement::Confinement;
+use crate::sys::creds::ProcessCredentials;
 use crate::sys::resources::Resources;
 
 /// The first descriptor after standard input, output and error.
@@ -27,6 +28,7 @@ pub(crate) struct Command {
     /// Another working directory, in that.
     pub(crate) directory: Option<CString>,
     pub(crate) identity: Identity,
+    pub(crate) confinement: Option<Confinement>,
 }
 
 /// The identity of a new process.
@@ -37,10 +39,20 @@ pub(crate) enum Identity {
     /// The same user, without capabilities: any that a master other than root was given are for the
     /// master only.
     Powerless,
-    Other(Credentials),
+    Other(ProcessCredentials),
 }
 
 impl Identity {
+    /// Returns the identity of a process with these credentials, or without any. Root may run commands
+    /// as itself, with all capabilities.
+    pub(crate) fn of(credentials: Option<ProcessCredentials>) -> Self {
+        match credentials {
+            Some(credentials) => Self::Other(credentials),
+            None if nix::unistd::geteuid().is_root() => Self::Same,
+            None => Self::Powerless,
+        }
+    }
+
     /// Returns the account of another user.
     pub(crate) fn account(&self) -> Option<&str> {
         match self {

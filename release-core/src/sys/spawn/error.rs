@@ -6,6 +6,8 @@ use std::io;
 use nix::errno::Errno;
 
 use crate::sys::Failed;
+use crate::sys::landlock::OPENING;
+use crate::sys::mounts::{PROPAGATION, TMPFS, UNSHARE};
 use crate::sys::resources::in_words;
 
 /// The reason why a process could not be started.
@@ -45,6 +47,11 @@ impl SpawnError {
         matches!(self, Self::There(Failed { call: "chdir", .. }))
     }
 
+    /// Returns whether a path of the sandbox could not be opened.
+    pub(crate) fn is_of_sandbox(&self) -> bool {
+        matches!(self, Self::There(Failed { call: OPENING, .. }))
+    }
+
     /// Returns whether a retry would fail in the same way: the kernel, or the container around this
     /// process, does not support or does not allow a required operation.
     pub(crate) fn is_permanent(&self) -> bool {
@@ -73,6 +80,10 @@ impl SpawnError {
             ("pidfd_open", libc::EPERM) => {
                 ": what confines this container (seccomp) has to allow the call, without which no \
                  worker can be watched"
+            }
+            (UNSHARE | PROPAGATION | TMPFS, libc::EPERM | libc::EACCES) => {
+                ": a private /tmp (`private_tmp`, `--private-tmp`) needs CAP_SYS_ADMIN, and what \
+                 confines this container (seccomp, AppArmor) has to allow the call"
             }
             ("setgroups" | "setresgid" | "setresuid", libc::EPERM) => {
                 ": to give workers another user, the master needs the capabilities CAP_SETUID and \

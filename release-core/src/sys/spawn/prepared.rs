@@ -2,16 +2,15 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::unistd::Pid;
 
 use super::command::{Command, FIRST_PASSED, Identity};
-use super::error::{SpawnError, here};
 use super::report::{ASKS, CALLS, GOES_ON};
 use crate::sys::process::{die_with, exit_now, leave_keyring};
-use crate::sys::{Failed, check, creds, fds, signal};
+use crate::sys::{Failed, check, creds, fds, mounts, signal};
 
 /// Room for the digits of a pid, and a NUL.
 const PID_DIGITS: usize = 11;
@@ -23,11 +22,13 @@ pub(super) struct Prepared<'a> {
     envp: Vec<*const libc::c_char>,
     /// Variables whose value only the new process knows; after `NAME=` there is room for it.
     own_pid: Vec<Vec<Cell<u8>>>,
-    /// The final numbers, and duplicates with numbers above all of those, so that no dup2
+    /// The final numbers and the sources, which the child moves above all of those, so that no dup2
     /// overwrites a later source.
-    descriptors: Vec<(RawFd, OwnedFd)>,
-    image: Option<OwnedFd>,
-    error: OwnedFd,
+    descriptors: Vec<(RawFd, Cell<RawFd>)>,
+    image: Option<Cell<RawFd>>,
+    error: Cell<RawFd>,
+    /// Keeps the sources open.
+    _sources: Vec<BorrowedFd<'a>>,
     /// The final number of the error pipe: the first one after those.
     first_free: RawFd,
     /// The current number of the error pipe in the child.
@@ -40,30 +41,25 @@ const OWN: RawFd = 2;
 impl<'a> Prepared<'a> {
     pub(super) fn new(
         command: &'a Command,
-        descriptors: &[(RawFd, BorrowedFd<'_>)],
-        error: &UnixStream,
-    ) -> Result<Self, SpawnError> {
+        descriptors: &[(RawFd, BorrowedFd<'a>)],
+        error: &'a UnixStream,
+    ) -> Self {
         let numbers = descriptors.iter().map(|(number, _)| number + 1);
         let first_free = numbers.chain([FIRST_PASSED]).max().unwrap_or(FIRST_PASSED);
-        let duplicate =
-            |fd| fds::duplicate_from(fd, first_free + OWN).map_err(here("fcntl(F_DUPFD)"));
-        let descriptors = descriptors
-            .iter()
-            .map(|(number, source)| Ok((*number, duplicate(*source)?)))
-            .collect::<Result<_, _>>()?;
-        let error = duplicate(error.as_fd())?;
         let own_pid: Vec<_> = command.own_pid.iter().map(|name| pid_entry(name)).collect();
-        Ok(Self {
+        let source = |fd: BorrowedFd<'_>| Cell::new(fd.as_raw_fd());
+        Self {
             command,
-            image: command.image.as_ref().map(|image| duplicate(image.as_fd())).transpose()?,
+            image: command.image.as_ref().map(|image| source(image.as_fd())),
             argv: pointers(&command.arguments, &[]),
             envp: pointers(&command.environment, &own_pid),
             own_pid,
-            descriptors,
+            descriptors: descriptors.iter().map(|(number, fd)| (*number, source(*fd))).collect(),
             first_free,
             error_number: Cell::new(error.as_raw_fd()),
-            error,
-        })
+            error: source(error.as_fd()),
+            _sources: descriptors.iter().map(|(_, fd)| *fd).collect(),
+        }
     }
 
     /// Runs in the child. Returns only on failure.
@@ -82,25 +78,38 @@ impl<'a> Prepared<'a> {
         // Before the limits, because one of them bounds the numbers of descriptors.
         self.place_descriptors()?;
         self.command.resources.apply()?;
+        let confinement = self.command.confinement.as_ref();
+        let covered = confinement.map_or(&[][..], |it| &it.covered);
+        if !covered.is_empty() {
+            // Before the change of the root directory, which need not be a mount.
+            mounts::leave_shared_mounts()?;
+        }
         if let Some(root) = &self.command.root {
             // SAFETY: as below.
             check("chroot", unsafe { libc::chroot(root.as_ptr()) }.into())?;
             // SAFETY: as below.
             check("chdir", unsafe { libc::chdir(c"/".as_ptr()) }.into())?;
         }
+        mounts::cover(covered)?;
         if let Some(directory) = &self.command.directory {
             // SAFETY: a NUL-ended string that is alive in self.
             check("chdir", unsafe { libc::chdir(directory.as_ptr()) }.into())?;
         }
-        match &self.command.identity {
-            Identity::Same => {}
-            Identity::Powerless => creds::leave_capabilities()?,
-            Identity::Other(credentials) => credentials.assume()?,
+        let executable = self.image.as_ref().map(|_| self.error_number.get() + 1);
+        // Before the change of user: a directory above a path may be closed to that user.
+        let rules = confinement.map(|it| it.prepare(executable)).transpose()?.flatten();
+        let kept = confinement.map(|it| it.capabilities);
+        match (&self.command.identity, kept) {
+            (Identity::Same, None) => {}
+            (Identity::Same, Some(kept)) => creds::leave_other_capabilities(kept)?,
+            (Identity::Powerless, kept) => creds::keep_capabilities(kept.unwrap_or(0))?,
+            (Identity::Other(credentials), kept) => credentials.assume(kept.unwrap_or(0))?,
         }
         // After the change of user, which clears it.
         die_with(parent)?;
         self.ask()?;
         self.write_pid();
+        confinement.map_or(Ok(()), |confinement| confinement.enforce(rules))?;
         let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
         if self.image.is_some() {
             let (image, flags) = (self.error_number.get() + 1, libc::AT_EMPTY_PATH);
@@ -116,16 +125,27 @@ impl<'a> Prepared<'a> {
     /// Gives each descriptor its final number, followed by the error pipe and the executable, and
     /// closes the rest. Descriptors in between belong to this program and are close-on-exec.
     fn place_descriptors(&self) -> Result<(), Failed> {
+        let next = self.first_free;
+        let own = [Some(&self.error), self.image.as_ref()];
+        let passed = self.descriptors.iter().map(|(_, source)| source);
+        for source in passed.chain(own.into_iter().flatten()) {
+            if source.get() < next + OWN {
+                // SAFETY: integers; the original is this child's copy.
+                let moved = unsafe { libc::fcntl(source.get(), libc::F_DUPFD_CLOEXEC, next + OWN) };
+                check("fcntl(F_DUPFD)", moved.into())?;
+                source.set(moved);
+            }
+        }
+        self.error_number.set(self.error.get());
         for (number, source) in &self.descriptors {
             // SAFETY: integers; an overwritten descriptor is this child's copy.
-            let done = unsafe { libc::dup2(source.as_raw_fd(), *number) };
+            let done = unsafe { libc::dup2(source.get(), *number) };
             check("dup2", done.into())?;
         }
-        let next = self.first_free;
-        for (source, target) in [Some(&self.error), self.image.as_ref()].into_iter().zip(next..) {
+        for (source, target) in own.into_iter().zip(next..) {
             let Some(source) = source else { continue };
             // SAFETY: as above.
-            let moved = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
+            let moved = unsafe { libc::dup3(source.get(), target, libc::O_CLOEXEC) };
             check("dup2", moved.into())?;
         }
         self.error_number.set(next);

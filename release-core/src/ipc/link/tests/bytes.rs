@@ -9,11 +9,11 @@ use super::super::Incoming;
 use super::super::arrivals::Arrivals;
 use super::super::socket::{Received, receive, transmit};
 use super::*;
-use crate::ipc::FrameTooLong;
 use crate::ipc::wire::body::Body;
 use crate::ipc::wire::frame::Inbox;
 use crate::ipc::wire::header::{self, Header};
 use crate::ipc::wire::outbox::Outbox;
+use crate::ipc::{Descriptor, FrameTooLong};
 use crate::rt::give_way;
 
 /// How many descriptors each of the frames has.
@@ -34,7 +34,7 @@ fn fill(outbox: &mut Outbox) -> PipeReader {
                 Ok(())
             })
             .unwrap();
-        outbox.attach((0..count).map(|_| writer.try_clone().unwrap().into()).collect());
+        outbox.attach((0..count).map(|_| Descriptor::new(writer.try_clone().unwrap())).collect());
     }
     reader
 }
@@ -182,7 +182,7 @@ fn a_link_that_goes_on_after_all_has_lost_nothing() {
 async fn take(link: &Link, seen: &Arc<Mutex<Vec<(u32, usize)>>>) {
     let mut take = |Incoming { header, body }: Incoming<'_>| match header {
         Header::Request { number, .. } => {
-            let Body { bytes, descriptors } = body;
+            let Body { bytes, descriptors, .. } = body;
             assert_eq!(bytes, b"body");
             seen.lock().unwrap().push((number, descriptors.len()));
         }

@@ -25,6 +25,7 @@ fn who_sends_nothing_that_means_something_is_not_kept() {
         (Header::Answer { number: 7 }, &[0; 10][..]),
         (Header::Answer { number: 7 }, &[0; 100_000]),
         (Header::Refusal { number: 0 }, b"no"),
+        (Header::NotUnderstood { number: 0 }, b"no"),
         (Header::HeartbeatReply { reply }, b""),
         (Header::Heartbeat, b""),
         (Header::Ready, b""),

@@ -1,8 +1,12 @@
 //! Links that are handed over: at every byte, in the pause, and in a storm of messages.
 
+mod batch;
+mod bell;
 mod bytes;
 mod flood;
+mod notices;
 mod pausing;
+mod ring;
 mod room;
 mod storm;
 
@@ -71,6 +75,13 @@ fn limits() -> Limits {
 
 fn link(rt: &Rt, socket: UnixStream) -> Link {
     Link::new(rt, socket.into(), Mode::Calls, limits()).unwrap()
+}
+
+/// A link that asks for rings of so many bytes.
+fn ringed(rt: &Rt, socket: UnixStream, bytes: u32) -> Link {
+    let link = Link::new(rt, socket.into(), Mode::Calls, limits().with_ring(bytes)).unwrap();
+    link.ask_for_rings();
+    link
 }
 
 /// What another image of the process gets.

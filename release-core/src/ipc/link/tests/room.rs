@@ -10,7 +10,7 @@ use crate::ipc::limits::MAX_IN_FLIGHT;
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Counter(AtomicUsize);
+pub(super) struct Counter(pub(super) AtomicUsize);
 
 impl Wake for Counter {
     fn wake(self: Arc<Self>) {

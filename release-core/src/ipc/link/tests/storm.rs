@@ -108,14 +108,18 @@ fn master(rt: &Rt, link: Link, peer: &Arc<Mutex<Option<Peer<Ask>>>>, seen: &Seen
 }
 
 impl World {
-    fn new(rt: &Rt) -> Self {
+    fn new(rt: &Rt, ring: Option<u32>) -> Self {
         let (here, there) = UnixStream::pair().unwrap();
         for socket in [&here, &there] {
             setsockopt(socket, SndBuf, &4608).unwrap();
         }
         let (by_master, by_worker, peer) = (Seen::default(), Seen::default(), Arc::default());
         let seen = Arc::clone(&by_worker);
-        let worker = Side::new(rt, link(rt, there), move |ask| {
+        let link = |socket| match ring {
+            Some(bytes) => ringed(rt, socket, bytes),
+            None => link(rt, socket),
+        };
+        let worker = Side::new(rt, link(there), move |ask| {
             seen.lock().unwrap().push(ask.number);
             async move {
                 for _ in 0..ask.number % 3 {
@@ -127,7 +131,7 @@ impl World {
         Self {
             rt: rt.clone(),
             worker,
-            master: master(rt, link(rt, here), &peer, &by_master),
+            master: master(rt, link(here), &peer, &by_master),
             peer,
             by_master,
             by_worker,
@@ -255,7 +259,7 @@ fn from(descriptors: Vec<OwnedFd>) -> Vec<Descriptor> {
 }
 
 fn tell(side: &Side, number: u32, filling: usize) -> bool {
-    side.peer.notify(&Ask { filling: vec![7; filling], ..Ask::new(number) }).is_ok()
+    side.peer.notify(Ask { filling: vec![7; filling], ..Ask::new(number) }).is_ok()
 }
 
 fn told(seen: &Seen) -> Vec<u32> {
@@ -267,9 +271,12 @@ proptest! {
     #![proptest_config(crate::cases::cases(200))]
 
     #[test]
-    fn nothing_is_lost_and_nothing_comes_twice(steps in steps()) {
+    fn nothing_is_lost_and_nothing_comes_twice(
+        steps in steps(),
+        ring in prop::sample::select(vec![None, Some(4096), Some(65_536)]),
+    ) {
         on_local(async |rt| {
-            let mut world = World::new(&rt);
+            let mut world = World::new(&rt, ring);
             for step in steps {
                 world.step(step).await;
             }

@@ -125,6 +125,31 @@ proptest! {
     }
 
     #[test]
+    fn integers_are_read_as_elsewhere(payload in prop::collection::vec(0x7c_u8..=0x83, 0..24)) {
+        fn agrees<T: DeserializeOwned + Serialize + PartialEq>(payload: &[u8]) -> bool {
+            let theirs = postcard::take_from_bytes::<T>(payload).ok();
+            let theirs = theirs.filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value);
+            Codec::<T>::decode(&Postcard, payload).ok() == theirs
+        }
+        prop_assert!(agrees::<u16>(&payload) && agrees::<i16>(&payload));
+        prop_assert!(agrees::<u32>(&payload) && agrees::<i32>(&payload));
+        prop_assert!(agrees::<u64>(&payload) && agrees::<i64>(&payload));
+        prop_assert!(agrees::<u128>(&payload) && agrees::<i128>(&payload));
+        let list = [&[2], payload.as_slice()].concat();
+        prop_assert!(agrees::<Vec<u64>>(&list) && agrees::<BTreeMap<u8, i64>>(&list));
+    }
+
+    #[test]
+    fn sequences_in_sequences_come_back(
+        value: (Vec<u8>, Vec<Vec<u64>>, BTreeMap<u32, Vec<i128>>, Option<Vec<(bool, u16)>>),
+    ) {
+        let mut payload = Vec::new();
+        Postcard.encode(&value, &mut payload).unwrap();
+        prop_assert_eq!(&payload, &postcard::to_stdvec(&value).unwrap());
+        prop_assert_eq!(Postcard.decode(&payload), Ok(value));
+    }
+
+    #[test]
     fn values_are_written_as_elsewhere(
         value: (Option<i64>, (u128, i16, f32), Vec<(String, char, bool)>),
     ) {

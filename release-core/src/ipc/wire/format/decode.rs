@@ -3,6 +3,8 @@
 //! The bytes come from the peer. The work for them is proportional to their number. Only the limit
 //! here bounds a sequence of elements that take no bytes.
 
+use std::slice;
+
 use postcard::Error;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 
@@ -14,9 +16,9 @@ const STACK: usize = 256 * 1024;
 
 /// Decodes a whole payload.
 pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
-    let mut decoder = Decoder { rest: payload, depth: Depth::new(), empty: EMPTY };
+    let mut decoder = Decoder { rest: payload.iter(), depth: Depth::new(), empty: EMPTY };
     let value = T::deserialize(&mut decoder).map_err(Fault::into_error)?;
-    match decoder.rest {
+    match decoder.rest.as_slice() {
         [] => Ok(value),
         rest => Err(CodecError::new(format_args!("{} bytes follow the message", rest.len()))),
     }
@@ -24,14 +26,15 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecErro
 
 /// Reads values from a payload.
 struct Decoder<'de> {
-    rest: &'de [u8],
+    /// An iterator, because to take a byte then moves only its start.
+    rest: slice::Iter<'de, u8>,
     depth: Depth,
     /// Number of further elements that may take no bytes.
     empty: usize,
 }
 
 /// The position of the stack when decoding started.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Depth(usize);
 
 impl Depth {
@@ -58,36 +61,50 @@ fn stack_address() -> usize {
 impl<'de> Decoder<'de> {
     #[inline]
     fn byte(&mut self) -> Result<u8, Fault> {
-        let (byte, rest) = self.rest.split_first().ok_or_else(too_short)?;
-        self.rest = rest;
-        Ok(*byte)
+        self.rest.next().copied().ok_or_else(too_short)
     }
 
     #[inline]
     fn take(&mut self, count: usize) -> Result<&'de [u8], Fault> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(too_short)?;
-        self.rest = rest;
+        let (taken, rest) = self.rest.as_slice().split_at_checked(count).ok_or_else(too_short)?;
+        self.rest = rest.iter();
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or_else(too_short)?;
-        self.rest = rest;
+        let (taken, rest) = self.rest.as_slice().split_first_chunk().ok_or_else(too_short)?;
+        self.rest = rest.iter();
         Ok(*taken)
     }
 
-    /// Reads an integer of at most `bits` bits: seven in each byte, the least significant first.
+    /// Reads an integer of at most `bits` bits, 64 at most: seven in each byte, the least significant
+    /// first.
     #[inline]
-    fn integer(&mut self, bits: u32) -> Result<u128, Fault> {
+    fn integer(&mut self, bits: u32) -> Result<u64, Fault> {
         let first = self.byte()?;
-        if first < 0x80 { Ok(first.into()) } else { self.long_integer(first, bits) }
-    }
-
-    fn long_integer(&mut self, first: u8, bits: u32) -> Result<u128, Fault> {
-        let mut value = u128::from(first & 0x7f);
+        let mut value = u64::from(first & 0x7f);
+        if first < 0x80 {
+            return Ok(value);
+        }
         for shift in (7..bits).step_by(7) {
             let byte = self.byte()?;
             if shift + 7 > bits && byte >> (bits - shift) > 0 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(bad_integer())
+    }
+
+    /// Reads an integer of 128 bits, in the same way.
+    fn wide_integer(&mut self) -> Result<u128, Fault> {
+        let mut value = 0;
+        for shift in (0..u128::BITS).step_by(7) {
+            let byte = self.byte()?;
+            if shift + 7 > u128::BITS && byte >> (u128::BITS - shift) > 0 {
                 break;
             }
             value |= u128::from(byte & 0x7f) << shift;
@@ -95,21 +112,21 @@ impl<'de> Decoder<'de> {
                 return Ok(value);
             }
         }
-        Err(Error::DeserializeBadVarint.into())
+        Err(bad_integer())
     }
 
     /// Reads an unsigned integer.
     #[inline]
-    fn unsigned<T: TryFrom<u128>>(&mut self, bits: u32) -> Result<T, Fault> {
-        T::try_from(self.integer(bits)?).map_err(|_| Error::DeserializeBadVarint.into())
+    fn unsigned<T: TryFrom<u64>>(&mut self, bits: u32) -> Result<T, Fault> {
+        T::try_from(self.integer(bits)?).map_err(|_| bad_integer())
     }
 
     /// Reads a signed integer. They are numbered 0, -1, 1, -2, ...
     #[inline]
-    fn signed<T: TryFrom<i128>>(&mut self, bits: u32) -> Result<T, Fault> {
+    fn signed<T: TryFrom<i64>>(&mut self, bits: u32) -> Result<T, Fault> {
         let value = self.integer(bits)?;
         let value = (value >> 1).cast_signed() ^ -(value & 1).cast_signed();
-        T::try_from(value).map_err(|_| Error::DeserializeBadVarint.into())
+        T::try_from(value).map_err(|_| bad_integer())
     }
 
     fn counted(&mut self) -> Result<&'de [u8], Fault> {
@@ -121,24 +138,27 @@ impl<'de> Decoder<'de> {
         std::str::from_utf8(self.counted()?).map_err(|_| Error::DeserializeBadUtf8.into())
     }
 
-    /// Reads the length of a sequence.
-    fn sequence(&mut self) -> Result<Elements<'_, 'de>, Fault> {
+    /// Reads the elements of a sequence or a map with `visit`.
+    #[inline]
+    fn sequence<T>(
+        &mut self,
+        visit: impl FnOnce(Elements<'_, 'de>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let count = self.unsigned(usize::BITS)?;
         self.depth.check()?;
-        if count > self.rest.len() + self.empty {
-            let message = format_args!(
-                "a sequence claims {count} elements, and {} bytes are left",
-                self.rest.len()
-            );
-            return Err(Fault::new(message));
+        let begin = self.rest.len();
+        if count > begin + self.empty {
+            return Err(too_many(count, begin));
         }
-        let sequence = Some((count, self.rest.len()));
-        Ok(Elements { left: count, sequence, decoder: self })
+        let value = visit(Elements { decoder: self, left: count })?;
+        let empty = count.saturating_sub(begin - self.rest.len());
+        self.empty = self.empty.checked_sub(empty).ok_or_else(too_empty)?;
+        Ok(value)
     }
 
     fn parts<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, Fault> {
         self.depth.check()?;
-        visitor.visit_seq(Elements { decoder: self, left: count, sequence: None })
+        visitor.visit_seq(Elements { decoder: self, left: count })
     }
 }
 
@@ -147,30 +167,17 @@ fn too_short() -> Fault {
     Error::DeserializeUnexpectedEnd.into()
 }
 
-/// The remaining parts of a struct or a tuple, or elements of a sequence.
+#[cold]
+fn bad_integer() -> Fault {
+    Error::DeserializeBadVarint.into()
+}
+
+/// The remaining parts of a struct or a tuple, or the remaining elements of a sequence or a map.
+///
+/// Two words: they stay in registers in a loop over many small elements.
 struct Elements<'a, 'de> {
     decoder: &'a mut Decoder<'de>,
     left: usize,
-    /// For a sequence: the number of its elements, and of the bytes that were left at its start.
-    sequence: Option<(usize, usize)>,
-}
-
-impl Elements<'_, '_> {
-    /// Returns true if there is another element.
-    #[inline]
-    fn next(&mut self) -> Result<bool, Fault> {
-        if self.left > 0 {
-            self.left -= 1;
-            return Ok(true);
-        }
-        let Some((count, begin)) = self.sequence.take() else { return Ok(false) };
-        let empty = count.saturating_sub(begin - self.decoder.rest.len());
-        let left = self.decoder.empty.checked_sub(empty);
-        self.decoder.empty = left.ok_or_else(|| {
-            Fault::new(format_args!("more than {EMPTY} elements of the message take no bytes"))
-        })?;
-        Ok(false)
-    }
 }
 
 impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
@@ -181,12 +188,24 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
-        if self.next()? { seed.deserialize(&mut *self.decoder).map(Some) } else { Ok(None) }
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        seed.deserialize(&mut *self.decoder).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
     }
+}
+
+#[cold]
+fn too_many(count: usize, left: usize) -> Fault {
+    Fault::new(format_args!("a sequence claims {count} elements, and {left} bytes are left"))
+}
+
+#[cold]
+fn too_empty() -> Fault {
+    Fault::new(format_args!("more than {EMPTY} elements of the message take no bytes"))
 }
 
 impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
@@ -197,7 +216,7 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
-        if self.next()? { seed.deserialize(&mut *self.decoder).map(Some) } else { Ok(None) }
+        de::SeqAccess::next_element_seed(self, seed)
     }
 
     #[inline]
@@ -227,11 +246,18 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         deserialize_u16: unsigned as visit_u16(u16),
         deserialize_u32: unsigned as visit_u32(u32),
         deserialize_u64: unsigned as visit_u64(u64),
-        deserialize_u128: unsigned as visit_u128(u128),
         deserialize_i16: signed as visit_i16(i16),
         deserialize_i32: signed as visit_i32(i32),
         deserialize_i64: signed as visit_i64(i64),
-        deserialize_i128: signed as visit_i128(i128),
+    }
+
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u128(self.wide_integer()?)
+    }
+
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let value = self.wide_integer()?;
+        visitor.visit_i128((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
     fn is_human_readable(&self) -> bool {
@@ -336,8 +362,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         visitor.visit_newtype_struct(self)
     }
 
+    #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_seq(self.sequence()?)
+        self.sequence(|elements| visitor.visit_seq(elements))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -357,8 +384,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         self.parts(count, visitor)
     }
 
+    #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_map(self.sequence()?)
+        self.sequence(|elements| visitor.visit_map(elements))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(

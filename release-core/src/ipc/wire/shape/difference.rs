@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Field, Kind, Shape, TypeBody, Variant};
+use super::{Field, Shape, TypeBody, ValueKind, Variant};
 
 /// The permitted differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(crate) enum Rule {
     /// An enum may have more variants at its end in the new version, which reads. The numbers of
     /// the other variants do not change.
     MoreAtTheEnd,
+    /// The type itself, but no part of it, may have more variants at its end in the new version.
+    MoreVariants,
 }
 
 /// The difference between two versions of a type.
@@ -48,19 +50,18 @@ type NameChange = (usize, Option<String>, Option<String>, &'static str);
 impl<'a> Comparison<'a> {
     fn kinds(
         &mut self,
-        old: &'a Kind,
-        new: &'a Kind,
+        old: &'a ValueKind,
+        new: &'a ValueKind,
         place: &dyn Fn() -> String,
     ) -> Option<Difference> {
         match (old, new) {
-            (Kind::Unknown, _) | (_, Kind::Unknown) => None,
-            (Kind::Option(old), Kind::Option(new)) | (Kind::Sequence(old), Kind::Sequence(new)) => {
-                self.kinds(old, new, place)
-            }
-            (Kind::Map(old), Kind::Map(new)) => self
+            (ValueKind::Unknown, _) | (_, ValueKind::Unknown) => None,
+            (ValueKind::Option(old), ValueKind::Option(new))
+            | (ValueKind::Sequence(old), ValueKind::Sequence(new)) => self.kinds(old, new, place),
+            (ValueKind::Map(old), ValueKind::Map(new)) => self
                 .kinds(&old.0, &new.0, &|| format!("a key of {}", place()))
                 .or_else(|| self.kinds(&old.1, &new.1, &|| format!("a value of {}", place()))),
-            (Kind::Array(was, old), Kind::Array(is, new)) if was == is => {
+            (ValueKind::Array(was, old), ValueKind::Array(is, new)) if was == is => {
                 self.kinds(old, new, place)
             }
             (old, new) if old.count().is_some() && old.count() == new.count() => {
@@ -69,7 +70,7 @@ impl<'a> Comparison<'a> {
                     self.kinds(old, new, &|| format!("part {index} of {}", place()))
                 })
             }
-            (Kind::Named(old), Kind::Named(new)) => self.types(*old, *new, place),
+            (ValueKind::Named(old), ValueKind::Named(new)) => self.types(*old, *new, place),
             (old, new) if old == new => None,
             (old, new) => Some(Difference {
                 place: place(),
@@ -97,7 +98,10 @@ impl<'a> Comparison<'a> {
             });
         }
         match (&was.body, &is.body) {
-            (TypeBody::Enum(old), TypeBody::Enum(new)) => self.variants(&is.name, old, new),
+            (TypeBody::Enum(was), TypeBody::Enum(variants)) => {
+                let is_root = self.new.root == ValueKind::Named(new);
+                self.variants(&is.name, is_root, was, variants)
+            }
             (TypeBody::Struct(old), TypeBody::Struct(new)) => self.fields(&is.name, old, new),
             _ => None,
         }
@@ -106,13 +110,18 @@ impl<'a> Comparison<'a> {
     fn variants(
         &mut self,
         name: &str,
+        is_root: bool,
         old: &'a [Variant],
         new: &'a [Variant],
     ) -> Option<Difference> {
         let names = |all: &'a [Variant]| all.iter().map(|one| &one.name).collect::<Vec<_>>();
         let change = first_change(&names(old), &names(new));
-        let is_allowed =
-            |(at, ..): &NameChange| self.rule == Rule::MoreAtTheEnd && *at == old.len();
+        let may_grow = match self.rule {
+            Rule::Same => false,
+            Rule::MoreVariants => is_root,
+            Rule::MoreAtTheEnd => true,
+        };
+        let is_allowed = |(at, ..): &NameChange| may_grow && *at == old.len();
         if let Some(change) = change.filter(|change| !is_allowed(change)) {
             return Some(in_words(name, "variant", change));
         }

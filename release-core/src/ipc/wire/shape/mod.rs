@@ -19,7 +19,7 @@ pub(crate) use difference::{Difference, Rule};
 
 /// The names and kinds of the parts of an encoded type.
 ///
-/// Two connected processes compare the shapes of their message types. If only one of them has a
+/// Two connected processes compare the shapes of their message types. If only one side has a
 /// variant or a field, the result is an error with a description, instead of a wrong value.
 ///
 /// The codec determines the shape: see [`Codec::shape`](crate::ipc::Codec::shape).
@@ -42,7 +42,7 @@ pub(crate) use difference::{Difference, Rule};
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Shape {
-    root: Kind,
+    root: ValueKind,
     /// Structs and enums, which may contain each other.
     types: Vec<NamedType>,
     /// The reason why a part is not known.
@@ -52,7 +52,7 @@ pub struct Shape {
 
 /// The kind of an encoded value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Kind {
+enum ValueKind {
     /// Not known: equal to all kinds.
     #[default]
     Unknown,
@@ -84,7 +84,7 @@ enum TypeBody {
 struct Field {
     /// A number in types without field names.
     name: Cow<'static, str>,
-    kind: Kind,
+    kind: ValueKind,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ struct Variant {
     fields: Option<Vec<Field>>,
 }
 
-impl Kind {
+impl ValueKind {
     /// Returns the number of parts of a tuple or array.
     fn count(&self) -> Option<usize> {
         match self {
@@ -147,7 +147,7 @@ impl Shape {
     /// ```
     #[must_use]
     pub fn unknown() -> Self {
-        Self { root: Kind::Unknown, types: Vec::new(), gap: None }
+        Self { root: ValueKind::Unknown, types: Vec::new(), gap: None }
     }
 
     /// Returns a shape with a name. You must change the name together with the encoding: shapes
@@ -162,7 +162,7 @@ impl Shape {
     /// ```
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
-        Self { root: Kind::Plain(Cow::Owned(name.into())), ..Self::unknown() }
+        Self { root: ValueKind::Plain(Cow::Owned(name.into())), ..Self::unknown() }
     }
 
     /// Returns the reason if a part of the type could not be traced. That part is not compared.
@@ -181,25 +181,25 @@ impl Shape {
     }
 
     pub(crate) fn is_known(&self) -> bool {
-        self.root != Kind::Unknown
+        self.root != ValueKind::Unknown
     }
 
     /// Returns a short name of a kind.
-    fn words(&self, kind: &Kind) -> String {
+    fn words(&self, kind: &ValueKind) -> String {
         match kind {
-            Kind::Unknown => "?".to_owned(),
-            Kind::Plain(name) => name.to_string(),
-            Kind::Option(inner) => format!("Option<{}>", self.words(inner)),
-            Kind::Sequence(inner) => format!("[{}]", self.words(inner)),
-            Kind::Map(inner) => {
+            ValueKind::Unknown => "?".to_owned(),
+            ValueKind::Plain(name) => name.to_string(),
+            ValueKind::Option(inner) => format!("Option<{}>", self.words(inner)),
+            ValueKind::Sequence(inner) => format!("[{}]", self.words(inner)),
+            ValueKind::Map(inner) => {
                 format!("{{{}: {}}}", self.words(&inner.0), self.words(&inner.1))
             }
-            Kind::Tuple(parts) => {
+            ValueKind::Tuple(parts) => {
                 let parts: Vec<_> = parts.iter().map(|part| self.words(part)).collect();
                 format!("({})", parts.join(", "))
             }
-            Kind::Array(count, inner) => format!("[{}; {count}]", self.words(inner)),
-            Kind::Named(index) => {
+            ValueKind::Array(count, inner) => format!("[{}; {count}]", self.words(inner)),
+            ValueKind::Named(index) => {
                 self.types.get(*index).map_or_else(String::new, |named| named.name.to_string())
             }
         }
@@ -240,11 +240,11 @@ impl Shape {
 /// Formats the type, and each struct and enum in it.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !matches!(self.root, Kind::Named(0)) {
+        if !matches!(self.root, ValueKind::Named(0)) {
             f.write_str(&self.words(&self.root))?;
         }
         for (index, named) in self.types.iter().enumerate() {
-            if index > 0 || !matches!(self.root, Kind::Named(0)) {
+            if index > 0 || !matches!(self.root, ValueKind::Named(0)) {
                 f.write_str("; ")?;
             }
             self.write_type(f, named)?;

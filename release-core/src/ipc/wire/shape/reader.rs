@@ -6,7 +6,7 @@ use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
 use super::tracer::{TraceError, Tracer, fields_of};
-use super::{Kind, TypeBody, Variant};
+use super::{TypeBody, ValueKind, Variant};
 
 /// Samples for types that accept only some texts, such as numbers, times and addresses.
 const TEXTS: &[&str] = &[
@@ -58,11 +58,11 @@ const LONG_BYTES: &[&[u8]] = &[
 
 pub(super) struct SampleReader<'t> {
     tracer: &'t mut Tracer,
-    kind: &'t mut Kind,
+    kind: &'t mut ValueKind,
 }
 
 impl<'t> SampleReader<'t> {
-    pub(super) fn new(tracer: &'t mut Tracer, kind: &'t mut Kind) -> Self {
+    pub(super) fn new(tracer: &'t mut Tracer, kind: &'t mut ValueKind) -> Self {
         Self { tracer, kind }
     }
 
@@ -73,7 +73,7 @@ impl<'t> SampleReader<'t> {
         candidates: &[T],
     ) -> Result<T, TraceError> {
         self.tracer.part()?;
-        *self.kind = Kind::Plain(Cow::Borrowed(name));
+        *self.kind = ValueKind::Plain(Cow::Borrowed(name));
         Ok(self.tracer.sample(zero, candidates))
     }
 
@@ -86,7 +86,7 @@ impl<'t> SampleReader<'t> {
     ) -> Result<(&'t mut Tracer, usize), TraceError> {
         self.tracer.part()?;
         let index = self.tracer.define((std::any::type_name::<V>(), name, names), body);
-        *self.kind = Kind::Named(index);
+        *self.kind = ValueKind::Named(index);
         Ok((self.tracer, index))
     }
 
@@ -102,7 +102,7 @@ impl<'t> SampleReader<'t> {
 /// The parts of a type without a name.
 struct SampleParts<'t> {
     tracer: &'t mut Tracer,
-    kinds: &'t mut [Kind],
+    kinds: &'t mut [ValueKind],
     next: usize,
 }
 
@@ -178,7 +178,7 @@ impl<'de> de::SeqAccess<'de> for SampleFields<'_> {
         let place = (self.index, self.variant, self.next);
         self.next += 1;
         self.tracer.part()?;
-        let read = |tracer: &mut Tracer, kind: &mut Kind| {
+        let read = |tracer: &mut Tracer, kind: &mut ValueKind| {
             seed.deserialize(SampleReader::new(tracer, kind))
         };
         self.tracer.field(place, read).map(Some)
@@ -263,18 +263,18 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
         tracer.part()?;
         let is_there = tracer.is_there();
         tracer.give(&is_there);
-        let mut inner = Kind::Unknown;
+        let mut inner = ValueKind::Unknown;
         let outcome = if is_there {
             visitor.visit_some(SampleReader::new(tracer, &mut inner))
         } else {
             visitor.visit_none()
         };
-        *kind = Kind::Option(Box::new(inner));
+        *kind = ValueKind::Option(Box::new(inner));
         outcome
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TraceError> {
-        *self.kind = Kind::Plain(Cow::Borrowed("()"));
+        *self.kind = ValueKind::Plain(Cow::Borrowed("()"));
         visitor.visit_unit()
     }
 
@@ -294,7 +294,7 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
     ) -> Result<V::Value, TraceError> {
         let body = || TypeBody::Struct(fields_of(numbered(1)));
         let (tracer, index) = self.define::<V>(name, &[], body)?;
-        let read = |tracer: &mut Tracer, kind: &mut Kind| {
+        let read = |tracer: &mut Tracer, kind: &mut ValueKind| {
             visitor.visit_newtype_struct(SampleReader::new(tracer, kind))
         };
         tracer.inside(index, 0, |tracer| tracer.field((index, 0, 0), read))
@@ -302,11 +302,11 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
 
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, TraceError> {
         let count = self.count()?;
-        let mut kinds = [Kind::Unknown];
+        let mut kinds = [ValueKind::Unknown];
         let parts = SampleParts { tracer: self.tracer, kinds: &mut kinds[..count], next: 0 };
         let outcome = visitor.visit_seq(parts);
         let [inner] = kinds;
-        *self.kind = Kind::Sequence(Box::new(inner));
+        *self.kind = ValueKind::Sequence(Box::new(inner));
         outcome
     }
 
@@ -316,10 +316,10 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
         visitor: V,
     ) -> Result<V::Value, TraceError> {
         self.tracer.part()?;
-        let mut kinds = vec![Kind::Unknown; count];
+        let mut kinds = vec![ValueKind::Unknown; count];
         let outcome =
             visitor.visit_seq(SampleParts { tracer: self.tracer, kinds: &mut kinds, next: 0 });
-        *self.kind = Kind::Tuple(kinds);
+        *self.kind = ValueKind::Tuple(kinds);
         outcome
     }
 
@@ -338,11 +338,11 @@ impl<'de> Deserializer<'de> for SampleReader<'_> {
 
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, TraceError> {
         let count = self.count()?;
-        let mut kinds = [Kind::Unknown, Kind::Unknown];
+        let mut kinds = [ValueKind::Unknown, ValueKind::Unknown];
         let parts = SampleParts { tracer: self.tracer, kinds: &mut kinds[..2 * count], next: 0 };
         let outcome = visitor.visit_map(parts);
         let [key, value] = kinds;
-        *self.kind = Kind::Map(Box::new((key, value)));
+        *self.kind = ValueKind::Map(Box::new((key, value)));
         outcome
     }
 
@@ -426,7 +426,7 @@ impl<'de> de::VariantAccess<'de> for Chosen<'_> {
         seed: S,
     ) -> Result<S::Value, TraceError> {
         self.tracer.set_fields(self.index, self.variant, numbered(1));
-        let read = |tracer: &mut Tracer, kind: &mut Kind| {
+        let read = |tracer: &mut Tracer, kind: &mut ValueKind| {
             seed.deserialize(SampleReader::new(tracer, kind))
         };
         self.tracer.field((self.index, self.variant, 0), read)

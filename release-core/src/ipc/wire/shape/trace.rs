@@ -4,14 +4,14 @@
 //! write the same parts that they read.
 
 use std::any::type_name;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::reader::SampleReader;
 use super::tracer::{SamplePlan, TraceError, Tracer};
-use super::{Kind, Shape};
+use super::{Shape, ValueKind};
+use crate::ipc::wire::descriptor::Descriptor;
 use crate::ipc::wire::fd_slots;
 use crate::ipc::wire::format::{CodecError, decode, encode};
 
@@ -54,11 +54,11 @@ impl Shape {
 
 fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
     let mut tracer = Tracer::new();
-    let mut root = Kind::Unknown;
+    let mut root = ValueKind::Unknown;
     for plan in [SamplePlan::Full, SamplePlan::Hollow, SamplePlan::Zero] {
         tracer.begin(plan);
         for _ in 0..RUNS {
-            let mut kind = Kind::Unknown;
+            let mut kind = ValueKind::Unknown;
             let outcome = value::<T>(&mut tracer, &mut kind);
             tracer.merge(&mut root, kind);
             if !tracer.wants_another_value(outcome, type_name::<T>())? {
@@ -72,7 +72,7 @@ fn trace<T: Serialize + DeserializeOwned>() -> Result<Shape, CodecError> {
 /// Makes one value, and encodes it again.
 fn value<T: Serialize + DeserializeOwned>(
     tracer: &mut Tracer,
-    kind: &mut Kind,
+    kind: &mut ValueKind,
 ) -> Result<(), TraceError> {
     tracer.begin_value();
     let made = catch_unwind(AssertUnwindSafe(|| {
@@ -85,7 +85,7 @@ fn value<T: Serialize + DeserializeOwned>(
     })
 }
 
-/// Returns an error unless a value writes the bytes of which it was made, or others that survive a
+/// Returns an error unless a value writes the bytes of which it was made, or bytes that survive a
 /// round trip: a type may accept more than one encoding of a value.
 fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     value: &T,
@@ -102,7 +102,7 @@ fn writes_what_it_reads<T: Serialize + DeserializeOwned>(
     }
 }
 
-type Written = (Vec<u8>, Vec<OwnedFd>);
+type Written = (Vec<u8>, Vec<Descriptor>);
 
 /// Encodes a value. Returns `None` if the value itself refuses it.
 fn write<T: Serialize>(value: &T) -> Result<Option<Written>, TraceError> {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Field, Kind, NamedType, Shape, TypeBody, Variant};
+use super::{Field, NamedType, Shape, TypeBody, ValueKind, Variant};
 use crate::ipc::wire::format::{CodecError, Depth, NO_KINDS};
 
 /// Maximum number of parts in all values. An endlessly nested type must not prevent the start of a
@@ -157,7 +157,7 @@ impl Tracer {
     }
 
     /// Returns the shape of a type of this kind.
-    pub(super) fn finish(mut self, mut root: Kind) -> Shape {
+    pub(super) fn finish(mut self, mut root: ValueKind) -> Shape {
         root.in_short();
         self.fields().for_each(|field| field.kind.in_short());
         Shape { root, types: self.types, gap: self.gap }
@@ -324,11 +324,11 @@ impl Tracer {
     pub(super) fn field<T>(
         &mut self,
         (index, variant, field): (usize, usize, usize),
-        read: impl FnOnce(&mut Self, &mut Kind) -> Result<T, TraceError>,
+        read: impl FnOnce(&mut Self, &mut ValueKind) -> Result<T, TraceError>,
     ) -> Result<T, TraceError> {
         let before = self.run.spot;
         self.run.spot = Spot { owner: Some((index, variant, field)), nth: 0 };
-        let mut kind = Kind::Unknown;
+        let mut kind = ValueKind::Unknown;
         let outcome = read(self, &mut kind);
         self.run.spot = before;
         let known = self.slot(index, variant, field).map(std::mem::take);
@@ -352,7 +352,7 @@ impl Tracer {
         })
     }
 
-    fn slot(&mut self, index: usize, variant: usize, field: usize) -> Option<&mut Kind> {
+    fn slot(&mut self, index: usize, variant: usize, field: usize) -> Option<&mut ValueKind> {
         let fields = match &mut self.types.get_mut(index)?.body {
             TypeBody::Struct(fields) => fields,
             TypeBody::Enum(variants) => variants.get_mut(variant)?.fields.as_mut()?,
@@ -361,21 +361,21 @@ impl Tracer {
     }
 
     /// Merges the kind that one value has shown into the known kind.
-    pub(super) fn merge(&mut self, known: &mut Kind, found: Kind) {
+    pub(super) fn merge(&mut self, known: &mut ValueKind, found: ValueKind) {
         match (known, found) {
-            (_, Kind::Unknown) => {}
-            (known @ Kind::Unknown, found) => *known = found,
-            (Kind::Option(known), Kind::Option(found))
-            | (Kind::Sequence(known), Kind::Sequence(found)) => self.merge(known, *found),
-            (Kind::Map(known), Kind::Map(found)) => {
+            (_, ValueKind::Unknown) => {}
+            (known @ ValueKind::Unknown, found) => *known = found,
+            (ValueKind::Option(known), ValueKind::Option(found))
+            | (ValueKind::Sequence(known), ValueKind::Sequence(found)) => self.merge(known, *found),
+            (ValueKind::Map(known), ValueKind::Map(found)) => {
                 self.merge(&mut known.0, found.0);
                 self.merge(&mut known.1, found.1);
             }
-            (Kind::Tuple(known), Kind::Tuple(found)) if known.len() == found.len() => {
+            (ValueKind::Tuple(known), ValueKind::Tuple(found)) if known.len() == found.len() => {
                 known.iter_mut().zip(found).for_each(|(known, found)| self.merge(known, found));
             }
             (known, found) if *known != found => {
-                *known = Kind::Unknown;
+                *known = ValueKind::Unknown;
                 self.gap.get_or_insert_with(|| "a type is read in more than one way".to_owned());
             }
             _ => {}
@@ -490,20 +490,20 @@ impl Tracer {
 }
 
 pub(super) fn fields_of(names: Vec<Cow<'static, str>>) -> Vec<Field> {
-    names.into_iter().map(|name| Field { name, kind: Kind::Unknown }).collect()
+    names.into_iter().map(|name| Field { name, kind: ValueKind::Unknown }).collect()
 }
 
-fn named_in(kind: &Kind, found: &mut Vec<usize>) {
+fn named_in(kind: &ValueKind, found: &mut Vec<usize>) {
     match kind {
-        Kind::Unknown | Kind::Plain(_) => {}
-        Kind::Option(inner) | Kind::Sequence(inner) | Kind::Array(_, inner) => {
+        ValueKind::Unknown | ValueKind::Plain(_) => {}
+        ValueKind::Option(inner) | ValueKind::Sequence(inner) | ValueKind::Array(_, inner) => {
             named_in(inner, found);
         }
-        Kind::Map(inner) => {
+        ValueKind::Map(inner) => {
             named_in(&inner.0, found);
             named_in(&inner.1, found);
         }
-        Kind::Tuple(parts) => parts.iter().for_each(|part| named_in(part, found)),
-        Kind::Named(index) => found.push(*index),
+        ValueKind::Tuple(parts) => parts.iter().for_each(|part| named_in(part, found)),
+        ValueKind::Named(index) => found.push(*index),
     }
 }

@@ -1,25 +1,22 @@
 //! A worker's process from the fork until it is connected.
 
 use std::error::Error as _;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use crate::ipc::hello::{Agreed, Hello, PROTOCOL, Types};
 use crate::master::group::{Contact, Group, WorkerSetup};
-use crate::process::attach::Attach;
-use crate::process::child::Bound;
+use crate::process::attach::{Attach, Attached};
+use crate::process::child::KillOnDrop;
 use crate::process::output::Pipes;
 use crate::process::readiness::{ChildResources, PendingReadiness};
-use crate::process::unexecutable::why_not;
 use crate::supervise::WorkerId;
+use crate::sys::shared_memory::SharedMemory;
 use crate::sys::socket::{mark_as_worker_s, pair};
-use crate::sys::spawn::{Command, SpawnError};
+use crate::sys::spawn::SpawnError;
 use crate::{Error, ErrorKind};
 
 /// A request of the pool for a process.
@@ -32,13 +29,14 @@ pub(crate) struct SpawnRequest {
 /// A process that runs its program and is not connected yet.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    pub(super) child: Bound,
+    pub(super) child: KillOnDrop,
     pub(super) ours: Ours,
     pub(super) pipes: Option<Pipes>,
     /// Number of replacements of the outputs before it got its own.
     pub(super) outputs: u64,
     /// Number of replacements of listening sockets.
     pub(super) sockets: u64,
+    pub(super) metrics: Option<Arc<SharedMemory>>,
 }
 
 /// The master's state of a process that is being started.
@@ -60,35 +58,6 @@ pub(super) fn is_shortage(error: &Error) -> bool {
         use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
         matches!(errno, EMFILE | ENFILE | EAGAIN | ENOMEM | ENOBUFS)
     })
-}
-
-/// Returns a function that explains why the process of a command could not be started.
-///
-/// The master does not read the files of another account: they may be on a file system that never
-/// answers.
-pub(super) fn not_started(command: &Command) -> impl Fn(SpawnError) -> Error + Clone + use<> {
-    let program = PathBuf::from(OsStr::from_bytes(command.program.as_bytes()));
-    let account = command.identity.account().map(str::to_owned);
-    let directory = command.directory.as_ref().map(|path| path.to_string_lossy().into_owned());
-    move |error| {
-        if let (Some(directory), true) = (&directory, error.is_of_directory()) {
-            let message = format!("cannot use {directory} as working directory");
-            return Error::new(ErrorKind::Worker, message).caused_by(error);
-        }
-        let why = match (&account, error.refusal()) {
-            (None, Some(errno)) => why_not(&program, errno),
-            (Some(name), Some(Errno::EACCES)) => {
-                Some(format!("user `{name}` may not execute it, or not reach it"))
-            }
-            (Some(_), Some(Errno::ENOENT)) => {
-                Some("it does not exist, or the interpreter that its first line names".to_owned())
-            }
-            _ => None,
-        };
-        let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        Error::new(ErrorKind::Worker, format!("cannot start {}{why}", program.display()))
-            .caused_by(error)
-    }
 }
 
 /// Creates the two ends of the connection between master and worker.
@@ -120,7 +89,7 @@ fn hello(group: &Group, request: SpawnRequest, its: WorkerSetup) -> Hello {
         generation: request.generation,
         group: group.name.to_string(),
         agreed: Agreed::of(group.limits),
-        listeners: group.listener_names(),
+        listeners: group.passed_names(),
         // The connection adds the names. A program of another build may name its types differently.
         types: group.is_same_executable().then(|| Box::new(Types::of_context(its.context_type))),
         context: its.context,
@@ -130,4 +99,14 @@ fn hello(group: &Group, request: SpawnRequest, its: WorkerSetup) -> Hello {
 pub(super) fn no_group(id: WorkerId) -> Error {
     let message = format!("worker {id} is of a group that this version does not have");
     Error::new(ErrorKind::Worker, message)
+}
+
+/// Makes a worker write to the files of this process. If that fails, it continues with its own.
+pub(super) fn send_outputs(worker: WorkerId, connection: &Attached) {
+    // A worker whose connection has ended ends soon, too.
+    let Some(link) = connection.link.upgrade() else { return };
+    let (output, error) = (io::stdout(), io::stderr());
+    if let Err(error) = link.send_outputs([output.as_fd(), error.as_fd()]) {
+        log_error!(worker = worker.0, %error, "cannot send a worker its log file");
+    }
 }

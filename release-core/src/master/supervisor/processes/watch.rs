@@ -18,6 +18,7 @@ use crate::process::output::Output;
 use crate::rt::Rt;
 use crate::supervise::{Event, WorkerId};
 use crate::sys::exit_status::ExitStatus;
+use crate::sys::kernel_log;
 
 /// Time limit for the exit of a worker that has closed its connection.
 pub(super) const EXIT_TIME: Duration = Duration::from_secs(1);
@@ -28,6 +29,14 @@ const LAST_WORDS_TIME: Duration = Duration::from_millis(100);
 
 /// Time limit of the application for the last output of a process.
 const PASS_ON_TIME: Duration = Duration::from_secs(5);
+
+/// Pauses before the looks at the kernel's log, which the kernel writes after the death.
+const LOG_PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(150),
+];
 
 const OUTPUT: Guard = Guard::new("output");
 
@@ -48,7 +57,7 @@ pub(super) fn listener(
         WorkerEvent::Finished(count) => finished.store(count, Ordering::Relaxed),
         WorkerEvent::Hung(how) => send(Event::Hung { id, pid, how }),
         WorkerEvent::Extend(time) => send(Event::Extend { id, pid, time }),
-        WorkerEvent::Stops => send(Event::Stops { id, pid }),
+        WorkerEvent::Stopping => send(Event::Stopping { id, pid }),
         WorkerEvent::Status(text) => send(Event::Status { id, pid, text }),
         WorkerEvent::Violation(reason) => {
             let reason = one_line(&reason);
@@ -96,7 +105,7 @@ pub(super) async fn exited(
         log_error!(pid, "the last words of a worker are lost: `output` did not take them");
     }
     let exit = match exit {
-        Ok(exit) => exit,
+        Ok(exit) => with_its_call(&rt, pid, exit).await,
         // Other code has reaped it: its exit status is not known.
         Err(error) => {
             log_warning!(pid, %error, "the exit status of a worker was lost");
@@ -107,6 +116,23 @@ pub(super) async fn exited(
         let _ = rt.timeout(LAST_WORDS_TIME, silence).await;
     }
     Event::Exited { id, pid, exit }
+}
+
+/// Returns the exit with the system call that a filter has killed the process for, if this process
+/// may read the kernel's log.
+async fn with_its_call(rt: &Rt, pid: i32, exit: ExitStatus) -> ExitStatus {
+    if !matches!(exit, ExitStatus::Signal { number: libc::SIGSYS, .. }) {
+        return exit;
+    }
+    for pause in LOG_PAUSES {
+        rt.sleep(pause).await;
+        match kernel_log::killed_for(pid) {
+            Ok(Some(number)) => return ExitStatus::ForbiddenCall { number },
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    exit
 }
 
 /// Returns one line for the log from a text that a worker may have chosen.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::no_settings;
 use super::runtime::BlockingTime;
 use super::system::{Kernel, Process, Role};
-use crate::master::handle::{MasterHandle, WorkerState};
-use crate::master::supervisor::{Ended, Finish};
+use crate::master::handle::MasterHandle;
+use crate::master::supervisor::{Finish, MasterEnd};
+use crate::master::worker_state::WorkerState;
 use crate::process::connections::Connections;
 use crate::supervise::{KillReason, Outcome, Report, State, WorkerId};
 use crate::{Error, Settings};
@@ -371,7 +372,7 @@ impl Checks {
     }
 
     /// The master has ended.
-    pub(super) fn ended(&self, Ended { outcome, main, .. }: &Ended) {
+    pub(super) fn ended(&self, MasterEnd { outcome, main, .. }: &MasterEnd) {
         self.kernel.note(&format!("the end: {outcome:?}, {main:?}"));
         let (ends, may_fail, main_obeys) = {
             let mut state = self.state();

@@ -15,7 +15,7 @@ use super::system::{Kernel, Role};
 use crate::ipc::hello::Hello;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::{Incoming, Link, Mode};
-use crate::ipc::serve::{ControlFrame, serve};
+use crate::ipc::serve::{Heard, serve};
 use crate::ipc::{Codec, Header, HeartbeatReply, Peer, Postcard, Refused, SendError};
 use crate::net::Stream;
 use crate::rt::{Direction, Progress};
@@ -253,7 +253,10 @@ impl Worker<'_> {
                     drop(ready);
                 }
                 Deed::Escapes | Deed::EscapesLater => return self.escapes().await,
-                Deed::Garbage => self.write(&ready, &[b'x'; 8192]).await,
+                Deed::Garbage => {
+                    self.becomes_useless();
+                    self.write(&ready, &[b'x'; 8192]).await;
+                }
                 _ => {
                     self.says_ready();
                     self.write(&ready, b"\n").await;
@@ -322,7 +325,7 @@ impl Worker<'_> {
         let (reads, beats) = (AtomicBool::new(true), AtomicBool::new(true));
         let ended = {
             let heard = |word| {
-                if let (ControlFrame::Heartbeat, true) = (word, beats.load(Ordering::Relaxed)) {
+                if let (Heard::Heartbeat, true) = (word, beats.load(Ordering::Relaxed)) {
                     self.replies(&link);
                 }
             };

@@ -12,8 +12,8 @@ use super::checks::{Call, Checks, Making, What};
 use super::no_settings;
 use super::system::{DEATHS, Kernel};
 use crate::Error;
-use crate::master::handle::{Command, MasterHandle};
-use crate::master::startup::{BoxedTask, Start};
+use crate::master::handle::{MasterCommand, MasterHandle};
+use crate::master::startup::{BoxedTask, StartTask};
 use crate::master::supervisor::MasterEvent;
 use crate::rt::local::Local;
 
@@ -35,7 +35,7 @@ const CALM_TIME: Duration = Duration::from_secs(120);
 const HOOKS: [&str; 5] = ["observe", "context", "size_from", "output", "answer"];
 
 /// Draws a main task: it works until the stop, or ends before it.
-pub(super) fn main(chance: &mut Chance, checks: &Checks) -> Start {
+pub(super) fn main(chance: &mut Chance, checks: &Checks) -> StartTask {
     let (kind, time) = (chance.below(8), chance.millis(20_000));
     let kernel = Arc::clone(&checks.kernel);
     checks.main_obeys(kind >= 4);
@@ -146,7 +146,7 @@ impl Script<'_> {
             11 => self.call(What::ReopenLogs, async move { master.reopen_logs().await }),
             12 => {
                 let (caller, answer) = oneshot::channel();
-                let rejoin = MasterEvent::Command(Command::Rejoin(caller));
+                let rejoin = MasterEvent::Command(MasterCommand::Rejoin(caller));
                 let _ = self.sender.unbounded_send(rejoin);
                 self.call(What::Rejoin, async move { answer.await.unwrap_or(Ok(())) });
             }

@@ -22,7 +22,7 @@ use crate::rt::Rt;
 use crate::sys::claimed::Claimed;
 use crate::sys::exit_status::ExitStatus;
 use crate::sys::simulated::System;
-use crate::sys::spawn::{Child, Command, SpawnError};
+use crate::sys::spawn::{Command, SpawnError, SpawnedChild};
 
 /// Above all numbers that the kernel gives.
 const FIRST_PID: i32 = 10_000_000;
@@ -275,7 +275,7 @@ impl System for Calls {
         &self,
         command: &Command,
         descriptors: &[(RawFd, BorrowedFd<'_>)],
-    ) -> Result<Child, SpawnError> {
+    ) -> Result<SpawnedChild, SpawnError> {
         let (role, id) = role_of(command);
         let life = {
             let State { chance, is_calm, .. } = &mut *self.0.state();
@@ -300,7 +300,7 @@ impl System for Calls {
         };
         self.0.note(&format!("{role:?} {id} is {pid}: {life:?}"));
         self.0.rt.spawn(Arc::clone(&self.0).live(pid, life, given)).detach();
-        Ok(Child { pid: Claimed::new(Pid::from_raw(pid)), pidfd, report: report.into() })
+        Ok(SpawnedChild { pid: Claimed::new(Pid::from_raw(pid)), pidfd, report: report.into() })
     }
 
     fn signal(&self, pidfd: RawFd, signal: i32, is_group: bool) -> io::Result<()> {

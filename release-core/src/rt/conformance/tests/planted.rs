@@ -40,6 +40,7 @@ pub(super) enum Fault {
     LostWhilePolled,
     ForeignWakesLost,
     GreedyTask,
+    LooksNowAndThen,
     DoneTasksStay,
     UnfinishedTasksStay,
     LateWakePanics,
@@ -64,6 +65,10 @@ pub(super) enum Fault {
     EndNotSeen,
     EarlyReadinessLost,
     NoWriting,
+    UnawaitedEventLost,
+    EndOfBoth,
+    WatchStays,
+    OneIsWoken,
 }
 
 /// Fault state shared by the parts of a runtime.
@@ -77,6 +82,7 @@ pub(super) struct Plant {
     live: AtomicUsize,
     /// Number of sources that it watches.
     watched: AtomicUsize,
+    waiting: AtomicUsize,
     unblocked: AtomicUsize,
 }
 
@@ -89,6 +95,8 @@ struct State {
     wakers: Vec<Waker>,
     deadlines: HashSet<Instant>,
     numbers: HashSet<RawFd>,
+    /// Files that have been watched, with their numbers.
+    files: HashSet<(RawFd, u64)>,
     leaked: Vec<[u64; 8]>,
 }
 
@@ -133,6 +141,7 @@ impl Planted {
             has_ended: AtomicBool::new(false),
             live: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             unblocked: AtomicUsize::new(0),
         });
         Self { inner: Local::new().unwrap(), plant }
@@ -149,7 +158,11 @@ impl Driver for Planted {
         plant.state().driver = Some(thread::current().id());
         let is_first = plant.blocked.fetch_add(1, Ordering::SeqCst) == 0;
         assert!(is_first || !plant.has(Fault::OnlyOnce), "on purpose");
+        let mut next_look = inner.0.sleep_until(Instant::now());
         let mut main = std::pin::pin!(poll_fn(move |cx| {
+            while plant.has(Fault::LooksNowAndThen) && next_look.as_mut().poll(cx).is_ready() {
+                next_look = inner.0.sleep_until(Instant::now() + Duration::from_millis(10));
+            }
             let (unseen, wakers) = {
                 let mut state = plant.state();
                 (std::mem::take(&mut state.unseen), std::mem::take(&mut state.wakers))
@@ -190,6 +203,12 @@ impl Runtime for Handle {
         let number = fd.as_raw_fd();
         if self.plant.has(Fault::SelectLimit) && number >= 1024 {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if self.plant.has(Fault::WatchStays) {
+            let file = nix::sys::stat::fstat(&fd).unwrap().st_ino;
+            if !self.plant.state().files.insert((number, file)) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
         }
         let is_new = self.plant.state().numbers.insert(number);
         Ok(Box::new(sources::Spoilt::new(self.inner.0.register(fd)?, &self.plant, is_new)))

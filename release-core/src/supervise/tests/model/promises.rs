@@ -12,7 +12,8 @@ impl Model {
                 assert!(self.running(), "a spawn while not running");
                 assert!(!self.live.contains_key(&id), "a second process");
                 assert!(self.spawning.insert(id), "a second spawn");
-                let (_, memory) = &self.workers[&id];
+                let (group, memory) = &self.workers[&id];
+                assert!(!self.waits(*group), "a start out of order");
                 assert!(memory.due.is_none_or(|(earliest, _)| earliest <= now));
             }
             Action::Signal { id, pid, signal } => self.signalled(id, pid, signal, now),
@@ -91,7 +92,7 @@ impl Model {
             Report::Started { .. }
             | Report::Ready { .. }
             | Report::Extended { .. }
-            | Report::Stops { .. }
+            | Report::WorkerStopping { .. }
             | Report::LeftBehind { .. } => {}
             other => panic!("nobody asked for a change: {other:?}"),
         }
@@ -133,13 +134,23 @@ impl Model {
                 State::Starting
             }
             None if self.running() => {
-                let (_, memory) = &self.workers[&id];
+                let (group, memory) = &self.workers[&id];
+                if memory.due.is_none() && self.waits(*group) {
+                    return State::Waiting;
+                }
                 let (_, latest) = memory.due.expect("a reason to wait");
                 assert!(now < latest, "started when due");
                 State::Waiting
             }
             None => State::Gone,
         }
+    }
+
+    /// Whether a group comes after another one that has not been ready.
+    fn waits(&self, group: usize) -> bool {
+        let is_after = |it: &usize| self.specs[group].after.contains(&self.specs[*it].name);
+        let mut others = self.workers.values().filter(|(other, _)| is_after(other));
+        !self.all_ready && others.any(|(_, memory)| !memory.was_ready)
     }
 
     /// The deadline is the earliest of what is timed, which is never overdue.

@@ -166,6 +166,33 @@ impl Source for Spoilt {
                     result.map(|_| Progress::More)
                 })
             }
+            Some(Fault::UnawaitedEventLost) => {
+                let is_lost = self.is_drained.load(Ordering::SeqCst)
+                    && is_ready(self.as_fd(), PollFlags::POLLIN);
+                if to == Direction::Read && is_lost {
+                    return Poll::Pending;
+                }
+                self.inner().poll_io(cx, to, &mut |fd| {
+                    let result = attempt(fd);
+                    let is_drained = matches!(result, Ok(Progress::Drained));
+                    self.is_drained.store(is_drained, Ordering::SeqCst);
+                    result
+                })
+            }
+            Some(Fault::EndOfBoth) if to == Direction::Write => {
+                match is_ready(self.as_fd(), PollFlags::POLLIN) && !has_data(self.as_fd()) {
+                    true => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    false => self.inner().poll_io(cx, to, attempt),
+                }
+            }
+            // One is the first that waits.
+            Some(Fault::OneIsWoken) => match self.inner().poll_io(cx, to, attempt) {
+                Poll::Pending if self.plant.waiting.fetch_add(1, Ordering::SeqCst) > 0 => {
+                    let nobody = &mut Context::from_waker(Waker::noop());
+                    self.inner().poll_io(nobody, to, &mut |_| would_block())
+                }
+                polled => polled,
+            },
             _ => self.inner().poll_io(cx, to, attempt),
         }
     }

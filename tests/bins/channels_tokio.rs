@@ -1,0 +1,5 @@
+//! The test program `channels` on tokio.
+
+extern crate release_tokio as release;
+
+include!("../programs/channels.rs");
