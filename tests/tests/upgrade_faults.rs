@@ -177,10 +177,11 @@ impl Service {
     /// The next upgrade works, with another file.
     fn upgrades(&self) {
         self.configure();
-        let (old, _) = self.answer();
+        let old = self.running.workers();
         assert_eq!(self.ask("upgrade"), "ok", "{}", self.running.stderr());
-        self.is_followed(old, "after an upgrade");
-        eventually("the old worker is gone", || !self.running.workers().contains(&old));
+        let is_there = || self.running.workers().into_iter().any(|worker| old.contains(&worker));
+        eventually("the old workers are gone", || !is_there());
+        self.answer();
     }
 
     /// The upgrade in which this mistake is made ends so.
@@ -424,7 +425,8 @@ on_every_backend! {
             let said = service.ask("upgrade");
             assert!(said.contains(reason), "{fault}: {said}");
             if !fault.is_empty() {
-                assert_eq!(service.answer().0, old, "{fault}");
+                // A new one that was told to stop may take some connections more.
+                eventually(&format!("the old one answers: {fault}"), || service.answer().0 == old);
             }
             small.empty();
             service.upgrades();

@@ -28,7 +28,7 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use child::{Child, Exit};
+pub(crate) use child::{Child, Ending, Exit};
 pub(crate) use files::{Account, Content, Files, Unwritten};
 pub(crate) use link::{Heartbeat, InwardRing, Limits, Link, Mode, OutwardRing, Ring, Rings, Way};
 pub(crate) use metrics::{Death, Journal, Metric, Running};
@@ -91,7 +91,7 @@ pub(crate) struct Kept<D, M> {
     pub(crate) workers: Vec<Worker<D>>,
     /// Children beside the workers.
     #[serde(default)]
-    pub(crate) children: Vec<Child>,
+    pub(crate) children: Vec<Child<D>>,
     /// Setup of the workers of the generation that serves, by their id.
     #[serde(default)]
     pub(crate) particulars: Vec<(u32, Setup<M>)>,

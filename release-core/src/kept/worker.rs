@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
-use super::Link;
+use super::{Ending, Link};
 
 /// A running process of a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +25,7 @@ pub(crate) struct Worker<D> {
     /// The restrictions by its sandbox, for the status.
     #[serde(default)]
     pub(crate) sandbox: Option<String>,
+    pub(crate) ending: Option<Ending<D>>,
 }
 
 /// The pipes of standard output and error.

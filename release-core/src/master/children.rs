@@ -13,6 +13,7 @@ use futures_util::future::{Shared, join_all};
 use nix::sys::signal::Signal;
 
 use super::control::ControlRequest;
+use crate::ipc::Descriptor;
 use crate::kept;
 use crate::process::child::{Child, KillOnDrop};
 use crate::process::readiness::open_nothing;
@@ -229,24 +230,8 @@ impl ServiceChild {
     }
 }
 
-impl From<ExitStatus> for kept::Exit {
-    fn from(exit: ExitStatus) -> Self {
-        match exit {
-            ExitStatus::Code(code) => Self::Code(code),
-            ExitStatus::Signal { number, core } => Self::Signal { number, core },
-            ExitStatus::ForbiddenCall { .. } => Self::Signal { number: libc::SIGSYS, core: false },
-        }
-    }
-}
-
-impl From<kept::Exit> for ExitStatus {
-    fn from(exit: kept::Exit) -> Self {
-        match exit {
-            kept::Exit::Code(code) => Self::Code(code),
-            kept::Exit::Signal { number, core } => Self::Signal { number, core },
-        }
-    }
-}
+/// A child for the next version of the program.
+pub(crate) type KeptChild = kept::Child<Descriptor>;
 
 /// The children of a master beside its workers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -422,37 +407,50 @@ impl Children {
     }
 
     /// Returns the children, for the next version of the program.
-    pub(crate) fn freeze(&self) -> Vec<kept::Child> {
+    pub(crate) fn freeze(&self) -> Result<Vec<KeptChild>, Error> {
         let mut all = self.all();
         all.retain(|_, place| !place.is_forgotten());
         let children = all.iter().map(|(name, place)| match place {
             NameHolder::Starting(pid) => {
                 let (name, pid) = (name.clone(), *pid);
-                kept::Child { name, pid, is_told: true, exit: None, is_starting: true }
+                Ok(KeptChild {
+                    name,
+                    pid,
+                    is_told: true,
+                    exit: None,
+                    is_starting: true,
+                    ending: None,
+                })
             }
             NameHolder::Child(entry) => {
                 let ServiceChildState { is_told, exit, .. } = *entry.state();
-                // One that has ended and leaves processes behind is over: no other version can wait.
-                let reaped = || entry.child.as_ref().and_then(|child| child.cut_short());
-                let exit = exit.or_else(reaped).map(Into::into);
-                kept::Child {
+                let child = entry.child.as_ref().filter(|_| exit.is_none());
+                Ok(KeptChild {
                     name: name.clone(),
                     pid: entry.pid,
                     is_told,
-                    exit,
+                    exit: exit.map(Into::into),
                     is_starting: false,
-                }
+                    ending: child.map(|child| child.ending()).transpose()?,
+                })
             }
         });
         children.collect()
     }
 
+    /// Decides whether the children stay as they are, reaped or not.
+    pub(crate) fn stand_still(&self, is_still: bool) {
+        let running = self.running();
+        let children = running.iter().filter_map(|entry| entry.child.as_ref());
+        children.for_each(|child| child.stand_still(is_still));
+    }
+
     /// Takes over the children of the previous version.
-    pub(crate) fn inherit(&self, children: Vec<kept::Child>, patience: Duration) {
-        for kept::Child { name, pid, is_told, exit, is_starting } in children {
+    pub(crate) fn inherit(&self, children: Vec<KeptChild>, patience: Duration) {
+        for KeptChild { name, pid, is_told, exit, is_starting, ending } in children {
             let entry = match exit {
                 Some(exit) => self.ended(name.clone(), pid, exit.into()),
-                None => match Child::kept(&self.rt, pid) {
+                None => match Child::kept(&self.rt, pid, ending) {
                     Ok(child) => self.watch(name.clone(), Arc::new(child), patience),
                     Err(error) => {
                         log_warning!(child = name, pid, %error, "the exit status of a child was lost");

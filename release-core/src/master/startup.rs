@@ -187,17 +187,18 @@ impl Startup {
         held.unwanted.listeners.append(&mut kept.listeners);
         let earlier = std::mem::take(&mut kept.controls);
         self.take_controls(earlier, is_return, held)?;
+        let driver = DRIVER.call(driver).map_err(|panicked| {
+            Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
+        })?;
+        let driver =
+            driver.map_err(|error| Error::system("cannot start the async runtime", error))?;
+        // Last: a version that returns keeps its own standard output and error.
         if has_logs {
             if is_first && !is_background {
                 launcher::keep();
             }
             unless_return(self.config.log_files.redirect(), is_return)?;
         }
-        let driver = DRIVER.call(driver).map_err(|panicked| {
-            Error::new(ErrorKind::Program, "cannot start the async runtime").caused_by(panicked)
-        })?;
-        let driver =
-            driver.map_err(|error| Error::system("cannot start the async runtime", error))?;
         Ok((driver, pool))
     }
 
@@ -365,12 +366,12 @@ fn take_lock(
     kept: Option<(OsString, Descriptor)>,
     is_return: bool,
 ) -> Result<(Option<Arc<LockFile>>, Option<LockFile>), Error> {
+    let is_same = kept.as_ref().is_some_and(|(its, _)| Some(Path::new(its)) == path);
+    let stays = is_same || is_return;
+    // If this fails, the kept one is only a descriptor: a `LockFile` would remove its file.
+    let new = path.filter(|_| !stays).map(LockFile::acquire).transpose()?;
     let kept = kept.map(|(path, file)| LockFile::held(path.into(), file.into())).transpose()?;
-    let is_same = kept.as_ref().is_some_and(|kept| Some(kept.path()) == path);
-    if is_same || is_return {
-        return Ok((kept.map(Arc::new), None));
-    }
-    Ok((path.map(LockFile::acquire).transpose()?.map(Arc::new), kept))
+    if stays { Ok((kept.map(Arc::new), None)) } else { Ok((new.map(Arc::new), kept)) }
 }
 
 /// Returns a seed of its own for each master: workers of masters that start at the same moment must not

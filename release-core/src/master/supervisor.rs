@@ -283,13 +283,14 @@ impl Supervisor {
             let pool = self.master.pool();
             (pool.deadline().map(|at| self.clock.real(at)), pool.is_handing_over())
         };
+        let begins = self.deferred.iter().position(|signal| !self.is_held_back(*signal));
         let beats_at = self.systemd.as_ref().and_then(SystemdNotifier::beats_at);
         let of_pool = self.clock.deadline(of_pool);
         let flows_at = self.processes.flows_end_within().map(|time| now + time);
         let deadlines = of_pool.into_iter().chain(self.measure_at);
         let deadline = deadlines.chain(beats_at).chain(flows_at).min();
-        if !is_handing_over && !self.deferred.is_empty() {
-            return MasterEvent::Signal(self.deferred.remove(0));
+        if let Some(index) = begins {
+            return MasterEvent::Signal(self.deferred.remove(index));
         }
         if !is_handing_over && !self.deferred_children.is_empty() {
             return MasterEvent::Command(MasterCommand::Spawn(self.deferred_children.remove(0)));
@@ -372,16 +373,30 @@ impl Supervisor {
         }
     }
 
+    /// Returns whether a signal waits until the upgrade has succeeded or failed.
+    fn is_held_back(&self, signal: Sig) -> bool {
+        let pool = self.master.pool();
+        match self.config.signals.of(signal) {
+            // The new version may have read its configuration already.
+            SignalAction::Reload if !self.is_end_of_terminal(signal) => pool.is_upgrading(),
+            // An upgrade that is already being carried out answers another request for it.
+            SignalAction::Upgrade => signal == Sig::SIGHUP && pool.is_handing_over(),
+            action => (!action.is_stop() || signal == Sig::SIGHUP) && pool.is_handing_over(),
+        }
+    }
+
+    fn is_end_of_terminal(&self, signal: Sig) -> bool {
+        signal == Sig::SIGHUP && self.terminal.as_ref().is_some_and(Terminal::is_gone)
+    }
+
     /// Returns the request of a signal.
     fn signalled(&mut self, signal: Sig) -> Event {
         let action = self.config.signals.of(signal);
-        // An upgrade that is already being carried out answers another request for it.
-        let waits = !action.is_stop() && action != SignalAction::Upgrade;
-        if (waits || signal == Sig::SIGHUP) && self.master.pool().is_handing_over() {
+        if self.is_held_back(signal) {
             self.deferred.push(signal);
             return Event::Tick;
         }
-        if signal == Sig::SIGHUP && self.terminal.as_ref().is_some_and(Terminal::is_gone) {
+        if self.is_end_of_terminal(signal) {
             // The kernel reports it several times.
             let is_news = self.stop_asked_at.is_none();
             return match is_news {

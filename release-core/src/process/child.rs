@@ -1,21 +1,26 @@
 //! A child process, watched and signalled through its pidfd.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::ipc::Descriptor;
 use crate::net::{Read, Stream};
 use crate::rt::{Direction, Io, Progress, Rt};
 use crate::sys::claimed::Claimed;
 use crate::sys::exit_status::ExitStatus;
+use crate::sys::fds::duplicate_from;
 use crate::sys::process::has_living_group;
 use crate::sys::spawn::{ASKS, GOES_ON, REPORT, SpawnError};
 use crate::sys::{pidfd, spawn};
+use crate::{Error, kept};
 
 /// How long a new process may take from its fork to its program: seconds, on a machine that is overloaded.
 const EXEC_TIME: Duration = Duration::from_secs(20);
@@ -43,6 +48,17 @@ struct ChildState {
     told: Option<Signal>,
     /// Exit status, once it was reaped.
     exit: Option<ExitStatus>,
+    /// Whether the next version of the program is being told what this one knows of it.
+    is_still: bool,
+    /// The task that waits for the exit meanwhile.
+    waiting: Option<Waker>,
+}
+
+impl ChildState {
+    /// Returns the signal for the processes that it leaves behind.
+    fn last_word(&self) -> Signal {
+        self.told.unwrap_or(Signal::SIGKILL)
+    }
 }
 
 /// A child that is killed when this is dropped, and then waited for.
@@ -139,12 +155,47 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// Returns an error if no child has this number: it has ended, and was reaped.
-    pub(crate) fn kept(rt: &Rt, pid: i32) -> io::Result<Self> {
-        let pidfd = pidfd::pidfd_open(pid)?;
-        pidfd::has_ended(&pidfd)?;
+    /// Returns an error if no child has this number: it has ended, and was reaped by other code.
+    pub(crate) fn kept(
+        rt: &Rt,
+        pid: i32,
+        ending: Option<kept::Ending<Descriptor>>,
+    ) -> io::Result<Self> {
+        let kept::Ending { told, reaped } =
+            ending.unwrap_or(kept::Ending { told: None, reaped: None });
+        let (exit, pidfd) = match reaped {
+            Some((exit, pidfd)) => (Some(exit.into()), OwnedFd::from(pidfd)),
+            None => {
+                let pidfd = pidfd::pidfd_open(pid)?;
+                pidfd::has_ended(&pidfd)?;
+                (None, pidfd)
+            }
+        };
+        let told = told.and_then(|signal| Signal::try_from(signal).ok());
         let (pid, io) = (Claimed::new(Pid::from_raw(pid)), rt.register(pidfd)?);
-        Ok(Self { pid, io, rt: rt.clone(), state: Mutex::default() })
+        let state = ChildState { told, exit, ..ChildState::default() };
+        Ok(Self { pid, io, rt: rt.clone(), state: Mutex::new(state) })
+    }
+
+    /// Returns how far its end has come, for the next version of the program.
+    pub(crate) fn ending(&self) -> Result<kept::Ending<Descriptor>, Error> {
+        let ChildState { told, exit, .. } = *self.state();
+        let left = |exit: ExitStatus| {
+            let pidfd = duplicate_from(self.io.as_fd(), 3)
+                .map_err(|error| Error::system("cannot duplicate a pidfd", error))?;
+            Ok::<_, Error>((exit.into(), pidfd.into()))
+        };
+        let reaped = exit.map(left).transpose()?;
+        Ok(kept::Ending { told: told.map(|signal| signal as i32), reaped })
+    }
+
+    /// Decides whether it stays as it is, reaped or not: another thread may be waiting for it.
+    pub(crate) fn stand_still(&self, is_still: bool) {
+        let mut state = self.state();
+        state.is_still = is_still;
+        let waiting = state.waiting.take_if(|_| !is_still);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -159,31 +210,30 @@ impl Child {
     /// it led. The rest gets the signal that told the process to end. It is killed if the process
     /// was killed or ended by itself. Dropping the future loses nothing.
     pub(crate) async fn exit(&self) -> io::Result<ExitStatus> {
-        let reaped = self.state().exit;
-        let exit = match reaped {
-            Some(exit) => exit,
-            None => {
-                let ended = self.io.run(Direction::Read, |fd| {
-                    if pidfd::has_ended(&fd)? {
-                        // The number is not reused until it is reaped.
-                        let _ = self.signal_group(Some(self.last_word()));
-                    }
-                    pidfd::try_wait(&fd)?
-                        .map(|status| (status, Progress::More))
-                        .ok_or_else(|| io::ErrorKind::WouldBlock.into())
-                });
-                let exit = ended.await?;
-                self.state().exit = Some(exit);
-                exit
-            }
-        };
+        let exit = poll_fn(|cx| self.poll_reaped(cx)).await?;
         self.end_group().await;
         Ok(exit)
     }
 
-    /// Returns the signal for the processes that it leaves behind.
-    fn last_word(&self) -> Signal {
-        self.state().told.unwrap_or(Signal::SIGKILL)
+    fn poll_reaped(&self, cx: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
+        let mut state = self.state();
+        if let Some(exit) = state.exit {
+            return Poll::Ready(Ok(exit));
+        }
+        if state.is_still {
+            state.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let ended = self.io.poll(cx, Direction::Read, |fd| {
+            if pidfd::has_ended(&fd)? {
+                // The number is not reused until it is reaped.
+                let _ = self.signal_group(Some(state.last_word()));
+            }
+            pidfd::try_wait(&fd)?
+                .map(|status| (status, Progress::More))
+                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        ended.map_ok(|exit| *state.exit.insert(exit))
     }
 
     /// Waits until the group is empty. Its members may still work, or hold resources that the next
@@ -193,7 +243,7 @@ impl Child {
         while self.has_group() {
             let now = self.rt.now();
             let pid = self.pid().as_raw();
-            match self.last_word() {
+            match self.state().last_word() {
                 Signal::SIGKILL => {
                     // Again: a process that was just starting another one may have been missed.
                     let _ = self.signal_group(Some(Signal::SIGKILL));
@@ -228,15 +278,6 @@ impl Child {
 
     fn signal_group(&self, signal: Option<Signal>) -> io::Result<()> {
         pidfd::signal_group(&self.io.as_fd(), self.pid(), signal)
-    }
-
-    /// Kills the rest of the group if the process has ended, and returns its exit status then.
-    pub(crate) fn cut_short(&self) -> Option<ExitStatus> {
-        let exit = self.state().exit;
-        if exit.is_some() {
-            let _ = self.signal_group(Some(Signal::SIGKILL));
-        }
-        exit
     }
 
     /// Checks that this process may end the child, as far as the kernel can tell. A child that has
@@ -283,6 +324,25 @@ impl Child {
         match heard(report.read(REPORT - said.len(), rest()).await, &mut said)? {
             true => Err(SpawnError::There(spawn::decode(said.try_into().unwrap_or_default()))),
             false => Ok(()),
+        }
+    }
+}
+
+impl From<ExitStatus> for kept::Exit {
+    fn from(exit: ExitStatus) -> Self {
+        match exit {
+            ExitStatus::Code(code) => Self::Code(code),
+            ExitStatus::Signal { number, core } => Self::Signal { number, core },
+            ExitStatus::ForbiddenCall { .. } => Self::Signal { number: libc::SIGSYS, core: false },
+        }
+    }
+}
+
+impl From<kept::Exit> for ExitStatus {
+    fn from(exit: kept::Exit) -> Self {
+        match exit {
+            kept::Exit::Code(code) => Self::Code(code),
+            kept::Exit::Signal { number, core } => Self::Signal { number, core },
         }
     }
 }

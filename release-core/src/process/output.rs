@@ -5,7 +5,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use super::worker_info::WorkerInfo;
 use crate::Error;
@@ -65,6 +65,10 @@ pub(crate) struct Output(Arc<Mutex<Forwarder>>);
 struct Forwarder {
     pipes: [Pipe; 2],
     writer: Writer,
+    /// Whether the next version of the program is being told how far this one has read.
+    is_still: bool,
+    /// The task that forwards the lines, meanwhile.
+    waiting: Option<Waker>,
 }
 
 /// An output for the next version of the program: the pipes, and the unfinished lines.
@@ -78,6 +82,17 @@ impl KeptOutput {
             capture,
             self.0.map(|kept::Pipe(end, line)| (end.map(Into::into), line)),
         )
+    }
+}
+
+impl Forwarder {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        let Self { pipes, writer, is_still, waiting } = self;
+        if *is_still {
+            *waiting = Some(cx.waker().clone());
+        } else {
+            pipes.iter_mut().for_each(|pipe| pipe.poll(cx, writer));
+        }
     }
 }
 
@@ -96,11 +111,21 @@ impl Output {
         };
         let pipes = [pipe(out, OutputStream::Out)?, pipe(error, OutputStream::Error)?];
         let writer = Writer::new(rt, worker, capture);
-        Ok(Self(Arc::new(Mutex::new(Forwarder { pipes, writer }))))
+        let forwarder = Forwarder { pipes, writer, is_still: false, waiting: None };
+        Ok(Self(Arc::new(Mutex::new(forwarder))))
+    }
+
+    /// Decides whether it reads nothing: another thread may be about to.
+    pub(crate) fn stand_still(&self, is_still: bool) {
+        let mut forwarder = self.forwarder();
+        forwarder.is_still = is_still;
+        let waiting = forwarder.waiting.take_if(|_| !is_still);
+        drop(forwarder);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Returns the output for the next version of the program. This version must not read it
-    /// afterwards.
+    /// afterwards: see [`stand_still`](Self::stand_still).
     pub(crate) fn freeze(&self) -> Result<KeptOutput, Error> {
         let keep = |pipe: &Pipe| {
             let end = pipe.io().map(|io| duplicate_from(io.as_fd(), 3)).transpose();
@@ -128,13 +153,12 @@ impl Output {
         let ended = std::future::poll_fn(|cx: &mut Context<'_>| {
             let ended = end.as_mut().poll(cx);
             if ended.is_pending() {
-                let Forwarder { pipes, writer } = &mut *self.forwarder();
-                pipes.iter_mut().for_each(|pipe| pipe.poll(cx, writer));
+                self.forwarder().poll(cx);
             }
             ended
         });
         let ended = ended.await;
-        let Forwarder { pipes, writer } = &mut *self.forwarder();
+        let Forwarder { pipes, writer, .. } = &mut *self.forwarder();
         pipes.iter_mut().for_each(|pipe| pipe.empty(writer));
         writer.report_dropped();
         ended

@@ -174,6 +174,8 @@ pub(super) struct PoolGroup {
     pub(super) tested: u32,
     /// Whether this version of the program no longer has the group: its workers stop.
     pub(super) is_gone: bool,
+    /// Whether the groups that start before it have started. A resize of them does not undo that.
+    pub(super) has_begun: bool,
 }
 
 /// A change of a group's size.
@@ -199,6 +201,7 @@ impl PoolGroup {
             resize: None,
             tested: 0,
             is_gone: false,
+            has_begun: false,
         }
     }
 

@@ -215,14 +215,14 @@ impl PoolWorker {
         self.last_end = None;
         self.cancel_backoff(now);
         // Holds even during a replacement, which may be rolled back. A restart is not.
-        if let Some(process) = &mut self.serving {
+        for process in self.serving.iter_mut().chain(&mut self.replacement) {
             process.needs_replacement = process.pid().is_some();
         }
     }
 
     /// Keeps the serving process. Returns the requests that waited for another one.
     pub(super) fn give_up_restart(&mut self) -> Vec<RequestId> {
-        if let Some(process) = &mut self.serving {
+        for process in self.serving.iter_mut().chain(&mut self.replacement) {
             process.needs_replacement = false;
         }
         std::mem::take(&mut self.restarting)

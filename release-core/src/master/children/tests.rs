@@ -61,7 +61,7 @@ fn a_child_that_was_told_before_has_no_more_time_than_its_master() {
 }
 
 #[test]
-fn the_exit_of_a_child_whose_group_lives_on_is_kept() {
+fn the_exit_of_a_child_whose_group_lives_on_is_kept_and_the_next_version_ends_the_group() {
     let place = tempfile::tempdir().unwrap();
     on_local(async |rt, children| {
         let file = place.path().join("deaf");
@@ -70,9 +70,19 @@ fn the_exit_of_a_child_whose_group_lives_on_is_kept() {
         until(&rt, "one of its group is deaf", || file.exists()).await;
         let told = child.clone();
         let stopping = rt.spawn(async move { told.stop().await });
-        until(&rt, "its exit is passed on", || children.freeze()[0].exit.is_some()).await;
-        let kept = children.freeze().remove(0);
-        assert!(matches!(kept.exit, Some(kept::Exit::Signal { number: 15, .. })), "{kept:?}");
+        let is_reaped = |kept: &KeptChild| kept.ending.as_ref().is_some_and(|it| it.reaped.is_some());
+        until(&rt, "it is reaped", || is_reaped(&children.freeze().unwrap()[0])).await;
+        let kept = children.freeze().unwrap();
+        let ending = kept[0].ending.as_ref().unwrap();
+        let exit = ending.reaped.as_ref().map(|(exit, _)| exit);
+        assert!(matches!(exit, Some(kept::Exit::Signal { number: 15, .. })), "{kept:?}");
+        assert_eq!((kept[0].exit.is_some(), ending.told), (false, Some(15)));
+
+        let next = Children::new(&rt);
+        next.inherit(kept, Duration::from_millis(50));
+        let exit = next.named("forker").unwrap();
+        let exit = rt.timeout(Duration::from_secs(60), exit.exit()).await;
+        assert!(matches!(exit, Ok(ExitStatus::Signal { number: 15, .. })), "{exit:?}");
         let stopped = rt.timeout(Duration::from_secs(60), stopping).await;
         assert!(stopped.is_ok(), "the rest of its group is not killed");
     });

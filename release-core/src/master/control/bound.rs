@@ -1,6 +1,5 @@
 //! `BoundControlSocket`: a listening control socket, and the connections that it accepts.
 
-use std::fs::remove_file;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,6 +41,8 @@ pub struct BoundControlSocket<C = Text> {
     settings: ControlSocket<C>,
     /// Connections of an earlier image of this process.
     kept: Vec<FrozenConnection>,
+    /// The socket of that image at another path, which stays until this one answers.
+    former: Option<FrozenControl>,
 }
 
 impl<C> Drop for BoundControlSocket<C> {
@@ -90,28 +91,32 @@ impl<C> ControlSocket<C> {
     }
 
     /// Takes the place of an earlier socket: its connections stay open, and it keeps listening if its
-    /// path is the same. Otherwise this one is bound before the other is removed. If `is_return`, the
+    /// path is the same. Otherwise the other is removed when this one answers. If `is_return`, the
     /// earlier socket is this version's own and stays, wherever it is.
     pub(crate) fn follow(
         self,
-        earlier: FrozenControl,
+        mut earlier: FrozenControl,
         is_return: bool,
     ) -> Result<BoundControlSocket<C>, Error> {
+        let kept = std::mem::take(&mut earlier.connections);
+        let is_here = Path::new(&earlier.path) == self.path() && earlier.is_at_its_path();
         let mut bound = if is_return {
+            let is_own = earlier.is_at_its_path();
             let at = self.at(earlier.path.into());
+            // The version that failed may have changed them.
+            if let Err(error) = if is_own { at.file().set_access() } else { Ok(()) } {
+                log_error!(reason = error.report(), "a control socket keeps its mode and owner");
+            }
             BoundControlSocket::new(earlier.listener.into(), earlier.file.into(), at)
-        } else if Path::new(&earlier.path) == self.path() && earlier.is_at_its_path() {
-            self.file().set_mode()?;
-            self.file().set_owner()?;
+        } else if is_here {
+            self.file().set_access()?;
             BoundControlSocket::new(earlier.listener.into(), earlier.file.into(), self)
         } else {
-            let bound = self.bind()?;
-            if earlier.is_at_its_path() {
-                let _ = remove_file(&earlier.path);
-            }
+            let mut bound = self.bind()?;
+            bound.former = Some(earlier);
             bound
         };
-        bound.kept = earlier.connections;
+        bound.kept = kept;
         Ok(bound)
     }
 }
@@ -119,7 +124,7 @@ impl<C> ControlSocket<C> {
 impl<C> BoundControlSocket<C> {
     fn new(socket: OwnedFd, file: FileIdentity, settings: ControlSocket<C>) -> Self {
         let served = ControlHandle::new(settings.file(), file, settings.connections);
-        Self { socket: Some(socket), served, settings, kept: Vec::new() }
+        Self { socket: Some(socket), served, settings, kept: Vec::new(), former: None }
     }
 
     /// Returns the socket as its master sees it.
@@ -171,6 +176,7 @@ impl<C> BoundControlSocket<C> {
         let Some(socket) = self.socket.take() else {
             return Ok(());
         };
+        self.former.take().into_iter().for_each(FrozenControl::give_up);
         let mut listener = Socket::<Passive, Unix>::watch(rt, socket)?;
         let handler = Arc::new(handler);
         for kept in std::mem::take(&mut self.kept) {

@@ -43,13 +43,19 @@ impl SocketFileOptions {
         Ok((socket, file))
     }
 
-    pub(super) fn set_owner(&self) -> Result<(), Error> {
+    /// Gives an existing file its mode and owner.
+    pub(super) fn set_access(&self) -> Result<(), Error> {
+        self.set_mode()?;
+        self.set_owner()
+    }
+
+    fn set_owner(&self) -> Result<(), Error> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         give_away(&self.path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .map_err(|errno| self.cannot_make(Error::system("cannot change its owner", errno)))
     }
 
-    pub(super) fn set_mode(&self) -> Result<(), Error> {
+    fn set_mode(&self) -> Result<(), Error> {
         let mode = Mode::from_bits_truncate(self.mode);
         fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::NoFollowSymlink)
             .map_err(|errno| self.cannot_make(Error::system("cannot set its mode", errno)))

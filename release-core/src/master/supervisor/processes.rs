@@ -369,10 +369,8 @@ impl Processes {
     /// Repairs the listening sockets, some of which were shut down. Returns the workers with a
     /// socket that cannot listen any more and was replaced by another one.
     pub(super) fn look_at_listeners(&mut self, shut: &[RawFd]) -> Vec<WorkerId> {
-        for group in &mut self.groups {
-            group.look_at_listeners(shut);
-            group.watched().for_each(|socket| self.watch.iter().for_each(|it| it.add(socket)));
-        }
+        self.groups.iter_mut().for_each(|group| group.look_at_listeners(shut));
+        self.watch_listeners();
         let pool = self.master.pool();
         let has_former = |(key, process): (&(WorkerId, i32), &WorkerProcess)| {
             let group = self.groups.get(pool.group_of(key.0)?)?;
@@ -450,6 +448,12 @@ impl Processes {
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         let attached = self.running.values().filter_map(|process| process.connection.as_ref());
         attached.filter_map(|attached| attached.link.upgrade()).collect()
+    }
+
+    /// Watches for a shutdown of the listening sockets that workers have.
+    fn watch_listeners(&self) {
+        let sockets = self.groups.iter().flat_map(Group::watched);
+        sockets.for_each(|socket| self.watch.iter().for_each(|it| it.add(socket)));
     }
 
     /// Returns the worker of a connection, for an error message.

@@ -81,6 +81,7 @@ impl Supervisor {
             false => self.restless(&paused),
         };
         drop(paused);
+        self.processes.resume();
         Event::NotHandedOver { reason: refused.report() }
     }
 

@@ -85,7 +85,8 @@ impl Pipe {
         let Self { line, stream, longest, .. } = self;
         writer.write(*stream, |pass| {
             while !bytes.is_empty() {
-                let room = *longest - line.len();
+                // A line that another version has begun may be longer.
+                let room = longest.saturating_sub(line.len());
                 let end = memchr(b'\n', &bytes[..bytes.len().min(room + 1)]);
                 let (part, rest) = match end {
                     Some(end) => (&bytes[..end], &bytes[end + 1..]),

@@ -267,6 +267,9 @@ impl Pool {
         let is_rolling = self.is_rolling();
         let groups = 0..self.groups.len();
         let waits: Vec<_> = groups.map(|group| self.waits_for_others(group)).collect();
+        for (group, waits) in self.groups.iter_mut().zip(&waits) {
+            group.has_begun |= !waits;
+        }
         for worker in &mut self.workers {
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {
@@ -313,7 +316,8 @@ impl Pool {
             let is_its = |it: &&PoolWorker| self.groups[it.group].spec.name == *other;
             self.workers.iter().filter(is_its).all(|it| !self.wants(it) || is_ready(it))
         };
-        !self.all_ready && !self.groups[group].spec.after.iter().all(has_started)
+        let group = &self.groups[group];
+        !self.all_ready && !group.has_begun && !group.spec.after.iter().all(has_started)
     }
 
     fn rooms(&self, target: Option<u32>) -> Vec<Room> {

@@ -260,8 +260,9 @@ pub(crate) fn is_set() -> bool {
 pub(crate) fn close() {
     let ready = READY.swap(std::ptr::null_mut(), Ordering::SeqCst);
     if !ready.is_null() {
-        // SAFETY: made by `Box::into_raw` in `arm`, and taken out of the static once.
-        let ready = unsafe { Box::from_raw(ready) };
+        // SAFETY: created by `Box::into_raw` in `arm`. It stays for ever, once in a process image: another
+        // thread may be in `go` with it.
+        let ready = unsafe { &*ready };
         // SAFETY: takes an integer.
         unsafe { libc::alarm(0) };
         for (signal, action) in &ready.before {
@@ -430,8 +431,7 @@ extern "C" fn on_signal(signal: c_int) {
 /// Performs the rollback with this reason; without one, it is already written. Uses only system
 /// calls, like a signal handler.
 fn go(word: &[u8]) -> Option<io::Error> {
-    // SAFETY: null, or a value that `arm` has created and only `close` removes. No handler interrupts
-    // `close` and then returns to it.
+    // SAFETY: null, or a value that `arm` has created and nobody frees.
     let ready = unsafe { READY.load(Ordering::SeqCst).as_ref() }?;
     // A process forked by this one is not the next version of any.
     if nix::unistd::getpid().as_raw() != ready.pid {

@@ -27,9 +27,24 @@ use crate::sys::fds::duplicate_from;
 use crate::sys::shared_memory::{SharedMemory, Unmapped};
 
 impl Processes {
-    /// Returns the state for the next version. The connections stand still from then on.
+    /// Returns the state for the next version. The connections stand still from then on, and so do the
+    /// processes and their output: the tasks of other threads would change what was written down.
     pub(in crate::master::supervisor) fn freeze(&self) -> Result<Kept, Error> {
+        self.stand_still(true);
         self.write_down(|link| link.freeze(None))
+    }
+
+    /// Continues after a handover that failed: the processes are reaped and their output is read again.
+    pub(in crate::master::supervisor) fn resume(&self) {
+        self.stand_still(false);
+    }
+
+    fn stand_still(&self, is_still: bool) {
+        self.master.children().stand_still(is_still);
+        for process in self.running.values() {
+            process.child.stand_still(is_still);
+            process.output.iter().for_each(|output| output.stand_still(is_still));
+        }
     }
 
     /// Returns the state for a trial, while the connections go on.
@@ -42,13 +57,11 @@ impl Processes {
         freeze: impl Fn(&Link) -> Result<Option<Frozen>, Error>,
     ) -> Result<Kept, Error> {
         let mut kept = Kept {
-            children: self.master.children().freeze(),
+            children: self.master.children().freeze()?,
             metrics: self.metrics_to_keep().keep(),
             ..Kept::default()
         };
         for ((id, pid), process) in &self.running {
-            // The next version does not know that it was reaped.
-            process.child.cut_short();
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| freeze(&link)).transpose()?.flatten();
             kept.workers.push(KeptWorker {
@@ -61,6 +74,7 @@ impl Processes {
                 is_told: process.is_told,
                 metrics: process.metrics.as_deref().map(copy_of).transpose()?,
                 sandbox: self.master.restrictions_of(*pid),
+                ending: Some(process.child.ending()?),
             });
         }
         let serving = self.master.generation();
@@ -111,14 +125,15 @@ impl Processes {
             processes.master.set_restrictions(worker.pid, restrictions);
             processes.keep(worker);
         }
+        processes.watch_listeners();
         processes
     }
 
     fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, finished, link, output, is_told, metrics, .. } =
+        let KeptWorker { id, pid, generation, finished, link, output, is_told, metrics, ending, .. } =
             worker;
         let id = WorkerId(id);
-        let child = match Child::kept(&self.rt, pid) {
+        let child = match Child::kept(&self.rt, pid, ending) {
             Ok(child) => Arc::new(child),
             Err(error) => {
                 log_warning!(pid, %error, "the exit status of a worker was lost");

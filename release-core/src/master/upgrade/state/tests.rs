@@ -1,3 +1,5 @@
+use std::iter;
+
 use serde_json::Value;
 
 use super::*;
@@ -91,8 +93,9 @@ fn what_an_older_version_leaves_is_read_with_defaults() {
         "journal",
     ];
     let rest = rest.map(str::to_owned).into_iter().chain(options);
-    let worker = ["link", "output", "metrics", "sandbox"].map(|it| format!("workers/0/{it}"));
-    let kept = rest.chain(worker).map(|it| format!("/kept/{it}"));
+    let worker = ["link", "output", "metrics", "sandbox", "ending"].map(|it| format!("workers/0/{it}"));
+    let child = iter::once("children/0/ending".to_owned());
+    let kept = rest.chain(worker).chain(child).map(|it| format!("/kept/{it}"));
     for path in summary.map(|it| format!("/summary/{it}")).chain(kept) {
         change(&mut older, &path, None);
     }
