@@ -58,6 +58,13 @@ fn fault(moment: &str) -> Result<(), Error> {
             let (path, text) = more.split_once(' ').unwrap_or((more, ""));
             let _ = std::fs::write(path, text);
         }
+        // Says that it is here, and goes on when it may.
+        "await" => {
+            let _ = std::fs::write(format!("{more}.asked"), "");
+            while !std::path::Path::new(more).exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         "remove" => {
             let _ = std::fs::remove_file(more);
         }
@@ -155,7 +162,8 @@ fn master() -> Result<Exit, Box<dyn std::error::Error + Send + Sync>> {
         })
         .answer(|_, MayBeReady| async { Ok(std::path::Path::new("open").exists()) })
         .listen("http", address);
-    let control = ControlSocket::new("control");
+    let path = std::fs::read_to_string("control.path").unwrap_or_else(|_| "control".to_owned());
+    let control = ControlSocket::new(path);
     let master = Master::new().lock_file("lock").output("out").workers(workers).main(main_task);
     let master = master.observe(|_| fault_or_panic("observe")).hand_over(|| fault_or_panic("leave"));
     let master = master.control(

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
-use release_tests::{Program, can_inject, control, eventually, has, is_root, release_open_to_all};
+use release_tests::{
+    Installed, Program, can_inject, control, eventually, has, is_root, release_open_to_all,
+};
 
 fn run(launcher: &[&str], options: &[&str]) -> Program {
     Program::release_under(launcher)
@@ -84,6 +86,57 @@ fn a_server_behind_a_start_script_finishes_its_work() {
     assert_eq!(fs::read_to_string(manager.path("finished")).ok().as_deref(), Some("xx"));
     let log = manager.stderr();
     assert_eq!(log.matches("left processes behind: they got the signal").count(), 2, "{log}");
+}
+
+/// As above, but it finishes when the file `go` is there.
+const HELD: &str = "
+import os, signal, sys, time
+def finish(*_):
+    while not os.path.exists('go'):
+        time.sleep(0.01)
+    open('finished', 'a').write('x')
+    sys.exit()
+signal.signal(signal.SIGTERM, finish)
+open('serves', 'w').close()
+while True:
+    time.sleep(1000)
+";
+
+#[test]
+fn a_server_behind_a_start_script_finishes_its_work_whatever_is_upgraded() {
+    if !has("python3", "--version") {
+        return;
+    }
+    let installed = Installed::cli();
+    let options = ["--control", "control", "--ready", "10ms", "--stop-timeout", "60"];
+    let server = ["--", "sh", "-c", "python3 -c \"$0\"; true", HELD];
+    let mut manager = installed.program().args(["run"]).args(options).args(server).start();
+    manager.await_ready(1);
+    let serves = manager.path("serves");
+    let ask = |order: &str| {
+        eventually("the present one serves", || serves.exists());
+        fs::remove_file(&serves).expect("removed");
+        control(&manager.control(), order)
+    };
+    let count = |name: &str| {
+        manager.processes().into_iter().filter(|it| it.command_line().starts_with(name)).count()
+    };
+    let servers = || count("python3");
+    assert_eq!(ask("reload"), "ok");
+    eventually("the old one is behind nobody", || (count("sh"), servers()) == (1, 2));
+    let real = Program::release_path();
+    installed.install_script("exit 1");
+    let refused = control(&manager.control(), "upgrade");
+    assert!(refused.starts_with("error: "), "{refused}");
+    assert_eq!(servers(), 2, "{}", manager.stderr());
+    installed.install_script(&format!("exec {} \"$@\"", real.display()));
+    assert_eq!(ask("upgrade"), "ok", "{}", manager.stderr());
+    eventually("the new one serves", || serves.exists());
+    assert_eq!(servers(), 3, "{}", manager.stderr());
+    fs::write(manager.path("go"), "").expect("a file");
+    eventually("both have finished", || servers() == 1);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+    assert_eq!(fs::read_to_string(manager.path("finished")).ok().as_deref(), Some("xxx"));
 }
 
 #[test]

@@ -187,6 +187,7 @@ impl Service {
     /// The upgrade in which this mistake is made ends so.
     fn makes(&self, mistake: &str, end: &End) {
         self.makes_beside(mistake, end, self.answer().0);
+        self.upgrades();
     }
 
     /// The same, where `old` serves.
@@ -212,7 +213,6 @@ impl Service {
                 self.is_followed(old, mistake);
             }
         }
-        self.upgrades();
     }
 }
 
@@ -242,6 +242,44 @@ on_every_backend! {
             thread::sleep(Duration::from_millis(100));
         }
         assert_eq!(service.running.pid(), pid);
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn a_reload_by_a_signal_in_the_trial_is_made_by_the_new_version(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        let reloads = || service.running.stderr().matches("INFO reloaded ").count();
+        assert_eq!(reloads(), 0);
+        replace_file(&service.running.path("fault"), "driver trial await go");
+        let said = thread::scope(|scope| {
+            let upgrading = scope.spawn(|| service.ask("upgrade"));
+            eventually("it is tried", || service.running.path("go.asked").exists());
+            service.running.process().signal(Signal::SIGHUP);
+            eventually("it arrived", || service.running.stderr().contains("SIGHUP"));
+            fs::write(service.running.path("go"), "").expect("a file");
+            upgrading.join().expect("an answer")
+        });
+        assert_eq!(said, "ok", "{}", service.running.stderr());
+        eventually("the reload is made", || reloads() == 1);
+        assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
+    }
+
+    fn a_control_socket_stays_where_it_was_when_the_next_version_fails(backend: Backend) {
+        let installed = Installed::new(backend, "faulty");
+        let mut service = Service::start(installed.program());
+        let other = service.running.path("other.control");
+        for mistake in ["driver master error", "driver master abort"] {
+            fs::write(service.running.path("control.path"), "other.control").expect("a file");
+            replace_file(&service.running.path("fault"), mistake);
+            let said = service.ask("upgrade");
+            assert!(said.starts_with("error: "), "{mistake}: {said}");
+            fs::remove_file(service.running.path("control.path")).expect("it is there");
+            // Somebody else connects.
+            assert!(service.ask("status").contains("ready"), "{mistake}");
+        }
+        fs::write(service.running.path("control.path"), "other.control").expect("a file");
+        assert_eq!(service.ask("upgrade"), "ok", "{}", service.running.stderr());
+        assert!(other.exists() && !service.running.control().exists());
         assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
     }
 
@@ -403,6 +441,7 @@ on_every_backend! {
             client.read_to_string(&mut said).expect("an answer");
             assert_eq!(said, format!("{} hold", draining[0].0), "{mistake}");
             eventually("it ends", || !service.running.workers().contains(&draining[0]));
+            service.upgrades();
         }
         assert_eq!(service.running.stop(), 0, "{}", service.running.stderr());
     }

@@ -118,3 +118,30 @@ impl Pipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::capture::{Capture, Sink};
+    use super::*;
+    use crate::process::worker_info::WorkerInfo;
+    use crate::rt::Driver;
+    use crate::rt::local::Local;
+
+    /// The version before may have had a larger limit.
+    #[test]
+    fn a_line_that_is_longer_than_the_limit_already_is_passed_on() {
+        let rt = Local::new().unwrap().handle();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&lines);
+        let line = move |_: &WorkerInfo, _, line: &[u8]| seen.lock().unwrap().push(line.to_vec());
+        let capture = Capture { sink: Sink::Lines(Arc::new(line)), ..Capture::default() };
+        let info = WorkerInfo { id: 0, pid: 1, group: "web".into(), generation: 1, rt: rt.clone() };
+        let mut writer = Writer::new(&rt, info, &capture);
+        let mut pipe = Pipe::new(None, b"0123456789".to_vec(), OutputStream::Out, 4);
+        pipe.take(b"abcdef\n\n", &mut writer);
+        let expected: [&[u8]; 4] = [b"0123456789", b"abcd", b"ef", b""];
+        assert_eq!(*lines.lock().unwrap(), expected);
+    }
+}

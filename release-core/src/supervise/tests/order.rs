@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 use super::world::World;
-use super::{CRASH, FIRST};
+use super::{CRASH, FIRST, seconds};
+use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
 const WEB: WorkerId = WorkerId(2);
 
 /// Two databases, and one worker that comes after them.
-fn world() -> World {
+fn groups() -> Vec<GroupSpec> {
     let group = |name: &str, size| GroupSpec {
         name: name.to_owned(),
         ..super::group(size, RestartPolicy::default())
     };
-    World::started(vec![group("database", 2), group("web", 1).after("database")])
+    vec![group("database", 2), group("web", 1).after("database")]
+}
+
+fn world() -> World {
+    World::started(groups())
 }
 
 #[test]
@@ -55,4 +60,21 @@ fn a_group_that_waits_is_stopped_like_any_other() {
         world.exit(id, ExitStatus::Code(0));
     }
     assert_eq!(world.drain().last(), Some(&Action::Done(Outcome::Stopped)));
+}
+
+/// The new worker of the first group has never been ready: the second one has begun all the same.
+#[test]
+fn a_group_that_has_begun_does_not_wait_again_for_one_that_grows() {
+    let script = |launch: Launch| match launch.id {
+        // It dies before the start of the pool is complete.
+        WEB if launch.before == 2 => Life::good().never_ready().dies_after(seconds(2), CRASH),
+        WorkerId(3) => Life::good().ready_after(seconds(20)),
+        _ => Life::good(),
+    };
+    let mut world = Simulation::new(groups(), seconds(10), 1, script);
+    world.run(seconds(1));
+    world.change(Operation::Resize { group: "database".to_owned(), size: 3 });
+    world.run(seconds(10));
+    let web = world.status().into_iter().find(|worker| worker.id == WEB).unwrap();
+    assert_eq!((web.state, web.restarts), (State::Ready, 1));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::seconds;
+use super::{FIRST, seconds};
 use crate::supervise::simulation::{Launch, Life, Simulation};
 use crate::supervise::*;
 
@@ -385,6 +385,18 @@ fn one_worker_is_restarted_the_rolling_way() {
     assert_eq!(&spawns(&world)[3..], [(1, 1)]);
     let request = world.change(Operation::Restart { id: WorkerId(7) });
     assert_eq!(world.answer(request), Some(&Err("there is no worker 7".to_owned())));
+}
+
+/// A process that was started before the request may have read an older file.
+#[test]
+fn a_second_restart_is_made_by_a_process_that_starts_after_it() {
+    let mut world = world(spec(2), |_| Life::good().ready_after(seconds(5)));
+    let first = world.change(Operation::Restart { id: FIRST });
+    world.run(seconds(2));
+    let second = world.change(Operation::Restart { id: FIRST });
+    assert_eq!(finish(&mut world, second), Ok(()));
+    assert_eq!(world.answer(first), Some(&Ok(())));
+    assert_eq!(&spawns(&world)[2..], [(0, 1), (0, 1)]);
 }
 
 #[test]
