@@ -130,8 +130,18 @@ impl Processes {
     }
 
     fn keep(&mut self, worker: KeptWorker) {
-        let KeptWorker { id, pid, generation, finished, link, output, is_told, metrics, ending, .. } =
-            worker;
+        let KeptWorker {
+            id,
+            pid,
+            generation,
+            finished,
+            link,
+            output,
+            is_told,
+            metrics,
+            ending,
+            ..
+        } = worker;
         let id = WorkerId(id);
         let child = match Child::kept(&self.rt, pid, ending) {
             Ok(child) => Arc::new(child),
