@@ -48,7 +48,7 @@ pub fn frames(data: &[u8]) {
 fn resend(payloads: &[Vec<u8>], stream: &[u8]) {
     let mut outbox = Outbox::new(LIMIT);
     for payload in payloads {
-        let pushed = outbox.push::<FrameTooLong>(|buffer| {
+        let pushed = outbox.push::<_, FrameTooLong>(|buffer| {
             buffer.extend_from_slice(payload);
             Ok(())
         });

@@ -148,6 +148,42 @@ macro_rules! on_every_backend {
     )*};
 }
 
+/// Runs a test on all backends at the same time, as one test: for tests that wait for the most part.
+///
+/// A test program runs as many tests at a time as there are processors, also while these sleep.
+///
+/// ```ignore
+/// on_all_backends_at_once! {
+///     fn waits_for_a_minute(backend: Backend) { ... }
+/// }
+/// ```
+#[macro_export]
+macro_rules! on_all_backends_at_once {
+    ($($(#[$attribute:meta])* fn $name:ident($backend:ident: Backend) $body:block)*) => {$(
+        $(#[$attribute])*
+        #[test]
+        fn $name() {
+            fn check($backend: $crate::Backend) {
+                $body
+            }
+            $crate::at_once(check);
+        }
+    )*};
+}
+
+/// Runs a check on all backends at the same time, and says on which ones it failed.
+#[track_caller]
+pub fn at_once(check: fn(Backend)) {
+    take_descriptors();
+    let all = [Backend::Tokio, Backend::Smol, Backend::AsyncStd];
+    let failed = std::thread::scope(|scope| {
+        let running = all.map(|backend| (backend, scope.spawn(move || check(backend))));
+        running.map(|(backend, check)| check.join().is_err().then_some(backend))
+    });
+    let failed: Vec<_> = failed.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "failed on {failed:?}");
+}
+
 /// The code of the document, compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/CONFIGURATION.md")]

@@ -9,7 +9,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use release_tests::{
     Account, Backend, Program, Running, control, eventually, free_port, is_root, load,
-    on_every_backend, try_http_get,
+    on_all_backends_at_once, on_every_backend, try_http_get,
 };
 
 /// Python workers that become ready in this way and end by this signal.
@@ -47,7 +47,7 @@ fn places() -> usize {
         .count()
 }
 
-on_every_backend! {
+on_all_backends_at_once! {
     fn every_dialect_of_readiness_is_understood(backend: Backend) {
         for (ready, how) in [
             ("notify", "notify"),
@@ -162,21 +162,6 @@ on_every_backend! {
         assert_eq!(master.stop(), 0);
     }
 
-    fn reloads_under_load_lose_nothing(backend: Backend) {
-        let (mut master, address) = serve(backend, &["--ready", "notify"], "notify", "USR2", 2);
-        let is_over = AtomicBool::new(false);
-        let (answers, failures) = thread::scope(|scope| {
-            let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
-            for _ in 0..5 {
-                assert_eq!(control(&master.control(), "reload"), "reloaded");
-            }
-            is_over.store(true, Ordering::Relaxed);
-            loading.join().expect("the load")
-        });
-        assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", master.stderr());
-        assert_eq!(master.stop(), 0, "{}", master.stderr());
-    }
-
     fn a_bad_new_version_never_takes_the_old_one_down(backend: Backend) {
         let options = ["--ready", "notify", "--ready-timeout", "4000"];
         let (mut master, address) = serve(backend, &options, "notify", "TERM", 2);
@@ -231,16 +216,6 @@ on_every_backend! {
         }
     }
 
-    fn a_storm_of_output_is_complete(backend: Backend) {
-        let options = ["--output", "--respawn", "never", "--ready", "0"];
-        let line = "yes | head -n 50000; echo still here >&2";
-        let (code, log) = shell(backend, &options, line).run();
-        assert_eq!(code, 0, "{log}");
-        let lines = log.lines().filter(|line| line.ends_with(" y")).count();
-        assert_eq!(lines, 50_000);
-        assert!(log.contains("[0 err] still here"), "{log:.1000}");
-    }
-
     fn a_worker_of_root_s_is_its_user(backend: Backend) {
         if !is_root("a_worker_of_root_s_is_its_user") {
             return;
@@ -270,6 +245,33 @@ on_every_backend! {
         master.await_ready(1);
         assert_eq!(control(&master.control(), "status"), "\"starting\" \"ready\"");
         master.stop();
+    }
+}
+
+on_every_backend! {
+    fn reloads_under_load_lose_nothing(backend: Backend) {
+        let (mut master, address) = serve(backend, &["--ready", "notify"], "notify", "USR2", 2);
+        let is_over = AtomicBool::new(false);
+        let (answers, failures) = thread::scope(|scope| {
+            let loading = scope.spawn(|| load(address, |_| !is_over.load(Ordering::Relaxed)));
+            for _ in 0..5 {
+                assert_eq!(control(&master.control(), "reload"), "reloaded");
+            }
+            is_over.store(true, Ordering::Relaxed);
+            loading.join().expect("the load")
+        });
+        assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}; {}", master.stderr());
+        assert_eq!(master.stop(), 0, "{}", master.stderr());
+    }
+
+    fn a_storm_of_output_is_complete(backend: Backend) {
+        let options = ["--output", "--respawn", "never", "--ready", "0"];
+        let line = "yes | head -n 50000; echo still here >&2";
+        let (code, log) = shell(backend, &options, line).run();
+        assert_eq!(code, 0, "{log}");
+        let lines = log.lines().filter(|line| line.ends_with(" y")).count();
+        assert_eq!(lines, 50_000);
+        assert!(log.contains("[0 err] still here"), "{log:.1000}");
     }
 
     fn nothing_is_left_behind(backend: Backend) {

@@ -4,9 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use release_tests::{Process, Program, control, eventually, on_every_backend};
+use release_tests::{Process, Program, control, eventually, on_all_backends_at_once};
 
-on_every_backend! {
+on_all_backends_at_once! {
     fn a_worker_that_blocks_its_executor_is_replaced(backend: Backend) {
         let probe = Program::probe(backend, "block").args(["--heartbeat", "2000"]).start();
         eventually("it blocks", || probe.stderr().contains("blocks"));

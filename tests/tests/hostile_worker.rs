@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use release_tests::{
-    Backend, Footprint, Program, Running, control, eventually, knows_refusals, on_every_backend,
+    Backend, Footprint, Program, Running, control, eventually, knows_refusals,
+    on_all_backends_at_once, on_every_backend,
 };
 
 /// The test program `attacked`: an honest worker, a hostile one, and their master.
@@ -113,7 +114,7 @@ impl Attacked {
     }
 }
 
-on_every_backend! {
+on_all_backends_at_once! {
     fn what_is_no_frame_of_the_protocol_ends_the_worker(backend: Backend) {
         let attacked = Attacked::start(backend);
         attacked.kills("garbage", "is over the limit of 16777216 bytes");
@@ -155,20 +156,6 @@ on_every_backend! {
         assert_eq!(attacked.ask("counted"), "0");
     }
 
-    fn floods_of_frames_without_meaning_are_survived(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        for attack in ["readies", "notices", "cancels", "answers", "refusals", "pulses", "beats"] {
-            attacked.answers(attack, "answered xxx");
-        }
-    }
-
-    fn a_flood_of_bad_notices_does_not_fill_the_log(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        attacked.answers("bad notices", "answered xxx");
-        let log = attacked.master.stderr().len();
-        assert!(log < 64 * 1024, "{log} bytes of log");
-    }
-
     fn requests_that_cannot_be_served_are_refused(backend: Backend) {
         let attacked = Attacked::start(backend);
         let reason = "Hit the end of buffer, expected more data";
@@ -193,43 +180,6 @@ on_every_backend! {
         let log = attacked.master.stderr();
         assert!(log.contains("its request's handler panicked: "), "{log}");
         attacked.is_unharmed();
-    }
-
-    fn answers_wait_for_a_worker_that_does_not_read(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        attacked.answers("unread", "1000 answers");
-        attacked.kills("too many unread", "more unanswered requests than agreed");
-    }
-
-    fn a_worker_has_so_many_requests_in_flight_and_no_more(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        attacked.answers("in flight", "answered xxx");
-        attacked.kills("too many in flight", "more unanswered requests than agreed");
-    }
-
-    fn a_worker_that_asks_without_end_is_served_in_turn(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        attacked.answers("endless", "answered");
-    }
-
-    fn a_torrent_delays_no_other_worker(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        for attack in ["torrent", "torrent of answers", "torrent of notices"] {
-            let began = Instant::now();
-            assert_eq!(attacked.ask(attack), "sent 1");
-            // Served in turn or ended for asking too much: the other worker does not notice.
-            while began.elapsed() < Duration::from_millis(6500) {
-                attacked.is_serving();
-            }
-            attacked.is_unharmed();
-        }
-    }
-
-    fn a_torrent_without_a_meaning_ends_the_worker(backend: Backend) {
-        let attacked = Attacked::start(backend);
-        attacked.kills("torrent of answers", "answers to nothing, again and again");
-        attacked.kills("torrent of beats", "words that nobody asked for, again and again");
-        attacked.kills("torrent of bad notices", "notices that mean nothing, again and again");
     }
 
     fn what_is_not_permitted_ends_the_worker(backend: Backend) {
@@ -276,6 +226,60 @@ on_every_backend! {
         assert!(saw.contains(": not understood ") && saw.contains("RLIMIT_NOFILE"), "{saw}");
         assert_eq!(attacked.line_of("offender"), offender);
         attacked.is_unharmed();
+    }
+}
+
+// These have work for the processors.
+on_every_backend! {
+    fn floods_of_frames_without_meaning_are_survived(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        for attack in ["readies", "notices", "cancels", "answers", "refusals", "pulses", "beats"] {
+            attacked.answers(attack, "answered xxx");
+        }
+    }
+
+    fn a_flood_of_bad_notices_does_not_fill_the_log(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("bad notices", "answered xxx");
+        let log = attacked.master.stderr().len();
+        assert!(log < 64 * 1024, "{log} bytes of log");
+    }
+
+    fn answers_wait_for_a_worker_that_does_not_read(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("unread", "1000 answers");
+        attacked.kills("too many unread", "more unanswered requests than agreed");
+    }
+
+    fn a_worker_has_so_many_requests_in_flight_and_no_more(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("in flight", "answered xxx");
+        attacked.kills("too many in flight", "more unanswered requests than agreed");
+    }
+
+    fn a_worker_that_asks_without_end_is_served_in_turn(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.answers("endless", "answered");
+    }
+
+    fn a_torrent_delays_no_other_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        for attack in ["torrent", "torrent of answers", "torrent of notices"] {
+            let began = Instant::now();
+            assert_eq!(attacked.ask(attack), "sent 1");
+            // Served in turn or ended for asking too much: the other worker does not notice.
+            while began.elapsed() < Duration::from_millis(6500) {
+                attacked.is_serving();
+            }
+            attacked.is_unharmed();
+        }
+    }
+
+    fn a_torrent_without_a_meaning_ends_the_worker(backend: Backend) {
+        let attacked = Attacked::start(backend);
+        attacked.kills("torrent of answers", "answers to nothing, again and again");
+        attacked.kills("torrent of beats", "words that nobody asked for, again and again");
+        attacked.kills("torrent of bad notices", "notices that mean nothing, again and again");
     }
 
     fn a_nesting_bomb_is_refused(backend: Backend) {

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use release_core::testing::{Program, Running};
-use release_tests::{Process, eventually, on_every_backend};
+use release_tests::{Process, eventually, on_all_backends_at_once};
 
 /// What a service does once a minute or more often is seen. The heartbeats of the service are 75 s apart:
 /// of three intervals, one has no heartbeat.
@@ -19,7 +19,7 @@ fn waits(service: &Running) -> u64 {
     counts.map(u64::from).sum()
 }
 
-on_every_backend! {
+on_all_backends_at_once! {
     fn an_idle_service_does_not_wake_up(backend: Backend) {
         let mut service = Program::new(backend.program("service"))
             .args(["--listen", "127.0.0.1:0", "--control", "control", "--stop-deadline", "60"])

@@ -163,6 +163,7 @@ pub enum Ready {
 
 /// A group with its recent exits and its resize in progress.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct PoolGroup {
     pub(super) spec: GroupSpec,
     pub(super) intensity: Intensity,
@@ -180,6 +181,7 @@ pub(super) struct PoolGroup {
 
 /// A change of a group's size.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Resize {
     pub(super) requests: Vec<RequestId>,
     /// Whether the reload in progress waits for it.
@@ -239,6 +241,7 @@ impl PoolGroup {
 
 /// Recent exits of a group, and whether they exceed the limit.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Intensity {
     pub(super) deaths: VecDeque<Moment>,
     pub(super) exceeded: bool,

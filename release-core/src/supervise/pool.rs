@@ -4,6 +4,10 @@ mod changes;
 mod deaths;
 mod events;
 mod load;
+#[cfg(test)]
+mod reference;
+mod rest;
+mod roster;
 pub(super) mod snapshot;
 mod underway;
 
@@ -19,6 +23,8 @@ use super::{
     Action, Event, GroupSpec, KillReason, Moment, Outcome, Report, RequestId, State, Usage,
     WorkerId, WorkerStatus,
 };
+use rest::Course;
+use roster::Roster;
 use underway::{Rollout, Shortage, Upgrade};
 
 /// Decides which processes run: takes events and returns actions. See its [guarantees](super).
@@ -36,9 +42,12 @@ use underway::{Rollout, Shortage, Upgrade};
 /// assert_eq!(actions, [Action::AllReady]);
 /// ```
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Pool {
     groups: Vec<PoolGroup>,
-    workers: Vec<PoolWorker>,
+    workers: Roster,
+    /// Course in which the resting workers rest.
+    course: Course,
     mode: Goal,
     /// Generation that serves or is being restored.
     generation: u32,
@@ -62,10 +71,13 @@ pub struct Pool {
     jitter: Jitter,
     /// Time of the latest event.
     time: Moment,
+    #[cfg(test)]
+    reference: Option<Box<Self>>,
 }
 
 /// Desired state of all workers together.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum Goal {
     /// Not started.
     Idle,
@@ -99,7 +111,8 @@ impl Pool {
     pub fn new(groups: Vec<GroupSpec>, stop_deadline: Duration, seed: u64) -> Self {
         let mut pool = Self {
             groups: groups.into_iter().map(PoolGroup::new).collect(),
-            workers: Vec::new(),
+            workers: Roster::default(),
+            course: Course::default(),
             mode: Goal::Idle,
             generation: 1,
             latest: 1,
@@ -114,6 +127,8 @@ impl Pool {
             stop_deadline: stop_deadline.min(LONGEST),
             jitter: Jitter::new(seed),
             time: Moment::START,
+            #[cfg(test)]
+            reference: None,
         };
         for group in 0..pool.groups.len() {
             pool.add_workers(group);
@@ -137,6 +152,14 @@ impl Pool {
     /// assert_eq!(actions, [Action::Spawn { id: WorkerId(0), generation: 1 }]);
     /// ```
     pub fn on(&mut self, event: Event, now: Moment, actions: &mut Vec<Action>) {
+        #[cfg(test)]
+        let (expected, before) = (self.expect(&event, now), actions.len());
+        self.process(event, now, actions);
+        #[cfg(test)]
+        self.is_as(expected, &actions[before..]);
+    }
+
+    fn process(&mut self, event: Event, now: Moment, actions: &mut Vec<Action>) {
         if let Goal::Stopping { kill_at } = self.mode
             && kill_at <= now
         {
@@ -154,6 +177,7 @@ impl Pool {
             self.converge(turn);
         }
         self.jitter = turn.jitter;
+        self.rest(now);
     }
 
     /// Returns the time of the next due step. Call [`Pool::on`] no later than that, with
@@ -180,9 +204,10 @@ impl Pool {
             Goal::Running => {
                 // Restarts that are due wait until the upgrade was refused, or happen in the new
                 // version.
-                let starts = self.may_start();
-                let timers = self.workers.iter().filter_map(|worker| worker.timer(starts));
-                timers.chain(self.shortage.until().filter(|_| starts)).min()
+                match self.may_start() {
+                    true => self.workers.timer().into_iter().chain(self.shortage.until()).min(),
+                    false => self.workers.iter().filter_map(|worker| worker.timer(false)).min(),
+                }
             }
             Goal::Stopping { kill_at } => {
                 self.workers.iter().filter_map(|it| it.timer(true)).chain([kill_at]).min()
@@ -352,11 +377,12 @@ impl Pool {
         };
         // A pool that stops has no new work to wait for.
         let leave_at = if self.is_running() { turn.now } else { turn.now + LONGEST };
+        self.wake_due(turn.now);
         if self.is_running() {
             self.age(turn);
         }
         let target = self.target();
-        for index in 0..self.workers.len() {
+        for index in self.workers.awake() {
             let is_wanted = self.is_running() && self.wants(&self.workers[index]);
             let worker = &mut self.workers[index];
             let group = &self.groups[worker.group];
@@ -384,12 +410,17 @@ impl Pool {
     /// Processes the passing of time for wanted workers.
     fn age(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
-        for worker in &mut self.workers {
+        for index in self.workers.awake() {
+            let worker = &mut self.workers[index];
             let group = &mut self.groups[worker.group];
             if group.wants(worker.rank) {
                 worker.age(&group.spec, turn);
-                if let Some(target) = target.filter(|target| worker.has_proven(*target)) {
+                if let Some(target) = target.filter(|target| worker.has_proven(*target))
+                    && group.tested != target
+                {
                     group.tested = target;
+                    let group = worker.group;
+                    self.workers.wake_group(group);
                 }
             }
         }

@@ -14,6 +14,7 @@ const MOST_TIMES: u32 = 10;
 
 /// A process, or the request for one.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct PoolProcess {
     pub(super) generation: u32,
     pub(super) stage: Stage,
@@ -32,6 +33,7 @@ pub(super) struct PoolProcess {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum Stage {
     /// Requested, not answered yet.
     Spawning,

@@ -8,6 +8,7 @@ mod order;
 mod reloads;
 mod respawn;
 mod restarts;
+mod resting;
 mod sizes;
 mod stopping;
 mod storms;

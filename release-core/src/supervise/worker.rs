@@ -19,6 +19,7 @@ pub(super) enum Role {
 
 /// A worker with all its processes.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct PoolWorker {
     pub(super) id: WorkerId,
     /// Index of its group, and its position in the group.
@@ -228,6 +229,13 @@ impl PoolWorker {
         std::mem::take(&mut self.restarting)
     }
 
+    /// Returns whether [`fill`](Self::fill) has something to do before its timer.
+    pub(super) fn awaits_process(&self, policy: &ReloadPolicy) -> bool {
+        let may_start = self.last_end.is_none() && self.draining.len() <= policy.draining;
+        let has_none = self.serving.is_none() && self.due.is_none();
+        has_none && (may_start || self.replacement.is_some())
+    }
+
     /// Starts a process if none serves and none must be waited for.
     pub(super) fn fill(&mut self, policy: &ReloadPolicy, turn: &mut Turn<'_>) {
         if self.serving.is_none() && self.due.is_none() {
@@ -305,16 +313,28 @@ impl PoolWorker {
     /// Drains a replacement of an undesired generation.
     pub(super) fn replace_current(&mut self, is_tested: bool, leaving: Duration, now: Moment) {
         let wanted = self.generation;
-        let is_due = |it: &mut PoolProcess| {
-            it.may_take_over(is_tested) || (it.is_in_service() && it.generation != wanted)
-        };
-        let Some(replacement) = self.replacement.take_if(is_due) else { return };
+        let is_due = self.is_replacement_due(is_tested);
+        let Some(replacement) = self.replacement.take_if(|_| is_due) else { return };
         let other = if replacement.generation == wanted {
             self.serving.replace(replacement)
         } else {
             Some(replacement)
         };
         self.drain(other, leaving, now);
+    }
+
+    /// Returns whether [`replace_current`](Self::replace_current) has something to do.
+    pub(super) fn is_replacement_due(&self, is_tested: bool) -> bool {
+        self.replacement.as_ref().is_some_and(|it| {
+            it.may_take_over(is_tested) || (it.is_in_service() && it.generation != self.generation)
+        })
+    }
+
+    /// Returns whether [`stop`](Self::stop) has something to do.
+    pub(super) fn is_to_be_stopped(&self) -> bool {
+        let mut current = self.serving.iter().chain(&self.replacement);
+        let has_plans = self.due.is_some() || self.retry_at.is_some();
+        has_plans || current.any(PoolProcess::is_in_service)
     }
 
     /// Stops all its processes.

@@ -219,7 +219,18 @@ impl Answers {
         Delivery::Awaited(waker)
     }
 
-    /// Removes a request whose caller has its answer or was dropped.
+    /// Removes a request whose caller has its answer. If it was the only one, the caller's waker stays:
+    /// a task that asks one question after the other has the same waker again.
+    pub(crate) fn take(&mut self, number: RequestNumber) {
+        let waker = self.slot(number).map(|slot| slot.waker.take()).filter(|_| self.is_alone());
+        self.forget(number);
+        let place = usize::try_from(number & ((1 << SLOT_BITS) - 1)).unwrap_or_default();
+        if let (Some(waker), Some(slot)) = (waker, self.slots.get_mut(place)) {
+            slot.waker = waker;
+        }
+    }
+
+    /// Removes a request whose caller was dropped.
     pub(crate) fn forget(&mut self, number: RequestNumber) {
         if let Some(slot) = self.slot(number) {
             (slot.is_awaited, slot.waker) = (false, None);
@@ -258,7 +269,8 @@ impl Answers {
 
     /// Takes the wakers of all callers.
     pub(crate) fn wakers(&mut self) -> impl Iterator<Item = Waker> {
-        self.slots.iter_mut().filter_map(|slot| slot.waker.take())
+        let awaited = |slot: &mut Slot| slot.waker.take().filter(|_| slot.is_awaited);
+        self.slots.iter_mut().filter_map(awaited)
     }
 }
 

@@ -48,7 +48,15 @@ impl Arrivals {
     }
 
     /// Removes the first frame.
+    #[inline]
     pub(super) fn consumed(&mut self) {
+        // Almost always, no descriptors have arrived.
+        if !self.0.is_empty() {
+            self.remove_first();
+        }
+    }
+
+    fn remove_first(&mut self) {
         if self.first().is_some() {
             self.0.pop_front();
         }

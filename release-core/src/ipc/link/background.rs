@@ -76,17 +76,13 @@ impl Link {
             is_lost: state.arrivals.is_lost(),
             descriptors: state.arrivals.take(),
         };
-        let heard = state.expectations.check(header, self.limits, || self.rt.now());
-        match heard.map(|()| take(Incoming { header, body })) {
-            Ok(takes_more) => {
-                state.consume(frame);
-                Some(takes_more)
-            }
-            Err(why) => {
-                self.end_locked(state, why);
-                None
-            }
+        if let Err(why) = state.expectations.check(header, &self.limits, || self.rt.now()) {
+            self.end_locked(state, why);
+            return None;
         }
+        let takes_more = take(Incoming { header, body });
+        state.consume(frame);
+        Some(takes_more)
     }
 
     fn poll_background(
@@ -103,7 +99,7 @@ impl Link {
                 Some(ended) => return Poll::Ready(Err(ended.clone())),
                 None => {}
             }
-            let may_read = state.may_background_read(self.limits);
+            let may_read = state.may_background_read(&self.limits);
             match if may_read {
                 state.next_frame(self.mode, self.limits.descriptors)
             } else {

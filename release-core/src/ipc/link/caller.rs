@@ -54,7 +54,8 @@ impl<'a> PendingCall<'a> {
                 }
             };
             let answer = ready!(link.poll_caller(state, cx, number, take));
-            link.forget(state, number);
+            state.answers.take(number);
+            link.release(state, number);
             self.number = None;
             Poll::Ready(answer.unwrap_or_else(|ended| Err(ended.into())))
         })
@@ -195,7 +196,8 @@ impl Link {
     pub(crate) fn abandon(&self, number: RequestNumber) {
         self.with(|state| {
             let gives_up = state.ended.is_none() && state.answers.is_unanswered(number);
-            self.forget(state, number);
+            state.answers.forget(number);
+            self.release(state, number);
             if state.reader == SocketReader::Background {
                 self.readable.forget_caller();
                 state.rings.forget_caller();
@@ -204,7 +206,7 @@ impl Link {
                 state.expectations.cancelled();
             }
             if gives_up && self.mode == Mode::Calls {
-                let _ = state.outbox.push::<FrameTooLong>(|payload| {
+                let _ = state.outbox.push::<_, FrameTooLong>(|payload| {
                     Header::Cancel { number }.write(payload);
                     Ok(())
                 });
@@ -213,9 +215,8 @@ impl Link {
         });
     }
 
-    /// Removes a caller, makes its room available, and returns reading to the background task.
-    fn forget(&self, state: &mut LinkState, number: RequestNumber) {
-        state.answers.forget(number);
+    /// Makes the room of a caller available, and returns reading to the background task.
+    fn release(&self, state: &mut LinkState, number: RequestNumber) {
         self.wake_for_room(state);
         if state.reader != SocketReader::Caller(number) {
             return;

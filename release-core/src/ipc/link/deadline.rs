@@ -18,7 +18,21 @@ pub(crate) struct Timer {
 
 impl Timer {
     /// Waits for the next deadline of the link and handles it.
+    #[inline]
     pub(crate) fn poll_deadline(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &Link,
+        deadline: Option<Instant>,
+    ) -> Poll<()> {
+        // Almost always, there is none.
+        if deadline.is_none() && self.set.is_none() {
+            return Poll::Pending;
+        }
+        self.poll_changed(cx, link, deadline)
+    }
+
+    fn poll_changed(
         &mut self,
         cx: &mut Context<'_>,
         link: &Link,

@@ -73,10 +73,11 @@ impl Expectations {
     }
 
     /// Counts a frame that is not an answer, unless it is expected.
+    #[inline]
     pub(super) fn check(
         &mut self,
         header: Header,
-        limits: Limits,
+        limits: &Limits,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), Ended> {
         let (is_meant, why) = match header {
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn each_request_is_given_up_once_and_each_heartbeat_answered_once() {
-        let (mut expected, now, limits) = (Expectations::default(), Instant::now(), Limits::IPC);
+        let (mut expected, now, limits) = (Expectations::default(), Instant::now(), &Limits::IPC);
         expected.heartbeat_sent();
         let reply = Header::HeartbeatReply { reply: crate::ipc::HeartbeatReply::default() };
         let mut say = |header| {

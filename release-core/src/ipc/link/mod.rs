@@ -176,19 +176,18 @@ impl Link {
         header: Option<Header>,
         encode: impl FnOnce(&mut Draft<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let mut descriptors = Vec::new();
-        state.outbox.push(|payload| -> Result<(), E> {
+        let descriptors = state.outbox.push(|payload| -> Result<_, E> {
             let start = payload.len();
             if let Some(header) = header {
                 header.write(payload);
             }
             let mut draft = Draft::new(payload, self.room_of(header));
             encode(&mut draft)?;
-            descriptors = draft.descriptors;
+            let descriptors = draft.descriptors;
             if !descriptors.is_empty() {
                 header::add_descriptors(payload, start, descriptors.len());
             }
-            Ok(())
+            Ok(descriptors)
         })?;
         let count = descriptors.len();
         state.outbox.attach(descriptors);
@@ -234,8 +233,9 @@ impl Link {
         self.is_full(&self.lock())
     }
 
+    #[inline]
     fn is_full(&self, state: &LinkState) -> bool {
-        state.outbox.unsent().len() > self.limits.unsent || state.is_frozen()
+        state.outbox.waiting() > self.limits.unsent || state.is_frozen()
     }
 
     fn end_locked(&self, state: &mut LinkState, why: Ended) {
@@ -248,10 +248,16 @@ impl Link {
     }
 
     /// Wakes as many callers as there is room for in the queue.
+    #[inline]
     fn wake_for_room(&self, state: &mut LinkState) {
-        if state.room.is_empty() || self.is_full(state) {
-            return;
+        // Almost always, none waits.
+        if !state.room.is_empty() && !self.is_full(state) {
+            self.wake_waiting(state);
         }
+    }
+
+    #[cold]
+    fn wake_waiting(&self, state: &mut LinkState) {
         let room = state.answers.room(self.limits.unsent);
         let descriptors = self.limits.descriptors.saturating_sub(state.answers.descriptors());
         state.room.wake(room, descriptors, &mut state.wakes);

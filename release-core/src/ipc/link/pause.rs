@@ -60,7 +60,7 @@ impl Aside {
 }
 
 impl Pause {
-    pub(super) fn may_read(&self, limits: Limits) -> bool {
+    pub(super) fn may_read(&self, limits: &Limits) -> bool {
         let Aside { frames, bytes, descriptors } = &self.aside;
         !self.is_frozen
             && *bytes <= limits.unsent

@@ -39,7 +39,7 @@ impl Link {
         match frame {
             RingFrame::Wish(_) if self.limits.ring == 0 => {
                 let cancel = Header::Cancel { number: 0 };
-                state.expectations.check(cancel, self.limits, || self.rt.now())
+                state.expectations.check(cancel, &self.limits, || self.rt.now())
             }
             RingFrame::Wish(bytes) => {
                 let bytes = state.rings.agree(bytes, self.limits.ring)?;

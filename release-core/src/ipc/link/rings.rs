@@ -221,8 +221,13 @@ impl Rings {
         self.inward.as_ref().is_some_and(|inward| inward.is_current)
     }
 
-    /// Moves queued frames to the peer's ring, if there is one and as far as that is their way.
+    /// Returns true if the peer has made a ring.
     #[inline]
+    pub(super) fn are_written(&self) -> bool {
+        self.outward.is_some()
+    }
+
+    /// Moves queued frames to the peer's ring, if there is one and as far as that is their way.
     pub(super) fn send(&mut self, outbox: &mut Outbox) -> Result<(), Ended> {
         match &mut self.outward {
             Some(outward) => outward.send(outbox),

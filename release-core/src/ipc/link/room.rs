@@ -64,6 +64,7 @@ impl RoomQueue {
         self.waiting.insert(number, Waiter { waker, descriptors });
     }
 
+    #[inline]
     pub(super) fn leave(&mut self, number: &mut Option<u64>) {
         if let Some(number) = number.take() {
             self.waiting.remove(&number);
@@ -82,6 +83,7 @@ impl RoomQueue {
         wakes.add(self.waiting.values_mut().filter_map(|waiter| waiter.waker.take()));
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -101,7 +101,18 @@ impl LinkState {
         }
     }
 
+    /// Returns the first frame, if one has arrived.
+    #[inline]
     pub(super) fn next_frame(
+        &mut self,
+        mode: Mode,
+        descriptors: usize,
+    ) -> Result<Option<(Range<usize>, FrameKind)>, Ended> {
+        // Usually the last frame was the only one.
+        if self.inbox.is_empty() { Ok(None) } else { self.received_frame(mode, descriptors) }
+    }
+
+    fn received_frame(
         &mut self,
         mode: Mode,
         descriptors: usize,
@@ -242,7 +253,8 @@ impl LinkState {
     }
 
     /// Returns true if the background task is the reader, and there is room for more frames.
-    pub(super) fn may_background_read(&self, limits: Limits) -> bool {
+    #[inline]
+    pub(super) fn may_background_read(&self, limits: &Limits) -> bool {
         self.reader == SocketReader::Background
             && self.pause.as_ref().is_none_or(|pause| pause.may_read(limits))
     }

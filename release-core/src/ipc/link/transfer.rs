@@ -41,9 +41,11 @@ impl Link {
     }
 
     fn poll_socket(&self, state: &mut LinkState, cx: &mut Context<'_>) -> Poll<()> {
-        let (space, most) = (state.inbox.space(), self.limits.arriving());
-        let polled = self.readable.poll(cx, state.reader, |cx| {
-            self.io.poll(cx, Direction::Read, |fd| receive(fd, &mut *space, most))
+        // Most polls find that nothing has come, and need no space.
+        let (reader, inbox) = (state.reader, &mut state.inbox);
+        let polled = self.readable.poll(cx, reader, |cx| {
+            self.io
+                .poll(cx, Direction::Read, |fd| receive(fd, inbox.space(), self.limits.arriving()))
         });
         polled.map(|received| self.on_received(state, received))
     }
@@ -102,11 +104,13 @@ impl Link {
     /// are left, whose way is the socket.
     #[inline]
     fn send_by_ring(&self, state: &mut LinkState) -> bool {
-        let before = state.outbox.unsent().len();
-        match state.rings.send(&mut state.outbox) {
-            Err(why) => self.end_locked(state, why),
-            Ok(()) if state.outbox.unsent().len() < before => self.wake_for_room(state),
-            Ok(()) => {}
+        if state.rings.are_written() {
+            let before = state.outbox.waiting();
+            match state.rings.send(&mut state.outbox) {
+                Err(why) => self.end_locked(state, why),
+                Ok(()) if state.outbox.waiting() < before => self.wake_for_room(state),
+                Ok(()) => {}
+            }
         }
         state.ended.is_none() && !state.outbox.is_empty()
     }

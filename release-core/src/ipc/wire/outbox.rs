@@ -47,17 +47,18 @@ impl Outbox {
         }
     }
 
-    /// Appends a frame, whose payload `encode` writes. Appends nothing after an error.
-    pub(crate) fn push<E: From<FrameTooLong>>(
+    /// Appends a frame, whose payload `encode` writes. Returns its value. Appends nothing after an error.
+    #[inline]
+    pub(crate) fn push<T, E: From<FrameTooLong>>(
         &mut self,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.remove_sent();
         let before = self.complete;
         self.buffer.truncate(before);
         self.buffer.extend_from_slice(&[0; HEADER]);
         let payload = self.buffer.len();
-        let outcome = encode(&mut self.buffer).and_then(|()| {
+        let outcome = encode(&mut self.buffer).and_then(|value| {
             let length = self.buffer.len().saturating_sub(payload);
             let too_long = FrameTooLong { length: length as u64, limit: self.limit };
             let length = u32::try_from(length).map_err(|_| too_long)?;
@@ -65,7 +66,7 @@ impl Outbox {
                 return Err(too_long.into());
             }
             BigEndian::write_u32(&mut self.buffer[before..payload], length);
-            Ok(())
+            Ok(value)
         });
         if outcome.is_err() {
             self.buffer.truncate(before);
@@ -77,6 +78,7 @@ impl Outbox {
 
     /// Removes the sent bytes if they are the larger part, so that the buffer does not grow with a
     /// peer that never reads everything. The rest of one large frame is not moved for each write.
+    #[inline]
     fn remove_sent(&mut self) {
         if self.sent <= KEPT_CAPACITY / 4 || self.sent * 2 <= self.buffer.len() {
             return;
@@ -95,6 +97,7 @@ impl Outbox {
     }
 
     /// Attaches descriptors to the last frame.
+    #[inline]
     pub(crate) fn attach(&mut self, descriptors: Vec<Descriptor>) {
         if !descriptors.is_empty() {
             let frame = self.complete - self.last_length..self.complete;
@@ -118,6 +121,12 @@ impl Outbox {
     /// Returns the bytes that are not sent yet.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.buffer[self.sent..self.complete]
+    }
+
+    /// Returns the number of bytes that are not sent yet.
+    #[inline]
+    pub(crate) fn waiting(&self) -> usize {
+        self.complete - self.sent
     }
 
     /// Returns the bytes and descriptors of the next write.
@@ -303,7 +312,7 @@ mod tests {
     fn an_encoder_that_panics_leaves_the_outbox_as_it_was() {
         let mut outbox = Outbox::new(100);
         let panics = std::panic::AssertUnwindSafe(|| {
-            let _ = outbox.push::<FrameTooLong>(|buffer| {
+            let _ = outbox.push::<(), FrameTooLong>(|buffer| {
                 buffer.push(7);
                 panic!("in an encoder")
             });

@@ -16,15 +16,6 @@ fn check_size(size: u32) -> Result<(), String> {
     if size > MOST { Err(format!("more than {MOST} workers are too many")) } else { Ok(()) }
 }
 
-/// How many more workers of a group may be replaced at the same time.
-#[derive(Clone, Copy)]
-struct Room {
-    /// Workers whose generation may be changed.
-    turns: u32,
-    /// Workers that may get a second process.
-    replacements: u32,
-}
-
 impl Pool {
     pub(super) fn change(&mut self, request: RequestId, change: Operation, turn: &mut Turn<'_>) {
         match change {
@@ -164,7 +155,8 @@ impl Pool {
     /// Answers the requests of completed operations.
     pub(super) fn conclude_changes(&mut self, turn: &mut Turn<'_>) {
         let mut done = Vec::new();
-        for worker in &mut self.workers {
+        for index in self.workers.awake() {
+            let worker = &mut self.workers[index];
             if !self.groups[worker.group].wants(worker.rank) {
                 turn.refuse(worker.restarting.drain(..), "the worker was scaled away");
             } else if worker.is_settled(false) || worker.is_finished() {
@@ -263,14 +255,18 @@ impl Pool {
     /// Starts processes for workers without one, and replacements.
     pub(super) fn start_what_is_missing(&mut self, turn: &mut Turn<'_>) {
         let target = self.target();
-        let mut rooms = self.rooms(target);
+        let mut rooms = self.rooms();
+        for (group, room) in rooms.iter().enumerate() {
+            self.workers.wake_outdated(group, room.turns);
+        }
         let is_rolling = self.is_rolling();
         let groups = 0..self.groups.len();
         let waits: Vec<_> = groups.map(|group| self.waits_for_others(group)).collect();
         for (group, waits) in self.groups.iter_mut().zip(&waits) {
             group.has_begun |= !waits;
         }
-        for worker in &mut self.workers {
+        for index in self.workers.awake() {
+            let worker = &mut self.workers[index];
             let (group, room) = (&self.groups[worker.group], &mut rooms[worker.group]);
             if !group.wants(worker.rank) {
                 continue;
@@ -291,16 +287,17 @@ impl Pool {
             // Old processes serve on.
             return;
         }
-        let groups = &self.groups;
-        let awaits_replacement = |worker: &&mut PoolWorker| {
-            let group = &groups[worker.group];
+        let mut due = self.workers.awake();
+        due.retain(|index| {
+            let worker = &self.workers[*index];
+            let group = &self.groups[worker.group];
             group.wants(worker.rank) && worker.awaits_replacement(&group.spec.reload, is_rolling)
-        };
-        let mut due: Vec<_> = self.workers.iter_mut().filter(awaits_replacement).collect();
+        });
         // Requested replacements come first. Among processes over a limit, the longest wait comes
         // first, so that a process that exceeds it again and again leaves room for others.
-        due.sort_by_key(|worker| worker.over_limit_since());
-        for worker in due {
+        due.sort_by_key(|index| self.workers[*index].over_limit_since());
+        for index in due {
+            let worker = &mut self.workers[index];
             let room = &mut rooms[worker.group];
             if room.replacements > 0 {
                 room.replacements -= 1;
@@ -318,31 +315,6 @@ impl Pool {
         };
         let group = &self.groups[group];
         !self.all_ready && !group.has_begun && !group.spec.after.iter().all(has_started)
-    }
-
-    fn rooms(&self, target: Option<u32>) -> Vec<Room> {
-        let all = self.groups.iter().map(|group| {
-            let surge = group.surge();
-            // The first one is the canary of all others.
-            let is_tested = target.is_none_or(|target| group.is_tested(target));
-            Room { turns: if is_tested { surge } else { 1 }, replacements: surge }
-        });
-        let mut rooms: Vec<_> = all.collect();
-        for worker in &self.workers {
-            let room = &mut rooms[worker.group];
-            let is_tested = self.groups[worker.group].is_tested(worker.generation);
-            let is_turning = target == Some(worker.generation)
-                && !worker.is_settled(is_tested)
-                && !worker.is_finished();
-            let is_replaced = worker.replacement.is_some();
-            if self.wants(worker) && (is_turning || is_replaced) {
-                room.turns = room.turns.saturating_sub(1);
-            }
-            if is_replaced {
-                room.replacements = room.replacements.saturating_sub(1);
-            }
-        }
-        rooms
     }
 
     /// Rolls back the generation that is being started if an unproven process of it ended by itself
@@ -394,9 +366,7 @@ impl Pool {
         let mut wanted = self.workers.iter().filter(|worker| self.wants(worker));
         let is_upgrade = self.rollout.as_ref().is_some_and(|rollout| rollout.is_upgrade);
         match self.rollout.as_ref().map(|rollout| &rollout.stage) {
-            Some(&RolloutStage::Rolling { generation })
-                if wanted.all(|it| self.has_arrived(it, generation)) =>
-            {
+            Some(&RolloutStage::Rolling { generation }) if self.have_arrived() => {
                 self.generation = generation;
                 turn.report(match is_upgrade {
                     true => Report::Upgraded { generation },

@@ -6,6 +6,7 @@ use crate::supervise::{Moment, Operation, RequestId, RestartPolicy};
 
 /// A reload in progress.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Rollout {
     pub(super) requests: Vec<RequestId>,
     /// Whether a new version of the program is the reason.
@@ -16,6 +17,7 @@ pub(super) struct Rollout {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum RolloutStage {
     /// Reads the configuration.
     Preparing,
@@ -29,6 +31,7 @@ pub(super) enum RolloutStage {
 
 /// An upgrade, requested or in progress.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Upgrade {
     pub(super) requests: Vec<RequestId>,
     pub(super) stage: UpgradeStage,
@@ -39,6 +42,7 @@ pub(super) struct Upgrade {
 }
 
 #[derive(Debug, Default, PartialEq)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum UpgradeStage {
     /// Not begun.
     #[default]
@@ -60,6 +64,7 @@ const LULL: Duration = Duration::from_secs(10);
 /// A lack of descriptors, processes or memory, which may end soon: processes of the previous
 /// operation are about to exit, or those of another program.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Shortage {
     /// When it began, or last allowed a process, and when it was last noticed.
     times: Option<(Moment, Moment)>,

@@ -16,7 +16,7 @@ where
 {
     let mut outbox = Outbox::new(u32::MAX);
     for (header, request) in requests {
-        let pushed = outbox.push::<crate::ipc::FrameTooLong>(|payload| {
+        let pushed = outbox.push::<_, crate::ipc::FrameTooLong>(|payload| {
             header.write(payload);
             if let Some(request) = request {
                 Postcard.encode(request, payload).unwrap();

@@ -24,7 +24,7 @@ fn fill(outbox: &mut Outbox) -> PipeReader {
     let (reader, writer) = pipe().unwrap();
     for (number, count) in (0_u32..).zip(COUNTS) {
         outbox
-            .push::<FrameTooLong>(|payload| {
+            .push::<_, FrameTooLong>(|payload| {
                 let start = payload.len();
                 Header::Request { number, timeout: None }.write(payload);
                 payload.extend_from_slice(b"body");

@@ -9,7 +9,7 @@ use crate::ipc::wire::outbox::Outbox;
 /// The bytes of a frame.
 fn frame(header: Header, body: &[u8]) -> Vec<u8> {
     let mut outbox = Outbox::new(u32::MAX);
-    let pushed = outbox.push::<crate::ipc::FrameTooLong>(|payload| {
+    let pushed = outbox.push::<_, crate::ipc::FrameTooLong>(|payload| {
         header.write(payload);
         payload.extend_from_slice(body);
         Ok(())

@@ -240,7 +240,7 @@ struct Hostile {
 
 fn frame(header: Header, body: &[u8], descriptors: Vec<OwnedFd>) -> Outbox {
     let mut outbox = Outbox::new(u32::MAX);
-    let pushed = outbox.push::<FrameTooLong>(|payload| {
+    let pushed = outbox.push::<_, FrameTooLong>(|payload| {
         let start = payload.len();
         header.write(payload);
         payload.extend_from_slice(body);
