@@ -296,6 +296,7 @@ impl Supervisor {
             return MasterEvent::Command(MasterCommand::Spawn(self.deferred_children.remove(0)));
         }
         let event = self.event_until(deadline).await;
+        self.journal.look(self.rt.now());
         if let Some(deadline) = deadline {
             self.noticed(deadline, self.rt.now());
         }
