@@ -60,7 +60,10 @@ impl Pool {
                 let killed = worker.violated(pid, reason, turn);
                 self.count_killed(killed);
             }
-            E::Hung { pid, how, .. } => worker.hung(pid, how, turn),
+            E::Hung { pid, how, .. } => {
+                let killed = worker.hung(pid, how, turn);
+                self.count_killed(killed);
+            }
             E::Extend { pid, time, .. } => self.extend(index, pid, time, turn),
             E::Stopping { pid, .. } => {
                 let (id, kill_at) = (worker.id, turn.now + self.stop_deadline);
