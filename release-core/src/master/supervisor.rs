@@ -486,7 +486,6 @@ impl Supervisor {
     /// Gives groups the sizes that their load demands.
     fn follow_load(&mut self, now: Instant) {
         for change in self.processes.follow_load(self.clock.read(now)) {
-            let change = self.requests.enter_signal(change);
             let _ = self.sender.unbounded_send(MasterEvent::Pool(change));
         }
     }

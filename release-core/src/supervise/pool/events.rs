@@ -34,7 +34,10 @@ impl Pool {
             (Goal::Running, E::Measured(usages)) => self.measured(&usages, turn),
             (Goal::Running, E::Backlog(queued)) => self.backlog(&queued, turn.now),
             (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
-            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
+            (Goal::Running, E::Load { group, from, to }) if !self.is_upgrading() => {
+                self.follow_load(group, from, to, turn);
+            }
+            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_) | E::Load { .. }) => {}
             (_, event) => self.note_worker(event, turn),
         }
     }
@@ -89,6 +92,7 @@ impl Pool {
             | E::Rejoin { .. }
             | E::Measured(_)
             | E::Backlog(_)
+            | E::Load { .. }
             | E::Fail { .. }
             | E::TaskFailed { .. }
             | E::Tick => {}
