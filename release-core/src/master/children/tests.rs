@@ -70,7 +70,8 @@ fn the_exit_of_a_child_whose_group_lives_on_is_kept_and_the_next_version_ends_th
         until(&rt, "one of its group is deaf", || file.exists()).await;
         let told = child.clone();
         let stopping = rt.spawn(async move { told.stop().await });
-        let is_reaped = |kept: &KeptChild| kept.ending.as_ref().is_some_and(|it| it.reaped.is_some());
+        let is_reaped =
+            |kept: &KeptChild| kept.ending.as_ref().is_some_and(|it| it.reaped.is_some());
         until(&rt, "it is reaped", || is_reaped(&children.freeze().unwrap()[0])).await;
         let kept = children.freeze().unwrap();
         let ending = kept[0].ending.as_ref().unwrap();

@@ -134,8 +134,18 @@ impl Processes {
 
     fn keep(&mut self, mut worker: KeptWorker) {
         let readiness = worker.readiness.take().map(PendingReadiness::kept);
-        let KeptWorker { id, pid, generation, finished, link, output, is_told, metrics, ending, .. } =
-            worker;
+        let KeptWorker {
+            id,
+            pid,
+            generation,
+            finished,
+            link,
+            output,
+            is_told,
+            metrics,
+            ending,
+            ..
+        } = worker;
         let id = WorkerId(id);
         let child = match Child::kept(&self.rt, pid, ending) {
             Ok(child) => Arc::new(child),

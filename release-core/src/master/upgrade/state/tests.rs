@@ -93,7 +93,8 @@ fn what_an_older_version_leaves_is_read_with_defaults() {
         "journal",
     ];
     let rest = rest.map(str::to_owned).into_iter().chain(options);
-    let worker = ["link", "output", "metrics", "sandbox", "ending"].map(|it| format!("workers/0/{it}"));
+    let worker =
+        ["link", "output", "metrics", "sandbox", "ending"].map(|it| format!("workers/0/{it}"));
     let worker = worker.into_iter().chain(["workers/1/readiness".to_owned()]);
     let child = iter::once("children/0/ending".to_owned());
     let kept = rest.chain(worker).chain(child).map(|it| format!("/kept/{it}"));
