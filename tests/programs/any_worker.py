@@ -3,7 +3,8 @@ datagrams.
 
 The first argument says how it becomes ready, the second how it ends: the name of a signal.
 What a file `behave` in its directory says comes first: `crash` and `hang`, `shut` for one that shuts
-its sockets down as it stops, and `log` for one that writes each answer to standard output.
+its sockets down as it stops, `log` for one that writes each answer to standard output, and `late` for
+one that makes a file `late` and is ready when there is a file `go`.
 """
 
 import errno
@@ -13,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 
 def behaviour():
@@ -92,6 +94,11 @@ def main():
         sys.exit("it crashes")
     if behaviour() == "hang":
         signal.pause()
+    if behaviour() == "late":
+        with open("late", "w", encoding="utf-8"):
+            pass
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     listeners = passed()
     for listener in listeners:
         listener.setblocking(False)

@@ -23,7 +23,7 @@ impl Program {
 }
 
 impl Running {
-    /// Has workers of this kind that start from now on do so: `well`, `crash`, `hang`, `shut` or `log`.
+    /// Has workers of this kind that start from now on do so: `well`, `crash`, `hang`, `shut`, `log` or `late`.
     pub fn behave(&self, how: &str) {
         std::fs::write(self.path("behave"), how).expect("a file");
     }

@@ -408,3 +408,31 @@ fn a_watchdog_needs_a_worker_that_talks() {
         assert!(code == 1 && log.contains("say `--ready notify`, too"), "{log}");
     }
 }
+
+/// The workers of before go on when those of a new version fail, and what they say is heard.
+#[test]
+fn a_worker_is_heard_after_an_upgrade_that_was_rolled_back() {
+    let program = "
+if os.path.exists('bad'):
+    sys.exit(1)
+say('READY=1')
+while not os.path.exists('quiet'):
+    say('WATCHDOG=1')
+    time.sleep(0.05)
+say('STATUS=quiet')
+wait()
+";
+    let mut manager = run(&["--watchdog", "5"], program).start();
+    manager.await_ready(1);
+    let before = manager.workers();
+    tell(&manager, "bad");
+    let said = control(&manager.control(), "upgrade");
+    assert!(said.contains("exit status 1"), "{said}; {}", manager.stderr());
+    assert_eq!(manager.workers(), before);
+    std::fs::remove_file(manager.path("bad")).expect("a file");
+    tell(&manager, "quiet");
+    becomes(&manager, "status_text", "quiet");
+    let is_found = || manager.stderr().contains("no answer to the heartbeat for 5.0s");
+    eventually("its silence is noticed", is_found);
+    assert_eq!(manager.stop(), 0, "{}", manager.stderr());
+}

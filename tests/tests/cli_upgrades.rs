@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use release_tests::{
     Daemon, Installed, Program, control, eventually, free_port, is_alive, is_root, replace_file,
 };
+use serde_json::Value;
 
 /// Everything that `release run` finds out to start is gone when it comes back.
 #[test]
@@ -195,5 +197,46 @@ fn release_run_becomes_what_was_tried_or_stays_what_it_was() {
         assert_eq!(control(&socket, "upgrade"), "ok", "{case}: {}", manager.stderr());
         assert!(installed.is_run_by(manager.process()), "{case}");
         assert_eq!(manager.stop(), 0, "{case}: {}", manager.stderr());
+    }
+}
+
+/// A worker that starts while the new version takes over becomes ready there, by each protocol, after that
+/// version has taken its own workers back.
+#[test]
+fn a_worker_that_starts_during_an_upgrade_is_heard_after_it() {
+    for (ready, how) in [("notify", "notify"), ("ack", "ack"), ("ack", "ack-fd"), ("fd", "newline")]
+    {
+        let installed = Installed::cli();
+        let options = ["run", "--control", "control", "--start-timeout", "100", "--ready", ready];
+        let program = installed.program().args(options).args(["--"]).any_worker(how, "TERM");
+        let mut manager = program.start();
+        manager.await_ready(1);
+        manager.behave("late");
+        manager.workers()[0].signal(Signal::SIGKILL);
+        eventually("its successor starts", || manager.path("late").exists());
+        let starting = manager.workers();
+        manager.behave("crash");
+        installed.install(&Program::release_path());
+        let socket = manager.control();
+        let said = thread::scope(|scope| {
+            let upgrading = scope.spawn(|| control(&socket, "upgrade"));
+            let is_back = || manager.stderr().contains("the upgrade failed: the old workers go on");
+            eventually(&format!("{how}: it is rolled back"), is_back);
+            replace_file(&manager.path("go"), "");
+            upgrading.join().expect("an answer")
+        });
+        let log = manager.stderr();
+        assert!(said.contains("exit status 1"), "{how}: {said}; {log}");
+        assert!(installed.is_run_by(manager.process()), "{how}: {log}");
+        let state = || {
+            let status: Value = serde_json::from_str(&control(&socket, "status")).expect("JSON");
+            status["workers"][0].clone()
+        };
+        eventually(&format!("{how}: it is ready; {log}"), || state()["state"] == "ready");
+        assert_eq!(manager.workers(), starting, "{how}: {}", manager.stderr());
+        if how == "notify" {
+            assert_eq!(state()["status_text"], "up", "{log}");
+        }
+        assert_eq!(manager.stop(), 0, "{how}: {}", manager.stderr());
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use release_core::{DeathReport, EventKind, ServiceEvent};
+use release_core::{DeathReport, EventBatch, EventKind, ServiceEvent};
 use release_tests::{
     Backend, Program, Running, control, eventually, free_port, is_alive, is_root, on_every_backend,
     try_control,
@@ -325,6 +325,48 @@ fn a_program_that_hangs_or_fails_holds_nothing_up() {
     assert_eq!(running.stop(), 0, "{}", running.stderr());
 }
 
+/// However much time a stop may take, which this program would use up.
+#[test]
+fn a_stop_waits_for_the_program_of_events_for_a_moment() {
+    let options = ["--ready", "0", "--stop-timeout", "1000s", "--on-event", "./hook"];
+    for signal in [Signal::SIGTERM, Signal::SIGQUIT] {
+        let program = Program::manager_of_shell(&options, "exec sleep 1000");
+        hook(&program, "trap '' TERM; echo >> begun; sleep 1000; sleep 1000");
+        let mut running = program.start();
+        running.await_ready(1);
+        eventually("it runs", || running.path("begun").exists());
+        running.signal(signal);
+        // It waits for less than it would for the hook.
+        let status = running.wait();
+        assert!(status.code().is_some(), "{signal}: {}", running.stderr());
+    }
+}
+
+/// A follower that does something else when the last event comes.
+#[test]
+fn a_follower_that_is_busy_gets_the_last_event() {
+    let line =
+        "trap 'until [ -e go ]; do sleep 0.02; done; exit 0' TERM; while :; do sleep 0.02; done";
+    let mut running = Program::manager_of_shell(&["--ready", "0"], line).start();
+    running.await_ready(1);
+    let socket = running.control();
+    let mut next = 0;
+    let mut ask = || {
+        let text = control(&socket, &format!("events {next}"));
+        let batch: EventBatch = serde_json::from_str(&text).expect(&text);
+        next = batch.next;
+        batch.events.into_iter().map(|event| event.event).collect::<Vec<_>>()
+    };
+    while !ask().contains(&EventKind::WorkerReady) {}
+    running.signal(Signal::SIGTERM);
+    while !ask().contains(&EventKind::Stopping) {}
+    // Nobody waits for an event now.
+    fs::write(running.path("go"), "").expect("a file");
+    eventually("the end is near", || running.workers().is_empty());
+    while !ask().contains(&EventKind::Finished) {}
+    assert_eq!(running.wait().code(), Some(0));
+}
+
 #[test]
 fn the_program_of_events_runs_as_the_account_of_the_workers() {
     if !is_root("another account") {
@@ -382,8 +424,15 @@ fn a_rotation_that_is_not_possible_is_said() {
     for (options, why) in [
         (&["--rotate", "1M"][..], "there are no log files to rotate"),
         (&["--rotate-keep", "3"], "`--rotate-keep` is for files that are rotated"),
+        (&["--rotate", "1M", "--out", "x", "--err", "x.1"], "would replace"),
+        (&["--rotate", "1M", "--out", "./a/../x", "--pid-file", "x.next"], "would replace"),
+        (&["--config", "rotated"], "would replace"),
     ] {
-        let (code, said) = Program::manager_of_shell(options, "exec sleep 1000").run();
+        let program = Program::manager_of_shell(options, "exec sleep 1000");
+        let text = "out = \"x.5\" err = \"x\" rotate = 1MiB rotate-keep = 5\n";
+        fs::write(program.path("rotated"), text).expect("a file");
+        fs::create_dir(program.path("a")).expect("a directory");
+        let (code, said) = program.run();
         assert!(code == 1 && said.contains(why), "{said}");
     }
     let options = ["--ready", "0", "--out", "log", "--err", "log", "--rotate", "100"];

@@ -20,6 +20,12 @@ const NAME: &str = "on-event";
 /// How long it may run for an event.
 const RUN_TIME: Duration = Duration::from_secs(30);
 
+/// How long the service waits for it when no worker is left.
+const LAST_TIME: Duration = Duration::from_secs(2);
+
+/// How long it may take to end when it is told to, at most.
+const LONGEST_END: Duration = Duration::from_secs(1);
+
 /// How often to look whether a stop is over.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -31,6 +37,8 @@ pub(super) struct Hook {
     environment: Environment,
     /// Time for the events of a stop.
     stop_time: Duration,
+    /// Time for the program to end.
+    end_time: Duration,
 }
 
 impl Hook {
@@ -58,6 +66,7 @@ impl Hook {
             environment: pairs.fold(environment, |all, (name, value)| all.set(name, value)),
             // The master must not count this as a task that does not end.
             stop_time: stop_timeout.mul_f64(0.75),
+            end_time: stop_timeout.div_f64(8.0).min(LONGEST_END),
         }))
     }
 
@@ -67,10 +76,19 @@ impl Hook {
         let all = pin!(self.tell_all(&master, events));
         let over = pin!(async {
             (&mut stopping).await;
-            master.rt().sleep(self.stop_time).await;
+            let ended = async {
+                while !has_stopped(&master) {
+                    master.rt().sleep(LOOK).await;
+                }
+                master.rt().sleep(LAST_TIME).await;
+            };
+            let _ = master.rt().timeout(self.stop_time, ended).await;
         });
         if let Either::Right(_) = select(all, over).await {
             tracing::warn!("--on-event: the service ends before the program was told everything");
+            if let Some(child) = master.child(NAME) {
+                self.end(&master, &child).await;
+            }
         }
         Ok(())
     }
@@ -126,7 +144,18 @@ impl Hook {
             Ok(exit) => exit,
             Err(_) => {
                 tracing::warn!("--on-event: the program runs for longer than 30 s, and is stopped");
-                child.stop().await
+                self.end(master, child).await
+            }
+        }
+    }
+
+    /// Tells the program to end, and kills it if it does not.
+    async fn end(&self, master: &MasterHandle, child: &ChildHandle) -> ExitStatus {
+        match master.rt().timeout(self.end_time, child.stop()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                child.kill();
+                child.exit().await
             }
         }
     }

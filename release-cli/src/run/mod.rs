@@ -121,12 +121,13 @@ part is an error. `release probe` shows what a sandbox forbids here.
 
 With --max-workers the pool grows while connections wait to be accepted, fast, and shrinks to --workers
 when none has waited for some seconds, slowly. That is for workers that serve one connection at a time.
+A number that somebody sets by `release ctl scale`, TTIN or TTOU holds for 30 seconds.
 
 --on-event runs a program at each event, with its kind as the only argument and the event in
 RELEASE_EVENT, such as {\"event\":\"worker_died\",\"worker\":2,\"exit\":\"exit status 3\",...}. It has the
 account, directory and environment of the workers: those before the sections, if the file has sections.
-One runs at a time, for 30 seconds at most. A service that runs does not wait for it; at the end it does,
-for three quarters of --stop-timeout. When more than 1000 events wait, the oldest are dropped, and `dropped`
+One runs at a time, for 30 seconds at most. A service that runs does not wait for it. At the end it does,
+for two seconds after the last worker, and in all for three quarters of --stop-timeout; QUIT kills it. When more than 1000 events wait, the oldest are dropped, and `dropped`
 tells their number. The kinds: starting, serving, stopping; worker_started, worker_ready, worker_died, worker_killed,
 worker_not_started, worker_left_behind, worker_over_limit, dying_too_fast; reloading, reloaded,
 reload_rolled_back, reload_refused; upgrading, upgraded, upgrade_refused, upgrade_rolled_back; resized,

@@ -1,12 +1,12 @@
 //! Log files that are rotated when they are large.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::log_files::{LogFiles, refuse_foreign};
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// When log files are rotated, and how many are kept.
 #[derive(Debug)]
@@ -28,6 +28,27 @@ impl Rotation {
 }
 
 impl LogFiles {
+    /// Refuses names under which a rotation would replace a log file, or one of these `others`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::Usage`](crate::ErrorKind::Usage) if there is such a name.
+    pub(crate) fn check_rotation(&self, keep: u32, others: &[&Path]) -> Result<(), Error> {
+        for path in self.paths() {
+            let endangered = self.paths().chain(others.iter().copied());
+            let mut endangered = endangered.filter(|other| is_rotated_to(path, other, keep));
+            if let Some(other) = endangered.next() {
+                let (path, other) = (path.display(), other.display());
+                let message = format!(
+                    "the rotation of the log file {path} would replace {other}: it keeps earlier files \
+                     as {path}.1 to {path}.{keep}, and makes {path}.next; give one of them another name"
+                );
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+        }
+        Ok(())
+    }
+
     /// Renames the files that have reached the size, and puts new ones in their place. Sets `is_moved` if
     /// there is any: then they must be opened again.
     ///
@@ -48,6 +69,29 @@ impl LogFiles {
         }
         outcome
     }
+}
+
+/// Returns whether a rotation of `path` gives a file the name `other`, or that of the file which a link
+/// `other` leads to.
+fn is_rotated_to(path: &Path, other: &Path, keep: u32) -> bool {
+    let path = in_directory(path);
+    [in_directory(other), fs::canonicalize(other).unwrap_or_default()].iter().any(|other| {
+        let other = other.as_os_str().as_encoded_bytes();
+        let suffix = other.strip_prefix(path.as_os_str().as_encoded_bytes());
+        let suffix = suffix.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok());
+        let is_number = |text: &str| {
+            let number = text.parse().ok().filter(|number| (1..=keep).contains(number));
+            number.is_some_and(|number| number.to_string() == text)
+        };
+        suffix.is_some_and(|suffix| suffix == "next" || is_number(suffix))
+    })
+}
+
+/// Resolves the directory of a file, which a rename follows, unlike the file itself.
+fn in_directory(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().and_then(|directory| fs::canonicalize(directory).ok());
+    directory.zip(path.file_name()).map(|(directory, name)| directory.join(name)).unwrap_or(path)
 }
 
 /// A device, a link or a file with another name is none to rotate.
@@ -76,7 +120,7 @@ fn rotate(path: &Path, keep: u32) -> io::Result<()> {
 
 fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -129,6 +173,43 @@ mod tests {
         fs::write(place.path("log"), "5").unwrap();
         assert!(place.rotate(1, 0).unwrap());
         assert_eq!(place.all(), ["", "4", "3"]);
+    }
+
+    #[test]
+    fn a_rotation_that_would_replace_another_file_is_refused() {
+        let place = Place(tempfile::tempdir().unwrap());
+        fs::create_dir(place.path("d")).unwrap();
+        symlink(place.path("d"), place.path("link")).unwrap();
+        fs::write(place.path("d/log.2"), "").unwrap();
+        symlink(place.path("d/log.2"), place.path("other")).unwrap();
+        let refused = |output: &str, error: &str, lock: &str| {
+            let [output, error, lock] = [output, error, lock].map(|name| place.path(name));
+            let files = LogFiles::new(Some(&output), Some(&error)).unwrap();
+            files.check_rotation(3, &[&lock]).is_err()
+        };
+        for (output, error, lock) in [
+            ("log", "log.1", "pid"),
+            ("log.3", "log", "pid"),
+            ("log", "log.next", "pid"),
+            ("log", "d/../log.2", "pid"),
+            ("d/log", "link/log.1", "pid"),
+            ("link/log", "other", "pid"),
+            ("log", "err", "log.1"),
+            ("log.1", "log.1.1", "pid"),
+        ] {
+            assert!(refused(output, error, lock), "{output} {error} {lock}");
+        }
+        for (output, error) in [
+            ("log", "log"),
+            ("log", "log.0"),
+            ("log", "log.4"),
+            ("log", "log.01"),
+            ("log", "log.x"),
+            ("log", "d/log.1"),
+            ("log", "catalog.1"),
+        ] {
+            assert!(!refused(output, error, "pid"), "{output} {error}");
+        }
     }
 
     #[test]

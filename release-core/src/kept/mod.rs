@@ -34,7 +34,10 @@ pub(crate) use link::{Heartbeat, InwardRing, Limits, Link, Mode, OutwardRing, Ri
 pub(crate) use metrics::{Death, Journal, Metric, Running};
 pub(crate) use pool::{Group, Hung, KillReason, Pool, PoolWorker, Process, ProcessLimits, Stage};
 pub(crate) use sockets::{Connection, Control, FileIdentity, Listener};
-pub(crate) use worker::{GroupTypes, Options, Output, Pipe, Resource, Setup, Worker};
+pub(crate) use worker::{
+    GroupTypes, Heard, Options, Output, Pipe, Readiness, ReadinessSignal, Resource, Setup,
+    SocketFile, Worker,
+};
 
 /// Changes when an older reader would do something wrong with the new state, or a newer one with an
 /// older state. Fields that may be missing or ignored do not change it.

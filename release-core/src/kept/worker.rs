@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,56 @@ pub(crate) struct Worker<D> {
     #[serde(default)]
     pub(crate) sandbox: Option<String>,
     pub(crate) ending: Option<Ending<D>>,
+    /// The master's side of the readiness protocol of a command, while it listens.
+    pub(crate) readiness: Option<Readiness<D>>,
+}
+
+/// The master's side of a readiness protocol.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Readiness<D> {
+    /// The user that may give the signal.
+    pub(crate) uid: u32,
+    pub(crate) signal: ReadinessSignal<D>,
+}
+
+/// The source of the signal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ReadinessSignal<D> {
+    NotifySocket {
+        socket: D,
+        /// `None` if the socket is an abstract one.
+        file: Option<SocketFile<D>>,
+        watchdog: Option<Duration>,
+        heard: Heard,
+    },
+    Acknowledgement {
+        listener: D,
+        file: SocketFile<D>,
+        passed: D,
+    },
+    Newline(D),
+}
+
+/// The file of a readiness socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SocketFile<D> {
+    pub(crate) path: OsString,
+    /// The directory, which is locked while it is in use.
+    pub(crate) directory: D,
+}
+
+/// The messages at a `NOTIFY_SOCKET` so far.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    pub(crate) is_ready: bool,
+    pub(crate) is_stopping: bool,
+    /// Whether the process has said that it hangs, and nobody knows yet.
+    pub(crate) is_hung: bool,
+    /// The latest status that was reported, and a newer one that was not.
+    pub(crate) told: String,
+    pub(crate) status: Option<String>,
+    /// Time from now that the process has asked for, if nobody knows yet.
+    pub(crate) needs: Option<Duration>,
 }
 
 /// The pipes of standard output and error.

@@ -143,6 +143,24 @@ impl ChildHandle {
         self.child.stop(self.child.patience);
         self.exit().await
     }
+
+    /// Kills the process, unless it has ended. [`exit`](ChildHandle::exit) completes soon.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use release_core::{ChildHandle, MasterHandle};
+    ///
+    /// async fn end_soon(master: &MasterHandle, agent: ChildHandle) {
+    ///     if master.rt().timeout(Duration::from_secs(1), agent.stop()).await.is_err() {
+    ///         agent.kill();
+    ///     }
+    /// }
+    /// ```
+    pub fn kill(&self) {
+        self.child.kill();
+    }
 }
 
 impl ChildHandle {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,10 @@ struct QueueState {
     /// The readers that wait, by their numbers.
     waiting: BTreeMap<u64, Waker>,
     last_reader: u64,
+    /// The events that followers have had lately, by the number of the latest, until they ask again.
+    followers: VecDeque<(u64, Instant)>,
+    /// Waits for the followers, at the end.
+    last: Option<Waker>,
 }
 
 impl EventQueue {
@@ -141,8 +145,15 @@ impl EventQueue {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         // Larger than the numbers of the version before.
         let first = u64::try_from(now.as_micros()).unwrap_or_default();
-        let (kept, waiting) = (VecDeque::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(QueueState { kept, first, next: first, waiting, last_reader: 0 })))
+        Self(Arc::new(Mutex::new(QueueState {
+            kept: VecDeque::new(),
+            first,
+            next: first,
+            waiting: BTreeMap::new(),
+            last_reader: 0,
+            followers: VecDeque::new(),
+            last: None,
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
@@ -195,6 +206,49 @@ impl EventQueue {
     }
 }
 
+/// How long a follower may take to ask again, and how many of them are known.
+const ABSENCE: Duration = Duration::from_secs(5);
+const MOST_FOLLOWERS: usize = 100;
+
+/// Followers that ask again and again, on a control socket.
+impl EventQueue {
+    /// Notes that a follower asks for what comes after this number.
+    pub(crate) fn asked(&self, after: u64) {
+        let mut queue = self.lock();
+        let known = queue.followers.iter().position(|(told, _)| *told == after);
+        known.map(|known| queue.followers.remove(known));
+        let last = queue.last.take();
+        drop(queue);
+        wake_all(last);
+    }
+
+    /// Notes that a follower has had everything up to this number.
+    pub(crate) fn told(&self, until: u64, now: Instant) {
+        let mut queue = self.lock();
+        if queue.followers.len() == MOST_FOLLOWERS {
+            queue.followers.pop_front();
+        }
+        queue.followers.push_back((until, now));
+    }
+
+    /// Waits until each follower that was there lately has had all events. One task at a time may wait.
+    pub(crate) async fn all_told(&self, now: Instant) {
+        poll_fn(|cx| {
+            let mut queue = self.lock();
+            let last = queue.next - 1;
+            let is_late = |(told, at): &(u64, Instant)| {
+                *told < last && now.saturating_duration_since(*at) <= ABSENCE
+            };
+            if !queue.followers.iter().any(is_late) {
+                return Poll::Ready(());
+            }
+            queue.last = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 impl QueueState {
     fn batch(&self, after: u64) -> Option<EventBatch> {
         // A number of another version, whose clock was ahead.
@@ -229,8 +283,6 @@ impl Drop for WaitingReader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
 
     use super::*;
@@ -280,6 +332,24 @@ mod tests {
         add(&queue, 1);
         assert_eq!(one.now_or_never().unwrap().events[0].seq, 1001);
         assert!(queue.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn the_end_waits_for_followers_that_were_there_lately() {
+        let (queue, now) = (queue(2), Instant::now());
+        queue.asked(0);
+        queue.told(1000, now);
+        queue.told(1001, now);
+        // One that has gone long ago.
+        queue.told(1000, now - ABSENCE * 2);
+        let mut end = Box::pin(queue.all_told(now));
+        assert_eq!(end.as_mut().now_or_never(), None);
+        queue.asked(1000);
+        assert_eq!(end.now_or_never(), Some(()));
+        for _ in 0..1000 {
+            queue.told(7, now);
+        }
+        assert_eq!(queue.lock().followers.len(), MOST_FOLLOWERS);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What happened in the pool: counts, and the latest deaths of workers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,8 @@ pub struct DeathReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed: Option<String>,
     /// Sender of the `SIGKILL` that ended the process, if it was not the master: another process, or the
-    /// kernel because memory ran out. Tells both if the kernel's counters do not distinguish them.
+    /// kernel because memory ran out. Tells both if the kernel's counters do not distinguish them, or if the
+    /// master has not looked at them for more than a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed_by: Option<String>,
     /// Run time of the process in seconds, if it is known.
@@ -119,6 +120,11 @@ impl Journal {
     /// Returns the latest deaths, the oldest first.
     pub(crate) fn deaths(&self) -> Vec<DeathReport> {
         self.deaths.iter().cloned().collect()
+    }
+
+    /// Looks from time to time whether the kernel has killed somebody.
+    pub(crate) fn look(&mut self, now: Instant) {
+        self.memory_kills.look(now);
     }
 
     /// Notes the last lines of a process whose death is about to be reported.
@@ -197,7 +203,8 @@ impl Journal {
         let group = running.as_ref().map_or(group, |running| &running.group);
         let killed = running.as_ref().and_then(|running| running.killed.as_ref());
         let is_sigkill = matches!(exit, ExitStatus::Signal { number: libc::SIGKILL, .. });
-        let killer = (is_sigkill && killed.is_none()).then(|| self.memory_kills.killer());
+        let is_foreign = is_sigkill && killed.is_none();
+        let killer = is_foreign.then(|| self.memory_kills.killer(Instant::now()));
         let cause = match (killed, exit) {
             (Some((cause, _)), _) => *cause,
             _ if killer == Some(OUT_OF_MEMORY) => "out_of_memory",

@@ -296,6 +296,7 @@ impl Supervisor {
             return MasterEvent::Command(MasterCommand::Spawn(self.deferred_children.remove(0)));
         }
         let event = self.event_until(deadline).await;
+        self.journal.look(self.rt.now());
         if let Some(deadline) = deadline {
             self.noticed(deadline, self.rt.now());
         }
@@ -485,7 +486,6 @@ impl Supervisor {
     /// Gives groups the sizes that their load demands.
     fn follow_load(&mut self, now: Instant) {
         for change in self.processes.follow_load(self.clock.read(now)) {
-            let change = self.requests.enter_signal(change);
             let _ = self.sender.unbounded_send(MasterEvent::Pool(change));
         }
     }

@@ -128,6 +128,16 @@ pub enum Event {
     /// Connections are queued for these processes. A process among them that no longer receives new
     /// connections gets more time before it is asked to stop, up to ten times the configured time.
     Backlog(Vec<(WorkerId, i32)>),
+    /// The load of a group demands another size, see [`Workers::grow_to`](crate::Workers::grow_to). Has
+    /// no effect if somebody has changed the size since then, or waits for a change.
+    Load {
+        /// Index of the group.
+        group: usize,
+        /// Size at the look at its load.
+        from: u32,
+        /// New size.
+        to: u32,
+    },
     /// Stops the pool in order: workers are asked to stop and killed at the stop deadline.
     Stop,
     /// Stops the pool at once: workers are killed.
@@ -200,6 +210,7 @@ impl Event {
             | Self::Rejoin { .. }
             | Self::Measured(_)
             | Self::Backlog(_)
+            | Self::Load { .. }
             | Self::Fail { .. }
             | Self::TaskFailed { .. }
             | Self::Tick => None,

@@ -195,6 +195,12 @@ pub(super) struct Resize {
 }
 
 impl PoolGroup {
+    /// Returns whether a caller, or the reload, waits for a change of its size.
+    pub(super) fn is_awaited(&self) -> bool {
+        let resize = self.resize.as_ref();
+        resize.is_some_and(|resize| resize.is_of_reload || !resize.requests.is_empty())
+    }
+
     pub(super) fn new(spec: GroupSpec) -> Self {
         Self {
             configured: spec.size,

@@ -329,9 +329,10 @@ pub struct WorkerStatus<'a> {
 pub enum Outcome {
     /// The pool was stopped and every worker exited by itself.
     Stopped,
-    /// The pool was stopped and workers had to be killed.
+    /// The pool was stopped and workers had to be killed: at the stop deadline, at once, for a violation, or
+    /// because a job reached its time limit.
     Killed {
-        /// Number of killed processes.
+        /// Number of processes that were killed since the stop began.
         workers: usize,
     },
     /// The workers failed, or something else did.

@@ -387,14 +387,15 @@ impl PoolWorker {
     }
 
     /// Kills a process that makes no progress, unless it is starting or stopping, which has a
-    /// deadline. The time limit of a job is shorter than that of a stop.
-    pub(super) fn hung(&mut self, pid: i32, how: Hung, turn: &mut Turn<'_>) {
+    /// deadline. The time limit of a job is shorter than that of a stop. Returns the number of killed
+    /// processes.
+    pub(super) fn hung(&mut self, pid: i32, how: Hung, turn: &mut Turn<'_>) -> usize {
         let is_job = matches!(how, Hung::Job(_));
         let it = |process: &PoolProcess| {
             let serves = process.is_in_service() && process.was_ready();
             process.pid() == Some(pid) && (serves || (is_job && process.is_alive()))
         };
-        self.kill_matching(it, &KillReason::Hung(how), turn);
+        self.kill_matching(it, &KillReason::Hung(how), turn)
     }
 
     fn kill_matching(

@@ -15,6 +15,11 @@ impl Master {
     /// the reason is logged, and the present file stays in use. A file that is a link, or that has another
     /// name, is not rotated.
     ///
+    /// # Errors
+    ///
+    /// [`Master::run`] fails if there are no log files, or if a name such as `FILE.1` belongs to the other
+    /// log file, the lock file or a control socket.
+    ///
     /// # Examples
     ///
     /// ```

@@ -175,6 +175,12 @@ impl Master {
             let message = "there are no log files to rotate: name one for `output` or `error`";
             return Err(Error::new(ErrorKind::Usage, message));
         }
+        // A version that comes back has served with these names.
+        if let Some(rotation) = config.rotation.as_ref().filter(|_| !is_return) {
+            let controls = self.controls.iter().map(|control| control.path.as_path());
+            let others: Vec<_> = config.lock_file.as_deref().into_iter().chain(controls).collect();
+            config.log_files.check_rotation(rotation.keep, &others)?;
+        }
         config.hand_over.as_ref().map_or(Ok(()), HandOver::check)?;
         let settings = groups.iter().flat_map(|group| &group.settings);
         settings.for_each(|settings| config.hooks.add(settings));

@@ -235,8 +235,11 @@ impl ControlCommand {
 
 /// Waits for events, but not as long as a client or an upgrade would: it asks again.
 async fn events(master: &MasterHandle, after: u64) -> String {
-    let batch = master.rt().timeout(LONGEST_WAIT, master.events_after(after)).await;
+    let all = master.all_events();
+    all.asked(after);
+    let batch = master.rt().timeout(LONGEST_WAIT, all.after(after)).await;
     let batch = batch.unwrap_or_else(|_| EventBatch::none(after));
+    all.told(batch.next, master.rt().now());
     serde_json::json!(batch).to_string()
 }
 

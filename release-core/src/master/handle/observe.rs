@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{MasterCommand, MasterHandle};
-use crate::master::event_queue::{EventBatch, Events};
+use crate::master::event_queue::Events;
 use crate::master::figures::{Figures, PoolFigures};
 use crate::master::health::{not_live, not_ready};
 use crate::master::journal::DeathReport;
@@ -108,14 +108,6 @@ impl MasterHandle {
     #[must_use]
     pub fn events(&self) -> Events {
         self.all_events().follow()
-    }
-
-    /// Returns the next events after this number, at most 100, as soon as there are any.
-    pub(crate) fn events_after(
-        &self,
-        after: u64,
-    ) -> impl Future<Output = EventBatch> + Send + use<> {
-        self.all_events().after(after)
     }
 
     /// Sends a signal to running workers, to tell them something that their program understands. Returns

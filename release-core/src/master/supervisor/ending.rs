@@ -23,6 +23,9 @@ use crate::supervise::{Outcome, Report};
 /// Minimum time of the children to end, when the workers and the main task have used up the rest.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Maximum time for the followers of the events to ask for the last one.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
 /// Why a main task was cut off.
 const STOPPED_AT_ONCE: &str = "it was stopped at once";
 
@@ -42,6 +45,9 @@ impl Supervisor {
         // Requests for events wait for the next one, and the last answers would wait for them.
         let told = ServiceEvent::of(&finished, "", None);
         told.into_iter().for_each(|event| self.master.all_events().add(event));
+        // A follower may be about to ask for it.
+        let all_told = self.master.all_events().all_told(self.rt.now());
+        let _ = self.rt.timeout(LAST_EVENTS, all_told).await;
         self.send_last_answers().await;
         Missed::none(&self.rt).await;
         self.report(&finished);

@@ -30,6 +30,7 @@ use crate::process::attach::{Attached, NewConnection, Notify};
 use crate::process::child::Child;
 use crate::process::listeners::Watch;
 use crate::process::output::{Output, Pipes};
+use crate::process::readiness::ReadinessHandle;
 use crate::process::unexecutable::not_started;
 use crate::process::worker_info::WorkerInfo;
 use crate::rt::{Rt, Task};
@@ -52,6 +53,8 @@ struct WorkerProcess {
     generation: u32,
     /// `None` if the connection failed; the process is killed then.
     connection: Option<Attached>,
+    /// The readiness protocol of a command.
+    readiness: Option<ReadinessHandle>,
     output: Option<Output>,
     /// Whether it was told to end.
     is_told: bool,
@@ -172,14 +175,19 @@ impl Processes {
             None
         });
         let (news, silence) = self.listen(id, pid, &finished);
-        let (connection, silence) = match ours {
+        let (connection, readiness) = match ours {
             Ours::Connection { attach, socket, hello } => {
                 let (limits, services) = (group.limits, group.services.clone());
                 let connection = NewConnection { socket, hello, limits, services };
-                (attach.attach(worker, connection, news), Some(silence))
+                (attach.attach(worker, connection, news), None)
             }
-            Ours::Readiness(awaited) => (Ok(awaited.attach(&self.rt, &worker, news)), None),
+            Ours::Readiness(awaited) => {
+                let (attached, handle) = awaited.attach(&self.rt, &worker, news);
+                (Ok(attached), Some(handle))
+            }
         };
+        // A command's messages do not end with it.
+        let silence = readiness.is_none().then_some(silence);
         let connection = connection.inspect_err(|error| {
             // Its exit is the event.
             let reason = error.report();
@@ -197,6 +205,7 @@ impl Processes {
             child,
             generation,
             connection,
+            readiness,
             output,
             is_told: false,
             finished,

@@ -10,13 +10,17 @@ impl<W, C> Workers<W, C> {
     /// connections wait at two looks in a row, or when more wait than it has workers: by one worker, then
     /// by two, by four and so on. When no connection has waited for five seconds, one worker is told to
     /// finish, and so on down to the minimum. If the group must grow again soon after that, the time
-    /// doubles, up to five minutes. After a growth that has failed, the group keeps its size for 30 seconds.
+    /// doubles, up to five minutes; it halves with each further worker that is removed, and is five seconds
+    /// again at a growth that comes later than twice that time. A worker that takes long to finish keeps
+    /// nobody from growing. After a growth that has failed, the group keeps its size for 30 seconds.
     ///
     /// This suits programs whose workers serve one connection, or a few, at a time. A worker that accepts
     /// every connection at once leaves none in the queue, however busy it is.
     ///
-    /// [`MasterHandle::scale`](crate::MasterHandle::scale) still sets the size, from which the group then
-    /// grows or shrinks. Reloads and upgrades keep the present size.
+    /// Of this and an operator, the operator wins: the load changes nothing while a change of the size is in
+    /// progress. A size set by [`MasterHandle::scale`](crate::MasterHandle::scale), by a signal or by a
+    /// reload then holds for 30 seconds, even outside these bounds. After that the group grows or shrinks
+    /// from there. Reloads and upgrades keep the present size.
     ///
     /// # Errors
     ///

@@ -1,20 +1,23 @@
 //! Readiness as in einhorn: the worker writes a line to a command socket.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::duplicate;
 use super::inbox::{AllowedSender, ReadinessSocket};
 use super::socket_directory::{SocketDirectory, SocketPath};
 use crate::Error;
+use crate::ipc::Descriptor;
+use crate::kept;
 use crate::net::{Credentials, Passive, Socket, Unix};
-use crate::rt::Rt;
+use crate::rt::{Io, Rt};
 use crate::sys::rights;
-use crate::sys::untrusted::Untrusted;
+use crate::sys::untrusted::close;
 use futures_util::future::{Either, select};
 
 /// Maximum line length.
@@ -53,11 +56,54 @@ impl Acknowledgement {
         self.file.path()
     }
 
+    /// Takes over both from an earlier version.
+    pub(super) fn kept(
+        listener: Descriptor,
+        file: kept::SocketFile<Descriptor>,
+        passed: Descriptor,
+    ) -> Self {
+        let file = SocketPath::kept(file);
+        Self { listener: listener.into(), file, passed: passed.into() }
+    }
+
+    /// Registers the descriptor that the process has; the listener is watched while it waits.
+    pub(super) fn register(self, rt: &Rt) -> io::Result<AcknowledgementInbox> {
+        let Self { listener, file, passed } = self;
+        let passed = Arc::new(rt.register(passed)?);
+        Ok(AcknowledgementInbox { listener: Some(listener), file, passed })
+    }
+}
+
+/// The two ways of a process that runs.
+#[derive(Debug)]
+pub(super) struct AcknowledgementInbox {
+    /// Open until it is dropped.
+    listener: Option<OwnedFd>,
+    file: SocketPath,
+    passed: Arc<Io>,
+}
+
+impl AcknowledgementInbox {
+    /// Returns both for the next version of the program. A connection that was accepted and has not
+    /// acknowledged yet ends.
+    pub(super) fn keep(&self) -> Result<kept::ReadinessSignal<Descriptor>, Error> {
+        Ok(kept::ReadinessSignal::Acknowledgement {
+            listener: duplicate(&self.listener()?)?,
+            file: self.file.keep()?,
+            passed: duplicate(&*self.passed)?,
+        })
+    }
+
+    fn listener(&self) -> Result<BorrowedFd<'_>, Error> {
+        let gone = || failed(io::ErrorKind::NotConnected.into());
+        self.listener.as_ref().map(AsFd::as_fd).ok_or_else(gone)
+    }
+
     /// Waits until the process acknowledges in either way.
-    pub(super) async fn wait(self, rt: &Rt, sender: AllowedSender) -> Result<(), Error> {
-        let failed = |error| Error::system("its acknowledgement", error);
-        let mut passed = LineReader::new(ReadinessSocket::new(rt, self.passed).map_err(failed)?);
-        let by_path = pin!(at_listener(rt, self.listener, sender));
+    pub(super) async fn wait(&self, rt: &Rt, sender: AllowedSender) -> Result<(), Error> {
+        let mut passed = LineReader::new(ReadinessSocket::new(Arc::clone(&self.passed)));
+        let listener = self.listener()?.try_clone_to_owned().map_err(failed)?;
+        let by_path = pin!(at_listener(rt, listener, sender));
         let by_descriptor = pin!(async {
             while let Some(line) = passed.next().await {
                 if is_acknowledgement(&line, sender) {
@@ -74,17 +120,27 @@ impl Acknowledgement {
     }
 }
 
+/// Closes connections that were never accepted, with the descriptors queued in them, without waiting.
+impl Drop for AcknowledgementInbox {
+    fn drop(&mut self) {
+        if let Some(listener) = self.listener.take_if(|it| !rights::refuses(it.as_fd())) {
+            close(listener);
+        }
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::system("its acknowledgement", error)
+}
+
 async fn at_listener(rt: &Rt, listener: OwnedFd, sender: AllowedSender) -> Result<(), Error> {
-    let failed = |error| Error::system("its acknowledgement", error);
-    // Closes connections that were never accepted, with the descriptors queued in them, without
-    // waiting.
-    let last = (!rights::refuses(listener.as_fd())).then(|| listener.try_clone());
-    let _last = last.transpose().map_err(failed)?.map(Untrusted::from);
     let mut listener = Socket::<Passive, Unix>::inherited(rt, listener)?;
     loop {
         let socket = listener.accept_descriptor().await.map_err(failed)?;
         let peer = Credentials::of_peer(&socket);
-        let Ok(inbox) = ReadinessSocket::new(rt, socket) else { continue };
+        let Ok(inbox) = rt.register(socket).map(Arc::new).map(ReadinessSocket::new) else {
+            continue;
+        };
         // Strangers are not read, and cannot delay the worker.
         if !peer.is_ok_and(|peer| sender.allows(peer.uid, peer.pid)) {
             continue;

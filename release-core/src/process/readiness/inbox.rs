@@ -2,12 +2,13 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use futures_channel::oneshot;
 use nix::unistd::{Pid, Uid, getpgid};
 
-use crate::rt::{Direction, Io, Progress, Rt};
+use crate::rt::{Direction, Io, Progress};
 use crate::sys::rights::{Arrived, discard, receive};
 use crate::sys::untrusted::close_all;
 
@@ -15,13 +16,13 @@ use crate::sys::untrusted::close_all;
 /// slow close delays only further messages of the same socket.
 #[derive(Debug)]
 pub(super) struct ReadinessSocket {
-    io: Io,
+    io: Arc<Io>,
     unclosed: Option<oneshot::Receiver<()>>,
 }
 
 impl ReadinessSocket {
-    pub(super) fn new(rt: &Rt, socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { io: rt.register(socket)?, unclosed: None })
+    pub(super) fn new(io: Arc<Io>) -> Self {
+        Self { io, unclosed: None }
     }
 
     /// Waits for the next message and closes its descriptors.

@@ -18,16 +18,19 @@ use nix::unistd::{Pid, Uid};
 
 use super::attach::{Attached, Notify, WorkerEvent};
 use super::worker_info::WorkerInfo;
+use crate::ipc::Descriptor;
+use crate::kept::{self, ReadinessSignal as Kept};
 use crate::rt::Rt;
 use crate::sys::creds::ProcessCredentials;
+use crate::sys::fds::duplicate_from;
 use crate::sys::spawn::FIRST_PASSED;
 use crate::worker_types::WorkerId;
 use crate::{Error, ErrorKind};
-use ack::Acknowledgement;
+use ack::{Acknowledgement, AcknowledgementInbox};
 pub(crate) use environment::of_the_master;
 use inbox::AllowedSender;
-use newline::Newline;
-use notify::NotifySocket;
+use newline::{Newline, NewlineInbox};
+use notify::{NotifyInbox, NotifySocket};
 use socket_directory::{SocketDirectory, sweep};
 
 /// How a program of [`Workers::command`](crate::Workers::command) becomes ready.
@@ -241,28 +244,117 @@ impl ChildResources {
 }
 
 impl PendingReadiness {
-    /// Listens to the process until the returned value is dropped.
-    pub(crate) fn attach(self, rt: &Rt, worker: &WorkerInfo, notify: Notify) -> Attached {
+    /// Takes over the protocol of a process from an earlier version.
+    pub(crate) fn kept(kept: KeptReadiness) -> Self {
+        let signal = match kept.signal {
+            Kept::NotifySocket { socket, file, watchdog, heard } => {
+                ReadinessSignal::NotifySocket(NotifySocket::kept(socket, file, watchdog, heard))
+            }
+            Kept::Acknowledgement { listener, file, passed } => {
+                ReadinessSignal::Acknowledgement(Acknowledgement::kept(listener, file, passed))
+            }
+            Kept::Newline(pipe) => ReadinessSignal::Newline(Newline::kept(pipe)),
+        };
+        Self { waits_for: Some(signal), uid: Uid::from_raw(kept.uid) }
+    }
+
+    /// Listens to the process until the returned value is dropped. Also returns the handle for an
+    /// upgrade.
+    pub(crate) fn attach(
+        self,
+        rt: &Rt,
+        worker: &WorkerInfo,
+        notify: Notify,
+    ) -> (Attached, ReadinessHandle) {
         let sender = AllowedSender { uid: self.uid, worker: Pid::from_raw(worker.pid) };
+        let inbox = self.waits_for.map(|signal| signal.register(rt)).transpose();
+        let inbox = inbox.inspect_err(|error| cannot_be_heard(worker, error)).ok().flatten();
+        let inbox = inbox.map(Arc::new);
+        let handle = ReadinessHandle { uid: self.uid, inbox: inbox.as_ref().map(Arc::downgrade) };
         let (timer, worker) = (rt.clone(), worker.clone());
         let serving = rt.spawn(async move {
-            let heard = match self.waits_for {
-                None => return,
-                Some(ReadinessSignal::NotifySocket(socket)) => {
-                    socket.listen(&timer, sender, &worker, &notify).await
-                }
-                Some(ReadinessSignal::Acknowledgement(acknowledgement)) => {
-                    acknowledgement.wait(&timer, sender).await.map(|()| notify(WorkerEvent::Ready))
-                }
-                Some(ReadinessSignal::Newline(newline)) => newline.wait(&timer).await.map(&notify),
-            };
-            if let Err(error) = heard {
-                let reason = crate::error::chain(&error);
-                log_warning!(worker = worker.id, worker.pid, reason, "cannot be heard");
+            let Some(inbox) = inbox else { return };
+            if let Err(error) = inbox.listen(&timer, sender, &worker, &notify).await {
+                cannot_be_heard(&worker, &error);
             }
         });
-        Attached { link: Weak::new(), serving }
+        (Attached { link: Weak::new(), serving }, handle)
     }
+}
+
+fn cannot_be_heard(worker: &WorkerInfo, error: &Error) {
+    let reason = crate::error::chain(error);
+    log_warning!(worker = worker.id, worker.pid, reason, "cannot be heard");
+}
+
+/// A protocol for the next version of the program.
+pub(crate) type KeptReadiness = kept::Readiness<Descriptor>;
+
+/// The protocol of a process that runs.
+#[derive(Debug)]
+pub(crate) struct ReadinessHandle {
+    uid: Uid,
+    /// Dangling once the process has said everything that it can say.
+    inbox: Option<Weak<ReadinessInbox>>,
+}
+
+impl ReadinessHandle {
+    /// Returns the protocol for the next version of the program, if it listens still. This version must
+    /// not listen afterwards.
+    pub(crate) fn keep(&self, rt: &Rt) -> Result<Option<KeptReadiness>, Error> {
+        let Some(inbox) = self.inbox.as_ref().and_then(Weak::upgrade) else { return Ok(None) };
+        let signal = match &*inbox {
+            ReadinessInbox::NotifySocket(socket) => socket.keep(rt.now())?,
+            ReadinessInbox::Acknowledgement(acknowledgement) => acknowledgement.keep()?,
+            ReadinessInbox::Newline(newline) => newline.keep()?,
+        };
+        Ok(Some(KeptReadiness { uid: self.uid.as_raw(), signal }))
+    }
+}
+
+/// The descriptors of a protocol, watched.
+#[derive(Debug)]
+enum ReadinessInbox {
+    NotifySocket(NotifyInbox),
+    Acknowledgement(AcknowledgementInbox),
+    Newline(NewlineInbox),
+}
+
+impl ReadinessSignal {
+    fn register(self, rt: &Rt) -> Result<ReadinessInbox, Error> {
+        let registered = match self {
+            Self::NotifySocket(socket) => socket.register(rt).map(ReadinessInbox::NotifySocket),
+            Self::Acknowledgement(both) => both.register(rt).map(ReadinessInbox::Acknowledgement),
+            Self::Newline(newline) => newline.register(rt).map(ReadinessInbox::Newline),
+        };
+        registered.map_err(|error| Error::system("cannot watch its readiness", error))
+    }
+}
+
+impl ReadinessInbox {
+    async fn listen(
+        &self,
+        rt: &Rt,
+        sender: AllowedSender,
+        worker: &WorkerInfo,
+        notify: &Notify,
+    ) -> Result<(), Error> {
+        match self {
+            Self::NotifySocket(socket) => socket.listen(rt, sender, worker, notify).await,
+            Self::Acknowledgement(both) => {
+                both.wait(rt, sender).await.map(|()| notify(WorkerEvent::Ready))
+            }
+            Self::Newline(newline) => newline.wait().await.map(notify),
+        }
+    }
+}
+
+/// Duplicates a descriptor for the next version of the program.
+fn duplicate(descriptor: &impl AsFd) -> Result<Descriptor, Error> {
+    let copy = duplicate_from(descriptor.as_fd(), 3);
+    let failed =
+        |error| Error::system("cannot duplicate a descriptor of a worker's readiness", error);
+    copy.map(Descriptor::new).map_err(failed)
 }
 
 /// Returns the first descriptor number after the listeners.

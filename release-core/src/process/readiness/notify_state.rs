@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::kept;
 use crate::process::HELD_UP;
 use crate::process::attach::WorkerEvent;
 use crate::systemd::status_line;
@@ -50,6 +51,34 @@ impl NotifyState {
             told: String::new(),
             tell_at: now,
             was_strange: false,
+        }
+    }
+
+    /// Goes on where an earlier version has left it. The time of silence begins anew.
+    pub(super) fn resume(watchdog: Option<Duration>, heard: kept::Heard, now: Instant) -> Self {
+        let kept::Heard { is_ready, is_stopping, is_hung, told, status, needs } = heard;
+        Self {
+            silent_at: watchdog.filter(|_| is_ready).map(|time| now + time),
+            is_ready,
+            is_stopping,
+            is_hung,
+            told,
+            status,
+            needs_until: needs.and_then(|time| now.checked_add(time)),
+            ..Self::new(watchdog, now)
+        }
+    }
+
+    /// Returns the state for the next version of the program. Events that are reported immediately are
+    /// not among it: they have been.
+    pub(super) fn keep(&self, now: Instant) -> kept::Heard {
+        kept::Heard {
+            is_ready: self.is_ready,
+            is_stopping: self.is_stopping,
+            is_hung: self.is_hung,
+            told: self.told.clone(),
+            status: self.status.clone(),
+            needs: self.needs_until.map(|until| until.saturating_duration_since(now)),
         }
     }
 
@@ -202,6 +231,18 @@ mod tests {
         let mut other = NotifyState::new(None, start);
         told(&mut other, "READY=1", start);
         assert_eq!(other.deadline(), None, "nobody asked for it");
+    }
+
+    #[test]
+    fn another_version_goes_on_with_what_was_heard() {
+        let start = Instant::now();
+        let mut state = NotifyState::new(Some(seconds(10)), start);
+        told(&mut state, "READY=1\nSTATUS=up", start);
+        state.hear("STATUS=busy\nEXTEND_TIMEOUT_USEC=9000000", start);
+        let mut next = NotifyState::resume(Some(seconds(10)), state.keep(start), start);
+        assert_eq!(due(&mut next, start), ["Extend(9s)", "Status(\"busy\")"]);
+        assert!(told(&mut next, "READY=1\nSTATUS=busy", start).is_empty());
+        assert_eq!(due(&mut next, start + seconds(10)), ["Hung(Silent(10s))"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Uid, access, chown, geteuid};
 
+use super::duplicate;
 use crate::Error;
+use crate::ipc::Descriptor;
+use crate::kept;
 use crate::sys::fds::try_lock;
 
 const PREFIX: &str = "release-sockets-";
@@ -35,7 +39,7 @@ struct LockedDirectory {
     path: PathBuf,
     last: AtomicU32,
     /// Locked while the directory is in use.
-    _lock: File,
+    lock: File,
 }
 
 impl SocketDirectory {
@@ -74,7 +78,7 @@ impl LockedDirectory {
                 .map_err(|errno| failed(errno.into()))?;
             match lock(&path) {
                 Ok(lock) => {
-                    let directory = Self { path, last: AtomicU32::new(0), _lock: lock };
+                    let directory = Self { path, last: AtomicU32::new(0), lock };
                     return directory.open_to(owner);
                 }
                 Err(other) => error = other,
@@ -101,7 +105,7 @@ impl LockedDirectory {
     ) -> Result<(T, SocketPath), (Errno, PathBuf)> {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(number.to_string());
-        let file = SocketPath { path: path.clone(), _directory: Arc::clone(self) };
+        let file = SocketPath { path: path.clone(), directory: Arc::clone(self) };
         let made = bind(&file.path).and_then(|socket| {
             chown(&file.path, owner, None)?;
             Ok((socket, file))
@@ -120,12 +124,28 @@ impl Drop for LockedDirectory {
 #[derive(Debug)]
 pub(super) struct SocketPath {
     path: PathBuf,
-    _directory: Arc<LockedDirectory>,
+    directory: Arc<LockedDirectory>,
 }
 
 impl SocketPath {
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the file for the next version of the program. Its lock keeps others from removing the
+    /// directory on the way.
+    pub(super) fn keep(&self) -> Result<kept::SocketFile<Descriptor>, Error> {
+        let directory = duplicate(&self.directory.lock)?;
+        Ok(kept::SocketFile { path: self.path.clone().into(), directory })
+    }
+
+    /// Takes over the file from an earlier version. The last one of a directory removes it.
+    pub(super) fn kept(file: kept::SocketFile<Descriptor>) -> Self {
+        let path = PathBuf::from(file.path);
+        let lock = File::from(OwnedFd::from(file.directory));
+        let of = path.parent().unwrap_or(&path).to_owned();
+        let directory = LockedDirectory { path: of, last: AtomicU32::new(0), lock };
+        Self { path, directory: Arc::new(directory) }
     }
 }
 

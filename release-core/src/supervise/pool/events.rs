@@ -34,7 +34,10 @@ impl Pool {
             (Goal::Running, E::Measured(usages)) => self.measured(&usages, turn),
             (Goal::Running, E::Backlog(queued)) => self.backlog(&queued, turn.now),
             (_, E::Measured(_) | E::Start | E::Stop | E::Prepared(_) | E::Tick) => {}
-            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_)) => {}
+            (Goal::Running, E::Load { group, from, to }) if !self.is_upgrading() => {
+                self.follow_load(group, from, to, turn);
+            }
+            (_, E::Tried(_) | E::NotHandedOver { .. } | E::Backlog(_) | E::Load { .. }) => {}
             (_, event) => self.note_worker(event, turn),
         }
     }
@@ -60,7 +63,10 @@ impl Pool {
                 let killed = worker.violated(pid, reason, turn);
                 self.count_killed(killed);
             }
-            E::Hung { pid, how, .. } => worker.hung(pid, how, turn),
+            E::Hung { pid, how, .. } => {
+                let killed = worker.hung(pid, how, turn);
+                self.count_killed(killed);
+            }
             E::Extend { pid, time, .. } => self.extend(index, pid, time, turn),
             E::Stopping { pid, .. } => {
                 let (id, kill_at) = (worker.id, turn.now + self.stop_deadline);
@@ -86,6 +92,7 @@ impl Pool {
             | E::Rejoin { .. }
             | E::Measured(_)
             | E::Backlog(_)
+            | E::Load { .. }
             | E::Fail { .. }
             | E::TaskFailed { .. }
             | E::Tick => {}

@@ -220,6 +220,7 @@ fn a_job_that_hangs_costs_its_worker_neither_a_delay_nor_the_time_of_a_stop() {
     let before = kills(&world);
     world.tell(Event::Stop);
     world.run(seconds(4));
-    assert!(matches!(world.history().last(), Some((_, Action::Done(Outcome::Stopped)))));
+    let last = world.history().last().map(|(_, action)| action);
+    assert_eq!(last, Some(&Action::Done(Outcome::Killed { workers: 1 })));
     assert_eq!(kills(&world), before + 1);
 }

@@ -152,7 +152,7 @@ impl Model {
             Event::Status { .. } => {}
             Event::Change { .. } | Event::Prepared(_) | Event::Measured(_) | Event::Tick => {}
             Event::Tried(_) | Event::NotHandedOver { .. } | Event::Rejoin { .. } => {}
-            Event::Backlog(_) => {}
+            Event::Backlog(_) | Event::Load { .. } => {}
         }
         self.all_ready |= self.running() && self.workers.values().all(|(_, m)| m.was_ready);
     }

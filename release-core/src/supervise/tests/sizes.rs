@@ -247,3 +247,42 @@ fn a_worker_that_a_reload_scales_away_is_not_told_to_be_restarted() {
     let refused = Err("the worker was scaled away".to_owned());
     assert_eq!(world.answer(restart), Some(&refused));
 }
+
+#[test]
+fn the_load_goes_on_from_its_own_changes_and_gives_way_to_those_of_others() {
+    let life = Life::good().stops_after(seconds(8));
+    let mut world = world(spec(3), move |_| life.clone());
+    let load = |from, to| Event::Load { group: 0, from, to };
+    world.tell(load(3, 2));
+    world.run(seconds(1));
+    assert_eq!(world.processes().count(), 3, "the removed one ends still");
+    let sizes = world.pool().sizes_of(0).expect("nobody waits for a change");
+    assert_eq!((sizes.size, sizes.settled), (2, 2));
+    world.tell(load(2, 4));
+    world.run(seconds(1));
+    assert_eq!(serving(&world).len(), 4);
+    world.tell(load(2, 1));
+    assert_eq!(world.pool().size(0), Some(4), "the size has changed since the look");
+    let scale = resize(&mut world, 3);
+    assert!(world.pool().sizes_of(0).is_none(), "somebody waits for it");
+    world.tell(load(3, 2));
+    assert_eq!(world.pool().size(0), Some(3));
+    assert_eq!(finish(&mut world, scale), Ok(()));
+    world.tell(load(3, 2));
+    assert_eq!(world.pool().size(0), Some(2));
+}
+
+/// They would keep their group from growing otherwise.
+#[test]
+fn workers_that_have_ended_for_good_count_as_settled() {
+    let policy = RestartPolicy::default().respawn(Respawn::OnFailure);
+    let ends = |launch: Launch| match launch.id {
+        WorkerId(0) => Life::good().dies_after(seconds(1), ExitStatus::Code(0)),
+        _ => Life::good(),
+    };
+    let mut world = world(GroupSpec::new("web", 2).restart(policy), ends);
+    world.run(seconds(5));
+    assert_eq!(serving(&world).len(), 1);
+    let sizes = world.pool().sizes_of(0).expect("nobody waits for a change");
+    assert_eq!((sizes.size, sizes.settled), (2, 2));
+}

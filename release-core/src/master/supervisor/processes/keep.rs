@@ -20,6 +20,7 @@ use crate::metrics::WORDS;
 use crate::process::attach::{Attached, WorkerEvent, serve_leftover};
 use crate::process::child::Child;
 use crate::process::output::Output;
+use crate::process::readiness::PendingReadiness;
 use crate::process::worker_info::WorkerInfo;
 use crate::supervise::{Event, WorkerId};
 use crate::sys::exit_status::ExitStatus;
@@ -64,6 +65,7 @@ impl Processes {
         for ((id, pid), process) in &self.running {
             let link = process.connection.as_ref().and_then(|attached| attached.link.upgrade());
             let link = link.map(|link| freeze(&link)).transpose()?.flatten();
+            let readiness = process.readiness.as_ref().map(|it| it.keep(&self.rt));
             kept.workers.push(KeptWorker {
                 id: id.0,
                 pid: *pid,
@@ -75,6 +77,7 @@ impl Processes {
                 metrics: process.metrics.as_deref().map(copy_of).transpose()?,
                 sandbox: self.master.restrictions_of(*pid),
                 ending: Some(process.child.ending()?),
+                readiness: readiness.transpose()?.flatten(),
             });
         }
         let serving = self.master.generation();
@@ -129,7 +132,8 @@ impl Processes {
         processes
     }
 
-    fn keep(&mut self, worker: KeptWorker) {
+    fn keep(&mut self, mut worker: KeptWorker) {
+        let readiness = worker.readiness.take().map(PendingReadiness::kept);
         let KeptWorker {
             id,
             pid,
@@ -166,27 +170,35 @@ impl Processes {
         let output = output.map(|output| output.thaw(&self.rt, info.clone(), &capture));
         let output = output.and_then(|output| output.map_err(lost).ok());
         let contact = group.map(|group| &group.contact);
-        let connection = match (contact, link) {
-            // It is ready, or is restarted when its time limit for that expires.
-            (Some(Contact::Command(_)), None) => None,
-            (Some(Contact::Connection(attach)), Some(link)) => {
+        let mut handle = None;
+        let connection = match (contact, link, readiness) {
+            // Also one whose group is gone may need more time to end.
+            (Some(Contact::Command(_)) | None, None, Some(readiness)) => {
+                let (attached, its) = readiness.attach(&self.rt, &info, listener);
+                handle = Some(its);
+                Some(attached)
+            }
+            // It has said everything, or waits for its time.
+            (Some(Contact::Command(_)), None, None) => None,
+            (Some(Contact::Connection(attach)), Some(link), _) => {
                 let services = group.map(|group| group.services.clone()).unwrap_or_default();
                 let attached = attach.reattach(info, link, services, listener);
                 attached.inspect_err(|error| given_up(id, pid, &child, error)).ok()
             }
-            (_, None) => {
+            (_, None, _) => {
                 listener(WorkerEvent::Closed("its connection"));
                 None
             }
             // Its group is gone.
-            (_, Some(link)) => self.leave(&child, link),
+            (_, Some(link), _) => self.leave(&child, link),
         };
-        let silence = connection.is_some().then_some(silence);
+        let silence = (connection.is_some() && handle.is_none()).then_some(silence);
         let watch = self.watch(id, &child, output.clone(), silence);
         let process = WorkerProcess {
             child,
             generation,
             connection,
+            readiness: handle,
             output,
             is_told,
             finished,

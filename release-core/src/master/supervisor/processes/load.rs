@@ -2,11 +2,11 @@
 
 use super::Processes;
 use crate::process::listeners::Listener;
-use crate::supervise::{GroupLoad, Moment, Operation};
+use crate::supervise::{Event, GroupLoad, Moment};
 
 impl Processes {
     /// Looks at the groups, and returns the changes of their sizes that their load demands.
-    pub(in crate::master::supervisor) fn follow_load(&mut self, now: Moment) -> Vec<Operation> {
+    pub(in crate::master::supervisor) fn follow_load(&mut self, now: Moment) -> Vec<Event> {
         let pool = self.master.pool();
         let mut changes = Vec::new();
         if pool.is_stopping() || pool.is_rolling() || pool.is_upgrading() || !pool.has_started() {
@@ -18,8 +18,8 @@ impl Processes {
             };
             let queues = group.listeners.iter().filter_map(Listener::queue);
             let waiting = queues.fold(0_u32, |sum, (waiting, _)| sum.saturating_add(waiting));
-            if let Some(size) = elastic.look(GroupLoad { waiting, ..sizes }, now) {
-                changes.push(Operation::Resize { group: group.name.to_string(), size });
+            if let Some(to) = elastic.look(GroupLoad { waiting, ..sizes }, now) {
+                changes.push(Event::Load { group: index, from: sizes.size, to });
             }
         }
         changes

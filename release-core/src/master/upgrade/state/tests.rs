@@ -95,6 +95,7 @@ fn what_an_older_version_leaves_is_read_with_defaults() {
     let rest = rest.map(str::to_owned).into_iter().chain(options);
     let worker =
         ["link", "output", "metrics", "sandbox", "ending"].map(|it| format!("workers/0/{it}"));
+    let worker = worker.into_iter().chain(["workers/1/readiness".to_owned()]);
     let child = iter::once("children/0/ending".to_owned());
     let kept = rest.chain(worker).chain(child).map(|it| format!("/kept/{it}"));
     for path in summary.map(|it| format!("/summary/{it}")).chain(kept) {
@@ -107,7 +108,7 @@ fn what_an_older_version_leaves_is_read_with_defaults() {
     assert_eq!(summary.pool.workers[0].failed_starts, 0);
     assert!(kept.listeners.is_empty() && kept.image.is_none() && kept.signals.is_empty());
     assert!(kept.metrics.is_empty() && kept.journal.counts.is_empty());
-    assert!(kept.workers[0].sandbox.is_none());
+    assert!(kept.workers[0].sandbox.is_none() && kept.workers[1].readiness.is_none());
     assert!(kept.workers[0].link.is_none() && !kept.workers[1].is_told);
     assert!(kept.particulars[0].1.options.limits.is_empty());
     assert!(kept.streams.iter().all(|it| it.bytes.is_empty() && it.lost == 0));
