@@ -51,6 +51,9 @@ struct Options {
     /// Connections to the TCP socket are handed on
     #[arg(long)]
     hand_on: bool,
+    /// Most open connections of the TCP socket in a worker
+    #[arg(long)]
+    connections: Option<usize>,
 }
 
 fn main() -> Exit {
@@ -97,6 +100,7 @@ async fn worker(me: Me<Options>) -> Result<(), BoxError> {
         .idle_timeout(time(told.idle))
         .linger(time(told.linger));
     let tcp = if told.hand_on { tcp.hand_on() } else { tcp };
+    let tcp = if let Some(most) = told.connections { tcp.connections(most) } else { tcp };
     let unix = http::serve_hyper(&me, unix, service)
         .header_timeout(time(told.header))
         .linger(time(told.linger));
@@ -116,11 +120,18 @@ async fn knock(client: Stream) -> Result<Stream, BoxError> {
 }
 
 async fn answer(me: Me<Options>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
-    Ok(match request.uri().path() {
+    let path = request.uri().path().to_owned();
+    if path.ends_with("at-stop") {
+        tracing::warn!("a request waits for the stop");
+        me.stopping().await;
+    }
+    Ok(match &*path {
         "/echo" => Response::new(request.into_body().map_err(Into::into).boxed_unsync()),
         "/fail" => Err("the service has failed")?,
         "/panic" => panic!("the service has panicked"),
-        "/upgrade" => {
+        // Nobody reads the body.
+        "/at-stop" => Response::new(text("stopped\n")),
+        "/upgrade" | "/upgrade-at-stop" => {
             let upgrade = hyper::upgrade::on(request);
             me.rt().spawn(async move { echo_twice(upgrade.await?).await }).detach();
             let mut response = Response::new(text(""));

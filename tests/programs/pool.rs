@@ -3,10 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use clap::Parser;
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use release::ipc::{CallError, Peer, Refused, Request};
 use release::jobs::{JobError, JobNumber, Jobs, Submission};
 use release::rt::Rt;
@@ -55,10 +57,17 @@ fn main() -> Exit {
 /// The runtime of a worker and its master, for its jobs.
 static ME: OnceLock<(Rt, Peer<Step>)> = OnceLock::new();
 
+/// Lets the main function end, and is told that it does.
+static LAST: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>> = Mutex::new(None);
+
 async fn worker(me: Me<(), Step>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     ME.set((me.rt().clone(), me.master())).map_err(|_| "set twice")?;
+    let (last, ends) = oneshot::channel();
+    *LAST.lock().map_err(|_| "a panic")? = Some(last);
     me.ready()?;
-    me.stopping().await;
+    if let Either::Right((Ok(tell), _)) = select(me.stopping(), ends).await {
+        let _ = tell.send(());
+    }
     Ok(())
 }
 
@@ -94,6 +103,13 @@ async fn work(Work { number, words }: Work) -> Result<String, Refused> {
             write(file, &format!("begin {word}"))?;
             pause().await;
             write(file, &format!("end {word}"))?;
+        }
+        ["last", word] => {
+            let last = LAST.lock().map_err(|_| Refused::new("a panic"))?.take();
+            let (tell, told) = oneshot::channel();
+            let _ = last.ok_or_else(|| Refused::new("not ready"))?.send(tell);
+            told.await.map_err(|_| Refused::new("main has ended"))?;
+            return Ok(word.to_owned());
         }
         ["refuse"] => return Err(Refused::new("on purpose")),
         ["die-once", file] | ["hang-once", file] if !Path::new(file).exists() => {

@@ -176,3 +176,33 @@ pub fn http_get_text(address: SocketAddr) -> io::Result<String> {
     let body = response.split("\r\n\r\n").nth(1);
     body.map(str::to_owned).ok_or_else(|| io::Error::other(response))
 }
+
+/// A request.
+pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// A connection whose reads end in time.
+#[track_caller]
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+    stream
+}
+
+/// Everything until the server closes the connection.
+pub fn rest(stream: &mut impl Read) -> String {
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+/// Reads until the text ends like this.
+#[track_caller]
+pub fn read_until(stream: &mut impl Read, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with(end) {
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {text:?}"));
+        text.push(char::from(byte[0]));
+    }
+    text
+}

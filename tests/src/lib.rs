@@ -33,7 +33,8 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 pub use account::Account;
 pub use cli::release_open_to_all;
 pub use client::{
-    Answer, ControlClient, HttpClient, control, http_get, http_get_text, try_control, try_http_get,
+    Answer, ControlClient, GET, HttpClient, connect, control, http_get, http_get_text, read_until,
+    rest, try_control, try_http_get,
 };
 pub use daemon::{Daemon, open_to_all};
 pub use hostile::{AT_ONCE, Footprint, Noise, Target, frames, knows_refusals, send_descriptors};

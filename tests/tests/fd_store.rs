@@ -2,7 +2,7 @@
 //! systemd's place.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -235,4 +235,54 @@ fn no_more_is_stored_than_there_is_room_for() {
         assert_eq!(service.store(), [""; 0]);
         service.end(Signal::SIGTERM);
     }
+}
+
+#[test]
+fn datagrams_wait_in_slots_that_are_found_again_in_their_order() {
+    let address = free_port();
+    let udp = |slots: u32| format!("udp://{address}?slots={slots}");
+    let service = Service::start(&["--listen", &udp(6)], &[ROOM]);
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+    client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let ask = || (0..16).for_each(|_| _ = client.send_to(b"ask?", address).expect("it is sent"));
+    let answers = || {
+        let mut buffer = [0; 64];
+        (0..16).map_while(|_| client.recv(&mut buffer).ok()).count()
+    };
+    let slots = |count: usize| {
+        eventually(&format!("{count} slots are kept; {}", service.0.stderr()), || {
+            let store = service.store();
+            let ends = |slot| store.iter().any(|name| name.ends_with(&format!("/slot{slot}")));
+            store.len() == count && (0..count).all(ends)
+        });
+    };
+    // The last one is the master's.
+    slots(7);
+    let was_stored = || service.0.stderr().matches("listening on, as it was stored").count();
+    for (turn, signal) in (1..).zip([Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL]) {
+        ask();
+        assert_eq!(answers(), 16, "{}", service.0.stderr());
+        let workers = release_tests::children(service.main_process().0);
+        service.end(signal);
+        eventually("nothing runs", || workers.iter().all(|it| !release_tests::is_alive(it.0)));
+        // Into the slots of those who have ended.
+        ask();
+        service.start_again();
+        assert_eq!(answers(), 16, "{}", service.0.stderr());
+        assert_eq!(was_stored(), turn, "{}", service.0.stderr());
+        for word in ["reload", "upgrade"] {
+            assert_eq!(control(&service.0.control(), word), "ok", "{}", service.0.stderr());
+            ask();
+            assert_eq!(answers(), 16, "after {word}; {}", service.0.stderr());
+        }
+        slots(7);
+    }
+    // A group of another size has other numbers, and is not taken in part.
+    service.end(Signal::SIGKILL);
+    service.change(&["--listen", &udp(4)]);
+    service.start_again();
+    slots(5);
+    ask();
+    assert_eq!((answers(), was_stored()), (16, 3), "{}", service.0.stderr());
+    assert_eq!(service.end(Signal::SIGTERM), "0", "{}", service.0.stderr());
 }

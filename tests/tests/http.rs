@@ -1,6 +1,6 @@
 //! HTTP by the library: a client that never repeats a request loses none.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,11 +15,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
 use release_tests::{
-    Answer, DEADLINE, HttpClient, Installed, Program, Running, control, eventually, free_port,
-    http_get, on_every_backend, try_http_get,
+    Answer, DEADLINE, GET, HttpClient, Installed, Program, Running, connect, control, eventually,
+    free_port, http_get, on_every_backend, read_until, rest, try_http_get,
 };
-
-const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 fn start(
     backend: release_tests::Backend,
@@ -27,30 +25,6 @@ fn start(
     options: &[&str],
 ) -> (Running, SocketAddr) {
     Program::new(backend, "http").args(options).serve(workers)
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a time limit");
-    stream
-}
-
-/// Everything until the server closes the connection.
-fn rest(stream: &mut impl Read) -> String {
-    let mut text = String::new();
-    let _ = stream.read_to_string(&mut text);
-    text
-}
-
-/// Reads until the text ends like this.
-fn read_until(stream: &mut impl Read, end: &str) -> String {
-    let mut text = String::new();
-    let mut byte = [0];
-    while !text.ends_with(end) {
-        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {text:?}"));
-        text.push(char::from(byte[0]));
-    }
-    text
 }
 
 /// Sends requests on connections that it keeps as long as the server does, with pauses, and never twice.
@@ -145,7 +119,8 @@ on_every_backend! {
     }
 
     fn http_2_is_told_to_go_away(backend: Backend) {
-        let (mut service, address) = start(backend, 2, &[]);
+        // Connections of HTTP/2 are not handed on.
+        let (mut service, address) = start(backend, 2, &["--hand-on"]);
         let (over, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (answered, lost) = thread::scope(|scope| {
             let client = scope.spawn(|| {
@@ -422,149 +397,6 @@ on_every_backend! {
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
         let answer = rest(&mut client);
         assert!(answer.contains("peer=127."), "{answer}");
-        assert_eq!(service.stop(), 0, "{}", service.stderr());
-    }
-
-    fn kept_connections_are_handed_on(backend: Backend) {
-        let installed = Installed::new(backend, "http");
-        let options = ["--hand-on", "--header", "60000", "--stop", "60"];
-        let (mut service, address) = installed.program().args(options).serve(2);
-        let client = |_| HttpClient::connect(address).expect("a connection");
-        let mut kept: Vec<_> = (0..170).map(client).collect();
-        kept.iter_mut().for_each(|client| _ = client.get().expect("an answer"));
-        // Without a request so far, with half a head, with half of the next one behind a request, and after a body.
-        let mut others: Vec<_> = (0..30).map(|_| connect(address)).collect();
-        for (index, client) in others.iter_mut().enumerate() {
-            match index % 4 {
-                0 => {}
-                3 => {
-                    let with_body = b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
-                    client.write_all(with_body).expect("a request with a body");
-                    read_until(client, "\r\n\r\nbody");
-                }
-                1 => client.write_all(&GET[..7]).expect("half a head"),
-                _ => {
-                    let both = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: h2c\r\n\r\nGET / H";
-                    client.write_all(both).expect("a request and a half");
-                    read_until(client, "seq=0 peer=127.");
-                    read_until(client, "\n");
-                }
-            }
-        }
-        let over = &AtomicBool::new(false);
-        let lost: Vec<_> = thread::scope(|scope| {
-            let busy = |pause| scope.spawn(move || {
-                let (mut client, mut answered) = (HttpClient::connect(address)?, 0);
-                while !over.load(Ordering::Relaxed) {
-                    client.get()?;
-                    assert!(!client.is_over(), "no answer is the last");
-                    answered += 1;
-                    thread::sleep(pause);
-                }
-                Ok::<u32, io::Error>(answered)
-            });
-            let busy = [0, 1, 5, 20].map(Duration::from_millis).map(busy);
-            let mut outcomes = Vec::new();
-            for turn in 0..5 {
-                outcomes.push(control(&service.control(), "reload"));
-                if turn % 2 == 1 {
-                    installed.install(&backend.program("http"));
-                    outcomes.push(control(&service.control(), "upgrade"));
-                }
-            }
-            over.store(true, Ordering::Relaxed);
-            assert!(outcomes.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
-            busy.into_iter().filter_map(|client| client.join().expect("a client").err()).collect()
-        });
-        assert!(lost.is_empty(), "{lost:?}; log: {}", service.stderr());
-        eventually("only the newest workers are left", || service.workers().len() == 2);
-        let now: Vec<_> = service.workers().iter().map(|worker| worker.0).collect();
-        for client in &mut kept {
-            assert!(now.contains(&client.get().expect("an answer").pid), "{now:?}");
-        }
-        for (index, client) in others.iter_mut().enumerate() {
-            // Of those two, the beginning is sent.
-            let begun = if matches!(index % 4, 1 | 2) { 7 } else { 0 };
-            let request = &"GET / HTTP/1.1"[begun..];
-            let text = format!("{request}\r\nHost: test\r\nConnection: close\r\n\r\n");
-            client.write_all(text.as_bytes()).expect("the rest");
-            let answer = rest(client);
-            assert!(answer.starts_with("HTTP/1.1 200"), "{index}: {answer:?}");
-        }
-        let begun = Instant::now();
-        assert_eq!(service.stop(), 0, "{}", service.stderr());
-        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits for a taker");
-    }
-
-    fn the_death_of_the_taker_closes_its_own_connections(backend: Backend) {
-        let (mut service, address) = start(backend, 2, &["--hand-on", "--stop", "60"]);
-        let mut survivors = 0;
-        for _ in 0..2 {
-            let client = |_| HttpClient::connect(address).expect("a connection");
-            let mut clients: Vec<_> = (0..60).map(client).collect();
-            clients.iter_mut().for_each(|client| _ = client.get().expect("an answer"));
-            let old = service.workers();
-            thread::scope(|scope| {
-                let reload = scope.spawn(|| control(&service.control(), "reload"));
-                eventually("a new one starts", || service.workers().iter().any(|it| !old.contains(it)));
-                let new = service.workers().into_iter().find(|it| !old.contains(it));
-                new.expect("a new one").signal(Signal::SIGKILL);
-                let _ = reload.join().expect("an answer");
-            });
-            service.await_ready(2);
-            for client in &mut clients {
-                match client.get() {
-                    Ok(_) => survivors += 1,
-                    // One that is with nobody would wait for ever.
-                    Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
-                }
-            }
-        }
-        assert!(survivors > 0);
-        assert_eq!(service.stop(), 0, "{}", service.stderr());
-    }
-
-    fn a_taker_that_stands_still_holds_no_connection_up_for_long(backend: Backend) {
-        let (mut service, address) = start(backend, 3, &["--hand-on", "--stop", "60"]);
-        let client = |_| HttpClient::connect(address).expect("a connection");
-        let mut clients: Vec<_> = (0..60).map(client).collect();
-        let pids: Vec<_> = clients.iter_mut().map(|client| client.get().expect("an answer").pid).collect();
-        let workers = service.workers();
-        let giver = pids[0];
-        let stopped = workers.into_iter().find(|worker| worker.0 != giver).expect("another one");
-        stopped.signal(Signal::SIGSTOP);
-        release_tests::Process(giver).signal(Signal::SIGTERM);
-        for (client, _) in clients.iter_mut().zip(&pids).filter(|(_, pid)| **pid == giver) {
-            // Until the signal has come.
-            eventually("another worker has it", || {
-                let now = client.get().expect("an answer").pid;
-                assert_ne!(now, stopped.0, "{}", service.stderr());
-                now != giver
-            });
-        }
-        stopped.signal(Signal::SIGCONT);
-        service.await_ready(3);
-        assert_eq!(service.stop(), 0, "{}", service.stderr());
-    }
-
-    fn a_group_that_is_gone_keeps_its_connections(backend: Backend) {
-        let installed = Installed::new(backend, "http");
-        let options = ["--hand-on", "--linger", "20000", "--stop", "60"];
-        let (mut service, address) = installed.program().args(options).serve(2);
-        let mut client = HttpClient::connect(address).expect("a connection");
-        let old = client.get().expect("an answer").pid;
-        let other = service.workers().into_iter().find(|worker| worker.0 != old).expect("two");
-        // One that asks for the connection, and does not take it.
-        other.signal(Signal::SIGSTOP);
-        release_tests::Process(old).signal(Signal::SIGTERM);
-        std::fs::write(service.path("group"), "other").expect("a name");
-        let upgrade = control(&service.control(), "upgrade");
-        assert_eq!(upgrade, "ok", "{}", service.stderr());
-        let metrics = control(&service.control(), "metrics");
-        assert!(metrics.contains("work_finished_total{group=\"http\"} 1\n"), "{metrics}");
-        assert_eq!(client.get().expect("an answer").pid, old);
-        assert!(client.is_over(), "its last one");
-        other.signal(Signal::SIGCONT);
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 

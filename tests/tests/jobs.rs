@@ -89,6 +89,16 @@ on_every_backend! {
         assert_eq!(running.stop(), 0, "{}", running.stderr());
     }
 
+    fn the_answer_that_a_worker_gives_at_its_end_arrives(backend: Backend) {
+        let mut running = start(backend, &["--workers", "2"], 2);
+        for turn in 0..4 {
+            // Its main function returns when the job lets it, before the answer is on its way.
+            let word = turn.to_string();
+            assert_eq!(ask(&running, &format!("run -- last {word}")), word, "{}", running.stderr());
+        }
+        assert_eq!(running.stop(), 0, "{}", running.stderr());
+    }
+
     fn a_worker_that_hangs_in_a_job_is_replaced(backend: Backend) {
         let mut running = start(backend, &[], 1);
         let said = ask(&running, "run timeout=300 -- hang-once first");

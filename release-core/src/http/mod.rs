@@ -292,6 +292,9 @@ impl<A: Address> Serve<A> {
     /// Sets the maximum number of open connections, at least 1. Further connections wait in the
     /// kernel's queue. By default, the descriptor limit of the process is the only bound.
     ///
+    /// Connections that other workers [hand on](Self::hand_on) count, and are taken beyond the limit:
+    /// a client that is connected does not wait until another one leaves.
+    ///
     /// # Examples
     ///
     /// ```

@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::connect::hear;
 use super::limits::Limits;
 use super::link::answers::Answer;
 use super::link::{Link, Mode, PendingCall};
-use super::serve::serve;
+use super::serve::{serve, serve_until};
 use super::wire::body::Draft;
 use super::{CallError, Ended, Never, Postcard, Refused, Request};
 use crate::rt::Rt;
@@ -45,12 +46,14 @@ pub(crate) fn calling(
     Ok((link, serving))
 }
 
-/// Starts the side that answers. The future serves the connection until it ends.
+/// Starts the side that answers. The future serves the connection until it ends, or until `finishing`
+/// completes and the answers of finished handlers are sent.
 pub(crate) fn answering<R, H, F>(
     rt: &Rt,
     socket: OwnedFd,
     handler: H,
-) -> io::Result<impl Future<Output = Ended> + Send + use<R, H, F>>
+    finishing: oneshot::Receiver<()>,
+) -> io::Result<impl Future<Output = Option<Ended>> + Send + use<R, H, F>>
 where
     R: Request + Serialize + DeserializeOwned,
     R::Response: Serialize + DeserializeOwned,
@@ -59,7 +62,8 @@ where
 {
     let link = Arc::new(Link::new(rt, socket, Mode::Calls, LIMITS)?);
     let heard = hear(&link);
-    Ok(serve(link, Postcard, move |request| Ok(handler(request)), heard))
+    let serving = serve(Arc::clone(&link), Postcard, move |request| Ok(handler(request)), heard);
+    Ok(async move { serve_until(&link, serving, finishing).await })
 }
 
 /// Sends a request and waits for its answer.

@@ -332,12 +332,9 @@ impl<A: Address> AcceptLoop<A> {
         let ended = loop {
             let is_full = handlers.running.len() >= connections;
             let accepted = {
-                let accepting = pin!(async {
-                    match is_full {
-                        true => pending().await,
-                        false => next(&mut socket, others.as_mut()).await,
-                    }
-                });
+                // Those on their way have no other place. Left with their sender, they would wait there for
+                // an answer, and their clients with them.
+                let accepting = pin!(next(&mut socket, others.as_mut(), is_full));
                 let reaping = pin!(handlers.reap());
                 match select(&mut until, select(reaping, accepting)).await {
                     Either::Left(_) => break Ok(()),
@@ -382,10 +379,11 @@ impl<A: Address> AcceptLoop<A> {
     }
 }
 
-/// Waits for a connection, or for another one.
+/// Waits for a connection, unless there are enough, or for another one.
 async fn next<A: Address, T>(
     socket: &mut Socket<Passive, A>,
     mut others: Pin<&mut impl Stream<Item = T>>,
+    is_full: bool,
 ) -> io::Result<Either<Socket<Active, A>, T>> {
     let other = pin!(async {
         match others.next().await {
@@ -393,7 +391,13 @@ async fn next<A: Address, T>(
             None => pending().await,
         }
     });
-    match select(pin!(socket.accept()), other).await {
+    let accepting = pin!(async {
+        match is_full {
+            true => pending().await,
+            false => socket.accept().await,
+        }
+    });
+    match select(accepting, other).await {
         Either::Left((accepted, _)) => accepted.map(Either::Left),
         Either::Right((other, _)) => Ok(Either::Right(other)),
     }

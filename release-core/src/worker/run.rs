@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_channel::oneshot;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::channels::WorkerChannels;
@@ -16,7 +18,7 @@ use crate::exit::Exit;
 use crate::ipc::hello::{Agreed, MessageType, Types};
 use crate::ipc::link::{Link, Mode};
 use crate::ipc::plain::Client;
-use crate::ipc::serve::{Heard, serve};
+use crate::ipc::serve::{Heard, serve, serve_until};
 use crate::ipc::{Codec, Ended, Header, Peer, Postcard, Refused, Request, SendError};
 use crate::rt::{Driver, Rt, Task};
 use crate::signals::Signals;
@@ -24,6 +26,9 @@ use crate::stopping::{Stop, stop_channel};
 use crate::sys::signal::Caught;
 use crate::worker::panics;
 use crate::{Error, ErrorKind};
+
+/// Time to send the last answers to the master.
+const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 impl<C> Worker<C> {
     /// Runs this process in call mode: see [`Worker::run_answering`].
@@ -55,14 +60,17 @@ impl<C> Worker<C> {
             let (stop, stopping) = stop_channel();
             let (stop, in_flight) = (Arc::new(stop), Arc::<InFlight>::default());
             let _signals = watch_signals(&rt, caught, &stop)?;
-            let _serving = {
+            let (finish, finishing) = oneshot::channel::<()>();
+            let serving = {
                 let (link, codec) = (Arc::clone(&link), codec.clone());
                 let (stop, in_flight) = (Arc::clone(&stop), Arc::clone(&in_flight));
                 rt.spawn(async move {
                     let heard = |heard| hear(heard, &link, &in_flight);
                     let answer = |request| Ok(answer(request));
-                    let ended = serve(Arc::clone(&link), codec, answer, heard).await;
-                    tracing::debug!(%ended, "the connection to the master has ended");
+                    let serving = serve(Arc::clone(&link), codec, answer, heard);
+                    if let Some(ended) = serve_until(&link, serving, finishing).await {
+                        tracing::debug!(%ended, "the connection to the master has ended");
+                    }
                     stop.now();
                 })
             };
@@ -84,6 +92,9 @@ impl<C> Worker<C> {
                 (Arc::clone(&me.channels), me.rt.clone(), me.stopping.clone());
             let outcome = main(Me::new(Arc::new(me), master)).await;
             channels.finish(&rt, &stopping).await;
+            drop(finish);
+            // Its master may be stopped, and read nothing.
+            let _ = rt.timeout(LAST_ANSWERS_TIME, serving).await;
             outcome.map_err(program_failed)
         })
     }

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::{AbortHandle, Abortable, CatchUnwind};
+use futures_util::future::{AbortHandle, Abortable, CatchUnwind, Either, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 
@@ -55,6 +55,29 @@ where
         let serving = AssertUnwindSafe(serve_calls(&link.0, codec, handler, heard));
         serving.catch_unwind().await.unwrap_or(PANICKED)
     }
+}
+
+/// Serves a connection until `finishing` completes, and then until the answers of the handlers that have
+/// finished by then are sent. Returns the reason if the connection has ended before.
+///
+/// A process that ends at once would lose the answer of a handler that lets it end: the handler's task may
+/// be on another thread, or may wait for its turn.
+pub(crate) async fn serve_until(
+    link: &Link,
+    serving: impl Future<Output = Ended>,
+    finishing: impl Future + Unpin,
+) -> Option<Ended> {
+    let mut serving = pin!(serving);
+    // Polls the handlers before it looks for the end.
+    if let Either::Left((ended, _)) = select(serving.as_mut(), finishing).await {
+        return Some(ended);
+    }
+    poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => link.poll_flush(cx),
+    })
+    .await;
+    None
 }
 
 const PANICKED: Ended = Ended::Violation("a message made this side's codec or guard panic");

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 
 use super::open::{ReusePortAddress, cannot_listen, settle};
-use crate::net::{DatagramSettings, MOST_SLOTS, SteeredBy, local};
+use crate::net::{DatagramSettings, Inet, MOST_SLOTS, SteeredBy, local};
 use crate::sys::socket::lock_filter;
 use crate::sys::steering::steer;
 use crate::{Error, ErrorKind};
@@ -46,6 +46,25 @@ impl SlotSettings {
         let most = u32::from(MOST_SLOTS);
         let default = self.workers.saturating_mul(SLOTS_PER_WORKER).clamp(FEWEST, most);
         self.settings.slots.map_or(default, u32::from)
+    }
+
+    /// Returns the number of sockets: the slots, and the master's.
+    pub(super) fn sockets(&self) -> usize {
+        usize::try_from(self.count()).map_or(usize::MAX, |count| count + 1)
+    }
+
+    /// Returns whether a socket could be one of these.
+    pub(super) fn fits(&self, socket: &OwnedFd, common: &ReusePortAddress) -> bool {
+        let wanted = common.address;
+        let is_v6_alone = || getsockopt(socket, Ipv6V6Only) == Ok(common.only_v6);
+        getsockopt(socket, TypeOf) == Ok(SockType::Datagram)
+            && getsockopt(socket, ReusePort) == Ok(true)
+            && local::<Inet>(socket).is_ok_and(|local| {
+                // The system chooses the port for port 0, so any port matches.
+                local.ip() == wanted.ip()
+                    && (wanted.port() == 0 || local.port() == wanted.port())
+                    && (local.is_ipv4() || is_v6_alone())
+            })
     }
 
     /// Returns the choice of the process that receives a datagram.

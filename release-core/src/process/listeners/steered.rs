@@ -15,7 +15,7 @@ use super::ids::SlotIds;
 use super::open::{BACKLOG, ReusePortAddress, SHUT_DOWN, listen_again};
 use super::slots::{SlotSettings, all_in_use, empty, joins_datagrams};
 use crate::Error;
-use crate::net::{IdSecret, Socket, SteeredBy};
+use crate::net::{IdSecret, Socket, SteeredBy, local};
 use crate::sys::socket::{accept, is_listening, is_readable};
 use crate::sys::steering::{steer, steer_by_quic_ids};
 use crate::worker_types::{State, WorkerId};
@@ -118,6 +118,16 @@ impl Steered {
             }
             SteeredBy::Flows => self.flows = secret.try_into().ok().map(FlowTable::with),
         }
+    }
+
+    /// Adds the socket of the next slot, or the master's after the last one.
+    pub(super) fn adopt_slot(&mut self, socket: OwnedFd) {
+        if let Ok(address) = local(&socket) {
+            self.common.address = address;
+        }
+        let is_last = self.slots.is_some_and(|slots| self.sockets.len() + 1 == slots.sockets());
+        let owner = if is_last { Owner::Master } else { Owner::Nobody };
+        self.sockets.push(SteeredSocket { socket, worker: WorkerId(0), owner });
     }
 
     /// Opens the socket of a worker; if each process has one, only the first socket of the group.

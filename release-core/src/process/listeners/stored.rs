@@ -4,12 +4,14 @@
 //! A process that is told to stop does not know whether it will be restarted. It therefore leaves
 //! the sockets to systemd, which closes them at a stop unless the unit says otherwise.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::open::settle;
 use super::shared::{OpenSocket, SharedSocket};
+use super::steered::Steered;
 use super::{KeptListener, Listener, Sockets};
 use crate::Error;
 use crate::net::{FileIdentity, STORED, stored_sockets};
@@ -31,7 +33,7 @@ pub(crate) fn restore<'a>(
     let mut names: Vec<_> = stored.iter().map(|(name, _)| name.clone()).collect();
     for (group, listener) in listeners {
         let taken = listener.restore(group, &mut stored)?;
-        names.retain(|name| taken.as_ref() != Some(name));
+        names.retain(|name| !taken.contains(name));
     }
     drop(stored);
     if names.is_empty() {
@@ -57,14 +59,14 @@ pub(crate) fn store<'a>(
     let Some((systemd, room)) = systemd.zip(store_size()) else { return };
     let mut names = Vec::new();
     for (group, listener) in listeners {
-        let Some(name) = listener.stored_name(group) else { continue };
-        if names.len() == room {
+        let its = listener.stored_names(group);
+        if names.len() + its.len() > room {
             let message = "there is no room to store it: raise FileDescriptorStoreMax=";
             log_warning!(listener = listener.name, "{message}");
             continue;
         }
-        match listener.store(&name, systemd) {
-            Ok(()) => names.push(name),
+        match listener.store(&its, systemd) {
+            Ok(()) => names.extend(its),
             // Each further socket would wait equally long.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return log_warning!(%error, "systemd does not listen; no more sockets are stored");
@@ -72,7 +74,7 @@ pub(crate) fn store<'a>(
             Err(error) => log_warning!(listener = listener.name, %error, "it is not stored"),
         }
     }
-    for name in unwanted.iter().filter_map(KeptListener::stored_name) {
+    for name in unwanted_names(unwanted) {
         if !names.contains(&name)
             && let Err(error) = systemd.remove_stored(&name)
         {
@@ -98,48 +100,86 @@ fn escape(text: &str) -> String {
     escaped.collect()
 }
 
-impl KeptListener {
-    fn stored_name(&self) -> Option<String> {
-        let [group, name, requested] = &self.key;
-        let is_shared = self.worker.is_none();
-        is_shared.then(|| name_of([group, name, requested], self.file.map(Into::into))).flatten()
-    }
+/// Returns the name of a slot under the name of its listener.
+fn name_of_slot(listener: &str, slot: usize) -> Option<String> {
+    let name = format!("{listener}/slot{slot}");
+    (name.len() <= LONGEST).then_some(name)
+}
+
+/// Returns the names under which a previous version has stored these sockets, if it has.
+fn unwanted_names(unwanted: &[KeptListener]) -> impl Iterator<Item = String> {
+    let mut slots = HashMap::<String, usize>::new();
+    unwanted.iter().filter_map(move |kept| {
+        let [group, name, requested] = &kept.key;
+        let name = name_of([group, name, requested], kept.file.map(Into::into))?;
+        if kept.worker.is_none() {
+            return Some(name);
+        }
+        // In the order of their slots.
+        let next = slots.entry(name.clone()).or_default();
+        *next += 1;
+        name_of_slot(&name, *next - 1)
+    })
 }
 
 impl Listener {
-    /// Returns the name for a shared socket. Sockets of single workers are not stored.
-    fn stored_name(&self, group: &str) -> Option<String> {
+    /// Returns the names for a shared socket, or for slots. Other sockets of single workers are not stored.
+    fn stored_names(&self, group: &str) -> Vec<String> {
+        let key = [group, &*self.name, &*self.requested];
         match &self.sockets {
             Sockets::Shared(SharedSocket { opened: Some(OpenSocket { file, .. }), .. }) => {
                 let file = file.as_ref().map(|file| file.file);
-                name_of([group, &self.name, &self.requested], file)
+                name_of(key, file).into_iter().collect()
             }
-            _ => None,
+            Sockets::Steered(Steered { slots: Some(_), sockets, .. }) => {
+                let name = name_of(key, None);
+                let slot = |slot| name_of_slot(name.as_ref()?, slot);
+                (0..sockets.len()).map(slot).collect::<Option<_>>().unwrap_or_default()
+            }
+            _ => Vec::new(),
         }
     }
 
-    fn store(&mut self, name: &str, systemd: &Notifier) -> io::Result<()> {
-        if let Sockets::Shared(SharedSocket { opened: Some(opened), .. }) = &mut self.sockets {
-            let OpenSocket { socket, file, .. } = opened;
-            systemd.store(name, &[socket.as_fd()])?;
-            // Clients continue to connect through the file after this process has ended.
-            file.iter_mut().for_each(|file| file.stays = true);
+    fn store(&mut self, names: &[String], systemd: &Notifier) -> io::Result<()> {
+        match &mut self.sockets {
+            Sockets::Shared(SharedSocket { opened: Some(opened), .. }) => {
+                let OpenSocket { socket, file, .. } = opened;
+                names.iter().try_for_each(|name| systemd.store(name, &[socket.as_fd()]))?;
+                // Clients continue to connect through the file after this process has ended.
+                file.iter_mut().for_each(|file| file.stays = true);
+                Ok(())
+            }
+            Sockets::Steered(Steered { sockets, .. }) => {
+                let mut named = names.iter().zip(sockets);
+                named.try_for_each(|(name, slot)| systemd.store(name, &[slot.socket.as_fd()]))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// Takes the socket stored for this listener, if there is one and it still fits. Returns its
-    /// name.
+    /// Takes the sockets stored for this listener, if there are some and they still fit. Returns their
+    /// names.
     fn restore(
         &mut self,
         group: &str,
         stored: &mut Vec<(String, OwnedFd)>,
-    ) -> Result<Option<String>, Error> {
-        let Sockets::Shared(shared) = &mut self.sockets else { return Ok(None) };
-        let address = &shared.address;
+    ) -> Result<Vec<String>, Error> {
         let Some(own) = name_of([group, &self.name, &self.requested], None) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
+        let shared = match &mut self.sockets {
+            Sockets::Shared(shared) => shared,
+            Sockets::Steered(steered) => {
+                let taken = restore_slots(steered, &own, self.is_blocking, stored)?;
+                if !taken.is_empty() {
+                    let (listener, address) = (&self.name, steered.common.address);
+                    tracing::info!(group, listener, %address, "listening on, as it was stored");
+                }
+                return Ok(taken);
+            }
+            _ => return Ok(Vec::new()),
+        };
+        let address = &shared.address;
         let is_own = |(name, socket): &(String, OwnedFd)| {
             let file =
                 name.strip_prefix(&own).filter(|file| file.is_empty() || file.starts_with('/'));
@@ -148,15 +188,44 @@ impl Listener {
                 address.is_met_by(socket, file)
             })
         };
-        let Some(place) = stored.iter().position(is_own) else { return Ok(None) };
+        let Some(place) = stored.iter().position(is_own) else { return Ok(Vec::new()) };
         let (name, socket) = stored.swap_remove(place);
         let file = name.rsplit('/').next().and_then(FileIdentity::parse);
         tracing::info!(group, listener = self.name, %address, "listening on, as it was stored");
         shared.adopt(settle(socket, self.is_blocking)?, file);
         let file = shared.opened.iter_mut().flat_map(|opened| &mut opened.file);
         file.for_each(|file| file.stays = true);
-        Ok(Some(name))
+        Ok(vec![name])
     }
+}
+
+/// Takes slots that are all there, in the order of their numbers in the kernel: that of a group that has
+/// lost one is another. Returns their names.
+fn restore_slots(
+    steered: &mut Steered,
+    listener: &str,
+    is_blocking: bool,
+    stored: &mut Vec<(String, OwnedFd)>,
+) -> Result<Vec<String>, Error> {
+    let Some(slots) = &steered.slots else { return Ok(Vec::new()) };
+    let names: Option<Vec<_>> =
+        (0..slots.sockets()).map(|slot| name_of_slot(listener, slot)).collect();
+    let names = names.unwrap_or_default();
+    let fits = |name: &String| {
+        stored.iter().any(|(its, socket)| its == name && slots.fits(socket, &steered.common))
+    };
+    let is_of_it =
+        |name: &str| name.strip_prefix(listener).is_some_and(|it| it.starts_with("/slot"));
+    let count = stored.iter().filter(|(name, _)| is_of_it(name)).count();
+    if count != names.len() || !names.iter().all(fits) {
+        return Ok(Vec::new());
+    }
+    for name in &names {
+        let place = stored.iter().position(|(its, _)| its == name);
+        let Some((_, socket)) = place.map(|place| stored.swap_remove(place)) else { continue };
+        steered.adopt_slot(settle(socket, is_blocking)?);
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_channel::oneshot;
+use futures_util::future::join_all;
 use futures_util::task::AtomicWaker;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -26,10 +28,23 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// Time for the calls in hand of a worker that ends by itself: nobody else ends it.
 const FINISHING_TIME: Duration = Duration::from_secs(5);
 
-type ServedChannel = Pin<Box<dyn Future<Output = Ended> + Send>>;
+/// Time to send the last answers.
+const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
-/// Serves a channel, whatever the type of its requests.
-type Accept = Box<dyn Fn(WorkerInfo, OwnedFd) -> io::Result<ServedChannel> + Send + Sync>;
+type ServedChannel = Pin<Box<dyn Future<Output = Option<Ended>> + Send>>;
+
+/// Serves a channel until the receiver completes, whatever the type of its requests.
+type Accept = Box<
+    dyn Fn(WorkerInfo, OwnedFd, oneshot::Receiver<()>) -> io::Result<ServedChannel> + Send + Sync,
+>;
+
+/// A channel of a caller.
+struct AnsweredChannel {
+    number: u64,
+    serving: Task<()>,
+    /// Dropped to let it end with the answers of finished handlers.
+    finish: oneshot::Sender<()>,
+}
 
 /// The callers of this process.
 pub(super) struct Answerer {
@@ -47,8 +62,8 @@ struct Callers {
 
 #[derive(Default)]
 struct CallersState {
-    /// Channels by their callers, each with a number.
-    channels: BTreeMap<WorkerKey, (u64, Task<()>)>,
+    /// Channels by their callers.
+    channels: BTreeMap<WorkerKey, AnsweredChannel>,
     next: u64,
     /// Number of calls in hand.
     in_hand: usize,
@@ -79,7 +94,7 @@ impl Callers {
 
     fn ended(&self, caller: WorkerKey, number: u64) {
         let mut state = self.lock();
-        let is_it = state.channels.get(&caller).is_some_and(|(its, _)| *its == number);
+        let is_it = state.channels.get(&caller).is_some_and(|its| its.number == number);
         let removed = is_it.then(|| state.channels.remove(&caller));
         drop(state);
         drop(removed);
@@ -112,7 +127,7 @@ impl Answerer {
     {
         let (rt, handler, callers) = (rt.clone(), Arc::new(handler), Arc::<Callers>::default());
         let begins = Arc::clone(&callers);
-        let accept = move |caller: WorkerInfo, socket| -> io::Result<ServedChannel> {
+        let accept = move |caller: WorkerInfo, socket, finishing| -> io::Result<ServedChannel> {
             let (handler, callers) = (Arc::clone(&handler), Arc::clone(&begins));
             let handle = move |ChannelCall(request): ChannelCall<R>| {
                 let (handler, callers) = (Arc::clone(&handler), Arc::clone(&callers));
@@ -122,7 +137,7 @@ impl Answerer {
                     handler(caller, request).await.map(Some)
                 }
             };
-            Ok(Box::pin(answering(&rt, socket, handle)?))
+            Ok(Box::pin(answering(&rt, socket, handle, finishing)?))
         };
         Self { types, accept: Box::new(accept), callers }
     }
@@ -134,7 +149,8 @@ impl Answerer {
     /// The master has made a channel for this caller. An earlier one of the same process has ended.
     pub(super) fn accepted(&self, caller: WorkerInfo, socket: OwnedFd) {
         let (key, rt) = ((caller.id, caller.pid), caller.rt.clone());
-        let serving = match (self.accept)(caller, socket) {
+        let (finish, finishing) = oneshot::channel();
+        let serving = match (self.accept)(caller, socket, finishing) {
             Ok(serving) => serving,
             Err(error) => {
                 // The caller notices that it is closed.
@@ -148,16 +164,19 @@ impl Answerer {
         let (callers, clock) = (Arc::clone(&self.callers), rt.clone());
         let serving = rt.spawn(async move {
             let ended = serving.await;
-            let is_in_order = matches!(ended, Ended::Closed | Ended::Here);
+            let is_in_order = |ended: &Ended| matches!(ended, Ended::Closed | Ended::Here);
             let is_said = || callers.lock().violations.now(clock.now());
-            if let Some(unsaid) = (!is_in_order).then(is_said).flatten() {
+            if let Some(ended) = ended.filter(|ended| !is_in_order(ended))
+                && let Some(unsaid) = is_said()
+            {
                 let (worker, pid) = key;
                 let reason = crate::error::chain(&ended);
                 log_warning!(worker, pid, reason, unsaid, "the channel of a caller has ended");
             }
             callers.ended(key, number);
         });
-        let former = state.channels.insert(key, (number, serving));
+        let channel = AnsweredChannel { number, serving, finish };
+        let former = state.channels.insert(key, channel);
         drop(state);
         drop(former);
     }
@@ -174,5 +193,13 @@ impl Answerer {
             true => callers.finished(false).await,
             false => drop(rt.timeout(FINISHING_TIME, callers.finished(false)).await),
         }
+        // A call is no longer in hand when its answer is about to be sent.
+        let channels = std::mem::take(&mut callers.lock().channels);
+        let sent =
+            join_all(channels.into_values().map(|AnsweredChannel { serving, finish, .. }| {
+                drop(finish);
+                serving
+            }));
+        let _ = rt.timeout(LAST_ANSWERS_TIME, sent).await;
     }
 }
