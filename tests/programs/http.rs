@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use release::ipc::Never;
+use release::metrics::Recorder;
 use release::net::{Inet, Read, Stream, Unix};
 use release::supervise::ReloadPolicy;
 use release::{
@@ -57,6 +58,8 @@ struct Options {
 }
 
 fn main() -> Exit {
+    let recorder = Recorder::new().bounds("facade.size", &[10.0]);
+    metrics::set_global_recorder(recorder).expect("no other recorder");
     if is_worker() { me().run(driver, worker) } else { master(Options::parse()) }
 }
 
@@ -127,6 +130,21 @@ async fn answer(me: Me<Options>, request: Request<Incoming>) -> Result<Response<
     }
     Ok(match &*path {
         "/echo" => Response::new(request.into_body().map_err(Into::into).boxed_unsync()),
+        "/count" => {
+            metrics::describe_counter!("facade.requests", "Requests by the facade");
+            metrics::counter!("facade.requests", "to" => request.uri().to_string()).increment(1);
+            metrics::gauge!("facade.load").set(0.25);
+            metrics::histogram!("facade.size").record(12.0);
+            Response::new(text("counted"))
+        }
+        // More than there is room for.
+        "/flood" => {
+            for number in 0..5_000_u32 {
+                let label = number.to_string();
+                metrics::counter!("facade.flood", "number" => label).increment(1);
+            }
+            Response::new(text("flooded"))
+        }
         "/fail" => Err("the service has failed")?,
         "/panic" => panic!("the service has panicked"),
         // Nobody reads the body.

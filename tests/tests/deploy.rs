@@ -80,17 +80,31 @@ fn what_the_unit_starts_serves_and_reloads() {
 
 #[test]
 fn the_manifest_says_what_the_image_does() {
-    let check = "import sys, yaml; print([d['kind'] for d in yaml.safe_load_all(sys.stdin)])";
-    let kinds = Command::new("python3")
-        .args(["-c", check])
-        .stdin(fs::File::open(deploy().join("kubernetes.yaml")).expect("a manifest"))
-        .output()
-        .expect("python3");
-    if String::from_utf8_lossy(&kinds.stderr).contains("No module named 'yaml'") {
+    let read = |name: &str, what: &str| {
+        let check =
+            format!("import sys, yaml; print([{what} for d in yaml.safe_load_all(sys.stdin)])");
+        let read = Command::new("python3")
+            .args(["-c", &check])
+            .stdin(fs::File::open(deploy().join(name)).expect("a manifest"))
+            .output()
+            .expect("python3");
+        let has_yaml = !String::from_utf8_lossy(&read.stderr).contains("No module named 'yaml'");
+        has_yaml.then(|| String::from_utf8_lossy(&read.stdout).into_owned())
+    };
+    let Some(kinds) = read("kubernetes.yaml", "(d['kind'], d['metadata']['name'])") else {
         return eprintln!("skipped: Python has no yaml here");
+    };
+    assert_eq!(kinds, "[('Deployment', 'web'), ('Service', 'web')]\n");
+    // The autoscaler changes that deployment, by a metric that there is.
+    let target =
+        read("autoscaler.yaml", "[d['spec']['scaleTargetRef'][k] for k in ['kind', 'name']]");
+    assert_eq!(target.as_deref(), Some("[['Deployment', 'web']]\n"));
+    let metric = read("autoscaler.yaml", "d['spec']['metrics'][0]['pods']['metric']['name']");
+    assert_eq!(metric.as_deref(), Some("['release_accept_queue']\n"));
+    for page in ["docs/DEPLOYING.md", "docs/METRICS.md"] {
+        let page = fs::read_to_string(release_tests::source(page)).expect("a page");
+        assert!(page.contains("release_accept_queue"), "{page}");
     }
-    let kinds = String::from_utf8_lossy(&kinds.stdout).into_owned();
-    assert_eq!(kinds, "['Deployment', 'Service']\n");
     // All speak of the same port, socket and user.
     for name in ["Dockerfile", "Dockerfile.static", "kubernetes.yaml", "web.nomad.hcl"] {
         for word in ["8080", "/run/web", "65534"] {
@@ -121,6 +135,11 @@ fn the_manifest_follows_the_schema_of_kubernetes() {
     // Otherwise nothing would be shown.
     let (is_valid, said) = check(&manifest.replace("readOnlyRootFilesystem", "readOnlyRoot"));
     assert!(!is_valid && said.contains("readOnlyRoot"), "{said}");
+    let autoscaler = text("autoscaler.yaml");
+    let (is_valid, said) = check(&autoscaler);
+    assert!(is_valid, "{said}");
+    let (is_valid, said) = check(&autoscaler.replace("averageUtilization", "average"));
+    assert!(!is_valid && said.contains("average"), "{said}");
 }
 
 /// Nomad itself checks more; this keeps blocks and words of the file together.

@@ -15,6 +15,15 @@ on_all_backends_at_once! {
         let reason = "reason=hung: no answer to the heartbeat for 2.0s";
         let line = format!("killed worker=0 pid={pid} {reason}");
         eventually("it is killed", || probe.stderr().contains(&line));
+        // Before that, the log has where it hung.
+        let log = probe.stderr();
+        let thread = format!("it hangs: thread {pid} (");
+        let place = log.find(&thread).unwrap_or_else(|| panic!("no {thread}: {log}"));
+        assert!(Some(place) < log.find(&line), "{log}");
+        let told = log[place..].lines().next().unwrap_or_default();
+        assert!(["running", "sleeping", "disk sleep"].iter().any(|it| told.contains(it)), "{told}");
+        let may_know_more = nix::unistd::geteuid().is_root() && !told.contains("running");
+        assert!(!may_know_more || told.contains("system call "), "{told}");
         probe.await_ready(1);
         // Once, and the one that serves is left alone.
         thread::sleep(Duration::from_millis(3500));

@@ -38,6 +38,16 @@ fn ask(address: SocketAddr, times: usize) {
     (0..times).for_each(|_| _ = http_get(address));
 }
 
+/// GET on a connection of its own.
+#[track_caller]
+fn get(address: SocketAddr, path: &str) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+}
+
 /// Exit code and standard error of `release ctl`, and its output.
 fn ctl(control_socket: &Path, arguments: &[&str]) -> (i32, String, String) {
     let program = Program::release().args(["ctl", "--control"]).args([control_socket]);
@@ -97,6 +107,62 @@ on_every_backend! {
         let rows: Vec<_> = table.lines().skip(1).collect();
         assert_eq!((code, rows.len()), (0, 2), "{table}");
         assert!(rows.iter().all(|row| row.contains("SIGKILL") && row.ends_with("yes")), "{table}");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn the_macros_of_the_facade_count_in_workers(backend: Backend) {
+        let address = free_port();
+        let mut service = Program::new(backend, "http").listen(address, 2).start();
+        service.await_ready(2);
+        let socket = service.control();
+        let get = |path: &str| get(address, path);
+        (0..10).for_each(|_| get("/count"));
+        (0..3).for_each(|_| get("/count?again"));
+        let counted = "facade_requests_total{group=\"http\",to=\"/count\"}";
+        let all = samples(&socket);
+        assert_eq!(all[counted], 10.0);
+        assert_eq!(all["facade_requests_total{group=\"http\",to=\"/count?again\"}"], 3.0);
+        assert_eq!(all["facade_size_bucket{group=\"http\",le=\"10.0\"}"], 0.0);
+        assert_eq!(all["facade_size_count{group=\"http\"}"], 13.0);
+        assert_eq!(all["facade_size_sum{group=\"http\"}"], 156.0);
+        let text = control(&socket, "metrics");
+        assert!(text.contains("# HELP facade_requests Requests by the facade\n"), "{text}");
+
+        // Real gauges are summed up over the processes that live.
+        let has_load = |workers: f64| {
+            get("/count?load");
+            samples(&socket).get("facade_load{group=\"http\"}") == Some(&(0.25 * workers))
+        };
+        eventually("both workers have one", || has_load(2.0));
+        service.workers()[0].signal(Signal::SIGKILL);
+        service.await_ready(2);
+        assert_eq!(value(&socket, counted), 10.0);
+        assert_eq!(control(&socket, "upgrade"), "ok");
+        get("/count");
+        assert_eq!(value(&socket, counted), 11.0);
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn labels_without_bound_fill_the_memory_and_harm_nothing(backend: Backend) {
+        let address = free_port();
+        let mut service = Program::new(backend, "http").listen(address, 1).start();
+        service.await_ready(1);
+        let get = |path: &str| get(address, path);
+        get("/count");
+        let (worker, before) = (service.workers().remove(0), 4 << 10);
+        get("/flood");
+        let kib = worker.resident_kib();
+        (0..20).for_each(|_| get("/flood"));
+        let more = worker.resident_kib().saturating_sub(kib);
+        assert!(more < before, "{more} KiB more than {kib} KiB");
+        get("/count");
+        let all = samples(&service.control());
+        assert_eq!(all["facade_requests_total{group=\"http\",to=\"/count\"}"], 2.0);
+        let flood = all.iter().filter(|(name, _)| name.starts_with("facade_flood_total{"));
+        let counts: Vec<_> = flood.map(|(_, count)| *count).collect();
+        assert!((100..1024).contains(&counts.len()), "{}", counts.len());
+        assert!(counts.iter().all(|count| *count == 21.0), "{counts:?}");
+        assert_eq!(service.stderr().matches("a metric counts nowhere").count(), 1);
         assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 

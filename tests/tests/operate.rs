@@ -127,6 +127,21 @@ fn crowd(address: SocketAddr) -> Vec<TcpStream> {
 }
 
 on_every_backend! {
+    fn the_history_has_where_a_worker_hung(backend: Backend) {
+        let line = "echo hello; systemd-notify --ready; exec sleep 1000";
+        let mut running = shell(backend, &["--ready", "notify", "--heartbeat", "2000"], line);
+        running.await_ready(1);
+        let pid = running.workers()[0].0;
+        eventually("it is killed", || !deaths(&running).is_empty());
+        let death = deaths(&running).remove(0);
+        assert_eq!((death.pid, death.killed.is_some()), (pid, true), "{death:?}");
+        let [said, thread] = &death.last_lines[..] else { panic!("{death:?}") };
+        assert_eq!(said, "hello");
+        assert!(thread.starts_with(&format!("thread {pid} (sleep): sleeping")), "{thread}");
+        assert!(!geteuid().is_root() || thread.contains(", system call "), "{thread}");
+        assert_eq!(running.stop(), 0, "{}", running.stderr());
+    }
+
     fn a_pool_grows_while_connections_wait_and_shrinks_again(backend: Backend) {
         let address = free_port();
         let listen = address.to_string();
@@ -152,6 +167,19 @@ on_every_backend! {
         eventually("it shrinks, one by one", || sizes().starts_with(&[2, 3, 2]));
         assert_eq!(running.stop(), 0, "{}", running.stderr());
     }
+}
+
+#[test]
+fn the_status_says_how_far_a_pool_grows() {
+    let listen = format!("tcp://{}", free_port());
+    let options = ["--ready", "0", "--listen", &listen, "--workers", "1", "--max-workers", "4"];
+    let mut running = Program::manager_of_shell(&options, "exec sleep 1000").start();
+    running.await_ready(1);
+    let (code, table, error) = running.ctl(&["status"]);
+    assert_eq!(code, Some(0), "{error}");
+    let first = table.lines().next().unwrap_or_default();
+    assert!(first.ends_with("1 of 1 workers ready, at most 4"), "{table}");
+    assert_eq!(running.stop(), 0, "{}", running.stderr());
 }
 
 #[test]

@@ -11,9 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use browser::Browser;
 use nix::sys::signal::Signal;
+use release_core::{StatusReport, WorkerReport};
 use release_tests::{
     DEADLINE, Installed, Process, Program, Running, control, eventually, free_port, has,
     on_every_backend,
@@ -37,6 +39,19 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 #[track_caller]
 fn get(address: SocketAddr, path: &str) -> String {
     exchange(connect(address).expect("a connection"), "GET", path).expect("an answer")
+}
+
+/// Asks on a connection that it does not close. Returns the answer, unless there is none.
+fn asks_and_stays(client: &mut TcpStream) -> io::Result<String> {
+    client.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let (mut answer, mut part) = (String::new(), [0; 1024]);
+    while !answer.ends_with("\r\n\r\nready\n") {
+        match client.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.push_str(&String::from_utf8_lossy(&part[..count])),
+        }
+    }
+    Ok(answer)
 }
 
 /// The program `http` with a status page.
@@ -105,6 +120,16 @@ on_every_backend! {
         client.write_all(head.as_bytes()).expect("a request");
         let mut begin = [0; 12];
         client.read_exact(&mut begin).expect("the answer begins");
+        // The request is in flight, for people and programs.
+        let metric = "release_worker_in_flight{group=\"http\",worker=\"0\"} 1\n";
+        eventually("it is counted", || get(page, "/metrics").contains(metric));
+        let status: StatusReport =
+            serde_json::from_str(&control(&service.control(), "status")).expect("a report");
+        let in_flight = |worker: &WorkerReport| worker.group.as_deref() == Some("http") && worker.in_flight == Some(1);
+        assert!(status.workers.iter().any(in_flight), "{status}");
+        let row = get(page, "/");
+        let row = row.lines().find(|line| line.starts_with("<tr><td>0</td>")).expect("a row");
+        assert!(row.contains("s</td><td>1</td><td>"), "{row}");
         service.signal(Signal::SIGTERM);
         eventually("it is not ready", || {
             let text = get(page, "/readyz");
@@ -171,6 +196,67 @@ on_every_backend! {
         // The page does not wait for any of them.
         assert_eq!(service.stop(), 0, "{}", service.stderr());
         drop((followers, slow));
+    }
+
+    fn clients_that_keep_their_connections_are_in_nobodys_way(backend: Backend) {
+        let (mut service, page) = start(Program::new(backend, "http"), 1);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // More than there is room for, all of which ask again as long as they may.
+            let polite = scope.spawn(|| {
+                let mut kept = Vec::new();
+                for _ in 0..200 {
+                    let mut client = connect(page).expect("a connection");
+                    assert!(asks_and_stays(&mut client).expect("an answer").contains(" 200 "));
+                    kept.push(client);
+                    kept.retain_mut(|client| asks_and_stays(client).is_ok());
+                }
+                while !over.load(Ordering::Relaxed) {
+                    kept.retain_mut(|client| asks_and_stays(client).is_ok());
+                    thread::yield_now();
+                }
+                kept.len()
+            });
+            (0..5).for_each(|_| assert!(get(page, "/readyz").ends_with("\r\n\r\nready\n")));
+            eventually("all have asked", || {
+                assert!(get(page, "/livez").ends_with("\r\n\r\nalive\n"));
+                over.store(true, Ordering::Relaxed);
+                polite.is_finished()
+            });
+            let kept = polite.join().expect("answers");
+            assert!((32..=64).contains(&kept), "{kept}");
+        });
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
+    }
+
+    fn clients_that_ask_for_nothing_give_way(backend: Backend) {
+        let (mut service, page) = start(Program::new(backend, "http"), 1);
+        let over = AtomicBool::new(false);
+        let spent = thread::scope(|scope| {
+            // Who is disconnected comes again at once.
+            for text in ["", "GET / HT"].repeat(100) {
+                let over = &over;
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let Ok(mut client) = connect(page) else { continue };
+                        let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
+                        let _ = client.write_all(text.as_bytes());
+                        let is_waiting = |client: &mut TcpStream| {
+                            let end = client.read(&mut [0]);
+                            end.is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock)
+                        };
+                        while !over.load(Ordering::Relaxed) && is_waiting(&mut client) {}
+                    }
+                });
+            }
+            let begin = Instant::now();
+            (0..10).for_each(|_| assert!(get(page, "/readyz").ends_with("\r\n\r\nready\n")));
+            over.store(true, Ordering::Relaxed);
+            begin.elapsed()
+        });
+        // It would be 5 seconds for each if they stayed as long as they may otherwise.
+        assert!(spent < Duration::from_secs(30), "{spent:?}");
+        assert_eq!(service.stop(), 0, "{}", service.stderr());
     }
 
     fn no_scrape_fails_through_reloads_and_upgrades(backend: Backend) {

@@ -57,7 +57,7 @@ const fn optional(title: &'static str, is_number: bool, value: Value) -> Column 
 
 const STATE: &str = "STATE";
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 13] = [
     column("ID", true, |worker| Some(worker.id.to_string())),
     optional("GROUP", false, |worker| worker.group.as_deref().map(shown)),
     column("PID", true, |worker| worker.pid.map(|pid| pid.to_string())),
@@ -66,6 +66,7 @@ const COLUMNS: [Column; 12] = [
     column("AGE", true, |worker| Some(age(worker.uptime_s))),
     column("RESTARTS", true, |worker| Some(worker.restarts.to_string())),
     optional("DRAINING", true, |worker| (worker.draining > 0).then(|| worker.draining.to_string())),
+    optional("IN FLIGHT", true, |worker| worker.in_flight.map(|count| count.to_string())),
     optional("MEMORY", true, |worker| worker.memory_kb.map(memory)),
     optional("LAST EXIT", false, |worker| worker.last_exit.as_deref().map(shown)),
     optional("SANDBOX", false, |worker| worker.sandbox.as_deref().map(shown)),
@@ -101,10 +102,11 @@ pub(super) fn table(status: &StatusReport, style: Style) -> String {
     let workers = &status.workers;
     let ready = status.ready();
     let mut text = format!(
-        "master {}, generation {}, {ready} of {} workers ready\n",
+        "master {}, generation {}, {ready} of {} workers ready{}\n",
         status.master,
         status.generation,
-        workers.len()
+        workers.len(),
+        most(status)
     );
     let columns = COLUMNS.iter().filter_map(|column| column.cells(workers, style));
     let columns: Vec<_> = columns.collect();
@@ -114,6 +116,21 @@ pub(super) fn table(status: &StatusReport, style: Style) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The sizes that groups may grow to.
+fn most(status: &StatusReport) -> String {
+    let all: Vec<_> = match status.most.iter().collect::<Vec<_>>()[..] {
+        [] => return String::new(),
+        // The only one.
+        [(_, most)] if status.workers.iter().all(|worker| worker.group.is_none()) => {
+            vec![most.to_string()]
+        }
+        ref groups => {
+            groups.iter().map(|(group, most)| format!("{most} in {}", shown(group))).collect()
+        }
+    };
+    format!(", at most {}", all.join(", "))
 }
 
 /// The deaths of workers, the latest last, each with the last lines that it has written.
@@ -224,17 +241,19 @@ ID  PID  STATE    GENERATION     AGE  RESTARTS
     #[test]
     fn all_that_a_service_says_is_shown() {
         let mut status = status();
+        status.most = [("web".to_owned(), 16)].into();
         let worker = &mut status.workers[1];
         worker.group = Some("web".to_owned());
         worker.draining = 1;
+        worker.in_flight = Some(7);
         worker.memory_kb = Some(12_600);
         worker.last_exit = Some("exit status 3".to_owned());
         worker.status_text = Some("x".repeat(61));
         let expected = "\
-master 99, generation 3, 1 of 2 workers ready
-ID  GROUP  PID  STATE    GENERATION     AGE  RESTARTS  DRAINING    MEMORY  LAST EXIT      STATUS
- 1  -      101  ready             3  2h 13m         0         -         -  -              -
-10  web      -  waiting           3      0s        12         1  12.3 MiB  exit status 3  \
+master 99, generation 3, 1 of 2 workers ready, at most 16 in web
+ID  GROUP  PID  STATE    GENERATION     AGE  RESTARTS  DRAINING  IN FLIGHT    MEMORY  LAST EXIT      STATUS
+ 1  -      101  ready             3  2h 13m         0         -          -         -  -              -
+10  web      -  waiting           3      0s        12         1          7  12.3 MiB  exit status 3  \
 xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
 ";
         assert_eq!(table(&status, Style::Plain), expected);

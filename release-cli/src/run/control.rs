@@ -118,7 +118,7 @@ pub(super) async fn answer(
         return format!("error: permission denied: {word} is not for this account");
     }
     match command {
-        ControlCommand::Status => status(master, ends).to_string(),
+        ControlCommand::Status => status(master, ends).await.to_string(),
         ControlCommand::Stop => {
             master.stop();
             match ends.all(master).await {
@@ -138,8 +138,8 @@ pub(super) async fn answer(
     }
 }
 
-fn status(master: &MasterHandle, ends: &Ends) -> StatusReport {
-    let mut report = StatusReport::of(master);
+async fn status(master: &MasterHandle, ends: &Ends) -> StatusReport {
+    let mut report = StatusReport::complete(master).await;
     for worker in &mut report.workers {
         worker.memory_kb = worker.pid.and_then(memory);
         worker.last_exit = ends.of(worker.id);

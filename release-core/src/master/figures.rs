@@ -1,12 +1,12 @@
 //! The metrics of the workers, of the master and of the pool, as text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::journal::{EXITS, FAILED_STARTS, RELOADS, RESTARTS, Tally, UPGRADES};
 use super::worker_state::WorkerState;
-use crate::metrics::{Exposition, MetricKind, Totals};
+use crate::metrics::{Exposition, MetricKind, Totals, WORK_IN_FLIGHT, gauge_in};
 use crate::sys::process::{processor_time, resident_memory};
 use crate::sys::shared_memory::SharedMemory;
 
@@ -15,8 +15,8 @@ use crate::sys::shared_memory::SharedMemory;
 pub(crate) struct Figures {
     /// Metrics of the processes that have ended, and of this one.
     pub(crate) totals: Totals,
-    /// Memory for metrics of each running process, with its group.
-    pub(crate) memories: Vec<(Arc<str>, Arc<SharedMemory>)>,
+    /// Memory for metrics of each running process, with its group and process id.
+    pub(crate) memories: Vec<(Arc<str>, i32, Arc<SharedMemory>)>,
     pub(crate) queues: Vec<ListenerQueue>,
     /// Maximum sizes of groups that grow with their load.
     pub(crate) most: Vec<(Arc<str>, u32)>,
@@ -65,13 +65,22 @@ const COUNTS: [(About, &str); 5] = [
 ];
 
 impl Figures {
+    /// Returns the units of work in flight of each process that has counted any.
+    pub(crate) fn in_flight(&self) -> HashMap<i32, u64> {
+        let counts = self.memories.iter().filter_map(|(_, pid, memory)| {
+            let count = gauge_in(memory.words(), WORK_IN_FLIGHT)?;
+            Some((*pid, u64::try_from(count).unwrap_or_default()))
+        });
+        counts.collect()
+    }
+
     /// Returns the text in the format of OpenMetrics. Reads /proc, and all memory of the workers' metrics.
     pub(crate) fn text(mut self, pool: &PoolFigures) -> String {
-        for (group, memory) in &self.memories {
+        for (group, _, memory) in &self.memories {
             self.totals.add(Some(Arc::clone(group)), memory.words());
         }
         let mut text = Exposition::default();
-        pool.add_to(&mut text);
+        pool.add_to(&mut text, &self.in_flight());
         for queue in &self.queues {
             let labels = [("group", &*queue.group), ("listener", &*queue.listener)];
             let waiting = gauge("release_accept_queue", "Connections that wait to be accepted");
@@ -107,7 +116,7 @@ impl Figures {
 }
 
 impl PoolFigures {
-    fn add_to(&self, text: &mut Exposition) {
+    fn add_to(&self, text: &mut Exposition, in_flight: &HashMap<i32, u64>) {
         let number = |about, value: u64, text: &mut Exposition| text.add(about, &[], value);
         number(gauge("release_generation", "Generation that serves"), self.generation.into(), text);
         let ready = gauge("release_ready", "Whether the pool is ready for requests");
@@ -123,7 +132,7 @@ impl PoolFigures {
             text.add(about, &[("group", group), ("state", state)], count);
         }
         for worker in &self.workers {
-            worker_figures(worker, text);
+            worker_figures(worker, in_flight, text);
         }
         let master = i32::try_from(std::process::id()).unwrap_or_default();
         if let Some(bytes) = resident_memory(master) {
@@ -140,7 +149,7 @@ impl PoolFigures {
     }
 }
 
-fn worker_figures(worker: &WorkerState, text: &mut Exposition) {
+fn worker_figures(worker: &WorkerState, in_flight: &HashMap<i32, u64>, text: &mut Exposition) {
     let id = worker.id.to_string();
     let labels = [("group", &*worker.group), ("worker", &*id)];
     let draining = gauge("release_worker_draining", "Older processes of the worker that finish");
@@ -148,6 +157,10 @@ fn worker_figures(worker: &WorkerState, text: &mut Exposition) {
     let Some(pid) = worker.pid else { return };
     let uptime = gauge("release_worker_uptime_seconds", "Run time of the worker's process");
     text.add(uptime, &labels, worker.uptime.as_secs_f64());
+    if let Some(count) = in_flight.get(&pid) {
+        let about = gauge("release_worker_in_flight", "Units of work in flight, such as requests");
+        text.add(about, &labels, count);
+    }
     if let Some(bytes) = resident_memory(pid) {
         let about = gauge("release_worker_memory_bytes", "Resident memory of the worker's process");
         text.add(about, &labels, bytes);

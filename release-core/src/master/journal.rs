@@ -59,7 +59,8 @@ pub struct DeathReport {
     pub lived_s: Option<f64>,
     /// Whether another process was started in its place.
     pub restarted: bool,
-    /// Last lines of standard output and error, at most 8 with 2 KiB, if the master forwards them.
+    /// Last lines of standard output and error, at most 8 with 2 KiB, if the master forwards them. Then, if
+    /// the process hung, a line for each of its threads, at most 16: where it was, as the kernel tells it.
     /// Control characters are escaped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,

@@ -35,6 +35,8 @@
 //! ```
 
 mod read;
+#[cfg(feature = "metrics-recorder")]
+mod recorder;
 mod region;
 mod text;
 mod totals;
@@ -43,7 +45,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub(crate) use read::MetricKind;
+pub(crate) use read::{MetricKind, gauge_in};
+#[cfg(feature = "metrics-recorder")]
+pub use recorder::Recorder;
 pub(crate) use region::{WORDS, install, own};
 pub(crate) use text::Exposition;
 pub(crate) use totals::Totals;
@@ -51,23 +55,28 @@ pub(crate) use totals::Totals;
 /// Size of the memory for the metrics of one process, in bytes.
 pub const CAPACITY: usize = WORDS * size_of::<u64>();
 
+/// The gauge of the units of work that have begun and not ended.
+pub(crate) const WORK_IN_FLIGHT: &str = "work_in_flight";
+
 /// The name of a metric, and everything else that is known before it has a value.
 #[derive(Debug)]
-struct Described {
+struct Described<'a> {
     kind: MetricKind,
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [(&'static str, &'static str)],
-    bounds: &'static [f64],
+    name: &'a str,
+    help: &'a str,
+    labels: &'a [(&'a str, &'a str)],
+    bounds: &'a [f64],
     /// Its values in the memory of this process.
     cells: OnceLock<&'static [AtomicU64]>,
 }
 
-impl Described {
-    const fn new(kind: MetricKind, name: &'static str, help: &'static str) -> Self {
+impl<'a> Described<'a> {
+    const fn new(kind: MetricKind, name: &'a str, help: &'a str) -> Self {
         Self { kind, name, help, labels: &[], bounds: &[], cells: OnceLock::new() }
     }
+}
 
+impl Described<'static> {
     fn cells(&self) -> &'static [AtomicU64] {
         self.cells.get_or_init(|| region::cells_of(self))
     }
@@ -90,7 +99,7 @@ impl Described {
 /// assert_eq!(SENT.value(), 1);
 /// ```
 #[derive(Debug)]
-pub struct Counter(Described);
+pub struct Counter(Described<'static>);
 
 impl Counter {
     /// Creates a counter for a `static`. Counters of the same name and labels are one counter.
@@ -186,7 +195,7 @@ impl Counter {
 /// assert_eq!(QUEUED.value(), 1);
 /// ```
 #[derive(Debug)]
-pub struct Gauge(Described);
+pub struct Gauge(Described<'static>);
 
 impl Gauge {
     /// Creates a gauge for a `static`; see [`Counter::new`] about its name.
@@ -279,7 +288,7 @@ impl Gauge {
 /// assert_eq!(TIME.count(), 1);
 /// ```
 #[derive(Debug)]
-pub struct Histogram(Described);
+pub struct Histogram(Described<'static>);
 
 impl Histogram {
     /// Creates a histogram for a `static`; see [`Counter::new`] about its name. `bounds` are the upper
@@ -331,17 +340,7 @@ impl Histogram {
     /// assert_eq!(LENGTH.count(), 1);
     /// ```
     pub fn observe(&self, value: f64) {
-        if !value.is_finite() {
-            return;
-        }
-        let bucket = self.0.bounds.partition_point(|bound| *bound < value);
-        if let [counts @ .., sum] = self.0.cells()
-            && let Some(count) = counts.get(bucket)
-        {
-            count.fetch_add(1, Ordering::Relaxed);
-            let more = |sum| Some((f64::from_bits(sum) + value).to_bits());
-            let _ = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        }
+        observe(self.0.cells(), self.0.bounds, value, 1);
     }
 
     /// Counts a time, in seconds.
@@ -375,4 +374,24 @@ impl Histogram {
         let counts = self.0.cells().split_last().map_or(&[][..], |(_, counts)| counts);
         counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
+}
+
+/// Counts a value so many times in the cells of a histogram.
+fn observe(cells: &[AtomicU64], bounds: &[f64], value: f64, times: u32) {
+    if !value.is_finite() {
+        return;
+    }
+    let bucket = bounds.partition_point(|bound| *bound < value);
+    if let [counts @ .., sum] = cells
+        && let Some(count) = counts.get(bucket)
+    {
+        count.fetch_add(u64::from(times), Ordering::Relaxed);
+        add_real(sum, value * f64::from(times));
+    }
+}
+
+/// Adds to a cell with the bits of a real number.
+fn add_real(cell: &AtomicU64, change: f64) {
+    let more = |bits| Some((f64::from_bits(bits) + change).to_bits());
+    let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
 }

@@ -17,6 +17,14 @@ pub(crate) enum MetricKind {
     Counter = 1,
     Gauge = 2,
     Histogram = 3,
+    /// A gauge with the bits of a real number, of the facade.
+    RealGauge = 4,
+}
+
+impl MetricKind {
+    pub(crate) fn is_gauge(self) -> bool {
+        matches!(self, Self::Gauge | Self::RealGauge)
+    }
 }
 
 /// A metric with its values: one, or those of the buckets of a histogram and the bits of its sum.
@@ -82,6 +90,15 @@ pub(crate) fn metrics(words: &[AtomicU64]) -> Vec<Metric> {
     found
 }
 
+/// Returns the value of a gauge without labels, if there is one in the region.
+pub(crate) fn gauge_in(words: &[AtomicU64], name: &str) -> Option<i64> {
+    let is_it = |metric: &Metric| {
+        metric.kind == MetricKind::Gauge && metric.name == name && metric.labels.is_empty()
+    };
+    let found = metrics(words).into_iter().find(is_it)?;
+    found.values.first().map(|value| value.cast_signed())
+}
+
 /// Returns the first metric, unless it makes no sense, and the words after it.
 fn next(words: &[u64]) -> Option<(Option<Metric>, &[u64])> {
     let (head, rest) = words.split_first()?;
@@ -90,6 +107,7 @@ fn next(words: &[u64]) -> Option<(Option<Metric>, &[u64])> {
         1 => MetricKind::Counter,
         2 => MetricKind::Gauge,
         3 => MetricKind::Histogram,
+        4 => MetricKind::RealGauge,
         _ => return None,
     };
     let length = |at: usize| usize::from(u16::from_be_bytes([lengths[at], lengths[at + 1]]));
@@ -126,10 +144,10 @@ fn understood(
         return None;
     }
     let mut values = values.to_vec();
-    if let (MetricKind::Histogram, Some(sum)) = (kind, values.last_mut())
-        && !f64::from_bits(*sum).is_finite()
+    if let (MetricKind::Histogram | MetricKind::RealGauge, Some(real)) = (kind, values.last_mut())
+        && !f64::from_bits(*real).is_finite()
     {
-        *sum = 0;
+        *real = 0;
     }
     Some(Metric { kind, name, help, labels, bounds, values })
 }
@@ -142,7 +160,7 @@ mod tests {
     use super::super::{Counter, Described, Gauge, Histogram};
     use super::*;
 
-    fn set(region: &Region, about: &Described, value: u64) {
+    fn set(region: &Region, about: &Described<'_>, value: u64) {
         let cells = region.cells(about).unwrap();
         cells.iter().for_each(|cell| cell.store(value, Ordering::Relaxed));
     }
@@ -198,7 +216,7 @@ mod tests {
         #[test]
         fn nothing_that_a_process_writes_makes_the_reader_fail(
             words in prop::collection::vec(prop_oneof![
-                any::<u64>(), 0..40_u64, (1..4_u64, 0..40_u64, 0..20_u64).prop_map(
+                any::<u64>(), 0..40_u64, (1..5_u64, 0..40_u64, 0..20_u64).prop_map(
                     |(kind, bounds, length)| kind << 56 | bounds << 48 | length << 32 | length)
             ], 0..200),
         ) {

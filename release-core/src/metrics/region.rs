@@ -14,11 +14,14 @@ use crate::sys::shared_memory::SharedMemory;
 /// Number of words of a region.
 pub(crate) const WORDS: usize = 8192;
 
+/// Why a metric has no values in a full region.
+pub(super) const NO_ROOM: &str = "there is no room for more metrics";
+
 /// The region of this process.
 static OWN: OnceLock<Region> = OnceLock::new();
 
 /// Name and labels of a metric.
-type MetricIdentity = (&'static str, &'static [(&'static str, &'static str)]);
+type MetricIdentity = (String, Vec<(String, String)>);
 
 /// Memory for metrics, and the metrics in it.
 #[derive(Debug)]
@@ -47,13 +50,17 @@ pub(crate) fn own() -> Option<&'static [AtomicU64]> {
 }
 
 /// Returns the values of a metric in the region of this process.
-pub(super) fn cells_of(about: &Described) -> &'static [AtomicU64] {
-    let region = OWN.get_or_init(Region::private);
-    region.cells(about).unwrap_or_else(|why| {
+pub(super) fn cells_of(about: &Described<'_>) -> &'static [AtomicU64] {
+    find_cells(about).unwrap_or_else(|why| {
         let metric = about.name.escape_debug();
         log_warning!(%metric, why, "a metric counts nowhere");
         Box::leak(zeros(values_of(about)))
     })
+}
+
+/// Returns the values of a metric in the region of this process, or the reason why it has none.
+pub(super) fn find_cells(about: &Described<'_>) -> Result<&'static [AtomicU64], &'static str> {
+    OWN.get_or_init(Region::private).cells(about)
 }
 
 fn zeros(count: usize) -> Box<[AtomicU64]> {
@@ -61,7 +68,7 @@ fn zeros(count: usize) -> Box<[AtomicU64]> {
 }
 
 /// Returns the number of values: a histogram has one for each bucket, and their sum.
-fn values_of(about: &Described) -> usize {
+fn values_of(about: &Described<'_>) -> usize {
     if about.kind == MetricKind::Histogram { about.bounds.len() + 2 } else { 1 }
 }
 
@@ -82,10 +89,11 @@ impl Region {
     }
 
     /// Returns the values of a metric, which is added if it is new.
-    pub(super) fn cells(&self, about: &Described) -> Result<&[AtomicU64], &'static str> {
+    pub(super) fn cells(&self, about: &Described<'_>) -> Result<&[AtomicU64], &'static str> {
         let words = self.words();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((kind, begin, count)) = known.get(&(about.name, about.labels)) {
+        let identity = identity(about);
+        if let Some((kind, begin, count)) = known.get(&identity) {
             let is_same = (*kind, *count) == (about.kind, values_of(about));
             return is_same
                 .then(|| &words[*begin..begin + count])
@@ -98,18 +106,23 @@ impl Region {
         let entry = entry(about);
         let (begin, count) = (used + entry.len(), values_of(about));
         let Some(place) = words.get(used..begin + count) else {
-            return Err("there is no room for more metrics");
+            return Err(NO_ROOM);
         };
         place.iter().zip(&entry).for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
         // A reader sees the entry as a whole.
         words[0].store((begin + count) as u64, Ordering::Release);
-        known.insert((about.name, about.labels), (about.kind, begin, count));
+        known.insert(identity, (about.kind, begin, count));
         Ok(&words[begin..begin + count])
     }
 }
 
+fn identity(about: &Described<'_>) -> MetricIdentity {
+    let labels = about.labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    (about.name.to_owned(), labels.collect())
+}
+
 /// Returns everything of an entry before its values.
-fn entry(about: &Described) -> Vec<u64> {
+fn entry(about: &Described<'_>) -> Vec<u64> {
     let labels: String =
         about.labels.iter().flat_map(|(name, value)| [*name, "\0", *value, "\0"]).collect();
     let texts = [about.name, about.help, &labels];

@@ -37,9 +37,10 @@ impl Exposition {
     pub(crate) fn left_out<'a>(&self, totals: &'a Totals) -> BTreeMap<Option<&'a str>, u64> {
         let (mut kinds, mut left_out) = (BTreeMap::new(), BTreeMap::new());
         for (group, metric) in totals.all() {
-            let known = self.0.get(&metric.name).map_or(metric.kind, |family| family.kind);
+            let kind = shown(metric.kind);
+            let known = self.0.get(&metric.name).map_or(kind, |family| family.kind);
             let first = *kinds.entry(&*metric.name).or_insert(known);
-            if first != metric.kind {
+            if first != kind {
                 *left_out.entry(group).or_default() += 1;
             }
         }
@@ -57,6 +58,10 @@ impl Exposition {
                 MetricKind::Gauge => {
                     let about = (metric.kind, &*metric.name, &*metric.help);
                     self.add(about, &labels, metric.values[0].cast_signed());
+                }
+                MetricKind::RealGauge => {
+                    let about = (MetricKind::Gauge, &*metric.name, &*metric.help);
+                    self.add(about, &labels, number(f64::from_bits(metric.values[0])));
                 }
                 MetricKind::Counter => {
                     let about = (metric.kind, &*metric.name, &*metric.help);
@@ -100,6 +105,11 @@ impl Family {
     }
 }
 
+/// Returns the kind that a reader sees.
+fn shown(kind: MetricKind) -> MetricKind {
+    if kind.is_gauge() { MetricKind::Gauge } else { kind }
+}
+
 /// Formats a number as other programs do: `+Inf`, and a decimal point.
 fn number(value: f64) -> String {
     if value == f64::INFINITY { "+Inf".to_owned() } else { format!("{value:?}") }
@@ -114,7 +124,7 @@ impl fmt::Display for Exposition {
         for (name, Family { kind, help, samples }) in &self.0 {
             let kind = match kind {
                 MetricKind::Counter => "counter",
-                MetricKind::Gauge => "gauge",
+                MetricKind::Gauge | MetricKind::RealGauge => "gauge",
                 MetricKind::Histogram => "histogram",
             };
             writeln!(f, "# TYPE {name} {kind}")?;
@@ -137,7 +147,7 @@ mod tests {
 
     fn region(count: u64) -> Region {
         let region = Region::private();
-        let set = |about: &Described, values: &[u64]| {
+        let set = |about: &Described<'_>, values: &[u64]| {
             let cells = region.cells(about).unwrap();
             cells
                 .iter()
@@ -193,7 +203,7 @@ time_count{group=\"web\"} 114
 
     #[test]
     fn a_metric_that_another_kind_hides_is_counted() {
-        let region = |kind: fn(&'static str, &'static str) -> Described| {
+        let region = |kind: fn(&'static str, &'static str) -> Described<'static>| {
             let region = Region::private();
             region.cells(&kind("busy", "")).unwrap()[0].store(7, Ordering::Relaxed);
             region

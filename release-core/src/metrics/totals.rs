@@ -34,7 +34,7 @@ impl Totals {
 
     /// Adds the metrics of a process that has ended: its gauges have ended with it.
     pub(crate) fn add_ended(&mut self, group: GroupName, words: &[AtomicU64]) {
-        let metrics = metrics(words).into_iter().filter(|it| it.kind != MetricKind::Gauge);
+        let metrics = metrics(words).into_iter().filter(|it| !it.kind.is_gauge());
         let mut metrics = metrics.peekable();
         // Most groups have none.
         if metrics.peek().is_some() {
@@ -120,6 +120,7 @@ impl GroupTotals {
                     sum.cast_signed().saturating_add(value.cast_signed()).cast_unsigned()
                 }
                 MetricKind::Histogram if index == last => finite_sum(*sum, *value),
+                MetricKind::RealGauge => finite_sum(*sum, *value),
                 MetricKind::Counter | MetricKind::Histogram => sum.saturating_add(*value),
             };
         }

@@ -29,6 +29,7 @@ pub(crate) mod signal;
 pub(crate) mod simulated;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod stacks;
 pub(crate) mod steering;
 pub(crate) mod threads;
 pub(crate) mod untrusted;

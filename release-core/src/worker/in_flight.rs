@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::ipc::HeartbeatReply;
-use crate::metrics::{self, Counter, Gauge};
+use crate::metrics::{self, Counter, Gauge, WORK_IN_FLIGHT};
 
-static IN_FLIGHT: Gauge = Gauge::new("work_in_flight", "Units of work in flight, such as requests");
+static IN_FLIGHT: Gauge = Gauge::new(WORK_IN_FLIGHT, "Units of work in flight, such as requests");
 static FINISHED: Counter = Counter::new("work_finished", "Units of work that were finished");
 
 /// The units of work of this process.

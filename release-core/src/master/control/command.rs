@@ -208,7 +208,7 @@ impl ControlCommand {
     pub async fn carry_out(self, master: &MasterHandle, group: &str) -> String {
         let changed: Result<(), Error> = match self {
             Self::Ping => return "pong".to_owned(),
-            Self::Status => return StatusReport::of(master).to_string(),
+            Self::Status => return StatusReport::complete(master).await.to_string(),
             Self::Metrics => return text_or_error(master.metrics().await),
             Self::History => {
                 let history = master.history().await;

@@ -1,10 +1,15 @@
 //! `StatusReport`: the status of a service as JSON, for its writer and its readers.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::MasterHandle;
+
+/// How long a report waits for the supervisor.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A master and its workers, as the answer to the command `status` of a control socket: JSON with these
 /// names.
@@ -32,6 +37,9 @@ pub struct StatusReport {
     pub generation: u32,
     /// The workers, ordered by id.
     pub workers: Vec<WorkerReport>,
+    /// Number of workers that each group may grow to, if it follows its load.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub most: BTreeMap<String, u32>,
 }
 
 /// One worker of a [`StatusReport`].
@@ -66,6 +74,10 @@ pub struct WorkerReport {
     pub uptime_s: f64,
     /// Number of older processes of this worker that are still draining.
     pub draining: usize,
+    /// Units of work in flight, such as requests, if its process has counted any: see
+    /// [`Workers::metrics`](crate::Workers::metrics).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
     /// Private memory of its process, in KiB, if the service reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_kb: Option<u64>,
@@ -81,7 +93,7 @@ pub struct WorkerReport {
 }
 
 impl StatusReport {
-    /// Returns the report of the running master, without memory and exits of its workers.
+    /// Returns the report of the running master, without memory, exits and work in flight of its workers.
     ///
     /// # Examples
     ///
@@ -105,13 +117,44 @@ impl StatusReport {
             restarts: worker.restarts,
             uptime_s: (worker.uptime.as_secs_f64() * 10.0).round() / 10.0,
             draining: worker.draining,
+            in_flight: None,
             memory_kb: None,
             last_exit: None,
             status_text: worker.status_text,
             sandbox: worker.sandbox,
         });
         let workers = workers.collect();
-        Self { master: std::process::id(), generation: master.generation(), workers }
+        let (master, generation) = (std::process::id(), master.generation());
+        Self { master, generation, workers, most: BTreeMap::new() }
+    }
+
+    /// Returns the same with all that the supervisor knows: work in flight, and maximum sizes. They are
+    /// absent if it is busy for longer than a second.
+    ///
+    /// # Cancellation
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::{MasterHandle, StatusReport};
+    ///
+    /// async fn busy(master: &MasterHandle) -> u64 {
+    ///     let report = StatusReport::complete(master).await;
+    ///     report.workers.iter().filter_map(|worker| worker.in_flight).sum()
+    /// }
+    /// ```
+    pub async fn complete(master: &MasterHandle) -> Self {
+        let figures = master.rt().timeout(PATIENCE, master.figures()).await;
+        let mut report = Self::of(master);
+        let Ok(Ok(figures)) = figures else { return report };
+        let in_flight = figures.in_flight();
+        for worker in &mut report.workers {
+            worker.in_flight = worker.pid.and_then(|pid| in_flight.get(&pid).copied());
+        }
+        report.most = figures.most.iter().map(|(group, most)| (group.to_string(), *most)).collect();
+        report
     }
 
     /// Returns the number of ready workers.
@@ -151,7 +194,10 @@ mod tests {
             r#"{"master":7,"workers":[{"id":1,"pid":null,"state":"ready","more":[]}],"x":1}"#;
         let status: StatusReport = serde_json::from_str(said).unwrap();
         let worker = WorkerReport { id: 1, state: "ready".to_owned(), ..WorkerReport::default() };
-        assert_eq!(status, StatusReport { master: 7, generation: 0, workers: vec![worker] });
+        assert_eq!(
+            status,
+            StatusReport { master: 7, workers: vec![worker], ..StatusReport::default() }
+        );
     }
 
     #[test]
@@ -159,13 +205,15 @@ mod tests {
         let worker = WorkerReport {
             group: Some("web".to_owned()),
             pid: Some(3),
+            in_flight: Some(4),
             memory_kb: Some(100),
             last_exit: Some("killed by SIGKILL".to_owned()),
             status_text: Some("serving".to_owned()),
             sandbox: Some("calls; capabilities: none".to_owned()),
             ..WorkerReport::default()
         };
-        let status = StatusReport { master: 1, generation: 2, workers: vec![worker] };
+        let most = BTreeMap::from([("web".to_owned(), 8)]);
+        let status = StatusReport { master: 1, generation: 2, workers: vec![worker], most };
         let text = status.to_string();
         assert_eq!(serde_json::from_str::<StatusReport>(&text).unwrap(), status);
     }

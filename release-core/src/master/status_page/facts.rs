@@ -1,6 +1,6 @@
 //! The messages of the master to the page's worker. A reader of another version ignores unknown parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,8 @@ pub(super) struct PageGroup {
     /// The library's own.
     pub(super) is_own: bool,
     pub(super) size: usize,
+    /// Number of workers that it may grow to.
+    pub(super) most: Option<u32>,
     pub(super) ready: usize,
     pub(super) memory: u64,
     /// Ends and restarts by cause, and failed starts, with their numbers.
@@ -119,6 +121,8 @@ pub(super) struct PageWorker {
     pub(super) restarts: u32,
     pub(super) uptime_s: f64,
     pub(super) draining: usize,
+    /// Units of work in flight, such as requests.
+    pub(super) in_flight: Option<u64>,
     pub(super) memory: Option<u64>,
     /// Processor time of the process, in seconds.
     pub(super) cpu_s: Option<f64>,
@@ -183,12 +187,13 @@ fn tally(figures: &Figures, name: &str, group: &str) -> Vec<(String, u64)> {
 fn groups(states: &[WorkerState], figures: &Figures) -> Vec<PageGroup> {
     let mut places = BTreeMap::<&str, usize>::new();
     let mut groups = Vec::<PageGroup>::new();
+    let in_flight = figures.in_flight();
     for state in states {
         let place = *places.entry(&state.group).or_insert(groups.len());
         if place == groups.len() {
             groups.push(PageGroup::new(&state.group, figures));
         }
-        groups[place].add(state);
+        groups[place].add(state, &in_flight);
     }
     let mut rows = MOST_WORKERS;
     for group in &mut groups {
@@ -210,6 +215,7 @@ impl PageGroup {
             name: name.to_owned(),
             program: program.map(|(_, program)| program.clone()).unwrap_or_default(),
             is_own: name == STATUS_PAGE,
+            most: figures.most.iter().find(|(group, _)| **group == *name).map(|(_, most)| *most),
             exits: tally(figures, EXITS, name),
             restarts: tally(figures, RESTARTS, name),
             failed_starts: tally(figures, FAILED_STARTS, name).iter().map(|(_, count)| count).sum(),
@@ -218,7 +224,7 @@ impl PageGroup {
         }
     }
 
-    fn add(&mut self, state: &WorkerState) {
+    fn add(&mut self, state: &WorkerState, in_flight: &HashMap<i32, u64>) {
         let memory = state.pid.and_then(resident_memory);
         let is_ready = state.state == State::Ready;
         self.size += 1;
@@ -234,6 +240,7 @@ impl PageGroup {
             restarts: state.restarts,
             uptime_s: state.uptime.as_secs_f64(),
             draining: state.draining,
+            in_flight: state.pid.and_then(|pid| in_flight.get(&pid).copied()),
             memory,
             cpu_s: state.pid.and_then(processor_time).map(|time| time.as_secs_f64()),
             status_text: text.map(|text| beginning(text, LONGEST_TEXT).to_owned()),

@@ -161,6 +161,9 @@ fn section(html: &mut String, group: &PageGroup, percents: &Percents) -> fmt::Re
     }
     html.push_str("</h2>\n<p class=\"sum\">");
     write!(html, "{} of {} ready, {}", group.ready, group.size, Bytes(group.memory))?;
+    if let Some(most) = group.most {
+        write!(html, "; at most {most} workers")?;
+    }
     let (restarts, exits) = (Causes(&group.restarts), Causes(&group.exits));
     if restarts.sum() > 0 {
         write!(html, "; restarts: {restarts}")?;
@@ -177,8 +180,10 @@ fn section(html: &mut String, group: &PageGroup, percents: &Percents) -> fmt::Re
     html.push_str(
         "</p>\n<div class=\"table workers\"><table>\n<thead><tr><th>Worker</th><th>State</th>",
     );
-    html.push_str("<th>Process</th><th>Generation</th><th>Age</th><th>Memory</th><th>CPU</th>");
-    html.push_str("<th>Restarts</th></tr></thead>\n<tbody>\n");
+    html.push_str(
+        "<th>Process</th><th>Generation</th><th>Age</th><th>In flight</th><th>Memory</th>",
+    );
+    html.push_str("<th>CPU</th><th>Restarts</th></tr></thead>\n<tbody>\n");
     let most = group.workers.iter().filter_map(|worker| worker.memory).max().unwrap_or(1);
     for worker in &group.workers {
         row(html, worker, most, percents)?;
@@ -208,6 +213,7 @@ fn row(html: &mut String, worker: &PageWorker, most: u64, percents: &Percents) -
     html.push_str("</td>");
     cell(html, worker.pid)?;
     write!(html, "<td>{}</td><td>{}</td>", worker.generation, Age(worker.uptime_s))?;
+    cell(html, worker.in_flight)?;
     match worker.memory {
         Some(memory) => {
             let width = memory.saturating_mul(100) / most.max(1);

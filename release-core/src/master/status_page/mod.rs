@@ -2,6 +2,7 @@
 //!
 //! [`facts`] has the master's messages, [`server`] the worker, and [`html`] the page.
 
+mod crowd;
 mod facts;
 mod html;
 mod latest;

@@ -15,10 +15,11 @@ use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
+use super::crowd::{Crowd, HEAD, MOST_CLIENTS};
 use super::facts::{Health, PageStatus};
 use super::html::{self, Percents};
 use super::latest::{Latest, PATIENCE};
@@ -32,14 +33,10 @@ use crate::rt::Driver;
 use crate::stopping::{Stopping, stop_channel};
 use crate::worker::{Me, me};
 
-/// Maximum number of clients at a time. Further ones wait in the listener's queue.
-const MOST_CLIENTS: usize = 128;
-
 /// Maximum number of clients that follow the events.
 const MOST_FOLLOWERS: usize = 32;
 
-/// Time limits of a connection: until a request is complete, and between two.
-const HEAD: Duration = Duration::from_secs(5);
+/// Time limit of a connection between two requests.
 const IDLE: Duration = Duration::from_secs(15);
 
 /// How long the answers in hand may take in a reload, and when everything else of the service has ended.
@@ -112,18 +109,22 @@ async fn serve<A: Address>(
     listener: Socket<Passive, A>,
 ) -> Result<Served, PageError> {
     page.me.ready()?;
-    let (rt, answering) = (page.me.rt().clone(), Arc::clone(page));
+    let (greeting, answering) = (Arc::clone(page), Arc::clone(page));
     let service = service_fn(move |request: Request<Incoming>| {
         let page = Arc::clone(&answering);
-        async move { Ok::<_, Infallible>(page.answer(&request).await) }
+        async move { Ok::<_, Infallible>(page.answer_one_of_many(&request).await) }
     });
     let served = serve_small(&page.me, listener, service, page.stopping.clone())
         .connections(MOST_CLIENTS)
         .header_timeout(HEAD)
         .idle_timeout(IDLE)
-        .handshake(move |stream: Stream| {
-            let stream = SlowReader::new(&rt, stream);
-            async move { Ok::<_, Infallible>(stream) }
+        .handshake(move |client: Stream| {
+            let (page, place) = (Arc::clone(&greeting), greeting.crowd.enter());
+            async move {
+                let rt = page.me.rt();
+                let first = page.crowd.first_request(rt, &client).await;
+                Ok::<_, Infallible>(SlowReader::new(rt, client, first, place))
+            }
         });
     Ok(served.into_future().await?)
 }
@@ -143,6 +144,7 @@ struct Page {
     metrics: Latest<Bytes>,
     shown: Latest<Arc<Shown>>,
     usage: Arc<Mutex<ProcessorUsage>>,
+    crowd: Crowd,
     followers: Arc<AtomicUsize>,
 }
 
@@ -155,8 +157,21 @@ impl Page {
             metrics: Latest::default(),
             shown: Latest::default(),
             usage: Arc::default(),
+            crowd: Crowd::default(),
             followers: Arc::default(),
         }
+    }
+
+    /// Answers, and does not keep the connection if too many stay open.
+    async fn answer_one_of_many(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+    ) -> Response<PageBody> {
+        let mut answer = self.answer(request).await;
+        if !self.crowd.may_stay() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<PageBody> {

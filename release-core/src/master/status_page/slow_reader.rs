@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_io::{AsyncRead, AsyncWrite};
 
+use super::crowd::CrowdPlace;
 use crate::net::Stream;
 use crate::rt::Rt;
 
@@ -19,14 +21,21 @@ type PatienceTimer = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A connection whose writes fail when none of the bytes can be sent for a time.
 pub(super) struct SlowReader {
     stream: Stream,
+    /// Received already.
+    first: Bytes,
+    /// Nothing was received, and nothing will be.
+    is_over: bool,
     rt: Rt,
+    _place: CrowdPlace,
     /// While nothing can be sent.
     late: Option<PatienceTimer>,
 }
 
 impl SlowReader {
-    pub(super) fn new(rt: &Rt, stream: Stream) -> Self {
-        Self { stream, rt: rt.clone(), late: None }
+    /// `first` was received already. If it is empty, the connection is over.
+    pub(super) fn new(rt: &Rt, stream: Stream, first: Vec<u8>, place: CrowdPlace) -> Self {
+        let (is_over, first) = (first.is_empty(), first.into());
+        Self { stream, first, is_over, rt: rt.clone(), _place: place, late: None }
     }
 }
 
@@ -36,6 +45,14 @@ impl AsyncRead for SlowReader {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_over {
+            return Poll::Ready(Ok(0));
+        }
+        if !self.first.is_empty() {
+            let count = buffer.len().min(self.first.len());
+            buffer[..count].copy_from_slice(&self.first.split_to(count));
+            return Poll::Ready(Ok(count));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use nix::sys::signal::Signal as Sig;
 
 use self::launch::{Launched, Ours, SpawnRequest, ends, is_shortage, no_group, send_outputs};
-use self::watch::{EXIT_TIME, Silence};
+use self::watch::{EXIT_TIME, Silence, Stacks};
 use super::event::MasterEvent;
 use crate::Error;
 use crate::ipc::link::Link;
@@ -60,6 +60,7 @@ struct WorkerProcess {
     is_told: bool,
     /// Number of requests that it has finished, by its own count.
     finished: Arc<AtomicU64>,
+    hung: Stacks,
     /// Memory of its metrics, if its group has any.
     metrics: Option<Arc<SharedMemory>>,
     /// Number of replacements of listening sockets before it got its own.
@@ -165,7 +166,7 @@ impl Processes {
             Err(error) => return self.not_launched(id, &error),
         };
         let (pid, child) = (child.child().pid().as_raw(), child.release());
-        let finished = Arc::<AtomicU64>::default();
+        let (finished, hung) = (Arc::<AtomicU64>::default(), Stacks::default());
         let Some(group) = self.group(id) else { return self.not_launched(id, &no_group(id)) };
         let (name, rt) = (Arc::clone(&group.name), self.rt.clone());
         let worker = WorkerInfo { id: id.0, pid, group: name, generation, rt };
@@ -174,7 +175,7 @@ impl Processes {
             log_error!(worker = id.0, pid, %error, "a worker's output is lost");
             None
         });
-        let (news, silence) = self.listen(id, pid, &finished);
+        let (news, silence) = self.listen(id, pid, &finished, &hung);
         let (connection, readiness) = match ours {
             Ours::Connection { attach, socket, hello } => {
                 let (limits, services) = (group.limits, group.services.clone());
@@ -209,6 +210,7 @@ impl Processes {
             output,
             is_told: false,
             finished,
+            hung,
             metrics,
             sockets,
             _watch: watch,
@@ -235,10 +237,17 @@ impl Processes {
 
     /// Returns the listener of a connection, which sends events of exactly this process, and a
     /// receiver that ends with the listener.
-    fn listen(&self, id: WorkerId, pid: i32, finished: &Arc<AtomicU64>) -> (Notify, Silence) {
+    fn listen(
+        &self,
+        id: WorkerId,
+        pid: i32,
+        finished: &Arc<AtomicU64>,
+        hung: &Stacks,
+    ) -> (Notify, Silence) {
         let sender = self.sender.clone();
         let send = move |event| drop(sender.unbounded_send(MasterEvent::Pool(event)));
-        watch::listener(self.master.clone(), (id, pid), Arc::clone(finished), send)
+        let (finished, hung) = (Arc::clone(finished), Arc::clone(hung));
+        watch::listener(self.master.clone(), (id, pid), finished, hung, send)
     }
 
     /// Sends the exit of a process, after all its other events.

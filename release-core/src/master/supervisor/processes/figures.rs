@@ -1,7 +1,7 @@
 //! The metrics of the workers' processes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::Processes;
 use crate::master::figures::{Figures, ListenerQueue};
@@ -19,10 +19,14 @@ impl Processes {
         }
     }
 
-    /// Returns the end of a process's output, if the master reads it.
+    /// Returns the end of a process's output, if the master reads it, and where its threads were if it was
+    /// found to hang.
     pub(in crate::master::supervisor) fn last_lines(&self, id: WorkerId, pid: i32) -> Vec<String> {
-        let output = self.running.get(&(id, pid)).and_then(|process| process.output.as_ref());
-        output.map(Output::last_lines).unwrap_or_default()
+        let Some(process) = self.running.get(&(id, pid)) else { return Vec::new() };
+        let mut lines = process.output.as_ref().map(Output::last_lines).unwrap_or_default();
+        let hung = process.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.extend_from_slice(&hung);
+        lines
     }
 
     /// Adds the metrics of a process that ends.
@@ -49,8 +53,9 @@ impl Processes {
         if let Some(words) = metrics::own() {
             totals.add(None, words);
         }
-        let memories = self.running.iter().filter_map(|((id, _), process)| {
-            process.metrics.as_ref().map(|memory| (self.name_of(*id), Arc::clone(memory)))
+        let memories = self.running.iter().filter_map(|((id, pid), process)| {
+            let memory = process.metrics.as_ref()?;
+            Some((self.name_of(*id), *pid, Arc::clone(memory)))
         });
         let (memories, queues) = (memories.collect(), self.queues());
         let programs = self.groups.iter().filter_map(|group| {

@@ -8,6 +8,7 @@ use futures_channel::mpsc::UnboundedSender;
 use nix::sys::signal::Signal as Sig;
 
 use super::launch::SpawnRequest;
+use super::watch::Stacks;
 use super::{MasterEvent, Processes, WorkerProcess};
 use crate::Error;
 use crate::ipc::Descriptor;
@@ -160,8 +161,8 @@ impl Processes {
             }
         };
         let group = self.group(id);
-        let finished = Arc::new(AtomicU64::new(finished));
-        let (listener, silence) = self.listen(id, pid, &finished);
+        let (finished, hung) = (Arc::new(AtomicU64::new(finished)), Stacks::default());
+        let (listener, silence) = self.listen(id, pid, &finished, &hung);
         // Its output is passed on even if its group is gone, or has no pipes any more.
         let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
         let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
@@ -202,6 +203,7 @@ impl Processes {
             output,
             is_told,
             finished,
+            hung,
             metrics: metrics.and_then(|memory| mapped(id, memory)),
             sockets: 0,
             _watch: watch,

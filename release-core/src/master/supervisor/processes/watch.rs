@@ -1,8 +1,8 @@
 //! Messages and the end of a worker's process, as events of the pool.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
@@ -18,7 +18,7 @@ use crate::process::output::Output;
 use crate::rt::Rt;
 use crate::supervise::{Event, WorkerId};
 use crate::sys::exit_status::ExitStatus;
-use crate::sys::kernel_log;
+use crate::sys::{kernel_log, stacks};
 
 /// Time limit for the exit of a worker that has closed its connection.
 pub(super) const EXIT_TIME: Duration = Duration::from_secs(1);
@@ -26,6 +26,9 @@ pub(super) const EXIT_TIME: Duration = Duration::from_secs(1);
 /// Time limit for reading the connection of an ended process to its end: another process may still
 /// hold the other end.
 const LAST_WORDS_TIME: Duration = Duration::from_millis(100);
+
+/// Time limit for a look at a process that hangs, which is then killed without.
+const STACKS_TIME: Duration = Duration::from_secs(1);
 
 /// Time limit of the application for the last output of a process.
 const PASS_ON_TIME: Duration = Duration::from_secs(5);
@@ -40,6 +43,9 @@ const LOG_PAUSES: [Duration; 4] = [
 
 const OUTPUT: Guard = Guard::new("output");
 
+/// Where the threads of a process were when it was found to hang.
+pub(super) type Stacks = Arc<Mutex<Vec<String>>>;
+
 /// Ends when a connection's listener is dropped.
 pub(super) type Silence = oneshot::Receiver<()>;
 
@@ -49,13 +55,23 @@ pub(super) fn listener(
     master: MasterHandle,
     (id, pid): (WorkerId, i32),
     finished: Arc<AtomicU64>,
+    hung: Stacks,
     send: impl Fn(Event) + Clone + Send + Sync + 'static,
 ) -> (Notify, Silence) {
     let (heard, silence) = oneshot::channel();
     let listener = move |news| match news {
         WorkerEvent::Ready => send(Event::Ready { id, pid }),
         WorkerEvent::Finished(count) => finished.store(count, Ordering::Relaxed),
-        WorkerEvent::Hung(how) => send(Event::Hung { id, pid, how }),
+        WorkerEvent::Hung(how) => {
+            let (rt, hung, send) = (master.rt().clone(), Arc::clone(&hung), send.clone());
+            master
+                .rt()
+                .spawn(async move {
+                    note_stacks(&rt, (id, pid), &hung).await;
+                    send(Event::Hung { id, pid, how });
+                })
+                .detach();
+        }
         WorkerEvent::Extend(time) => send(Event::Extend { id, pid, time }),
         WorkerEvent::Stopping => send(Event::Stopping { id, pid }),
         WorkerEvent::Status(text) => send(Event::Status { id, pid, text }),
@@ -83,6 +99,16 @@ pub(super) fn listener(
         listener(news);
     };
     (Box::new(listener), silence)
+}
+
+/// Says in the log where the threads of a process hang, and keeps it for the history.
+async fn note_stacks(rt: &Rt, (id, pid): (WorkerId, i32), hung: &Stacks) {
+    let looking = rt.unblock(move || stacks::stacks(pid));
+    let Ok(Ok(lines)) = rt.timeout(STACKS_TIME, looking).await else { return };
+    for line in &lines {
+        log_warning!(worker = id.0, pid, "it hangs: {line}");
+    }
+    *hung.lock().unwrap_or_else(PoisonError::into_inner) = lines;
 }
 
 /// Waits for the end of a process, after all its messages. Returns the exit.
