@@ -21,6 +21,9 @@ pub(crate) struct Variables {
     /// Nothing of the environment that this was started with
     #[arg(long)]
     pub(crate) env_clear: bool,
+    /// Variables of other settings, which these replace.
+    #[arg(skip)]
+    under: Option<Box<Variables>>,
 }
 
 /// An environment variable, if it has a value.
@@ -59,12 +62,30 @@ impl Variables {
         }
     }
 
+    /// Sets variables, a file or none of this environment.
+    pub(crate) fn new(env: Vec<Pair>, env_file: Vec<PathBuf>, env_clear: bool) -> Self {
+        Self { env, env_file, env_clear, under: None }
+    }
+
+    /// Adds variables of other settings. These here win, those of a file, too.
+    pub(crate) fn over(mut self, other: Self) -> Self {
+        self.env_clear |= other.env_clear;
+        let under = match self.under.take() {
+            Some(under) => under.over(other),
+            None => other,
+        };
+        self.under = Some(Box::new(under));
+        self
+    }
+
     /// Returns the variables; a later one replaces an earlier one.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, OsString)>, Error> {
+        let mut pairs = self.under.as_ref().map_or(Ok(Vec::new()), |under| under.pairs())?;
         let files = self.env_file.iter().map(|path| read(path));
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let all = files.into_iter().flatten().chain(self.env.iter().cloned());
-        Ok(all.filter_map(|pair| Some((pair.name, pair.value?))).collect())
+        pairs.extend(all.filter_map(|pair| Some((pair.name, pair.value?))));
+        Ok(pairs)
     }
 }
 
@@ -94,12 +115,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_of_variables_wins_over_variables_of_other_settings() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("variables");
+        std::fs::write(&path, "A=command line\nB=command line\n").unwrap();
+        let env = |text: &str| vec![text.parse().unwrap()];
+        let command_line = Variables::new(env("B=option"), vec![path], false);
+        let section = Variables::new(env("A=section"), Vec::new(), false);
+        let shared =
+            Variables::new(vec!["A=x".parse().unwrap(), "C=x".parse().unwrap()], Vec::new(), true);
+        let all = command_line.over(section).over(shared);
+        assert!(all.env_clear);
+        let last =
+            |name: &str| all.pairs().unwrap().into_iter().rfind(|pair| pair.0 == name).unwrap().1;
+        assert_eq!([last("A"), last("B"), last("C")], ["command line", "option", "x"]);
+    }
+
+    #[test]
     fn a_file_has_one_variable_a_line() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("variables");
         let of = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Variables { env_file: vec![path.clone()], ..Variables::default() }.pairs()
+            Variables::new(Vec::new(), vec![path.clone()], false).pairs()
         };
         let pairs = of("# A comment\n\n  A=1\nB= \"x\" #y\nC=\nNO_SUCH_VARIABLE\nA=2\n").unwrap();
         let pairs: Vec<_> = pairs.iter().map(|(name, value)| (&**name, value.to_str())).collect();
@@ -107,7 +145,7 @@ mod tests {
         assert_eq!(pairs, expected.map(|(name, value)| (name, Some(value))));
         let why = of("A=1\nexport B=2\n").unwrap_err().to_string();
         assert!(why.contains("variables:2: a variable is written"), "{why}");
-        let gone = Variables { env_file: vec!["/no/such".into()], ..Variables::default() };
+        let gone = Variables::new(Vec::new(), vec!["/no/such".into()], false);
         assert!(gone.pairs().unwrap_err().to_string().contains("/no/such: No such file"));
     }
 }

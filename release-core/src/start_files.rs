@@ -2,8 +2,10 @@
 //! version sees the data of its trial. If the previous version becomes master again, it sees its
 //! own data.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -84,10 +86,52 @@ pub(crate) fn accepted(path: &Path, bytes: &[u8]) {
 }
 
 fn accepted_as(key: PathBuf, bytes: Vec<u8>) {
+    let unkept = ASIDE.with_borrow_mut(|aside| match aside {
+        Some(aside) => {
+            aside.insert(key, bytes);
+            None
+        }
+        None => Some((key, bytes)),
+    });
+    let Some((key, bytes)) = unkept else { return };
     let mut state = state();
     if !state.has_started || state.read.contains_key(&key) {
         state.read.insert(key, bytes);
     }
+}
+
+thread_local! {
+    /// The data that [`aside`] collects on this thread.
+    static ASIDE: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>> = const { RefCell::new(None) };
+}
+
+/// Data that a reload has read. A version that comes back sees it only if that reload has succeeded:
+/// with the data of a refused one it could not start.
+pub(crate) struct ReadAside(BTreeMap<PathBuf, Vec<u8>>);
+
+impl ReadAside {
+    /// Keeps the data, also of files that are new: what has just served can start with them.
+    pub(crate) fn keep(self) {
+        state().read.extend(self.0);
+    }
+}
+
+/// Runs code that reads on this thread, and returns the data apart.
+pub(crate) fn aside<T>(read: impl FnOnce() -> T) -> (T, ReadAside) {
+    /// Restores the former state of the thread, also after a panic.
+    struct Outer(Option<BTreeMap<PathBuf, Vec<u8>>>);
+
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            ASIDE.set(self.0.take());
+        }
+    }
+
+    let outer = Outer(ASIDE.replace(Some(BTreeMap::new())));
+    let done = read();
+    let data = ASIDE.with_borrow_mut(|aside| aside.as_mut().map(mem::take));
+    drop(outer);
+    (done, ReadAside(data.unwrap_or_default()))
 }
 
 /// Returns the answer of the system, or of a file that the program does not read as a whole, to a

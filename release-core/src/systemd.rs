@@ -330,9 +330,10 @@ impl Notifier {
         let (ours, theirs) = io::pipe()?;
         self.send("BARRIER=1", &[theirs.as_fd()])?;
         drop(theirs);
-        let deadline = Instant::now() + time;
+        // Without an end if the clock cannot count so far.
+        let deadline = Instant::now().checked_add(time);
         loop {
-            let rest = deadline.saturating_duration_since(Instant::now());
+            let rest = deadline.map_or(time, |it| it.saturating_duration_since(Instant::now()));
             let rest = PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], rest) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),

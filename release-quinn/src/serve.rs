@@ -37,6 +37,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// Time without an event, after which nothing more is expected.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// Exceeds the life of any worker. The clock cannot add any duration.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Time for the handshakes after a stop: two attempts of a client that has lost a packet. Many have
 /// begun with another process as well, and never end.
 const HANDSHAKE: Duration = Duration::from_secs(3);
@@ -177,7 +180,7 @@ impl Serve {
     /// # let _ = (master, drained);
     /// ```
     pub fn drain(mut self, time: Duration) -> Self {
-        self.drain = time;
+        self.drain = time.min(LONGEST);
         self
     }
 }

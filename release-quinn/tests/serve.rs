@@ -263,6 +263,19 @@ fn what_stays_open_is_closed_at_the_end_of_the_drain() {
 }
 
 #[test]
+fn a_drain_may_have_no_end() {
+    in_world(
+        |serve| serve.drain(Duration::MAX),
+        async |world| {
+            let stays = world.ask("wait").await;
+            world.master.stop();
+            stays.close(0_u32.into(), b"");
+            assert_eq!(world.end().await, counted([1, 0, 0]));
+        },
+    );
+}
+
+#[test]
 fn connections_beyond_the_limit_are_refused() {
     in_world(
         |serve| serve.connections(2),

@@ -12,7 +12,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use release_core::net::{Socket, Unix};
 use release_tests::{
-    Backend, Program, Running, Terminal, eventually, is_alive, is_root, on_every_backend,
+    Backend, Process, Program, Running, Terminal, children, eventually, is_alive, is_root,
+    on_every_backend,
 };
 
 /// Exit code, standard output and standard error.
@@ -356,6 +357,30 @@ fn watching_leaves_the_terminal_as_it_was() {
         assert!(last.ends_with(r"\x1b[?25h\x1b[?1049l'"), "{end:?}: {last}");
         let first = format!("master {}, generation 1, 2 of 2 workers ready", service.pid());
         assert!(said.contains(&first) && said.contains("\x1b[32mready\x1b[0m"), "{end:?}: {said}");
+    }
+}
+
+#[test]
+fn watching_a_service_that_hangs_ends_at_once() {
+    let (service, _) = Running::service(Backend::Smol, 2, &[]);
+    for keys in ["q", "\x03"] {
+        let mut terminal = Terminal::new();
+        let program = Program::release_under(&Terminal::LAUNCHER).args(["ctl", "--control"]);
+        let program = program.args([&service.control()]).args(["--timeout", "1h", "watch"]);
+        let mut watch = terminal.start(program);
+        terminal.shows("ready");
+        service.signal(Signal::SIGSTOP);
+        let is_stopped = || service.process().status("State").is_some_and(|it| it.starts_with('T'));
+        eventually("it is stopped", is_stopped);
+        let asks = |process: Process| {
+            process.descriptors().iter().any(|(_, path)| path.starts_with("socket:"))
+        };
+        let watchers = || [vec![watch.process()], children(watch.pid())].concat();
+        eventually("it is asked", || watchers().into_iter().any(asks));
+        terminal.type_in(keys);
+        let status = watch.wait();
+        service.signal(Signal::SIGCONT);
+        assert_eq!(status.code(), Some(0), "{keys:?}: {}", terminal.text());
     }
 }
 

@@ -394,10 +394,24 @@ fn settings_are_checked_without_a_start() {
         ("command = [\"no-such-program\"]\n", "`no-such-program`"),
         ("command = [\"/etc/passwd\"]\n", "/etc/passwd"),
         ("group = \"no-such-group\"\ncommand = [\"true\"]\n", "`no-such-group`"),
+        ("watchdog = 5\ncommand = [\"true\"]\n", "`--ready notify`"),
+        ("out = out\nrotate-keep = 3\ncommand = [\"true\"]\n", "say `--rotate`"),
+        ("workers = 3\nmax-workers = 2\ncommand = [\"true\"]\n", "grow from 3 to 2"),
+        ("listen = [\"fd://2\"]\ncommand = [\"true\"]\n", "from 3 on"),
+        ("[program \"a\"]\nafter = [\"typo\"]\ncommand = [\"true\"]\n", "`typo`"),
+        (
+            "[program \"a\"]\nafter = [\"b\"]\ncommand = [\"true\"]\n\
+             [program \"b\"]\nafter = [\"a\"]\ncommand = [\"true\"]\n",
+            "never start: `a`, `b`",
+        ),
     ] {
         let (code, log) = program(text).run();
         assert!(code == 1 && log.contains(expected), "{expected}: {log}");
     }
+    let allowed =
+        Program::release().args(["run", "--check", "--allow-read", "daemon", "--", "true"]);
+    let (code, log) = allowed.run();
+    assert!(code == 1 && log.contains("say `--control`"), "{log}");
 }
 
 #[test]

@@ -160,6 +160,10 @@ fn release_run_becomes_what_was_tried_or_stays_what_it_was() {
             real.display()
         ));
         if case == taken {
+            // With the content of a refused reload, no version could come back.
+            replace_file(&file, "");
+            let refused = control(&manager.control(), "reload");
+            assert!(refused.contains("no command"), "{refused}");
             replace_file(&file, &pool(other));
         }
         let (socket, old) = (manager.control(), manager.workers());

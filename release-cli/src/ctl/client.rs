@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const DOOR: Duration = Duration::from_millis(100);
 
 /// A control socket, and how long an answer may take. Every failure is the reason in words.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     path: PathBuf,
     /// Whose answers are believed, beside root's and this user's.

@@ -1,7 +1,8 @@
 //! `release ctl watch`: the table, live, on a screen of its own that leaves nothing behind.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,6 +16,8 @@ use nix::sys::termios::{
 use nix::unistd::read;
 
 use rustix::termios::tcgetwinsize;
+
+use release_core::StatusReport;
 
 use super::client::Client;
 use super::table::{Style, table};
@@ -31,7 +34,8 @@ pub(super) fn run(client: &Client, json: bool) -> Result<(), String> {
     let screen = if json { None } else { Screen::enter().map_err(failed)? };
     loop {
         let next = Instant::now() + INTERVAL;
-        let shown = match (client.status(), json) {
+        let Some(status) = answered(client, &mut end).map_err(failed)? else { return Ok(()) };
+        let shown = match (status, json) {
             (Ok((text, _)), true) => text,
             (Ok((_, status)), false) => table(&status, Style::of_stdout()),
             (Err(why), true) => serde_json::json!({ "error": why }).to_string(),
@@ -43,11 +47,30 @@ pub(super) fn run(client: &Client, json: bool) -> Result<(), String> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
             is_over => is_over.map_err(failed)?,
         };
-        if is_over || end.comes_before(next).map_err(failed)? {
+        if is_over || end.comes_before(Some(next), None).map_err(failed)? {
             return Ok(());
         }
     }
 }
+
+/// Asks for the status; `None` if the end comes before the answer. Signals are blocked, and a service
+/// that hangs would keep this program until its time-out.
+fn answered(client: &Client, end: &mut End) -> io::Result<Option<Answered>> {
+    let (over, asking) = io::pipe()?;
+    let client = client.clone();
+    let asked = thread::Builder::new().spawn(move || {
+        // Closed when the answer is there.
+        let _asking = asking;
+        client.status()
+    })?;
+    if end.comes_before(None, Some(over.as_fd()))? {
+        return Ok(None);
+    }
+    let panicked = |_| Err("the question has failed".to_owned());
+    Ok(Some(asked.join().unwrap_or_else(panicked)))
+}
+
+type Answered = Result<(String, StatusReport), String>;
 
 /// A terminal's second screen, without a cursor, whose keys are read one by one.
 struct Screen {
@@ -166,33 +189,42 @@ impl End {
         Ok(false)
     }
 
-    fn comes_before(&mut self, deadline: Instant) -> io::Result<bool> {
+    /// Waits until this time, or until this descriptor has something; whether the end came first.
+    fn comes_before(
+        &mut self,
+        deadline: Option<Instant>,
+        other: Option<BorrowedFd<'_>>,
+    ) -> io::Result<bool> {
         loop {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            let rest = PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO);
+            let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let rest = rest.map(|rest| PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO));
             let input = io::stdin();
             let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            sources.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
             if self.has_keys {
                 sources.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
             }
-            match poll(&mut sources, rest) {
+            match poll(&mut sources, rest.unwrap_or(PollTimeout::NONE)) {
                 // It was suspended, and goes on.
                 Err(Errno::EINTR) => continue,
                 polled => polled?,
             };
             let is_ready: Vec<_> =
                 sources.iter().map(|source| source.any() == Some(true)).collect();
-            match is_ready[..] {
-                [true, ..] => return Ok(true),
-                [_, true] => {
-                    let mut keys = [0; 16];
-                    // A terminal that has gone has no more keys.
-                    self.has_keys = read(&input, &mut keys).is_ok_and(|count| count > 0);
-                    if keys.iter().any(|key| matches!(key, b'q' | b'Q')) {
-                        return Ok(true);
-                    }
+            if is_ready[0] {
+                return Ok(true);
+            }
+            let has_typed = self.has_keys && is_ready.last() == Some(&true);
+            if has_typed {
+                let mut keys = [0; 16];
+                // A terminal that has gone has no more keys.
+                self.has_keys = read(&input, &mut keys).is_ok_and(|count| count > 0);
+                if keys.iter().any(|key| matches!(key, b'q' | b'Q')) {
+                    return Ok(true);
                 }
-                _ => return Ok(false),
+            }
+            if !has_typed || (other.is_some() && is_ready[1]) {
+                return Ok(false);
             }
         }
     }

@@ -5,17 +5,19 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, Group, User, access};
-use release_core::{Error, ErrorKind};
+use nix::unistd::{AccessFlags, Group, User, access, geteuid};
+use release_core::{Error, ErrorKind, Master};
 
 use super::program::Program;
-use super::{Options, reload};
+use super::{Options, access_levels, file, log_files, reload};
 
 /// Checks all options, and says so on standard output. Starts, binds and writes nothing, so that it can
 /// be used beside the running service.
 pub(super) fn run(options: Options) -> Result<(), Error> {
     let (options, programs, _) = reload::load(options)?;
-    options.access.resolve()?;
+    access_levels(&options)?;
+    log_files(Master::new(), &options)?;
+    file::check_order(&programs)?;
     if let Some(hook) = &options.on_event {
         find(hook.as_os_str(), None)?;
     }
@@ -31,13 +33,23 @@ pub(super) fn run(options: Options) -> Result<(), Error> {
 fn check(program: &Program) -> Result<PathBuf, Error> {
     let path = find(program.executable()?, program.chdir.as_deref())?;
     program.check_account()?;
+    program.check_watchdog()?;
     if let Some(login) = &program.user {
         exists("user", login.split(':').next().unwrap_or_default(), |name| {
             User::from_name(name).map(|user| user.is_some())
         })?;
     }
+    let least = program.workers.unwrap_or(1);
+    if let Some(most) = program.max_workers.filter(|most| *most < least) {
+        let message = format!("`--max-workers`: it cannot grow from {least} to {most} workers");
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
     if let Some(group) = &program.group {
         exists("group", group, |name| Group::from_name(name).map(|group| group.is_some()))?;
+        if program.user.is_none() && geteuid().is_root() {
+            let message = "a group is named, but no user: name an account with `--user`";
+            return Err(Error::new(ErrorKind::Privileges, message));
+        }
     }
     if let Some(sandbox) = program.restrictions.sandbox() {
         sandbox.check(program.chdir.as_deref().unwrap_or_else(|| Path::new("")))?;

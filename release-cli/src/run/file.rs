@@ -1,6 +1,6 @@
 //! The configuration file of `release run`: the options by the same names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use release_core::config::validation::{Validation, bool, list_of};
@@ -172,11 +172,8 @@ impl Keys<'_> {
     }
 
     fn program(&self) -> Program {
-        let variables = Variables {
-            env: self.list("env", str::parse),
-            env_file: self.path("env-file").into_iter().collect(),
-            env_clear: self.is("env-clear"),
-        };
+        let files = self.path("env-file").into_iter().collect();
+        let variables = Variables::new(self.list("env", str::parse), files, self.is("env-clear"));
         Program {
             listen: self.list("listen", str::parse),
             nonblocking: self.is("nonblocking"),
@@ -261,6 +258,35 @@ pub(super) fn merge(options: &Options, file: &Config) -> Result<(Options, Progra
     Ok((merged, programs))
 }
 
+/// Refuses programs that would wait for each other, or for a program that is not there.
+pub(super) fn check_order(programs: &Programs) -> Result<(), Error> {
+    let mut waiting: BTreeSet<_> = programs.keys().collect();
+    for (name, program) in programs {
+        if let Some(other) = program.after.iter().find(|other| !programs.contains_key(*other)) {
+            let message = format!(
+                "program `{}` starts after `{}`, and there is no program of that name",
+                name.escape_debug(),
+                other.escape_debug()
+            );
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+    }
+    loop {
+        let waits = |name: &&&String| programs[**name].after.iter().any(|it| waiting.contains(it));
+        let still: BTreeSet<_> = waiting.iter().filter(waits).copied().collect();
+        if still.is_empty() {
+            return Ok(());
+        }
+        if still.len() == waiting.len() {
+            let names: Vec<_> = still.iter().map(|it| format!("`{}`", it.escape_debug())).collect();
+            let message =
+                format!("programs that start after each other never start: {}", names.join(", "));
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        waiting = still;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -296,7 +322,7 @@ mod tests {
         assert_eq!(options.signal, [(MasterSignal::Quit, SignalAction::Stop), usr1, quit]);
         assert_eq!(merged.command, ["sleep", "5"]);
         assert_eq!(
-            (merged.variables.env.len(), options.background, options.syslog),
+            (merged.variables.pairs().unwrap().len(), options.background, options.syslog),
             (2, true, false)
         );
         assert_eq!(merged.user.as_deref(), Some("nobody"));
@@ -318,7 +344,8 @@ mod tests {
         let (web, db) = (&programs["web"], &programs["db"]);
         assert_eq!((web.workers, db.workers), (Some(4), Some(2)));
         assert_eq!((web.listen.len(), db.listen.len()), (1, 0));
-        assert_eq!((web.variables.env.len(), db.variables.env.len()), (2, 1));
+        let count = |program: &Program| program.variables.pairs().unwrap().len();
+        assert_eq!((count(web), count(db)), (2, 1));
         assert_eq!((&web.after[..], &db.command[..]), (&["db".to_owned()][..], &["db".into()][..]));
         assert_eq!(web.user.as_deref(), Some("nobody"));
         let error = merge(&Options::default(), &file(&format!("command = [\"x\"]\n{text}")));
@@ -331,7 +358,8 @@ mod tests {
             merge(&options, &file(&format!("sandbox = none\n{text}sandbox = basic\n"))).unwrap();
         for (name, count) in [("web", 2), ("db", 1)] {
             let program = &programs[name];
-            assert_eq!((program.workers, program.variables.env.len()), (Some(3), count));
+            let variables = program.variables.pairs().unwrap();
+            assert_eq!((program.workers, variables.len()), (Some(3), count));
             assert_eq!(program.restrictions.sandbox, Some(Strictness::Strict));
         }
         let errors = Config::parse("run.conf", "[program \"web\"]\nout = x\n", &spec());

@@ -33,6 +33,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Hook {
     program: PathBuf,
     user: Option<String>,
+    group: Option<String>,
     directory: Option<PathBuf>,
     environment: Environment,
     /// Time for the events of a stop.
@@ -62,6 +63,7 @@ impl Hook {
         Ok(Some(Self {
             program,
             user: shared.user.clone(),
+            group: shared.group.clone(),
             directory,
             environment: pairs.fold(environment, |all, (name, value)| all.set(name, value)),
             // The master must not count this as a task that does not end.
@@ -120,6 +122,9 @@ impl Hook {
             ChildCommand::new(&self.program, [OsString::from(kind)]).environment(environment);
         if let Some(user) = &self.user {
             command = command.user(user);
+        }
+        if let Some(group) = &self.group {
+            command = command.group(group);
         }
         if let Some(directory) = &self.directory {
             command = command.directory(directory);

@@ -25,7 +25,7 @@ use release_core::{
     ControlSocket, Daemon, Error, ErrorKind, Exit, Master, MasterSignal, SignalAction,
 };
 
-use control::Access;
+use control::{Access, Levels};
 use ends::Ends;
 use file::Programs;
 use hook::Hook;
@@ -99,7 +99,7 @@ Several programs are sections of one file, such as
   workers = 4
   command = [\"./server\"]
 What stands before the sections holds for all of them, except `listen` and `command`; a section wins
-over it, and the command line over both. A program of `after` is ready, or has ended for good, before this one is started. One that
+over it, and the command line over both, `env-file` over `env`, too. A program of `after` is ready, or has ended for good, before this one is started. One that
 takes sockets of systemd has their FileDescriptorName. `release ctl scale web 8` names the program.
 
 To deploy, turn a link and send HUP: with `--chdir /srv/app/current -- ./server`, or started in that
@@ -125,10 +125,10 @@ A number that somebody sets by `release ctl scale`, TTIN or TTOU holds for 30 se
 
 --on-event runs a program at each event, with its kind as the only argument and the event in
 RELEASE_EVENT, such as {\"event\":\"worker_died\",\"worker\":2,\"exit\":\"exit status 3\",...}. It has the
-account, directory and environment of the workers: those before the sections, if the file has sections.
+account, group, directory and environment of the workers: those before the sections, if the file has sections.
 One runs at a time, for 30 seconds at most. A service that runs does not wait for it. At the end it does,
-for two seconds after the last worker, and in all for three quarters of --stop-timeout; QUIT kills it. When more than 1000 events wait, the oldest are dropped, and `dropped`
-tells their number. The kinds: starting, serving, stopping; worker_started, worker_ready, worker_died, worker_killed,
+for two seconds after the last worker, and in all for three quarters of --stop-timeout; QUIT kills it. When
+more than 1000 events wait, the oldest are dropped, and `dropped` tells their number. The kinds: starting, serving, stopping; worker_started, worker_ready, worker_died, worker_killed,
 worker_not_started, worker_left_behind, worker_over_limit, dying_too_fast; reloading, reloaded,
 reload_rolled_back, reload_refused; upgrading, upgraded, upgrade_refused, upgrade_rolled_back; resized,
 failing.
@@ -202,7 +202,8 @@ pub(crate) struct Options {
     /// A file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the options, the file with settings and the program, and exit: 0 if a start can be tried
+    /// Check the options, the file with settings and the program, and exit: 0 if a start can be tried.
+    /// Sockets of fd:// are not looked at: only the service itself has them
     #[arg(long)]
     check: bool,
 }
@@ -224,6 +225,7 @@ fn prepare(options: Options) -> Result<Master, Error> {
     if geteuid().is_root() && programs.values().any(|program| program.user.is_none()) {
         tracing::warn!("workers run as root; `--user` gives them another account");
     }
+    file::check_order(&programs)?;
     let mut sockets = activated_sockets()?;
     let is_alone = programs.len() == 1 && programs.contains_key(ONLY);
     let mut master = Master::new();
@@ -291,6 +293,16 @@ fn log_files(mut master: Master, options: &Options) -> Result<Master, Error> {
     }
 }
 
+/// Returns who may send commands besides this user.
+fn access_levels(options: &Options) -> Result<Levels, Error> {
+    let access = options.access.resolve()?;
+    if options.control.is_some() || access.is_empty() {
+        return Ok(access);
+    }
+    let message = "`--allow-...` is about the control socket, and there is none: say `--control`";
+    Err(Error::new(ErrorKind::Usage, message))
+}
+
 /// Adds the status page and the control socket.
 fn listen(
     mut master: Master,
@@ -298,18 +310,11 @@ fn listen(
     ends: Ends,
     programs: Programs,
 ) -> Result<Master, Error> {
-    if let Some(address) = options.http {
+    if let Some(address) = options.http.clone() {
         master = master.http(address);
     }
-    let access = options.access.resolve()?;
-    let Some(path) = options.control else {
-        if access.is_empty() {
-            return Ok(master);
-        }
-        let message =
-            "`--allow-...` is about the control socket, and there is none: say `--control`";
-        return Err(Error::new(ErrorKind::Usage, message));
-    };
+    let access = access_levels(&options)?;
+    let Some(path) = options.control else { return Ok(master) };
     let programs = Arc::new(programs);
     let socket = access.socket(ControlSocket::new(path));
     Ok(master.control(socket, move |master, peer, text| {

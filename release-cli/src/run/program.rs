@@ -117,10 +117,6 @@ pub(super) struct Surroundings {
 impl Program {
     /// Fills what is not said here from other settings. Variables of both hold; these win.
     pub(super) fn or(self, other: Self) -> Self {
-        let mut variables = other.variables;
-        variables.env.extend(self.variables.env);
-        variables.env_file.extend(self.variables.env_file);
-        variables.env_clear |= self.variables.env_clear;
         Self {
             listen: if self.listen.is_empty() { other.listen } else { self.listen },
             nonblocking: self.nonblocking || other.nonblocking,
@@ -142,7 +138,7 @@ impl Program {
             line_limit: self.line_limit.or(other.line_limit),
             log_limit: self.log_limit.or(other.log_limit),
             chdir: self.chdir.or(other.chdir),
-            variables,
+            variables: self.variables.over(other.variables),
             restrictions: self.restrictions.or(other.restrictions),
             command: if self.command.is_empty() { other.command } else { self.command },
             after: [self.after, other.after].concat(),
@@ -206,11 +202,8 @@ impl Program {
         if let Some(path) = self.chdir.clone().or_else(here) {
             workers = workers.directory(path);
         }
+        self.check_watchdog()?;
         if let Some(time) = self.watchdog {
-            if self.ready != Some(Readiness::Notify) {
-                let message = "a watchdog needs workers that talk to it: say `--ready notify`, too";
-                return Err(Error::new(ErrorKind::Usage, message));
-            }
             workers = workers.heartbeat(time);
         }
         if let Some(user) = &self.user {
@@ -271,6 +264,14 @@ impl Program {
             limits = limits.max_memory(bytes);
         }
         limits
+    }
+
+    pub(super) fn check_watchdog(&self) -> Result<(), Error> {
+        if self.watchdog.is_none() || self.ready == Some(Readiness::Notify) {
+            return Ok(());
+        }
+        let message = "a watchdog needs workers that talk to it: say `--ready notify`, too";
+        Err(Error::new(ErrorKind::Usage, message))
     }
 
     /// Refuses workers that would run as another account than was said.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 
-use release_core::config::{Config, Live};
+use release_core::config::Config;
 use release_core::{Error, Settings, WorkerOptions, log};
 
 use super::Options;
@@ -14,6 +15,8 @@ use super::program::{ONLY, Program};
 pub(super) struct Reloaded {
     programs: BTreeMap<String, ReloadedProgram>,
     log_level: Option<String>,
+    /// The file that these settings come from. A refused one leaves no trace.
+    file: Option<Config>,
 }
 
 #[derive(Clone)]
@@ -24,14 +27,14 @@ struct ReloadedProgram {
 }
 
 impl Reloaded {
-    fn of(options: &Options, programs: &Programs) -> Result<Self, Error> {
+    fn of(options: &Options, programs: &Programs, file: Option<Config>) -> Result<Self, Error> {
         let of = |(name, program): (&String, &Program)| {
             let variables = program.variables.pairs()?;
             let (workers, command) = (program.workers.unwrap_or(1), program.command.clone());
             Ok((name.clone(), ReloadedProgram { workers, command, variables }))
         };
         let programs = programs.iter().map(of).collect::<Result<_, Error>>()?;
-        Ok(Self { programs, log_level: options.log_level.clone() })
+        Ok(Self { programs, log_level: options.log_level.clone(), file })
     }
 
     pub(super) fn workers(&self, program: &str) -> u32 {
@@ -63,32 +66,36 @@ impl Reloaded {
 pub(super) fn load(
     command_line: Options,
 ) -> Result<(Options, Programs, Settings<Reloaded>), Error> {
-    let file = command_line.config.as_ref().map(|path| Live::load(path, file::spec()));
-    let file = file.transpose()?;
+    let place = command_line.config.as_ref();
+    let file = place.map(|path| Config::load(path, &file::spec())).transpose()?;
+    // In the background, this process is elsewhere.
+    let place = place.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     let (options, programs) = merged(&command_line, file.as_ref())?;
-    let reloaded = Reloaded::of(&options, &programs)?;
+    let reloaded = Reloaded::of(&options, &programs, file)?;
     if options.syslog {
         log::syslog("release")?
     } else {
         log::stderr()?
     }
     reloaded.set_log_level()?;
-    file.iter().for_each(|file| warn(&file.current()));
-    let reload = move |now: &Reloaded| read(&command_line, file.as_ref(), now);
+    reloaded.file.iter().for_each(warn);
+    let reload = move |now: &Reloaded| read(&command_line, place.as_deref(), now);
     Ok((options, programs, Settings::new(reloaded, reload)))
 }
 
 /// Reads the files again. Logs changes that need a restart.
-fn read(command_line: &Options, file: Option<&Live>, now: &Reloaded) -> Result<Reloaded, Error> {
-    for change in file.map(Live::reload).transpose()?.into_iter().flatten() {
+fn read(command_line: &Options, place: Option<&Path>, now: &Reloaded) -> Result<Reloaded, Error> {
+    let file = place.map(|path| Config::load(path, &file::spec())).transpose()?;
+    let both = file.as_ref().zip(now.file.as_ref());
+    for change in both.map(|(file, former)| file.changes_since(former)).into_iter().flatten() {
         if !["workers", "env", "env-file", "command", "log-level"].contains(&change.key.as_str()) {
             tracing::warn!(key = change.key, "changed; in force after a new start");
         }
     }
-    file.iter().for_each(|file| warn(&file.current()));
-    let (options, programs) = merged(command_line, file)?;
+    file.iter().for_each(warn);
+    let (options, programs) = merged(command_line, file.as_ref())?;
     programs.values().try_for_each(|program| program.executable().map(drop))?;
-    let mut next = Reloaded::of(&options, &programs)?;
+    let mut next = Reloaded::of(&options, &programs, file)?;
     for (name, now) in &now.programs {
         let Some(program) = next.programs.get_mut(name) else {
             tracing::warn!(
@@ -114,9 +121,9 @@ fn warn(file: &Config) {
     file.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
-fn merged(command_line: &Options, file: Option<&Live>) -> Result<(Options, Programs), Error> {
+fn merged(command_line: &Options, file: Option<&Config>) -> Result<(Options, Programs), Error> {
     match file {
-        Some(file) => file::merge(command_line, &file.current()),
+        Some(file) => file::merge(command_line, file),
         None => {
             let only = (ONLY.to_owned(), command_line.program.clone());
             Ok((command_line.clone(), Programs::from([only])))

@@ -28,6 +28,9 @@ impl FromStr for Listen {
 
     fn from_str(uri: &str) -> Result<Self, String> {
         match uri.strip_prefix("fd://") {
+            Some("0" | "1" | "2") => {
+                Err("0 to 2 are input, output and error: sockets are passed from 3 on".to_owned())
+            }
             Some(number) => number
                 .parse()
                 .map(Self::Descriptor)

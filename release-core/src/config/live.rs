@@ -187,27 +187,42 @@ impl Live {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let new = Arc::new(Config::load(&self.path, &self.spec)?);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let changes = changes(&current, &new);
+        let changes = new.changes_since(&current);
         *current = new;
         Ok(changes)
     }
 }
 
-/// Returns the changed keys, in the order of the new configuration. Keys that only the old one has come
-/// last: those of open sections, and of sections with labels.
-fn changes(old: &Config, new: &Config) -> Vec<Change> {
-    let mut before: HashMap<_, &Entry> = all(old).collect();
-    let mut changes = Vec::new();
-    for (place, entry) in all(new) {
-        let old = before.remove(&place);
-        if old.and_then(|old| old.value.as_ref()) != entry.value.as_ref() {
-            changes.push(change(place.0, old, Some(entry)));
+impl Config {
+    /// Returns the keys whose values differ from a former configuration, in the order of this one. Keys
+    /// that only the former one has come last: those of open sections, and of sections with labels.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::config::{Config, Spec, key};
+    ///
+    /// let spec = Spec::new().key(key("port"));
+    /// let former = Config::parse("web.conf", "port = 80", &spec)?;
+    /// let config = Config::parse("web.conf", "port = 81", &spec)?;
+    /// assert_eq!(format!("{:#}", config.changes_since(&former)[0]), "port = 81, before: 80");
+    /// # Ok::<(), release_core::config::Errors>(())
+    /// ```
+    #[must_use]
+    pub fn changes_since(&self, former: &Config) -> Vec<Change> {
+        let mut before: HashMap<_, &Entry> = all(former).collect();
+        let mut changes = Vec::new();
+        for (place, entry) in all(self) {
+            let old = before.remove(&place);
+            if old.and_then(|old| old.value.as_ref()) != entry.value.as_ref() {
+                changes.push(change(place.0, old, Some(entry)));
+            }
         }
+        let gone = all(former)
+            .filter(|(place, entry)| before.contains_key(place) && entry.value.is_some());
+        changes.extend(gone.map(|(place, entry)| change(place.0, Some(entry), None)));
+        changes
     }
-    let gone =
-        all(old).filter(|(place, entry)| before.contains_key(place) && entry.value.is_some());
-    changes.extend(gone.map(|(place, entry)| change(place.0, Some(entry), None)));
-    changes
 }
 
 /// Returns all entries, each with the header of its section and its key.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::group::find;
 use super::upgrade::working_directory;
+use super::workers::replace_group;
 use crate::path::{absolute, c_string};
 use crate::process::environment::Environment;
 use crate::process::readiness::of_the_master;
@@ -32,6 +33,7 @@ pub struct ChildCommand {
     program: PathBuf,
     arguments: Vec<OsString>,
     user: Option<String>,
+    group: Option<String>,
     directory: Option<PathBuf>,
     environment: Environment,
 }
@@ -58,6 +60,7 @@ impl ChildCommand {
             program: program.into(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             user: None,
+            group: None,
             directory: None,
             environment: Environment::inherit(),
         }
@@ -80,6 +83,23 @@ impl ChildCommand {
     #[must_use]
     pub fn user(mut self, login: impl Into<String>) -> Self {
         self.user = Some(login.into());
+        self
+    }
+
+    /// Replaces the primary group of the program's [`user`](Self::user), as
+    /// [`Workers::group`](crate::Workers::group) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use release_core::ChildCommand;
+    ///
+    /// let agent = ChildCommand::new("agent", [""; 0]).user("www-data").group("ssl-cert");
+    /// # let _ = agent;
+    /// ```
+    #[must_use]
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
         self
     }
 
@@ -127,7 +147,12 @@ impl ChildCommand {
             Error::new(ErrorKind::Privileges, message).caused_by(error)
         })?;
         // A name that does not exist is a mistake for any user.
-        let credentials = credentials.filter(|_| as_root);
+        let mut credentials = credentials.filter(|_| as_root);
+        if let Some(group) = &self.group {
+            credentials = replace_group(credentials, group, as_root).map_err(|error| {
+                Error::new(error.kind(), "the child cannot run as its group").caused_by(error)
+            })?;
+        }
         let directory = self.directory.as_deref().map(absolute).transpose()?;
         let environment = match &directory {
             Some(directory) => self.environment.in_directory(directory),
@@ -169,6 +194,8 @@ mod tests {
         let none = [""; 0];
         let unknown = refusal(ChildCommand::new("true", none).user("no-such-user"));
         assert!(unknown.contains("cannot run as its user: there is no user"), "{unknown}");
+        let other = refusal(ChildCommand::new("true", none).group("no-such-group"));
+        assert!(other.contains("cannot run as its group: "), "{other}");
         let missing = refusal(ChildCommand::new("no-such-program", none));
         assert!(missing.contains("there is no program `no-such-program` in PATH"), "{missing}");
         let nul = refusal(ChildCommand::new("true", ["a\0b"]));

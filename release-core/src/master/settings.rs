@@ -6,6 +6,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::guard::Guard;
+use crate::start_files::{self, ReadAside};
 use crate::{Error, ErrorKind, WorkerInfo};
 
 /// Settings of a program, one immutable value for each generation of workers.
@@ -72,18 +73,25 @@ type Reload<T> = dyn Fn(&T) -> Result<T, Error> + Send + Sync;
 struct SettingsValues<T> {
     /// Value of the generation that serves.
     current: Arc<T>,
-    /// Number and value of the generation that is tried.
-    next: Option<(u32, Arc<T>)>,
+    /// The generation that is tried.
+    next: Option<NextValue<T>>,
     /// What [`Settings::of`] has returned, by generation. Only its callers hold these values.
     given: BTreeMap<u32, Weak<T>>,
     /// Values of generations of the version before, until this one serves.
     earlier: Vec<Arc<T>>,
 }
 
+struct NextValue<T> {
+    generation: u32,
+    value: Arc<T>,
+    /// Files that the value comes from.
+    read: ReadAside,
+}
+
 impl<T> SettingsValues<T> {
     fn of_generation(&self, generation: u32) -> Arc<T> {
-        let next = self.next.as_ref().filter(|(its, _)| *its == generation);
-        Arc::clone(next.map_or(&self.current, |(_, value)| value))
+        let next = self.next.as_ref().filter(|next| next.generation == generation);
+        Arc::clone(next.map_or(&self.current, |next| &next.value))
     }
 }
 
@@ -276,15 +284,21 @@ pub(crate) trait Generations: Send + Sync {
 impl<T: Send + Sync + 'static> Generations for SettingsInner<T> {
     fn make(self: Arc<Self>) -> Result<Made, Error> {
         let now = Arc::clone(&self.lock().current);
-        let value = Arc::new((self.reload)(&now)?);
-        Ok(Box::new(move |generation| self.lock().next = Some((generation, value))))
+        let (value, read) = start_files::aside(|| (self.reload)(&now));
+        let value = Arc::new(value?);
+        Ok(Box::new(move |generation| {
+            self.lock().next = Some(NextValue { generation, value, read });
+        }))
     }
 
     fn settle(&self, serving: u32) {
         let mut values = self.lock();
         let former = match values.next.take() {
-            Some((its, value)) if its == serving => Some(mem::replace(&mut values.current, value)),
-            taken_back => taken_back.map(|(_, value)| value),
+            Some(NextValue { generation, value, read }) if generation == serving => {
+                read.keep();
+                Some(mem::replace(&mut values.current, value))
+            }
+            taken_back => taken_back.map(|next| next.value),
         };
         let earlier = mem::take(&mut values.earlier);
         // The destructor belongs to the application, and may call `current`.
@@ -323,6 +337,36 @@ mod tests {
         drop(first);
         assert_eq!(weak.strong_count(), 0, "nobody holds it");
         assert_eq!(in_use().collect::<Vec<_>>(), [(2, 2)]);
+    }
+
+    #[test]
+    fn a_version_that_comes_back_sees_the_files_of_the_generation_that_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("number");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        let theirs = file.clone();
+        let read = move || -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(String::from_utf8(crate::read_to_start(&theirs)?)?.parse()?)
+        };
+        let seen = || {
+            let files = start_files::read_so_far().0;
+            let found = files.into_iter().find(|found| *found.path == *file.as_os_str());
+            String::from_utf8(found.unwrap().bytes).unwrap()
+        };
+        write("1");
+        let settings = Settings::new(read().unwrap(), move |_| read());
+        let next = |generation| settings.0.clone().make().map(|made| made(generation));
+        write("none");
+        next(2).unwrap_err();
+        assert_eq!(seen(), "1", "the reload was refused");
+        write("2");
+        next(2).unwrap();
+        assert_eq!(seen(), "1", "it is tried");
+        settings.0.settle(1);
+        assert_eq!(seen(), "1", "it was rolled back");
+        next(2).unwrap();
+        settings.0.settle(2);
+        assert_eq!((seen().as_str(), *settings.current()), ("2", 2));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod into_group;
 mod sandbox;
 
 pub(crate) use into_group::IntoGroup;
+pub(in crate::master) use into_group::replace_group;
 
 /// Bounds of a heartbeat: an executor has other tasks, and instants must not overflow.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);

@@ -206,7 +206,9 @@ impl Sandbox {
                 Some(root) => root.join(path.strip_prefix("/").unwrap_or(&path)),
                 None => path.clone(),
             };
-            private.refuse("its sandbox names", &path)?;
+            // The new process opens it after a change of the root directory by the master.
+            let seen = if surroundings.enters_root { &outside } else { &path };
+            private.refuse("its sandbox names", seen)?;
             let question = format!("sandbox:{}", outside.display());
             looked_up(&question, || exists(&outside))?;
             let allowed = match access {
@@ -214,8 +216,6 @@ impl Sandbox {
                 Access::Write => WRITE,
                 Access::Execute => READ | files::EXECUTE,
             };
-            // The new process opens it after a change of the root directory by the master.
-            let seen = if surroundings.enters_root { &outside } else { &path };
             rules.push(rule(seen, allowed, false)?);
         }
         Ok(rules)

@@ -72,6 +72,9 @@ fn a_private_tmp_needs_the_right_and_hides_paths() {
     }
     let entered =
         Surroundings { start: Path::new("/"), root: Some("/srv".as_ref()), enters_root: true };
+    // Of its new root, before it is there.
+    let why = Sandbox::basic().write("/tmp").private_tmp().check_for(&able, entered).unwrap_err();
+    assert!(why.report().contains("its sandbox names /srv/tmp"), "{}", why.report());
     let entered = Sandbox::new().private_tmp().check_for(&able, entered).unwrap();
     let confinement = entered.confinement("/proc/self/exe".as_ref()).unwrap();
     assert_eq!(confinement.covered, [c"/srv/tmp".to_owned(), c"/srv/var/tmp".to_owned()]);

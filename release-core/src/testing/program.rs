@@ -18,6 +18,9 @@ use crate::sys::signal::receive_hangup;
 /// Time limit of each wait, unless a test sets another. Busy machines that run tests need much.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Exceeds any test. The clock cannot add any duration.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What a service manager sets for its own service, not for the program under test.
 const OF_SERVICE_MANAGERS: [&str; 7] = [
     "FDSTORE",
@@ -316,7 +319,7 @@ impl Program {
     /// ```
     #[must_use]
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.deadline = limit;
+        self.deadline = limit.min(LONGEST);
         self
     }
 

@@ -61,19 +61,12 @@ impl<C> Worker<C> {
             let (stop, in_flight) = (Arc::new(stop), Arc::<InFlight>::default());
             let _signals = watch_signals(&rt, caught, &stop)?;
             let (finish, finishing) = oneshot::channel::<()>();
-            let serving = {
-                let (link, codec) = (Arc::clone(&link), codec.clone());
-                let (stop, in_flight) = (Arc::clone(&stop), Arc::clone(&in_flight));
-                rt.spawn(async move {
-                    let heard = |heard| hear(heard, &link, &in_flight);
-                    let answer = |request| Ok(answer(request));
-                    let serving = serve(Arc::clone(&link), codec, answer, heard);
-                    if let Some(ended) = serve_until(&link, serving, finishing).await {
-                        tracing::debug!(%ended, "the connection to the master has ended");
-                    }
-                    stop.now();
-                })
-            };
+            let answer = move |request| Ok(answer(request));
+            let (its, own) = (Arc::clone(&link), Arc::clone(&in_flight));
+            let heard = move |heard| hear(heard, &its, &own);
+            let serving = serve(Arc::clone(&link), codec.clone(), answer, heard);
+            let serving = serve_master(Arc::clone(&link), serving, finishing, Arc::clone(&stop));
+            let serving = rt.spawn(serving);
             let master = Peer::new(Arc::clone(&link), codec);
             let me = WorkerData {
                 id: hello.worker,
@@ -129,6 +122,19 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 }
 
 /// Handles what the master says beside requests.
+/// Answers the master until `finishing` completes or the connection ends. The worker stops then.
+async fn serve_master(
+    link: Arc<Link>,
+    serving: impl Future<Output = Ended>,
+    finishing: oneshot::Receiver<()>,
+    stop: Arc<Stop>,
+) {
+    if let Some(ended) = serve_until(&link, serving, finishing).await {
+        tracing::debug!(%ended, "the connection to the master has ended");
+    }
+    stop.now();
+}
+
 fn hear(heard: Heard, link: &Link, in_flight: &InFlight) {
     match heard {
         Heard::Heartbeat => reply_to_heartbeat(link, in_flight),

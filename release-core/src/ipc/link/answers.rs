@@ -52,8 +52,9 @@ struct StoredAnswer {
 }
 
 impl StoredAnswer {
-    /// Stores an answer with all its descriptors, or without any if there is no room for them.
-    fn new(answer: Answer<'_>, room: usize) -> Self {
+    /// Stores an answer with all its descriptors, or without any if there is no room for them. Returns
+    /// whether descriptors were closed.
+    fn new(answer: Answer<'_>, room: usize) -> (Self, bool) {
         let without = |bytes| Body { bytes, ..Body::default() };
         let (body, kind) = match answer {
             Answer::Given(body) => (body, AnswerKind::Given),
@@ -61,19 +62,19 @@ impl StoredAnswer {
             Answer::NotUnderstood(why) => (without(why), AnswerKind::NotUnderstood),
         };
         let (is_lost, mut descriptors) = (body.is_lost, body.descriptors);
-        if descriptors.len() > room {
-            log_warning!("descriptors of an answer were closed: too many wait for their askers");
+        let has_closed = descriptors.len() > room;
+        if has_closed {
             descriptors.clear();
         }
-        Self { bytes: body.bytes.to_vec(), descriptors, kind, is_lost }
+        (Self { bytes: body.bytes.to_vec(), descriptors, kind, is_lost }, has_closed)
     }
 }
 
 /// The result of delivering an answer.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// It is stored for its caller, which has this waker.
-    Awaited(Option<Waker>),
+    /// It is stored for its caller, which has this waker; without its descriptors if there was no room.
+    Awaited { waker: Option<Waker>, has_closed: bool },
     /// It was dropped, because no call waits for it.
     Unawaited,
 }
@@ -212,11 +213,11 @@ impl Answers {
             return Delivery::Unawaited;
         };
         let waker = slot.waker.take();
-        let kept = StoredAnswer::new(answer, UNTAKEN_DESCRIPTORS - untaken);
+        let (kept, has_closed) = StoredAnswer::new(answer, UNTAKEN_DESCRIPTORS - untaken);
         let descriptors = kept.descriptors.len();
         slot.answer = Some(kept);
         self.untaken += descriptors;
-        Delivery::Awaited(waker)
+        Delivery::Awaited { waker, has_closed }
     }
 
     /// Removes a request whose caller has its answer. If it was the only one, the caller's waker stays:

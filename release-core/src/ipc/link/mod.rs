@@ -32,6 +32,7 @@ mod caller;
 pub(crate) mod deadline;
 mod expectations;
 pub(crate) mod frozen;
+mod notes;
 mod notices;
 mod pause;
 mod readable;
@@ -114,7 +115,7 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state under the lock, and wakes tasks after it is released.
+    /// Changes the state under the lock. Wakes tasks and logs after it is released.
     fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
         let mut state = self.lock();
         let done = change(&mut state);

@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::Link;
+use super::notes::Note;
 use super::rings::{Inward, RingFrame, Signalled, WISH};
 use super::socket::{Received, has_arrived};
 use super::state::LinkState;
@@ -44,14 +45,17 @@ impl Link {
             RingFrame::Wish(bytes) => {
                 let bytes = state.rings.agree(bytes, self.limits.ring)?;
                 if let Err(error) = self.offer_ring(state, bytes) {
-                    // Everything goes over the socket, as before.
-                    tracing::debug!(%error, bytes, "no ring for a connection");
+                    state.wakes.note(Note::NoRing { error, bytes });
                 }
                 Ok(())
             }
             // Without it, everything goes over the socket.
             RingFrame::Offer if state.arrivals.is_lost() => Ok(()),
-            RingFrame::Offer => state.rings.accept(state.arrivals.take()),
+            RingFrame::Offer => {
+                let note = state.rings.accept(state.arrivals.take())?;
+                note.into_iter().for_each(|note| state.wakes.note(note));
+                Ok(())
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker, ready};
 
 use super::arrivals::Arrivals;
+use super::notes::Note;
 use super::readable::{Readable, SocketReader};
 use super::socket::Received;
 use crate::ipc::limits::{Limits, RINGS};
@@ -318,13 +319,18 @@ impl Rings {
     }
 
     /// Writes into the ring of the peer from now on.
-    pub(super) fn accept(&mut self, descriptors: Vec<Untrusted>) -> Result<(), Ended> {
+    pub(super) fn accept(&mut self, descriptors: Vec<Untrusted>) -> Result<Option<Note>, Ended> {
         let bytes = self.bytes.ok_or(UNASKED)?;
         if self.outward.is_some() {
             return Err(TWICE);
         }
-        self.outward = accept(descriptors, bytes)?.map(Box::new);
-        Ok(())
+        match accept(descriptors, bytes)? {
+            Ok(outward) => {
+                self.outward = Some(Box::new(outward));
+                Ok(None)
+            }
+            Err(error) => Ok(Some(Note::UnusableRing { error, bytes })),
+        }
     }
 
     /// Frees the memory. Returns the task that waits for it.
@@ -334,8 +340,9 @@ impl Rings {
     }
 }
 
-/// Returns the direction to a peer that has made a ring, or `None` if this process has no room for it.
-fn accept(descriptors: Vec<Untrusted>, bytes: u32) -> Result<Option<Outward>, Ended> {
+/// Returns the direction to a peer that has made a ring, or the reason why this process has no room for
+/// it.
+fn accept(descriptors: Vec<Untrusted>, bytes: u32) -> Result<io::Result<Outward>, Ended> {
     let mut descriptors = descriptors.into_iter();
     let (Some(memory), Some(bell)) = (descriptors.next(), descriptors.next()) else {
         return Err(UNASKED);
@@ -347,13 +354,11 @@ fn accept(descriptors: Vec<Untrusted>, bytes: u32) -> Result<Option<Outward>, En
     match SharedMemory::of_peer(memory, words_for(bytes)) {
         Ok(memory) => {
             let writer = RingWriter::new(memory);
-            Ok(Some(Outward { writer, bell, way: Way::Socket }))
+            Ok(Ok(Outward { writer, bell, way: Way::Socket }))
         }
         Err(Unmapped::Refused(why)) => Err(Ended::Violation(why)),
-        Err(Unmapped::Failed(error)) => {
-            tracing::debug!(%error, bytes, "a ring cannot be used");
-            Ok(None)
-        }
+        // Everything goes over the socket, as before.
+        Err(Unmapped::Failed(error)) => Ok(Err(error)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
+use super::notes::Note;
 use crate::guard::wake_all;
 
 /// Tasks to wake when the lock is released.
@@ -12,6 +13,8 @@ pub(super) struct Wakes {
     /// Usually there is no more than one caller, and then no vector.
     caller: Option<Waker>,
     more: Vec<Waker>,
+    /// For the log, which is no part of what the lock protects either.
+    notes: Vec<Note>,
 }
 
 impl Wakes {
@@ -30,11 +33,16 @@ impl Wakes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.background.is_none() && self.caller.is_none()
+        self.background.is_none() && self.caller.is_none() && self.notes.is_empty()
     }
 
     pub(super) fn wake(self) {
         wake_all(self.background.into_iter().chain(self.caller).chain(self.more));
+        self.notes.into_iter().for_each(Note::log);
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.notes.push(note);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::answers::{Answer, AnswerKind, Answers, Delivery};
 use super::arrivals::Arrivals;
 use super::expectations::Expectations;
+use super::notes::Note;
 use super::pause::{Aside, HeldFrame, Pause};
 use super::readable::SocketReader;
 use super::rings::{RingFrame, Rings};
@@ -211,7 +212,12 @@ impl LinkState {
         let body = Body { bytes, descriptors: self.arrivals.take(), is_lost };
         let size = body.bytes.len();
         match self.answers.deliver(number, Answer::new(body, kind)) {
-            Delivery::Awaited(waker) => self.wakes.add(waker),
+            Delivery::Awaited { waker, has_closed } => {
+                self.wakes.add(waker);
+                if has_closed {
+                    self.wakes.note(Note::ClosedDescriptors);
+                }
+            }
             Delivery::Unawaited => self.expectations.unawaited(size, now)?,
         }
         Ok(())

@@ -70,6 +70,10 @@ impl Request for String {
 ///
 /// [`Postcard`] is the codec for serde types, [`Text`] for types with `Display` and `FromStr`.
 ///
+/// A connection encodes and decodes while it is locked. A codec, and the `Serialize` and `Deserialize`
+/// implementations that it calls, must not use that connection, for example by a log that goes to the
+/// master: the thread would wait for itself. They delay other tasks of the connection.
+///
 /// # Examples
 ///
 /// A codec of your own is a unit struct with this trait:

@@ -336,9 +336,9 @@ fn ready_by(readiness: Readiness) -> Ready {
     }
 }
 
-/// Replaces the primary group of a root master's workers; other masters have that group already, or
-/// fail.
-fn replace_group(
+/// Replaces the primary group of a root master's workers or children; other masters have that group
+/// already, or fail.
+pub(in crate::master) fn replace_group(
     credentials: Option<ProcessCredentials>,
     name: &str,
     as_root: bool,
@@ -352,7 +352,7 @@ fn replace_group(
         Some(credentials) => Ok(Some(credentials.with_group(gid))),
         None if as_root => refuse("a group is named, but no user: name an account with `user`"),
         None if nix::unistd::getegid() == gid => Ok(None),
-        None => refuse("only root can give workers another group"),
+        None => refuse("only root can give processes another group"),
     }
 }
 

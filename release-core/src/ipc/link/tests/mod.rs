@@ -4,6 +4,7 @@ mod batch;
 mod bell;
 mod bytes;
 mod flood;
+mod notes;
 mod notices;
 mod pausing;
 mod ring;
