@@ -121,7 +121,6 @@ fn program_failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
     Error::new(ErrorKind::Program, "the worker's main function failed").caused_by(error)
 }
 
-/// Handles what the master says beside requests.
 /// Answers the master until `finishing` completes or the connection ends. The worker stops then.
 async fn serve_master(
     link: Arc<Link>,
@@ -135,6 +134,7 @@ async fn serve_master(
     stop.now();
 }
 
+/// Handles what the master says beside requests.
 fn hear(heard: Heard, link: &Link, in_flight: &InFlight) {
     match heard {
         Heard::Heartbeat => reply_to_heartbeat(link, in_flight),
