@@ -13,7 +13,7 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::rt::{Read as _, ReadBuf, Write as _};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use release::ipc::Never;
 use release::metrics::Recorder;
 use release::net::{Inet, Read, Stream, Unix};
@@ -157,6 +157,20 @@ async fn answer(me: Me<Options>, request: Request<Incoming>) -> Result<Response<
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("echo"));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             response
+        }
+        "/large" => {
+            let body = Full::new(Bytes::from_static(&[b'x'; 32 << 20]));
+            Response::new(body.map_err(|never| match never {}).boxed_unsync())
+        }
+        "/early" => {
+            // The answer is there before the request.
+            me.rt().spawn(async move { request.into_body().collect().await }).detach();
+            Response::new(text("early\n"))
+        }
+        _ if request.method() == Method::CONNECT => {
+            let upgrade = hyper::upgrade::on(request);
+            me.rt().spawn(async move { echo_twice(upgrade.await?).await }).detach();
+            Response::new(text(""))
         }
         _ => {
             let peer = match request.extensions().get::<Inet>() {

@@ -25,18 +25,26 @@ pub(super) enum ConnectionPhase {
     InHand(usize),
 }
 
+/// Longest write that is no sign of a client that reads: on HTTP/2, the answer to a ping.
+const PONG: usize = 17;
+
 /// The phase of a connection.
 pub(super) struct Activity {
     rt: Rt,
     state: Mutex<(ConnectionPhase, Version)>,
+    /// When bytes were written last. Hyper may have an answer, of which the client reads little by little,
+    /// long after the end of its body.
+    written: Mutex<Option<Instant>>,
     /// Woken by the first request of HTTP/2.
     http2: AtomicWaker,
+    /// Woken when the connection may have come to rest.
+    rest: AtomicWaker,
     /// Whether what was written last is not flushed yet.
     is_unflushed: AtomicBool,
-    /// Whether the socket stays open when hyper has done with it.
-    is_kept: AtomicBool,
-    /// Whether the last request has a body, whose end its answer does not wait for.
+    /// Whether the last request has a body of which hyper has not seen the end.
     has_body: AtomicBool,
+    /// Whether the head of the last answer says that another request may follow.
+    has_promised: AtomicBool,
 }
 
 impl Activity {
@@ -61,10 +69,12 @@ impl Activity {
         Self {
             rt: rt.clone(),
             state: Mutex::new((phase, Version::HTTP_11)),
-            is_unflushed: AtomicBool::new(false),
-            is_kept: AtomicBool::new(false),
-            has_body: AtomicBool::new(false),
+            written: Mutex::new(None),
             http2: AtomicWaker::new(),
+            rest: AtomicWaker::new(),
+            is_unflushed: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            has_promised: AtomicBool::new(false),
         }
     }
 
@@ -75,12 +85,38 @@ impl Activity {
     /// Notes whether all that was written has been flushed.
     pub(super) fn flushed(&self, is_flushed: bool) {
         self.is_unflushed.store(!is_flushed, Ordering::Relaxed);
+        if is_flushed {
+            self.rest.wake();
+        }
+    }
+
+    /// Notes that so many bytes were written.
+    pub(super) fn wrote(&self, bytes: usize) {
+        if bytes > if self.is_http2() { PONG } else { 0 } {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            *written = Some(self.rt.now());
+        }
+    }
+
+    /// Returns the later one of this time and the last write.
+    pub(super) fn written_after(&self, since: Instant) -> Instant {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.map_or(since, |written| written.max(since))
     }
 
     /// Returns whether no request is in hand, and all answers are sent.
     pub(super) fn is_at_rest(&self) -> bool {
         !matches!(self.phase(), ConnectionPhase::InHand(_))
             && !self.is_unflushed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no request is in hand, and all answers are sent.
+    pub(super) async fn at_rest(&self) {
+        poll_fn(|cx| {
+            self.rest.register(cx.waker());
+            if self.is_at_rest() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     pub(super) fn set_body(&self, has_body: bool) {
@@ -91,21 +127,27 @@ impl Activity {
         self.has_body.load(Ordering::Relaxed)
     }
 
-    /// Decides whether the socket stays open when hyper has done with it.
-    pub(super) fn keep(&self, is_kept: bool) {
-        self.is_kept.store(is_kept, Ordering::Relaxed);
+    /// Notes whether the head of an answer says that another request may follow.
+    pub(super) fn promise(&self, has_promised: bool) {
+        self.has_promised.store(has_promised, Ordering::Relaxed);
     }
 
-    pub(super) fn is_kept(&self) -> bool {
-        self.is_kept.load(Ordering::Relaxed)
+    pub(super) fn has_promised(&self) -> bool {
+        self.has_promised.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, (ConnectionPhase, Version)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the phase. A client that still receives an answer is not idle, nor is its next head late.
     pub(super) fn phase(&self) -> ConnectionPhase {
-        self.lock().0
+        let phase = self.lock().0;
+        match phase {
+            ConnectionPhase::Idle(since) => ConnectionPhase::Idle(self.written_after(since)),
+            ConnectionPhase::Head(since) => ConnectionPhase::Head(self.written_after(since)),
+            ConnectionPhase::New(_) | ConnectionPhase::InHand(_) => phase,
+        }
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -158,5 +200,7 @@ impl Drop for Answering {
             }
             _ => ConnectionPhase::Idle(self.0.rt.now()),
         };
+        drop(state);
+        self.0.rest.wake();
     }
 }

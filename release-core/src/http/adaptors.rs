@@ -1,4 +1,4 @@
-//! The executor and the stream that hyper needs. The stream reports its reads.
+//! The executor, the timer and the stream that hyper needs. They report what hyper does.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -6,17 +6,20 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
-use hyper::rt::{Executor, Read, ReadBufCursor, Write};
+use hyper::Version;
+use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
 
 use super::activity::Activity;
 use super::transport::Transport;
 use crate::rt::Rt;
 
-/// Spawns the streams of HTTP/2.
+/// Spawns the streams of HTTP/2, and the tunnels that outlive the answer to CONNECT. Each is in hand until
+/// it ends.
 #[derive(Clone)]
-pub(super) struct Spawner(pub(super) Rt);
+pub(super) struct Spawner(pub(super) Rt, pub(super) Arc<Activity>);
 
 impl<F> Executor<F> for Spawner
 where
@@ -24,7 +27,40 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future).detach();
+        let in_hand = self.1.begin(Version::HTTP_2);
+        let stream = async move {
+            let _until_the_end = in_hand;
+            future.await
+        };
+        self.0.spawn(stream).detach();
+    }
+}
+
+/// The timer of HTTP/1. Hyper sets it when it begins to wait for the head of a request, so the body of the
+/// request before was read to its end. Nothing else tells that. The time limits are not hyper's: it never
+/// expires.
+pub(super) struct HeadTimer(pub(super) Arc<Activity>);
+
+struct Never;
+
+impl Future for Never {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Sleep for Never {}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Never)
+    }
+
+    fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
+        self.0.set_body(false);
+        Box::pin(Never)
     }
 }
 
@@ -94,7 +130,9 @@ impl Write for HyperIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.activity.flushed(false);
-        self.transport.poll_send(cx, bytes)
+        let count = ready!(self.transport.poll_send(cx, bytes))?;
+        self.activity.wrote(count);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -107,7 +145,9 @@ impl Write for HyperIo {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.activity.flushed(false);
-        self.transport.poll_send_parts(cx, parts)
+        let count = ready!(self.transport.poll_send_parts(cx, parts))?;
+        self.activity.wrote(count);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -117,9 +157,6 @@ impl Write for HyperIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.activity.is_kept() {
-            true => Poll::Ready(Ok(())),
-            false => self.transport.poll_close(cx),
-        }
+        self.transport.poll_close(cx)
     }
 }

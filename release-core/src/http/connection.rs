@@ -18,7 +18,7 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode, Version};
 
 use super::activity::{Activity, ConnectionPhase};
-use super::adaptors::{HyperIo, Spawner};
+use super::adaptors::{HeadTimer, HyperIo, Spawner};
 use super::keeper::{Keeper, KeptConnection};
 use super::protocol::Protocol;
 use super::transport::{BoxError, Transport};
@@ -71,10 +71,8 @@ enum Idle {
     Now,
     /// The connection has ended.
     Ended(Result<(), BoxError>),
-    /// The client does not read its answer.
+    /// The client does not read its answer, or the service does not read the body of the request.
     Silent,
-    /// A request has still to be read.
-    Never,
 }
 
 /// One connection of a server.
@@ -177,6 +175,9 @@ impl Connection {
     {
         let mut end = pin!(self.end());
         let (mut http, mut first) = (http1::Builder::new(), Ok(Ok(false)));
+        if self.keeper.is_some() {
+            http.timer(HeadTimer(Arc::clone(&self.activity)));
+        }
         if self.is_small {
             http.max_buf_size(LONGEST_HEAD).max_headers(MOST_HEADERS);
         } else {
@@ -188,7 +189,8 @@ impl Connection {
         let mut connection = match first {
             Ok(Ok(true)) => {
                 self.activity.begin_http2();
-                let mut http = http2::Builder::new(Spawner(self.rt.clone()));
+                let activity = Arc::clone(&self.activity);
+                let mut http = http2::Builder::new(Spawner(self.rt.clone(), activity));
                 http.enable_connect_protocol();
                 Protocol::Http2(Box::pin(http.serve_connection(io, service)))
             }
@@ -210,7 +212,6 @@ impl Connection {
                     Some((io, service)) => return ServeOutcome::Idle(io, service),
                     None => return ServeOutcome::Ended(Ok(())),
                 },
-                Idle::Never => {}
             },
         }
         match select(connection, pin!(self.silence())).await {
@@ -229,50 +230,27 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let mut was_at_rest = false;
         let at_rest = poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(ended) = connection.poll_unpin(cx) {
-                    return Poll::Ready(Some(ended));
-                }
-                if !self.activity.is_at_rest() {
-                    was_at_rest = false;
-                    return Poll::Pending;
-                }
-                // Only in the next poll hyper notices that the service has dropped the body of the request,
-                // and reads its rest or ends the connection.
-                if was_at_rest || !self.activity.has_body() {
-                    return Poll::Ready(None);
-                }
-                was_at_rest = true;
+            if let Poll::Ready(ended) = connection.poll_unpin(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            // The service may drop the body of a request, and another thread at any time. Only if hyper has
+            // seen its end, the next byte is that of a request.
+            match self.activity.is_at_rest() && !self.activity.has_body() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
             }
         });
         match select(at_rest, pin!(self.silence())).await {
-            Either::Left((Some(ended), _)) => return Idle::Ended(ended),
-            Either::Left((None, _)) => {}
-            Either::Right(_) => return Idle::Silent,
-        }
-        if !self.activity.has_body() {
-            return Idle::Now;
-        }
-        // Only hyper knows whether it has read the body of the last request to its end.
-        self.activity.keep(true);
-        connection.graceful_shutdown();
-        match connection.now_or_never() {
-            Some(Ok(())) => Idle::Now,
-            Some(Err(error)) => Idle::Ended(Err(error)),
-            // The body of a request is still read, and its answer was not marked: the last one.
-            None => {
-                self.activity.keep(false);
-                Idle::Never
-            }
+            Either::Left((Some(ended), _)) => Idle::Ended(ended),
+            Either::Left((None, _)) => Idle::Now,
+            Either::Right(_) => Idle::Silent,
         }
     }
 
     /// Hands the connection on. Returns it if it stays here.
     async fn hand_on(&self, io: HyperIo) -> Option<HyperIo> {
         let HyperIo { transport, unread, activity, _open } = io;
-        self.activity.keep(false);
         let (is_new, since) = match activity.phase() {
             ConnectionPhase::New(since) => (true, since),
             ConnectionPhase::Idle(since) | ConnectionPhase::Head(since) => (false, since),
@@ -308,6 +286,7 @@ impl Connection {
         let version = request.version();
         let answering = self.activity.begin(version);
         self.activity.set_body(!request.body().is_end_stream());
+        self.activity.promise(false);
         let work = self.in_flight.begin(self.rt.now());
         let stopping = self.stopping.clone();
         let this = Arc::clone(self);
@@ -317,7 +296,9 @@ impl Connection {
             drop(work);
             let has_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let can_close = version < Version::HTTP_2 && !has_switched;
-            if can_close && !this.may_hand_on() && stopping.now_or_never().is_some() {
+            let is_last = can_close && !this.may_hand_on() && stopping.now_or_never().is_some();
+            this.activity.promise(!is_last);
+            if is_last {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             // The request is in hand until its body is dropped.
@@ -347,7 +328,21 @@ impl Connection {
 
     /// Waits, during a stop, for a request that may be on its way.
     async fn lingered(&self) -> Closing {
-        self.rt.sleep(self.limits.linger).await;
+        let mut begun = self.rt.now();
+        loop {
+            self.rt.sleep_until(begun + self.limits.linger).await;
+            // An answer that has begun before the stop has promised that another request may follow.
+            if !self.activity.has_promised() {
+                break;
+            }
+            let rest = pin!(self.activity.at_rest());
+            let silence = pin!(self.silence());
+            let is_over = matches!(select(rest, silence).await, Either::Left(_));
+            match self.activity.phase() {
+                ConnectionPhase::Idle(since) if is_over && since > begun => begun = since,
+                _ => break,
+            }
+        }
         // A request that has begun to arrive is answered, and the first one of a connection: a client
         // rarely connects for nothing.
         while let ConnectionPhase::Head(since) | ConnectionPhase::New(since) = self.activity.phase()
@@ -387,13 +382,15 @@ impl Connection {
         }
     }
 
-    /// Waits until no request is in hand for the time of a head, after the orderly end began: the
-    /// client does not close the connection, or is gone.
+    /// Waits until no request is in hand for the time of a head, and nothing is sent, after the orderly end
+    /// began: the client does not close the connection, does not read, or is gone.
     async fn silence(&self) {
+        let (limit, begun) = (self.limits.header.max(SHORTEST), self.rt.now());
         let mut was_quiet = false;
         loop {
-            self.rt.sleep(self.limits.header.max(SHORTEST)).await;
-            let is_quiet = !matches!(self.activity.phase(), ConnectionPhase::InHand(_));
+            self.rt.sleep(limit).await;
+            let is_quiet = !matches!(self.activity.phase(), ConnectionPhase::InHand(_))
+                && self.activity.written_after(begun) + limit <= self.rt.now();
             if is_quiet && was_quiet {
                 return;
             }

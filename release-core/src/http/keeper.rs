@@ -1,7 +1,7 @@
 //! `Keeper`: idle connections that go to the next workers, and connections from earlier workers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,7 +9,6 @@ use futures_util::stream::{self, FuturesUnordered};
 use serde::{Deserialize, Serialize};
 
 use crate::HandOnError;
-use crate::log_throttle::LogThrottle;
 use crate::net::Stream;
 use crate::rt::Rt;
 use crate::worker::ConnectionRelay;
@@ -23,8 +22,6 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// A connection that a worker hands on.
 #[derive(Serialize, Deserialize)]
 pub(super) struct KeptConnection {
-    /// Address of the socket that has accepted it.
-    listener: String,
     /// Bytes that were read and not used.
     pub(super) unread: Vec<u8>,
     /// Whether it has had no request so far.
@@ -37,15 +34,13 @@ pub(super) struct KeptConnection {
 pub(super) struct Keeper {
     relay: ConnectionRelay,
     rt: Rt,
-    listener: String,
     has_failed: AtomicBool,
-    strangers: Mutex<LogThrottle>,
 }
 
 impl Keeper {
-    pub(super) fn new(relay: ConnectionRelay, rt: Rt, listener: String) -> Self {
-        let has_failed = AtomicBool::new(false);
-        Self { relay, rt, listener, has_failed, strangers: Mutex::default() }
+    /// For the connections of a listener at this address.
+    pub(super) fn new(relay: ConnectionRelay, rt: Rt, listener: &str) -> Self {
+        Self { relay: relay.of_listener(listener), rt, has_failed: AtomicBool::new(false) }
     }
 
     /// Hands a connection on, within this time. Returns false if it stays here.
@@ -55,7 +50,7 @@ impl Keeper {
         (unread, is_new, waits): (Vec<u8>, bool, Duration),
         limit: Duration,
     ) -> bool {
-        let kept = KeptConnection { listener: self.listener.clone(), unread, is_new, waits };
+        let kept = KeptConnection { unread, is_new, waits };
         let until = self.rt.after(limit);
         loop {
             match self.relay.give(stream, &kept).await {
@@ -88,26 +83,15 @@ impl Keeper {
     }
 
     async fn take(&self) -> Option<(Stream, KeptConnection)> {
-        loop {
-            match self.relay.take::<KeptConnection>().await {
-                Ok(Some((_, kept))) if kept.listener != self.listener => self.is_strange(),
-                Ok(taken) => return taken,
-                Err(error) => {
-                    if !self.has_failed.swap(true, Ordering::Relaxed) {
-                        let reason = error.report();
-                        log_warning!(reason, "idle connections are not handed on");
-                    }
-                    return None;
+        match self.relay.take::<KeptConnection>().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                if !self.has_failed.swap(true, Ordering::Relaxed) {
+                    let reason = error.report();
+                    log_warning!(reason, "idle connections are not handed on");
                 }
+                None
             }
-        }
-    }
-
-    /// A connection came that another listener of the group has accepted: it is closed.
-    fn is_strange(&self) {
-        let mut throttle = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(unsaid) = throttle.now(self.rt.now()) {
-            log_warning!(unsaid, "a connection of another listener is closed");
         }
     }
 }

@@ -470,7 +470,7 @@ impl<A: Address> IntoFuture for Serve<A> {
         Box::pin(async move {
             let keeper = match accepting.local() {
                 Ok(address) if hands_on && handshake.is_none() => {
-                    Some(Arc::new(Keeper::new(relay, rt, address.to_string())))
+                    Some(Arc::new(Keeper::new(relay, rt, &address.to_string())))
                 }
                 _ => None,
             };

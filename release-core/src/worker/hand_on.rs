@@ -203,6 +203,8 @@ pub(crate) struct HandOnClient {
 /// The type of the states of this process.
 struct StateType {
     name: &'static str,
+    /// The address that has accepted all connections, if only those of one address are handed on.
+    listener: Option<String>,
     message: MessageType,
     /// The encoded type, and the one of the taking workers that it fits.
     takes: Vec<u8>,
@@ -211,8 +213,11 @@ struct StateType {
 }
 
 impl StateType {
-    fn of<T: Serialize + DeserializeOwned>() -> Result<Self, Error> {
-        let message = MessageType::of::<T>(&Postcard);
+    fn of<T: Serialize + DeserializeOwned>(listener: Option<&str>) -> Result<Self, Error> {
+        let mut message = MessageType::of::<T>(&Postcard);
+        if let Some(listener) = listener {
+            message = message.renamed(format!("a connection of {listener}"));
+        }
         message.check("the state of a connection")?;
         let mut takes = encoded(&message)?;
         if takes.len() > LONGEST_TYPE {
@@ -220,7 +225,8 @@ impl StateType {
             takes = encoded(&message.clone().name())?;
         }
         let name = type_name::<T>();
-        Ok(Self { name, message, gives: takes.clone(), takes, is_declared: false })
+        let (listener, gives) = (listener.map(str::to_owned), takes.clone());
+        Ok(Self { name, listener, message, gives, takes, is_declared: false })
     }
 
     /// Accepts the type of the taking workers if they can read this one.
@@ -228,7 +234,8 @@ impl StateType {
         let decoded: MessageType = Postcard
             .decode(&theirs)
             .map_err(|_| HandOnError::OtherType("it cannot be read".to_owned()))?;
-        if let Some(words) = decoded.new_to(&self.message) {
+        let other_listener = || decoded.other_name(&self.message).filter(|_| self.listener.is_some());
+        if let Some(words) = decoded.new_to(&self.message).or_else(other_listener) {
             return Err(HandOnError::OtherType(words));
         }
         (self.gives, self.is_declared) = (theirs, false);
@@ -248,12 +255,18 @@ impl HandOnClient {
     /// Returns the request that declares the type, unless the master knows it.
     fn declaration<T: Serialize + DeserializeOwned>(
         &self,
+        listener: Option<&str>,
     ) -> Result<Option<ServiceRequest>, Error> {
         let mut types = self.types();
         let known = match &mut *types {
             Some(known) => known,
-            none => none.insert(StateType::of::<T>()?),
+            none => none.insert(StateType::of::<T>(listener)?),
         };
+        if known.listener.as_deref() != listener {
+            let message = "this worker hands on connections of one HTTP server already: only that one can, \
+                           and `Me::hand_on` cannot be used beside it";
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
         if known.name != type_name::<T>() {
             let message = format!(
                 "this worker hands connections on with a `{}` already: use one type, such as an enum, \
@@ -291,10 +304,11 @@ impl HandOnClient {
         &self,
         link: &Link,
         request: &ServiceRequest,
+        listener: Option<&str>,
     ) -> Result<(), HandOnError> {
         let _turn = self.turns.next().await;
         loop {
-            self.declare::<T>(link).await?;
+            self.declare::<T>(link, listener).await?;
             if link.ended().is_some() {
                 return Err(HandOnError::NoTaker);
             }
@@ -314,8 +328,9 @@ impl HandOnClient {
     async fn declare<T: Serialize + DeserializeOwned>(
         &self,
         link: &Link,
+        listener: Option<&str>,
     ) -> Result<(), HandOnError> {
-        let declaration = self.declaration::<T>().map_err(HandOnError::Failed)?;
+        let declaration = self.declaration::<T>(listener).map_err(HandOnError::Failed)?;
         let Some(declaration) = declaration else { return Ok(()) };
         match ask(link, &declaration).await {
             Ok(ServiceAnswer::Done) => {
@@ -333,6 +348,7 @@ impl HandOnClient {
         &self,
         link: &Arc<Link>,
         stopping: &Stopping,
+        listener: Option<&str>,
     ) -> Result<Option<(Vec<u8>, OwnedFd)>, Error> {
         let failed = |error| Error::new(ErrorKind::Protocol, NO_MORE).caused_by(error);
         loop {
@@ -341,7 +357,7 @@ impl HandOnClient {
                 Some(taking) => taking,
                 None if stopping.is_stopping() => return Ok(None),
                 None => {
-                    self.declare::<T>(link).await.map_err(no_taker)?;
+                    self.declare::<T>(link, listener).await.map_err(no_taker)?;
                     let asking = std::pin::pin!(ask(link, &ServiceRequest::Take));
                     let answer = match select(asking, stopping.clone()).await {
                         Either::Left((Err(CallError::Codec(error)), _)) => {
@@ -458,7 +474,7 @@ mod tests {
 
     #[test]
     fn a_type_fits_one_with_more_variants_at_the_end_and_no_other() {
-        let types = || (StateType::of::<old::Session>(), StateType::of::<new::Session>());
+        let types = || (StateType::of::<old::Session>(None), StateType::of::<new::Session>(None));
         let (Ok(mut old), Ok(mut new)) = types() else { panic!("types") };
         let difference = new.fit(old.takes.clone()).expect_err("a variant is missing").to_string();
         assert!(difference.contains("`Session`"), "{difference}");
@@ -473,10 +489,26 @@ mod tests {
     #[test]
     fn a_process_has_one_type() {
         let client = HandOnClient::default();
-        assert!(client.declaration::<u32>().expect("a request").is_some());
+        assert!(client.declaration::<u32>(None).expect("a request").is_some());
         client.declared(true);
-        assert!(client.declaration::<u32>().expect("no request").is_none());
-        let error = client.declaration::<String>().expect_err("another type").report();
+        assert!(client.declaration::<u32>(None).expect("no request").is_none());
+        let error = client.declaration::<String>(None).expect_err("another type").report();
         assert!(error.contains("`u32` already") && error.contains("an enum"), "{error}");
+    }
+    #[test]
+    fn connections_of_another_listener_do_not_fit() {
+        let of = |listener| StateType::of::<u32>(listener).expect("a type");
+        let (mut one, mut same) = (of(Some("127.0.0.1:1")), of(Some("127.0.0.1:1")));
+        same.fit(one.takes.clone()).expect("the same address");
+        for other in [Some("127.0.0.1:2"), None] {
+            let difference = one.fit(of(other).takes).expect_err("another address").to_string();
+            assert!(difference.contains("127.0.0.1:1 in this worker"), "{difference}");
+        }
+        let client = HandOnClient::default();
+        assert!(client.declaration::<u32>(Some("127.0.0.1:1")).expect("a request").is_some());
+        for other in [Some("127.0.0.1:2"), None] {
+            let error = client.declaration::<u32>(other).expect_err("one server").report();
+            assert!(error.contains("one HTTP server already"), "{error}");
+        }
     }
 }

@@ -378,6 +378,7 @@ impl<Context, M, C> Me<Context, M, C> {
             link: Arc::clone(link),
             stopping: stopping.clone(),
             rt: rt.clone(),
+            listener: None,
         }
     }
 

@@ -22,16 +22,24 @@ pub(crate) struct ConnectionRelay {
     pub(super) link: Arc<Link>,
     pub(super) stopping: Stopping,
     pub(super) rt: Rt,
+    pub(super) listener: Option<Arc<str>>,
 }
 
 impl ConnectionRelay {
+    /// Limits it to connections that an address has accepted: it gives them to workers that listen there,
+    /// and takes no others.
+    #[cfg(feature = "http")]
+    pub(crate) fn of_listener(self, address: &str) -> Self {
+        Self { listener: Some(address.into()), ..self }
+    }
+
     /// Hands a connection on: see [`Me::hand_on`](crate::Me::hand_on).
     pub(crate) async fn give<T>(&self, connection: &impl AsFd, state: &T) -> Result<(), HandOnError>
     where
         T: Serialize + DeserializeOwned,
     {
         let request = give_request(connection, state).map_err(HandOnError::Failed)?;
-        self.client.give::<T>(&self.link, &request).await
+        self.client.give::<T>(&self.link, &request, self.listener.as_deref()).await
     }
 
     /// Waits for a connection of another worker: see [`Me::handed_on`](crate::Me::handed_on).
@@ -40,10 +48,9 @@ impl ConnectionRelay {
         T: Serialize + DeserializeOwned,
     {
         loop {
-            let Some((state, socket)) = self.client.take::<T>(&self.link, &self.stopping).await?
-            else {
-                return Ok(None);
-            };
+            let listener = self.listener.as_deref();
+            let taken = self.client.take::<T>(&self.link, &self.stopping, listener).await?;
+            let Some((state, socket)) = taken else { return Ok(None) };
             // Another worker has chosen both.
             let stream = match is_stream(&socket) {
                 true => Stream::new(&self.rt, socket).map_err(|error| error.to_string()),

@@ -181,6 +181,17 @@ impl MessageType {
         Self { shape: Shape::unknown(), ..self }
     }
 
+    /// Returns the type under another name.
+    pub(crate) fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Returns a description of the difference if the names differ.
+    pub(crate) fn other_name(&self, old: &Self) -> Option<String> {
+        let (new, old) = (&self.name, &old.name);
+        (new != old).then(|| format!("{old} in this worker, {new} in those"))
+    }
+
     /// Returns a description of the first difference that prevents this version from reading a value of
     /// an old one.
     pub(crate) fn new_to(&self, old: &Self) -> Option<String> {
