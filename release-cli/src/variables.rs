@@ -23,7 +23,7 @@ pub(crate) struct Variables {
     pub(crate) env_clear: bool,
     /// Variables of other settings, which these replace.
     #[arg(skip)]
-    under: Option<Box<Variables>>,
+    under: Option<Box<Self>>,
 }
 
 /// An environment variable, if it has a value.

@@ -209,7 +209,7 @@ impl Config {
     /// # Ok::<(), release_core::config::Errors>(())
     /// ```
     #[must_use]
-    pub fn changes_since(&self, former: &Config) -> Vec<Change> {
+    pub fn changes_since(&self, former: &Self) -> Vec<Change> {
         let mut before: HashMap<_, &Entry> = all(former).collect();
         let mut changes = Vec::new();
         for (place, entry) in all(self) {
