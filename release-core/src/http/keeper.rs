@@ -1,7 +1,7 @@
 //! `Keeper`: idle connections that go to the next workers, and connections from earlier workers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;

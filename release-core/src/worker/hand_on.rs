@@ -234,7 +234,8 @@ impl StateType {
         let decoded: MessageType = Postcard
             .decode(&theirs)
             .map_err(|_| HandOnError::OtherType("it cannot be read".to_owned()))?;
-        let other_listener = || decoded.other_name(&self.message).filter(|_| self.listener.is_some());
+        let other_listener =
+            || decoded.other_name(&self.message).filter(|_| self.listener.is_some());
         if let Some(words) = decoded.new_to(&self.message).or_else(other_listener) {
             return Err(HandOnError::OtherType(words));
         }
