@@ -120,6 +120,9 @@ on_every_backend! {
         client.write_all(head.as_bytes()).expect("a request");
         let mut begin = [0; 12];
         client.read_exact(&mut begin).expect("the answer begins");
+        let mut waiting = connect(address).expect("a connection");
+        let head = b"GET /at-stop HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        waiting.write_all(head).expect("a request");
         // The request is in flight, for people and programs.
         let metric = "release_worker_in_flight{group=\"http\",worker=\"0\"} 1\n";
         eventually("it is counted", || get(page, "/metrics").contains(metric));
@@ -137,9 +140,11 @@ on_every_backend! {
         });
         assert!(get(page, "/livez").starts_with("HTTP/1.1 200"));
         client.write_all(b"last").expect("the rest");
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.ends_with("last"), "{answer}");
+        for (mut client, end) in [(client, "last"), (waiting, "stopped\n")] {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("an answer");
+            assert!(answer.ends_with(end), "{answer}");
+        }
         assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
     }
 

@@ -41,9 +41,10 @@ where
 /// expires.
 pub(super) struct HeadTimer(pub(super) Arc<Activity>);
 
-struct Never;
+/// A sleep without an end.
+struct Endless;
 
-impl Future for Never {
+impl Future for Endless {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
@@ -51,16 +52,16 @@ impl Future for Never {
     }
 }
 
-impl Sleep for Never {}
+impl Sleep for Endless {}
 
 impl Timer for HeadTimer {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Never)
+        Box::pin(Endless)
     }
 
     fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
         self.0.set_body(false);
-        Box::pin(Never)
+        Box::pin(Endless)
     }
 }
 

@@ -160,8 +160,8 @@ impl Group {
     }
 
     /// Returns the interval of the measurements that the group needs, if its processes have limits or a
-    /// heartbeat, or its size follows the load. A master that watches others notices with each that it was held up itself; for that, it
-    /// need not wake up more often than it asks them.
+    /// heartbeat, or its size follows the load. A master that watches others notices with each that it was
+    /// held up itself; for that, it need not wake up more often than it asks them.
     pub(crate) fn measured_every(&self) -> Option<Duration> {
         let life = self.life();
         match life.counts_requests() || life.weighs_memory() || self.elastic.is_some() {

@@ -25,8 +25,8 @@ use flows::FlowTable;
 use open::{BACKLOG, ReusePortAddress, SHUT_DOWN, SocketFile, listen_again};
 use shared::{GivenSocket, OpenSocket, SharedSocket};
 use slots::SlotSettings;
+use steered::Owner;
 pub(crate) use steered::Steered;
-use steered::{Owner, SteeredSocket};
 pub(crate) use watch::Watch;
 
 /// A named socket for all workers of a group, or one for each worker.
@@ -338,19 +338,10 @@ impl Listener {
                     opened.insert(WorkerId(id), socket.into());
                 }
                 (Sockets::Steered(steered), Some((id, port))) => {
-                    let owner = match process {
-                        _ if id == MASTER => Owner::Master,
-                        Some(pid) => Owner::Process(pid),
-                        None if steered.of_processes => Owner::Nobody,
-                        None => Owner::Worker,
-                    };
-                    steered.common.address.set_port(port);
+                    let is_master = id == MASTER;
+                    let owner = if is_master { Owner::Master } else { steered.owner(process) };
                     steered.adopt_secret(secret.as_deref());
-                    steered.sockets.push(SteeredSocket {
-                        socket: socket.into(),
-                        worker: WorkerId(id),
-                        owner,
-                    });
+                    steered.adopt(socket.into(), (id, port), owner);
                 }
                 _ => {}
             }

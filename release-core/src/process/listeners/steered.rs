@@ -120,6 +120,21 @@ impl Steered {
         }
     }
 
+    /// Returns the owner of a socket that this process has, or none.
+    pub(super) fn owner(&self, process: Option<i32>) -> Owner {
+        match process {
+            Some(pid) => Owner::Process(pid),
+            None if self.of_processes => Owner::Nobody,
+            None => Owner::Worker,
+        }
+    }
+
+    /// Takes over a socket of an earlier version: that of a process, a worker or the master, with its port.
+    pub(super) fn adopt(&mut self, socket: OwnedFd, (id, port): (u32, u16), owner: Owner) {
+        self.common.address.set_port(port);
+        self.sockets.push(SteeredSocket { socket, worker: WorkerId(id), owner });
+    }
+
     /// Adds the socket of the next slot, or the master's after the last one.
     pub(super) fn adopt_slot(&mut self, socket: OwnedFd) {
         if let Ok(address) = local(&socket) {

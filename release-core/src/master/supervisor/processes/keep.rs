@@ -18,10 +18,10 @@ use crate::master::group::{Contact, Group, WorkerSetup};
 use crate::master::handle::MasterHandle;
 use crate::master::upgrade::{Kept, KeptWorker, own_image};
 use crate::metrics::WORDS;
-use crate::process::attach::{Attached, WorkerEvent, serve_leftover};
+use crate::process::attach::{Attached, Notify, WorkerEvent, serve_leftover};
 use crate::process::child::Child;
 use crate::process::output::Output;
-use crate::process::readiness::PendingReadiness;
+use crate::process::readiness::{KeptReadiness, PendingReadiness, ReadinessHandle};
 use crate::process::worker_info::WorkerInfo;
 use crate::supervise::{Event, WorkerId};
 use crate::sys::exit_status::ExitStatus;
@@ -133,82 +133,83 @@ impl Processes {
         processes
     }
 
-    fn keep(&mut self, mut worker: KeptWorker) {
-        let readiness = worker.readiness.take().map(PendingReadiness::kept);
-        let KeptWorker {
-            id,
-            pid,
-            generation,
-            finished,
-            link,
-            output,
-            is_told,
-            metrics,
-            ending,
-            ..
-        } = worker;
+    fn keep(&mut self, worker: KeptWorker) {
+        let KeptWorker { id, pid, generation, link, is_told, metrics, ending, .. } = worker;
         let id = WorkerId(id);
+        let metrics = metrics.and_then(|memory| mapped(id, memory));
         let child = match Child::kept(&self.rt, pid, ending) {
             Ok(child) => Arc::new(child),
             Err(error) => {
                 log_warning!(pid, %error, "the exit status of a worker was lost");
-                if let Some(memory) = metrics.and_then(|memory| mapped(id, memory)) {
-                    self.add_ended_metrics(id, memory.words());
-                }
+                metrics.iter().for_each(|memory| self.add_ended_metrics(id, memory.words()));
                 let exited = Event::Exited { id, pid, exit: ExitStatus::Code(-1) };
                 let _ = self.sender.unbounded_send(MasterEvent::Pool(exited));
                 return;
             }
         };
         let group = self.group(id);
-        let (finished, hung) = (Arc::new(AtomicU64::new(finished)), Stacks::default());
+        let (finished, hung) = (Arc::new(AtomicU64::new(worker.finished)), Stacks::default());
         let (listener, silence) = self.listen(id, pid, &finished, &hung);
         // Its output is passed on even if its group is gone, or has no pipes any more.
         let name = group.map_or_else(|| Arc::from("gone"), |group| Arc::clone(&group.name));
         let info = WorkerInfo { id: id.0, pid, group: name, generation, rt: self.rt.clone() };
         let capture = group.and_then(|group| group.output.clone()).unwrap_or_default();
         let lost = |error| log_error!(pid, %error, "a worker's output is lost");
-        let output = output.map(|output| output.thaw(&self.rt, info.clone(), &capture));
+        let output = worker.output.map(|output| output.thaw(&self.rt, info.clone(), &capture));
         let output = output.and_then(|output| output.map_err(lost).ok());
-        let contact = group.map(|group| &group.contact);
-        let mut handle = None;
-        let connection = match (contact, link, readiness) {
+        let (connection, readiness) =
+            self.connect_again(info, &child, (link, worker.readiness), listener);
+        // A command's messages do not end with it.
+        let silence = (connection.is_some() && readiness.is_none()).then_some(silence);
+        let watch = self.watch(id, &child, output.clone(), silence);
+        let process = WorkerProcess {
+            child,
+            generation,
+            connection,
+            readiness,
+            output,
+            is_told,
+            finished,
+            hung,
+            metrics,
+            sockets: 0,
+            _watch: watch,
+        };
+        self.running.insert((id, pid), process);
+    }
+
+    /// Continues the connection of a worker, or waits for its messages.
+    fn connect_again(
+        &self,
+        worker: WorkerInfo,
+        child: &Child,
+        (link, readiness): (Option<Frozen>, Option<KeptReadiness>),
+        listener: Notify,
+    ) -> (Option<Attached>, Option<ReadinessHandle>) {
+        let (id, pid) = (WorkerId(worker.id), worker.pid);
+        let group = self.group(id);
+        let connection = match (group.map(|group| &group.contact), link, readiness) {
             // Also one whose group is gone may need more time to end.
             (Some(Contact::Command(_)) | None, None, Some(readiness)) => {
-                let (attached, its) = readiness.attach(&self.rt, &info, listener);
-                handle = Some(its);
-                Some(attached)
+                let readiness = PendingReadiness::kept(readiness);
+                let (attached, handle) = readiness.attach(&self.rt, &worker, listener);
+                return (Some(attached), Some(handle));
             }
             // It has said everything, or waits for its time.
             (Some(Contact::Command(_)), None, None) => None,
             (Some(Contact::Connection(attach)), Some(link), _) => {
                 let services = group.map(|group| group.services.clone()).unwrap_or_default();
-                let attached = attach.reattach(info, link, services, listener);
-                attached.inspect_err(|error| given_up(id, pid, &child, error)).ok()
+                let attached = attach.reattach(worker, link, services, listener);
+                attached.inspect_err(|error| given_up(id, pid, child, error)).ok()
             }
             (_, None, _) => {
                 listener(WorkerEvent::Closed("its connection"));
                 None
             }
             // Its group is gone.
-            (_, Some(link), _) => self.leave(&child, link),
+            (_, Some(link), _) => self.leave(child, link),
         };
-        let silence = (connection.is_some() && handle.is_none()).then_some(silence);
-        let watch = self.watch(id, &child, output.clone(), silence);
-        let process = WorkerProcess {
-            child,
-            generation,
-            connection,
-            readiness: handle,
-            output,
-            is_told,
-            finished,
-            hung,
-            metrics: metrics.and_then(|memory| mapped(id, memory)),
-            sockets: 0,
-            _watch: watch,
-        };
-        self.running.insert((id, pid), process);
+        (connection, None)
     }
 
     /// Tells a worker without a group to stop. The end of its connection would say so, too, but not what
