@@ -118,12 +118,16 @@ fn a_server_behind_a_start_script_finishes_its_work_whatever_is_upgraded() {
         fs::remove_file(&serves).expect("removed");
         control(&manager.control(), order)
     };
-    let count = |name: &str| {
-        manager.processes().into_iter().filter(|it| it.command_line().starts_with(name)).count()
+    let servers = || {
+        let all = manager.processes().into_iter();
+        all.filter(|it| it.command_line().contains("python3 -c \nimport")).count()
     };
-    let servers = || count("python3");
+    let shells = || {
+        let all = manager.processes().into_iter();
+        all.filter(|it| it.command_line().starts_with("sh -c")).count()
+    };
     assert_eq!(ask("reload"), "ok");
-    eventually("the old one is behind nobody", || (count("sh"), servers()) == (1, 2));
+    eventually("the old one is behind nobody", || (shells(), servers()) == (1, 2));
     let real = Program::release_path();
     installed.install_script("exit 1");
     let refused = control(&manager.control(), "upgrade");

@@ -30,6 +30,9 @@ const IDLE_GRACE: Duration = Duration::from_millis(50);
 /// upgrade.
 const BUSY_TIME: Duration = Duration::from_secs(60);
 
+/// How long a new connection waits for an answer to another one when all are busy. Most answers take less.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Limits the open connections, and decides which one yields to a new one.
 ///
 /// The connections of one user never keep another user out: see [`LimiterState::first_to_yield`].
@@ -44,15 +47,15 @@ enum Admission {
     /// All others may still send a request: until this moment, or until such a request changes this
     /// number.
     Later(Instant, u64),
-    /// All others are busy.
-    Refused,
+    /// All others are busy, at the time of this number of changes.
+    AllBusy(u64),
 }
 
 #[derive(Default)]
 struct LimiterState {
     /// Number of the latest connection.
     last: u64,
-    /// Counts requests and closed connections.
+    /// Counts requests, answers and closed connections.
     changes: u64,
     /// Waker of the accepting task that waits for room.
     newcomer: Option<Waker>,
@@ -87,30 +90,36 @@ impl ConnectionLimiter {
     }
 
     /// Makes room for a connection of this user, and closes another one if necessary. Returns `false` if
-    /// all are busy. Clients that connect faster than requests arrive wait in the kernel's queue.
+    /// all are busy, and stay so. Clients that connect faster than requests arrive wait in the kernel's
+    /// queue.
     pub(super) async fn make_room(&self, uid: u32, rt: &Rt) -> bool {
+        // A crowd that stays costs its newcomers the time once, not one after the other.
+        let patience = if self.lock().was_full { Duration::ZERO } else { BUSY_PATIENCE };
+        let patience = rt.after(patience);
         loop {
-            match self.decide(uid, rt.now()) {
+            let (moment, changes) = match self.decide(uid, rt.now()) {
                 Admission::Granted => return true,
-                Admission::Later(moment, changes) => {
-                    let wait = moment.saturating_duration_since(rt.now());
-                    let _ = rt.timeout(wait, poll_fn(|cx| self.poll_changed(cx, changes))).await;
-                }
-                Admission::Refused => {
+                Admission::Later(moment, changes) => (moment, changes),
+                Admission::AllBusy(changes) if rt.now() < patience => (patience, changes),
+                Admission::AllBusy(_) => {
                     // Logged once, not for each connection.
                     if !mem::replace(&mut self.lock().was_full, true) {
                         log_warning!("control connections are turned away: all are busy");
                     }
                     return false;
                 }
-            }
+            };
+            let wait = moment.saturating_duration_since(rt.now());
+            let _ = rt.timeout(wait, poll_fn(|cx| self.poll_changed(cx, changes))).await;
         }
     }
 
     fn decide(&self, uid: u32, now: Instant) -> Admission {
         let mut state = self.lock();
         if state.admitted.len() >= self.most {
-            let Some(number) = state.first_to_yield(uid, now) else { return Admission::Refused };
+            let Some(number) = state.first_to_yield(uid, now) else {
+                return Admission::AllBusy(state.changes);
+            };
             let moment = state.admitted[&number].since + IDLE_GRACE;
             if moment > now {
                 return Admission::Later(moment, state.changes);
@@ -301,9 +310,13 @@ impl Permit {
 
     /// Records that the request has its answer.
     pub(super) fn answered(&self, now: Instant) {
-        if let Some(one) = self.limiter.lock().admitted.get_mut(&self.number) {
+        let mut state = self.limiter.lock();
+        let newcomer = state.change();
+        if let Some(one) = state.admitted.get_mut(&self.number) {
             (one.is_busy, one.since, one.waits) = (false, now, 0);
         }
+        drop(state);
+        newcomer.into_iter().for_each(Waker::wake);
     }
 }
 
