@@ -3,12 +3,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
 use futures_util::FutureExt;
+use futures_util::future::join;
 
 use super::*;
 use crate::ipc::limits::Limits;
 use crate::ipc::link::Mode;
-use crate::rt::Driver;
 use crate::rt::local::Local;
+use crate::rt::{Driver, run};
 
 const ROOT: u32 = 0;
 const GREEDY: u32 = 1000;
@@ -57,7 +58,7 @@ impl Room {
         match self.limiter.decide(uid, now) {
             Admission::Granted => Some(connect(&self.driver.handle(), &self.limiter, uid, now)),
             Admission::Later(..) => panic!("everybody had time to ask"),
-            Admission::Refused => None,
+            Admission::AllBusy(_) => None,
         }
     }
 
@@ -86,6 +87,30 @@ fn who_has_most_gives_way_first() {
     let again = room.enter(GREEDY).unwrap();
     assert_eq!(greedy.each_ref().map(is_out), [true, true, false]);
     assert!(!is_out(&alone) && !is_out(&root) && !is_out(&again));
+}
+
+#[test]
+fn a_newcomer_waits_for_an_answer_when_all_are_busy_and_not_for_long() {
+    let driver = Local::new().unwrap();
+    let rt = driver.handle();
+    let limiter = ConnectionLimiter::new(4);
+    let busy = [(); 4].map(|()| connect(&rt, &limiter, ROOT, rt.now()));
+    busy.iter().for_each(|(permit, _)| drop(permit.asked(rt.now(), &mut Vec::new())));
+    run(&driver, async {
+        let answering = async {
+            rt.sleep(IDLE_GRACE).await;
+            busy[0].0.answered(rt.now());
+        };
+        let (has_room, ()) = join(limiter.make_room(ROOT, &rt), answering).await;
+        assert!(has_room && is_out(&busy[0]));
+        let last = connect(&rt, &limiter, ROOT, rt.now());
+        drop(last.0.asked(rt.now(), &mut Vec::new()));
+        let begun = rt.now();
+        assert!(!limiter.make_room(ROOT, &rt).await);
+        assert!(rt.now() - begun >= BUSY_PATIENCE);
+        // The next one does not wait again.
+        assert!(!limiter.make_room(ROOT, &rt).now_or_never().unwrap());
+    });
 }
 
 #[test]
