@@ -270,7 +270,9 @@ fn a_drain_may_have_no_end() {
             let stays = world.ask("wait").await;
             world.master.stop();
             stays.close(0_u32.into(), b"");
-            assert_eq!(world.end().await, counted([1, 0, 0]));
+            // Its word may still be on the way.
+            let served = world.end().await;
+            assert_eq!((served.finished + served.failed, served.aborted), (1, 0));
         },
     );
 }
