@@ -128,11 +128,16 @@ on_every_backend! {
         eventually("it is counted", || get(page, "/metrics").contains(metric));
         let status: StatusReport =
             serde_json::from_str(&control(&service.control(), "status")).expect("a report");
-        let in_flight = |worker: &WorkerReport| worker.group.as_deref() == Some("http") && worker.in_flight == Some(1);
+        let in_flight = |worker: &WorkerReport| {
+            worker.group.as_deref() == Some("http") && worker.in_flight == Some(1)
+        };
         assert!(status.workers.iter().any(in_flight), "{status}");
-        let row = get(page, "/");
-        let row = row.lines().find(|line| line.starts_with("<tr><td>0</td>")).expect("a row");
-        assert!(row.contains("s</td><td>1</td><td>"), "{row}");
+        // The page shows the state of a moment ago.
+        eventually("the page shows it", || {
+            let page = get(page, "/");
+            let row = page.lines().find(|line| line.starts_with("<tr><td>0</td>"));
+            row.is_some_and(|row| row.contains("s</td><td>1</td><td>"))
+        });
         service.signal(Signal::SIGTERM);
         eventually("it is not ready", || {
             let text = get(page, "/readyz");
