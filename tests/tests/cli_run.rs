@@ -436,7 +436,8 @@ fn several_programs_start_in_order_and_are_told_apart() {
         let text = |it: &serde_json::Value, key: &str| it[key].as_str().map(str::to_owned);
         all.filter_map(|it| Some((text(it, "group")?, text(it, "state")?))).collect::<Vec<_>>()
     };
-    eventually("it answers", || manager.control().exists());
+    // The file is there before the socket listens.
+    eventually("it answers", || try_control(&manager.control(), "status").is_ok());
     let is = |group: &str, state: &str| workers().contains(&(group.to_owned(), state.to_owned()));
     eventually("the first one starts", || is("database", "starting"));
     assert!(is("web", "waiting") && !is("web", "starting"), "{:?}", workers());

@@ -291,7 +291,7 @@ fn a_program_that_has_done_its_work_is_no_failure() {
         );
         fs::write(program.path("site.conf"), text).expect("a file");
         let running = program.start();
-        eventually("it answers", || running.control().exists());
+        eventually("it answers", || try_control(&running.control(), "status").is_ok());
         running
     };
     let answers = |running: &Running, word| ctl(&running.control(), &[word]).0;

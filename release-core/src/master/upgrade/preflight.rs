@@ -8,9 +8,11 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures_util::AsyncReadExt;
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,10 @@ const TIME: Duration = Duration::from_secs(10);
 
 /// Maximum length of its standard error in the reason.
 const TAIL: usize = 1024;
+
+/// How long it waits until its account has fewer descriptors on the way between processes, which the kernel
+/// limits: those of others count, too.
+const CROWDED_TIME: Duration = Duration::from_secs(3);
 
 /// Maximum length of its report.
 const REPORT: usize = 4096;
@@ -178,13 +184,29 @@ pub(super) fn tell(socket: &UnixStream, outcome: Result<(), String>) {
         Ok(descriptors) => (Ok(()), Vec::from(descriptors)),
         Err(why) => (Err(why.chars().take(REPORT / 4 - 16).collect::<String>()), Vec::new()),
     };
-    let said = postcard::to_stdvec(&said).unwrap_or_default();
+    let (until, mut sent) = (Instant::now() + CROWDED_TIME, send(socket, &said, &descriptors));
+    while sent == Err(Errno::ETOOMANYREFS) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(10));
+        sent = send(socket, &said, &descriptors);
+    }
+    if let Err(errno) = sent {
+        // If this fails, too, the master has ended.
+        let why = format!("its report cannot be sent: {errno}");
+        let _ = send(socket, &Err(why), &[]);
+    }
+}
+
+fn send(
+    socket: &UnixStream,
+    said: &Result<(), String>,
+    descriptors: &[OwnedFd],
+) -> Result<usize, Errno> {
+    let said = postcard::to_stdvec(said).unwrap_or_default();
     let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&numbers)];
     let control = if numbers.is_empty() { &[][..] } else { &control };
     let parts = [IoSlice::new(&said)];
-    // If this fails, the master has ended.
-    let _ = sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None);
+    sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)
 }
 
 fn describe() -> Result<[OwnedFd; 3], Error> {
