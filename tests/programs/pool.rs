@@ -135,7 +135,7 @@ async fn work(Work { number, words }: Work) -> Result<String, Refused> {
         }
         // The master begins no request while a new version takes over.
         ["until-paused"] => {
-            let (step, patience) = (Step { number, step: 0 }, Duration::from_secs(2));
+            let (step, patience) = (Step { number, step: 0 }, Duration::from_secs(1));
             while !matches!(master.call_within(patience, &step).await, Err(CallError::TimedOut)) {
                 pause().await;
             }

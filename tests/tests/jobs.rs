@@ -93,8 +93,11 @@ on_every_backend! {
         let mut running = start(backend, &["--workers", "2"], 2);
         for turn in 0..4 {
             // Its main function returns when the job lets it, before the answer is on its way.
-            let word = turn.to_string();
+            let (word, before) = (turn.to_string(), running.workers());
             assert_eq!(ask(&running, &format!("run -- last {word}")), word, "{}", running.stderr());
+            // Until the master knows of its end, it may be given the next job.
+            let is_new = |worker: &Process| !before.contains(worker);
+            eventually("another worker follows", || running.workers().iter().any(is_new));
         }
         assert_eq!(running.stop(), 0, "{}", running.stderr());
     }
